@@ -1,0 +1,3 @@
+//! The `nobat` command.
+
+fn main() {}

@@ -1,0 +1,79 @@
+//! How an answer came about: times, batch, attempts, worker. Travels with every
+//! result, feeds `Server-Timing`, the job object and the statistics.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::varint::{put_bytes, put_u64, take_bytes, take_u64};
+
+/// Where a job's time went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explain {
+    /// Enqueued to leased, microseconds, by the store's clock.
+    pub queue_us: u64,
+    /// Leased to the start of its batch's run, microseconds.
+    pub batch_wait_us: u64,
+    /// Filling the batch's input buffers, microseconds.
+    pub input_us: u64,
+    /// The model's run, microseconds.
+    pub infer_us: u64,
+    /// Splitting and encoding the outputs, microseconds.
+    pub output_us: u64,
+    /// Rows in the batch it ran in.
+    pub batch_size: u32,
+    /// Attempts so far, this one included.
+    pub attempts: u32,
+    /// Short id of the worker that ran it.
+    pub worker: SmolStr,
+}
+
+impl Explain {
+    /// Appends the packed form (varints; about 16 bytes).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for value in [self.queue_us, self.batch_wait_us, self.input_us, self.infer_us, self.output_us] {
+            put_u64(out, value);
+        }
+        put_u64(out, u64::from(self.batch_size));
+        put_u64(out, u64::from(self.attempts));
+        put_bytes(out, self.worker.as_bytes());
+    }
+
+    /// Takes the packed form off the front of `bytes`; `None` when malformed.
+    pub fn decode(bytes: &mut Bytes) -> Option<Explain> {
+        let mut rest = &bytes[..];
+        let mut next = || take_u64(&mut rest);
+        let (queue_us, batch_wait_us, input_us, infer_us, output_us) = (next()?, next()?, next()?, next()?, next()?);
+        let batch_size = u32::try_from(next()?).ok()?;
+        let attempts = u32::try_from(next()?).ok()?;
+        let worker = std::str::from_utf8(take_bytes(&mut rest)?).ok()?.into();
+        *bytes = bytes.slice_ref(rest);
+        Some(Explain { queue_us, batch_wait_us, input_us, infer_us, output_us, batch_size, attempts, worker })
+    }
+
+    /// Everything between enqueue and settle.
+    pub fn total(&self) -> Duration {
+        Duration::from_micros(self.queue_us + self.batch_wait_us + self.input_us + self.infer_us + self.output_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn explain_reads_back(q: u64, w: u64, i: u64, batch_size: u32, attempts: u32, worker in "[a-z0-9]{0,8}") {
+            let explain = Explain { queue_us: q, batch_wait_us: w, input_us: i, infer_us: w, output_us: q, batch_size, attempts, worker: worker.into() };
+            let mut out = Vec::new();
+            explain.encode(&mut out);
+            out.extend_from_slice(b"rest");
+            let mut bytes = Bytes::from(out);
+            prop_assert_eq!(Explain::decode(&mut bytes), Some(explain));
+            prop_assert_eq!(&bytes[..], b"rest");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! A job: one queued inference request, its options, its states and its outcome.
+//!
+//! Owns the words of the queue. The stores decide transitions; what a job *is*
+//! stands here. Times are microseconds since 1970 by the store's clock.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::error::ErrorCode;
+use crate::explain::Explain;
+use crate::id::{JobId, OwnerId};
+use crate::retry::RetryPolicy;
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its time.
+    Scheduled,
+    /// Waits for a worker.
+    Queued,
+    /// A worker holds it under a lease.
+    Leased,
+    /// Its last attempt failed; it waits to run again.
+    Failed,
+    /// Has a result.
+    Succeeded,
+    /// Failed for good; kept as a dead letter.
+    Dead,
+    /// Cancelled by its caller.
+    Cancelled,
+    /// Its deadline passed before it finished.
+    Expired,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [JobState; 8] = [
+        JobState::Scheduled,
+        JobState::Queued,
+        JobState::Leased,
+        JobState::Failed,
+        JobState::Succeeded,
+        JobState::Dead,
+        JobState::Cancelled,
+        JobState::Expired,
+    ];
+
+    /// Whether the job can change no more (a dead letter may still be redriven).
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed => false,
+            JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired => true,
+        }
+    }
+
+    /// The stable spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            JobState::Scheduled => "scheduled",
+            JobState::Queued => "queued",
+            JobState::Leased => "leased",
+            JobState::Failed => "failed",
+            JobState::Succeeded => "succeeded",
+            JobState::Dead => "dead",
+            JobState::Cancelled => "cancelled",
+            JobState::Expired => "expired",
+        }
+    }
+
+    /// Parses the stable spelling.
+    pub fn parse(text: &str) -> Option<JobState> {
+        JobState::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// What a caller may say about a job beyond its tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobOptions {
+    /// 0..=255; 10 runs before 1.
+    pub priority: u8,
+    /// When a failed attempt runs again.
+    pub retry: RetryPolicy,
+    /// Time from enqueue within which it must finish.
+    pub deadline: Option<Duration>,
+    /// Time from enqueue before which it must not run.
+    pub delay: Option<Duration>,
+    /// How long its result can be read.
+    pub result_ttl: Duration,
+    /// Makes a repeated request return the same job; scope: caller and model.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Default for JobOptions {
+    fn default() -> JobOptions {
+        JobOptions {
+            priority: 0,
+            retry: RetryPolicy::default(),
+            deadline: None,
+            delay: None,
+            result_ttl: Duration::from_secs(3600),
+            idempotency: None,
+        }
+    }
+}
+
+/// A caller's idempotency key and the fingerprint of what it came with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Idempotency {
+    /// The caller's key.
+    pub key: SmolStr,
+    /// 128-bit hash of model, version, inputs and options.
+    pub fingerprint: u128,
+}
+
+/// A job to enqueue.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The model, whose queue it joins.
+    pub model: SmolStr,
+    /// Whose job it is.
+    pub owner: OwnerId,
+    /// Options.
+    pub options: JobOptions,
+    /// [`InferRequest::encode`](crate::infer::InferRequest::encode)d request.
+    pub payload: Bytes,
+    /// Rows along the batch axis.
+    pub rows: u32,
+    /// Request id and trace parent, carried from edge to worker; may be empty.
+    pub trace: SmolStr,
+}
+
+/// A fenced claim on a job; a newer attempt has another token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseToken(pub u64);
+
+/// A job under lease, as a worker gets it.
+#[derive(Clone, Debug)]
+pub struct LeasedJob {
+    /// Which job.
+    pub id: JobId,
+    /// The claim; goes back with renew and settle.
+    pub token: LeaseToken,
+    /// This attempt, counted from 1; worker deaths count.
+    pub attempt: u32,
+    /// Workers that died holding this job. Above 0 the queue leases it alone.
+    pub deaths: u32,
+    /// Its priority.
+    pub priority: u8,
+    /// Rows along the batch axis.
+    pub rows: u32,
+    /// Enqueued, or last became due: microseconds of the store's clock.
+    pub queued_at_us: u64,
+    /// Leased: microseconds of the store's clock.
+    pub leased_at_us: u64,
+    /// Time it had left when leased.
+    pub time_left: Option<Duration>,
+    /// Retry schedule.
+    pub retry: RetryPolicy,
+    /// The request as encoded by the gateway.
+    pub payload: Bytes,
+    /// Request id and trace parent.
+    pub trace: SmolStr,
+}
+
+/// How a worker settles one leased job.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which job.
+    pub id: JobId,
+    /// The claim under which it ran.
+    pub token: LeaseToken,
+    /// What became of the attempt.
+    pub outcome: Outcome,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It has outputs: packed [`JobResult`] bytes.
+    Succeeded(Bytes),
+    /// It failed; runs again after `retry_in`, or becomes a dead letter.
+    Failed {
+        /// Why.
+        error: JobError,
+        /// Delay before the next attempt; `None`: no more attempts.
+        retry_in: Option<Duration>,
+    },
+    /// Its deadline passed or cannot be met.
+    Expired(JobError),
+    /// Given back unrun, in its old place, burning no attempt (a drain).
+    Released,
+}
+
+/// Why an attempt or a job failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobError {
+    /// What kind of failure.
+    pub code: ErrorCode,
+    /// What happened and what to do about it.
+    pub message: String,
+}
+
+/// A job as a reader sees it.
+#[derive(Clone, Debug)]
+pub struct JobView {
+    /// Which job.
+    pub id: JobId,
+    /// The model whose queue it is in.
+    pub model: SmolStr,
+    /// Whose job it is.
+    pub owner: OwnerId,
+    /// Where it stands.
+    pub state: JobState,
+    /// Its priority.
+    pub priority: u8,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Enqueued, milliseconds since 1970; 0 where the store no longer knows.
+    pub created_at_ms: u64,
+    /// Settled for good, milliseconds since 1970.
+    pub finished_at_ms: Option<u64>,
+    /// Last error, for failed, dead, cancelled and expired jobs.
+    pub error: Option<JobError>,
+    /// The result, when succeeded.
+    pub result: Option<JobResult>,
+}
+
+/// A succeeded job's result: how it came about, and the packed outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobResult {
+    /// Where the time went.
+    pub explain: Explain,
+    /// [`InferResponse::encode`](crate::infer::InferResponse::encode)d outputs.
+    pub outputs: Bytes,
+}
+
+impl JobResult {
+    /// Packs the result: explain, then outputs.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.outputs.len() + 32);
+        self.explain.encode(&mut out);
+        out.extend_from_slice(&self.outputs);
+        out.into()
+    }
+
+    /// Reads a packed result; the outputs stay packed. `None` when malformed.
+    pub fn decode(mut bytes: Bytes) -> Option<JobResult> {
+        let explain = Explain::decode(&mut bytes)?;
+        Some(JobResult { explain, outputs: bytes })
+    }
+}

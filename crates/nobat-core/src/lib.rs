@@ -1,0 +1,28 @@
+//! The vocabulary of nobat: jobs, tensors, signatures, identifiers and errors.
+//!
+//! Owns the types every other crate speaks and the pure arithmetic over them
+//! (priority score, retry schedule, validation, encodings). It deliberately
+//! knows no HTTP, no Redis, no SQLite and no ONNX Runtime; it never reads a
+//! clock or a socket, callers pass `now` and values.
+//!
+//! Invariants:
+//! - A [`tensor::Tensor`] that passed [`signature::ModelSignature::validate`]
+//!   has exactly the bytes its shape and datatype call for.
+//! - [`error::ErrorCode`] is closed: every refusal in every protocol carries one.
+//! - The promise is at-least-once: an attempt may run twice after a crash, a
+//!   job reaches exactly one terminal state.
+
+pub mod error;
+pub mod explain;
+pub mod id;
+pub mod infer;
+pub mod job;
+pub mod oip;
+pub mod retry;
+pub mod score;
+pub mod signature;
+pub mod tensor;
+mod varint;
+
+pub use error::{Error, ErrorCode, Result};
+pub use id::{IdIssuer, JobId, OwnerId};

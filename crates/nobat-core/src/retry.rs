@@ -1,0 +1,77 @@
+//! When a failed attempt runs again: fixed or exponential delay with jitter.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A job's retry schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Attempts after the first; 0 means one attempt in all.
+    pub max_retries: u8,
+    /// Delay before the first retry, in milliseconds.
+    pub delay_ms: u32,
+    /// Factor per further retry, in percent: 100 keeps the delay, 200 doubles it.
+    pub factor_pct: u16,
+    /// Share of the delay drawn at random and taken off, in percent (0..=100).
+    pub jitter_pct: u8,
+    /// No delay is longer than this, in milliseconds.
+    pub max_delay_ms: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy { max_retries: 2, delay_ms: 1_000, factor_pct: 100, jitter_pct: 0, max_delay_ms: 600_000 }
+    }
+}
+
+impl RetryPolicy {
+    /// The delay before the attempt after `attempt` (counted from 1), or `None`
+    /// when that was the last. `random` is uniform in 0..2^32.
+    pub fn next_delay(&self, attempt: u32, random: u32) -> Option<Duration> {
+        if attempt > u32::from(self.max_retries) {
+            return None;
+        }
+        let cap = f64::from(self.max_delay_ms);
+        let factor = f64::from(self.factor_pct.max(100)) / 100.0;
+        let grown = f64::from(self.delay_ms) * factor.powi(attempt.saturating_sub(1) as i32);
+        let full = grown.min(cap);
+        let off = full * f64::from(self.jitter_pct.min(100)) / 100.0 * f64::from(random) / 4_294_967_296.0;
+        Some(Duration::from_millis((full - off).round() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_default_is_two_retries_after_one_second() {
+        let policy = RetryPolicy::default();
+        assert_eq!(policy.next_delay(1, 0), Some(Duration::from_secs(1)));
+        assert_eq!(policy.next_delay(2, u32::MAX), Some(Duration::from_secs(1)));
+        assert_eq!(policy.next_delay(3, 0), None);
+    }
+
+    #[test]
+    fn an_exponential_delay_doubles() {
+        let policy = RetryPolicy { factor_pct: 200, max_retries: 9, ..RetryPolicy::default() };
+        let ms: Vec<_> = (1..=4).map(|n| policy.next_delay(n, 0).map(|d| d.as_millis())).collect();
+        assert_eq!(ms, [Some(1000), Some(2000), Some(4000), Some(8000)]);
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_only_shortens_and_the_cap_holds(
+            delay_ms in 0u32..10_000_000, factor_pct in 0u16..1000, jitter_pct: u8, attempt in 1u32..256, random: u32,
+        ) {
+            let policy = RetryPolicy { max_retries: 255, delay_ms, factor_pct, jitter_pct, max_delay_ms: 60_000 };
+            let full = RetryPolicy { jitter_pct: 0, ..policy }.next_delay(attempt, 0);
+            let delay = policy.next_delay(attempt, random);
+            prop_assert!(delay <= full);
+            prop_assert!(full <= Some(Duration::from_secs(60)));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What a model takes and gives, as its workers publish it, and the check of a
+//! request against it: a bad tensor never reaches the queue.
+
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::infer::InferRequest;
+use crate::tensor::{Datatype, Tensor};
+
+/// One input or output of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// Name in the model file.
+    pub name: SmolStr,
+    /// Element type.
+    pub datatype: Datatype,
+    /// Dimensions; -1 is any size. The batch axis, where there is one, is first.
+    pub shape: Vec<i64>,
+    /// Whether a request may leave it out.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// Where a model stands with its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// Being read, warmed up or checked.
+    Loading,
+    /// Serves.
+    #[default]
+    Ready,
+    /// On its way out.
+    Unloading,
+    /// Could not be loaded.
+    Failed,
+}
+
+/// One version of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSignature {
+    /// The model's name, which is its queue's name.
+    pub name: SmolStr,
+    /// Version folder, `1` for a plain file.
+    pub version: SmolStr,
+    /// SHA-256 of the model file (first 16 bytes, hex); changes with the weights.
+    pub digest: String,
+    /// Where it stands.
+    #[serde(default)]
+    pub state: ModelState,
+    /// Why, when it failed or is not ready.
+    #[serde(default)]
+    pub reason: String,
+    /// Inputs, in the file's order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in the file's order.
+    pub outputs: Vec<TensorSpec>,
+    /// Whether the first axis of every input and output is the batch axis.
+    pub batched: bool,
+    /// Most rows in one run; 1 when not `batched`.
+    pub max_batch_size: u32,
+    /// Most rows in one request; the worker splits what is over `max_batch_size`
+    /// into several runs and joins the answers.
+    pub max_rows: u32,
+    /// Refuse NaN and infinities in float inputs.
+    #[serde(default)]
+    pub finite: bool,
+    /// Labels such as `stable`, each naming this version.
+    #[serde(default)]
+    pub labels: Vec<SmolStr>,
+    /// Free-form settings that other parts of the gateway read (cache, slo, routing key).
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ModelSignature {
+    /// Checks a request: names, datatypes, shapes, byte counts, one batch size
+    /// over all inputs, and finite numbers where asked. Returns the rows.
+    ///
+    /// # Errors
+    /// `invalid_tensor`, naming the input, what it has and what the model takes;
+    /// `payload_too_large` for more rows than `max_rows`.
+    pub fn validate(&self, request: &InferRequest) -> Result<u32> {
+        for spec in &self.inputs {
+            if !spec.optional && !request.inputs.iter().any(|tensor| tensor.name == spec.name) {
+                return Err(self.invalid(format!("input `{}` is missing", spec.name)));
+            }
+        }
+        let mut rows = None;
+        for (at, tensor) in request.inputs.iter().enumerate() {
+            let Some(spec) = self.inputs.iter().find(|spec| spec.name == tensor.name) else {
+                return Err(self.invalid(format!("input `{}` is unknown", tensor.name)));
+            };
+            if request.inputs[..at].iter().any(|earlier| earlier.name == tensor.name) {
+                return Err(self.invalid(format!("input `{}` is given twice", tensor.name)));
+            }
+            let own_rows = self.validate_tensor(spec, tensor)?;
+            if self.batched {
+                match rows {
+                    None => rows = Some((own_rows, &spec.name)),
+                    Some((first, name)) if first != own_rows => {
+                        return Err(self.invalid(format!(
+                            "input `{}` has {own_rows} rows and input `{name}` has {first}; the batch axis must agree",
+                            spec.name
+                        )));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        for name in &request.outputs {
+            if !self.outputs.iter().any(|spec| &spec.name == name) {
+                let known: Vec<_> = self.outputs.iter().map(|spec| spec.name.as_str()).collect();
+                return Err(Error::new(
+                    ErrorCode::InvalidParameter,
+                    format!("model `{}` has no output `{name}`; outputs: {}", self.name, known.join(", ")),
+                ));
+            }
+        }
+        let rows = rows.map_or(1, |(rows, _)| rows);
+        if rows == 0 {
+            return Err(self.invalid("the batch is empty; send at least one row".into()));
+        }
+        if self.batched && rows > i64::from(self.max_rows) {
+            return Err(Error::new(
+                ErrorCode::PayloadTooLarge,
+                format!(
+                    "{rows} rows are over the limit of {} for model `{}`; split the request",
+                    self.max_rows, self.name
+                ),
+            ));
+        }
+        Ok(rows as u32)
+    }
+
+    fn validate_tensor(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<i64> {
+        if tensor.datatype != spec.datatype {
+            return Err(self.invalid(format!(
+                "input `{}` has datatype {}; model `{}` takes {}",
+                spec.name, tensor.datatype, self.name, spec.datatype
+            )));
+        }
+        let fits = tensor.shape.len() == spec.shape.len()
+            && tensor.shape.iter().zip(&spec.shape).all(|(&have, &want)| want < 0 || have == want);
+        if !fits {
+            return Err(self.invalid(format!(
+                "input `{}` has shape {:?}; model `{}` takes {:?}",
+                spec.name,
+                tensor.shape.as_slice(),
+                self.name,
+                spec.shape
+            )));
+        }
+        tensor.check()?;
+        if self.finite && let Some(at) = tensor.first_non_finite() {
+            return Err(self.invalid(format!(
+                "input `{}` is NaN or infinite at element {at}; model `{}` takes finite numbers",
+                spec.name, self.name
+            )));
+        }
+        Ok(tensor.shape.first().copied().unwrap_or(1))
+    }
+
+    fn invalid(&self, message: String) -> Error {
+        Error::new(ErrorCode::InvalidTensor, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::smallvec;
+
+    fn digits() -> ModelSignature {
+        ModelSignature {
+            name: "digits".into(),
+            version: "1".into(),
+            digest: String::new(),
+            state: ModelState::Ready,
+            reason: String::new(),
+            inputs: vec![TensorSpec { name: "input".into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false }],
+            outputs: vec![TensorSpec { name: "label".into(), datatype: Datatype::Int64, shape: vec![-1], optional: false }],
+            batched: true,
+            max_batch_size: 2,
+            max_rows: 4,
+            finite: true,
+            labels: vec![],
+            settings: serde_json::Map::new(),
+        }
+    }
+
+    fn request(values: &[f32], rows: i64) -> InferRequest {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let width = values.len() as i64 / rows.max(1);
+        let input = Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: smallvec![rows, width], data: data.into() };
+        InferRequest { version: "".into(), inputs: vec![input], outputs: vec![] }
+    }
+
+    #[test]
+    fn a_fitting_request_gives_its_rows() {
+        assert_eq!(digits().validate(&request(&[0.0; 6], 3)).expect("fits"), 3);
+    }
+
+    #[test]
+    fn each_misfit_is_named() {
+        let model = digits();
+        let message = |request: &InferRequest| model.validate(request).expect_err("misfit").message;
+        assert!(message(&request(&[0.0; 3], 1)).contains("has shape [1, 3]; model `digits` takes [-1, 2]"));
+        assert!(message(&request(&[0.0, f32::NAN], 1)).contains("NaN or infinite at element 1"));
+        assert!(message(&request(&[0.0; 10], 5)).contains("5 rows are over the limit of 4"));
+        assert!(message(&InferRequest::default()).contains("input `input` is missing"));
+        let mut twice = request(&[0.0; 2], 1);
+        twice.inputs.push(twice.inputs[0].clone());
+        assert!(message(&twice).contains("given twice"));
+        let mut wrong = request(&[0.0; 2], 1);
+        wrong.outputs.push("nope".into());
+        assert!(message(&wrong).contains("outputs: label"));
+        let mut empty = request(&[], 0);
+        empty.inputs[0].shape = smallvec![0, 2];
+        assert!(message(&empty).contains("the batch is empty"));
+    }
+}

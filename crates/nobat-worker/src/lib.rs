@@ -1,0 +1,1 @@
+//! The worker: leases jobs in batches and runs them on ONNX Runtime.
