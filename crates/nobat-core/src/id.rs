@@ -137,8 +137,7 @@ impl FromStr for JobId {
         let field = |from: usize, to: usize| take_fixed(&bytes[from..to]).ok_or(ParseJobIdError);
         let id = JobId {
             random: field(0, RANDOM)?,
-            horizon_min: u32::try_from(field(RANDOM, RANDOM + HORIZON)?)
-                .map_err(|_| ParseJobIdError)?,
+            horizon_min: u32::try_from(field(RANDOM, RANDOM + HORIZON)?).map_err(|_| ParseJobIdError)?,
             mac: u32::try_from(field(RANDOM + HORIZON, head)?).map_err(|_| ParseJobIdError)?,
             locator: u64::try_from(field(head, bytes.len())?).map_err(|_| ParseJobIdError)?,
         };

@@ -104,9 +104,8 @@ impl InferResponse {
     /// # Errors
     /// `invalid_worker_result` when it is truncated or malformed.
     pub fn decode(bytes: &Bytes) -> Result<InferResponse> {
-        Self::parse(bytes).ok_or_else(|| {
-            Error::new(ErrorCode::InvalidWorkerResult, "the stored result is truncated or malformed")
-        })
+        Self::parse(bytes)
+            .ok_or_else(|| Error::new(ErrorCode::InvalidWorkerResult, "the stored result is truncated or malformed"))
     }
 
     fn parse(bytes: &Bytes) -> Option<InferResponse> {
@@ -169,12 +168,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_tensor() -> impl Strategy<Value = Tensor> {
-        ("[a-zA-Z0-9_:/.]{0,40}", 0usize..13, prop::collection::vec(0i64..5, 0..5)).prop_map(|(name, datatype, shape)| {
-            let datatype = Datatype::ALL[datatype];
-            let size = datatype.size().expect("the first 13 are fixed-size");
-            let count: i64 = shape.iter().product();
-            Tensor { name: name.into(), datatype, shape: shape.into(), data: vec![1u8; count as usize * size].into() }
-        })
+        ("[a-zA-Z0-9_:/.]{0,40}", 0usize..13, prop::collection::vec(0i64..5, 0..5)).prop_map(
+            |(name, datatype, shape)| {
+                let datatype = Datatype::ALL[datatype];
+                let size = datatype.size().expect("the first 13 are fixed-size");
+                let count: i64 = shape.iter().product();
+                Tensor {
+                    name: name.into(),
+                    datatype,
+                    shape: shape.into(),
+                    data: vec![1u8; count as usize * size].into(),
+                }
+            },
+        )
     }
 
     proptest! {

@@ -153,7 +153,9 @@ impl ModelSignature {
             )));
         }
         tensor.check()?;
-        if self.finite && let Some(at) = tensor.first_non_finite() {
+        if self.finite
+            && let Some(at) = tensor.first_non_finite()
+        {
             return Err(self.invalid(format!(
                 "input `{}` is NaN or infinite at element {at}; model `{}` takes finite numbers",
                 spec.name, self.name
@@ -179,8 +181,18 @@ mod tests {
             digest: String::new(),
             state: ModelState::Ready,
             reason: String::new(),
-            inputs: vec![TensorSpec { name: "input".into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false }],
-            outputs: vec![TensorSpec { name: "label".into(), datatype: Datatype::Int64, shape: vec![-1], optional: false }],
+            inputs: vec![TensorSpec {
+                name: "input".into(),
+                datatype: Datatype::Fp32,
+                shape: vec![-1, 2],
+                optional: false,
+            }],
+            outputs: vec![TensorSpec {
+                name: "label".into(),
+                datatype: Datatype::Int64,
+                shape: vec![-1],
+                optional: false,
+            }],
             batched: true,
             max_batch_size: 2,
             max_rows: 4,
@@ -193,7 +205,8 @@ mod tests {
     fn request(values: &[f32], rows: i64) -> InferRequest {
         let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let width = values.len() as i64 / rows.max(1);
-        let input = Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: smallvec![rows, width], data: data.into() };
+        let input =
+            Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: smallvec![rows, width], data: data.into() };
         InferRequest { version: "".into(), inputs: vec![input], outputs: vec![] }
     }
 

@@ -139,7 +139,10 @@ impl Tensor {
                 if self.data.len() != want {
                     return Err(invalid(format!(
                         "tensor `{}` has {} bytes; shape {:?} of {} needs {want}",
-                        self.name, self.data.len(), self.shape.as_slice(), self.datatype
+                        self.name,
+                        self.data.len(),
+                        self.shape.as_slice(),
+                        self.datatype
                     )));
                 }
                 if self.datatype == Datatype::Bool
@@ -155,15 +158,15 @@ impl Tensor {
                 let mut rest = &self.data[..];
                 let mut found = 0usize;
                 while !rest.is_empty() {
-                    take_bytes_element(&mut rest).ok_or_else(|| {
-                        invalid(format!("tensor `{}` ends inside BYTES element {found}", self.name))
-                    })?;
+                    take_bytes_element(&mut rest)
+                        .ok_or_else(|| invalid(format!("tensor `{}` ends inside BYTES element {found}", self.name)))?;
                     found += 1;
                 }
                 if found != elements {
                     return Err(invalid(format!(
                         "tensor `{}` has {found} BYTES elements; shape {:?} needs {elements}",
-                        self.name, self.shape.as_slice()
+                        self.name,
+                        self.shape.as_slice()
                     )));
                 }
             }
@@ -194,10 +197,7 @@ pub fn elements(name: &str, shape: &[i64]) -> Result<usize> {
         let dim = usize::try_from(dim).map_err(|_| {
             invalid(format!("tensor `{name}` has dimension {dim} in shape {shape:?}; dimensions are 0 or more"))
         })?;
-        product
-            .checked_mul(dim)
-            .filter(|&count| count <= isize::MAX as usize)
-            .ok_or_else(|| too_many(name, shape))
+        product.checked_mul(dim).filter(|&count| count <= isize::MAX as usize).ok_or_else(|| too_many(name, shape))
     })
 }
 
