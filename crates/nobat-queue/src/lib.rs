@@ -17,8 +17,10 @@
 //! - Nothing polls: an idle consumer blocks until there is work or time is due.
 //! - No call's cost grows with the backlog.
 
+pub mod ledger;
 pub mod queue;
 pub mod redis;
 pub mod sqlite;
 
+pub use ledger::Ledger;
 pub use queue::{Consumer, Lane, Queue, Renewer};
