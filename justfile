@@ -1,0 +1,38 @@
+# The front door. Each recipe is one command or one script: without `just`
+# (pip install rust-just), run the line itself.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Installs the pinned ONNX Runtime into .nobat/lib.
+setup:
+    scripts/setup
+
+# Builds in release mode and serves the demo model.
+run *args:
+    scripts/run {{args}}
+
+# Formatting, lints, documentation, dependency rules, deployment files.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    cargo test -q -p nobat-cli --test dependencies --locked
+    scripts/check-deploy
+
+# Everything that must hold before a change lands; continuous integration runs the same.
+test:
+    scripts/test
+
+# The fault suite in full: hundreds of killed workers, gateways and Redis servers (about half an hour).
+faults *args:
+    scripts/faults {{args}}
+
+# Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
+bench *args:
+    cargo run --release --locked --bin nobat -- bench {{args}}
+
+# Known advisories against the dependencies; needs the advisory database from the network.
+advisories:
+    cargo deny check advisories
