@@ -69,6 +69,8 @@ error_codes! {
     JobCancelled = "job_cancelled",
     /// The body or a tensor is over a limit.
     PayloadTooLarge = "payload_too_large",
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout",
     /// The content or transfer encoding is not supported.
     UnsupportedEncoding = "unsupported_encoding",
     /// The same idempotency key came with another body.

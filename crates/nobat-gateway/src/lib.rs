@@ -1,1 +1,3 @@
 //! The HTTP and gRPC edge of nobat.
+
+pub mod body;

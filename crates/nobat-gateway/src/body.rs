@@ -1,0 +1,401 @@
+//! Request bodies read whole, bounded and decompressed; response bodies
+//! compressed when the client asks.
+//!
+//! Owns the only place where the gateway reads a body. The framework's own
+//! extractors are not used: they decompress into unbounded buffers, insist on
+//! content types that inference clients do not send, and wait for ever.
+//!
+//! Invariants:
+//! - No body takes more than `max_bytes` of memory, measured after
+//!   decompression, whatever its headers claim; a body that declares more is
+//!   refused before a byte of it is read.
+//! - An uncompressed body that arrived in one piece is not copied.
+//! - A sender that stalls is cut off; a long decompression yields to its neighbours.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, VARY,
+};
+use actix_web::middleware::Next;
+use actix_web::web;
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
+use futures::StreamExt;
+use nobat_core::{Error, ErrorCode, Result};
+
+/// How bodies are read.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Most bytes of a body, after decompression.
+    pub max_bytes: usize,
+    /// Longest silence between two pieces of a body.
+    pub idle: Duration,
+    /// Longest time for a whole body.
+    pub total: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> BodyLimits {
+        BodyLimits {
+            max_bytes: 64 << 20,
+            idle: Duration::from_secs(10),
+            total: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Compressed bytes that are decoded between two yields to the runtime; at
+/// deflate's best ratio (about 1000:1) they become 4 MiB.
+const DECODE_STEP: usize = 4 << 10;
+
+/// Response bodies shorter than this travel as they are: compressing them
+/// costs more time than the wire would.
+const COMPRESS_FROM: usize = 1 << 10;
+
+/// Reads a request's body: whole, decompressed, within `limits`.
+///
+/// # Errors
+/// `payload_too_large` (declared, actual or decompressed), `request_timeout`,
+/// `unsupported_encoding`, and `invalid_parameter` for a body that breaks off
+/// or does not decompress.
+///
+/// # Cancel safety
+/// Not cancel safe: what was read is gone with the future.
+pub async fn read(headers: &HeaderMap, mut payload: web::Payload, limits: &BodyLimits) -> Result<Bytes> {
+    let declared = declared_length(headers)?;
+    let coding = Coding::of_request(headers)?;
+    if declared.is_some_and(|length| length > limits.max_bytes as u64) {
+        return Err(too_large(limits.max_bytes));
+    }
+    let whole = async {
+        match coding {
+            Coding::Identity => read_plain(&mut payload, declared, limits).await,
+            Coding::Gzip => read_encoded(&mut payload, MultiGzDecoder::new(Bounded::new(limits.max_bytes)), limits).await,
+            Coding::Deflate => read_encoded(&mut payload, ZlibDecoder::new(Bounded::new(limits.max_bytes)), limits).await,
+        }
+    };
+    match tokio::time::timeout(limits.total, whole).await {
+        Ok(body) => body,
+        Err(_) => Err(too_slow(limits.total)),
+    }
+}
+
+async fn read_plain(payload: &mut web::Payload, declared: Option<u64>, limits: &BodyLimits) -> Result<Bytes> {
+    let Some(first) = next(payload, limits).await? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() > limits.max_bytes {
+        return Err(too_large(limits.max_bytes));
+    }
+    if declared == Some(first.len() as u64) {
+        return Ok(first);
+    }
+    let Some(second) = next(payload, limits).await? else {
+        return Ok(first);
+    };
+    // Reserved, not touched: pages of a declared length are paid for as its
+    // bytes arrive.
+    let capacity = declared.map_or(2 * (first.len() + second.len()), |length| length as usize);
+    let mut body = BytesMut::with_capacity(capacity.min(limits.max_bytes));
+    body.extend_from_slice(&first);
+    let mut piece = second;
+    loop {
+        if body.len() + piece.len() > limits.max_bytes {
+            return Err(too_large(limits.max_bytes));
+        }
+        body.extend_from_slice(&piece);
+        match next(payload, limits).await? {
+            Some(more) => piece = more,
+            None => return Ok(body.freeze()),
+        }
+    }
+}
+
+async fn read_encoded<D: Decoder>(payload: &mut web::Payload, mut decoder: D, limits: &BodyLimits) -> Result<Bytes> {
+    let undecodable = |error: &io::Error| match error.kind() {
+        io::ErrorKind::StorageFull => too_large(limits.max_bytes),
+        _ => Error::new(ErrorCode::InvalidParameter, format!("the body does not decompress: {error}")),
+    };
+    while let Some(piece) = next(payload, limits).await? {
+        for step in piece.chunks(DECODE_STEP) {
+            decoder.write_all(step).map_err(|error| undecodable(&error))?;
+            if piece.len() > DECODE_STEP {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let body = decoder.finish().map_err(|error| undecodable(&error))?;
+    Ok(body.bytes.into())
+}
+
+async fn next(payload: &mut web::Payload, limits: &BodyLimits) -> Result<Option<Bytes>> {
+    match tokio::time::timeout(limits.idle, payload.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(Some(Err(error))) => {
+            Err(Error::new(ErrorCode::InvalidParameter, format!("the body broke off: {error}; send it again")))
+        }
+        Err(_) => Err(too_slow(limits.idle)),
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>> {
+    let Some(value) = headers.get(CONTENT_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        Error::new(ErrorCode::InvalidParameter, format!("Content-Length {value:?} is not a number of bytes"))
+    })
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(
+        ErrorCode::PayloadTooLarge,
+        format!("the body is over the limit of {limit} bytes (after decompression); split the request or raise the limit"),
+    )
+}
+
+fn too_slow(limit: Duration) -> Error {
+    Error::new(ErrorCode::RequestTimeout, format!("the body did not arrive within {} s; send it faster", limit.as_secs_f32()))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+impl Coding {
+    fn of_request(headers: &HeaderMap) -> Result<Coding> {
+        let mut codings = headers.get_all(CONTENT_ENCODING);
+        let Some(value) = codings.next() else {
+            return Ok(Coding::Identity);
+        };
+        let text = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+        match text.as_str() {
+            "" | "identity" if codings.next().is_none() => Ok(Coding::Identity),
+            "gzip" | "x-gzip" if codings.next().is_none() => Ok(Coding::Gzip),
+            "deflate" if codings.next().is_none() => Ok(Coding::Deflate),
+            _ => Err(Error::new(
+                ErrorCode::UnsupportedEncoding,
+                format!("Content-Encoding {value:?} is not supported; send gzip, deflate or identity, and only one"),
+            )),
+        }
+    }
+
+    /// The coding the client likes best; gzip before deflate on a tie.
+    fn of_response(headers: &HeaderMap) -> Coding {
+        let mut best = (Coding::Identity, 0u16);
+        for value in headers.get_all(ACCEPT_ENCODING) {
+            for item in value.to_str().unwrap_or_default().split(',') {
+                let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+                let weight = match parameters.trim().strip_prefix("q=") {
+                    Some(text) => (text.trim().parse::<f32>().unwrap_or(0.0).clamp(0.0, 1.0) * 1000.0) as u16,
+                    None => 1000,
+                };
+                let coding = match name.trim() {
+                    "gzip" | "x-gzip" | "*" => Coding::Gzip,
+                    "deflate" => Coding::Deflate,
+                    "identity" => Coding::Identity,
+                    _ => continue,
+                };
+                if weight > best.1 || (weight == best.1 && weight > 0 && coding == Coding::Gzip) {
+                    best = (coding, weight);
+                }
+            }
+        }
+        best.0
+    }
+}
+
+/// Middleware that compresses whole response bodies when the client accepts it.
+/// Streams (events) pass as they are. The result keeps a Content-Length.
+///
+/// # Errors
+/// Those of the services below it.
+pub async fn compress(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let coding = Coding::of_response(request.headers());
+    let response = next.call(request).await?.map_into_boxed_body();
+    let long = matches!(response.response().body().size(), BodySize::Sized(size) if size >= COMPRESS_FROM as u64);
+    if coding == Coding::Identity || !long || response.headers().contains_key(CONTENT_ENCODING) {
+        return Ok(response);
+    }
+    let mut encoded = false;
+    let mut response = response.map_body(|_, body| match body.try_into_bytes() {
+        Ok(bytes) => match encode(coding, &bytes) {
+            Ok(shorter) => {
+                encoded = true;
+                BoxBody::new(shorter)
+            }
+            Err(_) => BoxBody::new(bytes),
+        },
+        Err(body) => body,
+    });
+    if encoded {
+        let name = if coding == Coding::Gzip { "gzip" } else { "deflate" };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    Ok(response)
+}
+
+fn encode(coding: Coding, bytes: &[u8]) -> io::Result<Bytes> {
+    let out = Vec::with_capacity(bytes.len() / 2);
+    let out = match coding {
+        Coding::Identity => bytes.to_vec(),
+        Coding::Gzip => {
+            let mut encoder = GzEncoder::new(out, Compression::fast());
+            encoder.write_all(bytes)?;
+            encoder.finish()?
+        }
+        Coding::Deflate => {
+            let mut encoder = ZlibEncoder::new(out, Compression::fast());
+            encoder.write_all(bytes)?;
+            encoder.finish()?
+        }
+    };
+    Ok(out.into())
+}
+
+/// A streaming decompressor over a [`Bounded`] buffer.
+trait Decoder: Write {
+    fn finish(self) -> io::Result<Bounded>;
+}
+
+impl Decoder for MultiGzDecoder<Bounded> {
+    fn finish(self) -> io::Result<Bounded> {
+        MultiGzDecoder::finish(self)
+    }
+}
+
+impl Decoder for ZlibDecoder<Bounded> {
+    fn finish(self) -> io::Result<Bounded> {
+        ZlibDecoder::finish(self)
+    }
+}
+
+/// A buffer that refuses to grow over its limit.
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Bounded {
+    fn new(limit: usize) -> Bounded {
+        Bounded { bytes: Vec::new(), limit }
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + piece.len() > self.limit {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+    use actix_web::{App, FromRequest, HttpResponse, middleware};
+
+    const LIMITS: BodyLimits =
+        BodyLimits { max_bytes: 100_000, idle: Duration::from_secs(5), total: Duration::from_secs(5) };
+
+    async fn read_as(coding: Option<&str>, body: Vec<u8>) -> Result<Bytes> {
+        let mut request = TestRequest::post().set_payload(body);
+        if let Some(coding) = coding {
+            request = request.insert_header((CONTENT_ENCODING, coding));
+        }
+        let (request, mut payload) = request.to_http_parts();
+        let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
+        read(request.headers(), payload, &LIMITS).await
+    }
+
+    fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {
+        encode(coding, body).expect("encodes into memory").to_vec()
+    }
+
+    #[actix_web::test]
+    async fn bodies_read_back_in_every_coding() {
+        let body: Vec<u8> = (0..50_000u32).map(|i| (i * i >> 7) as u8).collect();
+        assert_eq!(read_as(None, body.clone()).await.expect("plain"), body);
+        assert_eq!(read_as(Some("identity"), body.clone()).await.expect("identity"), body);
+        assert_eq!(read_as(Some("gzip"), encoded(Coding::Gzip, &body)).await.expect("gzip"), body);
+        assert_eq!(read_as(Some("Deflate"), encoded(Coding::Deflate, &body)).await.expect("deflate"), body);
+        assert_eq!(read_as(None, vec![]).await.expect("empty"), "");
+    }
+
+    #[actix_web::test]
+    async fn a_body_over_the_limit_is_refused_plain_and_as_a_bomb() {
+        for (coding, body) in [
+            (None, vec![0; LIMITS.max_bytes + 1]),
+            (Some("gzip"), encoded(Coding::Gzip, &vec![0; 64 << 20])),
+            (Some("deflate"), encoded(Coding::Deflate, &vec![0; LIMITS.max_bytes + 1])),
+        ] {
+            let error = read_as(coding, body).await.expect_err("over the limit");
+            assert_eq!(error.code, ErrorCode::PayloadTooLarge, "{coding:?}: {error}");
+        }
+        assert_eq!(read_as(None, vec![0; LIMITS.max_bytes]).await.expect("at the limit").len(), LIMITS.max_bytes);
+    }
+
+    #[actix_web::test]
+    async fn broken_and_unknown_codings_are_refused() {
+        let mut broken = encoded(Coding::Gzip, &[7; 5000]);
+        broken.truncate(broken.len() - 9);
+        assert_eq!(read_as(Some("gzip"), broken).await.expect_err("truncated").code, ErrorCode::InvalidParameter);
+        assert_eq!(read_as(Some("gzip"), b"{}".to_vec()).await.expect_err("not gzip").code, ErrorCode::InvalidParameter);
+        for coding in ["br", "gzip, gzip", "zstd"] {
+            assert_eq!(read_as(Some(coding), vec![1]).await.expect_err(coding).code, ErrorCode::UnsupportedEncoding);
+        }
+    }
+
+    #[actix_web::test]
+    async fn responses_are_compressed_when_asked_and_worth_it() {
+        let app = actix_web::test::init_service(
+            App::new()
+                .wrap(middleware::from_fn(compress))
+                .route("/long", web::get().to(|| async { HttpResponse::Ok().body(vec![b'x'; 5000]) }))
+                .route("/short", web::get().to(|| async { HttpResponse::Ok().body("short") })),
+        )
+        .await;
+        for (path, accept, want) in [
+            ("/long", "gzip, deflate", Some("gzip")),
+            ("/long", "deflate, gzip;q=0.5", Some("deflate")),
+            ("/long", "gzip;q=0", None),
+            ("/long", "br", None),
+            ("/short", "gzip", None),
+        ] {
+            let request = TestRequest::get().uri(path).insert_header((ACCEPT_ENCODING, accept)).to_request();
+            let response = actix_web::test::call_service(&app, request).await;
+            let coding = response.headers().get(CONTENT_ENCODING).map(|value| value.to_str().expect("ascii").to_owned());
+            assert_eq!(coding.as_deref(), want, "{path} {accept}");
+            assert!(matches!(response.response().body().size(), BodySize::Sized(_)), "{path} keeps its length");
+        }
+    }
+
+    #[test]
+    fn a_declared_length_that_is_no_number_is_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("-5"));
+        assert!(declared_length(&headers).is_err());
+    }
+}
