@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, VARY,
-};
+use actix_web::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, VARY};
 use actix_web::middleware::Next;
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
@@ -41,11 +39,7 @@ pub struct BodyLimits {
 
 impl Default for BodyLimits {
     fn default() -> BodyLimits {
-        BodyLimits {
-            max_bytes: 64 << 20,
-            idle: Duration::from_secs(10),
-            total: Duration::from_secs(300),
-        }
+        BodyLimits { max_bytes: 64 << 20, idle: Duration::from_secs(10), total: Duration::from_secs(300) }
     }
 }
 
@@ -75,8 +69,12 @@ pub async fn read(headers: &HeaderMap, mut payload: web::Payload, limits: &BodyL
     let whole = async {
         match coding {
             Coding::Identity => read_plain(&mut payload, declared, limits).await,
-            Coding::Gzip => read_encoded(&mut payload, MultiGzDecoder::new(Bounded::new(limits.max_bytes)), limits).await,
-            Coding::Deflate => read_encoded(&mut payload, ZlibDecoder::new(Bounded::new(limits.max_bytes)), limits).await,
+            Coding::Gzip => {
+                read_encoded(&mut payload, MultiGzDecoder::new(Bounded::new(limits.max_bytes)), limits).await
+            }
+            Coding::Deflate => {
+                read_encoded(&mut payload, ZlibDecoder::new(Bounded::new(limits.max_bytes)), limits).await
+            }
         }
     };
     match tokio::time::timeout(limits.total, whole).await {
@@ -157,12 +155,17 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>> {
 fn too_large(limit: usize) -> Error {
     Error::new(
         ErrorCode::PayloadTooLarge,
-        format!("the body is over the limit of {limit} bytes (after decompression); split the request or raise the limit"),
+        format!(
+            "the body is over the limit of {limit} bytes (after decompression); split the request or raise the limit"
+        ),
     )
 }
 
 fn too_slow(limit: Duration) -> Error {
-    Error::new(ErrorCode::RequestTimeout, format!("the body did not arrive within {} s; send it faster", limit.as_secs_f32()))
+    Error::new(
+        ErrorCode::RequestTimeout,
+        format!("the body did not arrive within {} s; send it faster", limit.as_secs_f32()),
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,7 +365,10 @@ mod tests {
         let mut broken = encoded(Coding::Gzip, &[7; 5000]);
         broken.truncate(broken.len() - 9);
         assert_eq!(read_as(Some("gzip"), broken).await.expect_err("truncated").code, ErrorCode::InvalidParameter);
-        assert_eq!(read_as(Some("gzip"), b"{}".to_vec()).await.expect_err("not gzip").code, ErrorCode::InvalidParameter);
+        assert_eq!(
+            read_as(Some("gzip"), b"{}".to_vec()).await.expect_err("not gzip").code,
+            ErrorCode::InvalidParameter
+        );
         for coding in ["br", "gzip, gzip", "zstd"] {
             assert_eq!(read_as(Some(coding), vec![1]).await.expect_err(coding).code, ErrorCode::UnsupportedEncoding);
         }
@@ -386,7 +392,8 @@ mod tests {
         ] {
             let request = TestRequest::get().uri(path).insert_header((ACCEPT_ENCODING, accept)).to_request();
             let response = actix_web::test::call_service(&app, request).await;
-            let coding = response.headers().get(CONTENT_ENCODING).map(|value| value.to_str().expect("ascii").to_owned());
+            let coding =
+                response.headers().get(CONTENT_ENCODING).map(|value| value.to_str().expect("ascii").to_owned());
             assert_eq!(coding.as_deref(), want, "{path} {accept}");
             assert!(matches!(response.response().body().size(), BodySize::Sized(_)), "{path} keeps its length");
         }
