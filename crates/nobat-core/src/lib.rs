@@ -21,6 +21,7 @@ pub mod oip;
 pub mod retry;
 pub mod score;
 pub mod signature;
+pub mod statistics;
 pub mod tensor;
 mod varint;
 

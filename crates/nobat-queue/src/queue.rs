@@ -156,7 +156,8 @@ pub struct WorkerInfo {
     pub sessions: u32,
     /// Every model version it has loaded, is loading or failed to load.
     pub models: Vec<ModelSignature>,
-    /// Statistics per model version and anything else a reader may want, as JSON.
+    /// A [`WorkerReport`](nobat_core::statistics::WorkerReport) and anything else
+    /// a reader may want, as one JSON object.
     #[serde(default)]
     pub report: serde_json::Value,
 }
@@ -183,6 +184,12 @@ pub enum WorkerCommand {
     Unload {
         /// Which model.
         model: SmolStr,
+    },
+    /// Register again at once, with fresh statistics and this nonce in
+    /// [`WorkerReport::nonce`](nobat_core::statistics::WorkerReport::nonce).
+    Report {
+        /// Tells an answer to this request from an earlier one.
+        nonce: u64,
     },
 }
 
