@@ -2,8 +2,8 @@
 //!
 //! Owns the types every other crate speaks and the pure arithmetic over them
 //! (priority score, retry schedule, validation, encodings). It deliberately
-//! knows no HTTP, no Redis, no SQLite and no ONNX Runtime; it never reads a
-//! clock or a socket, callers pass `now` and values.
+//! knows no HTTP, no Redis, no SQLite and no ONNX Runtime; outside [`logging`]
+//! and [`config`] it reads no clock, file or socket: callers pass `now` and values.
 //!
 //! Invariants:
 //! - A [`tensor::Tensor`] that passed [`signature::ModelSignature::validate`]
@@ -17,6 +17,7 @@ pub mod explain;
 pub mod id;
 pub mod infer;
 pub mod job;
+pub mod logging;
 pub mod oip;
 pub mod retry;
 pub mod score;
