@@ -1,4 +1,29 @@
-//! The HTTP and gRPC edge of nobat.
+//! The gateway: protocols in front of the queue.
+//!
+//! One request's way is the order of the modules: a protocol under [`routes`]
+//! decodes into `InferRequest` ([`body`], `json`), [`predict`] resolves the
+//! model in the [`registry`], validates, caches, admits and enqueues, the
+//! protocol encodes the answer or the [`error`].
+//!
+//! Invariants:
+//! - No protocol knows the queue: whatever enqueues goes through
+//!   [`predict::Predictor`].
+//! - The gateway never links ONNX Runtime and never depends on the worker: what
+//!   it knows of a model is the signature that workers publish.
+//! - A bad tensor never reaches the queue, and every refusal carries a code and
+//!   the request id.
+//! - Hot paths hold no lock: the registry is read through one atomic load.
 
 pub mod body;
+pub mod config;
+pub mod context;
+pub mod error;
 pub mod outbound;
+pub mod predict;
+pub mod registry;
+pub mod routes;
+pub mod server;
+pub mod state;
+
+pub use config::GatewayConfig;
+pub use server::{Gateway, GatewayHandle};

@@ -1,0 +1,86 @@
+//! What an operator may set about the gateway. Defaults compiled in; flags and
+//! `NOBAT_…` variables come from `clap`, a file through `serde`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::body::BodyLimits;
+
+/// The gateway's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Address of the HTTP listener; port 0 takes a free one.
+    pub listen: String,
+    /// Address of the gRPC listener; empty turns it off.
+    pub grpc: String,
+    /// Address of the metrics listener; empty turns it off.
+    pub metrics: String,
+    /// HTTP threads; 0 takes half of the cores. Each has its own lane into the
+    /// queue, so more threads mean smaller round trips, not only more CPU.
+    pub threads: usize,
+    /// Largest request body, after decompression, in bytes.
+    pub max_body_bytes: usize,
+    /// Longest silence between two pieces of a body, in seconds.
+    pub body_idle_s: u32,
+    /// Longest time for a whole body, in seconds.
+    pub body_total_s: u32,
+    /// Longest `wait` a caller may ask for, in seconds; more is cut to this.
+    pub max_wait_s: u32,
+    /// How long a protocol without jobs (TensorFlow Serving, v2, SageMaker)
+    /// waits for its answer when the caller names no deadline, in seconds.
+    pub sync_timeout_s: u32,
+    /// How long a drain waits for requests in flight, in seconds.
+    pub drain_s: u32,
+    /// Model of the routes that name none; empty: the only one there is.
+    pub default_model: SmolStr,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> GatewayConfig {
+        GatewayConfig {
+            listen: "127.0.0.1:8000".into(),
+            grpc: "127.0.0.1:8001".into(),
+            metrics: "127.0.0.1:8002".into(),
+            threads: 0,
+            max_body_bytes: 64 << 20,
+            body_idle_s: 10,
+            body_total_s: 300,
+            max_wait_s: 300,
+            sync_timeout_s: 60,
+            drain_s: 30,
+            default_model: SmolStr::default(),
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// How bodies are read.
+    pub fn body_limits(&self) -> BodyLimits {
+        BodyLimits {
+            max_bytes: self.max_body_bytes,
+            idle: Duration::from_secs(u64::from(self.body_idle_s)),
+            total: Duration::from_secs(u64::from(self.body_total_s)),
+        }
+    }
+
+    /// [`GatewayConfig::sync_timeout_s`] as a duration.
+    pub fn sync_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.sync_timeout_s))
+    }
+
+    /// [`GatewayConfig::max_wait_s`] as a duration.
+    pub fn max_wait(&self) -> Duration {
+        Duration::from_secs(u64::from(self.max_wait_s))
+    }
+
+    /// HTTP threads to start.
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+            threads => threads,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Who asks, under which request id: what every step of a request's way may
+//! want to know about it, made once at the edge.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Instant;
+
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::{HttpMessage, HttpRequest};
+use nobat_core::OwnerId;
+use smol_str::{SmolStr, format_smolstr};
+
+/// Header that carries the request id both ways.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const MAX_REQUEST_ID: usize = 64;
+
+/// One request's identity. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// The caller; authentication sets it.
+    pub owner: OwnerId,
+    /// The caller's `x-request-id` when it is usable, else one of ours.
+    pub request_id: SmolStr,
+    /// W3C trace parent; empty when the caller sent none.
+    pub traceparent: SmolStr,
+    /// When the request's head was read.
+    pub started: Instant,
+}
+
+impl RequestContext {
+    /// A context of an anonymous caller with an id of ours.
+    pub fn anonymous() -> RequestContext {
+        RequestContext { request_id: new_request_id(), ..RequestContext::blank() }
+    }
+
+    /// Makes the context of a request with these headers; the caller is
+    /// anonymous until authentication says otherwise. Unusable ids (over 64
+    /// bytes, or not visible ASCII) are replaced, not refused.
+    pub fn from_headers(headers: &HeaderMap) -> RequestContext {
+        let given = |name, fits: fn(&str) -> bool| {
+            headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| fits(text))
+        };
+        RequestContext {
+            request_id: given(REQUEST_ID, is_request_id).map_or_else(new_request_id, SmolStr::new),
+            traceparent: given(TRACEPARENT, is_traceparent).map(SmolStr::new).unwrap_or_default(),
+            ..RequestContext::blank()
+        }
+    }
+
+    /// The context that [`attach`] made for this request.
+    pub fn of(request: &HttpRequest) -> RequestContext {
+        request.extensions().get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
+    }
+
+    /// What travels with a job: the request id, then the trace parent.
+    pub fn trace(&self) -> SmolStr {
+        if self.traceparent.is_empty() {
+            self.request_id.clone()
+        } else {
+            format_smolstr!("{} {}", self.request_id, self.traceparent)
+        }
+    }
+
+    fn blank() -> RequestContext {
+        RequestContext {
+            owner: OwnerId::ANONYMOUS,
+            request_id: SmolStr::default(),
+            traceparent: SmolStr::default(),
+            started: Instant::now(),
+        }
+    }
+}
+
+/// Middleware body: gives the request its context and the response its id.
+pub fn attach<S, B>(
+    request: ServiceRequest,
+    next: &S,
+) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<S, B>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+{
+    let context = RequestContext::from_headers(request.headers());
+    let id = HeaderValue::from_str(&context.request_id);
+    request.extensions_mut().insert(context);
+    let answer = next.call(request);
+    async move {
+        let mut response = answer.await?;
+        if let Ok(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        Ok(response)
+    }
+}
+
+fn is_request_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`, W3C Trace Context section 3.2.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts =
+        text.split('-').map(|part| (part.len(), part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))));
+    [2, 32, 16, 2].into_iter().all(|len| parts.next() == Some((len, true))) && parts.next().is_none()
+}
+
+/// 64 bits: a counter per thread through a mixing function, from a random
+/// start. Unique enough to find a request in a log; not a secret.
+fn new_request_id() -> SmolStr {
+    thread_local! {
+        static NEXT: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
+    }
+    let mut mixed = NEXT.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    NEXT.set(mixed);
+    // The finalizer of SplitMix64.
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    let mut text = [0u8; 16];
+    for (at, digit) in text.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * at) & 15) as usize];
+    }
+    SmolStr::new(std::str::from_utf8(&text).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(headers: &[(HeaderName, &str)]) -> RequestContext {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(name.clone(), HeaderValue::from_str(value).expect("a header value"));
+        }
+        RequestContext::from_headers(&map)
+    }
+
+    #[test]
+    fn a_usable_request_id_is_kept_and_an_unusable_one_replaced() {
+        assert_eq!(context(&[(REQUEST_ID, "abc-1")]).request_id, "abc-1");
+        for bad in ["", "two words", &"x".repeat(65)] {
+            let id = context(&[(REQUEST_ID, bad)]).request_id;
+            assert_eq!(id.len(), 16, "{bad:?} gave {id}");
+        }
+    }
+
+    #[test]
+    fn ids_of_ours_differ() {
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| new_request_id()).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    #[test]
+    fn a_trace_parent_travels_only_when_it_is_one() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let with = context(&[(REQUEST_ID, "r"), (TRACEPARENT, parent)]);
+        assert_eq!(with.trace(), format!("r {parent}"));
+        assert_eq!(context(&[(REQUEST_ID, "r"), (TRACEPARENT, "00-zz-b7-01")]).trace(), "r");
+    }
+}

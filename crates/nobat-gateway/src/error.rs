@@ -1,0 +1,183 @@
+//! How refusals look on the wire: one exhaustive match from code to HTTP
+//! status, one to gRPC status, and the two HTTP shapes.
+//!
+//! Handlers end in a `Result<HttpResponse, Error>`; [`render`] is the only place
+//! that turns the error into a response. `nobat_core::Error` is the only error
+//! type that reaches a client.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, Route, web};
+use nobat_core::{Error, ErrorCode};
+use serde::Serialize;
+
+use crate::context::RequestContext;
+
+/// A protocol's shape of an error body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// RFC 9457 `application/problem+json`: the native API.
+    Problem,
+    /// `{"error": message, …}`: TensorFlow Serving, Open Inference Protocol v2.
+    Plain,
+}
+
+impl Shape {
+    /// The shape that clients of this path expect.
+    pub fn of_path(path: &str) -> Shape {
+        let plain = ["/v1", "/v2", "/predict", "/invocations", "/ping"];
+        let under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if plain.into_iter().any(under) { Shape::Plain } else { Shape::Problem }
+    }
+}
+
+/// The HTTP status of a code.
+pub fn http_status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::InvalidJson | ErrorCode::InvalidParameter | ErrorCode::InvalidTensor => StatusCode::BAD_REQUEST,
+        ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
+        ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+        ErrorCode::ModelNotFound | ErrorCode::VersionNotFound | ErrorCode::JobNotFound | ErrorCode::RouteNotFound => {
+            StatusCode::NOT_FOUND
+        }
+        ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorCode::IdempotencyInProgress | ErrorCode::JobAlreadyFinished | ErrorCode::JobCancelled => {
+            StatusCode::CONFLICT
+        }
+        ErrorCode::ResultExpired => StatusCode::GONE,
+        ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::RateLimited | ErrorCode::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Internal | ErrorCode::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorCode::InvalidWorkerResult => StatusCode::BAD_GATEWAY,
+        ErrorCode::QueueFull
+        | ErrorCode::QueueUnavailable
+        | ErrorCode::ModelNotReady
+        | ErrorCode::NoWorker
+        | ErrorCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// The gRPC status of a code.
+pub fn grpc_code(code: ErrorCode) -> tonic::Code {
+    match code {
+        ErrorCode::InvalidJson
+        | ErrorCode::InvalidParameter
+        | ErrorCode::InvalidTensor
+        | ErrorCode::UnsupportedEncoding
+        | ErrorCode::IdempotencyMismatch => tonic::Code::InvalidArgument,
+        ErrorCode::Unauthenticated => tonic::Code::Unauthenticated,
+        ErrorCode::PermissionDenied => tonic::Code::PermissionDenied,
+        ErrorCode::ModelNotFound
+        | ErrorCode::VersionNotFound
+        | ErrorCode::JobNotFound
+        | ErrorCode::RouteNotFound
+        | ErrorCode::ResultExpired => tonic::Code::NotFound,
+        ErrorCode::MethodNotAllowed | ErrorCode::Unsupported => tonic::Code::Unimplemented,
+        ErrorCode::IdempotencyInProgress => tonic::Code::Aborted,
+        ErrorCode::JobAlreadyFinished => tonic::Code::FailedPrecondition,
+        ErrorCode::JobCancelled => tonic::Code::Cancelled,
+        ErrorCode::PayloadTooLarge | ErrorCode::RateLimited | ErrorCode::QuotaExceeded | ErrorCode::QueueFull => {
+            tonic::Code::ResourceExhausted
+        }
+        ErrorCode::Internal | ErrorCode::InferenceFailed | ErrorCode::InvalidWorkerResult => tonic::Code::Internal,
+        ErrorCode::QueueUnavailable | ErrorCode::ModelNotReady | ErrorCode::NoWorker | ErrorCode::Draining => {
+            tonic::Code::Unavailable
+        }
+        ErrorCode::RequestTimeout | ErrorCode::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+    }
+}
+
+/// The body of an error in both shapes; members that a shape lacks are left out.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    code: ErrorCode,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+}
+
+/// Renders an error: status, body in the protocol's shape, `Retry-After` for
+/// what may pass, `WWW-Authenticate` for what lacks credentials.
+pub fn render(error: &Error, context: &RequestContext, shape: Shape) -> HttpResponse {
+    let status = http_status(error.code);
+    if status.is_server_error() {
+        log::warn!(code = error.code.as_str(), request = context.request_id.as_str(); "refused: {error}");
+    }
+    let message = error.message.as_str();
+    let body = Body {
+        error: (shape == Shape::Plain).then_some(message),
+        kind: format!("urn:nobat:error:{}", error.code),
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        detail: (shape == Shape::Problem).then_some(message),
+        code: error.code,
+        request_id: &context.request_id,
+        job: error.job.map(|job| job.to_string()),
+    };
+    let mut response = HttpResponse::build(status);
+    response.content_type(match shape {
+        Shape::Problem => "application/problem+json",
+        Shape::Plain => "application/json",
+    });
+    if let Some(after) = retry_after(error) {
+        response.insert_header((header::RETRY_AFTER, after.as_secs_f64().ceil().max(1.0) as u64));
+    }
+    if error.code == ErrorCode::Unauthenticated {
+        response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"nobat\"")));
+    }
+    match serde_json::to_vec(&body) {
+        Ok(body) => response.body(body),
+        Err(_) => response.finish(),
+    }
+}
+
+/// What an error says about trying again; saturation always says something.
+fn retry_after(error: &Error) -> Option<Duration> {
+    let passing = matches!(http_status(error.code), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    error.retry_after.or_else(|| passing.then_some(Duration::from_secs(1)))
+}
+
+/// Turns a handler's outcome into the response that its protocol's clients expect.
+pub fn finish(request: &HttpRequest, shape: Shape, outcome: Result<HttpResponse, Error>) -> HttpResponse {
+    outcome.unwrap_or_else(|error| render(&error, &RequestContext::of(request), shape))
+}
+
+/// The route for the methods that a resource does not have: 405 with `Allow`.
+/// Register it as the resource's default service.
+pub fn not_allowed(allow: &'static str) -> Route {
+    web::route().to(move |request: HttpRequest| async move { method_not_allowed(&request, allow) })
+}
+
+/// 405 with `Allow`, in the shape of the request's path.
+pub fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpResponse {
+    let error = Error::new(
+        ErrorCode::MethodNotAllowed,
+        format!("{} is not allowed on {}; use {allow}", request.method(), request.path()),
+    );
+    let mut response = finish(request, Shape::of_path(request.path()), Err(error));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// The handler of paths nobody serves: 404 in the shape of the path.
+pub async fn no_route(request: HttpRequest) -> HttpResponse {
+    let error =
+        Error::new(ErrorCode::RouteNotFound, format!("nothing is served at {}; see /docs for what is", request.path()));
+    finish(&request, Shape::of_path(request.path()), Err(error))
+}

@@ -1,0 +1,236 @@
+//! The one way of a request, whatever its protocol: resolve -> validate ->
+//! cache -> admit -> encode -> lane.
+//!
+//! A protocol asks for a [`Target`] first (it may need the signature to decode
+//! its body), builds an `InferRequest`, and hands both over. What comes back is
+//! a [`Prediction`] to encode, a job to point at, or an [`Error`] to render.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nobat_core::explain::Explain;
+use nobat_core::infer::{InferRequest, InferResponse};
+use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_queue::Lane;
+use nobat_queue::queue::Accepted;
+use smol_str::SmolStr;
+
+use crate::context::RequestContext;
+use crate::registry::{Target, Want};
+use crate::state::Shared;
+
+/// One thread's way into the queue, over the shared state. Make one on each
+/// thread, inside its runtime; clone it freely there.
+#[derive(Clone)]
+pub struct Predictor {
+    shared: Arc<Shared>,
+    lane: Arc<dyn Lane>,
+}
+
+/// An answered prediction.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// The job that produced it; `None` when no job was needed.
+    pub job: Option<JobId>,
+    /// Where its time went.
+    pub explain: Explain,
+    /// The outputs.
+    pub response: InferResponse,
+}
+
+/// What a bounded wait ended with.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The prediction.
+    Done(Prediction),
+    /// The wait ended first; the job goes on.
+    Pending(Box<JobView>),
+}
+
+impl Predictor {
+    /// Opens this thread's lane. Call it on the thread that will use it, inside
+    /// its tokio runtime.
+    pub fn new(shared: Arc<Shared>) -> Predictor {
+        let lane = shared.queue.lane();
+        Predictor { shared, lane }
+    }
+
+    /// The state all threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// This thread's lane: for waiting on a job that is known already.
+    pub fn lane(&self) -> &dyn Lane {
+        &*self.lane
+    }
+
+    /// Finds the model version a caller asks for; `None` for the model means
+    /// the default one.
+    ///
+    /// # Errors
+    /// `model_not_found`, `version_not_found`, `model_not_ready`, `draining`.
+    pub fn resolve(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        if self.shared.is_draining() {
+            return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
+        }
+        let registry = self.shared.registry.load();
+        match model {
+            Some(model) => registry.resolve(model, want),
+            None => registry.default_model(&self.shared.config.default_model)?.resolve(want),
+        }
+    }
+
+    /// Enqueues without waiting: returns when the store has the job durably. A
+    /// model without a live worker accepts: the job waits for one.
+    ///
+    /// # Errors
+    /// `invalid_tensor` and the like from validation; refusals of admission;
+    /// `queue_full`, `queue_unavailable`, `idempotency_mismatch`.
+    pub async fn enqueue(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<Accepted> {
+        let job = self.admit(context, target, request, options)?;
+        self.lane.enqueue(job).await
+    }
+
+    /// Enqueues and waits up to `wait`; the job goes on when the wait ends.
+    ///
+    /// # Errors
+    /// As [`Predictor::enqueue`]; `no_worker`; the job's own error when it
+    /// ended without a result.
+    ///
+    /// # Cancel safety
+    /// Dropping the future (a client that left) cancels the job if it is still
+    /// queued.
+    pub async fn call(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+        wait: Duration,
+    ) -> Result<Answer> {
+        target.require_live()?;
+        let job = self.admit(context, target, request, options)?;
+        Answer::of(self.lane.call(job, wait).await?)
+    }
+
+    /// Enqueues and waits for the prediction: for protocols without jobs. The
+    /// deadline of `options`, else the configured timeout, bounds it; a job
+    /// that misses it is cancelled.
+    ///
+    /// # Errors
+    /// As [`Predictor::call`]; `deadline_exceeded` with the job's id.
+    ///
+    /// # Cancel safety
+    /// As [`Predictor::call`].
+    pub async fn predict(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<Prediction> {
+        let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
+        match self.call(context, target, request, options, wait).await? {
+            Answer::Done(prediction) => Ok(prediction),
+            Answer::Pending(view) => {
+                // Nobody will read the result. It may have settled just now.
+                if let Err(error) = self.shared.queue.cancel(view.id).await
+                    && error.code != ErrorCode::JobAlreadyFinished
+                {
+                    log::debug!(job = view.id.to_string().as_str(); "could not cancel a late job: {error}");
+                }
+                Err(Error::new(
+                    ErrorCode::DeadlineExceeded,
+                    format!(
+                        "no answer within {} ms; the job was {} and is now cancelled",
+                        wait.as_millis(),
+                        view.state.as_str()
+                    ),
+                )
+                .for_job(view.id))
+            }
+        }
+    }
+
+    /// Validates, asks for admission and encodes.
+    fn admit(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        mut request: InferRequest,
+        options: JobOptions,
+    ) -> Result<NewJob> {
+        let rows = target.signature.validate(&request)?;
+        request.version = target.pinned.clone();
+        Ok(NewJob {
+            model: target.signature.name.clone(),
+            owner: context.owner,
+            options,
+            payload: Bytes::from(request.encode()),
+            rows,
+            trace: context.trace(),
+        })
+    }
+}
+
+impl Answer {
+    /// Reads a job after a wait.
+    ///
+    /// # Errors
+    /// The job's own error when it ended without a result.
+    pub fn of(view: JobView) -> Result<Answer> {
+        if view.state == JobState::Succeeded {
+            Prediction::of(view).map(Answer::Done)
+        } else if view.state.is_terminal() {
+            Err(failure(&view))
+        } else {
+            Ok(Answer::Pending(Box::new(view)))
+        }
+    }
+}
+
+impl Prediction {
+    /// Reads a succeeded job's outputs; they stay slices of the stored result.
+    ///
+    /// # Errors
+    /// `invalid_worker_result`; `result_expired` when the store kept none.
+    pub fn of(view: JobView) -> Result<Prediction> {
+        let id = view.id;
+        let result = view
+            .result
+            .ok_or_else(|| Error::new(ErrorCode::ResultExpired, "the job's result has outlived its ttl").for_job(id))?;
+        let response = InferResponse::decode(&result.outputs).map_err(|error| error.for_job(id))?;
+        Ok(Prediction { job: Some(id), explain: result.explain, response })
+    }
+}
+
+/// Why a job ended without a result, as an error to render.
+pub fn failure(view: &JobView) -> Error {
+    let (code, message) = match (&view.error, view.state) {
+        (_, JobState::Cancelled) => (ErrorCode::JobCancelled, "the job was cancelled".to_owned()),
+        (Some(error), _) => (error.code, error.message.clone()),
+        (None, JobState::Expired) => {
+            (ErrorCode::DeadlineExceeded, "the job's deadline passed before it finished".to_owned())
+        }
+        (None, state) => (ErrorCode::InferenceFailed, format!("the job ended {} without a reason", state.as_str())),
+    };
+    Error::new(code, message).for_job(view.id)
+}
+
+/// Version text of a prediction, for protocols that repeat it: the worker's
+/// word, else the signature's.
+pub fn answered_version(prediction: &Prediction, target: &Target) -> SmolStr {
+    match prediction.response.version.as_str() {
+        "" => target.signature.version.clone(),
+        _ => prediction.response.version.clone(),
+    }
+}

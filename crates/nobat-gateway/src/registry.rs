@@ -1,0 +1,455 @@
+//! Which models there are, as live workers publish them: name -> versions ->
+//! signature, state, labels, workers.
+//!
+//! Reads are one atomic load and a hash look-up. One task refreshes the view
+//! when the queue says that workers or models changed. A model whose last
+//! worker left is remembered with its signature for this process's life: its
+//! queue is durable, so jobs can still be accepted for its return; blocking
+//! callers are told `no_worker`.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use nobat_core::signature::{ModelSignature, ModelState};
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_queue::Queue;
+use nobat_queue::queue::WorkerInfo;
+use smol_str::SmolStr;
+
+/// A worker that comes back is expected within this.
+const NO_WORKER_RETRY: Duration = Duration::from_secs(2);
+/// Names listed in a "not found" message at most.
+const NAMES_SHOWN: usize = 10;
+
+/// A handle to the current view. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registry {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+/// The view at one moment.
+#[derive(Default)]
+pub struct Snapshot {
+    models: HashMap<SmolStr, ModelEntry>,
+    /// Live workers as they registered, with their reports.
+    pub workers: Vec<WorkerInfo>,
+}
+
+/// One model.
+#[derive(Clone, Debug)]
+pub struct ModelEntry {
+    /// Its name, which is its queue's name.
+    pub name: SmolStr,
+    /// Versions, the newest first; never empty.
+    pub versions: Vec<VersionEntry>,
+}
+
+/// One version of a model.
+#[derive(Clone, Debug)]
+pub struct VersionEntry {
+    /// What it takes and gives; of a ready worker where there is one.
+    pub signature: Arc<ModelSignature>,
+    /// Live workers that have it in the signature's state; empty: remembered only.
+    pub workers: Vec<SmolStr>,
+}
+
+/// Which version a caller asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want<'a> {
+    /// The newest ready one.
+    Default,
+    /// By number or name.
+    Version(&'a str),
+    /// By label.
+    Label(&'a str),
+}
+
+/// A version found for a caller.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What it takes and gives.
+    pub signature: Arc<ModelSignature>,
+    /// The version to pin in the job; empty when the caller left the choice to
+    /// the worker, so that a swap between enqueue and run loses nothing.
+    pub pinned: SmolStr,
+    /// Whether a live worker serves it now.
+    pub live: bool,
+}
+
+impl Registry {
+    /// The current view. Do not hold it across an await: it pins the old one.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Finds a version; see [`Snapshot::resolve`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::resolve`].
+    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<Target> {
+        self.load().resolve(model, want)
+    }
+
+    /// Reads the workers once.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; the view stays as it was.
+    pub async fn refresh(&self, queue: &dyn Queue) -> Result<()> {
+        let workers = queue.workers().await?;
+        let next = self.load().next(workers);
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Refreshes for ever, whenever the queue says that something changed.
+    pub async fn follow(self, queue: Arc<dyn Queue>) {
+        let mut away = false;
+        loop {
+            match self.refresh(&*queue).await {
+                Ok(()) if away => {
+                    away = false;
+                    log::info!("registry: the queue answers again");
+                }
+                Ok(()) => {}
+                Err(error) if !away => {
+                    away = true;
+                    log::warn!("registry: keeping the last known models: {error}");
+                }
+                Err(_) => {}
+            }
+            queue.registry_changed().await;
+            // Workers register in bursts; this also bounds a queue that is away.
+            tokio::time::sleep(Duration::from_millis(if away { 500 } else { 5 })).await;
+        }
+    }
+}
+
+impl Snapshot {
+    /// Every model, in no order.
+    pub fn models(&self) -> impl Iterator<Item = &ModelEntry> {
+        self.models.values()
+    }
+
+    /// One model.
+    ///
+    /// # Errors
+    /// `model_not_found`, naming what there is.
+    pub fn model(&self, name: &str) -> Result<&ModelEntry> {
+        self.models.get(name).ok_or_else(|| {
+            let mut names: Vec<_> = self.models.keys().map(SmolStr::as_str).collect();
+            names.sort_unstable();
+            let more = if names.len() > NAMES_SHOWN { ", …" } else { "" };
+            names.truncate(NAMES_SHOWN);
+            let known = match &names[..] {
+                [] => "no worker has registered a model yet".to_owned(),
+                names => format!("models: {}{more}", names.join(", ")),
+            };
+            Error::new(ErrorCode::ModelNotFound, format!("there is no model `{}`; {known}", clip(name)))
+        })
+    }
+
+    /// The model of the routes that name none: `preferred` when set, else the
+    /// only one there is.
+    ///
+    /// # Errors
+    /// `model_not_found` when there is none, or more than one to choose from.
+    pub fn default_model(&self, preferred: &str) -> Result<&ModelEntry> {
+        if !preferred.is_empty() {
+            return self.model(preferred);
+        }
+        let mut models = self.models.values();
+        match (models.next(), models.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => self.model("default"),
+            (Some(_), Some(_)) => Err(Error::new(
+                ErrorCode::ModelNotFound,
+                format!(
+                    "{} models are served and none is the default; name one in the path or set `default_model`",
+                    self.models.len()
+                ),
+            )),
+        }
+    }
+
+    /// Finds the version a caller asks for.
+    ///
+    /// # Errors
+    /// `model_not_found`, `version_not_found`, `model_not_ready`.
+    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<Target> {
+        self.model(model)?.resolve(want)
+    }
+
+    /// The view after `workers` registered so.
+    fn next(&self, workers: Vec<WorkerInfo>) -> Snapshot {
+        let mut models: HashMap<SmolStr, ModelEntry> = HashMap::with_capacity(self.models.len());
+        for worker in &workers {
+            for signature in &worker.models {
+                let entry = models
+                    .entry(signature.name.clone())
+                    .or_insert_with(|| ModelEntry { name: signature.name.clone(), versions: Vec::new() });
+                entry.add(signature, &worker.id);
+            }
+        }
+        let still_here = |id: &SmolStr| workers.iter().any(|worker| &worker.id == id);
+        for (name, known) in &self.models {
+            // A live worker that no longer lists the model unloaded it on purpose.
+            let unloaded = known.versions.iter().any(|version| version.workers.iter().any(still_here));
+            if !unloaded {
+                models.entry(name.clone()).or_insert_with(|| known.without_workers());
+            }
+        }
+        for entry in models.values_mut() {
+            entry.versions.sort_by(|a, b| newest_first(&a.signature.version, &b.signature.version));
+        }
+        Snapshot { models, workers }
+    }
+}
+
+impl ModelEntry {
+    /// The version a caller without a wish gets: the newest ready one with a
+    /// live worker, else the newest ready one, else the newest.
+    pub fn default_version(&self) -> &VersionEntry {
+        let ready = |version: &&VersionEntry| version.signature.state == ModelState::Ready;
+        self.versions
+            .iter()
+            .find(|version| ready(version) && version.is_live())
+            .or_else(|| self.versions.iter().find(ready))
+            .unwrap_or(&self.versions[0])
+    }
+
+    /// Finds the version a caller asks for.
+    ///
+    /// # Errors
+    /// `version_not_found` naming the versions or labels there are;
+    /// `model_not_ready` with the reason.
+    pub fn resolve(&self, want: Want<'_>) -> Result<Target> {
+        let (version, pinned) = match want {
+            Want::Default => (self.default_version(), SmolStr::default()),
+            Want::Version(asked) => {
+                let version = self.find(|version| version.signature.version == asked).ok_or_else(|| {
+                    self.not_found("version", asked, self.versions.iter().map(|version| &version.signature.version))
+                })?;
+                (version, version.signature.version.clone())
+            }
+            Want::Label(asked) => {
+                let version = self
+                    .find(|version| version.signature.labels.iter().any(|label| label == asked))
+                    .ok_or_else(|| {
+                        self.not_found(
+                            "label",
+                            asked,
+                            self.versions.iter().flat_map(|version| &version.signature.labels),
+                        )
+                    })?;
+                (version, version.signature.version.clone())
+            }
+        };
+        let signature = &version.signature;
+        match signature.state {
+            ModelState::Ready => Ok(Target { signature: signature.clone(), pinned, live: version.is_live() }),
+            ModelState::Loading => Err(self.not_ready(signature, "is loading").retry_after(NO_WORKER_RETRY)),
+            ModelState::Unloading => Err(self.not_ready(signature, "is being unloaded")),
+            ModelState::Failed => Err(self.not_ready(signature, "failed to load")),
+        }
+    }
+
+    fn find(&self, fits: impl Fn(&VersionEntry) -> bool) -> Option<&VersionEntry> {
+        self.versions.iter().find(|version| fits(version))
+    }
+
+    fn add(&mut self, signature: &ModelSignature, worker: &SmolStr) {
+        let Some(known) = self.versions.iter_mut().find(|known| known.signature.version == signature.version) else {
+            self.versions.push(VersionEntry { signature: Arc::new(signature.clone()), workers: vec![worker.clone()] });
+            return;
+        };
+        match rank(signature.state).cmp(&rank(known.signature.state)) {
+            Ordering::Equal => known.workers.push(worker.clone()),
+            Ordering::Greater => {
+                known.signature = Arc::new(signature.clone());
+                known.workers = vec![worker.clone()];
+            }
+            Ordering::Less => {}
+        }
+    }
+
+    fn without_workers(&self) -> ModelEntry {
+        let mut entry = self.clone();
+        for version in &mut entry.versions {
+            version.workers.clear();
+        }
+        entry
+    }
+
+    fn not_found<'a>(&self, what: &str, asked: &str, known: impl Iterator<Item = &'a SmolStr>) -> Error {
+        let known: Vec<_> = known.map(SmolStr::as_str).take(NAMES_SHOWN).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Error::new(
+            ErrorCode::VersionNotFound,
+            format!("model `{}` has no {what} `{}`; {what}s: {known}", self.name, clip(asked)),
+        )
+    }
+
+    fn not_ready(&self, signature: &ModelSignature, how: &str) -> Error {
+        let reason = if signature.reason.is_empty() { String::new() } else { format!(": {}", signature.reason) };
+        Error::new(
+            ErrorCode::ModelNotReady,
+            format!("model `{}` version `{}` {how}{reason}", self.name, signature.version),
+        )
+    }
+}
+
+impl VersionEntry {
+    /// Whether a live worker has it.
+    pub fn is_live(&self) -> bool {
+        !self.workers.is_empty()
+    }
+}
+
+impl Target {
+    /// Refuses a version that no live worker serves: for callers that wait.
+    ///
+    /// # Errors
+    /// `no_worker`.
+    pub fn require_live(&self) -> Result<()> {
+        if self.live {
+            return Ok(());
+        }
+        let name = &self.signature.name;
+        Err(Error::new(
+            ErrorCode::NoWorker,
+            format!("no live worker serves model `{name}`; start one, or enqueue with `Prefer: respond-async`"),
+        )
+        .retry_after(NO_WORKER_RETRY))
+    }
+}
+
+/// Numbers before names, larger numbers first, names in reverse order.
+fn newest_first(a: &str, b: &str) -> Ordering {
+    match (a.parse::<u64>(), b.parse::<u64>()) {
+        (Ok(a), Ok(b)) => b.cmp(&a),
+        (Ok(_), Err(_)) => Ordering::Less,
+        (Err(_), Ok(_)) => Ordering::Greater,
+        (Err(_), Err(_)) => b.cmp(a),
+    }
+}
+
+/// How useful a state is when workers disagree.
+fn rank(state: ModelState) -> u8 {
+    match state {
+        ModelState::Ready => 3,
+        ModelState::Loading => 2,
+        ModelState::Unloading => 1,
+        ModelState::Failed => 0,
+    }
+}
+
+/// A caller's text, short enough to repeat in a message.
+fn clip(text: &str) -> &str {
+    let end = (0..=text.len().min(80)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nobat_core::signature::TensorSpec;
+    use nobat_core::tensor::Datatype;
+
+    fn signature(name: &str, version: &str, state: ModelState) -> ModelSignature {
+        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
+        ModelSignature {
+            name: name.into(),
+            version: version.into(),
+            digest: String::new(),
+            state,
+            reason: String::new(),
+            inputs: vec![spec.clone()],
+            outputs: vec![spec],
+            batched: true,
+            max_batch_size: 8,
+            max_rows: 64,
+            finite: false,
+            labels: vec![],
+            settings: serde_json::Map::new(),
+        }
+    }
+
+    fn worker(id: &str, models: Vec<ModelSignature>) -> WorkerInfo {
+        WorkerInfo {
+            id: id.into(),
+            host: "here:1".into(),
+            started_at_ms: 0,
+            sessions: 1,
+            models,
+            report: serde_json::Value::Null,
+        }
+    }
+
+    #[test]
+    fn the_newest_ready_version_is_the_default_and_numbers_compare_as_numbers() {
+        let view = Snapshot::default().next(vec![worker(
+            "a",
+            vec![
+                signature("m", "2", ModelState::Ready),
+                signature("m", "10", ModelState::Ready),
+                signature("m", "11", ModelState::Loading),
+            ],
+        )]);
+        let target = view.resolve("m", Want::Default).expect("a ready version");
+        assert_eq!((target.signature.version.as_str(), target.pinned.as_str(), target.live), ("10", "", true));
+        let pinned = view.resolve("m", Want::Version("2")).expect("version 2");
+        assert_eq!(pinned.pinned, "2");
+    }
+
+    #[test]
+    fn a_ready_worker_outranks_one_that_failed_to_load() {
+        let view = Snapshot::default().next(vec![
+            worker("a", vec![signature("m", "1", ModelState::Failed)]),
+            worker("b", vec![signature("m", "1", ModelState::Ready)]),
+            worker("c", vec![signature("m", "1", ModelState::Ready)]),
+        ]);
+        let entry = view.model("m").expect("known");
+        assert_eq!(entry.versions[0].workers, ["b", "c"]);
+        assert!(view.resolve("m", Want::Default).is_ok());
+    }
+
+    #[test]
+    fn misses_name_what_there_is() {
+        let mut labelled = signature("m", "1", ModelState::Ready);
+        labelled.labels = vec!["stable".into()];
+        let view = Snapshot::default().next(vec![worker("a", vec![labelled])]);
+        let message = |name, want| view.resolve(name, want).expect_err("a miss").message;
+        assert_eq!(message("n", Want::Default), "there is no model `n`; models: m");
+        assert_eq!(message("m", Want::Version("3")), "model `m` has no version `3`; versions: 1");
+        assert_eq!(message("m", Want::Label("beta")), "model `m` has no label `beta`; labels: stable");
+        assert_eq!(view.resolve("m", Want::Label("stable")).expect("labelled").pinned, "1");
+    }
+
+    #[test]
+    fn a_model_whose_worker_left_is_remembered_but_not_live() {
+        let view =
+            Snapshot::default().next(vec![worker("a", vec![signature("m", "1", ModelState::Ready)])]).next(vec![]);
+        let target = view.resolve("m", Want::Default).expect("remembered");
+        assert!(!target.live);
+        assert_eq!(target.require_live().expect_err("no worker").code, ErrorCode::NoWorker);
+    }
+
+    #[test]
+    fn a_model_that_its_live_worker_unloaded_is_gone() {
+        let view = Snapshot::default().next(vec![worker("a", vec![signature("m", "1", ModelState::Ready)])]);
+        let view = view.next(vec![worker("a", vec![])]);
+        assert_eq!(view.resolve("m", Want::Default).expect_err("unloaded").code, ErrorCode::ModelNotFound);
+    }
+
+    #[test]
+    fn the_only_model_is_the_default_and_a_choice_is_refused() {
+        let one = Snapshot::default().next(vec![worker("a", vec![signature("m", "1", ModelState::Ready)])]);
+        assert_eq!(one.default_model("").expect("the only one").name, "m");
+        let two = one.next(vec![worker("b", vec![signature("n", "1", ModelState::Ready)])]);
+        assert!(two.default_model("").is_err());
+        assert_eq!(two.default_model("n").expect("the set one").name, "n");
+    }
+}

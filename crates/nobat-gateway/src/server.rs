@@ -1,0 +1,125 @@
+//! Starting and stopping: listeners, threads, the registry's follower.
+//!
+//! Each HTTP thread has its own current-thread runtime and its own
+//! [`Predictor`]; the follower and other background tasks run on the caller's
+//! runtime and end with the handle.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_queue::Queue;
+use tokio::task::JoinHandle;
+
+use crate::config::GatewayConfig;
+use crate::predict::Predictor;
+use crate::state::Shared;
+use crate::{context, routes};
+
+/// How long a start waits for the first view of the registry.
+const FIRST_VIEW: Duration = Duration::from_secs(2);
+/// Time for a head to arrive complete.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// An idle connection is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// The gateway, before it runs.
+pub struct Gateway;
+
+/// A running gateway. Dropping it does not stop it; call [`GatewayHandle::stop`].
+pub struct GatewayHandle {
+    shared: Arc<Shared>,
+    http: SocketAddr,
+    server: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Binds and starts; returns when requests can be sent. Call it inside a
+    /// tokio runtime that outlives the handle.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the setting and the address that cannot be
+    /// bound.
+    pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
+        let listener = bind("listen", &config.listen)?;
+        let http = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
+        let shared = Arc::new(Shared::new(config, queue));
+
+        match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
+            Err(_) => log::warn!("starting without a view of the workers: the queue does not answer"),
+        }
+        let background = vec![tokio::spawn(shared.registry.clone().follow(shared.queue.clone()))];
+        let server =
+            serve_http(&shared, listener).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
+        let handle = server.handle();
+        let serving = tokio::spawn(server);
+        log::info!(address = http.to_string().as_str(); "http: listening on http://{http}");
+        Ok(GatewayHandle { shared, http, server: handle, serving, background })
+    }
+}
+
+fn serve_http(shared: &Arc<Shared>, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
+    let state = shared.clone();
+    let server = HttpServer::new(move || {
+        // Runs on each HTTP thread: the lane's I/O belongs to that thread.
+        App::new()
+            .app_data(web::Data::new(Predictor::new(state.clone())))
+            .wrap_fn(context::attach)
+            .configure(routes::configure)
+    });
+    let server = server
+        .workers(shared.config.thread_count())
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .tcp_nodelay(true)
+        // A client that closes its side has left: its job is cancelled.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(u64::from(shared.config.drain_s))
+        .disable_signals()
+        .listen(listener)?;
+    Ok(server.run())
+}
+
+impl GatewayHandle {
+    /// Where HTTP is served; with port 0 the port that was free.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The state all threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Drains: refuses new predictions, finishes those in flight for up to
+    /// `drain_s`, and stops.
+    pub async fn stop(self) {
+        self.shared.start_draining();
+        self.server.stop(true).await;
+        if let Ok(Err(error)) = self.serving.await {
+            log::warn!("http: stopped with an error: {error}");
+        }
+        for task in self.background {
+            task.abort();
+        }
+        log::info!("http: drained and stopped");
+    }
+}
+
+fn bind(setting: &str, address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| cannot_bind(setting, address, &error))
+}
+
+fn cannot_bind(setting: &str, address: &str, error: &std::io::Error) -> Error {
+    Error::new(
+        ErrorCode::InvalidParameter,
+        format!("cannot listen on `{address}` (setting `{setting}`): {error}; choose another address or port 0"),
+    )
+}
