@@ -1,0 +1,202 @@
+//! Layered configuration: compiled-in defaults < file < environment < flags.
+//!
+//! Owns how layers are read and how a mistake in them is told. Each crate owns
+//! the struct of its own section; a binary takes the sections it needs and lets
+//! its flags override them. All binaries read the same file, so a section that
+//! belongs to another binary is known here and skipped there.
+//!
+//! - File: TOML, `--config`, else `config/nobat.toml` where there is one.
+//! - Environment: `NOBAT_<SECTION>__<KEY>`, deeper keys with a further `__`:
+//!   `NOBAT_WORKER__BATCHING__MAX_BATCH_SIZE=16`. Flags have `NOBAT_<FLAG>`.
+//!
+//! Invariants:
+//! - An unknown key is refused by name, with the nearest known one.
+//! - A value of the wrong type names its key, the layer it came from and the remedy.
+
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::Dict;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorCode, Result};
+
+/// Every section a configuration may have, over all binaries.
+pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "log"];
+
+/// The file read when none is named.
+pub const DEFAULT_FILE: &str = "config/nobat.toml";
+
+const ENV_PREFIX: &str = "NOBAT_";
+
+/// Where jobs live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSettings {
+    /// Redis URL; empty: the embedded store under `data`.
+    pub redis: String,
+    /// Folder of the embedded store.
+    pub data: PathBuf,
+}
+
+impl Default for StoreSettings {
+    fn default() -> StoreSettings {
+        StoreSettings { redis: String::new(), data: ".nobat/data".into() }
+    }
+}
+
+/// A configuration's layers below the flags, read but not yet taken apart.
+#[derive(Debug)]
+pub struct Layers {
+    figment: Figment,
+}
+
+impl Layers {
+    /// Reads `file`, or the default file where there is one, and the environment.
+    ///
+    /// # Errors
+    /// `invalid_parameter`: a named file that is missing, a file that is not
+    /// TOML, a section nobody knows.
+    pub fn read(file: Option<&Path>) -> Result<Layers> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            if !path.is_file() {
+                return Err(invalid(format!("there is no configuration file `{}`", path.display())));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        } else if Path::new(DEFAULT_FILE).is_file() {
+            figment = figment.merge(Toml::file_exact(DEFAULT_FILE));
+        }
+        Layers::check(figment.merge(environment()))
+    }
+
+    fn check(figment: Figment) -> Result<Layers> {
+        let top: Dict = figment.extract().map_err(|error| tell(error, None))?;
+        match top.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
+            Some(key) => Err(unknown("section", key, SECTIONS)),
+            None => Ok(Layers { figment }),
+        }
+    }
+
+    /// A section over its compiled-in defaults.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the key, the layer and the remedy.
+    pub fn section<T: Default + Serialize + DeserializeOwned>(&self, name: &str) -> Result<T> {
+        debug_assert!(SECTIONS.contains(&name), "`{name}` is missing in SECTIONS");
+        let defaults = Serialized::default(name, T::default());
+        Figment::from(defaults).merge(&self.figment).focus(name).extract().map_err(|error| tell(error, Some(name)))
+    }
+}
+
+/// The environment's `NOBAT_SECTION__KEY` variables. A variable without `__`
+/// belongs to a flag, which reads it itself.
+fn environment() -> Env {
+    Env::prefixed(ENV_PREFIX).filter(|key| key.as_str().contains("__")).split("__")
+}
+
+/// The first thing wrong, as one line that names key, value, layer and remedy.
+fn tell(error: figment::Error, section: Option<&str>) -> Error {
+    let mut path: Vec<&str> = error.path.iter().map(String::as_str).collect();
+    if let Some(section) = section {
+        path.insert(0, section);
+    }
+    let key = path.join(".");
+    let layer = error.metadata.as_ref().map_or_else(String::new, |metadata| match &metadata.source {
+        Some(source) => format!(" (in {source})"),
+        None => format!(" (in {})", metadata.name),
+    });
+    match &error.kind {
+        Kind::UnknownField(field, known) => {
+            let full = if path.last() == Some(&field.as_str()) { key } else { format!("{key}.{field}") };
+            let refused = unknown("key", &full, known);
+            Error { message: format!("{}{layer}", refused.message), ..refused }
+        }
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            invalid(format!("setting `{key}` is {actual}{layer}; it takes {expected}"))
+        }
+        kind if key.is_empty() => invalid(format!("configuration{layer}: {kind}")),
+        kind => invalid(format!("setting `{key}`{layer}: {kind}")),
+    }
+}
+
+fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let nearest = known.iter().map(|known| (strsim::damerau_levenshtein(last, known), known)).min();
+    let hint = match nearest {
+        Some((distance, name)) if distance <= 1 + name.len() / 3 => format!("did you mean `{name}`?"),
+        _ => format!("known: {}", known.join(", ")),
+    };
+    invalid(format!("unknown configuration {what} `{key}`; {hint}"))
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorCode::InvalidParameter, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(toml: &str) -> Result<Layers> {
+        Layers::check(Figment::from(Toml::string(toml)))
+    }
+
+    #[test]
+    fn a_section_stands_over_its_defaults() {
+        let store: StoreSettings =
+            layers("[store]\nredis = \"redis://db\"").expect("reads").section("store").expect("a section");
+        assert_eq!(store, StoreSettings { redis: "redis://db".into(), ..StoreSettings::default() });
+        let store: StoreSettings = layers("").expect("reads").section("store").expect("a section");
+        assert_eq!(store, StoreSettings::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+        let error =
+            layers("[store]\nrediss = \"x\"").expect("reads").section::<StoreSettings>("store").expect_err("no");
+        assert!(error.message.contains("`store.rediss`") && error.message.contains("`redis`"), "{error}");
+        let error = layers("[gatway]\n").expect_err("no such section");
+        assert!(error.message.contains("`gatway`") && error.message.contains("`gateway`"), "{error}");
+        let error = layers("[zebra]\n").expect_err("no such section");
+        assert!(error.message.contains("known: store, queue"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_its_key() {
+        let error = layers("[store]\nredis = 3").expect("reads").section::<StoreSettings>("store").expect_err("no");
+        assert!(error.message.contains("`store.redis`") && error.message.contains("string"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_and_one_that_is_missing_are_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("nobat.toml");
+        let error = Layers::read(Some(&path)).expect_err("missing");
+        assert!(error.message.contains("nobat.toml"), "{error}");
+        std::fs::write(&path, "[store\n").expect("writes");
+        let error = Layers::read(Some(&path)).expect_err("not TOML");
+        assert!(error.message.contains("nobat.toml"), "{error}");
+    }
+
+    #[test]
+    #[expect(clippy::result_large_err, reason = "the signature is figment's")]
+    fn the_environment_stands_over_the_file() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("nobat.toml", "[store]\nredis = \"redis://file\"\ndata = \"/from/file\"")?;
+            jail.set_env("NOBAT_STORE__REDIS", "redis://env");
+            jail.set_env("NOBAT_LISTEN", "a flag's own variable");
+            let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
+            let store: StoreSettings = layers.section("store").expect("a section");
+            assert_eq!(store, StoreSettings { redis: "redis://env".into(), data: "/from/file".into() });
+            jail.set_env("NOBAT_STORE__DATTA", "x");
+            let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
+            let error = layers.section::<StoreSettings>("store").expect_err("unknown");
+            assert!(error.message.contains("datta") && error.message.contains("environment"), "{error}");
+            Ok(())
+        });
+    }
+}
