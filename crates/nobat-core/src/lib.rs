@@ -21,6 +21,8 @@ pub mod job;
 pub mod logging;
 pub mod oip;
 pub mod retry;
+pub mod routing;
+pub mod schedule;
 pub mod score;
 pub mod signature;
 pub mod statistics;

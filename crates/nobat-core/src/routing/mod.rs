@@ -1,0 +1,24 @@
+//! Exchanges: a caller names a route where a model name stands, and the route
+//! decides which models answer.
+//!
+//! Owns what a route is ([`route`]), AMQP topic patterns ([`topic`]), the
+//! sticky weighted choice ([`weight`]), the table that resolves a name into a
+//! [`Plan`] ([`table`]), a route's own
+//! signature (`signature`) and the joining of several answers ([`join`]). It deliberately
+//! knows no queue and no clock; the gateway carries a plan out.
+//!
+//! Invariants:
+//! - A [`Table`] that was built has no cycle, no unknown join and weights that
+//!   add up to 100 %: resolving never loops and always ends at models.
+//! - The same request key gives the same model, in every process.
+
+pub mod join;
+pub mod route;
+mod signature;
+pub mod table;
+pub mod topic;
+pub mod weight;
+
+pub use route::{FanOut, Join, OnFailure, Route, Rule, Shadow, Target, Topic, Weighted};
+pub use table::{Bound, BoundRoute, Plan, Table};
+pub use topic::Pattern;
