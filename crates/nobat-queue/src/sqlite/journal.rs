@@ -1,0 +1,491 @@
+//! The durable journal: the only file that speaks SQL.
+//!
+//! | table | key | holds |
+//! |---|---|---|
+//! | `meta` | name | the deployment's secret |
+//! | `queues` | number | model, paused, totals |
+//! | `jobs` | row | live jobs and dead letters, with their payload |
+//! | `results` | row | ended jobs until their ttl; indexed by expiry, which arrives nearly in order |
+//! | `idempotency` | row | keys until they are forgotten |
+//!
+//! A row is the locator of the job's public id, handed out in order, so every
+//! insert goes to the right edge of its tree and no random key is indexed; the
+//! id's random part is compared when a row is read. `jobs` holds only what is
+//! not over, so opening costs what the backlog costs, not what the history costs.
+//!
+//! Invariant: one group is one transaction; it is in the journal whole or not
+//! at all.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use nobat_core::job::{JobResult, JobState, JobView};
+use nobat_core::retry::RetryPolicy;
+use nobat_core::{IdIssuer, JobId, OwnerId};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
+use smol_str::SmolStr;
+
+use super::machine::{Dirty, Finished, Group, Job, KeyRecord, Kind, Known, Payload, Phase, QueueNo, QueueRecord, Row, Stored, Write};
+use crate::queue::Durability;
+
+/// Version of the schema, in `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Pages in the write-ahead log before it is folded into the database: 64 MiB,
+/// because each fold waits for the disk.
+const CHECKPOINT_PAGES: u32 = 16_384;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE queues (
+    queue INTEGER PRIMARY KEY, model TEXT NOT NULL, paused INTEGER NOT NULL,
+    enqueued INTEGER NOT NULL, finished INTEGER NOT NULL);
+CREATE TABLE jobs (
+    row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL, at_us INTEGER NOT NULL,
+    position INTEGER NOT NULL, queued_us INTEGER NOT NULL, deadline_us INTEGER, attempts INTEGER NOT NULL,
+    deaths INTEGER NOT NULL, error TEXT, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL,
+    priority INTEGER NOT NULL, rows INTEGER NOT NULL, created_us INTEGER NOT NULL, result_ttl_ms INTEGER NOT NULL,
+    retry BLOB NOT NULL, trace TEXT NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE results (
+    row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL, random BLOB NOT NULL,
+    horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL, priority INTEGER NOT NULL, attempts INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, error TEXT, result BLOB);
+CREATE INDEX results_by_expiry ON results (expires_ms);
+CREATE TABLE idempotency (
+    row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, owner INTEGER NOT NULL, key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, expires_us INTEGER NOT NULL);
+";
+
+const INSERT_JOB: &str = "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
+const UPDATE_JOB: &str = "UPDATE jobs SET state=?2, at_us=?3, position=?4, queued_us=?5, deadline_us=?6, attempts=?7, deaths=?8, error=?9 WHERE row=?1";
+const DELETE_JOB: &str = "DELETE FROM jobs WHERE row=?1";
+const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
+const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
+const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
+const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5)";
+const EXPIRE_RESULTS: &str = "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
+const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
+const GET_RESULT: &str = "SELECT * FROM results WHERE row=?1";
+const LIST_RESULTS: &str = "SELECT row, queue, state, random, horizon_min, owner, priority, attempts, created_ms, finished_ms, expires_ms, error, NULL FROM results WHERE row<?1 ORDER BY row DESC LIMIT ?2";
+
+/// The writing end; one per folder.
+pub(crate) struct Journal {
+    db: Connection,
+}
+
+/// A reading end; any number.
+pub(crate) struct Reader {
+    db: Connection,
+}
+
+/// An ended job as the journal has it.
+pub(crate) struct StoredResult {
+    pub(crate) row: Row,
+    pub(crate) queue: QueueNo,
+    pub(crate) expires_ms: u64,
+    pub(crate) random: u128,
+    pub(crate) view: JobView,
+}
+
+impl Journal {
+    /// Opens or creates the journal in `file`.
+    ///
+    /// # Errors
+    /// What SQLite says; a schema that a newer version wrote.
+    pub(crate) fn open(file: &Path, durability: Durability) -> Result<Journal, JournalError> {
+        let db = Connection::open_with_flags(
+            file,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        db.pragma_update(None, "journal_mode", "wal")?;
+        let synchronous = match durability {
+            Durability::Memory => "normal",
+            Durability::Fsync => "full",
+        };
+        db.pragma_update(None, "synchronous", synchronous)?;
+        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        db.pragma_update(None, "journal_size_limit", 2 * i64::from(CHECKPOINT_PAGES) * 4096)?;
+        db.pragma_update(None, "cache_size", -32 * 1024)?;
+        db.pragma_update(None, "temp_store", "memory")?;
+        db.set_prepared_statement_cache_capacity(32);
+        let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match version {
+            0 => {
+                let mut secret = [0; 16];
+                getrandom::fill(&mut secret).map_err(|e| JournalError::Other(format!("no randomness: {e}")))?;
+                db.execute_batch("BEGIN IMMEDIATE")?;
+                db.execute_batch(SCHEMA)?;
+                db.execute("INSERT INTO meta VALUES ('secret', ?1)", params![secret])?;
+                db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                db.execute_batch("COMMIT")?;
+            }
+            SCHEMA_VERSION => {}
+            newer => {
+                return Err(JournalError::Other(format!(
+                    "its schema is version {newer}, this nobat reads version {SCHEMA_VERSION}; use the nobat that wrote it"
+                )));
+            }
+        }
+        Ok(Journal { db })
+    }
+
+    /// The deployment's secret for ids.
+    pub(crate) fn secret(&self) -> Result<[u8; 16], JournalError> {
+        Ok(self.db.query_row("SELECT value FROM meta WHERE name='secret'", [], |row| row.get(0))?)
+    }
+
+    /// Every queue, in order of number.
+    pub(crate) fn queues(&self) -> Result<Vec<QueueRecord>, JournalError> {
+        let mut statement = self.db.prepare("SELECT * FROM queues ORDER BY queue")?;
+        let rows = statement.query_map([], |row| {
+            Ok(QueueRecord {
+                queue: row.get(0)?,
+                model: row.get::<_, String>(1)?.into(),
+                paused: row.get(2)?,
+                enqueued: row.get(3)?,
+                finished: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Every live and dead job, in order of row; payloads stay in the journal.
+    pub(crate) fn each_job(&self, mut take: impl FnMut(Row, Job)) -> Result<(), JournalError> {
+        let mut statement = self.db.prepare(
+            "SELECT row, queue, state, at_us, position, queued_us, deadline_us, attempts, deaths, error, random, horizon_min, owner,
+             priority, rows, created_us, result_ttl_ms, retry, trace, length(payload) FROM jobs ORDER BY row",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            take(row.get(0)?, read_job(row)?);
+        }
+        Ok(())
+    }
+
+    /// Every idempotency key, in order of row.
+    pub(crate) fn keys(&self) -> Result<Vec<KeyRecord>, JournalError> {
+        let mut statement = self.db.prepare("SELECT * FROM idempotency ORDER BY row")?;
+        let rows = statement.query_map([], |row| {
+            Ok(KeyRecord {
+                queue: row.get(1)?,
+                owner: OwnerId(row.get::<_, i64>(2)? as u64),
+                key: row.get::<_, String>(3)?.into(),
+                known: Known {
+                    row: row.get(0)?,
+                    fingerprint: u128::from_le_bytes(row.get(4)?),
+                    random: u128::from_le_bytes(row.get(5)?),
+                    horizon_min: row.get(6)?,
+                    expires_us: row.get(7)?,
+                },
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The last row in use, 0 when there is none.
+    pub(crate) fn last_row(&self) -> Result<Row, JournalError> {
+        let last = "SELECT max(ifnull((SELECT max(row) FROM jobs), 0), ifnull((SELECT max(row) FROM results), 0))";
+        Ok(self.db.query_row(last, [], |row| row.get(0))?)
+    }
+
+    /// When the oldest result expires, milliseconds since 1970.
+    pub(crate) fn next_expiry(&self) -> Result<Option<u64>, JournalError> {
+        Ok(self.db.prepare_cached(NEXT_EXPIRY)?.query_row([], |row| row.get(0))?)
+    }
+
+    /// Writes a group in one transaction, and with it deletes up to
+    /// `expire.1` results that expired before `expire.0`. Returns how many.
+    ///
+    /// # Errors
+    /// What SQLite says; then nothing of the group is written.
+    pub(crate) fn commit(&mut self, group: &Group, expire: Option<(u64, usize)>) -> Result<usize, JournalError> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let written = self.write(group, expire).and_then(|expired| {
+            self.db.prepare_cached("COMMIT")?.execute([])?;
+            Ok(expired)
+        });
+        if written.is_err() && !self.db.is_autocommit() {
+            // A full disk may have rolled back already; a second error says no more.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        written
+    }
+
+    fn write(&self, group: &Group, expire: Option<(u64, usize)>) -> Result<usize, JournalError> {
+        for queue in &group.queues {
+            self.db.prepare_cached(PUT_QUEUE)?.execute(params![queue.queue, queue.model.as_str(), queue.paused, queue.enqueued, queue.finished])?;
+        }
+        {
+            let mut insert_job = self.db.prepare_cached(INSERT_JOB)?;
+            let mut update_job = self.db.prepare_cached(UPDATE_JOB)?;
+            let mut delete_job = self.db.prepare_cached(DELETE_JOB)?;
+            let mut insert_result = self.db.prepare_cached(INSERT_RESULT)?;
+            for write in &group.writes {
+                match write.kind {
+                    Kind::Insert => insert_job_row(&mut insert_job, write)?,
+                    Kind::Update => {
+                        let (state, at_us) = stored_phase(&write.job.phase);
+                        let job = &write.job;
+                        update_job.execute(params![
+                            write.row,
+                            state,
+                            at_us,
+                            job.position,
+                            job.queued_us,
+                            job.deadline_us,
+                            job.attempts,
+                            job.deaths,
+                            error_text(job)
+                        ])?;
+                    }
+                    Kind::Finish { stored } => {
+                        if stored {
+                            delete_job.execute([write.row])?;
+                        }
+                        insert_result_row(&mut insert_result, write)?;
+                    }
+                    Kind::Delete => {
+                        delete_job.execute([write.row])?;
+                    }
+                }
+            }
+        }
+        for key in &group.keys {
+            let known = &key.known;
+            self.db.prepare_cached(INSERT_KEY)?.execute(params![
+                known.row,
+                key.queue,
+                key.owner.0 as i64,
+                key.key.as_str(),
+                known.fingerprint.to_le_bytes(),
+                known.random.to_le_bytes(),
+                known.horizon_min,
+                known.expires_us
+            ])?;
+        }
+        if let Some(row) = group.forget_keys_to {
+            self.db.prepare_cached(DELETE_KEYS)?.execute([row])?;
+        }
+        Ok(match expire {
+            Some((before_ms, limit)) => self.db.prepare_cached(EXPIRE_RESULTS)?.execute(params![before_ms, limit])?,
+            None => 0,
+        })
+    }
+
+    /// Lets the database grow no further, as a full disk does.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.db.pragma_update(None, "max_page_count", pages).expect("a pragma");
+    }
+}
+
+impl Reader {
+    /// Opens `file`, which a [`Journal`] has created, for reading.
+    pub(crate) fn open(file: &Path) -> Result<Reader, JournalError> {
+        let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        db.pragma_update(None, "cache_size", -4 * 1024)?;
+        Ok(Reader { db })
+    }
+
+    /// A live or dead job's payload.
+    pub(crate) fn payload(&self, row: Row) -> Result<Option<Bytes>, JournalError> {
+        let mut statement = self.db.prepare_cached("SELECT payload FROM jobs WHERE row=?1")?;
+        Ok(statement.query_row([row], |row| row.get::<_, Vec<u8>>(0)).optional()?.map(Bytes::from))
+    }
+
+    /// An ended job.
+    pub(crate) fn result(&self, row: Row, ids: &IdIssuer) -> Result<Option<StoredResult>, JournalError> {
+        Ok(self.db.prepare_cached(GET_RESULT)?.query_row([row], |row| read_result(row, ids)).optional()?)
+    }
+
+    /// Up to `limit` ended jobs below `before`, newest first, without results.
+    pub(crate) fn results(&self, before: Row, limit: usize, ids: &IdIssuer) -> Result<Vec<StoredResult>, JournalError> {
+        let mut statement = self.db.prepare_cached(LIST_RESULTS)?;
+        let rows = statement.query_map(params![before.min(i64::MAX as u64), limit], |row| read_result(row, ids))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// What went wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// SQLite's own words.
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Ours.
+    #[error("{0}")]
+    Other(String),
+}
+
+fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, write: &Write) -> rusqlite::Result<()> {
+    let job = &write.job;
+    let (state, at_us) = stored_phase(&job.phase);
+    let payload = match &job.payload {
+        Payload::Memory(bytes) => &bytes[..],
+        Payload::Disk(_) => &[],
+    };
+    statement.execute(params![
+        write.row,
+        job.queue,
+        state,
+        at_us,
+        job.position,
+        job.queued_us,
+        job.deadline_us,
+        job.attempts,
+        job.deaths,
+        error_text(job),
+        job.random.to_le_bytes(),
+        job.horizon_min,
+        job.owner.0 as i64,
+        job.priority,
+        job.rows,
+        job.created_us,
+        job.result_ttl_ms,
+        retry_bytes(&job.retry),
+        job.trace.as_str(),
+        payload
+    ])?;
+    Ok(())
+}
+
+fn insert_result_row(statement: &mut rusqlite::CachedStatement<'_>, write: &Write) -> rusqlite::Result<()> {
+    let job = &write.job;
+    let Phase::Finished(finished) = &job.phase else { return Ok(()) };
+    statement.execute(params![
+        write.row,
+        job.queue,
+        state_number(finished.state),
+        job.random.to_le_bytes(),
+        job.horizon_min,
+        job.owner.0 as i64,
+        job.priority,
+        job.attempts,
+        job.created_us / 1_000,
+        finished.at_us / 1_000,
+        finished.at_us / 1_000 + job.result_ttl_ms,
+        error_text(job),
+        finished.result.as_deref()
+    ])?;
+    Ok(())
+}
+
+fn error_text(job: &Job) -> Option<String> {
+    // A code and a message always serialize.
+    job.error.as_ref().and_then(|error| serde_json::to_string(error).ok())
+}
+
+/// Phases as numbers. A lease is not stored: a process that dies lets its
+/// leased jobs go back to their old places.
+fn stored_phase(phase: &Phase) -> (u8, u64) {
+    match phase {
+        Phase::Queued | Phase::Leased { .. } | Phase::Finished(_) | Phase::Purged => (0, 0),
+        Phase::Scheduled { due_us } => (1, *due_us),
+        Phase::Failed { due_us } => (2, *due_us),
+        Phase::Dead { at_us } => (3, *at_us),
+    }
+}
+
+fn phase_of(state: u8, at_us: u64) -> Phase {
+    match state {
+        1 => Phase::Scheduled { due_us: at_us },
+        2 => Phase::Failed { due_us: at_us },
+        3 => Phase::Dead { at_us },
+        _ => Phase::Queued,
+    }
+}
+
+/// Terminal states as numbers.
+fn state_number(state: JobState) -> u8 {
+    match state {
+        JobState::Succeeded => 0,
+        JobState::Cancelled => 1,
+        JobState::Expired => 2,
+        JobState::Dead | JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed => 3,
+    }
+}
+
+fn state_of(number: u8) -> JobState {
+    match number {
+        0 => JobState::Succeeded,
+        1 => JobState::Cancelled,
+        2 => JobState::Expired,
+        _ => JobState::Dead,
+    }
+}
+
+fn retry_bytes(retry: &RetryPolicy) -> [u8; 12] {
+    let mut out = [0; 12];
+    out[0] = retry.max_retries;
+    out[1] = retry.jitter_pct;
+    out[2..4].copy_from_slice(&retry.factor_pct.to_le_bytes());
+    out[4..8].copy_from_slice(&retry.delay_ms.to_le_bytes());
+    out[8..].copy_from_slice(&retry.max_delay_ms.to_le_bytes());
+    out
+}
+
+fn retry_of([max_retries, jitter_pct, f0, f1, d0, d1, d2, d3, m0, m1, m2, m3]: [u8; 12]) -> RetryPolicy {
+    RetryPolicy {
+        max_retries,
+        jitter_pct,
+        factor_pct: u16::from_le_bytes([f0, f1]),
+        delay_ms: u32::from_le_bytes([d0, d1, d2, d3]),
+        max_delay_ms: u32::from_le_bytes([m0, m1, m2, m3]),
+    }
+}
+
+fn read_error(row: &SqlRow<'_>, at: usize) -> rusqlite::Result<Option<nobat_core::job::JobError>> {
+    Ok(row.get::<_, Option<String>>(at)?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
+    Ok(Job {
+        queue: row.get(1)?,
+        phase: phase_of(row.get(2)?, row.get(3)?),
+        position: row.get(4)?,
+        queued_us: row.get(5)?,
+        deadline_us: row.get(6)?,
+        attempts: row.get(7)?,
+        deaths: row.get(8)?,
+        error: read_error(row, 9)?.map(Box::new),
+        random: u128::from_le_bytes(row.get(10)?),
+        horizon_min: row.get(11)?,
+        owner: OwnerId(row.get::<_, i64>(12)? as u64),
+        priority: row.get(13)?,
+        rows: row.get(14)?,
+        created_us: row.get(15)?,
+        result_ttl_ms: row.get(16)?,
+        retry: retry_of(row.get(17)?),
+        trace: SmolStr::from(row.get::<_, String>(18)?),
+        payload: Payload::Disk(row.get(19)?),
+        stored: Stored::Yes,
+        dirty: Dirty::No,
+    })
+}
+
+fn read_result(row: &SqlRow<'_>, ids: &IdIssuer) -> rusqlite::Result<StoredResult> {
+    let number: Row = row.get(0)?;
+    let random = u128::from_le_bytes(row.get(3)?);
+    let owner = OwnerId(row.get::<_, i64>(5)? as u64);
+    let id: JobId = ids.issue(random, row.get(4)?, number, owner);
+    let result: Option<Vec<u8>> = row.get(12)?;
+    let finished = Finished { state: state_of(row.get(2)?), at_us: row.get::<_, u64>(9)? * 1_000, result: result.map(Bytes::from) };
+    Ok(StoredResult {
+        row: number,
+        queue: row.get(1)?,
+        random,
+        expires_ms: row.get(10)?,
+        view: JobView {
+            id,
+            model: SmolStr::default(),
+            owner,
+            state: finished.state,
+            priority: row.get(6)?,
+            attempts: row.get(7)?,
+            created_at_ms: row.get(8)?,
+            finished_at_ms: Some(finished.at_us / 1_000),
+            error: read_error(row, 11)?,
+            result: finished.result.and_then(JobResult::decode),
+        },
+    })
+}

@@ -1,0 +1,205 @@
+//! What people do to queues: cancel, redrive, purge, pause, count, look.
+
+use nobat_core::job::{JobError, JobState, JobView};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+
+use super::Machine;
+use super::job::{Job, Payload, Phase, QueueNo, Row};
+use crate::queue::{Counts, SWEEP_LIMIT};
+
+impl Machine {
+    /// Cancels a job that is not terminal.
+    ///
+    /// # Errors
+    /// `job_not_found` (the journal may still know it), `job_already_finished`.
+    pub(crate) fn cancel(&mut self, now_us: u64, id: JobId) -> Result<()> {
+        let Some(job) = self.find(id) else {
+            return Err(not_found(id));
+        };
+        let state = job.state();
+        if state.is_terminal() {
+            return Err(already_finished(id, state));
+        }
+        let error = JobError { code: ErrorCode::JobCancelled, message: "the job was cancelled".into() };
+        self.finish(now_us, id.locator, JobState::Cancelled, None, Some(error));
+        Ok(())
+    }
+
+    /// Cancels a job whose caller has left, if no consumer holds it.
+    pub(crate) fn abandon(&mut self, now_us: u64, id: JobId) {
+        let waits = |job: &Job| matches!(job.phase, Phase::Queued | Phase::Scheduled { .. } | Phase::Failed { .. });
+        if self.find(id).is_some_and(waits) {
+            let error = JobError { code: ErrorCode::JobCancelled, message: "the caller left before the job ran".into() };
+            self.finish(now_us, id.locator, JobState::Cancelled, None, Some(error));
+        }
+    }
+
+    /// Makes a job a dead letter, and keeps their number under the cap.
+    pub(super) fn bury(&mut self, now_us: u64, row: Row, error: JobError) {
+        let Some(job) = self.jobs.get_mut(&row) else { return };
+        self.index.leave(row, job);
+        job.error = Some(Box::new(error));
+        job.phase = Phase::Dead { at_us: now_us };
+        self.index.enter(row, job);
+        let queue = &mut self.index.queues[job.queue as usize];
+        queue.finished += 1;
+        queue.drain.count(now_us);
+        let over = queue.dead.len().saturating_sub(self.settings.max_dead as usize);
+        let oldest: Vec<Row> = queue.dead.iter().take(over).map(|&(_, row)| row).collect();
+        self.lag.mark_queue(job.queue);
+        self.mark(row);
+        for row in oldest {
+            self.purge_row(row);
+        }
+    }
+
+    fn purge_row(&mut self, row: Row) {
+        let Some(job) = self.jobs.get_mut(&row) else { return };
+        self.index.leave(row, job);
+        self.resident_bytes -= job.payload.resident();
+        job.payload = Payload::Disk(0);
+        job.phase = Phase::Purged;
+        self.mark(row);
+    }
+
+    /// Forgets dead letters past their ttl, bounded.
+    pub(super) fn sweep_dead(&mut self, now_us: u64) {
+        for _ in 0..SWEEP_LIMIT {
+            match self.index.dead.first() {
+                Some(&(_, row)) if self.next_dead_end().is_some_and(|at| at <= now_us) => self.purge_row(row),
+                _ => break,
+            }
+        }
+    }
+
+    /// When the oldest dead letter's ttl ends.
+    pub(super) fn next_dead_end(&self) -> Option<u64> {
+        self.index.dead.first().map(|&(at_us, _)| at_us + u64::from(self.settings.dead_ttl_s) * 1_000_000)
+    }
+
+    /// Dead letters among `ids`, or up to `limit` of the oldest when none are named.
+    fn dead_letters(&self, queue: QueueNo, ids: &[JobId], limit: usize) -> Vec<Row> {
+        if ids.is_empty() {
+            return self.index.queues[queue as usize].dead.iter().take(limit).map(|&(_, row)| row).collect();
+        }
+        let is_dead = |job: &Job| job.queue == queue && matches!(job.phase, Phase::Dead { .. });
+        ids.iter().filter(|&&id| self.find(id).is_some_and(is_dead)).map(|id| id.locator).collect()
+    }
+
+    /// Sends dead letters back to the queue, their attempts forgotten and
+    /// without a deadline (it has passed, or soon will); how many.
+    pub(crate) fn redrive(&mut self, now_us: u64, queue: QueueNo, ids: &[JobId], limit: usize) -> u64 {
+        let rows = self.dead_letters(queue, ids, limit);
+        let mut sent = 0;
+        for row in rows {
+            let position = self.next_position(now_us, row);
+            let Some(job) = self.jobs.get_mut(&row) else { continue };
+            if !matches!(job.phase, Phase::Dead { .. }) {
+                continue;
+            }
+            self.index.leave(row, job);
+            job.phase = Phase::Queued;
+            (job.attempts, job.deaths, job.error, job.deadline_us) = (0, 0, None, None);
+            (job.queued_us, job.position) = (now_us, position);
+            self.index.enter(row, job);
+            self.mark(row);
+            sent += 1;
+        }
+        self.wake(queue);
+        sent
+    }
+
+    /// Deletes dead letters for good; how many.
+    pub(crate) fn purge(&mut self, queue: QueueNo, ids: &[JobId], limit: usize) -> u64 {
+        let rows = self.dead_letters(queue, ids, limit);
+        rows.iter().for_each(|&row| self.purge_row(row));
+        rows.len() as u64
+    }
+
+    /// Stops or resumes leasing.
+    pub(crate) fn set_paused(&mut self, queue: QueueNo, paused: bool) {
+        self.index.queues[queue as usize].paused = paused;
+        self.lag.mark_queue_now(queue);
+        self.wake(queue);
+    }
+
+    /// A queue's contents.
+    pub(crate) fn counts(&self, now_us: u64, queue: QueueNo) -> Counts {
+        let state = &self.index.queues[queue as usize];
+        let oldest_us = state.ready.heads().filter_map(|row| self.jobs.get(&row)).map(|job| job.queued_us).min();
+        Counts {
+            queued: state.ready.len() as u64,
+            scheduled: state.scheduled,
+            leased: state.leased,
+            dead: state.dead.len() as u64,
+            queued_bytes: state.waiting_bytes,
+            oldest_ms: oldest_us.map_or(0, |at| now_us.saturating_sub(at) / 1_000),
+            paused: state.paused,
+            enqueued_total: state.enqueued,
+            finished_total: state.finished,
+        }
+    }
+
+    /// How a reader sees the live or dead job `id`; `None` when it is neither,
+    /// or purged.
+    pub(crate) fn view(&self, id: JobId) -> Option<JobView> {
+        let job = self.find(id).filter(|job| !matches!(job.phase, Phase::Purged))?;
+        Some(self.view_of(id.locator, job))
+    }
+
+    /// Whether `id` has ended but its end is not in the journal yet.
+    pub(crate) fn is_settling(&self, id: JobId) -> bool {
+        self.find(id).is_some_and(Job::is_settling)
+    }
+
+    /// Up to `limit` live and dead jobs below `before` that `wanted` takes,
+    /// newest first, after looking at no more than `look`; with the row looked at last.
+    pub(crate) fn list(&self, before: Row, limit: usize, look: usize, wanted: impl Fn(&JobView) -> bool) -> (Vec<JobView>, Option<Row>) {
+        let (mut jobs, mut last) = (Vec::new(), None);
+        for (&row, job) in self.jobs.range(..before).rev().take(look) {
+            last = Some(row);
+            if job.is_settling() {
+                continue;
+            }
+            let view = self.view_of(row, job);
+            if wanted(&view) {
+                jobs.push(view);
+                if jobs.len() == limit {
+                    break;
+                }
+            }
+        }
+        (jobs, last)
+    }
+
+    pub(super) fn view_of(&self, row: Row, job: &Job) -> JobView {
+        let (finished_at_us, result) = match &job.phase {
+            Phase::Finished(finished) => (Some(finished.at_us), finished.result.clone()),
+            Phase::Dead { at_us } => (Some(*at_us), None),
+            _ => (None, None),
+        };
+        JobView {
+            id: job.id(row, &self.ids),
+            model: self.model(job.queue),
+            owner: job.owner,
+            state: job.state(),
+            priority: job.priority,
+            attempts: job.attempts,
+            created_at_ms: job.created_us / 1_000,
+            finished_at_ms: finished_at_us.map(|at| at / 1_000),
+            error: job.error.as_deref().cloned(),
+            result: result.and_then(nobat_core::job::JobResult::decode),
+        }
+    }
+}
+
+/// A cancel came too late.
+pub(crate) fn already_finished(id: JobId, state: JobState) -> Error {
+    let message = format!("job `{id}` is {} and cannot be cancelled", state.as_str());
+    Error::new(ErrorCode::JobAlreadyFinished, message).for_job(id)
+}
+
+/// Nobody knows this job.
+pub(crate) fn not_found(id: JobId) -> Error {
+    Error::new(ErrorCode::JobNotFound, format!("there is no job `{id}`")).for_job(id)
+}

@@ -1,0 +1,342 @@
+//! The running queue as a state machine: which job stands where, in memory.
+//!
+//! Owns every transition of a job and every order among jobs. It is pure: it
+//! reads no clock, no file and no socket; callers pass `now_us` and random bits,
+//! and get decisions back. What must become durable is handed out in groups
+//! ([`Machine::take_group`]), what must be woken in [`Machine::take_wakes`].
+//!
+//! Invariants:
+//! - A job is in exactly one place: its queue's ready order, the schedule, a
+//!   lease, the dead letters, or on its way out (finished, purged).
+//! - A transition only ever follows from the job's present phase; settle and
+//!   renew need the token of the present lease.
+//! - Nothing here costs more with a longer backlog than a tree's depth, and one
+//!   call sweeps at most [`SWEEP_LIMIT`] jobs of each kind.
+
+mod admin;
+mod group;
+mod idempotency;
+mod index;
+mod job;
+mod lease;
+mod ready;
+mod sleepers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nobat_core::job::{JobError, JobState, NewJob};
+use nobat_core::score::Aging;
+use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
+use smol_str::SmolStr;
+
+use self::idempotency::{Keys, Scope};
+use self::index::Index;
+use crate::queue::{QueueSettings, SWEEP_LIMIT};
+
+pub(crate) use self::admin::{already_finished, not_found};
+pub(crate) use self::group::{Group, KeyRecord, Kind, QueueRecord, Write};
+pub(crate) use self::idempotency::Known;
+pub(crate) use self::job::{Dirty, Finished, Job, Payload, Phase, QueueNo, Row, Stored};
+pub(crate) use self::sleepers::ConsumerNo;
+
+/// How soon an enqueued job must be in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Commit {
+    /// Someone waits for the commit.
+    Now,
+    /// Nobody is answered before the job is settled: its insert may wait this
+    /// long for the settlement to join it, in microseconds.
+    Within(u64),
+}
+
+/// An enqueued job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Enqueued {
+    pub(crate) id: JobId,
+    /// An idempotency key found it already there.
+    pub(crate) duplicate: bool,
+}
+
+/// All queues of one process.
+pub(crate) struct Machine {
+    settings: QueueSettings,
+    aging: Aging,
+    ids: IdIssuer,
+    jobs: BTreeMap<Row, Box<Job>>,
+    index: Index,
+    names: HashMap<SmolStr, QueueNo>,
+    keys: Keys,
+    lag: group::Lag,
+    wakes: Vec<ConsumerNo>,
+    next_row: Row,
+    next_token: u64,
+    last_position: i64,
+    next_consumer: ConsumerNo,
+    resident_bytes: u64,
+    resident_limit: u64,
+}
+
+impl Machine {
+    /// An empty machine. `now_us` makes lease tokens differ from those of an
+    /// earlier run; `resident_limit` is how many payload bytes stay in memory.
+    pub(crate) fn new(settings: QueueSettings, ids: IdIssuer, now_us: u64, resident_limit: u64) -> Machine {
+        let aging = settings.aging();
+        Machine {
+            settings,
+            aging,
+            ids,
+            jobs: BTreeMap::new(),
+            index: Index::default(),
+            names: HashMap::new(),
+            keys: Keys::default(),
+            lag: group::Lag::default(),
+            wakes: Vec::new(),
+            next_row: 1,
+            next_token: now_us,
+            last_position: 0,
+            next_consumer: 0,
+            resident_bytes: 0,
+            resident_limit,
+        }
+    }
+
+    /// Restores a queue as the journal has it; in the order of `record.queue`.
+    pub(crate) fn restore_queue(&mut self, record: QueueRecord) {
+        self.names.insert(record.model.clone(), record.queue);
+        self.index.add_queue(record.model, record.paused, record.enqueued, record.finished);
+    }
+
+    /// Restores a job as the journal has it.
+    pub(crate) fn restore_job(&mut self, row: Row, mut job: Job) {
+        match self.aging {
+            Aging::Strict => job.position = row as i64,
+            Aging::Step(_) => self.last_position = self.last_position.max(job.position),
+        }
+        self.restore_row(row);
+        self.resident_bytes += job.payload.resident();
+        self.index.enter(row, &job);
+        self.jobs.insert(row, Box::new(job));
+    }
+
+    /// Restores an idempotency key as the journal has it; in row order.
+    pub(crate) fn restore_key(&mut self, record: KeyRecord) {
+        self.restore_row(record.known.row);
+        self.keys.insert(Scope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
+    }
+
+    /// New rows come after `row`.
+    pub(crate) fn restore_row(&mut self, row: Row) {
+        self.next_row = self.next_row.max(row + 1);
+    }
+
+    /// The number of `model`'s queue, which is created when it is new.
+    pub(crate) fn queue(&mut self, model: &str) -> QueueNo {
+        if let Some(&queue) = self.names.get(model) {
+            return queue;
+        }
+        let queue = self.index.add_queue(model.into(), false, 0, 0);
+        self.names.insert(model.into(), queue);
+        self.lag.mark_queue(queue);
+        queue
+    }
+
+    /// The number of `model`'s queue, if anybody has used it.
+    pub(crate) fn find_queue(&self, model: &str) -> Option<QueueNo> {
+        self.names.get(model).copied()
+    }
+
+    /// The model of a queue.
+    pub(crate) fn model(&self, queue: QueueNo) -> SmolStr {
+        self.index.queues[queue as usize].model.clone()
+    }
+
+    /// Accepts a job. `random` is 128 fresh random bits.
+    ///
+    /// # Errors
+    /// `queue_full`, `idempotency_mismatch`.
+    pub(crate) fn enqueue(&mut self, now_us: u64, new: NewJob, random: u128, commit: Commit) -> Result<Enqueued> {
+        let queue = self.queue(&new.model);
+        let options = new.options;
+        let scope = options.idempotency.as_ref().map(|idempotency| Scope { owner: new.owner, queue, key: idempotency.key.clone() });
+        if let (Some(scope), Some(idempotency)) = (&scope, &options.idempotency)
+            && let Some(known) = self.keys.find(scope, now_us)
+        {
+            let id = self.ids.issue(known.random, known.horizon_min, known.row, new.owner);
+            if known.fingerprint != idempotency.fingerprint {
+                return Err(Error::new(
+                    ErrorCode::IdempotencyMismatch,
+                    format!("idempotency key `{}` was used with another request; use a new key", idempotency.key),
+                )
+                .for_job(id));
+            }
+            return Ok(Enqueued { id, duplicate: true });
+        }
+        self.check_room(now_us, queue, new.payload.len() as u64)?;
+
+        let row = self.next_row;
+        self.next_row += 1;
+        let due_us = options.delay.filter(|delay| !delay.is_zero()).map(|delay| now_us + micros(delay));
+        let lives_us = micros(options.result_ttl) + options.delay.map_or(0, micros) + u64::from(self.settings.tombstone_s) * 1_000_000;
+        let job = Job {
+            random,
+            owner: new.owner,
+            horizon_min: ((now_us + lives_us) / 60_000_000 + 1) as u32,
+            queue,
+            priority: options.priority,
+            retry: options.retry,
+            rows: new.rows,
+            position: self.next_position(now_us, row),
+            created_us: now_us,
+            queued_us: now_us,
+            deadline_us: options.deadline.map(|deadline| now_us + micros(deadline)),
+            result_ttl_ms: options.result_ttl.as_millis() as u64,
+            attempts: 0,
+            deaths: 0,
+            trace: new.trace,
+            payload: Payload::Memory(new.payload),
+            error: None,
+            phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
+            stored: Stored::No,
+            dirty: Dirty::No,
+        };
+        let id = job.id(row, &self.ids);
+        if let (Some(scope), Some(idempotency)) = (scope, options.idempotency) {
+            let expires_us = now_us + u64::from(self.settings.idempotency_ttl_s) * 1_000_000;
+            let known = Known { row, random, horizon_min: job.horizon_min, fingerprint: idempotency.fingerprint, expires_us };
+            self.keys.insert(scope, known);
+        }
+        self.resident_bytes += job.payload.resident();
+        self.index.enter(row, &job);
+        self.index.queues[queue as usize].enqueued += 1;
+        self.jobs.insert(row, Box::new(job));
+        self.lag.mark_queue(queue);
+        match commit {
+            Commit::Now => self.mark(row),
+            Commit::Within(us) => self.defer(row, now_us + us),
+        }
+        self.wake(queue);
+        Ok(Enqueued { id, duplicate: false })
+    }
+
+    fn check_room(&self, now_us: u64, queue: QueueNo, bytes: u64) -> Result<()> {
+        let state = &self.index.queues[queue as usize];
+        let (jobs, held) = (state.waiting(), state.waiting_bytes);
+        let (max_jobs, max_bytes) = (self.settings.max_jobs, self.settings.max_bytes);
+        let message = if max_jobs > 0 && jobs >= max_jobs {
+            format!("the queue of model `{}` holds {jobs} jobs, its limit; try again later", state.model)
+        } else if max_bytes > 0 && held + bytes > max_bytes {
+            format!("the queue of model `{}` holds {held} of {max_bytes} bytes, {bytes} more do not fit; try again later", state.model)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorCode::QueueFull, message).retry_after(state.drain.time_for(now_us, jobs / 20 + 1)))
+    }
+
+    /// A place behind every job that is there: time under aging (made unique),
+    /// the row under strict priority.
+    fn next_position(&mut self, now_us: u64, row: Row) -> i64 {
+        match self.aging {
+            Aging::Strict => row as i64,
+            Aging::Step(_) => {
+                self.last_position = (self.last_position + 1).max(now_us as i64);
+                self.last_position
+            }
+        }
+    }
+
+    /// Lets time pass: what is due becomes ready, what is late expires, what was
+    /// leased too long goes back. Bounded; call again while [`Machine::next_event`]
+    /// is past.
+    pub(crate) fn advance(&mut self, now_us: u64) {
+        for _ in 0..SWEEP_LIMIT {
+            match self.index.deadlines.first() {
+                Some(&(at, row)) if at <= now_us => self.expire(now_us, row),
+                _ => break,
+            }
+        }
+        for _ in 0..SWEEP_LIMIT {
+            match self.index.scheduled.first() {
+                Some(&(at, row)) if at <= now_us => self.promote(at, row),
+                _ => break,
+            }
+        }
+        self.reap(now_us);
+        self.sweep_dead(now_us);
+        if let Some(row) = self.keys.expire(now_us, SWEEP_LIMIT) {
+            self.lag.forget_keys(row);
+        }
+    }
+
+    /// When [`Machine::advance`] or [`Machine::take_group`] has something to do next.
+    pub(crate) fn next_event(&self) -> Option<u64> {
+        let firsts = [self.index.deadlines.first(), self.index.scheduled.first()];
+        let firsts = firsts.into_iter().filter_map(|first| first.map(|&(at, _)| at));
+        let rest = [self.index.next_lease_end(), self.lag.next_flush(), self.next_dead_end(), self.keys.next_expiry()];
+        firsts.chain(rest.into_iter().flatten()).min()
+    }
+
+    /// A scheduled or failed job is due: it joins the ready order as of `due_us`.
+    fn promote(&mut self, due_us: u64, row: Row) {
+        let Some(job) = self.jobs.get_mut(&row) else { return };
+        self.index.leave(row, job);
+        job.phase = Phase::Queued;
+        job.queued_us = due_us;
+        job.position = match self.aging {
+            Aging::Strict => row as i64,
+            Aging::Step(_) => due_us as i64,
+        };
+        let queue = job.queue;
+        self.index.enter(row, job);
+        self.wake(queue);
+    }
+
+    /// A job's deadline passed while it waited.
+    fn expire(&mut self, now_us: u64, row: Row) {
+        let last = self.jobs.get_mut(&row).and_then(|job| job.error.take());
+        let last = last.map_or(String::new(), |last| format!("; its last attempt failed: {}", last.message));
+        let message = format!("the deadline passed before the job finished{last}");
+        self.finish(now_us, row, JobState::Expired, None, Some(JobError { code: ErrorCode::DeadlineExceeded, message }));
+    }
+
+    /// Ends a job for good; readers see it with the commit that holds it.
+    fn finish(&mut self, now_us: u64, row: Row, state: JobState, result: Option<Bytes>, error: Option<JobError>) {
+        let Some(job) = self.jobs.get_mut(&row) else { return };
+        self.index.leave(row, job);
+        self.resident_bytes -= job.payload.resident();
+        job.payload = Payload::Disk(0);
+        job.error = error.map(Box::new);
+        job.phase = Phase::Finished(Box::new(Finished { state, at_us: now_us, result }));
+        let queue = &mut self.index.queues[job.queue as usize];
+        queue.finished += 1;
+        queue.drain.count(now_us);
+        self.lag.mark_queue(job.queue);
+        self.mark(row);
+    }
+
+    /// Wakes consumers of `queue` for what nobody was woken for yet.
+    fn wake(&mut self, queue: QueueNo) {
+        let queue = &mut self.index.queues[queue as usize];
+        if !queue.paused {
+            while let Some(consumer) = queue.sleepers.wake(queue.ready.len()) {
+                self.wakes.push(consumer);
+            }
+        }
+    }
+
+    /// The consumers to wake for what has happened since the last call.
+    pub(crate) fn take_wakes(&mut self) -> Vec<ConsumerNo> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// The live or dead job of `id`, if it is one.
+    fn find(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id.locator).map(|job| &**job).filter(|job| job.random == id.random)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    // A century is as good as for ever, and sums of it cannot overflow.
+    (duration.as_micros() as u64).min(100 * 365 * 86_400 * 1_000_000)
+}

@@ -1,0 +1,118 @@
+//! Looking at jobs: one by id, or pages of them. Live jobs are in memory,
+//! ended ones in the journal; a reader never sees an end that a crash could
+//! take back.
+
+use std::sync::Arc;
+
+use nobat_core::job::{JobState, JobView};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+
+use super::journal::{JournalError, Reader, StoredResult};
+use super::lane::committed;
+use super::machine::Row;
+use super::shared::Shared;
+use crate::queue::{ListFilter, Page};
+
+/// Most records one page looks at, whatever it finds.
+const LOOK: usize = 1_000;
+
+enum Found {
+    View(Box<JobView>),
+    Settling(tokio::sync::oneshot::Receiver<Result<()>>),
+    Journal,
+}
+
+/// Reads a job; `None` when there is no record of it.
+pub(super) async fn get(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobView>> {
+    loop {
+        let found = shared.act(|state, now_us| {
+            if let Some(view) = state.recent.get(id, now_us / 1_000) {
+                return Found::View(Box::new(view.clone()));
+            }
+            if state.machine.is_settling(id) {
+                return Found::Settling(state.ack());
+            }
+            state.machine.view(id).map_or(Found::Journal, |view| Found::View(Box::new(view)))
+        });
+        match found {
+            Found::View(view) => return Ok(Some(*view)),
+            Found::Settling(ack) => committed(ack).await?,
+            Found::Journal => return stored(shared, id).await,
+        }
+    }
+}
+
+async fn stored(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobView>> {
+    let ids = shared.ids;
+    let found = blocking(shared, move |reader| reader.result(id.locator, &ids)).await?;
+    let now_ms = shared.clock.now_us() / 1_000;
+    let found = found.filter(|found| found.random == id.random && found.expires_ms > now_ms);
+    Ok(found.map(|found| named(shared, found)))
+}
+
+/// Ended or not: whether a job in this state can be in memory, in the journal's results.
+fn places(state: Option<JobState>) -> (bool, bool) {
+    match state {
+        None => (true, true),
+        Some(JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed | JobState::Dead) => (true, false),
+        Some(JobState::Succeeded | JobState::Cancelled | JobState::Expired) => (false, true),
+    }
+}
+
+/// Lists jobs, newest first; the cursor is the row to go on below.
+pub(super) async fn list(shared: &Arc<Shared>, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
+    let before = match cursor {
+        None => Row::MAX,
+        Some(text) => text.parse().map_err(|_| {
+            Error::new(ErrorCode::InvalidParameter, format!("cursor `{text}` is not one that a list gave; start without a cursor"))
+        })?,
+    };
+    let limit = limit.clamp(1, LOOK);
+    let wanted = |view: &JobView| {
+        filter.model.as_ref().is_none_or(|model| *model == view.model)
+            && filter.state.is_none_or(|state| state == view.state)
+            && filter.owner.is_none_or(|owner| owner == view.owner)
+    };
+    let (in_memory, in_journal) = places(filter.state);
+    let ids = shared.ids;
+    // The journal first: a job that ends meanwhile is seen as it was in memory,
+    // or not at all, but never twice.
+    let stored = match in_journal {
+        true => blocking(shared, move |reader| reader.results(before, LOOK, &ids)).await?,
+        false => Vec::new(),
+    };
+    let (live, live_end) = match in_memory {
+        true => shared.act(|state, _| state.machine.list(before, limit, LOOK, wanted)),
+        false => (Vec::new(), None),
+    };
+    // Below the end of a source that was cut off, only that source knows less.
+    let stored_end = (stored.len() == LOOK).then(|| stored.last().map(|found| found.row)).flatten();
+    let end = stored_end.into_iter().chain(live_end).max();
+    let now_ms = shared.clock.now_us() / 1_000;
+    let stored = stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(shared, found)).filter(wanted);
+    let mut jobs: Vec<_> = live.into_iter().chain(stored).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
+    jobs.sort_by_key(|view| std::cmp::Reverse(view.id.locator));
+    jobs.dedup_by_key(|view| view.id.locator);
+    let full = jobs.len() > limit;
+    jobs.truncate(limit);
+    let next = match jobs.last() {
+        Some(last) if full => Some(last.id.locator),
+        _ => end,
+    };
+    Ok(Page { jobs, cursor: next.map(|row| row.to_string()) })
+}
+
+/// Reads the journal off this thread: a page may have to come from disk.
+async fn blocking<R: Send + 'static>(
+    shared: &Arc<Shared>,
+    op: impl FnOnce(&Reader) -> Result<R, JournalError> + Send + 'static,
+) -> Result<R> {
+    let shared = Arc::clone(shared);
+    let read = tokio::task::spawn_blocking(move || shared.read(op)).await;
+    read.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, format!("reading the journal panicked: {e}"))))
+}
+
+fn named(shared: &Shared, mut found: StoredResult) -> JobView {
+    found.view.model = shared.state.lock().machine.model(found.queue);
+    found.view
+}

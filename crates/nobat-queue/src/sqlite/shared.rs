@@ -1,0 +1,237 @@
+//! What the threads of one process share: the machine under its lock, who
+//! waits for what, and the way to the writer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nobat_core::job::{JobView, NewJob};
+use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
+
+use super::clock::Clock;
+use super::folder::{Folder, unavailable};
+use super::journal::{JournalError, Reader};
+use super::machine::{Commit, ConsumerNo, Enqueued, Machine, Row};
+use super::recent::Recent;
+use super::registry::Registry;
+use crate::queue::QueueSettings;
+
+/// Keeps the writer thread alive for as long as anybody uses the queue.
+pub(super) struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shared.state.lock().stop = true;
+        self.shared.work.notify_one();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            log::error!("the queue's writer thread panicked");
+        }
+    }
+}
+
+/// One embedded queue.
+pub(super) struct Shared {
+    pub(super) folder: Folder,
+    pub(super) settings: QueueSettings,
+    pub(super) ids: IdIssuer,
+    pub(super) clock: Clock,
+    /// A plain mutex, never held over an await, a file access or a commit:
+    /// every section is a few microseconds of tree work. Held while the clock is
+    /// read, so that time never goes back between two transitions.
+    pub(super) state: Mutex<State>,
+    /// Wakes the writer.
+    pub(super) work: Condvar,
+    pub(super) registry: Registry,
+    readers: Mutex<Vec<Reader>>,
+}
+
+/// What the lock guards.
+pub(super) struct State {
+    pub(super) machine: Machine,
+    pub(super) waiters: HashMap<Row, Vec<oneshot::Sender<Result<JobView>>>>,
+    pub(super) acks: Acks,
+    pub(super) bells: HashMap<ConsumerNo, Arc<Notify>>,
+    pub(super) recent: Recent,
+    pub(super) writer: WriterState,
+    /// Why the journal cannot be written at present.
+    pub(super) down: Option<Error>,
+    pub(super) stop: bool,
+    entropy: Entropy,
+}
+
+/// What the writer thread is doing.
+pub(super) enum WriterState {
+    /// Committing, or about to look for work.
+    Busy,
+    /// Asleep until there is work, or until this time.
+    Asleep { until_us: u64 },
+}
+
+impl State {
+    pub(super) fn new(machine: Machine) -> State {
+        State {
+            machine,
+            waiters: HashMap::new(),
+            acks: Acks::default(),
+            bells: HashMap::new(),
+            recent: Recent::default(),
+            writer: WriterState::Busy,
+            down: None,
+            stop: false,
+            entropy: Entropy::new(),
+        }
+    }
+
+    /// Accepts a job, unless the journal is down or closed.
+    pub(super) fn enqueue(&mut self, now_us: u64, job: NewJob, commit: Commit) -> Result<Enqueued> {
+        if let Some(down) = &self.down {
+            return Err(down.clone());
+        }
+        let random = self.entropy.next_u128()?;
+        self.machine.enqueue(now_us, job, random, commit)
+    }
+
+    /// Waits for the commit of everything done so far.
+    pub(super) fn ack(&mut self) -> oneshot::Receiver<Result<()>> {
+        let mark = self.machine.last_mark();
+        self.acks.wait_for(mark)
+    }
+
+    /// Waits for a job's end.
+    pub(super) fn wait_for(&mut self, id: JobId) -> oneshot::Receiver<Result<JobView>> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters.entry(id.locator).or_default().push(sender);
+        receiver
+    }
+
+    /// Forgets waiters of `row` that have left.
+    pub(super) fn drop_waiters(&mut self, row: Row) {
+        if let Some(waiters) = self.waiters.get_mut(&row) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                self.waiters.remove(&row);
+            }
+        }
+    }
+
+    /// The bells of the consumers to wake.
+    pub(super) fn take_bells(&mut self) -> Vec<Arc<Notify>> {
+        let wakes = self.machine.take_wakes();
+        wakes.iter().filter_map(|consumer| self.bells.get(consumer).cloned()).collect()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(folder: Folder, settings: QueueSettings, ids: IdIssuer, clock: Clock, machine: Machine) -> Shared {
+        Shared {
+            folder,
+            settings,
+            ids,
+            clock,
+            state: Mutex::new(State::new(machine)),
+            work: Condvar::new(),
+            registry: Registry::new(),
+            readers: Mutex::default(),
+        }
+    }
+
+    /// Does one thing to the machine, then wakes whom it concerns.
+    pub(super) fn act<R>(&self, op: impl FnOnce(&mut State, u64) -> R) -> R {
+        let mut state = self.state.lock();
+        let now_us = self.clock.now_us();
+        state.machine.advance(now_us);
+        let out = op(&mut state, now_us);
+        let bells = state.take_bells();
+        let rouse = match state.writer {
+            WriterState::Busy => false,
+            WriterState::Asleep { until_us } => {
+                (state.machine.has_marks() && state.down.is_none()) || state.machine.next_event().is_some_and(|at| at < until_us)
+            }
+        };
+        if rouse {
+            state.writer = WriterState::Busy;
+        }
+        drop(state);
+        bells.iter().for_each(|bell| bell.notify_one());
+        if rouse {
+            self.work.notify_one();
+        }
+        out
+    }
+
+    /// Reads the journal on this thread, with a connection of the pool.
+    pub(super) fn read<R>(&self, op: impl FnOnce(&Reader) -> Result<R, JournalError>) -> Result<R> {
+        let failed = |e: JournalError| unavailable(self.folder.path(), &format!("cannot be read: {e}"));
+        let pooled = self.readers.lock().pop();
+        let reader = match pooled {
+            Some(reader) => reader,
+            None => Reader::open(&self.folder.journal()).map_err(failed)?,
+        };
+        let out = op(&reader).map_err(failed);
+        self.readers.lock().push(reader);
+        out
+    }
+}
+
+/// Callers that wait for a commit, in the order of what they wait for.
+#[derive(Default)]
+pub(super) struct Acks {
+    waiting: VecDeque<(u64, oneshot::Sender<Result<()>>)>,
+    committed: u64,
+}
+
+impl Acks {
+    fn wait_for(&mut self, mark: u64) -> oneshot::Receiver<Result<()>> {
+        let (sender, receiver) = oneshot::channel();
+        if mark <= self.committed {
+            // The receiver is at hand, so this cannot fail.
+            let _ = sender.send(Ok(()));
+        } else {
+            self.waiting.push_back((mark, sender));
+        }
+        receiver
+    }
+
+    /// Those who wait for marks up to `upto`; `durable` when these are committed.
+    pub(super) fn take(&mut self, upto: u64, durable: bool) -> Vec<oneshot::Sender<Result<()>>> {
+        if durable {
+            self.committed = upto;
+        }
+        let count = self.waiting.iter().take_while(|(mark, _)| *mark <= upto).count();
+        self.waiting.drain(..count).map(|(_, sender)| sender).collect()
+    }
+}
+
+/// Random bits for ids, drawn from the system a page at a time: a call per id
+/// costs as much as the rest of an enqueue.
+struct Entropy {
+    pool: [u8; 4096],
+    used: usize,
+}
+
+impl Entropy {
+    fn new() -> Entropy {
+        Entropy { pool: [0; 4096], used: 4096 }
+    }
+
+    fn next_u128(&mut self) -> Result<u128> {
+        if self.used == self.pool.len() {
+            let failed = |e| Error::new(ErrorCode::Internal, format!("the system gives no random bits: {e}"));
+            getrandom::fill(&mut self.pool).map_err(failed)?;
+            self.used = 0;
+        }
+        let mut bits = [0; 16];
+        bits.copy_from_slice(&self.pool[self.used..self.used + 16]);
+        // Bits that went into an id are not kept.
+        self.pool[self.used..self.used + 16].fill(0);
+        self.used += 16;
+        Ok(u128::from_le_bytes(bits))
+    }
+}

@@ -1,0 +1,160 @@
+//! The writer thread: the only one that commits.
+//!
+//! While one group is being committed, whatever changes goes into the next:
+//! under load a transaction carries hundreds of jobs, alone it carries one. The
+//! thread also is the queue's alarm clock: it lets deadlines pass, leases
+//! expire and due jobs wake their consumers when nobody else calls.
+//!
+//! A commit that fails (a full or read-only disk) refuses what it would have
+//! accepted, keeps everything else for the next attempt, and closes the door
+//! for new jobs until one succeeds. The process lives on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::folder::unavailable;
+use super::journal::Journal;
+use super::machine::Group;
+use super::shared::{Shared, WriterState};
+
+/// Most expired results deleted with one group.
+const EXPIRE_LIMIT: usize = 1_000;
+/// How long an expired result may stay on disk (readers do not see it).
+const EXPIRE_EVERY_US: u64 = 1_000_000;
+/// How long after a failed commit the next one is tried.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    journal: Journal,
+    /// When results are to be deleted next; `None` while there are none.
+    expire_at_us: Option<u64>,
+    /// No commit before this, after one failed.
+    hold_until_us: u64,
+}
+
+/// What to do next.
+struct Work {
+    group: Group,
+    expire_before_ms: Option<u64>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
+        let expire_at_us = journal.next_expiry().ok().flatten().map(|ms| ms * 1_000);
+        Writer { shared, journal, expire_at_us, hold_until_us: 0 }
+    }
+
+    /// Runs until the queue is dropped and everything is committed.
+    pub(super) fn run(mut self) {
+        while let Some(work) = self.next() {
+            match self.journal.commit(&work.group, work.expire_before_ms.map(|before| (before, EXPIRE_LIMIT))) {
+                Ok(expired) => self.committed(work, expired),
+                Err(error) => self.failed(work, &error.to_string()),
+            }
+        }
+    }
+
+    /// Waits for work; `None` when the queue has been dropped.
+    fn next(&mut self) -> Option<Work> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state.lock();
+        loop {
+            let now_us = shared.clock.now_us();
+            state.machine.advance(now_us);
+            state.take_bells().iter().for_each(|bell| bell.notify_one());
+            let held = now_us < self.hold_until_us;
+            if !held {
+                let group = state.machine.take_group(now_us);
+                let expire = self.expire_at_us.is_some_and(|at| at <= now_us);
+                if !group.is_empty() || expire {
+                    state.writer = WriterState::Busy;
+                    return Some(Work { group, expire_before_ms: expire.then_some(now_us / 1_000) });
+                }
+                // Marks without writes: everything they stand for is committed.
+                let done = state.acks.take(group.upto, true);
+                done.into_iter().for_each(|ack| drop(ack.send(Ok(()))));
+            }
+            if state.stop {
+                return None;
+            }
+            let hold = held.then_some(self.hold_until_us);
+            let events = [state.machine.next_event(), self.expire_at_us, hold];
+            // An event that is due already was left over by a bounded sweep.
+            let until_us = events.into_iter().flatten().min().unwrap_or(u64::MAX);
+            if until_us <= now_us && !held {
+                continue;
+            }
+            let until_us = if held { until_us.max(now_us + 1_000) } else { until_us };
+            state.writer = WriterState::Asleep { until_us };
+            if until_us == u64::MAX {
+                shared.work.wait(&mut state);
+            } else {
+                shared.work.wait_until(&mut state, shared.clock.instant(until_us));
+            }
+            state.writer = WriterState::Busy;
+        }
+    }
+
+    fn committed(&mut self, work: Work, expired: usize) {
+        let now_us = self.shared.clock.now_us();
+        let upto = work.group.upto;
+        let mut answers = Vec::new();
+        let mut state = self.shared.state.lock();
+        let settled = state.machine.committed(work.group);
+        let mut first_expiry_ms = None;
+        for job in settled {
+            let mut waiters = state.waiters.remove(&job.row).unwrap_or_default();
+            if let Some(expires_ms) = job.expires_ms {
+                first_expiry_ms = Some(first_expiry_ms.unwrap_or(u64::MAX).min(expires_ms));
+                state.recent.insert(job.view.clone(), expires_ms);
+            }
+            let last = waiters.pop();
+            answers.extend(waiters.into_iter().map(|waiter| (waiter, job.view.clone())));
+            answers.extend(last.map(|waiter| (waiter, job.view)));
+        }
+        let acks = state.acks.take(upto, true);
+        if state.down.take().is_some() {
+            log::info!("the data folder `{}` can be written again", self.shared.folder.path().display());
+        }
+        drop(state);
+        // A receiver that is gone has left; that is all a failed send says.
+        answers.into_iter().for_each(|(waiter, view)| drop(waiter.send(Ok(view))));
+        acks.into_iter().for_each(|ack| drop(ack.send(Ok(()))));
+
+        if work.expire_before_ms.is_some() {
+            self.expire_at_us = match expired {
+                EXPIRE_LIMIT => Some(now_us),
+                _ => self.journal.next_expiry().ok().flatten().map(|ms| (ms * 1_000).max(now_us + EXPIRE_EVERY_US)),
+            };
+        }
+        if let Some(ms) = first_expiry_ms {
+            let at_us = (ms * 1_000).max(now_us + EXPIRE_EVERY_US);
+            self.expire_at_us = Some(self.expire_at_us.map_or(at_us, |before| before.min(at_us)));
+        }
+    }
+
+    fn failed(&mut self, work: Work, why: &str) {
+        let path = self.shared.folder.path();
+        let error = unavailable(path, &format!("cannot be written: {why}; free or unlock its disk, it is tried again by itself")).retry_after(Duration::from_secs(1));
+        let now_us = self.shared.clock.now_us();
+        self.hold_until_us = now_us + RETRY_AFTER.as_micros() as u64;
+        self.expire_at_us = self.expire_at_us.map(|at| at.max(self.hold_until_us));
+        let upto = work.group.upto;
+        let mut state = self.shared.state.lock();
+        let refused = state.machine.failed(work.group);
+        let waiters: Vec<_> = refused.iter().filter_map(|row| state.waiters.remove(row)).flatten().collect();
+        let acks = state.acks.take(upto, false);
+        if state.down.replace(error.clone()).is_none() {
+            log::error!("{error}");
+        }
+        // A process that ends does not wait for its disk.
+        let give_up = state.stop;
+        if give_up {
+            self.hold_until_us = u64::MAX;
+        }
+        drop(state);
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
+        acks.into_iter().for_each(|ack| drop(ack.send(Err(error.clone()))));
+    }
+}
