@@ -86,17 +86,30 @@ impl InferResponse {
     /// rank, dimensions and data, lengths and dimensions as varints. A digits
     /// answer takes 79 bytes so, and 109 as protobuf.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_bytes(out, self.version.as_bytes());
-        put_u64(out, self.outputs.len() as u64);
+        InferResponse::encode_head(out, &self.version, self.outputs.len());
         for tensor in &self.outputs {
-            put_bytes(out, tensor.name.as_bytes());
-            out.push(tensor.datatype as u8);
-            out.push(tensor.shape.len() as u8);
-            for &dim in &tensor.shape {
-                put_u64(out, dim as u64);
-            }
-            put_bytes(out, &tensor.data);
+            InferResponse::encode_output(out, &tensor.name, tensor.datatype, &tensor.shape, tensor.data.len());
+            out.extend_from_slice(&tensor.data);
         }
+    }
+
+    /// Appends the packed form's head; `outputs` calls of
+    /// [`InferResponse::encode_output`] must follow.
+    pub fn encode_head(out: &mut Vec<u8>, version: &str, outputs: usize) {
+        put_bytes(out, version.as_bytes());
+        put_u64(out, outputs as u64);
+    }
+
+    /// Appends one output up to its data: exactly `data_len` bytes must follow.
+    /// A worker writes results so, straight out of the runtime's buffers.
+    pub fn encode_output(out: &mut Vec<u8>, name: &str, datatype: Datatype, shape: &[i64], data_len: usize) {
+        put_bytes(out, name.as_bytes());
+        out.push(datatype as u8);
+        out.push(shape.len() as u8);
+        for &dim in shape {
+            put_u64(out, dim as u64);
+        }
+        put_u64(out, data_len as u64);
     }
 
     /// Reads the packed form at the front of `bytes`; tensors are slices of it.

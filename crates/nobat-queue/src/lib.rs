@@ -17,6 +17,7 @@
 //! - Nothing polls: an idle consumer blocks until there is work or time is due.
 //! - No call's cost grows with the backlog.
 
+pub mod backend;
 pub mod ledger;
 pub mod queue;
 pub mod redis;

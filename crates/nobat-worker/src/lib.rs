@@ -1,1 +1,29 @@
-//! The worker: leases jobs in batches and runs them on ONNX Runtime.
+//! The worker: leases jobs, runs them on ONNX Runtime in batches, settles each.
+//!
+//! Owns the model repository, sessions, the batch planner and its controllers.
+//! It deliberately knows no HTTP and no gateway: models' signatures and
+//! statistics go out through the queue's registry.
+//!
+//! Invariants:
+//! - Only this crate links `ort`.
+//! - Every leased job is settled exactly once or its lease given back, whatever
+//!   a model does; a failing batch costs only the guilty job an attempt.
+//! - A failed load leaves what serves serving.
+//! - Decisions (planner, controllers, sizing) are pure; callers pass `now`.
+
+pub mod batch;
+pub mod config;
+pub mod engine;
+mod executor;
+pub mod model;
+pub mod probe;
+mod renew;
+pub mod repository;
+mod runner;
+pub mod sizing;
+pub mod stats;
+pub mod watchdog;
+mod worker;
+
+pub use config::WorkerConfig;
+pub use worker::{StartError, Worker, WorkerHandle};

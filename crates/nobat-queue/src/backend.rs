@@ -1,0 +1,357 @@
+//! The apalis backend over a [`Consumer`]: leases jobs, lets a [`Form`] make
+//! batches of them, and settles what the worker finished.
+//!
+//! One apalis task is one batch. The backend owns the consumer and drives it in
+//! turns: settle what is on the [`Desk`] and lease what the form has room for
+//! in one round trip, then ask the form for a batch, then wait only if it has
+//! none. It knows nothing of tensors: what makes a batch is the form's matter.
+//!
+//! Invariants:
+//! - `poll_next` never returns `Err`, which would end the worker: while the
+//!   store is away it backs off, and settlements stay with the consumer.
+//! - A turn is never dropped in the middle of a store call; a drain lets it
+//!   finish, gives back what was leased and not run, and settles the rest.
+//! - A lease stands on the desk, where the renewer finds it, until the store
+//!   has taken its settlement.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use apalis_core::backend::finalize::Ephemeral;
+use apalis_core::backend::{Backend, BackendConfig};
+use apalis_core::task::Task;
+use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::task_id::{RandomId, TaskId};
+use apalis_core::worker::context::WorkerContext;
+use nobat_core::JobId;
+use nobat_core::job::{LeaseToken, LeasedJob, Settlement};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::queue::{Consumer, Step};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How long a drain tries to settle when the store does not answer; the leases
+/// expire by themselves after that.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Makes batches out of leased jobs. Holds the jobs it was given until they are
+/// in a batch, settled through the desk, or released.
+pub trait Form: Send + 'static {
+    /// One task of the worker.
+    type Batch: Send + 'static;
+
+    /// How many more jobs to lease now.
+    fn room(&self) -> usize;
+
+    /// Takes newly leased jobs, in the order to run them.
+    fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant);
+
+    /// The next batch, or how long to wait for a better one.
+    fn next(&mut self, now: Instant) -> Next<Self::Batch>;
+
+    /// Gives up every job held, for a drain.
+    fn release(&mut self) -> Vec<(JobId, LeaseToken)>;
+}
+
+/// What a [`Form`] wants.
+#[derive(Debug)]
+pub enum Next<B> {
+    /// Run this now.
+    Run(B),
+    /// More jobs may make a better batch; ask again after this long at most.
+    Wait(Duration),
+    /// Nothing is held.
+    Empty,
+}
+
+/// What one session has in hand: settlements on their way to the store, and
+/// the leases to keep alive meanwhile. Shared by the session's thread (which
+/// leases and settles) and the renewer's (which reads the leases).
+#[derive(Debug, Default)]
+pub struct Desk {
+    inner: Mutex<DeskInner>,
+}
+
+#[derive(Debug, Default)]
+struct DeskInner {
+    outbox: Vec<Settlement>,
+    leases: Vec<(JobId, LeaseToken)>,
+    lost: Vec<LeaseToken>,
+}
+
+impl Desk {
+    /// Puts a settlement out; it leaves with the backend's next turn.
+    pub fn settle(&self, settlement: Settlement) {
+        self.inner.lock().outbox.push(settlement);
+    }
+
+    /// Puts many settlements out.
+    pub fn settle_all(&self, settlements: &mut Vec<Settlement>) {
+        self.inner.lock().outbox.append(settlements);
+    }
+
+    /// The leases held now.
+    pub fn leases(&self) -> Vec<(JobId, LeaseToken)> {
+        self.inner.lock().leases.clone()
+    }
+
+    /// Marks leases as lost: their jobs are not worth running or settling.
+    /// Returns how many were still held: one that was settled while the
+    /// renewal was under way is not lost.
+    pub fn mark_lost(&self, tokens: &[LeaseToken]) -> usize {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let before = inner.lost.len();
+        inner.lost.extend(inner.leases.iter().map(|(_, token)| *token).filter(|token| tokens.contains(token)));
+        inner.leases.retain(|(_, token)| !tokens.contains(token));
+        inner.lost.len() - before
+    }
+
+    /// Leases marked lost and not yet forgotten.
+    pub fn lost(&self) -> Vec<LeaseToken> {
+        self.inner.lock().lost.clone()
+    }
+
+    /// Whether any lease was lost lately (a cheap check before [`Desk::lost`]).
+    pub fn any_lost(&self) -> bool {
+        !self.inner.lock().lost.is_empty()
+    }
+
+    fn add(&self, jobs: &[LeasedJob]) {
+        let mut inner = self.inner.lock();
+        inner.leases.extend(jobs.iter().map(|job| (job.id, job.token)));
+    }
+
+    fn take_outbox(&self) -> Vec<Settlement> {
+        std::mem::take(&mut self.inner.lock().outbox)
+    }
+
+    fn settled(&self, tokens: &[LeaseToken]) {
+        let mut inner = self.inner.lock();
+        if tokens.len() >= inner.leases.len() {
+            // The common case: everything held was one batch.
+            let all = inner.leases.iter().all(|(_, token)| tokens.contains(token));
+            if all {
+                inner.leases.clear();
+                inner.lost.clear();
+                return;
+            }
+        }
+        inner.leases.retain(|(_, token)| !tokens.contains(token));
+        if inner.leases.is_empty() {
+            inner.lost.clear();
+        }
+    }
+}
+
+/// The backend of one session's apalis worker. Make it anew after a worker
+/// ended: it has given everything back by then.
+pub struct LeaseBackend<F: Form> {
+    state: State<F>,
+    closing: Arc<Closing>,
+    tasks: u64,
+}
+
+#[derive(Default)]
+struct Closing {
+    flag: AtomicBool,
+    notify: Notify,
+}
+
+impl Closing {
+    fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+}
+
+type Turn<F> = Pin<Box<dyn Future<Output = (Side<F>, Option<<F as Form>::Batch>)> + Send>>;
+
+enum State<F: Form> {
+    Rest(Side<F>),
+    Turn(Turn<F>),
+    Closing(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Done,
+}
+
+/// Everything a turn needs; travels through its future and back.
+struct Side<F> {
+    consumer: Box<dyn Consumer>,
+    form: F,
+    desk: Arc<Desk>,
+    tokens: Vec<LeaseToken>,
+    backoff: Duration,
+}
+
+impl<F: Form> LeaseBackend<F> {
+    /// Makes a backend that leases through `consumer` into `form` and settles
+    /// what stands on `desk`.
+    pub fn new(consumer: Box<dyn Consumer>, form: F, desk: Arc<Desk>) -> LeaseBackend<F> {
+        let side = Side { consumer, form, desk, tokens: Vec::new(), backoff: BACKOFF_MIN };
+        LeaseBackend { state: State::Rest(side), closing: Arc::default(), tasks: 0 }
+    }
+}
+
+impl<F: Form> Side<F> {
+    /// Turns until there is a batch, or the backend closes.
+    async fn turn(mut self, closing: Arc<Closing>) -> (Side<F>, Option<F::Batch>) {
+        loop {
+            let settle = self.desk.take_outbox();
+            let want = if closing.is_set() { 0 } else { self.form.room() };
+            let mut reached = true;
+            if want > 0 || !settle.is_empty() {
+                reached = self.step(settle, want).await;
+            }
+            if closing.is_set() {
+                return (self, None);
+            }
+            match self.form.next(Instant::now()) {
+                Next::Run(batch) => return (self, Some(batch)),
+                // The form may have settled a job itself (a passed deadline).
+                _ if !self.desk.inner.lock().outbox.is_empty() => {}
+                _ if !reached => {
+                    let pause = self.backoff;
+                    self.backoff = (pause * 2).min(BACKOFF_MAX);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = closing.notify.notified() => {}
+                    }
+                }
+                Next::Wait(wait) => tokio::select! {
+                    () = self.consumer.idle(), if self.form.room() > 0 => {}
+                    () = tokio::time::sleep(wait) => {}
+                    () = closing.notify.notified() => {}
+                },
+                Next::Empty => tokio::select! {
+                    () = self.consumer.idle() => {}
+                    () = closing.notify.notified() => {}
+                },
+            }
+        }
+    }
+
+    /// One round trip; `false` when the store did not answer. The consumer
+    /// keeps unanswered settlements and sends them again.
+    async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> bool {
+        self.tokens.extend(settle.iter().map(|settlement| settlement.token));
+        match self.consumer.step(settle, want).await {
+            Ok(Step { leased, refused, .. }) => {
+                self.backoff = BACKOFF_MIN;
+                if !self.tokens.is_empty() {
+                    self.desk.settled(&self.tokens);
+                    self.tokens.clear();
+                }
+                if !refused.is_empty() {
+                    log::info!(jobs = refused.len(); "settlements refused: the leases were lost or the jobs cancelled");
+                }
+                if !leased.is_empty() {
+                    self.desk.add(&leased);
+                    self.form.admit(leased, Instant::now());
+                }
+                true
+            }
+            Err(error) => {
+                log::warn!(code = error.code.as_str(), retry_ms = self.backoff.as_millis() as u64; "cannot reach the queue: {error}");
+                false
+            }
+        }
+    }
+
+    /// Settles what is out and gives back what was not run.
+    async fn close(mut self) {
+        use nobat_core::job::Outcome;
+        let mut settle = self.desk.take_outbox();
+        settle.extend(self.form.release().into_iter().map(|(id, token)| Settlement {
+            id,
+            token,
+            outcome: Outcome::Released,
+        }));
+        let give_up = tokio::time::sleep(CLOSE_LIMIT);
+        tokio::pin!(give_up);
+        // The first call hands everything to the consumer; later ones repeat it.
+        let mut pending = !settle.is_empty() || !self.tokens.is_empty();
+        while pending {
+            let batch = std::mem::take(&mut settle);
+            tokio::select! {
+                reached = self.step(batch, 0) => pending = !reached,
+                () = &mut give_up => break,
+            }
+            if pending {
+                tokio::time::sleep(BACKOFF_MIN).await;
+            }
+        }
+    }
+}
+
+impl<F: Form> Backend for LeaseBackend<F> {
+    type Task = Task<F::Batch>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
+        loop {
+            match &mut self.state {
+                State::Turn(turn) => {
+                    let (side, batch) = ready!(turn.as_mut().poll(cx));
+                    self.state = State::Rest(side);
+                    let Some(batch) = batch else { return Poll::Ready(None) };
+                    self.tasks += 1;
+                    let task = TaskBuilder::new(batch).task_id(TaskId::from_int(self.tasks)).build();
+                    return Poll::Ready(Some(Ok(task)));
+                }
+                State::Rest(_) => {
+                    let State::Rest(side) = std::mem::replace(&mut self.state, State::Done) else { continue };
+                    self.state = State::Turn(Box::pin(side.turn(Arc::clone(&self.closing))));
+                }
+                State::Closing(_) | State::Done => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        self.closing.flag.store(true, Ordering::Release);
+        self.closing.notify.notify_one();
+        loop {
+            match &mut self.state {
+                State::Turn(turn) => {
+                    let (side, _) = ready!(turn.as_mut().poll(cx));
+                    self.state = State::Rest(side);
+                }
+                State::Rest(_) => {
+                    let State::Rest(side) = std::mem::replace(&mut self.state, State::Done) else { continue };
+                    self.state = State::Closing(Box::pin(side.close()));
+                }
+                State::Closing(close) => {
+                    ready!(close.as_mut().poll(cx));
+                    self.state = State::Done;
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl<F: Form> BackendConfig for LeaseBackend<F> {
+    type Args = F::Batch;
+    type Id = RandomId;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = tower_layer::Identity;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> tower_layer::Identity {
+        tower_layer::Identity::new()
+    }
+}

@@ -1,0 +1,343 @@
+//! The controllers: how many rows a run may have, and how long it may wait.
+//!
+//! Pure: a controller is told each run's rows and latency and says the cap. Two
+//! adapt to an objective, both after Clipper (Crankshaw et al., NSDI 2017,
+//! section 4.3): additive increase with a back-off of 10 %, and a quantile
+//! regression of the 99th percentile of latency on batch size.
+//!
+//! The objective is the answer's p99 from enqueue; a job may arrive just after
+//! a run began, so a run may use half of it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::config::{BatchingConfig, PolicyKind};
+
+/// Share of the slo that one run may take.
+const RUN_SHARE: f64 = 0.5;
+/// Runs looked back on.
+const WINDOW: usize = 512;
+/// Runs between two fits of the regression.
+const REFIT_EVERY: u32 = 16;
+/// The percentile held against the slo.
+const QUANTILE: f64 = 0.99;
+
+/// A model version's controller.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    kind: PolicyKind,
+    max: u32,
+    delay: Duration,
+    target: Option<Duration>,
+    cap: f64,
+    samples: VecDeque<(u32, f64)>,
+    fit: Option<Line>,
+    runs: u32,
+    last_back_off: Option<BackOff>,
+}
+
+/// A fitted line: `latency_s = base + per_row * rows`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// Seconds at zero rows.
+    pub base: f64,
+    /// Seconds per row.
+    pub per_row: f64,
+}
+
+impl Line {
+    fn at(self, rows: u32) -> f64 {
+        self.base + self.per_row * f64::from(rows)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BackOff {
+    at_run: u32,
+    rows: u32,
+    latency_s: f64,
+    cap_before: u32,
+    cap_after: u32,
+}
+
+impl Controller {
+    /// A controller for a model whose runs take at most `max` rows.
+    pub fn new(config: &BatchingConfig, max: u32) -> Controller {
+        let slo = (config.slo_ms > 0.0).then(|| Duration::from_secs_f64(config.slo_ms / 1e3));
+        let kind = match (config.policy, slo) {
+            (PolicyKind::Auto, Some(_)) => PolicyKind::Aimd,
+            (PolicyKind::Auto | PolicyKind::Aimd | PolicyKind::Quantile, None) => PolicyKind::Fixed,
+            (kind, _) => kind,
+        };
+        let max = max.max(1);
+        let cap = match kind {
+            PolicyKind::None | PolicyKind::Aimd | PolicyKind::Quantile => 1.0,
+            PolicyKind::Auto | PolicyKind::Fixed | PolicyKind::Delayed => f64::from(max),
+        };
+        let delay = match kind {
+            PolicyKind::None => Duration::ZERO,
+            _ => Duration::from_secs_f64(config.max_queue_delay_ms.max(0.0) / 1e3),
+        };
+        Controller {
+            kind,
+            max,
+            delay,
+            target: slo.map(|slo| slo.mul_f64(RUN_SHARE)),
+            cap,
+            samples: VecDeque::new(),
+            fit: None,
+            runs: 0,
+            last_back_off: None,
+        }
+    }
+
+    /// Most rows in the next run.
+    pub fn cap(&self) -> u32 {
+        (self.cap as u32).clamp(1, self.max)
+    }
+
+    /// How long a job may wait for others.
+    pub fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Whether the wait must leave room for the run before the earliest deadline.
+    pub fn heeds_deadlines(&self) -> bool {
+        matches!(self.kind, PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile)
+    }
+
+    /// How long a run of `rows` is expected to take at the 99th percentile;
+    /// `None` before there is evidence.
+    pub fn predict(&self, rows: u32) -> Option<Duration> {
+        let seconds = self.fit?.at(rows);
+        Some(Duration::from_secs_f64(seconds.max(0.0)))
+    }
+
+    /// Learns from one run.
+    pub fn observe(&mut self, rows: u32, latency: Duration) {
+        let latency_s = latency.as_secs_f64();
+        if self.samples.len() == WINDOW {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((rows, latency_s));
+        self.runs = self.runs.wrapping_add(1);
+        if self.runs.is_multiple_of(REFIT_EVERY) || self.fit.is_none() {
+            self.fit = fit_quantile(&self.samples, QUANTILE);
+        }
+        let Some(target) = self.target.map(|target| target.as_secs_f64()) else { return };
+        match self.kind {
+            PolicyKind::Aimd => self.additive_increase(rows, latency_s, target),
+            PolicyKind::Quantile => self.largest_within(target),
+            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed | PolicyKind::Delayed => {}
+        }
+    }
+
+    /// One row more after a full run within the target, a tenth less after a miss.
+    fn additive_increase(&mut self, rows: u32, latency_s: f64, target: f64) {
+        let before = self.cap();
+        if latency_s > target {
+            self.cap = (self.cap * 0.9).max(1.0);
+            self.last_back_off =
+                Some(BackOff { at_run: self.runs, rows, latency_s, cap_before: before, cap_after: self.cap() });
+        } else if rows >= before {
+            // A run below the cap says nothing about a larger one.
+            self.cap = (self.cap + 1.0).min(f64::from(self.max));
+        }
+    }
+
+    fn largest_within(&mut self, target: f64) {
+        let Some(line) = self.fit else { return };
+        let largest = self.samples.iter().map(|&(rows, _)| rows).max().unwrap_or(1);
+        let before = self.cap();
+        let allowed = match line.per_row > 0.0 {
+            true => ((target - line.base) / line.per_row).floor(),
+            false if line.base <= target => f64::from(self.max),
+            false => 1.0,
+        };
+        // Doubling beyond what was seen: a line is not evidence far outside its points.
+        self.cap = allowed.clamp(1.0, f64::from(largest.saturating_mul(2).min(self.max)));
+        if self.cap() < before {
+            let latency_s = line.at(before);
+            self.last_back_off =
+                Some(BackOff { at_run: self.runs, rows: before, latency_s, cap_before: before, cap_after: self.cap() });
+        }
+    }
+
+    /// The controller's state for people and gateways.
+    pub fn report(&self) -> serde_json::Value {
+        let name = serde_json::to_value(self.kind).unwrap_or_default();
+        json!({
+            "policy": name,
+            "cap": self.cap(),
+            "max_batch_size": self.max,
+            "max_queue_delay_ms": self.delay.as_secs_f64() * 1e3,
+            "run_target_ms": self.target.map(|target| target.as_secs_f64() * 1e3),
+            "fit": self.fit.map(|line| json!({"base_ms": line.base * 1e3, "per_row_ms": line.per_row * 1e3, "quantile": QUANTILE})),
+            "last_back_off": self.last_back_off.map(|off| json!({
+                "at_run": off.at_run,
+                "why": format!("a run of {} rows took {:.2} ms", off.rows, off.latency_s * 1e3),
+                "cap_before": off.cap_before,
+                "cap_after": off.cap_after,
+            })),
+            "runs": self.runs,
+        })
+    }
+}
+
+/// Linear quantile regression by iteratively reweighted least squares on the
+/// pinball loss (Koenker and Bassett, Econometrica 1978; the reweighting after
+/// Schlossmacher, JASA 1973). `None` without samples.
+pub fn fit_quantile(samples: &VecDeque<(u32, f64)>, quantile: f64) -> Option<Line> {
+    let &(first_rows, first) = samples.front()?;
+    let one_size = samples.iter().all(|&(rows, _)| rows == first_rows);
+    if one_size {
+        // No slope to fit: the quantile itself, as if all of it were per row
+        // would promise too much for larger runs, so it is all base.
+        let mut sorted: Vec<f64> = samples.iter().map(|&(_, latency)| latency).collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = ((sorted.len() as f64 * quantile).ceil() as usize).clamp(1, sorted.len()) - 1;
+        return Some(Line { base: sorted[at], per_row: 0.0 });
+    }
+    let scale = samples.iter().map(|&(_, latency)| latency).fold(first, f64::max).max(1e-9);
+    let floor = scale * 1e-4;
+    let mut line = weighted_line(samples, |_, _| 1.0);
+    for _ in 0..30 {
+        let previous = line;
+        line = weighted_line(samples, |rows, latency| {
+            let residual = latency - previous.at(rows);
+            let side = if residual >= 0.0 { quantile } else { 1.0 - quantile };
+            side / residual.abs().max(floor)
+        });
+        // A run never gets cheaper with more rows; noise may say so.
+        line.per_row = line.per_row.max(0.0);
+        if (line.base - previous.base).abs() + (line.per_row - previous.per_row).abs() < scale * 1e-6 {
+            break;
+        }
+    }
+    Some(line)
+}
+
+fn weighted_line(samples: &VecDeque<(u32, f64)>, weight: impl Fn(u32, f64) -> f64) -> Line {
+    let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for &(rows, y) in samples {
+        let x = f64::from(rows);
+        let k = weight(rows, y);
+        w += k;
+        wx += k * x;
+        wy += k * y;
+        wxx += k * x * x;
+        wxy += k * x * y;
+    }
+    let spread = w * wxx - wx * wx;
+    if spread.abs() <= f64::EPSILON * w * wxx {
+        return Line { base: wy / w, per_row: 0.0 };
+    }
+    let per_row = ((w * wxy - wx * wy) / spread).max(0.0);
+    Line { base: (wy - per_row * wx) / w, per_row }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(policy: PolicyKind, slo_ms: f64) -> BatchingConfig {
+        BatchingConfig { policy, slo_ms, ..BatchingConfig::default() }
+    }
+
+    #[test]
+    fn policies_without_an_objective_keep_their_cap() {
+        for (policy, cap) in
+            [(PolicyKind::None, 1), (PolicyKind::Fixed, 32), (PolicyKind::Delayed, 32), (PolicyKind::Auto, 32)]
+        {
+            let mut controller = Controller::new(&config(policy, 0.0), 32);
+            for rows in 1..100 {
+                controller.observe(rows, Duration::from_millis(500));
+            }
+            assert_eq!(controller.cap(), cap, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn aimd_climbs_by_one_and_backs_off_by_a_tenth() {
+        let mut controller = Controller::new(&config(PolicyKind::Auto, 50.0), 64);
+        for step in 1..=30 {
+            assert_eq!(controller.cap(), step);
+            controller.observe(controller.cap(), Duration::from_millis(5));
+        }
+        assert_eq!(controller.cap(), 31);
+        controller.observe(31, Duration::from_millis(26));
+        assert_eq!(controller.cap(), 27);
+        assert!(controller.report()["last_back_off"]["why"].to_string().contains("31 rows took 26.00 ms"));
+    }
+
+    #[test]
+    fn aimd_does_not_climb_on_runs_below_the_cap() {
+        let mut controller = Controller::new(&config(PolicyKind::Aimd, 50.0), 64);
+        controller.observe(1, Duration::from_millis(1));
+        controller.observe(1, Duration::from_millis(1));
+        controller.observe(1, Duration::from_millis(1));
+        assert_eq!(controller.cap(), 2);
+    }
+
+    /// A model whose run takes `base + per_row * rows`, with some noise upwards.
+    fn settle(policy: PolicyKind, base_ms: f64, per_row_ms: f64, noise: &[f64]) -> (u32, f64) {
+        let mut controller = Controller::new(&config(policy, 50.0), 128);
+        for step in 0..600 {
+            let rows = controller.cap();
+            let latency = (base_ms + per_row_ms * f64::from(rows)) * (1.0 + noise[step % noise.len()]);
+            controller.observe(rows, Duration::from_secs_f64(latency / 1e3));
+        }
+        (controller.cap(), base_ms + per_row_ms * f64::from(controller.cap()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn both_controllers_settle_near_the_largest_size_within_the_objective(
+            base in 0.1f64..8.0, per_row in 0.1f64..4.0, noise in prop::collection::vec(0.0f64..0.1, 1..20),
+        ) {
+            // Half the slo of 50 ms is the run's.
+            let best = ((25.0 - base) / per_row).floor().clamp(1.0, 128.0);
+            for policy in [PolicyKind::Aimd, PolicyKind::Quantile] {
+                let (cap, latency) = settle(policy, base, per_row, &noise);
+                prop_assert!(latency <= 25.0 * 1.2 + per_row, "{policy:?} ends at {latency} ms");
+                prop_assert!(f64::from(cap) >= best * 0.7 - 1.0, "{policy:?} ends at {cap} of {best}");
+            }
+        }
+
+        #[test]
+        fn the_cap_stays_within_one_and_the_maximum(
+            runs in prop::collection::vec((1u32..200, 0u64..500), 0..300), max in 1u32..64, quantile: bool,
+        ) {
+            let policy = if quantile { PolicyKind::Quantile } else { PolicyKind::Aimd };
+            let mut controller = Controller::new(&config(policy, 50.0), max);
+            for (rows, ms) in runs {
+                controller.observe(rows, Duration::from_millis(ms));
+                prop_assert!((1..=max).contains(&controller.cap()));
+            }
+        }
+
+        #[test]
+        fn about_a_hundredth_of_the_runs_lies_above_the_fitted_line(
+            base in 0.001f64..0.01, per_row in 0.0001f64..0.01, seed in any::<u64>(),
+        ) {
+            let mut state = seed | 1;
+            let mut samples = VecDeque::new();
+            for at in 0..WINDOW {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let noise = (state >> 11) as f64 / (1u64 << 53) as f64;
+                let rows = 1 + (at % 16) as u32;
+                samples.push_back((rows, (base + per_row * f64::from(rows)) * (1.0 + 0.2 * noise)));
+            }
+            let line = fit_quantile(&samples, QUANTILE).expect("samples");
+            let above = samples.iter().filter(|&&(rows, latency)| latency > line.at(rows) * 1.0005).count();
+            prop_assert!(above <= WINDOW * 4 / 100, "{above} of {WINDOW} above");
+        }
+    }
+}

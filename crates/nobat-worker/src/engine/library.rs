@@ -1,0 +1,104 @@
+//! Finds and loads the ONNX Runtime library, once per process.
+//!
+//! Invariant: a missing, foreign or too old library is one clear error that
+//! says what to run; `ort` is never asked to load a path that was not checked,
+//! because its own fallback panics.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use parking_lot::Mutex;
+
+/// Name of the library beside the executable and under `.nobat/lib`.
+#[cfg(target_os = "macos")]
+pub const LIBRARY: &str = "libonnxruntime.dylib";
+/// Name of the library beside the executable and under `.nobat/lib`.
+#[cfg(not(target_os = "macos"))]
+pub const LIBRARY: &str = "libonnxruntime.so";
+
+/// Why ONNX Runtime cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// A variable names a file that is not there.
+    #[error("{variable} names `{}`, which does not exist; run scripts/setup and unset it, or name the library of ONNX Runtime 1.24 or later", path.display())]
+    NoSuchFile {
+        /// The environment variable.
+        variable: &'static str,
+        /// What it says.
+        path: PathBuf,
+    },
+    /// Nothing was found anywhere.
+    #[error(
+        "ONNX Runtime is not installed: no {LIBRARY} beside the executable or in .nobat/lib of a parent folder; run scripts/setup, or set NOBAT_ORT_LIB to the library"
+    )]
+    NotFound,
+    /// It is there but cannot be used.
+    #[error("`{}` cannot be used as ONNX Runtime: {reason}; run scripts/setup, or set NOBAT_ORT_LIB to the library of ONNX Runtime 1.24 or later", path.display())]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
+    },
+}
+
+/// The process's one environment. It is never dropped: sessions may live until
+/// the process ends, and they must not outlive it.
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+static LOADING: Mutex<()> = Mutex::new(());
+
+/// Loads the library on the first call; later calls return the same environment.
+///
+/// # Errors
+/// [`LibraryError`], which says what to run.
+pub fn environment() -> Result<&'static Environment, LibraryError> {
+    if let Some(environment) = ENVIRONMENT.get() {
+        return Ok(environment);
+    }
+    let _one_at_a_time = LOADING.lock();
+    if let Some(environment) = ENVIRONMENT.get() {
+        return Ok(environment);
+    }
+    let path = find()?;
+    let unusable = |reason: String| LibraryError::Unusable { path: path.clone(), reason };
+    let builder = ort::init_from(&path).map_err(|error| unusable(first_line(&error.to_string())))?;
+    let environment = builder
+        .with_name("nobat")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| unusable(first_line(&error.to_string())))?;
+    // Its warnings (unused initializers, slow fallbacks) are for model authors;
+    // what fails comes back as an error with the same words.
+    environment.set_log_level(ort::logging::LogLevel::Error);
+    log::info!(library = path.display().to_string(); "loaded ONNX Runtime from {}", path.display());
+    Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// Where the library is: `NOBAT_ORT_LIB`, `ORT_DYLIB_PATH`, beside the
+/// executable, then `.nobat/lib` in every parent folder of the executable and
+/// of the working directory.
+fn find() -> Result<PathBuf, LibraryError> {
+    for variable in ["NOBAT_ORT_LIB", "ORT_DYLIB_PATH"] {
+        if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+            let path = PathBuf::from(value);
+            return match path.is_file() {
+                true => Ok(path),
+                false => Err(LibraryError::NoSuchFile { variable, path }),
+            };
+        }
+    }
+    let executable = std::env::current_exe().ok();
+    let beside = executable.as_deref().and_then(Path::parent).map(|folder| folder.join(LIBRARY));
+    let work = std::env::current_dir().ok();
+    let installed = [executable.as_deref(), work.as_deref()]
+        .into_iter()
+        .flatten()
+        .flat_map(Path::ancestors)
+        .map(|folder| folder.join(".nobat/lib").join(LIBRARY));
+    beside.into_iter().chain(installed).find(|path| path.is_file()).ok_or(LibraryError::NotFound)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,325 @@
+//! A model version on ONNX Runtime: session building and runs.
+//!
+//! `Session::run` takes `&mut self`, so one session serves one thread. Inputs
+//! are lent to the runtime from the caller's buffers; outputs are read where
+//! the runtime wrote them.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+
+use nobat_core::signature::TensorSpec;
+use nobat_core::tensor::Datatype;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
+use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
+use smallvec::SmallVec;
+
+use super::library::{LibraryError, environment};
+use super::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
+use crate::config::{Fallback, ProviderConfig, ProviderKind};
+
+/// Why a model file cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No ONNX Runtime.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The file is not a model this runtime takes.
+    #[error("{0}")]
+    Model(String),
+    /// An input or output is of a kind that cannot travel in a request.
+    #[error("{0}")]
+    Signature(String),
+    /// The execution provider cannot be used.
+    #[error("{0}")]
+    Provider(String),
+}
+
+/// One session.
+pub struct OnnxEngine {
+    session: Session,
+    datatypes: Vec<Datatype>,
+}
+
+/// What a model file says about itself.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Inputs in the file's order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs in the file's order.
+    pub outputs: Vec<TensorSpec>,
+}
+
+impl OnnxEngine {
+    /// Opens a model file that the repository has already checked.
+    ///
+    /// # Errors
+    /// [`OpenError`], naming what is wrong and what to do.
+    pub fn open(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<OnnxEngine, OpenError> {
+        let session = match open_with(path, intra_threads, provider) {
+            Err(OpenError::Provider(reason)) if provider.fallback == Fallback::Cpu => {
+                log::error!("{reason}; serving `{}` on the CPU because fallback = \"cpu\"", path.display());
+                open_with(path, intra_threads, &ProviderConfig { kind: ProviderKind::Cpu, ..provider.clone() })?
+            }
+            opened => opened?,
+        };
+        let mut engine = OnnxEngine { session, datatypes: Vec::new() };
+        engine.datatypes = engine.describe()?.outputs.into_iter().map(|spec| spec.datatype).collect();
+        Ok(engine)
+    }
+
+    /// Names, datatypes and shapes from the file.
+    ///
+    /// # Errors
+    /// [`OpenError::Signature`] for sequences, maps and datatypes that no
+    /// request can carry.
+    pub fn describe(&self) -> Result<Description, OpenError> {
+        let specs = |outlets: &[Outlet], kind: &str| -> Result<Vec<TensorSpec>, OpenError> {
+            outlets.iter().map(|outlet| spec(outlet, kind)).collect()
+        };
+        Ok(Description {
+            inputs: specs(self.session.inputs(), "input")?,
+            outputs: specs(self.session.outputs(), "output")?,
+        })
+    }
+}
+
+impl Engine for OnnxEngine {
+    fn run(
+        &mut self,
+        inputs: &[InputView<'_>],
+        limit: Option<RunLimit<'_>>,
+        take: &mut dyn FnMut(&[OutputView<'_>]),
+    ) -> Result<(), RunError> {
+        let mut values: SmallVec<[SessionInputValue<'_>; 4]> = SmallVec::new();
+        for input in inputs {
+            values.push(value(input).map_err(failed)?);
+        }
+        let datatypes = &self.datatypes;
+        // In order when every input is there; by name when an optional one is left out.
+        let whole = values.len() == self.session.inputs().len();
+        let names: SmallVec<[Cow<'_, str>; 4]> = match whole {
+            true => SmallVec::new(),
+            false => {
+                inputs.iter().map(|input| Cow::Owned(self.session.inputs()[input.index].name().to_owned())).collect()
+            }
+        };
+        match limit {
+            None => {
+                let outputs = match whole {
+                    true => self.session.run(values.as_slice()),
+                    false => self.session.run(names.into_iter().zip(values).collect::<Vec<_>>()),
+                };
+                lend(&outputs.map_err(failed)?, datatypes, take)
+            }
+            Some(limit) => {
+                let options = Arc::new(RunOptions::new().map_err(failed)?);
+                let to_end = Arc::clone(&options);
+                let armed = limit.watchdog.arm(limit.at, move || {
+                    if let Err(error) = to_end.terminate() {
+                        log::warn!("cannot end a run at its deadline: {error}");
+                    }
+                });
+                let outputs = match whole {
+                    true => self.session.run_with_options(values.as_slice(), &*options),
+                    false => {
+                        self.session.run_with_options(names.into_iter().zip(values).collect::<Vec<_>>(), &*options)
+                    }
+                };
+                let outputs = match outputs {
+                    Err(_) if armed.fired() => return Err(RunError::TimedOut),
+                    outputs => outputs.map_err(failed)?,
+                };
+                drop(armed);
+                lend(&outputs, datatypes, take)
+            }
+        }
+    }
+}
+
+fn open_with(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<Session, OpenError> {
+    let model = |error: ort::Error| OpenError::Model(clean(&error.to_string()));
+    let builder = Session::builder(environment()?).map_err(model)?;
+    let mut builder = configure(builder, intra_threads).map_err(OpenError::Model)?;
+    builder = provide(builder, provider)?;
+    builder.commit_from_file(path).map_err(model)
+}
+
+fn configure(builder: SessionBuilder, intra_threads: usize) -> Result<SessionBuilder, String> {
+    fn text<R>(error: ort::Error<R>) -> String {
+        clean(&error.to_string())
+    }
+    builder
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(text)?
+        .with_intra_threads(intra_threads.max(1))
+        .map_err(text)?
+        .with_inter_threads(1)
+        .map_err(text)?
+        // Spinning costs 20-35 % more CPU at partial load and gains no latency.
+        .with_intra_op_spinning(false)
+        .map_err(text)?
+        .with_inter_op_spinning(false)
+        .map_err(text)
+}
+
+fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<SessionBuilder, OpenError> {
+    use ort::ep;
+    let dispatch = match provider.kind {
+        ProviderKind::Cpu => ep::CPU::default().with_arena_allocator(provider.arena).build(),
+        ProviderKind::Cuda => {
+            let mut cuda = ep::CUDA::default()
+                .with_device_id(provider.device_id)
+                // Exhaustive search benchmarks every new batch size for hundreds of milliseconds.
+                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+            if let Some(bytes) = provider.memory_limit_bytes {
+                cuda = cuda.with_memory_limit(bytes as usize);
+            }
+            cuda.build()
+        }
+    };
+    // The default is a silent fallback to the CPU.
+    builder.with_execution_providers([dispatch.error_on_failure()]).map_err(|error| {
+        OpenError::Provider(format!(
+            "execution provider `{}` cannot be used: {}; install the GPU build of ONNX Runtime (NOBAT_ORT_LIB) and its CUDA libraries, or set provider.fallback = \"cpu\"",
+            provider.kind.as_str(),
+            clean(&error.to_string()),
+        ))
+    })
+}
+
+fn spec(outlet: &Outlet, kind: &str) -> Result<TensorSpec, OpenError> {
+    let refuse = |what: String| OpenError::Signature(format!("{kind} `{}` {what}", outlet.name()));
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            let datatype = datatype(*ty).ok_or_else(|| {
+                refuse(format!(
+                    "has datatype {ty}, which the Open Inference Protocol cannot carry; cast it inside the model"
+                ))
+            })?;
+            let shape = shape.iter().map(|&dim| if dim < 0 { -1 } else { dim }).collect();
+            Ok(TensorSpec { name: outlet.name().into(), datatype, shape, optional: false })
+        }
+        ValueType::Optional(_) => {
+            Err(refuse("is of ONNX type optional; give it a default with an initializer of the same name".into()))
+        }
+        _ => Err(refuse(
+            "is a sequence or map, not a tensor; export the model with tensors only (skl2onnx: zipmap=False)".into(),
+        )),
+    }
+}
+
+fn datatype(ty: TensorElementType) -> Option<Datatype> {
+    Some(match ty {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::String => Datatype::Bytes,
+        _ => return None,
+    })
+}
+
+/// Lends an input to the runtime.
+fn value<'a>(input: &InputView<'a>) -> ort::Result<SessionInputValue<'a>> {
+    let raw = match &input.data {
+        InputData::Text(elements) => {
+            let owned: Vec<String> = elements.iter().map(|&element| element.to_owned()).collect();
+            return Ok(Tensor::from_string_array((input.shape, owned.as_slice()))?.into());
+        }
+        InputData::Raw(raw) => *raw,
+    };
+    macro_rules! lend {
+        ($type:ty) => {{
+            let elements: &[$type] = bytemuck::checked::try_cast_slice(raw).map_err(|error| {
+                ort::Error::new(format!("input {} cannot be read as {}: {error}", input.index, input.datatype))
+            })?;
+            TensorRef::from_array_view((input.shape, elements))?.into()
+        }};
+    }
+    Ok(match input.datatype {
+        Datatype::Bool => lend!(bool),
+        Datatype::Uint8 => lend!(u8),
+        Datatype::Uint16 => lend!(u16),
+        Datatype::Uint32 => lend!(u32),
+        Datatype::Uint64 => lend!(u64),
+        Datatype::Int8 => lend!(i8),
+        Datatype::Int16 => lend!(i16),
+        Datatype::Int32 => lend!(i32),
+        Datatype::Int64 => lend!(i64),
+        Datatype::Fp16 => lend!(half::f16),
+        Datatype::Bf16 => lend!(half::bf16),
+        Datatype::Fp32 => lend!(f32),
+        Datatype::Fp64 => lend!(f64),
+        Datatype::Bytes => return Err(ort::Error::new("a BYTES input came without its elements")),
+    })
+}
+
+fn lend(
+    outputs: &SessionOutputs<'_>,
+    datatypes: &[Datatype],
+    take: &mut dyn FnMut(&[OutputView<'_>]),
+) -> Result<(), RunError> {
+    let mut views: SmallVec<[OutputView<'_>; 4]> = SmallVec::new();
+    for (at, &datatype) in datatypes.iter().enumerate() {
+        views.push(output(&outputs[at], datatype).map_err(failed)?);
+    }
+    take(&views);
+    Ok(())
+}
+
+fn output(value: &DynValue, datatype: Datatype) -> ort::Result<OutputView<'_>> {
+    macro_rules! read {
+        ($type:ty) => {{
+            let (shape, elements) = value.try_extract_tensor::<$type>()?;
+            OutputView { datatype, shape, data: OutputData::Raw(bytemuck::cast_slice(elements)) }
+        }};
+    }
+    Ok(match datatype {
+        Datatype::Bool => read!(bool),
+        Datatype::Uint8 => read!(u8),
+        Datatype::Uint16 => read!(u16),
+        Datatype::Uint32 => read!(u32),
+        Datatype::Uint64 => read!(u64),
+        Datatype::Int8 => read!(i8),
+        Datatype::Int16 => read!(i16),
+        Datatype::Int32 => read!(i32),
+        Datatype::Int64 => read!(i64),
+        Datatype::Fp16 => read!(half::f16),
+        Datatype::Bf16 => read!(half::bf16),
+        Datatype::Fp32 => read!(f32),
+        Datatype::Fp64 => read!(f64),
+        Datatype::Bytes => {
+            let (shape, elements) = value.try_extract_strings()?;
+            OutputView { datatype, shape, data: OutputData::Text(elements) }
+        }
+    })
+}
+
+fn failed(error: ort::Error) -> RunError {
+    RunError::Failed(clean(&error.to_string()))
+}
+
+/// One line of the runtime's message, without its own file names.
+fn clean(message: &str) -> String {
+    let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
+    match line.split_once(".cc:") {
+        Some((before, after)) => {
+            let head = before.rsplit_once(' ').map_or("", |(head, _)| head);
+            let tail = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+            format!("{} {}", head.trim_end(), tail).trim().to_owned()
+        }
+        None => line.trim().to_owned(),
+    }
+}

@@ -1,0 +1,165 @@
+//! Executors: one OS thread per session, each with its own runtime, consumer
+//! and apalis worker. Inference runs inline on that thread.
+//!
+//! Invariants:
+//! - An executor ends only when it is drained: a worker that ended for another
+//!   reason is built anew.
+//! - After a drain every lease it held is settled or given back.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use apalis::layers::WorkerBuilderExt;
+use apalis_core::error::WorkerError;
+use apalis_core::task::Task;
+use apalis_core::worker::builder::WorkerBuilder;
+use nobat_queue::Queue;
+use nobat_queue::backend::{Desk, LeaseBackend};
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+use tower_service::Service;
+
+use crate::batch::intake::{Batch, Intake};
+use crate::model::Model;
+use crate::runner::Runner;
+
+/// One running session of a model.
+pub(crate) struct Executor {
+    /// Its engines; locked by the thread while a batch runs, so whoever swaps
+    /// an engine waits for that batch and no longer.
+    pub(crate) runner: Arc<Mutex<Runner>>,
+    drain: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Executor {
+    /// Starts a thread that leases `model`'s jobs in the name of `worker`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or its runtime.
+    pub(crate) fn start(
+        queue: Arc<dyn Queue>,
+        model: Arc<Model>,
+        worker: SmolStr,
+        number: u32,
+        desk: Arc<Desk>,
+        runner: Runner,
+    ) -> std::io::Result<Executor> {
+        let runner = Arc::new(Mutex::new(runner));
+        let (drain, draining) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let session = Session { queue, model, worker, number, desk, runner: Arc::clone(&runner) };
+        let name = format!("nobat-run-{number}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(session.serve(draining)))?;
+        Ok(Executor { runner, drain, thread: Some(thread) })
+    }
+
+    /// Asks the thread to finish its batch, give back the rest and end.
+    pub(crate) fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Waits for the drained thread's end.
+    pub(crate) fn join(mut self) {
+        self.drain();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("an executor thread panicked; its leases expire by themselves");
+        }
+    }
+}
+
+/// What the executor's thread needs.
+struct Session {
+    queue: Arc<dyn Queue>,
+    model: Arc<Model>,
+    worker: SmolStr,
+    number: u32,
+    desk: Arc<Desk>,
+    runner: Arc<Mutex<Runner>>,
+}
+
+impl Session {
+    async fn serve(self, mut draining: watch::Receiver<bool>) {
+        let mut pause = Duration::from_millis(50);
+        while !*draining.borrow() {
+            let consumer = tokio::select! {
+                consumer = self.queue.consumer(&self.model.name, &self.worker) => consumer,
+                _ = draining.changed() => continue,
+            };
+            let outcome = match consumer {
+                Ok(consumer) => {
+                    pause = Duration::from_millis(50);
+                    let intake = Intake::new(Arc::clone(&self.model), Arc::clone(&self.desk));
+                    let backend = LeaseBackend::new(consumer, intake, Arc::clone(&self.desk));
+                    self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = outcome {
+                let (model, retry_ms) = (self.model.name.as_str(), pause.as_millis() as u64);
+                log::warn!(model, session = self.number, retry_ms; "a session stopped and starts again: {reason}");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = draining.changed() => {}
+                }
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
+
+    async fn run(&self, backend: LeaseBackend<Intake>, mut draining: watch::Receiver<bool>) -> Result<(), WorkerError> {
+        WorkerBuilder::new(&*format!("{}/{}#{}", self.worker, self.model.name, self.number))
+            .backend(backend)
+            .catch_panic()
+            .build(RunBatch(Arc::clone(&self.runner)))
+            .run_until(async move {
+                // An error means the sender is gone, which is a drain too.
+                let _ = draining.wait_for(|&drain| drain).await;
+                Ok::<(), WorkerError>(())
+            })
+            .await
+    }
+}
+
+/// The apalis service: one task is one batch, run inline.
+#[derive(Clone)]
+struct RunBatch(Arc<Mutex<Runner>>);
+
+impl Service<Task<Batch>> for RunBatch {
+    type Response = ();
+    type Error = Infallible;
+    type Future = RunFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, task: Task<Batch>) -> RunFuture {
+        RunFuture { runner: Arc::clone(&self.0), batch: Some(task.args) }
+    }
+}
+
+/// Runs its batch when first polled, where the panic layer watches.
+struct RunFuture {
+    runner: Arc<Mutex<Runner>>,
+    batch: Option<Batch>,
+}
+
+impl Future for RunFuture {
+    type Output = Result<(), Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(batch) = self.batch.take() {
+            self.runner.lock().run(batch);
+        }
+        Poll::Ready(Ok(()))
+    }
+}

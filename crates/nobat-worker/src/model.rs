@@ -1,0 +1,132 @@
+//! A served model: its versions, as every thread of the process sees them.
+//!
+//! One queue per model, any number of versions behind it. Readers take the
+//! table without a lock; a load or unload swaps a whole new one in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use nobat_core::signature::ModelSignature;
+use nobat_core::{Error, ErrorCode};
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+
+use crate::batch::controller::Controller;
+use crate::stats::Stats;
+
+/// One ready version of a model.
+#[derive(Debug)]
+pub struct Version {
+    /// What it takes and gives, as published.
+    pub signature: ModelSignature,
+    /// Its batch controller, shared by the model's sessions.
+    pub controller: Mutex<Controller>,
+    /// Its counters.
+    pub stats: Stats,
+    /// Most input bytes in one run.
+    pub max_batch_bytes: u64,
+    /// Set when a run showed that rows are not independent after all.
+    unbatched: AtomicBool,
+}
+
+impl Version {
+    /// A version ready to serve.
+    pub fn new(signature: ModelSignature, controller: Controller, stats: Stats, max_batch_bytes: u64) -> Version {
+        Version {
+            signature,
+            controller: Mutex::new(controller),
+            stats,
+            max_batch_bytes,
+            unbatched: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether rows of different jobs may share a run.
+    pub fn batches(&self) -> bool {
+        self.signature.batched && !self.unbatched.load(Ordering::Relaxed)
+    }
+
+    /// Batching state beside the counters, for people and gateways.
+    pub fn report(&self) -> serde_json::Value {
+        let mut report = self.controller.lock().report();
+        report["model"] = self.signature.name.as_str().into();
+        report["version"] = self.signature.version.as_str().into();
+        report["batched"] = self.batches().into();
+        report["waits"] = self.stats.extra();
+        report
+    }
+
+    /// Runs every job alone from now on.
+    pub fn stop_batching(&self, why: &str) {
+        if !self.unbatched.swap(true, Ordering::Relaxed) {
+            let (model, version) = (self.signature.name.as_str(), self.signature.version.as_str());
+            log::warn!(model, version; "running model `{model}` version {version} one job at a time: {why}");
+        }
+    }
+}
+
+/// A model's ready versions.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Ready versions, newest last.
+    pub versions: Vec<Arc<Version>>,
+    /// The one that answers when none is asked for.
+    pub default: usize,
+}
+
+/// A model and its current table.
+#[derive(Debug)]
+pub struct Model {
+    /// Its name, which is its queue's.
+    pub name: SmolStr,
+    table: ArcSwap<Table>,
+}
+
+impl Model {
+    /// A model without versions yet.
+    pub fn new(name: SmolStr) -> Model {
+        Model { name, table: ArcSwap::default() }
+    }
+
+    /// The versions now.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Swaps a new table in.
+    pub fn replace(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// The version a request asks for: empty is the default, else a version or
+    /// one of its labels.
+    ///
+    /// # Errors
+    /// `model_not_ready` without any version, `version_not_found` naming those
+    /// that are ready.
+    pub fn resolve(&self, asked: &str) -> Result<Arc<Version>, Error> {
+        let table = self.table.load();
+        let found = match asked {
+            "" => table.versions.get(table.default),
+            _ => table.versions.iter().find(|version| version.signature.version == asked).or_else(|| {
+                table.versions.iter().find(|version| version.signature.labels.iter().any(|label| label == asked))
+            }),
+        };
+        if let Some(version) = found {
+            return Ok(Arc::clone(version));
+        }
+        let name = &self.name;
+        if table.versions.is_empty() {
+            return Err(Error::new(
+                ErrorCode::ModelNotReady,
+                format!("model `{name}` has no ready version on this worker"),
+            ));
+        }
+        let ready: Vec<_> = table.versions.iter().map(|version| version.signature.version.as_str()).collect();
+        Err(Error::new(
+            ErrorCode::VersionNotFound,
+            format!("model `{name}` has no version `{asked}`; ready versions: {}", ready.join(", ")),
+        ))
+    }
+}

@@ -1,0 +1,259 @@
+//! What a model shows when it runs on made-up input: whether its rows are
+//! independent, how fast each batch size is, and that it runs at all.
+//!
+//! A dynamic first axis does not prove that rows are independent: a softmax
+//! over axis 0 has one too. So two different rows run alone and together, and
+//! the answers must agree. The timing runs warm up every batch size they try.
+
+use std::time::{Duration, Instant};
+
+use nobat_core::signature::TensorSpec;
+use nobat_core::tensor::{Datatype, Shape};
+
+use crate::engine::buffer::Buffer;
+use crate::engine::{Engine, InputData, InputView, OutputData, RunError};
+
+/// Sizes tried for dimensions that the model leaves open, in order, until one runs.
+const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];
+/// Size of open dimensions in timing runs.
+const TIMED_DIM: i64 = 64;
+/// A run below this is the transport's business, not the batch size's.
+const TINY_RUN: Duration = Duration::from_micros(300);
+/// A larger batch must be this much faster per row to be worth its latency.
+const WORTH: f64 = 1.04;
+/// Rows' answers may differ so much, relative to the largest, by kernel choice.
+const TOLERANCE: f64 = 2e-3;
+
+/// What the rows of a model showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Together as alone.
+    Independent,
+    /// Not so, and why: run one at a time.
+    Mixed(String),
+    /// Made-up input does not run; nothing is known.
+    Unknown(String),
+}
+
+/// Whether the model's rows are independent.
+pub fn verify_rows(engine: &mut dyn Engine, inputs: &[TensorSpec]) -> Rows {
+    let mut reason = String::new();
+    for dim in OPEN_DIMS {
+        match compare_rows(engine, inputs, dim) {
+            Ok(rows) => return rows,
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Rows::Unknown(reason)
+}
+
+fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64) -> Result<Rows, RunError> {
+    // Alone first: an error there is about the made-up input, not the batch.
+    let first = run(engine, inputs, &[0], dim)?;
+    let second = run(engine, inputs, &[1], dim)?;
+    let both = match run(engine, inputs, &[0, 1], dim) {
+        Ok(both) => both,
+        Err(error) => return Ok(Rows::Mixed(format!("two rows together fail ({error}) where each alone runs"))),
+    };
+    for (at, both) in both.iter().enumerate() {
+        if both.shape.first() != Some(&2) {
+            return Ok(Rows::Mixed(format!("output {at} has shape {:?} for two rows", both.shape.as_slice())));
+        }
+        let half = both.values.len() / 2;
+        for (row, alone) in [(0, &first[at]), (1, &second[at])] {
+            let together = &both.values[row * half..(row + 1) * half];
+            let scale = alone
+                .values
+                .iter()
+                .fold(1.0f64, |most, value| if value.is_finite() { most.max(value.abs()) } else { most });
+            let differs =
+                |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * scale);
+            if together.len() != alone.values.len() || alone.values.iter().zip(together).any(differs) {
+                return Ok(Rows::Mixed(format!("row {row} of output {at} is another beside a second row than alone")));
+            }
+        }
+    }
+    Ok(Rows::Independent)
+}
+
+/// The measured best batch size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchSize {
+    /// Most rows that pay.
+    pub rows: u32,
+    /// Run time per row at that size, in seconds.
+    pub row_s: f64,
+    /// Whether sizes were compared (not for tiny models, which take the limit).
+    pub measured: bool,
+}
+
+/// Times batch sizes 1, 2, 4, … up to `limit` for at most `budget`, and picks
+/// the smallest that is within a few percent of the best per row. `None` when
+/// made-up input does not run.
+pub fn best_batch_size(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    limit: u32,
+    budget: Duration,
+) -> Option<BatchSize> {
+    let until = Instant::now() + budget;
+    let dim = [TIMED_DIM].into_iter().chain(OPEN_DIMS).find(|&dim| run(engine, inputs, &[0], dim).is_ok())?;
+    let single = time_of(engine, inputs, 1, dim, until)?;
+    let mut best = BatchSize { rows: 1, row_s: single.as_secs_f64(), measured: true };
+    if single < TINY_RUN {
+        return Some(BatchSize { rows: limit, measured: false, ..best });
+    }
+    let (mut size, mut no_gain) = (2, 0);
+    while size <= limit && no_gain < 2 && Instant::now() < until {
+        let Some(took) = time_of(engine, inputs, size, dim, until) else { break };
+        let row_s = took.as_secs_f64() / f64::from(size);
+        if row_s * WORTH < best.row_s {
+            best = BatchSize { rows: size, row_s, measured: true };
+            no_gain = 0;
+        } else {
+            no_gain += 1;
+        }
+        size *= 2;
+    }
+    Some(best)
+}
+
+/// Best of up to three runs after one that warms up.
+fn time_of(engine: &mut dyn Engine, inputs: &[TensorSpec], rows: u32, dim: i64, until: Instant) -> Option<Duration> {
+    let kinds: Vec<u32> = (0..rows).map(|row| row % 2).collect();
+    let mut best = None;
+    for attempt in 0..4 {
+        let started = Instant::now();
+        run_only(engine, inputs, &kinds, dim).ok()?;
+        let took = started.elapsed();
+        if attempt > 0 {
+            best = Some(best.map_or(took, |best: Duration| best.min(took)));
+        }
+        if best.is_some() && Instant::now() >= until {
+            break;
+        }
+        if attempt == 0 && started + took * 2 > until {
+            return Some(took);
+        }
+    }
+    best
+}
+
+/// One output of a made-up run, as numbers.
+struct Probed {
+    shape: Shape,
+    values: Vec<f64>,
+}
+
+fn run(engine: &mut dyn Engine, inputs: &[TensorSpec], kinds: &[u32], dim: i64) -> Result<Vec<Probed>, RunError> {
+    let mut probed = Vec::new();
+    with_input(inputs, kinds, dim, |views| {
+        engine.run(views, None, &mut |outputs| {
+            for output in outputs {
+                let values = match &output.data {
+                    OutputData::Raw(raw) => numbers(output.datatype, raw),
+                    OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
+                };
+                probed.push(Probed { shape: output.shape.into(), values });
+            }
+        })
+    })?;
+    Ok(probed)
+}
+
+fn run_only(engine: &mut dyn Engine, inputs: &[TensorSpec], kinds: &[u32], dim: i64) -> Result<(), RunError> {
+    with_input(inputs, kinds, dim, |views| engine.run(views, None, &mut |_| {}))
+}
+
+/// Lends made-up inputs with one row per entry of `kinds`; rows of different
+/// kinds differ. Integers are 0 and 1 (valid in most vocabularies and flags).
+fn with_input<T>(inputs: &[TensorSpec], kinds: &[u32], dim: i64, work: impl FnOnce(&[InputView<'_>]) -> T) -> T {
+    let required: Vec<(usize, &TensorSpec)> = inputs.iter().enumerate().filter(|(_, spec)| !spec.optional).collect();
+    let mut shapes: Vec<Shape> = Vec::new();
+    let mut buffers: Vec<Buffer> = Vec::new();
+    let mut texts: Vec<Vec<&str>> = Vec::new();
+    for (_, spec) in &required {
+        let batched = spec.shape.first() == Some(&-1);
+        let mut shape: Shape = spec.shape.iter().map(|&own| if own < 0 { dim } else { own }).collect();
+        if batched {
+            shape[0] = kinds.len() as i64;
+        }
+        let all: usize = shape.iter().product::<i64>() as usize;
+        let rows = if batched { kinds.len() } else { 1 };
+        let per_row = all / rows.max(1);
+        let mut buffer = Buffer::default();
+        let mut text = Vec::new();
+        buffer.reset(spec.datatype.size().unwrap_or(0) * all);
+        for row in 0..rows {
+            let kind = kinds.get(row).copied().unwrap_or(0);
+            for at in 0..per_row {
+                match spec.datatype {
+                    Datatype::Bytes => text.push(if kind == 0 { "0" } else { "1" }),
+                    datatype => push_number(&mut buffer, datatype, kind, at),
+                }
+            }
+        }
+        shapes.push(shape);
+        buffers.push(buffer);
+        texts.push(text);
+    }
+    let views: Vec<InputView<'_>> = required
+        .iter()
+        .enumerate()
+        .map(|(at, (index, spec))| InputView {
+            index: *index,
+            datatype: spec.datatype,
+            shape: &shapes[at],
+            data: match spec.datatype {
+                Datatype::Bytes => InputData::Text(&texts[at]),
+                _ => InputData::Raw(buffers[at].bytes()),
+            },
+        })
+        .collect();
+    work(&views)
+}
+
+fn push_number(buffer: &mut Buffer, datatype: Datatype, kind: u32, at: usize) {
+    // Small and different along the row and between kinds.
+    let float = if kind == 0 { (at % 7) as f32 * 0.1 } else { 0.9 - (at % 5) as f32 * 0.15 };
+    match datatype {
+        Datatype::Fp32 => buffer.push(&float.to_le_bytes()),
+        Datatype::Fp64 => buffer.push(&f64::from(float).to_le_bytes()),
+        Datatype::Fp16 => buffer.push(&half::f16::from_f32(float).to_le_bytes()),
+        Datatype::Bf16 => buffer.push(&half::bf16::from_f32(float).to_le_bytes()),
+        Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => buffer.push(&[kind as u8]),
+        Datatype::Uint16 | Datatype::Int16 => buffer.push(&(kind as u16).to_le_bytes()),
+        Datatype::Uint32 | Datatype::Int32 => buffer.push(&kind.to_le_bytes()),
+        Datatype::Uint64 | Datatype::Int64 => buffer.push(&u64::from(kind).to_le_bytes()),
+        Datatype::Bytes => {}
+    }
+}
+
+/// Elements as numbers, for comparing.
+pub fn numbers(datatype: Datatype, raw: &[u8]) -> Vec<f64> {
+    macro_rules! read {
+        ($type:ty, $size:literal) => {
+            raw.as_chunks::<$size>().0.iter().map(|&bytes| <$type>::from_le_bytes(bytes) as f64).collect()
+        };
+    }
+    match datatype {
+        Datatype::Bool | Datatype::Uint8 => raw.iter().map(|&byte| f64::from(byte)).collect(),
+        Datatype::Int8 => read!(i8, 1),
+        Datatype::Uint16 => read!(u16, 2),
+        Datatype::Int16 => read!(i16, 2),
+        Datatype::Uint32 => read!(u32, 4),
+        Datatype::Int32 => read!(i32, 4),
+        Datatype::Uint64 => read!(u64, 8),
+        Datatype::Int64 => read!(i64, 8),
+        Datatype::Fp16 => raw.as_chunks::<2>().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f64()).collect(),
+        Datatype::Bf16 => raw.as_chunks::<2>().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f64()).collect(),
+        Datatype::Fp32 => read!(f32, 4),
+        Datatype::Fp64 => read!(f64, 8),
+        Datatype::Bytes => Vec::new(),
+    }
+}
+
+/// A number that differs for different texts, for comparing.
+fn text_number(text: &str) -> f64 {
+    text.bytes().fold(7.0, |number, byte| (number * 31.0 + f64::from(byte)) % 1e9)
+}

@@ -1,0 +1,81 @@
+//! Keeps the leases of every session alive, from one thread that no inference
+//! can starve.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nobat_core::job::LeaseToken;
+use nobat_queue::Queue;
+use nobat_queue::backend::Desk;
+use nobat_queue::queue::{Renewal, Renewer};
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+/// Every session's desk, by the queue it leases from.
+#[derive(Clone, Default)]
+pub(crate) struct Desks(Arc<Mutex<Vec<(SmolStr, Weak<Desk>)>>>);
+
+impl Desks {
+    /// Adds a session's desk; it leaves by itself when the session is dropped.
+    pub(crate) fn add(&self, model: SmolStr, desk: &Arc<Desk>) {
+        self.0.lock().push((model, Arc::downgrade(desk)));
+    }
+
+    fn live(&self) -> Vec<(SmolStr, Arc<Desk>)> {
+        let mut desks = self.0.lock();
+        desks.retain(|(_, desk)| desk.strong_count() > 0);
+        desks.iter().filter_map(|(model, desk)| Some((model.clone(), desk.upgrade()?))).collect()
+    }
+}
+
+/// Starts the renewing thread; it ends when `stop` turns true or is dropped.
+///
+/// # Errors
+/// When the system refuses a thread or its runtime.
+pub(crate) fn start(
+    queue: Arc<dyn Queue>,
+    desks: Desks,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("nobat-renew".into()).spawn(move || runtime.block_on(renew(queue, desks, stop)))
+}
+
+async fn renew(queue: Arc<dyn Queue>, desks: Desks, mut stop: watch::Receiver<bool>) {
+    // A third of the lease leaves two more chances after a failed call.
+    let every = Duration::from_millis(u64::from(queue.settings().lease_ms) / 3).max(Duration::from_millis(10));
+    let mut renewer: Option<Box<dyn Renewer>> = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = stop.wait_for(|&stop| stop) => return,
+        }
+        for (model, desk) in desks.live() {
+            let leases = desk.leases();
+            if leases.is_empty() {
+                continue;
+            }
+            if renewer.is_none() {
+                renewer = queue.renewer().await.inspect_err(|error| log::warn!("cannot renew leases: {error}")).ok();
+            }
+            let Some(open) = renewer.as_mut() else { break };
+            match open.renew(&model, &leases).await {
+                Ok(answers) => {
+                    let lost: Vec<LeaseToken> = (leases.iter().zip(answers))
+                        .filter(|(_, answer)| *answer == Renewal::Lost)
+                        .map(|((_, token), _)| *token)
+                        .collect();
+                    let lost = desk.mark_lost(&lost);
+                    if lost > 0 {
+                        log::info!(model = model.as_str(), jobs = lost; "leases lost or jobs cancelled");
+                    }
+                }
+                Err(error) => {
+                    log::warn!(model = model.as_str(), leases = leases.len(); "cannot renew leases: {error}");
+                    renewer = None;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How many sessions fit: computed from cores and measured memory, never guessed.
+//!
+//! Pure, but for the two functions that read the system.
+
+use crate::config::Sessions;
+
+/// Cost per row above which more than one session pays; below it one thread
+/// outruns the transport.
+const TINY_ROW_S: f64 = 1e-3;
+
+/// What sizing goes by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resources {
+    /// Processor cores this process may use.
+    pub cores: u32,
+    /// Memory that may still be used, in bytes.
+    pub free_bytes: u64,
+    /// Measured memory of one session, in bytes.
+    pub session_bytes: u64,
+    /// Measured run time per row at the best batch size, in seconds.
+    pub row_s: f64,
+    /// Whether runs execute on a GPU.
+    pub gpu: bool,
+}
+
+/// Sessions for a model whose first session is already open.
+///
+/// # Errors
+/// When more are asked for than fit: the arithmetic and the remedy.
+pub fn sessions(asked: Sessions, resources: Resources) -> Result<u32, String> {
+    let Resources { cores, free_bytes, session_bytes, row_s, gpu } = resources;
+    let by_cores = 2 * cores + 1;
+    // The open session's memory is no longer free: it counts itself.
+    let by_memory = u32::try_from(free_bytes / session_bytes.max(1)).unwrap_or(u32::MAX).saturating_add(1);
+    let most = by_cores.min(by_memory).max(1);
+    match asked {
+        Sessions::Auto if gpu || row_s < TINY_ROW_S => Ok(1),
+        Sessions::Auto => Ok(cores.clamp(1, most)),
+        Sessions::Count(count) if count <= most => Ok(count),
+        Sessions::Count(count) => Err(format!(
+            "{count} sessions do not fit: {cores} cores allow 2 x {cores} + 1 = {by_cores}, and {} MB free at {} MB a session allow {by_memory}; ask for {most} or fewer, or for `auto`",
+            free_bytes / 1_000_000,
+            session_bytes / 1_000_000,
+        )),
+    }
+}
+
+/// Cores this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+}
+
+/// Memory this process may still take: what the system has available, within
+/// its control group's limit.
+pub fn free_bytes() -> u64 {
+    let system = read_kb("/proc/meminfo", "MemAvailable:").unwrap_or(u64::MAX);
+    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = read("/sys/fs/cgroup/memory.max")
+        .zip(read("/sys/fs/cgroup/memory.current"))
+        .map_or(u64::MAX, |(limit, used)| limit.saturating_sub(used));
+    system.min(group)
+}
+
+/// Resident memory of this process, in bytes; 0 where the system does not say.
+pub fn resident_bytes() -> u64 {
+    read_kb("/proc/self/status", "VmRSS:").unwrap_or(0)
+}
+
+fn read_kb(path: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MB: u64 = 1_000_000;
+
+    fn box_of(cores: u32, free_mb: u64, session_mb: u64, row_s: f64) -> Resources {
+        Resources { cores, free_bytes: free_mb * MB, session_bytes: session_mb * MB, row_s, gpu: false }
+    }
+
+    #[test]
+    fn auto_gives_tiny_models_one_session_and_heavy_ones_a_session_per_core() {
+        assert_eq!(sessions(Sessions::Auto, box_of(4, 10_000, 1, 1e-5)), Ok(1));
+        assert_eq!(sessions(Sessions::Auto, box_of(4, 10_000, 100, 0.01)), Ok(4));
+        assert_eq!(sessions(Sessions::Auto, box_of(4, 250, 100, 0.01)), Ok(3));
+        assert_eq!(sessions(Sessions::Auto, Resources { gpu: true, ..box_of(4, 10_000, 100, 0.01) }), Ok(1));
+    }
+
+    #[test]
+    fn too_many_are_refused_with_the_arithmetic() {
+        let refusal = sessions(Sessions::Count(9), box_of(2, 4_000, 1_000, 0.1)).expect_err("nine on two cores");
+        assert!(refusal.contains("2 x 2 + 1 = 5"), "{refusal}");
+        assert!(refusal.contains("4000 MB free at 1000 MB a session allow 5"), "{refusal}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_granted_fits(
+            asked in 1u32..64, cores in 1u32..64, free_mb in 0u64..100_000, session_mb in 1u64..10_000, row_s in 0.0f64..1.0,
+        ) {
+            let resources = box_of(cores, free_mb, session_mb, row_s);
+            for asked in [Sessions::Auto, Sessions::Count(asked)] {
+                if let Ok(count) = sessions(asked, resources) {
+                    prop_assert!(count >= 1 && count <= 2 * cores + 1);
+                    prop_assert!(count == 1 || u64::from(count - 1) * session_mb <= free_mb);
+                }
+            }
+        }
+    }
+}
