@@ -92,9 +92,7 @@ pub struct JobOptions {
     pub result_ttl: Duration,
     /// Makes a repeated request return the same job; scope: caller and model.
     pub idempotency: Option<Idempotency>,
-    /// Who is told of its transitions, as the gateway wrote it; opaque to the
-    /// queue, which appends a [`JobEvent`] to its outbox in the very step that
-    /// makes the transition.
+    /// URL that is told of its end. The gateway keeps watch; stores ignore it.
     pub webhook: Option<SmolStr>,
 }
 
@@ -232,33 +230,6 @@ pub struct JobView {
     pub error: Option<JobError>,
     /// The result, when succeeded.
     pub result: Option<JobResult>,
-}
-
-/// A job that has a webhook became succeeded, failed, dead, cancelled or expired.
-///
-/// Events are at-least-once: one may be read again after it was handled, and
-/// [`JobEvent::key`] tells repetitions from new ones.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JobEvent {
-    /// Which job.
-    pub id: JobId,
-    /// Its model, whose queue it is in.
-    pub model: SmolStr,
-    /// What it became.
-    pub state: JobState,
-    /// Attempts begun by then.
-    pub attempts: u32,
-    /// When, milliseconds since 1970 by the store's clock.
-    pub at_ms: u64,
-    /// [`JobOptions::webhook`], as it came.
-    pub webhook: SmolStr,
-}
-
-impl JobEvent {
-    /// The same for every reading of one transition, and for no other.
-    pub fn key(&self) -> String {
-        format!("{}.{}.{}", self.id, self.state.as_str(), self.attempts)
-    }
 }
 
 /// A succeeded job's result: how it came about, and the packed outputs.

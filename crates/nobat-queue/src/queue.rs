@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nobat_core::job::{JobEvent, JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
+use nobat_core::job::{JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
 use nobat_core::score::Aging;
 use nobat_core::signature::ModelSignature;
 use nobat_core::{IdIssuer, JobId, OwnerId, Result};
@@ -263,21 +263,6 @@ pub trait Queue: Send + Sync + 'static {
     /// # Cancel safety
     /// Cancel safe; a command is seen by every worker that was subscribed.
     async fn next_command(&self) -> WorkerCommand;
-
-    /// The outbox: up to `limit` transitions of jobs that have a webhook, oldest
-    /// first over all queues. Each stays until [`Queue::forget_events`]. The
-    /// store appends one in the same atomic step as the transition to
-    /// succeeded, failed, dead, cancelled or expired.
-    async fn events(&self, limit: usize) -> Result<Vec<JobEvent>> {
-        let _ = limit;
-        Ok(Vec::new())
-    }
-
-    /// Takes handled transitions out of the outbox; unknown ones are no error.
-    async fn forget_events(&self, events: &[JobEvent]) -> Result<()> {
-        let _ = events;
-        Ok(())
-    }
 
     /// Whether the store can be used, and what an operator should know.
     async fn health(&self) -> Result<StoreHealth>;

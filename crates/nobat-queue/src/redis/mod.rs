@@ -1,1 +1,2 @@
 //! The queue on Redis.
+pub mod ledger;

@@ -20,6 +20,7 @@ mod consumer;
 mod folder;
 mod journal;
 mod lane;
+pub mod ledger;
 mod machine;
 mod read;
 mod recent;

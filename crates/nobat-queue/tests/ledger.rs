@@ -1,0 +1,135 @@
+//! Both ledgers keep the same contract, on a real Redis and a real file.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nobat_queue::Ledger;
+use nobat_queue::redis::ledger::RedisLedger;
+use nobat_queue::sqlite::ledger::SqliteLedger;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A Redis of our own on a free port, ended with the test.
+struct Server {
+    process: Child,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let mut process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Ready to accept"))).expect("starts").ok();
+        std::thread::spawn(move || lines.for_each(drop));
+        Server { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
+    }
+
+    async fn ledger(&self) -> Arc<dyn Ledger> {
+        let client = redis::Client::open(self.url.as_str()).expect("a url");
+        Arc::new(RedisLedger::new(client.get_connection_manager().await.expect("connects"), "t"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn keeps_the_contract(ledger: Arc<dyn Ledger>) {
+    // Claims.
+    let races = (0..20).map(|n| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.claim("tick", &format!("holder-{n}"), LONG).await.expect("answers") })
+    });
+    let mut winners = 0;
+    for race in races.collect::<Vec<_>>() {
+        winners += usize::from(race.await.expect("runs"));
+    }
+    assert_eq!(winners, 1, "exactly one of twenty gets a claim");
+    assert!(ledger.claim("short", "a", Duration::from_millis(200)).await.expect("answers"));
+    assert!(ledger.claim("short", "a", Duration::from_millis(200)).await.expect("answers"), "a holder prolongs");
+    assert!(!ledger.claim("short", "b", LONG).await.expect("answers"));
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(ledger.claim("short", "b", LONG).await.expect("answers"), "an expired claim is free");
+    ledger.release("short", "a").await.expect("answers");
+    assert!(!ledger.claim("short", "a", LONG).await.expect("answers"), "another's claim cannot be released");
+    ledger.release("short", "b").await.expect("answers");
+    assert!(ledger.claim("short", "a", LONG).await.expect("answers"));
+
+    // Documents.
+    ledger.put("space", "a", b"1").await.expect("written");
+    ledger.put("space", "a", b"2").await.expect("written");
+    ledger.put("other", "b", b"\xff\x00").await.expect("written");
+    assert_eq!(ledger.documents("space").await.expect("read"), [("a".into(), "2".into())]);
+    assert_eq!(ledger.documents("other").await.expect("read")[0].1[..], b"\xff\x00"[..]);
+    assert!(ledger.remove("space", "a").await.expect("answers"));
+    assert!(!ledger.remove("space", "a").await.expect("answers"));
+
+    // Logs.
+    for n in 0..10u8 {
+        ledger.append("log", &[n], 4).await.expect("written");
+    }
+    let newest: Vec<_> = ledger.tail("log", 9).await.expect("read").iter().map(|entry| entry[0]).collect();
+    assert_eq!(newest, [9, 8, 7, 6]);
+    assert_eq!(ledger.tail("log", 2).await.expect("read").len(), 2);
+    assert_eq!(ledger.tail("none", 2).await.expect("read").len(), 0);
+
+    // Timers.
+    assert!(ledger.add_timer("set", "now", b"v", Duration::ZERO).await.expect("answers"));
+    assert!(!ledger.add_timer("set", "now", b"w", Duration::ZERO).await.expect("answers"), "a key is there once");
+    assert!(ledger.add_timer("set", "later", b"x", LONG).await.expect("answers"));
+    let lease = Duration::from_millis(200);
+    let due = ledger.take_due("set", 10, lease).await.expect("answers");
+    assert_eq!(
+        due.iter().map(|timer| (timer.key.as_str(), &timer.value[..])).collect::<Vec<_>>(),
+        [("now", &b"v"[..])]
+    );
+    assert!(ledger.take_due("set", 10, lease).await.expect("answers").is_empty(), "it is lent");
+    tokio::time::sleep(lease + Duration::from_millis(50)).await;
+    assert_eq!(ledger.take_due("set", 10, LONG).await.expect("answers").len(), 1, "its taker died: it comes back");
+    assert!(ledger.move_timer("set", "now", b"again", Duration::ZERO).await.expect("answers"));
+    assert_eq!(ledger.take_due("set", 10, LONG).await.expect("answers")[0].value[..], b"again"[..]);
+    let timers = ledger.timers("set", 10).await.expect("read");
+    assert_eq!(timers.len(), 2);
+    assert!(timers.iter().all(|(_, left)| *left > Duration::from_secs(30) && *left <= LONG));
+    assert!(ledger.remove_timer("set", "now").await.expect("answers"));
+    assert!(!ledger.remove_timer("set", "now").await.expect("answers"));
+    assert!(!ledger.move_timer("set", "now", b"", Duration::ZERO).await.expect("answers"), "it is gone");
+}
+
+#[tokio::test]
+async fn the_embedded_ledger_keeps_the_contract() {
+    let dir = tempfile::tempdir().expect("a folder");
+    keeps_the_contract(Arc::new(SqliteLedger::open(&dir.path().join("ledger.db")).expect("opens"))).await;
+}
+
+#[tokio::test]
+async fn the_redis_ledger_keeps_the_contract() {
+    let server = Server::start();
+    keeps_the_contract(server.ledger().await).await;
+}
+
+#[tokio::test]
+async fn the_embedded_ledger_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("ledger.db");
+    let first = SqliteLedger::open(&file).expect("opens");
+    first.add_timer("set", "k", b"v", Duration::ZERO).await.expect("written");
+    first.put("space", "k", b"v").await.expect("written");
+    drop(first);
+    let second = SqliteLedger::open(&file).expect("opens");
+    assert_eq!(second.take_due("set", 1, LONG).await.expect("answers").len(), 1);
+    assert_eq!(second.documents("space").await.expect("read").len(), 1);
+}
