@@ -14,10 +14,12 @@
 //!   the request id.
 //! - Hot paths hold no lock: the registry is read through one atomic load.
 
+pub mod auth;
 pub mod body;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod limits;
 pub mod outbound;
 pub mod predict;
 pub mod registry;
