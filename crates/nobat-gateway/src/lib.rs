@@ -19,6 +19,7 @@ pub mod body;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod json;
 pub mod limits;
 pub mod outbound;
 pub mod predict;

@@ -220,34 +220,14 @@ impl ModelEntry {
             .unwrap_or(&self.versions[0])
     }
 
-    /// Finds the version a caller asks for.
+    /// Finds the version a caller asks for, ready to run.
     ///
     /// # Errors
-    /// `version_not_found` naming the versions or labels there are;
-    /// `model_not_ready` with the reason.
+    /// As [`ModelEntry::find`]; `model_not_ready` with the reason.
     pub fn resolve(&self, want: Want<'_>) -> Result<Target> {
-        let (version, pinned) = match want {
-            Want::Default => (self.default_version(), SmolStr::default()),
-            Want::Version(asked) => {
-                let version = self.find(|version| version.signature.version == asked).ok_or_else(|| {
-                    self.not_found("version", asked, self.versions.iter().map(|version| &version.signature.version))
-                })?;
-                (version, version.signature.version.clone())
-            }
-            Want::Label(asked) => {
-                let version = self
-                    .find(|version| version.signature.labels.iter().any(|label| label == asked))
-                    .ok_or_else(|| {
-                        self.not_found(
-                            "label",
-                            asked,
-                            self.versions.iter().flat_map(|version| &version.signature.labels),
-                        )
-                    })?;
-                (version, version.signature.version.clone())
-            }
-        };
+        let version = self.find(want)?;
         let signature = &version.signature;
+        let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
         match signature.state {
             ModelState::Ready => Ok(Target { signature: signature.clone(), pinned, live: version.is_live() }),
             ModelState::Loading => Err(self.not_ready(signature, "is loading").retry_after(NO_WORKER_RETRY)),
@@ -256,8 +236,23 @@ impl ModelEntry {
         }
     }
 
-    fn find(&self, fits: impl Fn(&VersionEntry) -> bool) -> Option<&VersionEntry> {
-        self.versions.iter().find(|version| fits(version))
+    /// Finds the version a caller asks for, whatever its state.
+    ///
+    /// # Errors
+    /// `version_not_found` naming the versions or labels there are.
+    pub fn find(&self, want: Want<'_>) -> Result<&VersionEntry> {
+        let first = |fits: &dyn Fn(&ModelSignature) -> bool| self.versions.iter().find(|entry| fits(&entry.signature));
+        match want {
+            Want::Default => Ok(self.default_version()),
+            Want::Version(asked) => first(&|signature| signature.version == asked).ok_or_else(|| {
+                self.not_found("version", asked, self.versions.iter().map(|version| &version.signature.version))
+            }),
+            Want::Label(asked) => {
+                first(&|signature| signature.labels.iter().any(|label| label == asked)).ok_or_else(|| {
+                    self.not_found("label", asked, self.versions.iter().flat_map(|version| &version.signature.labels))
+                })
+            }
+        }
     }
 
     fn add(&mut self, signature: &ModelSignature, worker: &SmolStr) {

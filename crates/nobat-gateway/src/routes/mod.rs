@@ -6,10 +6,22 @@ use actix_web::web::{self, ServiceConfig};
 
 use crate::error::no_route;
 
+mod docs;
+pub mod native;
+pub mod prefer;
+pub mod query;
 mod root;
+mod sagemaker;
+mod tfserving;
+
+pub use docs::document;
 
 /// Adds every route of the gateway.
 pub fn configure(config: &mut ServiceConfig) {
+    tfserving::configure(config);
+    native::configure(config);
+    sagemaker::configure(config);
+    docs::configure(config);
     root::configure(config);
     config.default_service(web::to(no_route));
 }

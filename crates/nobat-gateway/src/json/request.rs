@@ -1,0 +1,372 @@
+//! The body of a prediction: `{"instances": …}` (row form) or `{"inputs": …}`
+//! (column form), guided by the model's signature.
+//!
+//! Source: TensorFlow Serving's REST API, "Predict API"; the native API shares
+//! it. `:classify` and `:regress` carry their rows under `examples`.
+
+use nobat_core::infer::InferRequest;
+use nobat_core::signature::{ModelSignature, TensorSpec};
+use nobat_core::tensor::{Shape, Tensor};
+use nobat_core::{Error, ErrorCode, Result};
+use smol_str::SmolStr;
+
+use super::{Reader, tensor};
+
+/// The one signature that an ONNX model has, by TensorFlow's name.
+const SIGNATURE_NAME: &str = "serving_default";
+
+/// How the inputs were written; the answer takes the same form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One entry per row.
+    Row,
+    /// One tensor per input.
+    Column,
+}
+
+/// Reads a whole body. `rows` is the member that holds row form: `instances`,
+/// or `examples`.
+///
+/// # Errors
+/// `invalid_json`, `invalid_tensor`, `invalid_parameter`, each naming value and
+/// place.
+pub fn read(body: &[u8], signature: &ModelSignature, rows: &'static str) -> Result<(InferRequest, Form)> {
+    let mut reader = Reader::new(body);
+    let request = read_from(&mut reader, signature, rows, "the body")?;
+    reader.end()?;
+    Ok(request)
+}
+
+/// Reads one request object off the front of `reader`; `place` names it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from(
+    reader: &mut Reader<'_>,
+    signature: &ModelSignature,
+    rows: &'static str,
+    place: &str,
+) -> Result<(InferRequest, Form)> {
+    if reader.peek().is_none() {
+        let message = format!("{place} is empty; send {{\"{rows}\": […]}}");
+        return Err(Error::new(ErrorCode::InvalidJson, message));
+    }
+    reader.expect(b'{', place)?;
+    let mut inputs: Option<(Vec<Tensor>, Form)> = None;
+    let mut outputs = Vec::new();
+    let mut first = true;
+    while let Some(key) = reader.next_key(&mut first, place)? {
+        let form = match &*key {
+            key if key == rows => Form::Row,
+            "inputs" => Form::Column,
+            "outputs" => {
+                outputs = read_names(reader)?;
+                continue;
+            }
+            "signature_name" => {
+                read_signature_name(reader)?;
+                continue;
+            }
+            unknown => {
+                let shown: String = unknown.chars().take(40).collect();
+                return Err(Error::new(
+                    ErrorCode::InvalidJson,
+                    format!(
+                        "unknown member `{shown}` in {place}; give `{rows}` or `inputs`, and optionally `outputs`, `signature_name`"
+                    ),
+                ));
+            }
+        };
+        if inputs.is_some() {
+            return Err(Error::new(
+                ErrorCode::InvalidJson,
+                format!("{place} gives its tensors twice; give `{rows}` or `inputs`, once"),
+            ));
+        }
+        let tensors = match form {
+            Form::Row => read_rows(reader, signature, rows)?,
+            Form::Column => read_columns(reader, signature)?,
+        };
+        inputs = Some((tensors, form));
+    }
+    let Some((inputs, form)) = inputs else {
+        return Err(Error::new(ErrorCode::InvalidJson, format!("{place} has neither `{rows}` nor `inputs`")));
+    };
+    Ok((InferRequest { version: SmolStr::default(), inputs, outputs }, form))
+}
+
+fn read_rows(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -> Result<Vec<Tensor>> {
+    let mut ahead = *reader;
+    if !ahead.take(b'[') {
+        return Err(reader.unexpected("a list", place));
+    }
+    if ahead.peek() == Some(b'{') && !tensor::is_b64(&ahead) {
+        *reader = ahead;
+        return read_objects(reader, signature, place);
+    }
+    let spec = bare_input(signature, place)?;
+    read_tensor(reader, spec, place).map(|tensor| vec![tensor])
+}
+
+/// Row form with names: a list of objects, one per row.
+fn read_objects(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -> Result<Vec<Tensor>> {
+    let mut columns: Vec<Column> =
+        signature.inputs.iter().map(|spec| Column { data: Vec::new(), row_shape: None, rows: 0, spec }).collect();
+    let mut rows = 0;
+    let mut first_row = true;
+    while reader.next_element(&mut first_row, place)? {
+        reader.expect(b'{', place)?;
+        let mut first = true;
+        let mut expected = 0;
+        while let Some(name) = reader.next_key(&mut first, place)? {
+            // Rows usually name their inputs in one order.
+            let at = (expected..columns.len()).chain(0..expected).find(|&at| columns[at].spec.name == *name);
+            let Some(at) = at else { return Err(unknown_input(signature, &name, &format!("{place}[{rows}]"))) };
+            expected = at + 1;
+            columns[at].read_row(reader, rows, place)?;
+        }
+        rows += 1;
+        if let Some(missing) =
+            columns.iter().find(|column| column.rows != rows && (column.rows > 0 || !column.spec.optional))
+        {
+            return Err(invalid(format!("{place}[{}] lacks input `{}`", rows - 1, missing.spec.name)));
+        }
+    }
+    Ok(columns.into_iter().filter(|column| column.rows > 0).map(|column| column.finish(rows)).collect())
+}
+
+/// One input, gathered row by row.
+struct Column<'a> {
+    spec: &'a TensorSpec,
+    data: Vec<u8>,
+    row_shape: Option<Shape>,
+    rows: usize,
+}
+
+impl Column<'_> {
+    fn read_row(&mut self, reader: &mut Reader<'_>, row: usize, place: &str) -> Result<()> {
+        let name = &self.spec.name;
+        if self.rows > row {
+            return Err(invalid(format!("{place}[{row}] gives input `{name}` twice")));
+        }
+        if self.rows < row {
+            return Err(invalid(format!("{place}[{row}] gives input `{name}`, which the rows before it lack")));
+        }
+        if row == 0 {
+            self.data.reserve(tensor::capacity(self.spec.datatype, &self.spec.shape, reader));
+        }
+        let shape = tensor::read(reader, self.spec.datatype, &mut self.data, &format!("{place}[{row}].{name}"))?;
+        match &self.row_shape {
+            None => self.row_shape = Some(shape),
+            Some(first) if *first != shape => {
+                return Err(invalid(format!(
+                    "ragged tensor: {place}[{row}].{name} has shape {:?}, where the rows before it have {:?}",
+                    shape.as_slice(),
+                    first.as_slice()
+                )));
+            }
+            Some(_) => {}
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn finish(self, rows: usize) -> Tensor {
+        let mut shape = self.row_shape.unwrap_or_default();
+        shape.insert(0, rows as i64);
+        Tensor { name: self.spec.name.clone(), datatype: self.spec.datatype, shape, data: self.data.into() }
+    }
+}
+
+/// Column form: an object of tensors by name, or one bare tensor.
+fn read_columns(reader: &mut Reader<'_>, signature: &ModelSignature) -> Result<Vec<Tensor>> {
+    const PLACE: &str = "inputs";
+    if reader.peek() != Some(b'{') || tensor::is_b64(reader) {
+        let spec = bare_input(signature, PLACE)?;
+        return read_tensor(reader, spec, PLACE).map(|tensor| vec![tensor]);
+    }
+    reader.expect(b'{', PLACE)?;
+    let mut tensors: Vec<Tensor> = Vec::with_capacity(signature.inputs.len());
+    let mut first = true;
+    while let Some(name) = reader.next_key(&mut first, PLACE)? {
+        let Some(spec) = signature.inputs.iter().find(|spec| spec.name == *name) else {
+            return Err(unknown_input(signature, &name, PLACE));
+        };
+        if tensors.iter().any(|tensor| tensor.name == spec.name) {
+            return Err(invalid(format!("inputs gives input `{}` twice", spec.name)));
+        }
+        tensors.push(read_tensor(reader, spec, &format!("{PLACE}.{name}"))?);
+    }
+    Ok(tensors)
+}
+
+fn read_tensor(reader: &mut Reader<'_>, spec: &TensorSpec, place: &str) -> Result<Tensor> {
+    let mut data = Vec::with_capacity(tensor::capacity(spec.datatype, &spec.shape, reader));
+    let shape = tensor::read(reader, spec.datatype, &mut data, place)?;
+    Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
+}
+
+/// The input that values without a name belong to.
+fn bare_input<'a>(signature: &'a ModelSignature, place: &str) -> Result<&'a TensorSpec> {
+    let mut required = signature.inputs.iter().filter(|spec| !spec.optional);
+    match (required.next(), required.next(), &signature.inputs[..]) {
+        (Some(only), None, _) | (None, _, [only]) => Ok(only),
+        _ => Err(invalid(format!(
+            "{place} has bare values, but model `{}` takes several inputs ({}); name each one",
+            signature.name,
+            input_names(signature)
+        ))),
+    }
+}
+
+fn read_names(reader: &mut Reader<'_>) -> Result<Vec<SmolStr>> {
+    reader.expect(b'[', "outputs")?;
+    let mut names = Vec::new();
+    let mut first = true;
+    while reader.next_element(&mut first, "outputs")? {
+        names.push(SmolStr::new(reader.string("outputs")?));
+    }
+    Ok(names)
+}
+
+fn read_signature_name(reader: &mut Reader<'_>) -> Result<()> {
+    let name = reader.string("signature_name")?;
+    if name.is_empty() || name == SIGNATURE_NAME {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(40).collect();
+    Err(Error::new(
+        ErrorCode::InvalidParameter,
+        format!("there is no signature `{shown}`; a model has one, `{SIGNATURE_NAME}`"),
+    ))
+}
+
+fn unknown_input(signature: &ModelSignature, name: &str, place: &str) -> Error {
+    let shown: String = name.chars().take(40).collect();
+    invalid(format!("{place} names input `{shown}`; model `{}` takes {}", signature.name, input_names(signature)))
+}
+
+fn input_names(signature: &ModelSignature) -> String {
+    let names: Vec<_> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
+    names.join(", ")
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorCode::InvalidTensor, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nobat_core::signature::ModelState;
+    use nobat_core::tensor::Datatype;
+
+    fn model(inputs: &[(&str, Datatype, &[i64], bool)]) -> ModelSignature {
+        let spec = |&(name, datatype, shape, optional): &(&str, Datatype, &[i64], bool)| TensorSpec {
+            name: name.into(),
+            datatype,
+            shape: shape.to_vec(),
+            optional,
+        };
+        ModelSignature {
+            name: "m".into(),
+            version: "1".into(),
+            digest: String::new(),
+            state: ModelState::Ready,
+            reason: String::new(),
+            inputs: inputs.iter().map(spec).collect(),
+            outputs: vec![],
+            batched: true,
+            max_batch_size: 8,
+            max_rows: 8,
+            finite: false,
+            labels: vec![],
+            settings: serde_json::Map::new(),
+        }
+    }
+
+    fn one() -> ModelSignature {
+        model(&[("x", Datatype::Uint8, &[-1, 2], false)])
+    }
+
+    fn two() -> ModelSignature {
+        model(&[
+            ("a", Datatype::Uint8, &[-1, 2], false),
+            ("b", Datatype::Bytes, &[-1], false),
+            ("c", Datatype::Uint8, &[-1], true),
+        ])
+    }
+
+    fn message(signature: &ModelSignature, body: &str) -> String {
+        read(body.as_bytes(), signature, "instances").expect_err(body).message
+    }
+
+    #[test]
+    fn rows_and_columns_give_the_same_tensor() {
+        for (body, form) in [
+            (r#"{"instances": [[1,2],[3,4]]}"#, Form::Row),
+            (r#"{"instances": [{"x":[1,2]},{"x":[3,4]}]}"#, Form::Row),
+            (r#"{"inputs": [[1,2],[3,4]]}"#, Form::Column),
+            (r#" {"signature_name":"serving_default", "inputs": {"x": [[1,2],[3,4]]}} "#, Form::Column),
+        ] {
+            let (request, found) = read(body.as_bytes(), &one(), "instances").expect(body);
+            assert_eq!(found, form);
+            assert_eq!((&request.inputs[0].shape[..], &request.inputs[0].data[..]), (&[2, 2][..], &[1, 2, 3, 4][..]));
+        }
+    }
+
+    #[test]
+    fn rows_of_several_inputs_are_gathered_by_name() {
+        let body = r#"{"instances": [{"a":[1,2],"b":"hi"},{"b":{"b64":"AA=="},"a":[3,4]}], "outputs": ["y"]}"#;
+        let (request, _) = read(body.as_bytes(), &two(), "instances").expect("well formed");
+        assert_eq!(request.outputs, ["y"]);
+        assert_eq!(&request.inputs[0].data[..], [1, 2, 3, 4]);
+        assert_eq!(
+            (&request.inputs[1].shape[..], &request.inputs[1].data[..]),
+            (&[2][..], &b"\x02\0\0\0hi\x01\0\0\0\0"[..])
+        );
+        assert_eq!(request.inputs.len(), 2);
+    }
+
+    #[test]
+    fn each_misuse_is_named() {
+        for (body, expected) in [
+            ("", "the body is empty; send {\"instances\": […]}"),
+            ("[1]", "`[1` at byte 0 of the body, where the body needs `{`"),
+            ("{}", "the body has neither `instances` nor `inputs`"),
+            (
+                r#"{"instance": []}"#,
+                "unknown member `instance` in the body; give `instances` or `inputs`, and optionally `outputs`, `signature_name`",
+            ),
+            (
+                r#"{"instances": [[1,2]], "inputs": [[1,2]]}"#,
+                "the body gives its tensors twice; give `instances` or `inputs`, once",
+            ),
+            (r#"{"instances": 3}"#, "`3` at byte 14 of the body, where instances needs a list"),
+            (r#"{"instances": [[1,2]]} x"#, "`x` at byte 23 of the body, where the body needs the end of the body"),
+            (r#"{"instances": [[1,300]]}"#, "instances[0][1] is `300`, beyond the range of UINT8"),
+            (r#"{"instances": [{"y":[1,2]}]}"#, "instances[0] names input `y`; model `m` takes x"),
+            (
+                r#"{"instances": [{"x":[1,2]},{"x":[1]}]}"#,
+                "ragged tensor: instances[1].x has shape [1], where the rows before it have [2]",
+            ),
+            (r#"{"instances": [{"x":[1,2],"x":[1,2]}]}"#, "instances[0] gives input `x` twice"),
+            (r#"{"inputs": {"x":[[1,2]],"x":[[1,2]]}}"#, "inputs gives input `x` twice"),
+            (
+                r#"{"signature_name": "other", "inputs": [[1,2]]}"#,
+                "there is no signature `other`; a model has one, `serving_default`",
+            ),
+        ] {
+            assert_eq!(message(&one(), body), expected);
+        }
+        assert_eq!(
+            message(&two(), r#"{"instances": [[1,2]]}"#),
+            "instances has bare values, but model `m` takes several inputs (a, b, c); name each one"
+        );
+        assert_eq!(message(&two(), r#"{"instances": [{"a":[1,2]}]}"#), "instances[0] lacks input `b`");
+        assert_eq!(
+            message(&two(), r#"{"instances": [{"a":[1,2],"b":""},{"a":[1,2],"b":"","c":1}]}"#),
+            "instances[1] gives input `c`, which the rows before it lack"
+        );
+    }
+}

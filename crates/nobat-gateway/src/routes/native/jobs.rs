@@ -1,0 +1,239 @@
+//! `/api/v1/jobs`: status, result, cancel, retry, list.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::job::{JobState, JobView};
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_queue::queue::ListFilter;
+
+use super::lookup;
+use super::objects::{JobList, JobObject, ResultObject};
+use super::predict::{accepted_job, bounded, id_text};
+use crate::context::RequestContext;
+use crate::error::{Shape, finish};
+use crate::json::request::Form;
+use crate::json::write;
+use crate::predict::{Answer, Prediction, Predictor};
+use crate::routes::docs::Refusals;
+use crate::routes::prefer::{PREFER, Prefer};
+use crate::routes::query;
+
+const MAX_PAGE: usize = 1_000;
+
+/// A job's status
+///
+/// With `?wait=N` or `Prefer: wait=N`: after its end, or N seconds.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit"),
+    ),
+    responses((status = 200, description = "The job", body = JobObject), Refusals),
+)]
+pub async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let (wait, _) = wait_and_form(&request, &["wait"])?;
+        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, bounded(&predictor, wait)).await?;
+        Ok(HttpResponse::Ok().json(JobObject::from(&view)))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// A job's result
+///
+/// With `?wait=N` or `Prefer: wait=N` a long poll: answers when the job ends,
+/// or after N seconds with 202.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}/result", tag = "jobs", operation_id = "get_result",
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit"),
+        ("form" = Option<String>, Query, description = "`row` (default) or `column`"),
+    ),
+    responses(
+        (status = 200, description = "The result", body = ResultObject),
+        (status = 202, description = "Not finished yet", body = JobObject),
+        Refusals,
+    ),
+)]
+pub async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let (wait, form) = wait_and_form(&request, &["wait", "form"])?;
+        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, bounded(&predictor, wait)).await?;
+        let model = view.model.clone();
+        match Answer::of(view)? {
+            Answer::Done(prediction) => Ok(answered(&prediction, &model, form)),
+            Answer::Pending(view) => Ok(pending(&view)),
+        }
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Cancel a job
+///
+/// A job under lease ends cancelled at once; what its worker answers is dropped.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The cancelled job", body = JobObject), Refusals),
+)]
+pub async fn cancel(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, Duration::ZERO).await?;
+        let view = predictor.shared().queue.cancel(view.id).await?;
+        Ok(HttpResponse::Ok().json(JobObject::from(&view)))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Retry a dead letter
+///
+/// Sends it back to its queue with its attempts forgotten.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 202, description = "The job, queued again", body = JobObject), Refusals),
+)]
+pub async fn retry(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let context = RequestContext::of(&request);
+        let view = lookup::job(&predictor, &context, &id, Duration::ZERO).await?;
+        let redriven = match view.state {
+            JobState::Dead => predictor.shared().queue.redrive(&view.model, &[view.id], 1).await?,
+            _ => 0,
+        };
+        if redriven == 0 {
+            let state = view.state.as_str();
+            let message =
+                format!("job `{}` is {state}; only dead letters are retried, send a new request instead", view.id);
+            return Err(Error::new(ErrorCode::JobAlreadyFinished, message).for_job(view.id));
+        }
+        let view = lookup::job(&predictor, &context, &id, Duration::ZERO).await?;
+        Ok(accepted_job(&JobObject::from(&view)))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// List your jobs
+#[utoipa::path(
+    get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs",
+    params(
+        ("model" = Option<String>, Query, description = "Only this model's"),
+        ("state" = Option<super::objects::JobStateName>, Query, description = "Only in this state"),
+        ("limit" = Option<u32>, Query, description = "Most jobs in the page", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "The last page's `cursor`"),
+    ),
+    responses((status = 200, description = "A page of jobs, without results", body = JobList), Refusals),
+)]
+pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let mut filter = ListFilter { owner: Some(RequestContext::of(&request).owner), ..ListFilter::default() };
+        let mut limit = 100;
+        let mut cursor = None;
+        query::each(request.query_string(), &["model", "state", "limit", "cursor"], |name, value| {
+            match name {
+                "model" => filter.model = Some(value.into()),
+                "state" => filter.state = Some(state(value)?),
+                "limit" => limit = query::number(name, value, 1, MAX_PAGE)?,
+                _ => cursor = Some(value.to_owned()),
+            }
+            Ok(())
+        })?;
+        page(&predictor, &filter, cursor.as_deref(), limit).await
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// One page of a list as a response.
+pub(super) async fn page(
+    predictor: &Predictor,
+    filter: &ListFilter,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Result<HttpResponse> {
+    let page = predictor.shared().queue.list(filter, cursor, limit).await?;
+    let jobs = page.jobs.iter().map(JobObject::from).collect();
+    Ok(HttpResponse::Ok().json(JobList { jobs, cursor: page.cursor }))
+}
+
+/// 200 with a prediction, its explanation and `Server-Timing`.
+pub(super) fn answered(prediction: &Prediction, model: &str, form: Form) -> HttpResponse {
+    let outputs = &prediction.response.outputs;
+    let mut json = Vec::with_capacity(320 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
+    json.extend_from_slice(b"{\"id\":");
+    match id_text(prediction.job) {
+        Some(id) => write::string(&mut json, &id),
+        None => json.extend_from_slice(b"null"),
+    }
+    json.extend_from_slice(b",\"model\":");
+    write::string(&mut json, model);
+    json.extend_from_slice(b",\"version\":");
+    write::string(&mut json, &prediction.response.version);
+    json.extend_from_slice(b",\"state\":\"succeeded\",");
+    write::members(&mut json, outputs, form);
+    json.extend_from_slice(b",\"explain\":");
+    // Writing to a vector cannot fail, and the struct has no map with odd keys.
+    let _ = serde_json::to_writer(&mut json, &prediction.explain);
+    json.push(b'}');
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::VARY, PREFER.as_str()))
+        .insert_header(("server-timing", server_timing(prediction)))
+        .body(json)
+}
+
+/// 202 with a job that has not ended; 202 too for a duplicate that has.
+pub(super) fn pending(view: &JobView) -> HttpResponse {
+    accepted_job(&JobObject::from(view))
+}
+
+/// W3C Server Timing: milliseconds per phase.
+fn server_timing(prediction: &Prediction) -> String {
+    let explain = &prediction.explain;
+    let ms = |us: u64| us as f64 / 1_000.0;
+    format!(
+        "queue;dur={:.3}, batch;dur={:.3}, input;dur={:.3}, infer;dur={:.3}, output;dur={:.3}",
+        ms(explain.queue_us),
+        ms(explain.batch_wait_us),
+        ms(explain.input_us),
+        ms(explain.infer_us),
+        ms(explain.output_us)
+    )
+}
+
+fn wait_and_form(request: &HttpRequest, known: &[&'static str]) -> Result<(Option<Duration>, Form)> {
+    let mut wait = Prefer::of(request.headers()).wait;
+    let mut form = Form::Row;
+    query::each(request.query_string(), known, |name, value| {
+        match (name, value) {
+            ("wait", value) => wait = Some(query::wait(value)?),
+            (_, "row") => form = Form::Row,
+            (_, "column") => form = Form::Column,
+            _ => {
+                let message = "form takes `row` or `column`".to_owned();
+                return Err(Error::new(ErrorCode::InvalidParameter, message));
+            }
+        }
+        Ok(())
+    })?;
+    Ok((wait, form))
+}
+
+fn state(value: &str) -> Result<JobState> {
+    JobState::parse(value).ok_or_else(|| {
+        let states: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+        let shown: String = value.chars().take(40).collect();
+        Error::new(ErrorCode::InvalidParameter, format!("state is `{shown}`; it takes one of {}", states.join(", ")))
+    })
+}

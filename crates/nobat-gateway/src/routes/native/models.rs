@@ -1,0 +1,108 @@
+//! `/api/v1/models`: what is served, by whom, and how it does.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::Result;
+use nobat_core::signature::ModelState;
+use nobat_core::statistics::{ModelStatistics, WorkerReport};
+use nobat_queue::queue::WorkerInfo;
+
+use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject};
+use crate::error::{Shape, finish};
+use crate::predict::Predictor;
+use crate::registry::ModelEntry;
+use crate::routes::docs::Refusals;
+use crate::routes::query;
+
+/// List models
+#[utoipa::path(
+    get, path = "/api/v1/models", tag = "models", operation_id = "list_models",
+    responses((status = 200, description = "Every model with its signature and state", body = ModelList), Refusals),
+)]
+pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = query::each(request.query_string(), &[], |_, _| Ok(())).map(|()| {
+        let registry = predictor.shared().registry.load();
+        let mut models: Vec<_> = registry.models().map(describe).collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        HttpResponse::Ok().json(ModelList { models })
+    });
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// One model
+///
+/// Signature, state, queue, statistics, and what its workers report: the
+/// batching controllers' state among it.
+#[utoipa::path(
+    get, path = "/api/v1/models/{model}", tag = "models", operation_id = "get_model",
+    params(("model" = String, Path, description = "The model's name", example = "digits")),
+    responses((status = 200, description = "The model", body = ModelDetail), Refusals),
+)]
+pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = detail(&request, &model, &predictor).await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Result<HttpResponse> {
+    query::each(request.query_string(), &[], |_, _| Ok(()))?;
+    let shared = predictor.shared();
+    let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
+        let registry = shared.registry.load();
+        let entry = registry.model(name)?;
+        let has = |worker: &&WorkerInfo| entry.versions.iter().any(|version| version.workers.contains(&worker.id));
+        (describe(entry), registry.workers.iter().filter(has).cloned().collect())
+    };
+    let counts = shared.queue.counts(name).await?;
+    Ok(HttpResponse::Ok().json(ModelDetail {
+        model,
+        queue: QueueObject::new(name, counts),
+        statistics: statistics(name, &workers),
+        workers: workers.into_iter().map(worker_object).collect(),
+    }))
+}
+
+fn describe(entry: &ModelEntry) -> ModelObject {
+    let default = entry.default_version();
+    let versions = entry.versions.iter().map(|version| {
+        let workers = version.workers.iter().map(|id| id.to_string()).collect();
+        VersionObject::new(&version.signature, workers)
+    });
+    ModelObject {
+        name: entry.name.to_string(),
+        default_version: default.signature.version.to_string(),
+        ready: default.is_live() && default.signature.state == ModelState::Ready,
+        versions: versions.collect(),
+    }
+}
+
+/// A model's counters per version, summed over its workers.
+fn statistics(model: &str, workers: &[WorkerInfo]) -> Vec<ModelStatistics> {
+    let mut sums: Vec<ModelStatistics> = Vec::new();
+    for worker in workers {
+        // A report of another release may lack them: then there is nothing to sum.
+        let report: WorkerReport = serde_json::from_value(worker.report.clone()).unwrap_or_default();
+        for counters in report.statistics.iter().filter(|counters| counters.model == model) {
+            match sums.iter_mut().find(|sum| sum.version == counters.version) {
+                Some(sum) => sum.merge(counters),
+                None => sums.push(counters.clone()),
+            }
+        }
+    }
+    sums
+}
+
+fn worker_object(worker: WorkerInfo) -> WorkerObject {
+    let mut report = worker.report;
+    if let Some(members) = report.as_object_mut() {
+        members.remove("statistics");
+    } else {
+        report = serde_json::json!({});
+    }
+    WorkerObject {
+        id: worker.id.to_string(),
+        host: worker.host,
+        started_at_ms: worker.started_at_ms,
+        sessions: worker.sessions,
+        report,
+    }
+}

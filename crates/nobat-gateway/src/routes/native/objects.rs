@@ -1,0 +1,455 @@
+//! The native API's JSON objects.
+
+use nobat_core::ErrorCode;
+use nobat_core::explain::Explain;
+use nobat_core::job::{JobState, JobView};
+use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::statistics::ModelStatistics;
+use nobat_queue::queue::Counts;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A job as its caller sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobObject {
+    /// Unguessable; belongs to the caller that made it.
+    #[schema(example = "0aQk2mXc9TQ5W8vYb3Lr7e0Zx1Cw0000001")]
+    pub id: String,
+    /// The model whose queue it is in.
+    #[schema(example = "digits")]
+    pub model: String,
+    /// Where it stands.
+    #[schema(value_type = JobStateName)]
+    pub state: JobState,
+    /// 0..=255; 10 runs before 1.
+    pub priority: u8,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Enqueued, milliseconds since 1970; 0 where the store no longer knows.
+    pub created_at_ms: u64,
+    /// Settled for good, milliseconds since 1970.
+    pub finished_at_ms: Option<u64>,
+    /// Its last error.
+    pub error: Option<JobErrorObject>,
+    /// How the result came about, once succeeded.
+    pub explain: Option<ExplainObject>,
+    /// Where its result is.
+    #[schema(example = "/api/v1/jobs/0aQk2mXc9TQ5W8vYb3Lr7e0Zx1Cw0000001/result")]
+    pub result_url: String,
+}
+
+/// A job's states.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "documents `JobState`, which knows no OpenAPI")]
+pub enum JobStateName {
+    /// Waits for its time.
+    Scheduled,
+    /// Waits for a worker.
+    Queued,
+    /// A worker holds it under a lease.
+    Leased,
+    /// Its last attempt failed; it waits to run again.
+    Failed,
+    /// Has a result.
+    Succeeded,
+    /// Failed for good; kept as a dead letter.
+    Dead,
+    /// Cancelled by its caller.
+    Cancelled,
+    /// Its deadline passed before it finished.
+    Expired,
+}
+
+/// Why an attempt or a job failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobErrorObject {
+    /// What to match on.
+    #[schema(value_type = String, example = "inference_failed")]
+    pub code: ErrorCode,
+    /// What happened and what to do about it.
+    pub message: String,
+}
+
+/// Where a job's time went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExplainObject {
+    /// Enqueued to leased, microseconds.
+    pub queue_us: u64,
+    /// Leased to the start of its batch's run, microseconds.
+    pub batch_wait_us: u64,
+    /// Filling the batch's input buffers, microseconds.
+    pub input_us: u64,
+    /// The model's run, microseconds.
+    pub infer_us: u64,
+    /// Splitting and encoding the outputs, microseconds.
+    pub output_us: u64,
+    /// Rows in the batch it ran in.
+    pub batch_size: u32,
+    /// Attempts, the successful one included.
+    pub attempts: u32,
+    /// Short id of the worker that ran it.
+    pub worker: String,
+}
+
+impl From<&Explain> for ExplainObject {
+    fn from(explain: &Explain) -> ExplainObject {
+        ExplainObject {
+            queue_us: explain.queue_us,
+            batch_wait_us: explain.batch_wait_us,
+            input_us: explain.input_us,
+            infer_us: explain.infer_us,
+            output_us: explain.output_us,
+            batch_size: explain.batch_size,
+            attempts: explain.attempts,
+            worker: explain.worker.to_string(),
+        }
+    }
+}
+
+impl From<&JobView> for JobObject {
+    fn from(view: &JobView) -> JobObject {
+        let id = view.id.to_string();
+        JobObject {
+            result_url: result_url(&id),
+            id,
+            model: view.model.to_string(),
+            state: view.state,
+            priority: view.priority,
+            attempts: view.attempts,
+            created_at_ms: view.created_at_ms,
+            finished_at_ms: view.finished_at_ms,
+            error: view.error.as_ref().map(|error| JobErrorObject { code: error.code, message: error.message.clone() }),
+            explain: view.result.as_ref().map(|result| ExplainObject::from(&result.explain)),
+        }
+    }
+}
+
+/// Path of a job.
+pub fn job_url(id: &str) -> String {
+    format!("/api/v1/jobs/{id}")
+}
+
+/// Path of a job's result.
+pub fn result_url(id: &str) -> String {
+    format!("/api/v1/jobs/{id}/result")
+}
+
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobList {
+    /// The jobs, without results.
+    pub jobs: Vec<JobObject>,
+    /// Pass back as `cursor` for the next page; null at the end. A page may be
+    /// short or empty while the cursor goes on.
+    pub cursor: Option<String>,
+}
+
+/// The answer to many predictions in one call.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ManyJobs {
+    /// One entry per request, in order.
+    pub jobs: Vec<ManyEntry>,
+}
+
+/// One of many: a job, or why there is none.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ManyEntry {
+    /// The job's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Why it was not accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobErrorObject>,
+}
+
+/// A succeeded job's result.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `jobs::answered` prints")]
+pub struct ResultObject {
+    /// The job's id.
+    pub id: Option<String>,
+    /// The model that answered.
+    pub model: String,
+    /// The version that answered.
+    pub version: String,
+    /// Always `succeeded`.
+    #[schema(value_type = JobStateName)]
+    pub state: JobState,
+    /// Row form: one entry per row; bare values for one output, objects for several.
+    #[schema(required = false)]
+    pub predictions: Option<Vec<serde_json::Value>>,
+    /// Column form: one tensor, or an object of tensors by name.
+    #[schema(required = false)]
+    pub outputs: Option<serde_json::Value>,
+    /// How it came about.
+    pub explain: ExplainObject,
+}
+
+/// A prediction's body: `instances` or `inputs`.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "instances": [digit_example()] }))]
+#[allow(dead_code, reason = "documents what `json::request` reads")]
+pub struct PredictBody {
+    /// Row form: one entry per row; bare values for one input, objects for several.
+    #[schema(required = false)]
+    pub instances: Option<Vec<serde_json::Value>>,
+    /// Column form: one tensor, or an object of tensors by name.
+    #[schema(required = false)]
+    pub inputs: Option<serde_json::Value>,
+    /// Outputs wanted; all when left out.
+    #[schema(required = false)]
+    pub outputs: Option<Vec<String>>,
+    /// `serving_default`, or left out.
+    #[schema(required = false)]
+    pub signature_name: Option<String>,
+}
+
+/// Many predictions of one model.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "requests": [{ "instances": [digit_example()] }] }))]
+#[allow(dead_code, reason = "documents what `predict::predict_many` reads")]
+pub struct ManyBody {
+    /// One job each.
+    pub requests: Vec<PredictBody>,
+}
+
+/// A handwritten seven, 8 x 8 grey values of 0..=16, as the demo model takes it.
+pub fn digit_example() -> Vec<f32> {
+    const ROWS: [[u8; 8]; 8] = [
+        [0, 0, 7, 8, 13, 16, 15, 1],
+        [0, 0, 7, 7, 4, 11, 12, 0],
+        [0, 0, 0, 0, 8, 13, 1, 0],
+        [0, 4, 8, 8, 15, 15, 6, 0],
+        [0, 2, 11, 15, 15, 4, 0, 0],
+        [0, 0, 0, 16, 5, 0, 0, 0],
+        [0, 0, 9, 15, 1, 0, 0, 0],
+        [0, 0, 13, 5, 0, 0, 0, 0],
+    ];
+    ROWS.concat().into_iter().map(f32::from).collect()
+}
+
+/// Every model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    /// By name.
+    pub models: Vec<ModelObject>,
+}
+
+/// One model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelObject {
+    /// Its name.
+    #[schema(example = "digits")]
+    pub name: String,
+    /// The version a caller without a wish gets.
+    pub default_version: String,
+    /// Whether that version is ready on a live worker.
+    pub ready: bool,
+    /// Newest first.
+    pub versions: Vec<VersionObject>,
+}
+
+/// One version of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionObject {
+    /// Its name.
+    pub version: String,
+    /// Where it stands.
+    #[schema(value_type = String, example = "ready")]
+    pub state: ModelState,
+    /// Why, when it failed or is not ready.
+    pub reason: String,
+    /// SHA-256 of the model file (first 16 bytes, hex).
+    pub digest: String,
+    /// Labels that name this version.
+    pub labels: Vec<String>,
+    /// Inputs, in the file's order.
+    #[schema(value_type = Vec<TensorObject>)]
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in the file's order.
+    #[schema(value_type = Vec<TensorObject>)]
+    pub outputs: Vec<TensorSpec>,
+    /// Whether the first axis is the batch axis.
+    pub batched: bool,
+    /// Most rows in one run.
+    pub max_batch_size: u32,
+    /// Most rows in one request.
+    pub max_rows: u32,
+    /// Ids of the live workers that serve it.
+    pub workers: Vec<String>,
+    /// Settings that the worker published.
+    #[schema(value_type = Object)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One input or output.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents `TensorSpec`, which knows no OpenAPI")]
+pub struct TensorObject {
+    /// Name in the model file.
+    pub name: String,
+    /// Element type, as in the Open Inference Protocol.
+    #[schema(example = "FP32")]
+    pub datatype: String,
+    /// Dimensions; -1 is any size.
+    pub shape: Vec<i64>,
+    /// Whether a request may leave it out.
+    pub optional: bool,
+}
+
+impl VersionObject {
+    /// Describes a version that these workers serve.
+    pub fn new(signature: &ModelSignature, workers: Vec<String>) -> VersionObject {
+        VersionObject {
+            version: signature.version.to_string(),
+            state: signature.state,
+            reason: signature.reason.clone(),
+            digest: signature.digest.clone(),
+            labels: signature.labels.iter().map(|label| label.to_string()).collect(),
+            inputs: signature.inputs.clone(),
+            outputs: signature.outputs.clone(),
+            batched: signature.batched,
+            max_batch_size: signature.max_batch_size,
+            max_rows: signature.max_rows,
+            workers,
+            settings: signature.settings.clone(),
+        }
+    }
+}
+
+/// One model with its queue, statistics and workers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelDetail {
+    /// The model.
+    #[serde(flatten)]
+    pub model: ModelObject,
+    /// Its queue.
+    pub queue: QueueObject,
+    /// Counters per version, summed over the live workers.
+    #[schema(value_type = Vec<Object>)]
+    pub statistics: Vec<ModelStatistics>,
+    /// The live workers that have it, with what else they report (batching
+    /// controllers among it).
+    pub workers: Vec<WorkerObject>,
+}
+
+/// A live worker.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WorkerObject {
+    /// Unique per start.
+    pub id: String,
+    /// Host name and process id.
+    pub host: String,
+    /// Started, milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Sessions it runs.
+    pub sessions: u32,
+    /// What it reports beside its statistics.
+    #[schema(value_type = Object)]
+    pub report: serde_json::Value,
+}
+
+/// A queue's contents.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QueueObject {
+    /// The model whose queue it is.
+    pub model: String,
+    /// Ready to lease.
+    pub queued: u64,
+    /// Waiting for their time.
+    pub scheduled: u64,
+    /// Under lease.
+    pub leased: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Payload bytes waiting.
+    pub queued_bytes: u64,
+    /// Age of the oldest queued job, milliseconds.
+    pub oldest_ms: u64,
+    /// Whether leasing is paused.
+    pub paused: bool,
+    /// Enqueued since the queue exists.
+    pub enqueued_total: u64,
+    /// Settled for good since the queue exists.
+    pub finished_total: u64,
+}
+
+impl QueueObject {
+    /// Describes a model's queue.
+    pub fn new(model: &str, counts: Counts) -> QueueObject {
+        QueueObject {
+            model: model.to_owned(),
+            queued: counts.queued,
+            scheduled: counts.scheduled,
+            leased: counts.leased,
+            dead: counts.dead,
+            queued_bytes: counts.queued_bytes,
+            oldest_ms: counts.oldest_ms,
+            paused: counts.paused,
+            enqueued_total: counts.enqueued_total,
+            finished_total: counts.finished_total,
+        }
+    }
+}
+
+/// Every queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QueueList {
+    /// One per model, by name.
+    pub queues: Vec<QueueObject>,
+}
+
+/// How many dead letters went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Moved {
+    /// Dead letters redriven or purged.
+    pub count: u64,
+}
+
+/// An error, RFC 9457.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `error::render` prints")]
+pub struct Problem {
+    /// `urn:nobat:error:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The value at fault and the remedy.
+    pub detail: String,
+    /// What to match on.
+    #[schema(example = "invalid_tensor")]
+    pub code: String,
+    /// The request's id, as in `x-request-id`.
+    pub request_id: String,
+    /// The job it is about.
+    #[schema(required = false)]
+    pub job: Option<String>,
+}
+
+/// An error of TensorFlow Serving, kserve and SageMaker routes.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `error::render` prints")]
+pub struct PlainError {
+    /// The value at fault and the remedy.
+    pub error: String,
+    /// `urn:nobat:error:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What to match on.
+    pub code: String,
+    /// The request's id, as in `x-request-id`.
+    pub request_id: String,
+    /// The job it is about.
+    #[schema(required = false)]
+    pub job: Option<String>,
+}

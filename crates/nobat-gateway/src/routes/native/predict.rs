@@ -1,0 +1,272 @@
+//! `POST /api/v1/predict/{model}`: fire and forget (202), or wait.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use nobat_core::job::{Idempotency, JobState};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_queue::queue::Accepted;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::jobs::{answered, pending};
+use super::lookup;
+use super::objects::{
+    JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, PredictBody, ResultObject, job_url, result_url,
+};
+use crate::body;
+use crate::context::RequestContext;
+use crate::error::{Shape, finish};
+use crate::json::{Reader, request as json};
+use crate::predict::{Answer, Predictor};
+use crate::registry::{Target, Want};
+use crate::routes::docs::{JobParameters, Refusals};
+use crate::routes::prefer::{PREFER, PREFERENCE_APPLIED, Prefer};
+use crate::routes::query::JobQuery;
+
+/// Most jobs in one call of the many form.
+const MAX_MANY: usize = 10_000;
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Predict, now or later
+///
+/// Answers 202 with the job at once, or, with `Prefer: wait=N` or `?wait=N`,
+/// 200 with the result when it is there within N seconds.
+#[utoipa::path(
+    post, path = "/api/v1/predict/{model}", tag = "predict", operation_id = "predict",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "digits"),
+        JobParameters,
+        ("Prefer" = Option<String>, Header, description = "`wait=N` (seconds), `respond-async`, or both"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job"),
+    ),
+    request_body = PredictBody,
+    responses(
+        (status = 200, description = "The result, within the wait", body = ResultObject),
+        (status = 202, description = "Accepted; the job goes on", body = JobObject,
+            headers(("Location" = String, description = "The job"), ("Retry-After" = u32, description = "Seconds"))),
+        Refusals,
+    ),
+)]
+pub async fn predict(
+    request: HttpRequest,
+    model: Path<String>,
+    payload: Payload,
+    predictor: Data<Predictor>,
+) -> HttpResponse {
+    let outcome = predict_one(&request, &model, payload, &predictor).await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Predict many in one call
+///
+/// One job per request, enqueued together. All are validated first: one bad
+/// request refuses the call, naming it, and nothing is enqueued.
+#[utoipa::path(
+    post, path = "/api/v1/predict/{model}/many", tag = "predict", operation_id = "predict_many",
+    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
+    request_body = ManyBody,
+    responses((status = 202, description = "One entry per request", body = ManyJobs), Refusals),
+)]
+pub async fn predict_many(
+    request: HttpRequest,
+    model: Path<String>,
+    payload: Payload,
+    predictor: Data<Predictor>,
+) -> HttpResponse {
+    let outcome = enqueue_many(&request, &model, payload, &predictor).await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+async fn predict_one(
+    request: &HttpRequest,
+    model: &str,
+    payload: Payload,
+    predictor: &Predictor,
+) -> Result<HttpResponse> {
+    let context = RequestContext::of(request);
+    let (mut query, target, body) = read(request, model, payload, predictor).await?;
+    let (tensors, form) = json::read(&body, &target.signature, "instances")?;
+    query.options.idempotency = idempotency(request, model, &body)?;
+
+    let prefer = Prefer::of(request.headers());
+    let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.shared().config.max_wait()));
+    match wait.filter(|wait| !wait.is_zero()) {
+        // One call: the client's leaving cancels the job.
+        Some(wait) if !prefer.respond_async => {
+            match predictor.call(&context, &target, tensors, query.options, wait).await? {
+                Answer::Done(prediction) => Ok(answered(&prediction, &target.signature.name, form)),
+                Answer::Pending(view) => Ok(pending(&view)),
+            }
+        }
+        wait => {
+            let scheduled = query.options.delay.is_some_and(|delay| !delay.is_zero());
+            let priority = query.options.priority;
+            let accepted = predictor.enqueue(&context, &target, tensors, query.options).await?;
+            // Asked for async: the job goes on whatever the client does.
+            if let Some(wait) = wait {
+                let view = lookup::job(predictor, &context, &accepted.id.to_string(), wait).await?;
+                if let Answer::Done(prediction) = Answer::of(view)? {
+                    return Ok(answered(&prediction, &target.signature.name, form));
+                }
+            }
+            let state = if scheduled { JobState::Scheduled } else { JobState::Queued };
+            accepted_response(predictor, accepted, &target, state, priority).await
+        }
+    }
+}
+
+/// 202 with the job. A duplicate stands wherever it stands by now.
+async fn accepted_response(
+    predictor: &Predictor,
+    accepted: Accepted,
+    target: &Target,
+    state: JobState,
+    priority: u8,
+) -> Result<HttpResponse> {
+    if accepted.duplicate
+        && let Some(view) = predictor.shared().queue.get(accepted.id).await?
+    {
+        return Ok(pending(&view));
+    }
+    let id = accepted.id.to_string();
+    let job = JobObject {
+        result_url: result_url(&id),
+        id,
+        model: target.signature.name.to_string(),
+        state,
+        priority,
+        attempts: 0,
+        created_at_ms: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        finished_at_ms: None,
+        error: None,
+        explain: None,
+    };
+    Ok(accepted_job(&job))
+}
+
+/// 202 that points at a job.
+pub(super) fn accepted_job(job: &JobObject) -> HttpResponse {
+    HttpResponse::build(StatusCode::ACCEPTED)
+        .insert_header((header::LOCATION, job_url(&job.id)))
+        .insert_header((header::RETRY_AFTER, "1"))
+        .insert_header((header::VARY, PREFER.as_str()))
+        .insert_header((PREFERENCE_APPLIED, "respond-async"))
+        .json(job)
+}
+
+async fn enqueue_many(
+    request: &HttpRequest,
+    model: &str,
+    payload: Payload,
+    predictor: &Predictor,
+) -> Result<HttpResponse> {
+    let context = RequestContext::of(request);
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        let message = "Idempotency-Key covers one job; send the requests one by one to use it";
+        return Err(Error::new(ErrorCode::InvalidParameter, message));
+    }
+    let (query, target, body) = read(request, model, payload, predictor).await?;
+    if query.wait.is_some() {
+        return Err(Error::new(
+            ErrorCode::InvalidParameter,
+            "the many form does not wait; leave `wait` out and read the jobs",
+        ));
+    }
+    let mut requests = Vec::new();
+    let mut reader = Reader::new(&body);
+    reader.expect(b'{', "the body")?;
+    let mut first = true;
+    while let Some(key) = reader.next_key(&mut first, "the body")? {
+        if key != "requests" || !requests.is_empty() {
+            return Err(Error::new(ErrorCode::InvalidJson, "the body takes one member, `requests`, once"));
+        }
+        reader.expect(b'[', "requests")?;
+        let mut first_request = true;
+        while reader.next_element(&mut first_request, "requests")? {
+            let place = format!("requests[{}]", requests.len());
+            if requests.len() == MAX_MANY {
+                let message = format!("more than {MAX_MANY} requests; send them in several calls");
+                return Err(Error::new(ErrorCode::PayloadTooLarge, message));
+            }
+            let named = |error: Error| Error { message: format!("{place}: {}", error.message), ..error };
+            let (tensors, _) = json::read_from(&mut reader, &target.signature, "instances", &place).map_err(named)?;
+            target.signature.validate(&tensors).map_err(named)?;
+            requests.push(tensors);
+        }
+    }
+    reader.end()?;
+    if requests.is_empty() {
+        return Err(Error::new(ErrorCode::InvalidJson, "`requests` is missing or empty; give at least one"));
+    }
+    // The lane sends what is asked for at once in one round trip.
+    let enqueued = futures::future::join_all(
+        requests.into_iter().map(|tensors| predictor.enqueue(&context, &target, tensors, query.options.clone())),
+    )
+    .await;
+    let jobs = enqueued.into_iter().map(|outcome| match outcome {
+        Ok(accepted) => ManyEntry { id: Some(accepted.id.to_string()), error: None },
+        Err(error) => ManyEntry { id: None, error: Some(JobErrorObject { code: error.code, message: error.message }) },
+    });
+    Ok(HttpResponse::Accepted().json(ManyJobs { jobs: jobs.collect() }))
+}
+
+/// Query, model and body, in the order of what is cheapest to refuse.
+async fn read(
+    request: &HttpRequest,
+    model: &str,
+    payload: Payload,
+    predictor: &Predictor,
+) -> Result<(JobQuery, Target, Bytes)> {
+    let query = JobQuery::read(request.query_string(), SystemTime::now())?;
+    let want = match (&query.version, &query.label) {
+        (Some(version), _) => Want::Version(version),
+        (None, Some(label)) => Want::Label(label),
+        (None, None) => Want::Default,
+    };
+    let target = predictor.resolve(Some(model), want)?;
+    let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+    Ok((query, target, body))
+}
+
+/// The `Idempotency-Key` header (draft -07), quoted or bare, and the
+/// fingerprint of what it came with: model, query and body as sent.
+fn idempotency(request: &HttpRequest, model: &str, body: &[u8]) -> Result<Option<Idempotency>> {
+    let Some(key) = idempotency_key(request.headers())? else { return Ok(None) };
+    let mut hasher = Xxh3::new();
+    for part in [model.as_bytes(), request.query_string().as_bytes(), body] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Ok(Some(Idempotency { key: key.into(), fingerprint: hasher.digest128() }))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if key.is_empty()
+        || key.len() > MAX_IDEMPOTENCY_KEY
+        || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    {
+        return Err(Error::new(
+            ErrorCode::InvalidParameter,
+            format!("Idempotency-Key takes 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"),
+        ));
+    }
+    Ok(Some(key))
+}
+
+/// A job's id, for messages of other modules.
+pub(super) fn id_text(id: Option<JobId>) -> Option<String> {
+    id.map(|id| id.to_string())
+}
+
+/// A wait cut to what the configuration allows.
+pub(super) fn bounded(predictor: &Predictor, wait: Option<Duration>) -> Duration {
+    wait.unwrap_or_default().min(predictor.shared().config.max_wait())
+}

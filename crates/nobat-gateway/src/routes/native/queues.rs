@@ -1,0 +1,189 @@
+//! `/api/v1/queues`: counts, pause and resume, dead letters. For operators:
+//! these routes see every caller's jobs.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::job::JobState;
+use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_queue::queue::ListFilter;
+
+use super::jobs::page;
+use super::objects::{JobList, Moved, QueueList, QueueObject};
+use crate::error::{Shape, finish};
+use crate::predict::Predictor;
+use crate::routes::docs::Refusals;
+use crate::routes::query;
+
+/// Most dead letters moved by one call.
+const MAX_MOVED: usize = 10_000;
+
+/// List queues
+#[utoipa::path(
+    get, path = "/api/v1/queues", tag = "queues", operation_id = "list_queues",
+    responses((status = 200, description = "One queue per model", body = QueueList), Refusals),
+)]
+pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let shared = predictor.shared();
+        let mut names: Vec<_> = shared.registry.load().models().map(|model| model.name.clone()).collect();
+        names.sort_unstable();
+        let counts = futures::future::try_join_all(names.iter().map(|name| shared.queue.counts(name))).await?;
+        let queues = names.iter().zip(counts).map(|(name, counts)| QueueObject::new(name, counts)).collect();
+        Ok(HttpResponse::Ok().json(QueueList { queues }))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// One queue
+#[utoipa::path(
+    get, path = "/api/v1/queues/{model}", tag = "queues", operation_id = "get_queue",
+    params(("model" = String, Path, description = "The model whose queue it is", example = "digits")),
+    responses((status = 200, description = "The queue", body = QueueObject), Refusals),
+)]
+pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        counts(&predictor, &model).await
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Pause a queue
+///
+/// Workers lease from it no more; it goes on accepting.
+#[utoipa::path(
+    post, path = "/api/v1/queues/{model}/pause", tag = "queues", operation_id = "pause_queue",
+    params(("model" = String, Path, description = "The model whose queue it is", example = "digits")),
+    responses((status = 200, description = "The queue", body = QueueObject), Refusals),
+)]
+pub async fn pause(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = set_paused(&request, &model, &predictor, true).await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Resume a queue
+#[utoipa::path(
+    post, path = "/api/v1/queues/{model}/resume", tag = "queues", operation_id = "resume_queue",
+    params(("model" = String, Path, description = "The model whose queue it is", example = "digits")),
+    responses((status = 200, description = "The queue", body = QueueObject), Refusals),
+)]
+pub async fn resume(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = set_paused(&request, &model, &predictor, false).await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// List dead letters
+#[utoipa::path(
+    get, path = "/api/v1/queues/{model}/dead", tag = "queues", operation_id = "list_dead",
+    params(
+        ("model" = String, Path, description = "The model whose queue it is", example = "digits"),
+        ("limit" = Option<u32>, Query, description = "Most jobs in the page", minimum = 1, maximum = 10000),
+        ("cursor" = Option<String>, Query, description = "The last page's `cursor`"),
+    ),
+    responses((status = 200, description = "A page of dead letters", body = JobList), Refusals),
+)]
+pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        known(&predictor, &model)?;
+        let mut limit = 100;
+        let mut cursor = None;
+        query::each(request.query_string(), &["limit", "cursor"], |name, value| {
+            match name {
+                "limit" => limit = query::number(name, value, 1, MAX_MOVED)?,
+                _ => cursor = Some(value.to_owned()),
+            }
+            Ok(())
+        })?;
+        let filter = ListFilter { model: Some(model.as_str().into()), state: Some(JobState::Dead), owner: None };
+        page(&predictor, &filter, cursor.as_deref(), limit).await
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Redrive dead letters
+///
+/// Sends them back to their queue with their attempts forgotten.
+#[utoipa::path(
+    post, path = "/api/v1/queues/{model}/dead/redrive", tag = "queues", operation_id = "redrive_dead",
+    params(
+        ("model" = String, Path, description = "The model whose queue it is", example = "digits"),
+        ("limit" = Option<u32>, Query, description = "The oldest so many, when no ids are given", minimum = 1, maximum = 10000),
+        ("ids" = Option<String>, Query, description = "Only these jobs, separated by commas"),
+    ),
+    responses((status = 200, description = "How many went", body = Moved), Refusals),
+)]
+pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        known(&predictor, &model)?;
+        let (ids, limit) = selection(&request)?;
+        let count = predictor.shared().queue.redrive(&model, &ids, limit).await?;
+        Ok(HttpResponse::Ok().json(Moved { count }))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// Purge dead letters
+///
+/// Deletes them for good.
+#[utoipa::path(
+    delete, path = "/api/v1/queues/{model}/dead", tag = "queues", operation_id = "purge_dead",
+    params(
+        ("model" = String, Path, description = "The model whose queue it is", example = "digits"),
+        ("limit" = Option<u32>, Query, description = "The oldest so many, when no ids are given", minimum = 1, maximum = 10000),
+        ("ids" = Option<String>, Query, description = "Only these jobs, separated by commas"),
+    ),
+    responses((status = 200, description = "How many went", body = Moved), Refusals),
+)]
+pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        known(&predictor, &model)?;
+        let (ids, limit) = selection(&request)?;
+        let count = predictor.shared().queue.purge(&model, &ids, limit).await?;
+        Ok(HttpResponse::Ok().json(Moved { count }))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+async fn set_paused(request: &HttpRequest, model: &str, predictor: &Predictor, paused: bool) -> Result<HttpResponse> {
+    query::each(request.query_string(), &[], |_, _| Ok(()))?;
+    known(predictor, model)?;
+    predictor.shared().queue.set_paused(model, paused).await?;
+    counts(predictor, model).await
+}
+
+async fn counts(predictor: &Predictor, model: &str) -> Result<HttpResponse> {
+    known(predictor, model)?;
+    let counts = predictor.shared().queue.counts(model).await?;
+    Ok(HttpResponse::Ok().json(QueueObject::new(model, counts)))
+}
+
+/// A typo must not pause a queue that nobody uses.
+fn known(predictor: &Predictor, model: &str) -> Result<()> {
+    predictor.shared().registry.load().model(model).map(|_| ())
+}
+
+fn selection(request: &HttpRequest) -> Result<(Vec<JobId>, usize)> {
+    let mut ids = Vec::new();
+    let mut limit = 100;
+    query::each(request.query_string(), &["limit", "ids"], |name, value| {
+        match name {
+            "limit" => limit = query::number(name, value, 1, MAX_MOVED)?,
+            _ => {
+                for text in value.split(',') {
+                    ids.push(text.parse().map_err(|_| {
+                        let shown: String = text.chars().take(60).collect();
+                        Error::new(ErrorCode::InvalidParameter, format!("ids names `{shown}`, which is not a job id"))
+                    })?);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok((ids, limit))
+}

@@ -1,0 +1,198 @@
+//! TensorFlow Serving's REST API under `/v1/models`, which kserve's v1 protocol
+//! shares: `:predict`, `:classify`, `:regress`, status, metadata.
+//!
+//! Paths are taken apart by hand ([`Call::parse`]): this is the hottest route,
+//! and a model's name, version and verb share one segment.
+
+use actix_web::web::{self, Data, Payload, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::job::JobOptions;
+use nobat_core::{Error, ErrorCode, Result};
+use percent_encoding::percent_decode_str;
+
+use super::prefer::Prefer;
+use super::query::JobQuery;
+use crate::body;
+use crate::context::RequestContext;
+use crate::error::{Shape, finish, method_not_allowed, not_allowed};
+use crate::json::{request, write};
+use crate::predict::{Prediction, Predictor};
+use crate::registry::{Target, Want};
+
+mod describe;
+mod rank;
+
+/// Where the protocol lives.
+const MODELS: &str = "/v1/models";
+
+/// Adds `/v1/models` and everything under it.
+pub(super) fn configure(config: &mut ServiceConfig) {
+    config.service(
+        web::resource(MODELS).get(describe::list).head(describe::list).default_service(not_allowed("GET, HEAD")),
+    );
+    config.service(web::scope(MODELS).default_service(web::to(serve)));
+}
+
+/// What a path asks for.
+#[derive(Debug, PartialEq)]
+struct Call<'a> {
+    model: &'a str,
+    want: Want<'a>,
+    action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    Predict,
+    Classify,
+    Regress,
+    Status,
+    Metadata,
+}
+
+impl<'a> Call<'a> {
+    /// Takes `{m}[/versions/{v}|/labels/{l}][:verb|/metadata]` apart.
+    fn parse(path: &'a str) -> Option<Call<'a>> {
+        let (path, mut action) = match path.rsplit_once(':') {
+            Some((path, "predict")) => (path, Action::Predict),
+            Some((path, "classify")) => (path, Action::Classify),
+            Some((path, "regress")) => (path, Action::Regress),
+            Some(_) | None => (path, Action::Status),
+        };
+        let mut segments = path.split('/');
+        let model = segments.next().filter(|model| !model.is_empty())?;
+        let mut want = Want::Default;
+        let mut next = segments.next();
+        if let Some(kind @ ("versions" | "labels")) = next {
+            let name = segments.next().filter(|name| !name.is_empty())?;
+            want = if kind == "versions" { Want::Version(name) } else { Want::Label(name) };
+            next = segments.next();
+        }
+        if next == Some("metadata") && action == Action::Status {
+            action = Action::Metadata;
+            next = segments.next();
+        }
+        next.is_none().then_some(Call { model, want, action })
+    }
+
+    fn allow(&self) -> &'static str {
+        match self.action {
+            Action::Predict | Action::Classify | Action::Regress => "POST",
+            Action::Status | Action::Metadata => "GET, HEAD",
+        }
+    }
+}
+
+async fn serve(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> HttpResponse {
+    let raw = request.path().strip_prefix(MODELS).and_then(|path| path.strip_prefix('/')).unwrap_or_default();
+    let path = if raw.contains('%') { percent_decode_str(raw).decode_utf8_lossy() } else { raw.into() };
+    let Some(call) = Call::parse(&path) else { return crate::error::no_route(request).await };
+    if !call.allow().split(", ").any(|method| method == request.method().as_str()) {
+        return method_not_allowed(&request, call.allow());
+    }
+    let model = Some(call.model);
+    let outcome = match call.action {
+        Action::Predict => predict_json(&request, payload, &predictor, model, call.want).await,
+        Action::Classify => rank::classify(&request, payload, &predictor, model, call.want).await,
+        Action::Regress => rank::regress(&request, payload, &predictor, model, call.want).await,
+        Action::Status => describe::status(&predictor, call.model, call.want),
+        Action::Metadata => describe::metadata(&predictor, call.model, call.want),
+    };
+    finish(&request, Shape::Plain, outcome)
+}
+
+/// `:predict`: rows or columns in, the same form out.
+///
+/// # Errors
+/// Those of the body, of validation, admission, the queue and the job.
+pub(super) async fn predict_json(
+    request: &HttpRequest,
+    payload: Payload,
+    predictor: &Predictor,
+    model: Option<&str>,
+    want: Want<'_>,
+) -> Result<HttpResponse> {
+    let asked = Asked::read(request, payload, predictor, model, want).await?;
+    let (tensors, form) = request::read(&asked.body, &asked.target.signature, "instances")?;
+    let prediction = asked.predict(request, predictor, tensors).await?;
+    let outputs = &prediction.response.outputs;
+    let mut json = Vec::with_capacity(64 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
+    write::answer(&mut json, outputs, form);
+    Ok(HttpResponse::Ok().content_type("application/json").body(json))
+}
+
+/// A predicting call, its body read and its model found.
+struct Asked {
+    target: Target,
+    options: JobOptions,
+    body: bytes::Bytes,
+}
+
+impl Asked {
+    async fn read(
+        request: &HttpRequest,
+        payload: Payload,
+        predictor: &Predictor,
+        model: Option<&str>,
+        want: Want<'_>,
+    ) -> Result<Asked> {
+        let query = match request.query_string() {
+            "" => JobQuery::default(),
+            query => JobQuery::read(query, std::time::SystemTime::now())?,
+        };
+        let want = match (want, &query.version, &query.label) {
+            (Want::Default, Some(version), _) => Want::Version(version),
+            (Want::Default, None, Some(label)) => Want::Label(label),
+            (want, None, None) => want,
+            (_, _, _) => {
+                let message = "the path names the version already; leave `version` and `label` out of the query";
+                return Err(Error::new(ErrorCode::InvalidParameter, message));
+            }
+        };
+        let target = predictor.resolve(model, want)?;
+        let mut options = query.options;
+        let wait = query.wait.or_else(|| Prefer::of(request.headers()).wait);
+        options.deadline = options.deadline.or(wait);
+        let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+        Ok(Asked { target, options, body })
+    }
+
+    async fn predict(
+        self,
+        request: &HttpRequest,
+        predictor: &Predictor,
+        tensors: nobat_core::infer::InferRequest,
+    ) -> Result<Prediction> {
+        predictor.predict(&RequestContext::of(request), &self.target, tensors, self.options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_apart() {
+        let call = |model, want, action| Some(Call { model, want, action });
+        for (path, expected) in [
+            ("m:predict", call("m", Want::Default, Action::Predict)),
+            ("m/versions/3:classify", call("m", Want::Version("3"), Action::Classify)),
+            ("m/labels/stable:regress", call("m", Want::Label("stable"), Action::Regress)),
+            ("m", call("m", Want::Default, Action::Status)),
+            ("m/versions/3", call("m", Want::Version("3"), Action::Status)),
+            ("m/metadata", call("m", Want::Default, Action::Metadata)),
+            ("m/labels/a/metadata", call("m", Want::Label("a"), Action::Metadata)),
+            ("m:other", call("m:other", Want::Default, Action::Status)),
+            ("", None),
+            (":predict", None),
+            ("m/", None),
+            ("m/versions", None),
+            ("m/versions/:predict", None),
+            ("m/metadata:predict", None),
+            ("m/versions/1/labels/2", None),
+            ("../m:predict", None),
+        ] {
+            assert_eq!(Call::parse(path), expected, "{path}");
+        }
+    }
+}

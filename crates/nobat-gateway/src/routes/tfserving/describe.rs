@@ -1,0 +1,115 @@
+//! What is served, in the shapes of TensorFlow Serving, kserve's v1 protocol
+//! and OpenAI's model list: their members do not collide, so one object
+//! carries all three.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use nobat_core::Result;
+use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::tensor::Datatype;
+use serde_json::{Map, Value, json};
+
+use crate::predict::Predictor;
+use crate::registry::{ModelEntry, VersionEntry, Want};
+
+/// `GET /v1/models`: OpenAI's `data`, kserve's `models`.
+pub(super) async fn list(predictor: Data<Predictor>) -> HttpResponse {
+    let registry = predictor.shared().registry.load();
+    let mut names: Vec<_> = registry.models().map(|model| model.name.as_str()).collect();
+    names.sort_unstable();
+    let data: Vec<_> = names.iter().map(|name| openai(name)).collect();
+    HttpResponse::Ok().json(json!({ "object": "list", "data": data, "models": names }))
+}
+
+/// `GET /v1/models/{m}[/…]`.
+pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
+    let registry = predictor.shared().registry.load();
+    let entry = registry.model(model)?;
+    let versions: Vec<&VersionEntry> = match want {
+        Want::Default => entry.versions.iter().collect(),
+        want => vec![entry.find(want)?],
+    };
+    let ready = versions.iter().any(|version| version.signature.state == ModelState::Ready && version.is_live());
+    let mut body = openai(&entry.name);
+    body.insert("name".into(), entry.name.as_str().into());
+    body.insert("ready".into(), ready.into());
+    body.insert("model_version_status".into(), versions.into_iter().map(version_status).collect());
+    Ok(HttpResponse::Ok().json(body))
+}
+
+/// `GET /v1/models/{m}[/…]/metadata`.
+pub(super) fn metadata(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
+    let registry = predictor.shared().registry.load();
+    let entry: &ModelEntry = registry.model(model)?;
+    let signature = match want {
+        Want::Default => &entry.default_version().signature,
+        want => &entry.find(want)?.signature,
+    };
+    Ok(HttpResponse::Ok().json(json!({
+        "model_spec": { "name": signature.name, "signature_name": "", "version": signature.version },
+        "metadata": { "signature_def": { "signature_def": { "serving_default": signature_def(signature) } } },
+    })))
+}
+
+fn openai(name: &str) -> Map<String, Value> {
+    let members = [("id", name), ("object", "model"), ("owned_by", "nobat")];
+    let mut object: Map<_, _> = members.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    object.insert("created".into(), 0.into());
+    object
+}
+
+fn version_status(version: &VersionEntry) -> Value {
+    let signature = &version.signature;
+    let (state, code) = match signature.state {
+        ModelState::Loading => ("LOADING", "OK"),
+        ModelState::Ready if version.is_live() => ("AVAILABLE", "OK"),
+        ModelState::Ready => ("END", "UNAVAILABLE"),
+        ModelState::Unloading => ("UNLOADING", "OK"),
+        ModelState::Failed => ("END", "INTERNAL"),
+    };
+    json!({
+        "version": signature.version,
+        "state": state,
+        "status": { "error_code": code, "error_message": signature.reason },
+    })
+}
+
+fn signature_def(signature: &ModelSignature) -> Value {
+    let side = |specs: &[TensorSpec]| -> Map<String, Value> {
+        specs.iter().map(|spec| (spec.name.to_string(), tensor_info(spec))).collect()
+    };
+    json!({
+        "inputs": side(&signature.inputs),
+        "outputs": side(&signature.outputs),
+        "method_name": "tensorflow/serving/predict",
+    })
+}
+
+fn tensor_info(spec: &TensorSpec) -> Value {
+    let dims: Vec<_> = spec.shape.iter().map(|dim| json!({ "size": dim.to_string(), "name": "" })).collect();
+    json!({
+        "name": spec.name,
+        "dtype": dtype(spec.datatype),
+        "tensor_shape": { "dim": dims, "unknown_rank": false },
+    })
+}
+
+/// TensorFlow's name of a datatype.
+fn dtype(datatype: Datatype) -> &'static str {
+    match datatype {
+        Datatype::Bool => "DT_BOOL",
+        Datatype::Uint8 => "DT_UINT8",
+        Datatype::Uint16 => "DT_UINT16",
+        Datatype::Uint32 => "DT_UINT32",
+        Datatype::Uint64 => "DT_UINT64",
+        Datatype::Int8 => "DT_INT8",
+        Datatype::Int16 => "DT_INT16",
+        Datatype::Int32 => "DT_INT32",
+        Datatype::Int64 => "DT_INT64",
+        Datatype::Fp16 => "DT_HALF",
+        Datatype::Bf16 => "DT_BFLOAT16",
+        Datatype::Fp32 => "DT_FLOAT",
+        Datatype::Fp64 => "DT_DOUBLE",
+        Datatype::Bytes => "DT_STRING",
+    }
+}
