@@ -28,7 +28,7 @@ pub mod score;
 pub mod signature;
 pub mod statistics;
 pub mod tensor;
-mod varint;
+pub mod varint;
 
 pub use error::{Error, ErrorCode, Result};
 pub use id::{IdIssuer, JobId, OwnerId};

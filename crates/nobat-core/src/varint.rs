@@ -1,6 +1,7 @@
 //! LEB128 varints and length-prefixed bytes over plain slices.
 
-pub(crate) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+/// Appends a varint.
+pub fn put_u64(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -8,13 +9,14 @@ pub(crate) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends bytes behind their length.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_u64(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Takes a varint off the front; `None` when truncated or over 64 bits.
-pub(crate) fn take_u64(input: &mut &[u8]) -> Option<u64> {
+pub fn take_u64(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = input.split_first()?;
@@ -31,7 +33,8 @@ pub(crate) fn take_u64(input: &mut &[u8]) -> Option<u64> {
     None
 }
 
-pub(crate) fn take_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+/// Takes length-prefixed bytes off the front; `None` when truncated.
+pub fn take_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = usize::try_from(take_u64(input)?).ok()?;
     if len > input.len() {
         return None;

@@ -1,0 +1,295 @@
+//! A worker session's end of a queue: settle and lease in one call.
+//!
+//! Owns the memory of what it holds (so that a success needs no read in the
+//! script) and of settlements the store has not answered yet. It never loses
+//! one: an unanswered call is repeated as it was, and the script recognises
+//! what the first try did.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nobat_core::job::{JobError, LeaseToken, LeasedJob, Outcome, Settlement};
+use nobat_core::{ErrorCode, JobId, Result};
+use redis::{Pipeline, RedisResult, Value};
+
+use super::connect::{Backoff, Fault, Hub, coded, fault};
+use super::keys::QueueKeys;
+use super::marker::Marker;
+use super::record::{self, Record, flag};
+use super::settle::{Call, Clock};
+use super::{Inner, random_u128, scripts, unexpected};
+use crate::queue::{Consumer, Step};
+
+/// Settlements one call carries; the rest go in the next.
+const SETTLE_MAX: usize = 512;
+/// Jobs one call leases: a reply stays bounded.
+const LEASE_MAX: usize = 1024;
+/// How long one `step` waits out a fault before it reports it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Records of held leases remembered; a forgotten one is read when it is settled.
+const HELD_MAX: usize = 8192;
+
+pub(crate) struct RedisConsumer {
+    inner: Arc<Inner>,
+    queue: Arc<QueueKeys>,
+    hub: Hub,
+    marker: Marker,
+    held: HashMap<(u128, u64), Record>,
+    unsent: Vec<Settlement>,
+    /// The call whose reply has not come.
+    pending: Option<Call>,
+    next_token: u64,
+    clock: Clock,
+}
+
+impl RedisConsumer {
+    pub(crate) fn new(inner: Arc<Inner>, queue: Arc<QueueKeys>) -> RedisConsumer {
+        inner.timers.open(&queue);
+        RedisConsumer {
+            hub: Hub::new(inner.target.clone(), None),
+            marker: Marker::new(inner.clone(), queue.clone()),
+            held: HashMap::new(),
+            unsent: Vec::new(),
+            pending: None,
+            // Random, so that no two consumers ever use one token.
+            next_token: random_u128() as u64,
+            clock: Clock { server_us: 0, at: Instant::now() },
+            inner,
+            queue,
+        }
+    }
+
+    /// Makes the next call out of what is unsent.
+    async fn next_call(&mut self, step: &mut Step) -> Result<Call> {
+        let count = self.unsent.len().min(SETTLE_MAX);
+        self.recall(count, step).await?;
+        let count = self.unsent.len().min(count);
+        let mut call = Call::new(self.next_token);
+        self.next_token = self.next_token.wrapping_add(1);
+        for settlement in self.unsent.drain(..count) {
+            let held = self.held.remove(&(settlement.id.random, settlement.token.0));
+            call.add(settlement, held, self.clock);
+        }
+        call.sort();
+        Ok(call)
+    }
+
+    /// Reads the records of settlements whose lease this consumer does not
+    /// remember; those without a living record are refused.
+    async fn recall(&mut self, count: usize, step: &mut Step) -> Result<()> {
+        let unknown = |s: &Settlement, held: &HashMap<(u128, u64), Record>| {
+            matches!(s.outcome, Outcome::Succeeded(_)) && !held.contains_key(&(s.id.random, s.token.0))
+        };
+        if !self.unsent[..count].iter().any(|s| unknown(s, &self.held)) {
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < self.unsent.len() {
+            let settlement = &self.unsent[at];
+            if unknown(settlement, &self.held) {
+                let key = self.queue.job(&settlement.id.key());
+                let reply = self.hub.send(redis::cmd("GET").arg(key)).await.map_err(|e| coded(&e))?;
+                let record = match &reply {
+                    Value::BulkString(bytes) => {
+                        Record::parse(bytes).filter(|record| record.state == record::state::PENDING)
+                    }
+                    _ => None,
+                };
+                match record {
+                    Some(record) => drop(self.held.insert((settlement.id.random, settlement.token.0), record)),
+                    None => {
+                        step.refused.push(settlement.id);
+                        self.unsent.remove(at);
+                        continue;
+                    }
+                }
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a reply apart: `[now, more, refused count, refused…, key, record, …]`.
+    async fn take(&mut self, call: &Call, reply: Value, step: &mut Step) -> Result<()> {
+        let Value::Array(parts) = reply else { return Err(unexpected("a step's reply", &reply)) };
+        let mut parts = parts.into_iter();
+        let mut number = || match parts.next() {
+            Some(Value::Int(number)) => Some(number as u64),
+            _ => None,
+        };
+        let head = (|| Some((number()?, number()?, number()?)))();
+        let Some((now_us, more, refused)) = head else { return Err(unexpected("a step's reply", &Value::Nil)) };
+        self.clock = Clock { server_us: now_us, at: Instant::now() };
+        step.more = more == 1;
+        let mut orphans = Vec::new();
+        for _ in 0..refused {
+            if let Some(Value::Int(index)) = parts.next()
+                && let Some((id, blob)) = call.settlement(index as usize, &self.queue)
+            {
+                step.refused.push(id);
+                orphans.extend(blob);
+            }
+        }
+        let first_new = step.leased.len();
+        while let (Some(Value::BulkString(key)), Some(Value::BulkString(bytes))) = (parts.next(), parts.next()) {
+            self.take_job(&key, bytes.into(), call.token, now_us, step);
+        }
+        if !orphans.is_empty() {
+            // Results nobody will read: an attempt that lost its lease. They have
+            // a ttl, so a failure here costs memory for a while, nothing else.
+            let _ = self.hub.send(redis::cmd("UNLINK").arg(orphans)).await;
+        }
+        self.fetch_payloads(first_new, step).await;
+        Ok(())
+    }
+
+    fn take_job(&mut self, key: &[u8], bytes: Bytes, token: u64, now_us: u64, step: &mut Step) {
+        let Some(random) = JobId::parse_key(key) else {
+            log::error!(model = self.queue.model.as_str(); "a member of `ready` is no job key; run `nobat doctor --queue`");
+            return;
+        };
+        let Some(record) = Record::parse(&bytes).filter(|record| record.flags & flag::STRIPPED == 0) else {
+            let id = JobId { random, horizon_min: 0, mac: 0, locator: self.queue.number };
+            log::error!(model = self.queue.model.as_str(); "a job's record is corrupt; it is dead-lettered");
+            self.give_up(id, token, record::CORRUPT);
+            return;
+        };
+        let id = self.inner.ids.issue(random, record.horizon_min, self.queue.number, record.owner);
+        step.leased.push(LeasedJob {
+            id,
+            token: LeaseToken(token),
+            attempt: u32::from(record.attempts) + 1,
+            deaths: u32::from(record.deaths),
+            priority: record.priority,
+            rows: record.rows,
+            queued_at_us: record.queued_us,
+            leased_at_us: now_us,
+            time_left: record::time_left(&record, now_us),
+            retry: record.retry,
+            payload: bytes.slice(record.head_len..record.tail_at),
+            trace: record.trace.clone(),
+        });
+        if self.held.len() >= HELD_MAX {
+            self.held.clear();
+        }
+        self.held.insert((random, token), record);
+    }
+
+    /// Reads the payloads that travel beside their records. What cannot be read
+    /// now is given back; what is gone is dead-lettered.
+    async fn fetch_payloads(&mut self, from: usize, step: &mut Step) {
+        let beside = |job: &LeasedJob, held: &HashMap<(u128, u64), Record>| {
+            held.get(&(job.id.random, job.token.0)).is_some_and(|record| record.flags & flag::BLOB != 0)
+        };
+        let wanted: Vec<usize> = (from..step.leased.len()).filter(|&at| beside(&step.leased[at], &self.held)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let mut mget = redis::cmd("MGET");
+        for &at in &wanted {
+            mget.arg(self.queue.payload(&step.leased[at].id.key()));
+        }
+        let payloads = match self.hub.send(&mget).await {
+            Ok(Value::Array(payloads)) => payloads,
+            other => {
+                if let Err(e) = other {
+                    log::warn!(model = self.queue.model.as_str(); "payloads could not be read, their jobs are given back: {e}");
+                }
+                Vec::new()
+            }
+        };
+        let fetched = !payloads.is_empty();
+        let mut payloads = payloads.into_iter();
+        let mut lost = Vec::new();
+        for at in wanted {
+            match payloads.next() {
+                Some(Value::BulkString(bytes)) => step.leased[at].payload = bytes.into(),
+                _ => lost.push(at),
+            }
+        }
+        for at in lost.into_iter().rev() {
+            let job = step.leased.remove(at);
+            if fetched {
+                self.give_up(job.id, job.token.0, "the job's payload is gone from redis; send the request again");
+            } else {
+                self.unsent.push(Settlement { id: job.id, token: job.token, outcome: Outcome::Released });
+            }
+        }
+    }
+
+    fn give_up(&mut self, id: JobId, token: u64, message: &str) {
+        let error = JobError { code: ErrorCode::Internal, message: message.to_owned() };
+        let outcome = Outcome::Failed { error, retry_in: None };
+        self.unsent.push(Settlement { id, token: LeaseToken(token), outcome });
+    }
+}
+
+/// Sends a call once. It counts as sent from here on, whatever becomes of it.
+async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want: usize) -> RedisResult<Value> {
+    let (mut link, generation) = hub.link().await?;
+    let cmd = call.command(inner, queue, want);
+    let blobs = call.blobs(queue);
+    let reply = if blobs.is_empty() {
+        link.call(&scripts::STEP, &cmd).await
+    } else {
+        let mut pipeline = Pipeline::new();
+        for (key, ttl_ms, bytes) in blobs {
+            pipeline.cmd("SET").arg(key).arg(&bytes[..]).arg("PX").arg(ttl_ms);
+        }
+        pipeline.add_command(cmd);
+        link.call_among(&scripts::STEP, &pipeline)
+            .await
+            .map(|replies| replies.into_iter().next_back().unwrap_or(Value::Nil))
+    };
+    if let Err(e) = &reply
+        && fault(e) == Fault::Broken
+    {
+        hub.broken(generation);
+    }
+    reply
+}
+
+#[async_trait]
+impl Consumer for RedisConsumer {
+    async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+        self.unsent.extend(settle);
+        let mut step = Step::default();
+        let started = Instant::now();
+        let mut backoff = Backoff::default();
+        loop {
+            // Kept in `self` while it travels: a dropped future loses nothing.
+            if self.pending.is_none() {
+                self.pending = Some(self.next_call(&mut step).await?);
+            }
+            let last = self.unsent.is_empty();
+            let want_now = if last { want.saturating_sub(step.leased.len()).min(LEASE_MAX) } else { 0 };
+            let Some(call) = self.pending.as_mut() else { continue };
+            match send(&self.hub, &self.inner, &self.queue, call, want_now).await {
+                Ok(reply) => {
+                    let Some(call) = self.pending.take() else { continue };
+                    self.take(&call, reply, &mut step).await?;
+                    if last {
+                        return Ok(step);
+                    }
+                }
+                Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => return Err(coded(&e)),
+                Err(_) => tokio::time::sleep(backoff.next()).await,
+            }
+        }
+    }
+
+    async fn idle(&mut self) {
+        if self.unsent.is_empty() && self.pending.is_none() {
+            self.marker.wait().await;
+        }
+    }
+}
+
+impl Drop for RedisConsumer {
+    fn drop(&mut self) {
+        self.inner.timers.close(&self.queue);
+    }
+}

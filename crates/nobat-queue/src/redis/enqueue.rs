@@ -1,0 +1,225 @@
+//! One coalesced enqueue call: how it is put for the script, sent until it is
+//! answered, and what its verdicts mean.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nobat_core::job::{Idempotency, NewJob};
+use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
+use redis::{Cmd, Pipeline, RedisResult, Value};
+use tokio::sync::oneshot;
+
+use super::connect::{Backoff, Fault, coded, fault};
+use super::keys::QueueKeys;
+use super::lane::Shared;
+use super::record::{self, Encoded};
+use super::{Inner, scripts};
+use crate::queue::Accepted;
+
+/// How long an enqueue waits out a fault before its caller is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A payload beside its record is dropped after this if the job never came.
+const STRAY_MS: u64 = 600_000;
+
+/// A job on its way into the store.
+pub(crate) struct Outgoing {
+    pub(crate) queue: Arc<QueueKeys>,
+    pub(crate) id: JobId,
+    /// Who waits for the store's answer; nobody when the job's end is awaited.
+    pub(crate) ack: Option<oneshot::Sender<Result<Accepted>>>,
+    owner: OwnerId,
+    priority: u8,
+    encoded: Encoded,
+    special: Option<Special>,
+}
+
+/// What few jobs have.
+struct Special {
+    delay: Duration,
+    deadline: Duration,
+    idempotency: Option<(u128, u128)>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(queue: Arc<QueueKeys>, id: JobId, job: &NewJob, lane: Option<[u8; 8]>) -> Outgoing {
+        let options = &job.options;
+        let plain = options.delay.is_none() && options.deadline.is_none() && options.idempotency.is_none();
+        let special = (!plain).then(|| Special {
+            delay: options.delay.unwrap_or_default(),
+            // A deadline of nothing is over at once, which 0 would not say.
+            deadline: options.deadline.map_or(Duration::ZERO, |deadline| deadline.max(Duration::from_micros(1))),
+            idempotency: options.idempotency.as_ref().map(|own| (idempotency_key(job.owner, own), own.fingerprint)),
+        });
+        Outgoing {
+            queue,
+            id,
+            ack: None,
+            owner: job.owner,
+            priority: options.priority,
+            encoded: record::encode(job, id.horizon_min, lane),
+            special,
+        }
+    }
+
+    fn blob(&self) -> Option<&Bytes> {
+        self.encoded.blob.as_ref()
+    }
+}
+
+/// Sends one queue's jobs until the store has answered, and tells the callers.
+pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>) {
+    let Some(queue) = batch.first().map(|outgoing| outgoing.queue.clone()) else { return };
+    let _travelling = shared.travelling(batch.iter().map(|outgoing| outgoing.id.random).collect());
+    let cmd = command(&shared.inner, &queue, &batch);
+    let started = Instant::now();
+    let mut backoff = Backoff::default();
+    let reply = loop {
+        match send_once(&shared, &queue, &batch, &cmd).await {
+            Ok(reply) => break Ok(reply),
+            Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => break Err(coded(&e)),
+            Err(_) => tokio::time::sleep(backoff.next()).await,
+        }
+    };
+    let verdicts = reply.and_then(|reply| verdicts(&batch, reply, &queue, shared.inner.ids));
+    match verdicts {
+        Ok(exceptions) => {
+            let mut exceptions = exceptions.into_iter().peekable();
+            for (index, outgoing) in batch.iter_mut().enumerate() {
+                let verdict = match exceptions.next_if(|(at, _)| *at == index) {
+                    Some((_, verdict)) => verdict,
+                    None => Ok(Accepted { id: outgoing.id, duplicate: false }),
+                };
+                shared.answer(outgoing, verdict);
+            }
+        }
+        Err(e) => batch.iter_mut().for_each(|outgoing| shared.answer(outgoing, Err(e.clone()))),
+    }
+}
+
+async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: &Cmd) -> RedisResult<Value> {
+    let fsync = shared.inner.fsync();
+    let beside: Vec<_> = batch.iter().filter_map(|outgoing| outgoing.blob().map(|blob| (outgoing.id, blob))).collect();
+    if beside.is_empty() && !fsync {
+        return shared.hub.call(&scripts::ENQUEUE, cmd).await;
+    }
+    let mut pipeline = Pipeline::new();
+    for (id, blob) in beside {
+        pipeline.cmd("SET").arg(queue.payload(&id.key())).arg(&blob[..]).arg("PX").arg(STRAY_MS);
+    }
+    pipeline.add_command(cmd.clone());
+    let script_at = pipeline.cmd_iter().count() - 1;
+    if fsync {
+        // Behind the script on the same connection: answered once it is on disk.
+        pipeline.cmd("WAITAOF").arg(1).arg(0).arg(PATIENCE.as_millis() as u64);
+    }
+    let (mut link, generation) = shared.hub.link().await?;
+    let replies = link.call_among(&scripts::ENQUEUE, &pipeline).await;
+    if let Err(e) = &replies
+        && fault(e) == Fault::Broken
+    {
+        shared.hub.broken(generation);
+    }
+    let mut replies = replies?;
+    if fsync && !on_disk(replies.last()) {
+        return Err(
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "redis did not write the job to disk in time").into()
+        );
+    }
+    Ok(replies.swap_remove(script_at))
+}
+
+/// WAITAOF answers how many local and replica files have it.
+fn on_disk(reply: Option<&Value>) -> bool {
+    matches!(reply, Some(Value::Array(counts)) if matches!(counts.first(), Some(Value::Int(local)) if *local >= 1))
+}
+
+fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing]) -> Cmd {
+    let settings = &inner.settings;
+    let specials = batch.iter().filter(|outgoing| outgoing.special.is_some()).count();
+    let mut cmd = scripts::ENQUEUE.on(&queue.base);
+    cmd.arg(batch.len())
+        .arg(specials)
+        .arg(settings.aging().step_us())
+        .arg(settings.max_jobs)
+        .arg(settings.max_bytes)
+        .arg(u64::from(settings.idempotency_ttl_s) * 1000)
+        .arg(inner.prefix.keeper_channel());
+    for outgoing in batch {
+        cmd.arg(&outgoing.id.key()[..])
+            .arg(&outgoing.encoded.first[..])
+            .arg(outgoing.priority)
+            .arg(&outgoing.encoded.rest);
+    }
+    for (index, outgoing) in batch.iter().enumerate() {
+        let Some(special) = &outgoing.special else { continue };
+        cmd.arg(index + 1).arg(special.delay.as_micros() as u64).arg(special.deadline.as_micros() as u64);
+        match special.idempotency {
+            Some((key, fingerprint)) => {
+                let mut detail = [0; 20];
+                detail[..16].copy_from_slice(&fingerprint.to_le_bytes());
+                detail[16..].copy_from_slice(&outgoing.id.horizon_min.to_le_bytes());
+                cmd.arg(format!("{key:032x}")).arg(&detail[..]);
+            }
+            None => {
+                cmd.arg("").arg("");
+            }
+        }
+    }
+    cmd
+}
+
+/// What the script did not plainly accept, by place in the batch.
+fn verdicts(
+    batch: &[Outgoing],
+    reply: Value,
+    queue: &QueueKeys,
+    ids: IdIssuer,
+) -> Result<Vec<(usize, Result<Accepted>)>> {
+    let Value::Array(parts) = reply else { return Err(super::unexpected("an enqueue's reply", &reply)) };
+    let mut exceptions = Vec::with_capacity(parts.len() / 3);
+    for part in parts.chunks(3) {
+        let [Value::Int(index), Value::BulkString(verdict), detail] = part else {
+            return Err(super::unexpected("an enqueue's reply", &Value::Nil));
+        };
+        let index = (*index as usize).saturating_sub(1);
+        let Some(outgoing) = batch.get(index) else { continue };
+        exceptions.push((index, verdict_of(outgoing, verdict, detail, queue, ids)));
+    }
+    Ok(exceptions)
+}
+
+fn verdict_of(
+    outgoing: &Outgoing,
+    verdict: &[u8],
+    detail: &Value,
+    queue: &QueueKeys,
+    ids: IdIssuer,
+) -> Result<Accepted> {
+    match (verdict, detail) {
+        (b"full", Value::Int(after_ms)) => Err(Error::new(
+            ErrorCode::QueueFull,
+            format!("the queue of model `{}` is full; try again later, add workers or raise its limit", queue.model),
+        )
+        .retry_after(Duration::from_millis((*after_ms).max(1) as u64))),
+        (b"duplicate", Value::BulkString(first)) => first
+            .split_first_chunk()
+            .and_then(|(horizon, key)| Some((u32::from_le_bytes(*horizon), JobId::parse_key(key)?)))
+            .map(|(horizon, random)| Accepted {
+                id: ids.issue(random, horizon, queue.number, outgoing.owner),
+                duplicate: true,
+            })
+            .ok_or_else(|| super::unexpected("an earlier job", detail)),
+        (b"mismatch", _) => Err(Error::new(
+            ErrorCode::IdempotencyMismatch,
+            "this idempotency key came with another body before; use a new key for a new request",
+        )),
+        _ => Err(super::unexpected("a verdict", detail)),
+    }
+}
+
+/// The store's name for a caller's idempotency key, whatever its length and
+/// content.
+fn idempotency_key(owner: OwnerId, own: &Idempotency) -> u128 {
+    xxhash_rust::xxh3::xxh3_128_with_seed(own.key.as_bytes(), owner.0)
+}

@@ -1,0 +1,96 @@
+//! Every key this store uses, who writes it, and how long it lives.
+//!
+//! All keys of one queue carry the hash tag `{model}`, so one script may touch
+//! them in a cluster; `nobat` below is the configurable prefix, which is also
+//! what an ACL user needs (`~nobat* &nobat*`). A script gets the queue's base
+//! (`nobat{model}:`) as its only key and derives the others from it.
+//!
+//! | key | type | holds | written by | lives |
+//! |---|---|---|---|---|
+//! | `nobat{m}:<22>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
+//! | `nobat{m}:<22>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
+//! | `nobat{m}:<22>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
+//! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
+//! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
+//! | `nobat{m}:sched` | zset | delayed and retrying job keys, by due time (us) | enqueue, step | |
+//! | `nobat{m}:dead` | zset | dead letters by time (us), capped | step, tick | |
+//! | `nobat{m}:due` | zset | waiting jobs that have a deadline, by deadline (us) | enqueue, step | |
+//! | `nobat{m}:marker` | zset | one member while there may be work: what idle consumers block on | enqueue, step, tick | until popped |
+//! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `paused`, `at`/`was`/`rate` (drain rate) | all scripts | |
+//! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
+//! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
+//! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |
+//! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, horizon, job key | enqueue | idempotency ttl |
+//! | `nobat{:}secret` | string | 16 random bytes that job ids are keyed with | first process | |
+//! | `nobat{:}queues` | hash | model -> queue number | first use of a model | |
+//! | `nobat{:}workers` | hash | worker id -> expiry (ms) and JSON | workers | until expired or deregistered |
+//! | `nobat{:}registry` | channel | the set of workers changed | workers | |
+//! | `nobat{:}commands` | channel | commands to workers | admin | |
+//! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
+//! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
+
+use smol_str::SmolStr;
+
+/// Payloads and results over this many bytes travel beside the scripts: Lua
+/// touches every byte it passes several times.
+pub(crate) const INLINE_MAX: usize = 4096;
+
+/// Names derived from a deployment's prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct Prefix {
+    pub(crate) text: String,
+}
+
+impl Prefix {
+    /// The base of `model`'s keys.
+    pub(crate) fn base(&self, model: &str) -> String {
+        format!("{}{{{model}}}:", self.text)
+    }
+
+    /// A key of the deployment itself.
+    pub(crate) fn global(&self, name: &str) -> String {
+        // Everything global shares one slot through the tag `{:}`, which no
+        // model name can be.
+        format!("{}{{:}}{name}", self.text)
+    }
+
+    /// What a lane's channel name begins with.
+    pub(crate) fn lane_channel(&self) -> String {
+        format!("{}:lane:", self.text)
+    }
+
+    /// What a timekeeper's channel name begins with.
+    pub(crate) fn keeper_channel(&self) -> String {
+        format!("{}:keeper:", self.text)
+    }
+}
+
+/// One queue: a model's keys and its number in public ids.
+#[derive(Debug)]
+pub(crate) struct QueueKeys {
+    pub(crate) model: SmolStr,
+    pub(crate) base: String,
+    pub(crate) number: u64,
+}
+
+impl QueueKeys {
+    /// The key of a job's record.
+    pub(crate) fn job(&self, key: &[u8]) -> Vec<u8> {
+        [self.base.as_bytes(), key].concat()
+    }
+
+    /// The key of a job's payload that travels beside the script.
+    pub(crate) fn payload(&self, key: &[u8]) -> Vec<u8> {
+        [self.base.as_bytes(), key, b":in"].concat()
+    }
+
+    /// The key of a result that travels beside the script.
+    pub(crate) fn result(&self, key: &[u8], token: u64) -> Vec<u8> {
+        [self.base.as_bytes(), key, format!(":{token:016x}").as_bytes()].concat()
+    }
+
+    /// One of the queue's own keys, such as `ready`.
+    pub(crate) fn own(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+}

@@ -1,0 +1,167 @@
+//! Listing jobs: the order sets by rank, and everything else by a bounded scan
+//! of one queue's records.
+//!
+//! A cursor is `queue number:stage:place`. A page may be short or empty while
+//! the cursor goes on; nothing here walks more than a few hundred keys a call.
+
+use std::sync::Arc;
+
+use nobat_core::job::{JobState, JobView};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+use redis::Value;
+
+use super::keys::QueueKeys;
+use super::record::{self, Stored};
+use super::{Inner, unexpected};
+use crate::queue::{ListFilter, Page};
+
+/// Keys one scan step looks at.
+const SCAN: usize = 500;
+
+/// Where jobs of a kind are found, in the order a listing visits them.
+const STAGES: [(&str, &[JobState]); 5] = [
+    ("ready", &[JobState::Queued]),
+    ("sched", &[JobState::Scheduled, JobState::Failed]),
+    ("leases", &[JobState::Leased]),
+    ("dead", &[JobState::Dead]),
+    ("", &[JobState::Succeeded, JobState::Cancelled, JobState::Expired]),
+];
+
+impl Inner {
+    pub(crate) async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
+        let limit = limit.clamp(1, SCAN);
+        let mut queues = match &filter.model {
+            Some(model) => vec![self.queue(model).await?],
+            None => self.all_queues().await?,
+        };
+        queues.sort_by_key(|queue| queue.number);
+        let (number, mut stage, mut place) = match cursor {
+            None => (0, 0, "0".to_owned()),
+            Some(text) => parse_cursor(text)?,
+        };
+        let Some(queue) = queues.iter().find(|queue| queue.number >= number) else { return Ok(Page::default()) };
+        if queue.number != number {
+            (stage, place) = (0, "0".to_owned());
+        }
+        while STAGES.get(stage).is_some_and(|(_, states)| filter.state.is_some_and(|state| !states.contains(&state))) {
+            (stage, place) = (stage + 1, "0".to_owned());
+        }
+        let mut page = Page::default();
+        let next = match STAGES.get(stage) {
+            None => None,
+            Some(("", _)) => self.scan(queue, &place, &mut page.jobs).await?,
+            Some((set, states)) => self.range(queue, set, states[0], &place, limit, &mut page.jobs).await?,
+        };
+        page.jobs.retain(|job| {
+            filter.state.is_none_or(|state| job.state == state) && filter.owner.is_none_or(|owner| job.owner == owner)
+        });
+        page.cursor = match next {
+            Some(place) => Some(format!("{}:{stage}:{place}", queue.number)),
+            None if stage + 1 < STAGES.len() => Some(format!("{}:{}:0", queue.number, stage + 1)),
+            None => {
+                queues.iter().find(|other| other.number > queue.number).map(|other| format!("{}:0:0", other.number))
+            }
+        };
+        Ok(page)
+    }
+
+    /// A page of one set by rank; the place of the next.
+    async fn range(
+        &self,
+        queue: &Arc<QueueKeys>,
+        set: &str,
+        state: JobState,
+        place: &str,
+        limit: usize,
+        jobs: &mut Vec<JobView>,
+    ) -> Result<Option<String>> {
+        let from: usize = place.parse().map_err(|_| bad_cursor())?;
+        let reply = self.send(redis::cmd("ZRANGE").arg(queue.own(set)).arg(from).arg(from + limit - 1)).await?;
+        let Value::Array(members) = reply else { return Err(unexpected("a range", &reply)) };
+        let count = members.len();
+        let keys: Vec<Vec<u8>> = members
+            .into_iter()
+            .filter_map(|member| match member {
+                // A lease's member has its token before the key.
+                Value::BulkString(member) => {
+                    Some(member[member.len().saturating_sub(nobat_core::id::KEY_LEN)..].to_vec())
+                }
+                _ => None,
+            })
+            .collect();
+        self.records(queue, &keys, state, jobs).await?;
+        Ok((count == limit).then(|| (from + limit).to_string()))
+    }
+
+    /// One step of a scan over the queue's records that have ended.
+    async fn scan(&self, queue: &Arc<QueueKeys>, place: &str, jobs: &mut Vec<JobView>) -> Result<Option<String>> {
+        // `{` and `}` are plain in a glob; the rest of a prefix is plain too.
+        let pattern = format!("{}{}", escape(&queue.base), "?".repeat(nobat_core::id::KEY_LEN));
+        let (next, keys) = self.scan_step(queue, place, &pattern).await?;
+        let keys: Vec<Vec<u8>> =
+            keys.into_iter().filter_map(|key| key.get(queue.base.len()..).map(<[u8]>::to_vec)).collect();
+        let mut found = Vec::new();
+        self.records(queue, &keys, JobState::Queued, &mut found).await?;
+        jobs.extend(found.into_iter().filter(|job| job.state.is_terminal() && job.state != JobState::Dead));
+        Ok((next != "0").then_some(next))
+    }
+
+    pub(crate) async fn scan_step(
+        &self,
+        queue: &QueueKeys,
+        place: &str,
+        pattern: &str,
+    ) -> Result<(String, Vec<Vec<u8>>)> {
+        if place.parse::<u64>().is_err() {
+            return Err(bad_cursor());
+        }
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(place).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN).arg("TYPE").arg("string");
+        let reply = self.hub.send_near(&scan, &queue.base).await.map_err(|e| super::coded(&e))?;
+        redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))
+    }
+
+    /// Reads records into views without results.
+    async fn records(
+        &self,
+        queue: &Arc<QueueKeys>,
+        keys: &[Vec<u8>],
+        pending: JobState,
+        jobs: &mut Vec<JobView>,
+    ) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut mget = redis::cmd("MGET");
+        for key in keys {
+            mget.arg(queue.job(key));
+        }
+        let reply = self.send(&mget).await?;
+        let Value::Array(records) = reply else { return Err(unexpected("records", &reply)) };
+        for (key, record) in keys.iter().zip(records) {
+            let (Some(random), Value::BulkString(bytes)) = (JobId::parse_key(key), record) else { continue };
+            // A job in `sched` whose attempt failed waits for its retry.
+            let state =
+                if pending == JobState::Scheduled && bytes.get(1) != Some(&0) { JobState::Failed } else { pending };
+            if let Some(Stored { mut view, .. }) = record::read(bytes.into(), queue, random, self.ids, state) {
+                view.result = None;
+                jobs.push(view);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_cursor(text: &str) -> Result<(u64, usize, String)> {
+    let mut parts = text.splitn(3, ':');
+    let parsed = (|| Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned())))();
+    parsed.ok_or_else(bad_cursor)
+}
+
+fn bad_cursor() -> Error {
+    Error::new(ErrorCode::InvalidParameter, "the cursor is not one of a listing; begin without one")
+}
+
+fn escape(text: &str) -> String {
+    text.chars().flat_map(|c| if "*?[]^\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+}

@@ -1,0 +1,118 @@
+-- Enqueues the jobs that arrived together.
+-- KEYS[1] base
+-- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
+--         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix,
+--         then per job: key, bytes 0..4 of its record, priority, bytes 28.. of it,
+--         then per special: index, delay us, deadline us (0: none),
+--         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
+-- result  what was not plainly accepted: index, verdict, detail, ...
+--         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch
+-- Atomic: a job is in the queue with its record and its idempotency key, or not
+-- at all. A key that exists already was enqueued by an earlier try whose reply
+-- was lost: accepted, and nothing is written.
+
+local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local HEAD, EACH = 7, 4
+
+local special
+if m > 0 then
+  special = {}
+  for s = 1, m do
+    local at = HEAD + n * EACH + (s - 1) * 5
+    special[tonumber(ARGV[at + 1])] = { tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5] }
+  end
+end
+
+local now = now_us()
+local meta = call('HMGET', base .. 'meta', 'last', 'seq', 'bytes', 'enq', 'paused', 'rate')
+local last, seq, bytes = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
+local waiting = 0
+if max_jobs > 0 then
+  waiting = call('ZCARD', base .. 'ready') + call('ZCARD', base .. 'sched')
+end
+
+-- Milliseconds until a tenth of the limit is free again, at the measured rate.
+local function retry_after()
+  local rate = tonumber(meta[6]) or 0
+  if rate <= 0 then return 5000 end
+  local over = 1
+  if max_jobs > 0 then over = math.max(1, waiting - max_jobs * 0.9) end
+  return math.floor(math.min(math.max(over / rate * 1000, 100), 60000))
+end
+
+local out, adds, first_due, added = {}, {}, nil, 0
+local function except(index, verdict, detail)
+  out[#out + 1] = index
+  out[#out + 1] = verdict
+  out[#out + 1] = detail
+end
+
+for index = 1, n do
+  local at = HEAD + (index - 1) * EACH
+  local key, first, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  local own = special and special[index]
+  local accepted = true
+  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + #rest > max_bytes then
+    -- A repeated try of a job that is in already is not refused.
+    accepted = call('EXISTS', base .. key) == 1
+    if not accepted then except(index, 'full', retry_after()) end
+  end
+  if accepted and own and own[3] ~= '' then
+    local known = call('GET', base .. 'i:' .. own[3])
+    if not known then
+      call('SET', base .. 'i:' .. own[3], own[4] .. key, 'PX', ARGV[6])
+    elseif sub(known, 21) ~= key then
+      accepted = false
+      if sub(known, 1, 16) == sub(own[4], 1, 16) then
+        except(index, 'duplicate', sub(known, 17))
+      else
+        except(index, 'mismatch', '')
+      end
+    end
+  end
+  if accepted then
+    local position = last + 1
+    if position < now then position = now end
+    local queued, due = position, nil
+    if own then
+      if own[1] > 0 then
+        due = position + own[1]
+        queued = due
+      end
+      if own[2] > 0 then
+        rest = sub(rest, 1, 13) .. pack('<d', position + own[2]) .. sub(rest, 22)
+      end
+    end
+    local score
+    if step > 0 then
+      score = queued - ARGV[at + 3] * step
+    else
+      score = (255 - ARGV[at + 3]) * 17592186044416 + seq + 1
+    end
+    local rec = first .. pack('<ddd', position, queued, score) .. rest
+    if call('SET', base .. key, rec, 'NX') then
+      last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
+      bytes = bytes + cost(rec)
+      if own and own[2] > 0 then call('ZADD', base .. 'due', position + own[2], key) end
+      if band(byte(first, 4), BLOB) ~= 0 then call('PERSIST', base .. key .. ':in') end
+      if due then
+        call('ZADD', base .. 'sched', due, key)
+        if not first_due or due < first_due then first_due = due end
+      else
+        adds[#adds + 1] = string.format('%d', score)
+        adds[#adds + 1] = key
+      end
+    end
+  end
+end
+
+if added > 0 then
+  call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
+end
+if #adds > 0 then
+  call('ZADD', base .. 'ready', unpack(adds))
+  if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
+end
+if first_due then nudge(ARGV[7], first_due) end
+return out

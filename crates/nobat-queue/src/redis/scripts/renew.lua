@@ -1,0 +1,23 @@
+-- Renews leases.
+-- KEYS[1] base
+-- ARGV    1 lease us, then token + key per lease
+-- result  one character per lease: 1 renewed, 0 lost
+-- Fenced: only the exact lease that is held, and not of a cancelled job.
+
+local expiry = string.format('%d', now_us() + ARGV[1])
+local members = {}
+for i = 2, #ARGV do members[i - 1] = ARGV[i] end
+local held = call('ZMSCORE', base .. 'leases', unpack(members))
+local cancelled = call('EXISTS', base .. 'cx') == 1
+local adds, out = { 'XX' }, {}
+for i, member in ipairs(members) do
+  if held[i] and not (cancelled and call('SISMEMBER', base .. 'cx', sub(member, 9)) == 1) then
+    adds[#adds + 1] = expiry
+    adds[#adds + 1] = member
+    out[i] = '1'
+  else
+    out[i] = '0'
+  end
+end
+if #adds > 1 then call('ZADD', base .. 'leases', unpack(adds)) end
+return table.concat(out)

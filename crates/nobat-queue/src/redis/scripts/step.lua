@@ -1,0 +1,214 @@
+-- Settles a batch and leases the next, in one call.
+-- KEYS[1] base
+-- ARGV    1 want, 2 lease us, 3 token of the new leases (8 bytes),
+--         4 us since this call was first sent (0: first time), 5 aging step us,
+--         6 most dead letters, 7 their ttl ms, 8 lane channel prefix,
+--         9 keeper channel prefix, 10 stored, 11 others,
+--         then per stored (a job that succeeded; sorted by lane):
+--           token + key, result ttl ms (negative: has a payload beside), lane
+--           ('' nobody), record
+--         then per other: token + key, what (F again, D dead, X expired,
+--           R released), delay us, error code, message
+-- result  now us, whether ready jobs are left, number of refused, their indices
+--         (stored first, then others), then key, record per leased job
+-- Atomic, and fenced: a settlement counts only while its exact lease is held.
+-- When the call is repeated because its reply was lost, what it did the first
+-- time is recognised: settlements as done, leases under its token as taken.
+
+local HEAD = 11
+local want, token, again, step = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+max_dead, dead_ttl, channel = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local stored, others = tonumber(ARGV[10]), tonumber(ARGV[11])
+local total = stored + others
+local now = now_us()
+local meta = call('HMGET', base .. 'meta', 'paused', 'bytes', 'fin', 'at', 'was')
+local refused = {}
+
+-- Settled by the first try of this very call?
+local function done_before(index, member)
+  if again == 0 then return false end
+  local rec = read(sub(member, 9))
+  if index <= stored then
+    return rec == ARGV[HEAD + index * 4]
+  end
+  local at = HEAD + stored * 4 + (index - stored - 1) * 5
+  if ARGV[at + 2] == 'R' then return true end
+  if not rec or #rec < 45 or band(byte(rec, 4), TAIL) == 0 then return false end
+  local from = body_len(rec)
+  return sub(rec, from + 1, from + 8) == sub(member, 1, 8)
+end
+
+if total > 0 then
+  watching = call('EXISTS', base .. 'watch') == 1
+  local members = {}
+  for index = 1, stored do members[index] = ARGV[HEAD + index * 4 - 3] end
+  for index = 1, others do members[stored + index] = ARGV[HEAD + stored * 4 + index * 5 - 4] end
+  local held = call('ZMSCORE', base .. 'leases', unpack(members))
+  call('ZREM', base .. 'leases', unpack(members))
+  local cancelled = call('EXISTS', base .. 'cx') == 1
+  for index = 1, total do
+    local member = members[index]
+    if not held[index] then
+      if not done_before(index, member) then refused[#refused + 1] = index end
+    elseif cancelled and call('SREM', base .. 'cx', sub(member, 9)) == 1 then
+      held[index] = false
+      refused[#refused + 1] = index
+    end
+  end
+
+  local lane, frames, f = '', {}, 0
+  for index = 1, stored do
+    if held[index] then
+      local at = HEAD + index * 4
+      local key, ttl, rec = sub(members[index], 9), ARGV[at - 2], ARGV[at]
+      if byte(ttl, 1) == 45 then
+        ttl = sub(ttl, 2)
+        call('UNLINK', base .. key .. ':in')
+      end
+      call('SET', base .. key, rec, 'PX', ttl)
+      ended = ended + 1
+      if ARGV[at - 1] ~= lane then
+        if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
+        lane, f = ARGV[at - 1], 0
+      end
+      if lane ~= '' then
+        frames[f + 1], frames[f + 2], frames[f + 3] = key, pack('<I4', #rec), rec
+        f = f + 3
+      end
+      if watching then notify_watchers(key, rec) end
+    end
+  end
+  if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
+
+  local first_due
+  for index = 1, others do
+    local member = members[stored + index]
+    local rec = held[stored + index] and read(sub(member, 9))
+    if sound(rec) then
+      local at = HEAD + stored * 4 + (index - 1) * 5
+      local key, what, code, message = sub(member, 9), ARGV[at + 2], tonumber(ARGV[at + 4]), ARGV[at + 5]
+      local by = sub(member, 1, 8)
+      if what == 'R' then
+        requeue(key, rec, now)
+      else
+        rec = char(PENDING, math.min(byte(rec, 2) + 1, 255)) .. sub(rec, 3)
+        if what == 'F' then
+          local due = now + tonumber(ARGV[at + 3])
+          local queued, score = unpack_at('<dd', rec, 13)
+          -- Under aging its place is that of its due time; under strict its old one.
+          if step > 0 then score = due - (queued - score) end
+          local flags = bor(byte(rec, 4), TAIL)
+          rec = sub(rec, 1, 3) .. char(flags) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body_len(rec)) .. tail(by, code, message, now)
+          call('SET', base .. key, rec)
+          if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
+          call('ZADD', base .. 'sched', due, key)
+          bytes_added = bytes_added + cost(rec)
+          if not first_due or due < first_due then first_due = due end
+        elseif what == 'D' then
+          bury(key, rec, by, code, message, now)
+        else
+          finish(key, rec, EXPIRED, by, code, message, now)
+        end
+      end
+    elseif rec and byte(rec, 1) == PENDING then
+      entomb(sub(member, 9), rec, now)
+    end
+  end
+  if first_due then nudge(ARGV[9], first_due) end
+else
+  watching = true
+end
+
+reap(now)
+promote(now)
+expire(now)
+
+local reply = { now, 0, #refused }
+for index = 1, #refused do reply[3 + index] = refused[index] end
+local r = #reply
+local paused = meta[1] == '1'
+
+if again > 0 then
+  -- Leases taken by a call whose reply was lost; renewals have not moved them.
+  local taken = call('ZRANGEBYSCORE', base .. 'leases', now + ARGV[2] - again - 1000000, '+inf', 'LIMIT', 0, 5000)
+  for _, member in ipairs(taken) do
+    if sub(member, 1, 8) == token then
+      local rec = read(sub(member, 9))
+      if rec then
+        reply[r + 1], reply[r + 2] = sub(member, 9), rec
+        r, want = r + 2, want - 1
+      end
+    end
+  end
+end
+
+local left = call('ZCARD', base .. 'ready')
+if want > 0 and left > 0 and not paused then
+  local keys = call('ZRANGE', base .. 'ready', 0, want - 1)
+  local names = {}
+  for i = 1, #keys do names[i] = base .. keys[i] end
+  local records = call('MGET', unpack(names))
+  local leases, taken, lost = {}, 0, 0
+  local expiry = string.format('%d', now + ARGV[2])
+  local count = #keys
+  local due
+  for i = 1, count do
+    local rec = records[i]
+    local state, attempts, deaths, flags
+    if rec and #rec > 0 then
+      state, attempts, deaths, flags = byte(rec, 1, 4)
+      if state == PENDING and (#rec < 45 or band(flags, BLOB + TAIL) ~= 0 and not sound(rec)) then state = CORRUPT end
+    end
+    if state == PENDING and deaths > 0 and taken > 0 then
+      -- Held by a worker that died: it runs alone, and not in this batch.
+      count = i - 1
+      break
+    end
+    if state == PENDING then
+      taken = taken + 1
+      leases[taken * 2 - 1], leases[taken * 2] = expiry, token .. keys[i]
+      reply[r + 1], reply[r + 2] = keys[i], rec
+      r = r + 2
+      if band(flags, BLOB + TAIL) == 0 then
+        bytes_added = bytes_added - #rec
+      else
+        bytes_added = bytes_added - cost(rec)
+      end
+      if band(flags, DEADLINE) ~= 0 then
+        due = due or {}
+        due[#due + 1] = keys[i]
+      end
+      if deaths > 0 then
+        count = i
+        break
+      end
+    elseif state and band(state, 7) ~= 2 and state ~= DEAD and state ~= CANCELLED and state ~= EXPIRED then
+      -- Not a record: dead-lettered alone, its neighbours served.
+      entomb(keys[i], rec, now)
+    end
+    -- What is left is missing or ended already: dropped from the order.
+  end
+  if count > 0 then call('ZREMRANGEBYRANK', base .. 'ready', 0, count - 1) end
+  if taken > 0 then call('ZADD', base .. 'leases', unpack(leases)) end
+  if due then call('ZREM', base .. 'due', unpack(due)) end
+  left = left - count
+end
+
+if left > 0 and not paused then
+  reply[2] = 1
+  call('ZADD', base .. 'marker', 0, '0')
+else
+  call('DEL', base .. 'marker')
+end
+
+if bytes_added ~= 0 or ended ~= 0 then
+  local bytes = math.max((tonumber(meta[2]) or 0) + bytes_added, 0)
+  local fin, at, was = (tonumber(meta[3]) or 0) + ended, tonumber(meta[4]) or 0, tonumber(meta[5]) or 0
+  if now - at > 2000000 then
+    local rate = at > 0 and (fin - was) * 1000000 / (now - at) or 0
+    call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin, 'at', now, 'was', fin, 'rate', rate)
+  else
+    call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin)
+  end
+end
+return reply

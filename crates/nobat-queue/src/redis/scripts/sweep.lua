@@ -1,0 +1,65 @@
+-- What time does to a queue, at most 100 of each a call: expired leases come
+-- back at their old place (or are quarantined), due jobs become ready, waiting
+-- jobs past their deadline expire. Prepended to step and tick.
+
+local SWEEP, MAX_DEATHS = 100, 3
+
+local function reap(now)
+  local members = call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, SWEEP)
+  if #members == 0 then return 0 end
+  call('ZREM', base .. 'leases', unpack(members))
+  for _, member in ipairs(members) do
+    local key = sub(member, 9)
+    -- A job cancelled while leased has its record already.
+    if call('SREM', base .. 'cx', key) == 0 then
+      local rec = read(key)
+      if sound(rec) then
+        local attempts = math.min(byte(rec, 2) + 1, 255)
+        local deaths = math.min(byte(rec, 3) + 1, 255)
+        rec = char(PENDING, attempts, deaths) .. sub(rec, 4)
+        if deaths >= MAX_DEATHS then
+          bury(key, rec, sub(member, 1, 8), CODE_FAILED, deaths .. ' workers died while running this job; it is quarantined, look at its input before it is redriven', now)
+        else
+          call('SETRANGE', base .. key, 1, char(attempts, deaths))
+          requeue(key, rec, now)
+        end
+      elseif rec and byte(rec, 1) == PENDING then
+        entomb(key, rec, now)
+      end
+    end
+  end
+  return #members
+end
+
+local function promote(now)
+  local keys = call('ZRANGEBYSCORE', base .. 'sched', '-inf', now, 'LIMIT', 0, SWEEP)
+  if #keys == 0 then return 0 end
+  call('ZREM', base .. 'sched', unpack(keys))
+  local adds = {}
+  for _, key in ipairs(keys) do
+    -- Its score was fixed when it was scheduled; a missing record is dropped.
+    local score = call('GETRANGE', base .. key, 20, 27)
+    if #score == 8 then
+      adds[#adds + 1] = string.format('%d', (unpack_at('<d', score)))
+      adds[#adds + 1] = key
+    end
+  end
+  if #adds > 0 then call('ZADD', base .. 'ready', unpack(adds)) end
+  return #keys
+end
+
+local function expire(now)
+  if call('EXISTS', base .. 'due') == 0 then return 0 end
+  local keys = call('ZRANGEBYSCORE', base .. 'due', '-inf', now, 'LIMIT', 0, SWEEP)
+  if #keys == 0 then return 0 end
+  call('ZREM', base .. 'due', unpack(keys))
+  for _, key in ipairs(keys) do
+    local waiting = call('ZREM', base .. 'ready', key) + call('ZREM', base .. 'sched', key)
+    local rec = waiting > 0 and read(key)
+    if sound(rec) then
+      bytes_added = bytes_added - cost(rec)
+      finish(key, rec, EXPIRED, '\0\0\0\0\0\0\0\0', CODE_DEADLINE, 'the deadline passed before the job ran; allow more time or add workers', now)
+    end
+  end
+  return #keys
+end

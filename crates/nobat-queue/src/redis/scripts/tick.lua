@@ -1,0 +1,32 @@
+-- Does for an idle queue what time asks for, on the one process that keeps its
+-- timers, and says when to come again.
+-- KEYS[1] base
+-- ARGV    1 process (8 bytes), 2 longest pause us, 3 most dead letters, 4 their
+--         ttl ms, 5 lane channel prefix
+-- result  0 when another process keeps the timers, else 1 and us until the next call
+-- Atomic: the role is held for as long as the pause, and a little more.
+
+local keeper = call('GET', base .. 'keeper')
+if keeper and sub(keeper, 1, 8) ~= ARGV[1] then return { 0 } end
+max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+watching = call('EXISTS', base .. 'watch') == 1
+local now, pause = now_us(), tonumber(ARGV[2])
+local again = now + pause
+local reaped, promoted, expired = reap(now), promote(now), expire(now)
+if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then again = now end
+
+for _, set in ipairs({ 'leases', 'sched', 'due' }) do
+  local head = call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
+  if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), now) end
+end
+-- Dead letters whose records have run out.
+local old = call('ZRANGEBYSCORE', base .. 'dead', '-inf', now - tonumber(ARGV[4]) * 1000, 'LIMIT', 0, SWEEP)
+if #old > 0 then call('ZREM', base .. 'dead', unpack(old)) end
+-- Also gives back a wake-up that a killed consumer took with it.
+if call('ZCARD', base .. 'ready') > 0 and call('HGET', base .. 'meta', 'paused') ~= '1' then
+  call('ZADD', base .. 'marker', 0, '0')
+end
+if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
+if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
+call('SET', base .. 'keeper', ARGV[1] .. string.format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
+return { 1, again - now }

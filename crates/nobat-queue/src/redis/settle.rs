@@ -1,0 +1,168 @@
+//! One step's call: what it settles, and how it is put for the script.
+//!
+//! Pure but for the clock it is given. A call that is repeated differs from its
+//! first sending only in its age, by which the script knows that it may have
+//! run already.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nobat_core::JobId;
+use nobat_core::job::{Outcome, Settlement};
+use redis::Cmd;
+
+use super::keys::{INLINE_MAX, QueueKeys};
+use super::record::{self, Record, flag};
+use super::renewer::member;
+use super::{Inner, scripts};
+
+/// The store's clock, carried on by this host's monotonic one.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) server_us: u64,
+    pub(crate) at: Instant,
+}
+
+impl Clock {
+    fn now_us(&self) -> u64 {
+        self.server_us + self.at.elapsed().as_micros() as u64
+    }
+}
+
+/// A step's call.
+pub(crate) struct Call {
+    /// Of the leases it takes.
+    pub(crate) token: u64,
+    first_sent: Option<Instant>,
+    stored: Vec<Stored>,
+    others: Vec<Other>,
+}
+
+/// A job that succeeded: its final record is made here, not in the script.
+struct Stored {
+    member: [u8; 30],
+    id: JobId,
+    /// Negative when its payload travels beside and goes with the job's end.
+    ttl_ms: i64,
+    lane: Option<[u8; 8]>,
+    record: Vec<u8>,
+    /// A result that travels beside, and the token that names it.
+    blob: Option<(u64, Bytes)>,
+}
+
+/// A job whose record the script changes.
+struct Other {
+    member: [u8; 30],
+    id: JobId,
+    what: &'static str,
+    delay: Duration,
+    code: u8,
+    message: String,
+}
+
+impl Call {
+    pub(crate) fn new(token: u64) -> Call {
+        Call { token, first_sent: None, stored: Vec::new(), others: Vec::new() }
+    }
+
+    /// Adds a settlement. A success needs the leased record.
+    pub(crate) fn add(&mut self, settlement: Settlement, held: Option<Record>, clock: Clock) {
+        let Settlement { id, token, outcome } = settlement;
+        let member = member(id, token);
+        let mut other = |what, delay, code, message| self.others.push(Other { member, id, what, delay, code, message });
+        match (outcome, held) {
+            (Outcome::Succeeded(result), Some(held)) => {
+                let beside = (result.len() > INLINE_MAX).then_some(token.0);
+                let record = record::succeeded(&held, held.attempts.saturating_add(1), clock.now_us(), &result, beside);
+                let ttl_ms = held.ttl_ms.min(i64::MAX as u64) as i64;
+                self.stored.push(Stored {
+                    member,
+                    id,
+                    ttl_ms: if held.flags & flag::BLOB != 0 { -ttl_ms } else { ttl_ms },
+                    lane: (held.flags & flag::REPLY != 0).then_some(held.lane),
+                    record,
+                    blob: beside.map(|token| (token, result)),
+                });
+            }
+            // Its record is gone: only the lease is given up.
+            (Outcome::Succeeded(_), None) | (Outcome::Released, _) => other("R", Duration::ZERO, 0, String::new()),
+            (Outcome::Failed { error, retry_in: Some(delay) }, _) => {
+                other("F", delay, record::code_number(error.code), clipped(error.message))
+            }
+            (Outcome::Failed { error, retry_in: None }, _) => {
+                other("D", Duration::ZERO, record::code_number(error.code), clipped(error.message))
+            }
+            (Outcome::Expired(error), _) => {
+                other("X", Duration::ZERO, record::code_number(error.code), clipped(error.message))
+            }
+        }
+    }
+
+    /// Puts jobs of one lane together: the script publishes once per run.
+    pub(crate) fn sort(&mut self) {
+        self.stored.sort_by_key(|stored| stored.lane);
+    }
+
+    /// The script call, marked as sent; a repeat carries its age.
+    pub(crate) fn command(&mut self, inner: &Inner, queue: &QueueKeys, want: usize) -> Cmd {
+        // At least 1: 0 stands for the first time.
+        let again_us = self.first_sent.map_or(0, |at| at.elapsed().as_micros().max(1) as u64);
+        self.first_sent.get_or_insert_with(Instant::now);
+        let settings = &inner.settings;
+        let mut cmd = scripts::STEP.on(&queue.base);
+        cmd.arg(want)
+            .arg(u64::from(settings.lease_ms) * 1000)
+            .arg(&self.token.to_le_bytes()[..])
+            .arg(again_us)
+            .arg(settings.aging().step_us())
+            .arg(settings.max_dead)
+            .arg(u64::from(settings.dead_ttl_s) * 1000)
+            .arg(inner.prefix.lane_channel())
+            .arg(inner.prefix.keeper_channel())
+            .arg(self.stored.len())
+            .arg(self.others.len());
+        for stored in &self.stored {
+            let lane = stored.lane.as_ref().map_or(&[][..], |lane| lane);
+            cmd.arg(&stored.member[..]).arg(stored.ttl_ms).arg(lane).arg(&stored.record);
+        }
+        for other in &self.others {
+            cmd.arg(&other.member[..])
+                .arg(other.what)
+                .arg(other.delay.as_micros() as u64)
+                .arg(other.code)
+                .arg(&other.message);
+        }
+        cmd
+    }
+
+    /// Results that must be in the store before the script: key, ttl, bytes.
+    pub(crate) fn blobs(&self, queue: &QueueKeys) -> Vec<(Vec<u8>, i64, &Bytes)> {
+        let beside = self.stored.iter().filter_map(|stored| stored.blob.as_ref().map(|blob| (stored, blob)));
+        beside
+            .map(|(stored, (token, bytes))| (queue.result(&stored.id.key(), *token), stored.ttl_ms.abs(), bytes))
+            .collect()
+    }
+
+    /// The settlement of a (one-based) index in a reply, and the key of its
+    /// result that travels beside.
+    pub(crate) fn settlement(&self, index: usize, queue: &QueueKeys) -> Option<(JobId, Option<Vec<u8>>)> {
+        let index = index.checked_sub(1)?;
+        match self.stored.get(index) {
+            Some(stored) => {
+                let key = stored.blob.as_ref().map(|(token, _)| queue.result(&stored.id.key(), *token));
+                Some((stored.id, key))
+            }
+            None => self.others.get(index - self.stored.len()).map(|other| (other.id, None)),
+        }
+    }
+}
+
+/// A message is for people; what is longer than this helps nobody.
+fn clipped(mut message: String) -> String {
+    let mut cut = message.len().min(2_000);
+    while !message.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    message.truncate(cut);
+    message
+}

@@ -1,0 +1,289 @@
+//! The Redis store's own promises, on a real server: what the conformance suite
+//! cannot see through the `Queue` trait.
+
+mod redis_support;
+
+use std::time::Duration;
+
+use nobat_core::job::{JobError, JobOptions, JobState, Outcome, Settlement};
+use nobat_core::{ErrorCode, OwnerId};
+use nobat_queue::Queue;
+use nobat_queue::queue::{QueueSettings, Renewal};
+use redis_support::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_job_goes_the_whole_way() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let view = lane.call(job("one"), SOON).await.expect("answered");
+    assert_eq!(view.state, JobState::Succeeded);
+    assert_eq!(view.result.expect("has a result").outputs, "one");
+
+    let accepted = lane.enqueue(job("two")).await.expect("accepted");
+    let view = lane.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
+    assert_eq!(view.result.expect("has a result").outputs, "two");
+    let read = queue.get(accepted.id).await.expect("the store answers").expect("is there");
+    assert_eq!((read.state, read.id, read.attempts), (JobState::Succeeded, accepted.id, 1));
+    assert!(read.finished_at_ms.is_some_and(|at| at >= read.created_at_ms));
+    worker.abort();
+
+    let counts = queue.counts("digits").await.expect("counted");
+    assert_eq!((counts.queued, counts.leased, counts.enqueued_total, counts.finished_total), (0, 0, 2, 2));
+    assert_eq!(counts.queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn another_lanes_job_can_be_waited_for() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let (first, second) = (queue.lane(), queue.lane());
+    let accepted = first.enqueue(job("x")).await.expect("accepted");
+    let id = accepted.id;
+    let (one, two) = (first.clone(), second.clone());
+    let waits =
+        [tokio::spawn(async move { one.wait(id, SOON).await }), tokio::spawn(async move { two.wait(id, SOON).await })];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    for wait in waits {
+        let view = wait.await.expect("no panic").expect("the store answers").expect("is there");
+        assert_eq!(view.state, JobState::Succeeded);
+    }
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let tensor = vec![7u8; 600_000];
+    let view = lane.call(job(tensor.clone()), SOON).await.expect("answered");
+    assert_eq!(view.result.expect("has a result").outputs, tensor);
+    let again = queue.get(view.id).await.expect("the store answers").expect("is there");
+    assert_eq!(again.result.expect("has a result").outputs, tensor);
+    worker.abort();
+    let left: Vec<String> =
+        redis::cmd("KEYS").arg("nobat{digits}:*:in").query(&mut server.connection()).expect("listed");
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_settlement_after_the_lease_went_to_another_is_refused() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { lease_ms: 100, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    let accepted = lane.enqueue(job("x")).await.expect("accepted");
+    let mut slow = queue.consumer("digits", "slow").await.expect("opens");
+    let mut quick = queue.consumer("digits", "quick").await.expect("opens");
+    let stale = lease(&mut *slow, 1).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let fresh = lease(&mut *quick, 1).await.remove(0);
+    assert_eq!((fresh.attempt, fresh.deaths), (2, 1));
+    assert_ne!(fresh.token, stale.token);
+
+    let mut renewer = queue.renewer().await.expect("opens");
+    let renewed = renewer.renew("digits", &[(stale.id, stale.token), (fresh.id, fresh.token)]).await.expect("answered");
+    assert_eq!(renewed, [Renewal::Lost, Renewal::Renewed]);
+    let step = slow.step(vec![echo(&stale)], 0).await.expect("answered");
+    assert_eq!(step.refused, [stale.id]);
+    let view = queue.get(accepted.id).await.expect("the store answers").expect("is there");
+    assert_eq!(view.state, JobState::Leased);
+    let step = quick.step(vec![echo(&fresh)], 0).await.expect("answered");
+    assert!(step.refused.is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_attempt_runs_again_and_then_is_a_dead_letter() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let accepted = lane.enqueue(job("x")).await.expect("accepted");
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let fail = |id, token, retry_in| Settlement {
+        id,
+        token,
+        outcome: Outcome::Failed {
+            error: JobError { code: ErrorCode::InferenceFailed, message: "no".into() },
+            retry_in,
+        },
+    };
+    let first = lease(&mut *consumer, 1).await.remove(0);
+    consumer.step(vec![fail(first.id, first.token, Some(Duration::from_millis(50)))], 0).await.expect("answered");
+    let view = queue.get(accepted.id).await.expect("the store answers").expect("is there");
+    assert_eq!((view.state, view.attempts), (JobState::Failed, 1));
+    assert_eq!(view.error.expect("says why").message, "no");
+    consumer.idle().await;
+    let second = lease(&mut *consumer, 1).await.remove(0);
+    assert_eq!(second.attempt, 2);
+    assert_eq!(second.payload, "x");
+    consumer.step(vec![fail(second.id, second.token, None)], 0).await.expect("answered");
+    let view = lane.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
+    assert_eq!((view.state, view.attempts), (JobState::Dead, 2));
+    assert_eq!(queue.counts("digits").await.expect("counted").dead, 1);
+
+    assert_eq!(queue.redrive("digits", &[], 10).await.expect("redriven"), 1);
+    let again = lease(&mut *consumer, 1).await.remove(0);
+    assert_eq!((again.attempt, again.payload.as_ref()), (1, &b"x"[..]));
+    consumer.step(vec![fail(again.id, again.token, None)], 0).await.expect("answered");
+    assert_eq!(queue.purge("digits", &[accepted.id], 0).await.expect("purged"), 1);
+    assert!(queue.get(accepted.id).await.expect("the store answers").is_none());
+}
+
+#[tokio::test]
+async fn a_delayed_job_wakes_an_idle_worker_when_it_is_due() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = std::time::Instant::now();
+    let delay = Duration::from_millis(300);
+    let view = lane
+        .call(job_with("x", JobOptions { delay: Some(delay), ..JobOptions::default() }), SOON)
+        .await
+        .expect("answered");
+    assert_eq!(view.state, JobState::Succeeded);
+    assert!(started.elapsed() >= delay, "ran {:?} after it was enqueued", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "ran {:?} after it was enqueued", started.elapsed());
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_waiting_job_ends_at_its_deadline_with_nobody_to_run_it() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { lease_ms: 500, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    queue.set_paused("digits", true).await.expect("paused");
+    let _consumer = queue.consumer("digits", "w").await.expect("opens");
+    let options = JobOptions { deadline: Some(Duration::from_millis(100)), ..JobOptions::default() };
+    let view = lane.call(job_with("x", options), SOON).await.expect("answered");
+    assert_eq!(view.state, JobState::Expired);
+    assert_eq!(view.error.expect("says why").code, ErrorCode::DeadlineExceeded);
+    assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn cancelling_ends_a_queued_and_a_leased_job_at_once() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let queued = lane.enqueue(job("x")).await.expect("accepted").id;
+    assert_eq!(queue.cancel(queued).await.expect("cancelled").state, JobState::Cancelled);
+    assert_eq!(queue.cancel(queued).await.expect_err("ended").code, ErrorCode::JobAlreadyFinished);
+
+    let leased = lane.enqueue(job("y")).await.expect("accepted").id;
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let job = lease(&mut *consumer, 1).await.remove(0);
+    assert_eq!(job.id, leased);
+    assert_eq!(queue.cancel(leased).await.expect("cancelled").state, JobState::Cancelled);
+    let mut renewer = queue.renewer().await.expect("opens");
+    assert_eq!(renewer.renew("digits", &[(job.id, job.token)]).await.expect("answered"), [Renewal::Lost]);
+    let step = consumer.step(vec![echo(&job)], 4).await.expect("answered");
+    assert_eq!(step.refused, [leased]);
+    assert!(step.leased.is_empty());
+    let counts = queue.counts("digits").await.expect("counted");
+    assert_eq!((counts.queued, counts.leased, counts.queued_bytes), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn dropping_a_call_cancels_its_queued_job() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let call = tokio::spawn({
+        let lane = lane.clone();
+        async move { lane.call(job("x"), SOON).await }
+    });
+    while queue.counts("digits").await.expect("counted").queued == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    call.abort();
+    while queue.counts("digits").await.expect("counted").queued > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(queue.counts("digits").await.expect("counted").finished_total, 1);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_one_job() {
+    use nobat_core::job::Idempotency;
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let keyed = |fingerprint| {
+        job_with(
+            "x",
+            JobOptions { idempotency: Some(Idempotency { key: "k".into(), fingerprint }), ..JobOptions::default() },
+        )
+    };
+    let first = lane.enqueue(keyed(1)).await.expect("accepted");
+    let second = lane.enqueue(keyed(1)).await.expect("accepted");
+    assert_eq!((first.duplicate, second.duplicate, second.id), (false, true, first.id));
+    assert_eq!(lane.enqueue(keyed(2)).await.expect_err("another body").code, ErrorCode::IdempotencyMismatch);
+    let mut other = keyed(2);
+    other.owner = OwnerId(9);
+    assert!(!lane.enqueue(other).await.expect("another caller's key").duplicate);
+    assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
+
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let view = lane.call(keyed(1), SOON).await.expect("answered");
+    assert_eq!((view.id, view.state), (first.id, JobState::Succeeded));
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_again() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { max_jobs: 2, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    lane.enqueue(job("a")).await.expect("accepted");
+    lane.enqueue(job("b")).await.expect("accepted");
+    let refused = lane.enqueue(job("c")).await.expect_err("full");
+    assert_eq!(refused.code, ErrorCode::QueueFull);
+    assert!(refused.retry_after.is_some());
+    let refused = lane.call(job("c"), SOON).await.expect_err("full");
+    assert_eq!(refused.code, ErrorCode::QueueFull);
+    assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
+}
+
+#[tokio::test]
+async fn every_state_is_listed() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let done = lane.enqueue(job("done")).await.expect("accepted").id;
+    let leased = lease(&mut *consumer, 1).await.remove(0);
+    consumer.step(vec![echo(&leased)], 0).await.expect("answered");
+    let held = lane.enqueue(job("held")).await.expect("accepted").id;
+    lease(&mut *consumer, 1).await;
+    let later = job_with("later", JobOptions { delay: Some(SOON), ..JobOptions::default() });
+    let later = lane.enqueue(later).await.expect("accepted").id;
+    let queued = lane.enqueue(job("queued")).await.expect("accepted").id;
+
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = queue.list(&Default::default(), cursor.as_deref(), 10).await.expect("listed");
+        seen.extend(page.jobs.into_iter().map(|job| (job.id, job.state)));
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let mut expected = vec![
+        (done, JobState::Succeeded),
+        (held, JobState::Leased),
+        (later, JobState::Scheduled),
+        (queued, JobState::Queued),
+    ];
+    expected.sort_by_key(|(id, _)| *id);
+    seen.sort_by_key(|(id, _)| *id);
+    assert_eq!(seen, expected);
+}

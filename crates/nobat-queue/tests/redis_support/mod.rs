@@ -1,0 +1,157 @@
+//! A real Redis per test process or per test: started on a free port in a
+//! temporary folder, stopped by its process id.
+
+#![allow(dead_code)] // Each test binary uses a part.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_core::OwnerId;
+use nobat_core::job::{JobOptions, JobResult, LeasedJob, NewJob, Outcome, Settlement};
+use nobat_queue::queue::{Consumer, QueueSettings};
+use nobat_queue::redis::RedisQueue;
+
+/// A redis-server of our own.
+pub(crate) struct Server {
+    process: Child,
+    /// Where it listens.
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+    options: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server without persistence, with more options.
+    pub(crate) fn start(options: &[&str]) -> Server {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let process = spawn(port, folder.path(), &options);
+        let server = Server { process, port, folder, options };
+        server.await_ready();
+        server
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Kills it with -9.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+    }
+
+    /// Starts it again on its port and data.
+    pub(crate) fn restart(&mut self) {
+        self.process = spawn(self.port, self.folder.path(), &self.options);
+        self.await_ready();
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A plain connection, for looking.
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("it answers")
+    }
+
+    fn await_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = redis::Client::open(self.url())
+                .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(1)))
+                .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
+            match answer {
+                Ok(_) => return,
+                // It answers, if only to say that we lack a password or that it loads.
+                Err(e) if e.code() == Some("NOAUTH") => return,
+                Err(e) => assert!(Instant::now() < deadline, "redis-server did not start: {e}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, folder: &std::path::Path, options: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--dir", &folder.to_string_lossy()])
+        .args(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed (scripts/test installs it)")
+}
+
+/// A port nobody uses now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// A queue on `server`.
+pub(crate) async fn queue(server: &Server, settings: QueueSettings) -> Arc<RedisQueue> {
+    RedisQueue::connect(&server.url(), settings, "nobat").await.expect("a fresh server is fit")
+}
+
+/// A plain job.
+pub(crate) fn job(payload: impl Into<Vec<u8>>) -> NewJob {
+    NewJob {
+        model: "digits".into(),
+        owner: OwnerId::ANONYMOUS,
+        options: JobOptions::default(),
+        payload: payload.into().into(),
+        rows: 1,
+        trace: "".into(),
+    }
+}
+
+/// A plain job with options.
+pub(crate) fn job_with(payload: impl Into<Vec<u8>>, options: JobOptions) -> NewJob {
+    NewJob { options, ..job(payload) }
+}
+
+/// Succeeds with the job's own payload as outputs.
+pub(crate) fn echo(job: &LeasedJob) -> Settlement {
+    let result = JobResult { explain: Default::default(), outputs: job.payload.clone() };
+    Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) }
+}
+
+/// Answers every job with its payload until it is aborted.
+pub(crate) async fn serve(mut consumer: Box<dyn Consumer>, want: usize) {
+    let mut settle = Vec::new();
+    loop {
+        match consumer.step(std::mem::take(&mut settle), want).await {
+            Ok(step) if step.leased.is_empty() => consumer.idle().await,
+            Ok(step) => settle.extend(step.leased.iter().map(echo)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Leases until `count` jobs are there, or fails after a while.
+pub(crate) async fn lease(consumer: &mut dyn Consumer, count: usize) -> Vec<LeasedJob> {
+    let mut leased = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while leased.len() < count {
+        assert!(Instant::now() < deadline, "leased {} of {count} jobs", leased.len());
+        let step = consumer.step(Vec::new(), count - leased.len()).await.expect("the store answers");
+        if step.leased.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        leased.extend(step.leased);
+    }
+    leased
+}
