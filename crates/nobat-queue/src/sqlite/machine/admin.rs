@@ -1,6 +1,6 @@
 //! What people do to queues: cancel, redrive, purge, pause, count, look.
 
-use nobat_core::job::{JobError, JobState, JobView};
+use nobat_core::job::{JobError, JobEvent, JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
 use super::Machine;
@@ -44,6 +44,7 @@ impl Machine {
         let queue = &mut self.index.queues[job.queue as usize];
         queue.finished += 1;
         queue.drain.count(now_us);
+        self.outbox.extend(job.event(row, &self.ids, &queue.model, now_us));
         let over = queue.dead.len().saturating_sub(self.settings.max_dead as usize);
         let oldest: Vec<Row> = queue.dead.iter().take(over).map(|&(_, row)| row).collect();
         self.lag.mark_queue(job.queue);
@@ -86,8 +87,8 @@ impl Machine {
         ids.iter().filter(|&&id| self.find(id).is_some_and(is_dead)).map(|id| id.locator).collect()
     }
 
-    /// Sends dead letters back to the queue, their attempts forgotten and
-    /// without a deadline (it has passed, or soon will); how many.
+    /// Sends dead letters to the end of their queue, their attempts forgotten and
+    /// their whole deadline before them; how many.
     pub(crate) fn redrive(&mut self, now_us: u64, queue: QueueNo, ids: &[JobId], limit: usize) -> u64 {
         let rows = self.dead_letters(queue, ids, limit);
         let mut sent = 0;
@@ -99,12 +100,16 @@ impl Machine {
             }
             self.index.leave(row, job);
             job.phase = Phase::Queued;
-            (job.attempts, job.deaths, job.error, job.deadline_us) = (0, 0, None, None);
+            (job.attempts, job.deaths, job.error) = (0, 0, None);
+            job.deadline_us = job.deadline_us.map(|at| now_us + at.saturating_sub(job.created_us));
             (job.queued_us, job.position) = (now_us, position);
             self.index.enter(row, job);
+            let queue = &mut self.index.queues[queue as usize];
+            queue.finished = queue.finished.saturating_sub(1);
             self.mark(row);
             sent += 1;
         }
+        self.lag.mark_queue(queue);
         self.wake(queue);
         sent
     }
@@ -137,6 +142,19 @@ impl Machine {
             paused: state.paused,
             enqueued_total: state.enqueued,
             finished_total: state.finished,
+        }
+    }
+
+    /// The oldest transitions that somebody is to be told of.
+    pub(crate) fn events(&self, limit: usize) -> Vec<JobEvent> {
+        self.outbox.oldest(limit)
+    }
+
+    /// Takes transitions that were told out of the outbox.
+    pub(crate) fn forget_events(&mut self, events: &[JobEvent]) {
+        let forgotten = events.iter().filter(|event| self.outbox.forget(event)).count();
+        if forgotten > 0 {
+            self.lag.mark_now();
         }
     }
 
