@@ -1,0 +1,124 @@
+//! Workers: who is alive, what they serve, what they are told.
+
+use std::time::{Duration, Instant};
+
+use nobat_core::signature::{ModelSignature, ModelState};
+use nobat_queue::queue::{WorkerCommand, WorkerInfo};
+
+use crate::on_every_store;
+use crate::play::*;
+use crate::stores::Backend;
+
+on_every_store! {
+    a_registered_worker_is_listed_with_its_models
+    a_worker_that_falls_silent_is_forgotten
+    a_worker_that_leaves_is_forgotten_at_once
+    a_change_of_the_registry_is_heard
+    a_command_reaches_a_worker_that_waits
+    a_command_reaches_a_worker_that_is_busy_with_another
+}
+
+fn worker(id: &str, models: &[&str]) -> WorkerInfo {
+    let signature = |name: &&str| ModelSignature {
+        name: (*name).into(),
+        version: "1".into(),
+        digest: "0123".into(),
+        state: ModelState::Ready,
+        reason: String::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        batched: true,
+        max_batch_size: 32,
+        max_rows: 1_024,
+        finite: false,
+        labels: Vec::new(),
+        settings: serde_json::Map::new(),
+    };
+    WorkerInfo {
+        id: id.into(),
+        host: "here:1".into(),
+        started_at_ms: 5,
+        sessions: 2,
+        models: models.iter().map(signature).collect(),
+        report: serde_json::json!({"batches": 7}),
+    }
+}
+
+async fn a_registered_worker_is_listed_with_its_models(backend: Backend) {
+    let store = backend.open().await;
+    assert!(store.queue.workers().await.expect("a list").is_empty());
+    let (one, two) = (worker("one", &["digits", "faces"]), worker("two", &[]));
+    store.queue.register_worker(&one, PATIENCE).await.expect("registered");
+    store.queue.register_worker(&two, PATIENCE).await.expect("registered");
+    let mut listed = store.queue.workers().await.expect("a list");
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(listed, [one, two.clone()]);
+    let grown = worker("two", &["digits"]);
+    store.queue.register_worker(&grown, PATIENCE).await.expect("registered");
+    let listed = store.queue.workers().await.expect("a list");
+    assert!(listed.contains(&grown) && !listed.contains(&two));
+}
+
+async fn a_worker_that_falls_silent_is_forgotten(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.register_worker(&worker("brief", &["digits"]), ms(300)).await.expect("registered");
+    store.queue.register_worker(&worker("lasting", &["digits"]), PATIENCE).await.expect("registered");
+    tokio::time::sleep(ms(500)).await;
+    let listed = store.queue.workers().await.expect("a list");
+    assert_eq!(listed.iter().map(|worker| worker.id.as_str()).collect::<Vec<_>>(), ["lasting"]);
+}
+
+async fn a_worker_that_leaves_is_forgotten_at_once(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.register_worker(&worker("one", &["digits"]), PATIENCE).await.expect("registered");
+    store.queue.deregister_worker("one").await.expect("gone");
+    store.queue.deregister_worker("never-there").await.expect("no error");
+    assert!(store.queue.workers().await.expect("a list").is_empty());
+}
+
+async fn a_change_of_the_registry_is_heard(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.workers().await.expect("a list");
+    let joins = async {
+        tokio::time::sleep(ms(100)).await;
+        store.queue.register_worker(&worker("one", &["digits"]), PATIENCE).await.expect("registered");
+    };
+    let until = Instant::now() + PATIENCE;
+    let hears = async {
+        while store.queue.workers().await.expect("a list").is_empty() {
+            assert!(Instant::now() < until, "not heard");
+            tokio::time::timeout(Duration::from_secs(15), store.queue.registry_changed()).await.expect("it always returns");
+        }
+    };
+    futures::join!(joins, hears);
+}
+
+fn load(model: &str) -> WorkerCommand {
+    WorkerCommand::Load { model: model.into() }
+}
+
+async fn a_command_reaches_a_worker_that_waits(backend: Backend) {
+    let store = backend.open().await;
+    let queue = store.queue.clone();
+    let worker = tokio::spawn(async move { queue.next_command().await });
+    tokio::time::sleep(ms(200)).await;
+    store.queue.command(&load("digits")).await.expect("sent");
+    let command = tokio::time::timeout(PATIENCE, worker).await.expect("it arrives").expect("no panic");
+    assert_eq!(command, load("digits"));
+}
+
+async fn a_command_reaches_a_worker_that_is_busy_with_another(backend: Backend) {
+    let store = backend.open().await;
+    let queue = store.queue.clone();
+    let worker = tokio::spawn(async move {
+        let first = queue.next_command().await;
+        tokio::time::sleep(ms(300)).await;
+        [first, queue.next_command().await]
+    });
+    tokio::time::sleep(ms(200)).await;
+    let unload = WorkerCommand::Unload { model: "faces".into() };
+    store.queue.command(&load("digits")).await.expect("sent");
+    store.queue.command(&unload).await.expect("sent");
+    let commands = tokio::time::timeout(PATIENCE, worker).await.expect("they arrive").expect("no panic");
+    assert_eq!(commands, [load("digits"), unload]);
+}
