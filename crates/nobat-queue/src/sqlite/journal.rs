@@ -7,7 +7,6 @@
 //! | `jobs` | row | live jobs and dead letters, with their payload |
 //! | `results` | row | ended jobs until their ttl; indexed by expiry, which arrives nearly in order |
 //! | `idempotency` | row | keys until they are forgotten |
-//! | `events` | number | transitions that somebody is to be told of |
 //!
 //! A row is the locator of the job's public id, handed out in order, so every
 //! insert goes to the right edge of its tree and no random key is indexed; the
@@ -20,13 +19,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use nobat_core::job::{JobEvent, JobResult, JobState, JobView};
+use nobat_core::job::{JobResult, JobState, JobView};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
 use smol_str::SmolStr;
 
-use super::machine::{Dirty, EventNo, Finished, Group, Job, KeyRecord, Kind, Known, Payload, Phase, QueueNo, QueueRecord, Row, Stored, Write};
+use super::machine::{Dirty, Finished, Group, Job, KeyRecord, Kind, Known, Payload, Phase, QueueNo, QueueRecord, Row, Stored, Write};
 use crate::queue::Durability;
 
 /// Version of the schema, in `user_version`.
@@ -46,7 +45,7 @@ CREATE TABLE jobs (
     position INTEGER NOT NULL, queued_us INTEGER NOT NULL, deadline_us INTEGER, attempts INTEGER NOT NULL,
     deaths INTEGER NOT NULL, error TEXT, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL,
     priority INTEGER NOT NULL, rows INTEGER NOT NULL, created_us INTEGER NOT NULL, result_ttl_ms INTEGER NOT NULL,
-    retry BLOB NOT NULL, trace TEXT NOT NULL, webhook TEXT, payload BLOB NOT NULL);
+    retry BLOB NOT NULL, trace TEXT NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE results (
     row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL, random BLOB NOT NULL,
     horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL, priority INTEGER NOT NULL, attempts INTEGER NOT NULL,
@@ -55,20 +54,15 @@ CREATE INDEX results_by_expiry ON results (expires_ms);
 CREATE TABLE idempotency (
     row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, owner INTEGER NOT NULL, key TEXT NOT NULL,
     fingerprint BLOB NOT NULL, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, expires_us INTEGER NOT NULL);
-CREATE TABLE events (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL,
-    attempts INTEGER NOT NULL, at_ms INTEGER NOT NULL, webhook TEXT NOT NULL);
 ";
 
-const INSERT_JOB: &str = "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)";
+const INSERT_JOB: &str = "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
 const UPDATE_JOB: &str = "UPDATE jobs SET state=?2, at_us=?3, position=?4, queued_us=?5, deadline_us=?6, attempts=?7, deaths=?8, error=?9 WHERE row=?1";
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE row=?1";
 const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
 const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
 const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5)";
-const INSERT_EVENT: &str = "INSERT INTO events VALUES (?1,?2,?3,?4,?5,?6,?7)";
-const DELETE_EVENT: &str = "DELETE FROM events WHERE number=?1";
 const EXPIRE_RESULTS: &str = "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
 const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
 const GET_RESULT: &str = "SELECT * FROM results WHERE row=?1";
@@ -159,7 +153,7 @@ impl Journal {
     pub(crate) fn each_job(&self, mut take: impl FnMut(Row, Job)) -> Result<(), JournalError> {
         let mut statement = self.db.prepare(
             "SELECT row, queue, state, at_us, position, queued_us, deadline_us, attempts, deaths, error, random, horizon_min, owner,
-             priority, rows, created_us, result_ttl_ms, retry, trace, webhook, length(payload) FROM jobs ORDER BY row",
+             priority, rows, created_us, result_ttl_ms, retry, trace, length(payload) FROM jobs ORDER BY row",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -186,18 +180,6 @@ impl Journal {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Every event in the outbox, in order; one that cannot be read is left out.
-    pub(crate) fn events(&self) -> Result<Vec<(EventNo, JobEvent)>, JournalError> {
-        let mut statement = self.db.prepare("SELECT * FROM events ORDER BY number")?;
-        let rows = statement.query_map([], |row| {
-            let (id, state): (String, String) = (row.get(1)?, row.get(3)?);
-            let (Ok(id), Some(state)) = (id.parse(), JobState::parse(&state)) else { return Ok(None) };
-            let [model, webhook] = [row.get::<_, String>(2)?, row.get(6)?].map(SmolStr::from);
-            Ok(Some((row.get(0)?, JobEvent { id, model, state, attempts: row.get(4)?, at_ms: row.get(5)?, webhook })))
-        })?;
-        Ok(rows.filter_map(Result::transpose).collect::<Result<_, _>>()?)
     }
 
     /// The last row in use, 0 when there is none.
@@ -281,20 +263,6 @@ impl Journal {
                 known.expires_us
             ])?;
         }
-        for (number, event) in &group.events {
-            self.db.prepare_cached(INSERT_EVENT)?.execute(params![
-                number,
-                event.id.to_string(),
-                event.model.as_str(),
-                event.state.as_str(),
-                event.attempts,
-                event.at_ms,
-                event.webhook.as_str()
-            ])?;
-        }
-        for number in &group.forget_events {
-            self.db.prepare_cached(DELETE_EVENT)?.execute([number])?;
-        }
         if let Some(row) = group.forget_keys_to {
             self.db.prepare_cached(DELETE_KEYS)?.execute([row])?;
         }
@@ -376,7 +344,6 @@ fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, write: &Write) 
         job.result_ttl_ms,
         retry_bytes(&job.retry),
         job.trace.as_str(),
-        job.webhook.as_deref(),
         payload
     ])?;
     Ok(())
@@ -490,8 +457,7 @@ fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         result_ttl_ms: row.get(16)?,
         retry: retry_of(row.get(17)?),
         trace: SmolStr::from(row.get::<_, String>(18)?),
-        webhook: row.get::<_, Option<String>>(19)?.map(SmolStr::from),
-        payload: Payload::Disk(row.get(20)?),
+        payload: Payload::Disk(row.get(19)?),
         stored: Stored::Yes,
         dirty: Dirty::No,
     })

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nobat_core::job::{JobEvent, JobView};
+use nobat_core::job::JobView;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 
 use self::clock::Clock;
@@ -98,9 +98,6 @@ fn restore(folder: &Folder, journal: &mut Journal, settings: &QueueSettings, ids
     journal.each_job(|row, job| machine.restore_job(row, job))?;
     for key in journal.keys()? {
         machine.restore_key(key);
-    }
-    for (number, event) in journal.events()? {
-        machine.restore_event(number, event);
     }
     machine.restore_row(journal.last_row()?);
     let running = folder.were_running().map_err(notes)?;
@@ -218,18 +215,6 @@ impl Queue for SqliteQueue {
 
     async fn next_command(&self) -> WorkerCommand {
         self.core.shared.registry.next_command().await
-    }
-
-    async fn events(&self, limit: usize) -> Result<Vec<JobEvent>> {
-        Ok(self.core.shared.act(|state, _| state.machine.events(limit)))
-    }
-
-    async fn forget_events(&self, events: &[JobEvent]) -> Result<()> {
-        let ack = self.core.shared.act(|state, _| {
-            state.machine.forget_events(events);
-            state.ack()
-        });
-        committed(ack).await
     }
 
     async fn health(&self) -> Result<StoreHealth> {

@@ -6,7 +6,6 @@ mod stores;
 mod admin;
 mod cancel;
 mod deadletters;
-mod events;
 mod idempotency;
 mod leases;
 mod limits;

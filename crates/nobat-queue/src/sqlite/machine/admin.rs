@@ -1,6 +1,6 @@
 //! What people do to queues: cancel, redrive, purge, pause, count, look.
 
-use nobat_core::job::{JobError, JobEvent, JobState, JobView};
+use nobat_core::job::{JobError, JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
 use super::Machine;
@@ -44,7 +44,6 @@ impl Machine {
         let queue = &mut self.index.queues[job.queue as usize];
         queue.finished += 1;
         queue.drain.count(now_us);
-        self.outbox.extend(job.event(row, &self.ids, &queue.model, now_us));
         let over = queue.dead.len().saturating_sub(self.settings.max_dead as usize);
         let oldest: Vec<Row> = queue.dead.iter().take(over).map(|&(_, row)| row).collect();
         self.lag.mark_queue(job.queue);
@@ -142,19 +141,6 @@ impl Machine {
             paused: state.paused,
             enqueued_total: state.enqueued,
             finished_total: state.finished,
-        }
-    }
-
-    /// The oldest transitions that somebody is to be told of.
-    pub(crate) fn events(&self, limit: usize) -> Vec<JobEvent> {
-        self.outbox.oldest(limit)
-    }
-
-    /// Takes transitions that were told out of the outbox.
-    pub(crate) fn forget_events(&mut self, events: &[JobEvent]) {
-        let forgotten = events.iter().filter(|event| self.outbox.forget(event)).count();
-        if forgotten > 0 {
-            self.lag.mark_now();
         }
     }
 

@@ -11,13 +11,12 @@
 
 use std::collections::VecDeque;
 
-use nobat_core::job::{JobEvent, JobView};
+use nobat_core::job::JobView;
 use nobat_core::{JobId, OwnerId};
 use smol_str::SmolStr;
 
 use super::Machine;
 use super::idempotency::Known;
-use super::outbox::EventNo;
 use super::job::{Dirty, Job, Payload, Phase, QueueNo, Row, Stored};
 
 /// Most jobs in one group, so that one commit stays short.
@@ -49,8 +48,6 @@ pub(crate) struct Group {
     pub(crate) keys: Vec<KeyRecord>,
     pub(crate) queues: Vec<QueueRecord>,
     pub(crate) forget_keys_to: Option<Row>,
-    pub(crate) events: Vec<(EventNo, JobEvent)>,
-    pub(crate) forget_events: Vec<EventNo>,
     /// Marks up to and with this number are in here or in earlier groups.
     pub(crate) upto: u64,
 }
@@ -58,11 +55,7 @@ pub(crate) struct Group {
 impl Group {
     /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
-            && self.queues.is_empty()
-            && self.forget_keys_to.is_none()
-            && self.events.is_empty()
-            && self.forget_events.is_empty()
+        self.writes.is_empty() && self.queues.is_empty() && self.forget_keys_to.is_none()
     }
 }
 
@@ -125,11 +118,6 @@ impl Lag {
     /// As [`Lag::mark_queue`], for a caller that waits for the commit.
     pub(super) fn mark_queue_now(&mut self, queue: QueueNo) {
         self.mark_queue(queue);
-        self.mark_now();
-    }
-
-    /// Something that is no job changed, and a caller waits for the commit.
-    pub(super) fn mark_now(&mut self) {
         self.marked.push_back(NO_ROW);
     }
 
@@ -218,7 +206,9 @@ impl Machine {
             group.writes.push(Write { row, kind, job });
         }
         group.upto = self.lag.taken;
-        (group.events, group.forget_events) = self.outbox.take();
+        if group.writes.is_empty() && self.lag.forget_keys_to.is_none() && self.lag.queues.is_empty() {
+            return group;
+        }
         group.forget_keys_to = self.lag.forget_keys_to.take();
         for queue in std::mem::take(&mut self.lag.queues) {
             let state = &self.index.queues[queue as usize];
@@ -260,7 +250,6 @@ impl Machine {
                 }
             }
         }
-        self.outbox.committed(group.events);
         settled
     }
 
@@ -283,7 +272,6 @@ impl Machine {
         }
         group.queues.iter().for_each(|queue| self.lag.mark_queue(queue.queue));
         self.lag.forget_keys_to = self.lag.forget_keys_to.max(group.forget_keys_to);
-        self.outbox.failed(group.events, group.forget_events, &refused);
         refused
     }
 }

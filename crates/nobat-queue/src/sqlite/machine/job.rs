@@ -2,7 +2,7 @@
 //! payload.
 
 use bytes::Bytes;
-use nobat_core::job::{JobError, JobEvent, JobState, LeaseToken};
+use nobat_core::job::{JobError, JobState, LeaseToken};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;
@@ -34,8 +34,6 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     pub(crate) deaths: u32,
     pub(crate) trace: SmolStr,
-    /// Who is told of its transitions.
-    pub(crate) webhook: Option<SmolStr>,
     pub(crate) payload: Payload,
     pub(crate) error: Option<Box<JobError>>,
     pub(crate) phase: Phase,
@@ -137,13 +135,6 @@ impl Job {
             Phase::Finished(finished) => finished.state,
             Phase::Purged => JobState::Dead,
         }
-    }
-
-    /// The event of its present state, when somebody wants to be told.
-    pub(crate) fn event(&self, row: Row, ids: &IdIssuer, model: &SmolStr, now_us: u64) -> Option<JobEvent> {
-        let webhook = self.webhook.clone()?;
-        let (id, state, attempts) = (self.id(row, ids), self.state(), self.attempts);
-        Some(JobEvent { id, model: model.clone(), state, attempts, at_ms: now_us / 1_000, webhook })
     }
 
     /// A copy for the journal.

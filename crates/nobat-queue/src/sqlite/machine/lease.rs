@@ -138,8 +138,6 @@ impl Machine {
         self.index.leave(row, job);
         job.phase = Phase::Failed { due_us };
         self.index.enter(row, job);
-        let model = &self.index.queues[job.queue as usize].model;
-        self.outbox.extend(job.event(row, &self.ids, model, now_us));
         self.mark(row);
         if due_us <= now_us {
             self.promote(due_us, row);

@@ -19,7 +19,6 @@ mod idempotency;
 mod index;
 mod job;
 mod lease;
-mod outbox;
 mod ready;
 mod sleepers;
 
@@ -27,21 +26,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::job::{JobError, JobEvent, JobState, NewJob};
+use nobat_core::job::{JobError, JobState, NewJob};
 use nobat_core::score::Aging;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 use smol_str::SmolStr;
 
 use self::idempotency::{Keys, Scope};
 use self::index::Index;
-use self::outbox::Outbox;
 use crate::queue::{QueueSettings, SWEEP_LIMIT};
 
 pub(crate) use self::admin::{already_finished, not_found};
 pub(crate) use self::group::{Group, KeyRecord, Kind, QueueRecord, Write};
 pub(crate) use self::idempotency::Known;
 pub(crate) use self::job::{Dirty, Finished, Job, Payload, Phase, QueueNo, Row, Stored};
-pub(crate) use self::outbox::EventNo;
 pub(crate) use self::sleepers::ConsumerNo;
 
 /// How soon an enqueued job must be in the journal.
@@ -71,7 +68,6 @@ pub(crate) struct Machine {
     index: Index,
     names: HashMap<SmolStr, QueueNo>,
     keys: Keys,
-    outbox: Outbox,
     lag: group::Lag,
     wakes: Vec<ConsumerNo>,
     next_row: Row,
@@ -95,7 +91,6 @@ impl Machine {
             index: Index::default(),
             names: HashMap::new(),
             keys: Keys::default(),
-            outbox: Outbox::default(),
             lag: group::Lag::default(),
             wakes: Vec::new(),
             next_row: 1,
@@ -129,11 +124,6 @@ impl Machine {
     pub(crate) fn restore_key(&mut self, record: KeyRecord) {
         self.restore_row(record.known.row);
         self.keys.insert(Scope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
-    }
-
-    /// Restores an event as the journal has it; in order.
-    pub(crate) fn restore_event(&mut self, number: EventNo, event: JobEvent) {
-        self.outbox.restore(number, event);
     }
 
     /// New rows come after `row`.
@@ -205,7 +195,6 @@ impl Machine {
             attempts: 0,
             deaths: 0,
             trace: new.trace,
-            webhook: options.webhook,
             payload: Payload::Memory(new.payload),
             error: None,
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
@@ -322,7 +311,6 @@ impl Machine {
         let queue = &mut self.index.queues[job.queue as usize];
         queue.finished += 1;
         queue.drain.count(now_us);
-        self.outbox.extend(job.event(row, &self.ids, &queue.model, now_us));
         self.lag.mark_queue(job.queue);
         self.mark(row);
     }
