@@ -64,7 +64,10 @@ impl SqliteConsumer {
     /// Notes what is held now, before any of it runs.
     fn note_held(&mut self) {
         if let Err(error) = self.running.note(self.held.iter().map(|(id, _)| id.locator)) {
-            log::warn!("cannot note the running jobs in `{}`: {error}; a job that kills the process would not be counted", self.core.shared.folder.path().display());
+            log::warn!(
+                "cannot note the running jobs in `{}`: {error}; a job that kills the process would not be counted",
+                self.core.shared.folder.path().display()
+            );
         }
     }
 }

@@ -33,15 +33,22 @@ impl Folder {
     /// # Errors
     /// `queue_unavailable` when another process holds it or it cannot be written.
     pub(super) fn take(path: &Path) -> Result<Folder> {
-        let unusable = |e: io::Error| unavailable(path, &format!("cannot be written: {e}; check its owner and free space, or choose another with --data"));
+        let unusable = |e: io::Error| {
+            unavailable(
+                path,
+                &format!("cannot be written: {e}; check its owner and free space, or choose another with --data"),
+            )
+        };
         fs::create_dir_all(path.join("running")).map_err(unusable)?;
         let name = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&name).map_err(unusable)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&name).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&name).unwrap_or_default();
-                let holder = if holder.trim().is_empty() { "another process" } else { &format!("process {}", holder.trim()) };
+                let holder =
+                    if holder.trim().is_empty() { "another process" } else { &format!("process {}", holder.trim()) };
                 let remedy = "stop it, choose another folder with --data, or share one queue between processes with --redis redis://HOST:6379";
                 return Err(unavailable(path, &format!("is in use by {holder}; {remedy}")));
             }
@@ -125,7 +132,9 @@ impl Drop for Running {
 
 /// Reads a count and that many rows; a file cut short counts for what it has.
 fn parse_rows(bytes: &[u8]) -> Vec<Row> {
-    let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]));
+    let mut words = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]));
     let count = words.next().unwrap_or(0);
     words.take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
 }

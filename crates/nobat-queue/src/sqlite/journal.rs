@@ -25,7 +25,9 @@ use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
 use smol_str::SmolStr;
 
-use super::machine::{Dirty, Finished, Group, Job, KeyRecord, Kind, Known, Payload, Phase, QueueNo, QueueRecord, Row, Stored, Write};
+use super::machine::{
+    Dirty, Finished, Group, Job, KeyRecord, Kind, Known, Payload, Phase, QueueNo, QueueRecord, Row, Stored, Write,
+};
 use crate::queue::Durability;
 
 /// Version of the schema, in `user_version`.
@@ -56,14 +58,16 @@ CREATE TABLE idempotency (
     fingerprint BLOB NOT NULL, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, expires_us INTEGER NOT NULL);
 ";
 
-const INSERT_JOB: &str = "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
+const INSERT_JOB: &str =
+    "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
 const UPDATE_JOB: &str = "UPDATE jobs SET state=?2, at_us=?3, position=?4, queued_us=?5, deadline_us=?6, attempts=?7, deaths=?8, error=?9 WHERE row=?1";
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE row=?1";
 const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
 const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
 const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5)";
-const EXPIRE_RESULTS: &str = "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
+const EXPIRE_RESULTS: &str =
+    "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
 const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
 const GET_RESULT: &str = "SELECT * FROM results WHERE row=?1";
 const LIST_RESULTS: &str = "SELECT row, queue, state, random, horizon_min, owner, priority, attempts, created_ms, finished_ms, expires_ms, error, NULL FROM results WHERE row<?1 ORDER BY row DESC LIMIT ?2";
@@ -213,7 +217,13 @@ impl Journal {
 
     fn write(&self, group: &Group, expire: Option<(u64, usize)>) -> Result<usize, JournalError> {
         for queue in &group.queues {
-            self.db.prepare_cached(PUT_QUEUE)?.execute(params![queue.queue, queue.model.as_str(), queue.paused, queue.enqueued, queue.finished])?;
+            self.db.prepare_cached(PUT_QUEUE)?.execute(params![
+                queue.queue,
+                queue.model.as_str(),
+                queue.paused,
+                queue.enqueued,
+                queue.finished
+            ])?;
         }
         {
             let mut insert_job = self.db.prepare_cached(INSERT_JOB)?;
@@ -469,7 +479,11 @@ fn read_result(row: &SqlRow<'_>, ids: &IdIssuer) -> rusqlite::Result<StoredResul
     let owner = OwnerId(row.get::<_, i64>(5)? as u64);
     let id: JobId = ids.issue(random, row.get(4)?, number, owner);
     let result: Option<Vec<u8>> = row.get(12)?;
-    let finished = Finished { state: state_of(row.get(2)?), at_us: row.get::<_, u64>(9)? * 1_000, result: result.map(Bytes::from) };
+    let finished = Finished {
+        state: state_of(row.get(2)?),
+        at_us: row.get::<_, u64>(9)? * 1_000,
+        result: result.map(Bytes::from),
+    };
     Ok(StoredResult {
         row: number,
         queue: row.get(1)?,

@@ -74,7 +74,8 @@ impl Lane for SqliteLane {
             if state.recent.get(id, now_us / 1_000).is_some() {
                 return None;
             }
-            let lives = state.machine.is_settling(id) || state.machine.view(id).is_some_and(|view| !view.state.is_terminal());
+            let lives =
+                state.machine.is_settling(id) || state.machine.view(id).is_some_and(|view| !view.state.is_terminal());
             lives.then(|| state.wait_for(id))
         });
         if let Some(end) = waiting {

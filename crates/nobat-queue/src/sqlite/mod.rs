@@ -44,7 +44,9 @@ use self::lane::{SqliteLane, committed};
 use self::machine::{Machine, QueueNo};
 use self::shared::{Core, Shared};
 use self::writer::Writer;
-use crate::queue::{Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo};
+use crate::queue::{
+    Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
+};
 
 /// Payload bytes of waiting jobs that stay in memory.
 const RESIDENT_LIMIT: u64 = 256 << 20;
@@ -72,7 +74,8 @@ impl SqliteQueue {
         let shared = Arc::new(Shared::new(folder, settings, ids, clock, machine));
         let writer = Writer::new(Arc::clone(&shared), journal);
         let spawned = std::thread::Builder::new().name("nobat-journal".into()).spawn(move || writer.run());
-        let thread = spawned.map_err(|e| Error::new(ErrorCode::Internal, format!("cannot start the writer thread: {e}")))?;
+        let thread =
+            spawned.map_err(|e| Error::new(ErrorCode::Internal, format!("cannot start the writer thread: {e}")))?;
         Ok(Arc::new(SqliteQueue { core: Arc::new(Core { shared, writer: Some(thread) }) }))
     }
 
@@ -89,7 +92,13 @@ impl SqliteQueue {
 
 /// Builds the machine as the last process left it, and counts a death for every
 /// job that it was running.
-fn restore(folder: &Folder, journal: &mut Journal, settings: &QueueSettings, ids: IdIssuer, now_us: u64) -> Result<Machine, JournalError> {
+fn restore(
+    folder: &Folder,
+    journal: &mut Journal,
+    settings: &QueueSettings,
+    ids: IdIssuer,
+    now_us: u64,
+) -> Result<Machine, JournalError> {
     let notes = |e: std::io::Error| JournalError::Other(format!("the notes of running jobs cannot be read: {e}"));
     let mut machine = Machine::new(settings.clone(), ids, now_us, RESIDENT_LIMIT);
     for queue in journal.queues()? {
@@ -115,7 +124,11 @@ fn restore(folder: &Folder, journal: &mut Journal, settings: &QueueSettings, ids
     }
     folder.forget_running().map_err(notes)?;
     if !running.is_empty() {
-        log::warn!("the last process on `{}` ended with {} jobs running; they go back to their queues", folder.path().display(), running.len());
+        log::warn!(
+            "the last process on `{}` ended with {} jobs running; they go back to their queues",
+            folder.path().display(),
+            running.len()
+        );
     }
     Ok(machine)
 }
@@ -222,6 +235,9 @@ impl Queue for SqliteQueue {
         if let Some(down) = &shared.state.lock().down {
             return Err(down.clone());
         }
-        Ok(StoreHealth { store: format!("sqlite {} in {}", rusqlite::version(), shared.folder.path().display()), warnings: Vec::new() })
+        Ok(StoreHealth {
+            store: format!("sqlite {} in {}", rusqlite::version(), shared.folder.path().display()),
+            warnings: Vec::new(),
+        })
     }
 }

@@ -54,17 +54,27 @@ async fn stored(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobView>> {
 fn places(state: Option<JobState>) -> (bool, bool) {
     match state {
         None => (true, true),
-        Some(JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed | JobState::Dead) => (true, false),
+        Some(JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed | JobState::Dead) => {
+            (true, false)
+        }
         Some(JobState::Succeeded | JobState::Cancelled | JobState::Expired) => (false, true),
     }
 }
 
 /// Lists jobs, newest first; the cursor is the row to go on below.
-pub(super) async fn list(shared: &Arc<Shared>, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
+pub(super) async fn list(
+    shared: &Arc<Shared>,
+    filter: &ListFilter,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Result<Page> {
     let before = match cursor {
         None => Row::MAX,
         Some(text) => text.parse().map_err(|_| {
-            Error::new(ErrorCode::InvalidParameter, format!("cursor `{text}` is not one that a list gave; start without a cursor"))
+            Error::new(
+                ErrorCode::InvalidParameter,
+                format!("cursor `{text}` is not one that a list gave; start without a cursor"),
+            )
         })?,
     };
     let limit = limit.clamp(1, LOOK);
@@ -89,8 +99,10 @@ pub(super) async fn list(shared: &Arc<Shared>, filter: &ListFilter, cursor: Opti
     let stored_end = (stored.len() == LOOK).then(|| stored.last().map(|found| found.row)).flatten();
     let end = stored_end.into_iter().chain(live_end).max();
     let now_ms = shared.clock.now_us() / 1_000;
-    let stored = stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(shared, found)).filter(wanted);
-    let mut jobs: Vec<_> = live.into_iter().chain(stored).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
+    let stored =
+        stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(shared, found)).filter(wanted);
+    let mut jobs: Vec<_> =
+        live.into_iter().chain(stored).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
     jobs.sort_by_key(|view| std::cmp::Reverse(view.id.locator));
     jobs.dedup_by_key(|view| view.id.locator);
     let full = jobs.len() > limit;

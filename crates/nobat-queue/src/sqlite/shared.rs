@@ -129,7 +129,13 @@ impl State {
 }
 
 impl Shared {
-    pub(super) fn new(folder: Folder, settings: QueueSettings, ids: IdIssuer, clock: Clock, machine: Machine) -> Shared {
+    pub(super) fn new(
+        folder: Folder,
+        settings: QueueSettings,
+        ids: IdIssuer,
+        clock: Clock,
+        machine: Machine,
+    ) -> Shared {
         Shared {
             folder,
             settings,
@@ -152,7 +158,8 @@ impl Shared {
         let rouse = match state.writer {
             WriterState::Busy => false,
             WriterState::Asleep { until_us } => {
-                (state.machine.has_marks() && state.down.is_none()) || state.machine.next_event().is_some_and(|at| at < until_us)
+                (state.machine.has_marks() && state.down.is_none())
+                    || state.machine.next_event().is_some_and(|at| at < until_us)
             }
         };
         if rouse {

@@ -136,7 +136,11 @@ impl Writer {
 
     fn failed(&mut self, work: Work, why: &str) {
         let path = self.shared.folder.path();
-        let error = unavailable(path, &format!("cannot be written: {why}; free or unlock its disk, it is tried again by itself")).retry_after(Duration::from_secs(1));
+        let error = unavailable(
+            path,
+            &format!("cannot be written: {why}; free or unlock its disk, it is tried again by itself"),
+        )
+        .retry_after(Duration::from_secs(1));
         let now_us = self.shared.clock.now_us();
         self.hold_until_us = now_us + RETRY_AFTER.as_micros() as u64;
         self.expire_at_us = self.expire_at_us.map(|at| at.max(self.hold_until_us));

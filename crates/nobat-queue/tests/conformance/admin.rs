@@ -44,8 +44,11 @@ async fn counts_follow_a_job_through_its_life(backend: Backend) {
     let leased = lease_all(&mut consumer, 3).await;
     let now = counts(queue).await;
     assert_eq!((now.queued, now.scheduled, now.leased, now.oldest_ms), (0, 1, 3, 0));
-    let settled =
-        vec![success(&leased[0], "x"), failure(&leased[1], "y", None), failure(&leased[2], "z", Some(Duration::from_secs(60)))];
+    let settled = vec![
+        success(&leased[0], "x"),
+        failure(&leased[1], "y", None),
+        failure(&leased[2], "z", Some(Duration::from_secs(60))),
+    ];
     settle(&mut consumer, settled).await;
     let now = counts(queue).await;
     assert_eq!((now.queued, now.scheduled, now.leased, now.dead), (0, 2, 0, 1));

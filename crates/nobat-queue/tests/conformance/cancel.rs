@@ -76,7 +76,9 @@ async fn a_finished_job_cannot_be_cancelled(backend: Backend) {
 async fn an_unknown_job_cannot_be_cancelled(backend: Backend) {
     let store = backend.open().await;
     let known = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
-    for stranger in [nobat_core::JobId { random: known.random ^ 1, ..known }, nobat_core::JobId { locator: 999_999, ..known }] {
+    for stranger in
+        [nobat_core::JobId { random: known.random ^ 1, ..known }, nobat_core::JobId { locator: 999_999, ..known }]
+    {
         assert_eq!(store.queue.cancel(stranger).await.expect_err("unknown").code, ErrorCode::JobNotFound);
         assert!(store.queue.get(stranger).await.expect("the store answers").is_none());
     }

@@ -68,7 +68,8 @@ async fn requests_that_race_make_one_job(backend: Backend) {
     let store = backend.open().await;
     let lanes = [store.queue.lane(), store.queue.lane()];
     let racing = (0..50).map(|number| lanes[number % 2].enqueue(keyed("k", 1)));
-    let accepted: Vec<_> = futures::future::join_all(racing).await.into_iter().map(|one| one.expect("accepted")).collect();
+    let accepted: Vec<_> =
+        futures::future::join_all(racing).await.into_iter().map(|one| one.expect("accepted")).collect();
     assert_eq!(accepted.iter().map(|one| one.id).collect::<HashSet<_>>().len(), 1);
     assert_eq!(accepted.iter().filter(|one| !one.duplicate).count(), 1);
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").queued, 1);

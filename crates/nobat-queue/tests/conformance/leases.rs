@@ -58,7 +58,11 @@ async fn an_expired_lease_returns_to_its_place(backend: Backend) {
     tokio::time::sleep(ms(500)).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     let leased = lease_all(&mut next, 1).await;
-    assert_eq!((leased[0].id, leased[0].attempt, leased[0].deaths), (first, 2, 1), "before `second`, with the death counted");
+    assert_eq!(
+        (leased[0].id, leased[0].attempt, leased[0].deaths),
+        (first, 2, 1),
+        "before `second`, with the death counted"
+    );
 }
 
 async fn a_stale_settlement_is_refused(backend: Backend) {

@@ -80,7 +80,9 @@ async fn every_model_has_a_queue_of_its_own(backend: Backend) {
     let store = backend.open().await;
     let lane = store.queue.lane();
     for number in 0..20 {
-        lane.enqueue(NewJob { model: format!("model-{number}").into(), ..job(number.to_string()) }).await.expect("accepted");
+        lane.enqueue(NewJob { model: format!("model-{number}").into(), ..job(number.to_string()) })
+            .await
+            .expect("accepted");
     }
     for number in (0..20).rev() {
         let model = format!("model-{number}");

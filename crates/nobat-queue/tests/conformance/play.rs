@@ -84,7 +84,8 @@ fn settlement(job: &LeasedJob, outcome: Outcome) -> Settlement {
 
 /// A success with these outputs.
 pub(crate) fn success(job: &LeasedJob, outputs: impl Into<Bytes>) -> Settlement {
-    let result = JobResult { explain: Explain { attempts: job.attempt, ..Explain::default() }, outputs: outputs.into() };
+    let result =
+        JobResult { explain: Explain { attempts: job.attempt, ..Explain::default() }, outputs: outputs.into() };
     settlement(job, Outcome::Succeeded(result.encode()))
 }
 

@@ -87,7 +87,9 @@ async fn a_change_of_the_registry_is_heard(backend: Backend) {
     let hears = async {
         while store.queue.workers().await.expect("a list").is_empty() {
             assert!(Instant::now() < until, "not heard");
-            tokio::time::timeout(Duration::from_secs(15), store.queue.registry_changed()).await.expect("it always returns");
+            tokio::time::timeout(Duration::from_secs(15), store.queue.registry_changed())
+                .await
+                .expect("it always returns");
         }
     };
     futures::join!(joins, hears);

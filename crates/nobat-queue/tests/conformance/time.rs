@@ -70,7 +70,9 @@ async fn a_caller_is_told_that_the_deadline_passed(backend: Backend) {
 async fn a_leased_job_knows_the_time_it_has_left(backend: Backend) {
     let store = backend.open().await;
     let lane = store.queue.lane();
-    lane.enqueue(job_with("a", JobOptions { deadline: Some(ms(60_000)), ..JobOptions::default() })).await.expect("accepted");
+    lane.enqueue(job_with("a", JobOptions { deadline: Some(ms(60_000)), ..JobOptions::default() }))
+        .await
+        .expect("accepted");
     lane.enqueue(job("b")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 2).await;
@@ -124,7 +126,8 @@ async fn a_result_is_forgotten_after_its_ttl(backend: Backend) {
 
 async fn an_id_says_until_when_a_missing_result_means_expired(backend: Backend) {
     let store = backend.open().await;
-    let before_min = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() / 60;
+    let before_min =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() / 60;
     let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
     // The result's hour and the tombstone's day.
     let minutes = u64::from(id.horizon_min) - before_min;
@@ -138,7 +141,8 @@ async fn many_jobs_due_at_once_all_run(backend: Backend) {
     let lane = store.queue.lane();
     let options = JobOptions { delay: Some(ms(300)), ..JobOptions::default() };
     let enqueues = (0..500).map(|number| lane.enqueue(job_with(number.to_string(), options.clone())));
-    let ids: Vec<_> = futures::future::join_all(enqueues).await.into_iter().map(|accepted| accepted.expect("accepted").id).collect();
+    let ids: Vec<_> =
+        futures::future::join_all(enqueues).await.into_iter().map(|accepted| accepted.expect("accepted").id).collect();
     let _echo = Echo::start(&*store.queue, MODEL, 32).await;
     for id in ids {
         let view = lane.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");

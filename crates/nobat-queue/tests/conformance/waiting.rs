@@ -149,7 +149,10 @@ async fn each_caller_gets_its_own_answer(backend: Backend) {
         let lane = &lanes[number % 2];
         async move {
             let model = if number % 3 == 0 { "a" } else { "b" };
-            let view = lane.call(NewJob { model: model.into(), ..job(number.to_string()) }, PATIENCE).await.expect("an answer");
+            let view = lane
+                .call(NewJob { model: model.into(), ..job(number.to_string()) }, PATIENCE)
+                .await
+                .expect("an answer");
             assert_eq!((view.model.as_str(), outputs(&view)), (model, number.to_string().into()));
         }
     });

@@ -48,12 +48,19 @@ local function except(index, verdict, detail)
   out[#out + 1] = detail
 end
 
+-- What a job will count for, as `cost` of its record: `rest` begins at byte 28 of
+-- it, and a large payload travels beside.
+local function size(rest)
+  local head = 13 + byte(rest, 13)
+  return 28 + head + unpack_at('<I4', rest, head - 3)
+end
+
 for index = 1, n do
   local at = HEAD + (index - 1) * EACH
   local key, first, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
   local own = special and special[index]
   local accepted = true
-  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + #rest > max_bytes then
+  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(rest) > max_bytes then
     -- A repeated try of a job that is in already is not refused.
     accepted = call('EXISTS', base .. key) == 1
     if not accepted then except(index, 'full', retry_after()) end

@@ -29,7 +29,8 @@ impl Machine {
     pub(crate) fn abandon(&mut self, now_us: u64, id: JobId) {
         let waits = |job: &Job| matches!(job.phase, Phase::Queued | Phase::Scheduled { .. } | Phase::Failed { .. });
         if self.find(id).is_some_and(waits) {
-            let error = JobError { code: ErrorCode::JobCancelled, message: "the caller left before the job ran".into() };
+            let error =
+                JobError { code: ErrorCode::JobCancelled, message: "the caller left before the job ran".into() };
             self.finish(now_us, id.locator, JobState::Cancelled, None, Some(error));
         }
     }
@@ -158,7 +159,13 @@ impl Machine {
 
     /// Up to `limit` live and dead jobs below `before` that `wanted` takes,
     /// newest first, after looking at no more than `look`; with the row looked at last.
-    pub(crate) fn list(&self, before: Row, limit: usize, look: usize, wanted: impl Fn(&JobView) -> bool) -> (Vec<JobView>, Option<Row>) {
+    pub(crate) fn list(
+        &self,
+        before: Row,
+        limit: usize,
+        look: usize,
+        wanted: impl Fn(&JobView) -> bool,
+    ) -> (Vec<JobView>, Option<Row>) {
         let (mut jobs, mut last) = (Vec::new(), None);
         for (&row, job) in self.jobs.range(..before).rev().take(look) {
             last = Some(row);

@@ -153,6 +153,7 @@ impl Job {
     /// Whether a terminal state has been reached that the journal may not have
     /// yet: a reader waits for the commit, so that no crash takes an answer back.
     pub(crate) fn is_settling(&self) -> bool {
-        self.state().is_terminal() && (self.dirty != Dirty::No || self.stored != Stored::Yes || !matches!(self.phase, Phase::Dead { .. }))
+        self.state().is_terminal()
+            && (self.dirty != Dirty::No || self.stored != Stored::Yes || !matches!(self.phase, Phase::Dead { .. }))
     }
 }

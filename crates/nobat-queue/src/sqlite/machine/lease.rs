@@ -41,7 +41,14 @@ impl Machine {
     /// Leases up to `want` jobs in order, appending them to `out`; whether ready
     /// jobs are left. A job that outlived a worker comes alone. The payload of a
     /// job past the byte budget is empty here: see [`Machine::payload_on_disk`].
-    pub(crate) fn lease(&mut self, now_us: u64, queue: QueueNo, consumer: ConsumerNo, want: usize, out: &mut Vec<LeasedJob>) -> bool {
+    pub(crate) fn lease(
+        &mut self,
+        now_us: u64,
+        queue: QueueNo,
+        consumer: ConsumerNo,
+        want: usize,
+        out: &mut Vec<LeasedJob>,
+    ) -> bool {
         self.index.queues[queue as usize].sleepers.step(consumer, want);
         if self.index.queues[queue as usize].paused {
             return false;
@@ -211,6 +218,7 @@ impl Machine {
 }
 
 fn quarantined(deaths: u32) -> JobError {
-    let message = format!("{deaths} workers died running this job; it is quarantined: inspect it, then redrive or purge it");
+    let message =
+        format!("{deaths} workers died running this job; it is quarantined: inspect it, then redrive or purge it");
     JobError { code: ErrorCode::InferenceFailed, message }
 }

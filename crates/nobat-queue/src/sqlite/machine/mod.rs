@@ -159,7 +159,11 @@ impl Machine {
     pub(crate) fn enqueue(&mut self, now_us: u64, new: NewJob, random: u128, commit: Commit) -> Result<Enqueued> {
         let queue = self.queue(&new.model);
         let options = new.options;
-        let scope = options.idempotency.as_ref().map(|idempotency| Scope { owner: new.owner, queue, key: idempotency.key.clone() });
+        let scope = options.idempotency.as_ref().map(|idempotency| Scope {
+            owner: new.owner,
+            queue,
+            key: idempotency.key.clone(),
+        });
         if let (Some(scope), Some(idempotency)) = (&scope, &options.idempotency)
             && let Some(known) = self.keys.find(scope, now_us)
         {
@@ -178,7 +182,9 @@ impl Machine {
         let row = self.next_row;
         self.next_row += 1;
         let due_us = options.delay.filter(|delay| !delay.is_zero()).map(|delay| now_us + micros(delay));
-        let lives_us = micros(options.result_ttl) + options.delay.map_or(0, micros) + u64::from(self.settings.tombstone_s) * 1_000_000;
+        let lives_us = micros(options.result_ttl)
+            + options.delay.map_or(0, micros)
+            + u64::from(self.settings.tombstone_s) * 1_000_000;
         let job = Job {
             random,
             owner: new.owner,
@@ -204,7 +210,8 @@ impl Machine {
         let id = job.id(row, &self.ids);
         if let (Some(scope), Some(idempotency)) = (scope, options.idempotency) {
             let expires_us = now_us + u64::from(self.settings.idempotency_ttl_s) * 1_000_000;
-            let known = Known { row, random, horizon_min: job.horizon_min, fingerprint: idempotency.fingerprint, expires_us };
+            let known =
+                Known { row, random, horizon_min: job.horizon_min, fingerprint: idempotency.fingerprint, expires_us };
             self.keys.insert(scope, known);
         }
         self.resident_bytes += job.payload.resident();
@@ -227,7 +234,10 @@ impl Machine {
         let message = if max_jobs > 0 && jobs >= max_jobs {
             format!("the queue of model `{}` holds {jobs} jobs, its limit; try again later", state.model)
         } else if max_bytes > 0 && held + bytes > max_bytes {
-            format!("the queue of model `{}` holds {held} of {max_bytes} bytes, {bytes} more do not fit; try again later", state.model)
+            format!(
+                "the queue of model `{}` holds {held} of {max_bytes} bytes, {bytes} more do not fit; try again later",
+                state.model
+            )
         } else {
             return Ok(());
         };
@@ -297,7 +307,13 @@ impl Machine {
         let last = self.jobs.get_mut(&row).and_then(|job| job.error.take());
         let last = last.map_or(String::new(), |last| format!("; its last attempt failed: {}", last.message));
         let message = format!("the deadline passed before the job finished{last}");
-        self.finish(now_us, row, JobState::Expired, None, Some(JobError { code: ErrorCode::DeadlineExceeded, message }));
+        self.finish(
+            now_us,
+            row,
+            JobState::Expired,
+            None,
+            Some(JobError { code: ErrorCode::DeadlineExceeded, message }),
+        );
     }
 
     /// Ends a job for good; readers see it with the commit that holds it.
