@@ -78,6 +78,13 @@ impl IdIssuer {
         self.mac(id.random, id.horizon_min, id.locator, owner) ^ id.mac == 0
     }
 
+    /// A number that only this deployment can compute, for `purpose`.
+    pub fn derive(&self, purpose: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(purpose.as_bytes());
+        hasher.finish()
+    }
+
     fn mac(&self, random: u128, horizon_min: u32, locator: u64, owner: OwnerId) -> u32 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write_u128(random);

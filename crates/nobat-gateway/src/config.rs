@@ -3,10 +3,16 @@
 
 use std::time::Duration;
 
+use nobat_core::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::auth::AuthConfig;
 use crate::body::BodyLimits;
+use crate::caches::CacheOverrides;
+use crate::limits::LimitsConfig;
+use crate::monitor::MonitorConfig;
+use crate::tls::TlsConfig;
 
 /// The gateway's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +42,16 @@ pub struct GatewayConfig {
     pub drain_s: u32,
     /// Model of the routes that name none; empty: the only one there is.
     pub default_model: SmolStr,
+    /// How callers are told apart.
+    pub auth: AuthConfig,
+    /// Certificates; none: plain HTTP.
+    pub tls: TlsConfig,
+    /// How much is let in.
+    pub limits: LimitsConfig,
+    /// What is watched, and who is told.
+    pub monitor: MonitorConfig,
+    /// Result caches by model; stands over the models' own settings.
+    pub cache: CacheOverrides,
 }
 
 impl Default for GatewayConfig {
@@ -52,11 +68,31 @@ impl Default for GatewayConfig {
             sync_timeout_s: 60,
             drain_s: 30,
             default_model: SmolStr::default(),
+            auth: AuthConfig::default(),
+            tls: TlsConfig::default(),
+            limits: LimitsConfig::default(),
+            monitor: MonitorConfig::default(),
+            cache: CacheOverrides::default(),
         }
     }
 }
 
 impl GatewayConfig {
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// `invalid_parameter`, naming the key and the remedy.
+    pub fn validate(&self) -> Result<()> {
+        self.limits.validate()?;
+        self.monitor.validate()?;
+        self.tls.validate()?;
+        self.cache.iter().try_for_each(|(model, cache)| {
+            cache
+                .validate()
+                .map_err(|error| Error::new(ErrorCode::InvalidParameter, format!("model `{model}`: {}", error.message)))
+        })
+    }
+
     /// How bodies are read.
     pub fn body_limits(&self) -> BodyLimits {
         BodyLimits {

@@ -3,13 +3,18 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
-use nobat_core::OwnerId;
+use nobat_core::{JobId, OwnerId};
 use smol_str::{SmolStr, format_smolstr};
+
+use crate::auth::keyring::Grant;
+use crate::caches::CacheOutcome;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,6 +32,53 @@ pub struct RequestContext {
     pub traceparent: SmolStr,
     /// When the request's head was read.
     pub started: Instant,
+    /// What the caller may do; `None` when authentication is off.
+    pub grant: Option<Arc<Grant>>,
+    /// The caller asked for a fresh answer (`Cache-Control: no-cache`).
+    pub fresh: bool,
+    /// What its way left behind for headers and the access log.
+    pub notes: Arc<Notes>,
+}
+
+/// What a request's way leaves behind for its end: written once, read when the
+/// answer is on its way out.
+#[derive(Debug, Default)]
+pub struct Notes {
+    cache: AtomicU8,
+    model: OnceLock<SmolStr>,
+    job: OnceLock<JobId>,
+}
+
+impl Notes {
+    /// Notes which model was asked.
+    pub fn set_model(&self, model: &SmolStr) {
+        let _ = self.model.set(model.clone());
+    }
+
+    /// Notes which job it became; the first of many.
+    pub fn set_job(&self, job: JobId) {
+        let _ = self.job.set(job);
+    }
+
+    /// Notes what the cache did.
+    pub fn set_cache(&self, outcome: CacheOutcome) {
+        self.cache.store(outcome as u8, Ordering::Relaxed);
+    }
+
+    /// Which model was asked; empty when none was.
+    pub fn model(&self) -> &str {
+        self.model.get().map_or("", SmolStr::as_str)
+    }
+
+    /// Which job it became; empty when none.
+    pub fn job(&self) -> String {
+        self.job.get().map(JobId::to_string).unwrap_or_default()
+    }
+
+    /// What the cache did.
+    pub fn cache(&self) -> CacheOutcome {
+        CacheOutcome::from_u8(self.cache.load(Ordering::Relaxed))
+    }
 }
 
 impl RequestContext {
@@ -45,6 +97,7 @@ impl RequestContext {
         RequestContext {
             request_id: given(REQUEST_ID, is_request_id).map_or_else(new_request_id, SmolStr::new),
             traceparent: given(TRACEPARENT, is_traceparent).map(SmolStr::new).unwrap_or_default(),
+            fresh: given(header::CACHE_CONTROL, asks_for_fresh).is_some(),
             ..RequestContext::blank()
         }
     }
@@ -69,6 +122,9 @@ impl RequestContext {
             request_id: SmolStr::default(),
             traceparent: SmolStr::default(),
             started: Instant::now(),
+            grant: None,
+            fresh: false,
+            notes: Arc::default(),
         }
     }
 }
@@ -92,6 +148,11 @@ where
         }
         Ok(response)
     }
+}
+
+/// `no-cache` or `no-store` among the directives (RFC 9111, section 5.2.1).
+fn asks_for_fresh(text: &str) -> bool {
+    text.split(',').any(|part| matches!(part.trim().to_ascii_lowercase().as_str(), "no-cache" | "no-store"))
 }
 
 fn is_request_id(text: &str) -> bool {

@@ -16,17 +16,24 @@
 
 pub mod auth;
 pub mod body;
+pub mod caches;
 pub mod config;
 pub mod context;
+pub mod edge;
 pub mod error;
+pub mod exposition;
+mod health;
 pub mod json;
 pub mod limits;
+pub mod meters;
+pub mod monitor;
 pub mod outbound;
 pub mod predict;
 pub mod registry;
 pub mod routes;
 pub mod server;
 pub mod state;
+pub mod tls;
 
 pub use config::GatewayConfig;
 pub use server::{Gateway, GatewayHandle};

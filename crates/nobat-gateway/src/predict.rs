@@ -6,9 +6,10 @@
 //! a [`Prediction`] to encode, a job to point at, or an [`Error`] to render.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nobat_core::cache::Join;
 use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
@@ -17,6 +18,7 @@ use nobat_queue::Lane;
 use nobat_queue::queue::Accepted;
 use smol_str::SmolStr;
 
+use crate::caches::{CacheOutcome, Place};
 use crate::context::RequestContext;
 use crate::registry::{Target, Want};
 use crate::state::Shared;
@@ -96,8 +98,10 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
-        let job = self.admit(context, target, request, options)?;
-        self.lane.enqueue(job).await
+        let rows = self.check(context, target, &request, &options)?;
+        let accepted = self.lane.enqueue(job(context, target, request, rows, options)).await?;
+        context.notes.set_job(accepted.id);
+        Ok(accepted)
     }
 
     /// Enqueues and waits up to `wait`; the job goes on when the wait ends.
@@ -117,9 +121,127 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
+        let started = Instant::now();
+        let model = &target.signature.name;
+        let answer = self.answer(context, target, request, options, wait).await;
+        let outcome = match &answer {
+            Ok(Answer::Done(prediction)) => Ok(prediction.job.map(|_| &prediction.explain)),
+            // Counted when somebody reads it.
+            Ok(Answer::Pending(_)) => return answer,
+            Err(error) => Err(error),
+        };
+        self.shared.meters.model(model).record(outcome, started.elapsed());
+        answer
+    }
+
+    async fn answer(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+        wait: Duration,
+    ) -> Result<Answer> {
+        let rows = self.check(context, target, &request, &options)?;
+        let place = self.shared.caches.place(&self.shared.registry, &target.signature, &request, &options);
+        match place {
+            None => self.run(context, target, job(context, target, request, rows, options), wait).await,
+            Some(place) => {
+                let make = || job(context, target, request.clone(), rows, options.clone());
+                self.cached(context, target, place, make, wait).await
+            }
+        }
+    }
+
+    /// Answers from the cache, from an identical request's run, or by a run of
+    /// its own that others may follow.
+    async fn cached(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        place: Place,
+        job: impl Fn() -> NewJob,
+        wait: Duration,
+    ) -> Result<Answer> {
+        let Place { cache, key, .. } = &place;
+        let until = Instant::now() + wait;
+        let hit = |packed: Bytes| {
+            context.notes.set_cache(CacheOutcome::Hit);
+            Prediction::of_packed(&packed).map(Answer::Done)
+        };
+        if context.fresh {
+            context.notes.set_cache(CacheOutcome::Bypass);
+            let answer = self.run(context, target, job(), wait).await?;
+            if let Answer::Done(prediction) = &answer {
+                cache.put(*key, prediction.packed(), Instant::now());
+            }
+            return Ok(answer);
+        }
+        if let Some(packed) = cache.get(*key, Instant::now()) {
+            return hit(packed);
+        }
+        loop {
+            match cache.join(*key, Instant::now()) {
+                Join::Hit(packed) => return hit(packed),
+                Join::Follow(follower) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    match tokio::time::timeout(left, follower.wait()).await {
+                        Ok(Some(landed)) => {
+                            context.notes.set_cache(CacheOutcome::Coalesced);
+                            return Prediction::of_packed(&landed?).map(Answer::Done);
+                        }
+                        // The leader gave up; perhaps this one leads.
+                        Ok(None) => {}
+                        // Its wait is over; like any other, it goes on as a job.
+                        Err(_) => return self.run(context, target, job(), Duration::ZERO).await,
+                    }
+                }
+                Join::Lead(flight) => {
+                    if let Some(packed) = self.shared_answer(&place).await {
+                        flight.land(Ok(packed.clone()), Instant::now());
+                        return hit(packed);
+                    }
+                    context.notes.set_cache(CacheOutcome::Miss);
+                    let left = until.saturating_duration_since(Instant::now());
+                    let answer = self.run(context, target, job(), left).await;
+                    match &answer {
+                        Ok(Answer::Done(prediction)) => {
+                            let packed = prediction.packed();
+                            flight.land(Ok(packed.clone()), Instant::now());
+                            self.share_answer(&place, &packed).await;
+                        }
+                        Ok(Answer::Pending(_)) => drop(flight),
+                        Err(error) => flight.land(Err(error.clone()), Instant::now()),
+                    }
+                    return answer;
+                }
+            }
+        }
+    }
+
+    /// An answer that another gateway kept. A second tier that is away is a miss.
+    async fn shared_answer(&self, place: &Place) -> Option<Bytes> {
+        if !place.config.shared {
+            return None;
+        }
+        let packed = self.shared.queue.cache_get(place.key.flat()).await.ok()??;
+        InferResponse::decode(&packed).is_ok().then_some(packed)
+    }
+
+    async fn share_answer(&self, place: &Place, packed: &[u8]) {
+        if place.config.shared
+            && let Err(error) = self.shared.queue.cache_put(place.key.flat(), packed, place.config.shared_ttl()).await
+        {
+            log::debug!("could not share a cached answer: {error}");
+        }
+    }
+
+    /// Enqueues and waits.
+    async fn run(&self, context: &RequestContext, target: &Target, job: NewJob, wait: Duration) -> Result<Answer> {
         target.require_live()?;
-        let job = self.admit(context, target, request, options)?;
-        Answer::of(self.lane.call(job, wait).await?)
+        let view = self.lane.call(job, wait).await?;
+        context.notes.set_job(view.id);
+        Answer::of(view)
     }
 
     /// Enqueues and waits for the prediction: for protocols without jobs. The
@@ -161,24 +283,38 @@ impl Predictor {
         }
     }
 
-    /// Validates, asks for admission and encodes.
-    fn admit(
+    /// Whether this caller may use this model for this request now. Returns its
+    /// rows. Rate and in-flight limits were taken at the door.
+    fn check(
         &self,
         context: &RequestContext,
         target: &Target,
-        mut request: InferRequest,
-        options: JobOptions,
-    ) -> Result<NewJob> {
-        let rows = target.signature.validate(&request)?;
-        request.version = target.pinned.clone();
-        Ok(NewJob {
-            model: target.signature.name.clone(),
-            owner: context.owner,
-            options,
-            payload: Bytes::from(request.encode()),
-            rows,
-            trace: context.trace(),
-        })
+        request: &InferRequest,
+        options: &JobOptions,
+    ) -> Result<u32> {
+        let model = &target.signature.name;
+        context.notes.set_model(model);
+        if let Some(grant) = &context.grant {
+            grant.require_model(model)?;
+        }
+        let rows = target.signature.validate(request)?;
+        if self.shared.config.limits.predict_deadline {
+            self.shared.backlog.check(model, options.priority, options.deadline)?;
+        }
+        Ok(rows)
+    }
+}
+
+/// Encodes a request that was checked.
+fn job(context: &RequestContext, target: &Target, mut request: InferRequest, rows: u32, options: JobOptions) -> NewJob {
+    request.version = target.pinned.clone();
+    NewJob {
+        model: target.signature.name.clone(),
+        owner: context.owner,
+        options,
+        payload: Bytes::from(request.encode()),
+        rows,
+        trace: context.trace(),
     }
 }
 
@@ -199,6 +335,19 @@ impl Answer {
 }
 
 impl Prediction {
+    /// The outputs as a cache keeps them.
+    fn packed(&self) -> Bytes {
+        let mut packed = Vec::new();
+        self.response.encode(&mut packed);
+        packed.into()
+    }
+
+    /// Reads kept outputs; no job ran.
+    fn of_packed(packed: &Bytes) -> Result<Prediction> {
+        let response = InferResponse::decode(packed)?;
+        Ok(Prediction { job: None, explain: Explain::default(), response })
+    }
+
     /// Reads a succeeded job's outputs; they stay slices of the stored result.
     ///
     /// # Errors

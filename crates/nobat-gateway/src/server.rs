@@ -11,13 +11,14 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_ops::{Metrics, MetricsServer};
 use nobat_queue::Queue;
 use tokio::task::JoinHandle;
 
 use crate::config::GatewayConfig;
 use crate::predict::Predictor;
 use crate::state::Shared;
-use crate::{context, routes};
+use crate::{context, edge, exposition, monitor, routes};
 
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
@@ -33,6 +34,7 @@ pub struct Gateway;
 pub struct GatewayHandle {
     shared: Arc<Shared>,
     http: SocketAddr,
+    metrics: Option<MetricsServer>,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
     background: Vec<JoinHandle<()>>,
@@ -48,29 +50,46 @@ impl Gateway {
     pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
         let listener = bind("listen", &config.listen)?;
         let http = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
-        let shared = Arc::new(Shared::new(config, queue));
+        let tls = config.tls.load()?;
+        let shared = Arc::new(Shared::new(config, queue, Metrics::new())?);
+        shared.edge.auth.check_address(&shared.config.auth, http)?;
 
         match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
             Err(_) => log::warn!("starting without a view of the workers: the queue does not answer"),
         }
-        let background = vec![tokio::spawn(shared.registry.clone().follow(shared.queue.clone()))];
+        exposition::show(&shared);
+        let metrics = match shared.config.metrics.as_str() {
+            "" => None,
+            address => Some(MetricsServer::start(address, shared.metrics.clone()).await?),
+        };
+        let background = vec![
+            tokio::spawn(shared.registry.clone().follow(shared.queue.clone())),
+            tokio::spawn(monitor::start(shared.clone())?),
+            tokio::spawn(shared.edge.auth.clone().follow(shared.config.auth.clone())),
+        ];
         let server =
-            serve_http(&shared, listener).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
+            serve_http(&shared, listener, tls).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
-        log::info!(address = http.to_string().as_str(); "http: listening on http://{http}");
-        Ok(GatewayHandle { shared, http, server: handle, serving, background })
+        let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
+        log::info!(address = http.to_string().as_str(); "http: listening on {scheme}://{http}");
+        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, background })
     }
 }
 
-fn serve_http(shared: &Arc<Shared>, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
+fn serve_http(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<rustls::ServerConfig>,
+) -> std::io::Result<actix_web::dev::Server> {
     let state = shared.clone();
     let server = HttpServer::new(move || {
         // Runs on each HTTP thread: the lane's I/O belongs to that thread.
         App::new()
             .app_data(web::Data::new(Predictor::new(state.clone())))
+            .wrap_fn(edge::guard)
             .wrap_fn(context::attach)
             .configure(routes::configure)
     });
@@ -82,8 +101,11 @@ fn serve_http(shared: &Arc<Shared>, listener: TcpListener) -> std::io::Result<ac
         // A client that closes its side has left: its job is cancelled.
         .h1_allow_half_closed(false)
         .shutdown_timeout(u64::from(shared.config.drain_s))
-        .disable_signals()
-        .listen(listener)?;
+        .disable_signals();
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
     Ok(server.run())
 }
 
@@ -91,6 +113,11 @@ impl GatewayHandle {
     /// Where HTTP is served; with port 0 the port that was free.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where metrics are shown; `None` when they are off.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsServer::address)
     }
 
     /// The state all threads share.

@@ -4,9 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nobat_core::Result;
+use nobat_ops::Metrics;
 use nobat_queue::Queue;
 
+use crate::auth::Authenticator;
+use crate::caches::Caches;
 use crate::config::GatewayConfig;
+use crate::edge::Edge;
+use crate::limits::{Backlog, Limits};
+use crate::meters::Meters;
+use crate::monitor::Status;
 use crate::registry::Registry;
 
 /// One gateway's shared state.
@@ -17,13 +25,42 @@ pub struct Shared {
     pub queue: Arc<dyn Queue>,
     /// Models that workers serve.
     pub registry: Registry,
+    /// Who may come in, and how many.
+    pub edge: Edge,
+    /// Answers kept for models that ask for it.
+    pub caches: Caches,
+    /// The pace of every queue.
+    pub backlog: Backlog,
+    /// What is counted.
+    pub meters: Meters,
+    /// Where everything that is counted is shown.
+    pub metrics: Metrics,
+    /// What the monitor saw last.
+    pub status: Status,
     draining: AtomicBool,
 }
 
 impl Shared {
     /// Wraps a queue and its settings; the registry is empty until refreshed.
-    pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>) -> Shared {
-        Shared { config, queue, registry: Registry::default(), draining: AtomicBool::new(false) }
+    /// Series are shown in `metrics`.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for settings that contradict each other or keys that
+    /// cannot be read.
+    pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>, metrics: Metrics) -> Result<Shared> {
+        config.validate()?;
+        Ok(Shared {
+            edge: Edge { auth: Authenticator::new(&config.auth)?, limits: Limits::new(config.limits.clone()) },
+            caches: Caches::new(queue.ids().derive("result cache"), config.cache.clone())?,
+            registry: Registry::default(),
+            backlog: Backlog::default(),
+            meters: Meters::new(&metrics),
+            metrics,
+            status: Status::default(),
+            draining: AtomicBool::new(false),
+            config,
+            queue,
+        })
     }
 
     /// Whether the gateway is shutting down: ready no more, accepting no more.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use nobat_core::job::{JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
 use nobat_core::score::Aging;
 use nobat_core::signature::ModelSignature;
@@ -263,6 +264,18 @@ pub trait Queue: Send + Sync + 'static {
     /// # Cancel safety
     /// Cancel safe; a command is seen by every worker that was subscribed.
     async fn next_command(&self) -> WorkerCommand;
+
+    /// An answer that a gateway kept for all of them; `None` also where the
+    /// store keeps none.
+    async fn cache_get(&self, _key: u128) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    /// Keeps an answer for all gateways for `ttl`; a store without a second
+    /// tier forgets it.
+    async fn cache_put(&self, _key: u128, _answer: &[u8], _ttl: Duration) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether the store can be used, and what an operator should know.
     async fn health(&self) -> Result<StoreHealth>;

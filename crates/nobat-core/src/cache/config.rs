@@ -1,5 +1,7 @@
 //! How a model's cache is set up.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
@@ -61,6 +63,11 @@ impl CacheConfig {
             return refuse("cache.ttl_s is over a year; give less, or 0 for no limit");
         }
         Ok(())
+    }
+
+    /// How long a second tier keeps an answer, counted from its writing.
+    pub fn shared_ttl(&self) -> Duration {
+        Duration::from_secs(if self.ttl_s == 0 { 3600 } else { self.ttl_s })
     }
 
     /// Reads a model's `cache` setting: an object of these keys, or `true` for

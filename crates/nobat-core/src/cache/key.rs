@@ -17,6 +17,13 @@ pub struct CacheKey {
     pub content: u128,
 }
 
+impl CacheKey {
+    /// Both halves as one number: the key in a second tier.
+    pub fn flat(self) -> u128 {
+        self.content ^ (u128::from(self.source.0) << 64 | u128::from(self.source.0))
+    }
+}
+
 /// Hashes requests under a seed. The hash is fast, not cryptographic: the seed
 /// must be the deployment's secret (or random), or a caller could craft two
 /// inputs with one key.

@@ -19,6 +19,7 @@ pub use docs::document;
 /// Adds every route of the gateway.
 pub fn configure(config: &mut ServiceConfig) {
     tfserving::configure(config);
+    crate::health::configure(config);
     native::configure(config);
     sagemaker::configure(config);
     docs::configure(config);

@@ -1,0 +1,80 @@
+//! Health for probes and people: `/livez`, `/readyz`, `/api/v1/status`.
+//!
+//! Live: this process answers. Ready: it can take predictions: it is not
+//! draining and its store was up when the monitor last looked. A missing worker
+//! is no reason to take the gateway out of rotation: jobs can be queued.
+
+use actix_web::http::header;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+
+use crate::error::not_allowed;
+use crate::monitor::State;
+use crate::predict::Predictor;
+use crate::state::Shared;
+
+/// Adds the routes.
+pub(crate) fn configure(config: &mut ServiceConfig) {
+    config.service(web::resource("/livez").get(live).head(live).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/readyz").get(ready).head(ready).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/api/v1/status").get(status).default_service(not_allowed("GET")));
+}
+
+async fn live() -> HttpResponse {
+    answer(true, &json!({ "live": true }))
+}
+
+async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let shared = predictor.shared();
+    let ready = shared.is_ready();
+    let verbose = request.query_string().split('&').any(|part| part == "verbose" || part.starts_with("verbose="));
+    let mut body = json!({ "ready": ready });
+    // Details name models and addresses: with authentication on, they are for
+    // callers of /api/v1/status.
+    if verbose && !shared.edge.auth.is_on() {
+        body["draining"] = shared.is_draining().into();
+        body["checks"] = json!(shared.status.checks());
+    } else if verbose {
+        let checks = shared.status.checks();
+        body["checks"] = checks.iter().map(|check| json!({ "name": check.name, "state": check.state })).collect();
+    }
+    answer(ready, &body)
+}
+
+async fn status(predictor: Data<Predictor>) -> HttpResponse {
+    let shared = predictor.shared();
+    let checks = shared.status.checks();
+    let failing = checks.iter().any(|check| check.state == State::Failing);
+    let caches: serde_json::Map<_, _> =
+        shared.caches.stats().into_iter().map(|(model, stats)| (model.to_string(), json!(stats))).collect();
+    let queues: serde_json::Map<_, _> =
+        shared.status.queues().into_iter().map(|(model, counts)| (model.to_string(), json!(counts))).collect();
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": if failing { State::Failing } else { State::Ok },
+        "ready": shared.is_ready(),
+        "draining": shared.is_draining(),
+        "workers": shared.registry.load().workers.len(),
+        "in_flight": shared.edge.limits.in_flight(),
+        "checks": checks,
+        "queues": queues,
+        "caches": caches,
+    });
+    answer(true, &body)
+}
+
+fn answer(good: bool, body: &serde_json::Value) -> HttpResponse {
+    let mut response = if good { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(body.to_string())
+}
+
+impl Shared {
+    /// Whether predictions can be taken.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.status.store_is_up()
+    }
+}

@@ -1,0 +1,179 @@
+//! The monitor: watches the deployment from one gateway and says so when a
+//! check's state changes: in the log, at the webhook, in `/readyz?verbose` and
+//! `/api/v1/status`, in `nobat_check_failing`.
+//!
+//! Owns the checks' thresholds ([`MonitorConfig`]), their state machines
+//! ([`check`]), what is looked at ([`observe`]) and the alerts ([`alert`]).
+//! Every gateway watches by itself and tells by itself: a receiver may hear of
+//! one failure from each.
+//!
+//! Invariants:
+//! - A look never delays a request; a store that hangs is a look that failed.
+//! - It costs the store two commands and one per model, once per `every_s`.
+
+pub mod alert;
+pub mod check;
+pub mod observe;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_core::{Error, ErrorCode, Result};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+pub use check::{Check, Patience, State};
+
+use crate::outbound::AddressPolicy;
+use crate::state::Shared;
+use alert::{Alerts, Change};
+use nobat_queue::queue::Counts;
+use observe::{Look, Observer};
+
+/// What an operator may set about the monitor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MonitorConfig {
+    /// Seconds between two looks.
+    pub every_s: u32,
+    /// Where changes are posted; empty: they are only logged.
+    pub webhook: String,
+    /// Signs them (`whsec_…`); empty: unsigned.
+    pub webhook_secret: String,
+    /// What the webhook may reach beyond public https.
+    pub addresses: AddressPolicy,
+    /// Oldest queued job of any model older than this, in seconds: failing.
+    pub max_queue_age_s: u32,
+    /// Share of predictions that fail on our side over the last minute: failing.
+    pub max_error_rate: f64,
+    /// Free bytes under `disk`: failing below.
+    pub min_disk_bytes: u64,
+    /// A folder of the file system to watch.
+    pub disk: String,
+}
+
+impl Default for MonitorConfig {
+    fn default() -> MonitorConfig {
+        MonitorConfig {
+            every_s: 2,
+            webhook: String::new(),
+            webhook_secret: String::new(),
+            addresses: AddressPolicy::default(),
+            max_queue_age_s: 60,
+            max_error_rate: 0.05,
+            min_disk_bytes: 512 << 20,
+            disk: ".".into(),
+        }
+    }
+}
+
+impl MonitorConfig {
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// `invalid_parameter`, naming the key and the remedy.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |why: &str| Err(Error::new(ErrorCode::InvalidParameter, why));
+        if self.every_s == 0 {
+            return refuse("monitor.every_s is 0; give at least 1");
+        }
+        if !(0.0..=1.0).contains(&self.max_error_rate) {
+            return refuse("monitor.max_error_rate is a share; give 0 to 1");
+        }
+        if self.webhook.is_empty() && !self.webhook_secret.is_empty() {
+            return refuse("monitor.webhook_secret needs monitor.webhook; give both or neither");
+        }
+        Ok(())
+    }
+}
+
+/// How long each check's changes must last.
+fn patience(check: &str) -> Patience {
+    let seconds =
+        |fail, recover| Patience { fail_after: Duration::from_secs(fail), recover_after: Duration::from_secs(recover) };
+    match check {
+        // Registrations outlive a dead worker by their ttl: no more waiting here.
+        observe::WORKERS => seconds(0, 2),
+        observe::STORE => seconds(3, 3),
+        _ => seconds(10, 30),
+    }
+}
+
+/// What the monitor saw last. A clone-able handle.
+#[derive(Clone, Default)]
+pub struct Status {
+    seen: Arc<RwLock<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    checks: Vec<CheckStatus>,
+    queues: HashMap<SmolStr, Counts>,
+}
+
+/// One check, for readers.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckStatus {
+    /// Which.
+    pub name: &'static str,
+    /// Where it stands.
+    pub state: State,
+    /// How long it has stood there.
+    pub for_s: u64,
+    /// What was seen last.
+    pub detail: String,
+}
+
+impl Status {
+    /// Every check, as it was seen last; empty before the first look.
+    pub fn checks(&self) -> Vec<CheckStatus> {
+        self.seen.read().checks.clone()
+    }
+
+    /// Every queue that a known model has, as it was seen last.
+    pub fn queues(&self) -> HashMap<SmolStr, Counts> {
+        self.seen.read().queues.clone()
+    }
+
+    /// Whether the store could be used when last looked at.
+    pub fn store_is_up(&self) -> bool {
+        self.seen.read().checks.iter().all(|check| check.name != observe::STORE || check.state == State::Ok)
+    }
+}
+
+/// Looks for ever.
+///
+/// # Errors
+/// `invalid_parameter` at once for a webhook that cannot be used; the future
+/// that is returned never ends.
+pub fn start(shared: Arc<Shared>) -> Result<impl Future<Output = ()>> {
+    let config = shared.config.monitor.clone();
+    let alerts = Alerts::start(&config)?;
+    Ok(watch(shared, config, alerts))
+}
+
+async fn watch(shared: Arc<Shared>, config: MonitorConfig, alerts: Alerts) {
+    let mut observer = Observer::default();
+    let mut checks: HashMap<&'static str, Check> = HashMap::new();
+    let mut every = tokio::time::interval(Duration::from_secs(u64::from(config.every_s)));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let looks = observer.look(&shared, &config).await;
+        let now = Instant::now();
+        shared.caches.sweep(now);
+        let mut statuses = Vec::with_capacity(looks.len());
+        for Look { check: name, good, detail } in looks {
+            let check = checks.entry(name).or_insert_with(|| Check::new(patience(name)));
+            if let Some(state) = check.look(good, now) {
+                alerts.tell(Change { check: name, state, detail: detail.clone() });
+            }
+            statuses.push(CheckStatus { name, state: check.state(), for_s: check.held(now).as_secs(), detail });
+        }
+        let mut seen = shared.status.seen.write();
+        seen.checks = statuses;
+        seen.queues = observer.queues().clone();
+    }
+}

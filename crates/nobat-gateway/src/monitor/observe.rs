@@ -1,0 +1,284 @@
+//! What one look sees: workers, queues, errors, latency, store and disk.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nobat_core::signature::ModelState;
+use nobat_queue::queue::{Counts, WorkerInfo};
+use prometheus::core::Metric;
+use smol_str::SmolStr;
+
+use super::MonitorConfig;
+use crate::limits::backlog::Pace;
+use crate::state::Shared;
+
+/// Every model that was ever served has a live worker.
+pub const WORKERS: &str = "workers";
+/// The store answers.
+pub const STORE: &str = "store";
+/// No job waits too long.
+pub const QUEUE_AGE: &str = "queue_age";
+/// Few predictions fail on our side.
+pub const ERRORS: &str = "errors";
+/// p99 is within the slo of each model that has one.
+pub const LATENCY: &str = "latency";
+/// There is room to write.
+pub const DISK: &str = "disk";
+
+/// A store that takes longer has failed the look.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rates are taken over this much of the past.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Fewer predictions in the window say nothing about a rate or a p99.
+const ENOUGH: u64 = 20;
+
+/// One check, looked at once.
+pub struct Look {
+    /// Which.
+    pub check: &'static str,
+    /// As it should be.
+    pub good: bool,
+    /// What was seen, for people.
+    pub detail: String,
+}
+
+/// What has to be remembered between two looks.
+#[derive(Default)]
+pub struct Observer {
+    queues: HashMap<SmolStr, Counts>,
+    paces: HashMap<SmolStr, (Instant, u64, Pace)>,
+    past: VecDeque<Past>,
+}
+
+/// The counters at one moment.
+struct Past {
+    at: Instant,
+    models: HashMap<SmolStr, Sample>,
+}
+
+#[derive(Clone, Default)]
+struct Sample {
+    answered: u64,
+    failed: u64,
+    /// Cumulative counts by upper bound.
+    buckets: Vec<(f64, u64)>,
+}
+
+impl Observer {
+    /// The queues as last seen.
+    pub fn queues(&self) -> &HashMap<SmolStr, Counts> {
+        &self.queues
+    }
+
+    /// Looks at everything once.
+    pub async fn look(&mut self, shared: &Shared, config: &MonitorConfig) -> Vec<Look> {
+        let mut looks = Vec::with_capacity(6);
+        let workers = within(shared.queue.workers()).await;
+        looks.push(match &workers {
+            Ok(_) => good(STORE, "it answers"),
+            Err(why) => bad(STORE, why.clone()),
+        });
+        if let Ok(workers) = &workers {
+            looks.push(look_at_workers(shared, workers));
+            looks.push(self.look_at_queues(shared, config).await);
+        }
+        self.remember(shared);
+        looks.push(self.look_at_errors(config));
+        looks.push(self.look_at_latency(shared));
+        looks.push(look_at_disk(config));
+        looks
+    }
+
+    async fn look_at_queues(&mut self, shared: &Shared, config: &MonitorConfig) -> Look {
+        let models: Vec<SmolStr> = shared.registry.load().models().map(|entry| entry.name.clone()).collect();
+        for model in models {
+            let Ok(counts) = within(shared.queue.counts(&model)).await else { continue };
+            let now = Instant::now();
+            let before = self.paces.get(&model).copied();
+            let pace = pace(before, &counts, now);
+            self.paces.insert(model.clone(), (now, counts.finished_total, pace));
+            self.queues.insert(model, counts);
+        }
+        shared.backlog.set(self.paces.iter().map(|(model, &(_, _, pace))| (model.clone(), pace)).collect());
+        let oldest = self.queues.iter().max_by_key(|(_, counts)| counts.oldest_ms);
+        let limit_ms = u64::from(config.max_queue_age_s) * 1_000;
+        match oldest {
+            Some((model, counts)) if counts.oldest_ms > limit_ms && !counts.paused => bad(
+                QUEUE_AGE,
+                format!(
+                    "the oldest job of `{model}` waits for {} s, {} jobs are queued",
+                    counts.oldest_ms / 1_000,
+                    counts.queued
+                ),
+            ),
+            Some((model, counts)) => good(QUEUE_AGE, format!("oldest: {} ms, of `{model}`", counts.oldest_ms)),
+            None => good(QUEUE_AGE, "no queue yet"),
+        }
+    }
+
+    fn remember(&mut self, shared: &Shared) {
+        let sample = |meter: &crate::meters::ModelMeter| {
+            let metric = meter.seconds.metric();
+            let buckets = metric.get_histogram().get_bucket();
+            Sample {
+                answered: meter.succeeded.get() + meter.failed.get(),
+                failed: meter.failed.get(),
+                buckets: buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+            }
+        };
+        let models = shared.meters.models().into_iter().map(|(model, meter)| (model, sample(&meter))).collect();
+        let at = Instant::now();
+        self.past.push_back(Past { at, models });
+        // The front stays as the last moment before the window.
+        while self.past.get(1).is_some_and(|second| at - second.at >= WINDOW) {
+            self.past.pop_front();
+        }
+    }
+
+    /// What the window added, by model.
+    fn window(&self) -> Vec<(&SmolStr, Sample)> {
+        let (Some(first), Some(last)) = (self.past.front(), self.past.back()) else { return Vec::new() };
+        let none = Sample::default();
+        last.models
+            .iter()
+            .map(|(model, now)| {
+                let before = first.models.get(model).unwrap_or(&none);
+                let before_at = |at: usize| before.buckets.get(at).map_or(0, |&(_, count)| count);
+                let buckets =
+                    now.buckets.iter().enumerate().map(|(at, &(bound, count))| (bound, count - before_at(at)));
+                let sample = Sample {
+                    answered: now.answered - before.answered,
+                    failed: now.failed - before.failed,
+                    buckets: buckets.collect(),
+                };
+                (model, sample)
+            })
+            .collect()
+    }
+
+    fn look_at_errors(&self, config: &MonitorConfig) -> Look {
+        let (answered, failed) = self
+            .window()
+            .iter()
+            .fold((0, 0), |(answered, failed), (_, sample)| (answered + sample.answered, failed + sample.failed));
+        let detail = format!("{failed} of {answered} predictions of the last minute failed on our side");
+        let over = answered >= ENOUGH && failed as f64 > config.max_error_rate * answered as f64;
+        if over { bad(ERRORS, detail) } else { good(ERRORS, detail) }
+    }
+
+    fn look_at_latency(&self, shared: &Shared) -> Look {
+        let registry = shared.registry.load();
+        let mut judged = 0;
+        for (model, sample) in self.window() {
+            let slo_ms = registry.model(model).ok().and_then(|entry| {
+                entry.default_version().signature.settings.get("slo_ms").and_then(serde_json::Value::as_f64)
+            });
+            let Some(slo_ms) = slo_ms.filter(|&slo_ms| slo_ms > 0.0) else { continue };
+            judged += 1;
+            if let Some(p99_s) = quantile(&sample.buckets, 0.99)
+                && p99_s * 1e3 > slo_ms
+            {
+                return bad(LATENCY, format!("p99 of `{model}` is over {:.0} ms, its slo is {slo_ms} ms", p99_s * 1e3));
+            }
+        }
+        good(LATENCY, format!("{judged} models with an slo are within it"))
+    }
+}
+
+fn look_at_workers(shared: &Shared, workers: &[WorkerInfo]) -> Look {
+    let serves = |worker: &WorkerInfo, model: &str| {
+        worker.models.iter().any(|signature| signature.name == model && signature.state == ModelState::Ready)
+    };
+    let registry = shared.registry.load();
+    let mut orphans: Vec<&str> = registry
+        .models()
+        .map(|entry| entry.name.as_str())
+        .filter(|name| !workers.iter().any(|worker| serves(worker, name)))
+        .collect();
+    orphans.sort_unstable();
+    if orphans.is_empty() {
+        return good(WORKERS, format!("{} live workers serve every known model", workers.len()));
+    }
+    bad(WORKERS, format!("{} live workers; none is ready for: {}", workers.len(), orphans.join(", ")))
+}
+
+fn look_at_disk(config: &MonitorConfig) -> Look {
+    match fs4::available_space(Path::new(&config.disk)) {
+        Ok(free) if free >= config.min_disk_bytes => good(DISK, format!("{} MiB are free", free >> 20)),
+        Ok(free) => bad(DISK, format!("{} MiB are free under `{}`", free >> 20, config.disk)),
+        Err(error) => bad(DISK, format!("cannot look at `{}`: {error}", config.disk)),
+    }
+}
+
+/// Jobs that ended per second while others waited, smoothed over a few looks.
+/// A queue that was empty at either look says nothing about what it could do.
+fn pace(before: Option<(Instant, u64, Pace)>, counts: &Counts, now: Instant) -> Pace {
+    let Some((at, finished, last)) = before else { return Pace { queued: counts.queued, per_s: 0.0 } };
+    let elapsed = now.saturating_duration_since(at).as_secs_f64();
+    let per_s = if counts.queued > 0 && last.queued > 0 && elapsed > 0.0 {
+        let seen = counts.finished_total.saturating_sub(finished) as f64 / elapsed;
+        if last.per_s > 0.0 { 0.5 * last.per_s + 0.5 * seen } else { seen }
+    } else {
+        last.per_s
+    };
+    Pace { queued: counts.queued, per_s }
+}
+
+/// The upper bound of the bucket that holds the quantile; `None` with too few
+/// samples, or beyond the last bound.
+fn quantile(buckets: &[(f64, u64)], q: f64) -> Option<f64> {
+    let total = buckets.last()?.1;
+    if total < ENOUGH {
+        return None;
+    }
+    let rank = (total as f64 * q).ceil() as u64;
+    // The bucket below the one that holds it is surely passed: no false alarm
+    // for an slo that lies inside the bucket.
+    let at = buckets.iter().position(|&(_, count)| count >= rank)?;
+    at.checked_sub(1).map(|below| buckets[below].0)
+}
+
+async fn within<T>(call: impl Future<Output = nobat_core::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(STORE_TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.message),
+        Err(_) => Err(format!("it does not answer within {} s", STORE_TIMEOUT.as_secs())),
+    }
+}
+
+fn good(check: &'static str, detail: impl Into<String>) -> Look {
+    Look { check, good: true, detail: detail.into() }
+}
+
+fn bad(check: &'static str, detail: impl Into<String>) -> Look {
+    Look { check, good: false, detail: detail.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_known_only_while_jobs_wait() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(2);
+        let counts = |queued, finished_total| Counts { queued, finished_total, ..Counts::default() };
+        assert_eq!(pace(None, &counts(5, 100), start).per_s, 0.0);
+        let busy = pace(Some((start, 100, Pace { queued: 5, per_s: 0.0 })), &counts(5, 300), later);
+        assert_eq!(busy.per_s, 100.0);
+        let smoothed = pace(Some((start, 300, busy)), &counts(5, 700), later);
+        assert_eq!(smoothed.per_s, 150.0);
+        let idle = pace(Some((start, 700, smoothed)), &counts(0, 701), later);
+        assert_eq!((idle.per_s, idle.queued), (150.0, 0), "an empty queue is no slower");
+    }
+
+    #[test]
+    fn a_quantile_is_what_is_surely_passed() {
+        let buckets = [(0.1, 0), (0.2, 90), (0.5, 99), (1.0, 100)];
+        assert_eq!(quantile(&buckets, 0.99), Some(0.2));
+        assert_eq!(quantile(&buckets, 0.995), Some(0.5));
+        assert_eq!(quantile(&[(0.1, 19)], 0.99), None, "too few");
+        assert_eq!(quantile(&[], 0.99), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! The registry of one process and the listener that shows it.
+//!
+//! The `prometheus` crate keeps a histogram as its buckets' counters. (The
+//! `metrics` facade with its exporter keeps every sample until the next scrape
+//! or upkeep: 16 bytes each, at 50,000 requests a second and three histograms
+//! 12 MB for every five seconds.)
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nobat_core::{Error, ErrorCode, Result};
+use prometheus::core::Collector;
+use prometheus::{Registry, TextEncoder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::snapshot::{Family, Snapshot};
+
+/// Upper bounds of latency histograms, seconds: 1-2.5-5 steps from a tenth of a
+/// millisecond, where cache hits lie, to a minute, where waits end.
+pub const LATENCY_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+/// Time for a scraper to send its request and take the answer.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Scrapers served at once.
+const SCRAPERS: usize = 8;
+/// Longest request head.
+const MAX_HEAD: usize = 8 * 1024;
+
+/// The series of one process. A clone-able handle.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// An empty registry with `nobat_build_info`.
+    pub fn new() -> Metrics {
+        let metrics = Metrics::default();
+        let labels = prometheus::opts!("nobat_build_info", "Version of this process; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        if let Ok(info) = prometheus::IntGauge::with_opts(labels) {
+            info.set(1);
+            metrics.register(info);
+        }
+        metrics
+    }
+
+    /// Adds series. Series that are there already stay, and the newcomer is not
+    /// shown: `nobat serve` joins two parts that may bring the same one.
+    pub fn register(&self, collector: impl Collector + 'static) {
+        if let Err(error) = self.registry.register(Box::new(collector)) {
+            log::debug!("metrics: {error}");
+        }
+    }
+
+    /// Adds series that `read` returns at each scrape; `name` tells this group
+    /// from others and is not shown.
+    pub fn snapshot(&self, name: &str, read: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+        match Snapshot::new(name, read) {
+            Ok(snapshot) => self.register(snapshot),
+            Err(error) => log::error!("metrics: {error}"),
+        }
+    }
+
+    /// Every series in Prometheus text format 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            log::error!("metrics: cannot be shown: {error}");
+            String::new()
+        })
+    }
+}
+
+/// Shows a registry at `GET /metrics`, and `GET /livez` for probes of processes
+/// without another listener. HTTP/1.1, one request a connection.
+pub struct MetricsServer {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl MetricsServer {
+    /// Binds and serves on the current tokio runtime until it is dropped.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the address that cannot be bound.
+    pub async fn start(address: &str, metrics: Metrics) -> Result<MetricsServer> {
+        let told = |error: std::io::Error| {
+            Error::new(
+                ErrorCode::InvalidParameter,
+                format!("cannot listen on `{address}` (setting `metrics`): {error}; choose another, or empty for none"),
+            )
+        };
+        let listener = TcpListener::bind(address).await.map_err(told)?;
+        let bound = listener.local_addr().map_err(told)?;
+        log::info!(address = bound.to_string().as_str(); "metrics: listening on http://{bound}/metrics");
+        Ok(MetricsServer { address: bound, serving: tokio::spawn(serve(listener, metrics)) })
+    }
+
+    /// Where it listens; with port 0 the port that was free.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, metrics: Metrics) {
+    let slots = Arc::new(Semaphore::new(SCRAPERS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let metrics = metrics.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(SCRAPE_TIMEOUT, answer(socket, &metrics)).await;
+                    drop(slot);
+                });
+            }
+            // Out of descriptors: they come back when connections end.
+            Err(error) => {
+                log::warn!("metrics: cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut socket: TcpStream, metrics: &Metrics) -> std::io::Result<()> {
+    let mut head = Vec::with_capacity(1024);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if head.len() >= MAX_HEAD || socket.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.split(|&byte| byte == b'?').next().unwrap_or_default();
+    let (status, content_type, body) = match (method, path) {
+        (b"GET" | b"HEAD", b"/metrics" | b"/") => ("200 OK", "text/plain; version=0.0.4", metrics.render()),
+        (b"GET" | b"HEAD", b"/livez") => ("200 OK", "application/json", "{\"live\":true}".to_owned()),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "text/plain", "try /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "text/plain", "only GET\n".to_owned()),
+    };
+    let shown = if method == b"HEAD" { "" } else { &body };
+    let response = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nallow: GET, HEAD\r\nconnection: close\r\n\r\n{shown}",
+        body.len()
+    );
+    socket.write_all(response.as_bytes()).await?;
+    socket.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut socket = TcpStream::connect(address).await.expect("connects");
+        socket.write_all(request.as_bytes()).await.expect("sends");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_scraper_gets_the_series_and_others_are_told() {
+        let metrics = Metrics::new();
+        let hits = prometheus::IntCounter::new("hits_total", "Hits.").expect("a counter");
+        metrics.register(hits.clone());
+        hits.inc_by(3);
+        let server = MetricsServer::start("127.0.0.1:0", metrics).await.expect("starts");
+        let answer = ask(server.address(), "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\nhits_total 3\n") && answer.contains("nobat_build_info{version="), "{answer}");
+        assert!(ask(server.address(), "GET /livez HTTP/1.1\r\n\r\n").await.contains("{\"live\":true}"));
+        assert!(ask(server.address(), "GET /x HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404"));
+        assert!(ask(server.address(), "POST /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+        assert!(!ask(server.address(), "HEAD /metrics HTTP/1.1\r\n\r\n").await.contains("hits_total"));
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_told() {
+        let first = MetricsServer::start("127.0.0.1:0", Metrics::new()).await.expect("starts");
+        let error = MetricsServer::start(&first.address().to_string(), Metrics::new()).await.err().expect("taken");
+        assert!(error.message.contains("setting `metrics`"), "{error}");
+    }
+}
