@@ -10,7 +10,7 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::Value;
 
-use super::keys::QueueKeys;
+use super::keys::{QueueKeys, key_of};
 use super::lane::RedisLane;
 use super::record::{self, Stored};
 use super::renewer::RedisRenewer;
@@ -53,7 +53,7 @@ impl Queue for RedisQueue {
         let not_found = || Error::new(ErrorCode::JobNotFound, format!("no job `{id}`")).for_job(id);
         let queue = self.inner.queue_of(id).await?.ok_or_else(not_found)?;
         let mut cmd = scripts::CANCEL.on(&queue.base);
-        cmd.arg("any").arg(self.inner.prefix.lane_channel()).arg(&id.key()[..]);
+        cmd.arg("any").arg(self.inner.prefix.lane_channel()).arg(&key_of(id)[..]);
         let reply = self.inner.call(&scripts::CANCEL, &cmd).await?;
         let Value::Array(parts) = reply else { return Err(unexpected("a cancel's reply", &reply)) };
         match <[Value; 2]>::try_from(parts) {
@@ -144,7 +144,7 @@ impl Inner {
     pub(crate) async fn read(&self, id: JobId) -> Result<Option<JobView>> {
         let Some(queue) = self.queue_of(id).await? else { return Ok(None) };
         let mut cmd = scripts::GET.on(&queue.base);
-        cmd.arg(&id.key()[..]);
+        cmd.arg(&key_of(id)[..]);
         let reply = self.call(&scripts::GET, &cmd).await?;
         let Some((bytes, pending)) = read_reply(reply)? else { return Ok(None) };
         self.finish_view(&queue, id, bytes, pending).await.map(Some)
@@ -161,7 +161,7 @@ impl Inner {
         };
         view.id = id;
         if let Some(token) = blob {
-            match self.send(redis::cmd("GET").arg(queue.result(&id.key(), token))).await? {
+            match self.send(redis::cmd("GET").arg(queue.result(&key_of(id), token))).await? {
                 Value::BulkString(packed) => record::set_result(&mut view, packed.into()),
                 // Both have one ttl; its record went a moment later.
                 _ => record::set_result(&mut view, Bytes::new()),
@@ -243,7 +243,7 @@ impl Inner {
             for chunk in ids.chunks(DEAD_CHUNK) {
                 let (script, mut cmd) = call(0);
                 for id in chunk {
-                    cmd.arg(&id.key()[..]);
+                    cmd.arg(&key_of(*id)[..]);
                 }
                 went += count(self.call(script, &cmd).await?)?;
             }

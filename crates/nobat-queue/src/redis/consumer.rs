@@ -16,7 +16,7 @@ use nobat_core::{ErrorCode, JobId, Result};
 use redis::{Pipeline, RedisResult, Value};
 
 use super::connect::{Backoff, Fault, Hub, coded, fault};
-use super::keys::QueueKeys;
+use super::keys::{QueueKeys, job_of, key_of};
 use super::marker::Marker;
 use super::record::{self, Record, flag};
 use super::settle::{Call, Clock};
@@ -90,7 +90,7 @@ impl RedisConsumer {
         while at < self.unsent.len() {
             let settlement = &self.unsent[at];
             if unknown(settlement, &self.held) {
-                let key = self.queue.job(&settlement.id.key());
+                let key = self.queue.job(&key_of(settlement.id));
                 let reply = self.hub.send(redis::cmd("GET").arg(key)).await.map_err(|e| coded(&e))?;
                 let record = match &reply {
                     Value::BulkString(bytes) => {
@@ -147,7 +147,7 @@ impl RedisConsumer {
     }
 
     fn take_job(&mut self, key: &[u8], bytes: Bytes, token: u64, now_us: u64, step: &mut Step) {
-        let Some(random) = JobId::parse_key(key) else {
+        let Some(random) = job_of(key) else {
             log::error!(model = self.queue.model.as_str(); "a member of `ready` is no job key; run `nobat doctor --queue`");
             return;
         };
@@ -190,7 +190,7 @@ impl RedisConsumer {
         }
         let mut mget = redis::cmd("MGET");
         for &at in &wanted {
-            mget.arg(self.queue.payload(&step.leased[at].id.key()));
+            mget.arg(self.queue.payload(&key_of(step.leased[at].id)));
         }
         let payloads = match self.hub.send(&mget).await {
             Ok(Value::Array(payloads)) => payloads,

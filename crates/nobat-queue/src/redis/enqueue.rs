@@ -11,7 +11,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::oneshot;
 
 use super::connect::{Backoff, Fault, coded, fault};
-use super::keys::QueueKeys;
+use super::keys::{QueueKeys, job_of, key_of};
 use super::lane::Shared;
 use super::record::{self, Encoded};
 use super::{Inner, scripts};
@@ -105,7 +105,7 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
     }
     let mut pipeline = Pipeline::new();
     for (id, blob) in beside {
-        pipeline.cmd("SET").arg(queue.payload(&id.key())).arg(&blob[..]).arg("PX").arg(STRAY_MS);
+        pipeline.cmd("SET").arg(queue.payload(&key_of(id))).arg(&blob[..]).arg("PX").arg(STRAY_MS);
     }
     pipeline.add_command(cmd.clone());
     let script_at = pipeline.cmd_iter().count() - 1;
@@ -146,7 +146,7 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing]) -> Cmd {
         .arg(u64::from(settings.idempotency_ttl_s) * 1000)
         .arg(inner.prefix.keeper_channel());
     for outgoing in batch {
-        cmd.arg(&outgoing.id.key()[..])
+        cmd.arg(&key_of(outgoing.id)[..])
             .arg(&outgoing.encoded.first[..])
             .arg(outgoing.priority)
             .arg(&outgoing.encoded.rest);
@@ -204,7 +204,7 @@ fn verdict_of(
         .retry_after(Duration::from_millis((*after_ms).max(1) as u64))),
         (b"duplicate", Value::BulkString(first)) => first
             .split_first_chunk()
-            .and_then(|(horizon, key)| Some((u32::from_le_bytes(*horizon), JobId::parse_key(key)?)))
+            .and_then(|(horizon, key)| Some((u32::from_le_bytes(*horizon), job_of(key)?)))
             .map(|(horizon, random)| Accepted {
                 id: ids.issue(random, horizon, queue.number, outgoing.owner),
                 duplicate: true,

@@ -1,5 +1,8 @@
 //! Every key this store uses, who writes it, and how long it lives.
 //!
+//! `<16>` is the random part of the job's id as it is, in bytes: as text it would
+//! cost 16 bytes more in every place that holds it.
+//!
 //! All keys of one queue carry the hash tag `{model}`, so one script may touch
 //! them in a cluster; `nobat` below is the configurable prefix, which is also
 //! what an ACL user needs (`~nobat* &nobat*`). A script gets the queue's base
@@ -7,9 +10,9 @@
 //!
 //! | key | type | holds | written by | lives |
 //! |---|---|---|---|---|
-//! | `nobat{m}:<22>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
-//! | `nobat{m}:<22>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
-//! | `nobat{m}:<22>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
+//! | `nobat{m}:<16>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
+//! | `nobat{m}:<16>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
+//! | `nobat{m}:<16>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
 //! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
 //! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
 //! | `nobat{m}:sched` | zset | delayed and retrying job keys, by due time (us) | enqueue, step | |
@@ -29,11 +32,25 @@
 //! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
 
+use nobat_core::JobId;
 use smol_str::SmolStr;
 
 /// Payloads and results over this many bytes travel beside the scripts: Lua
 /// touches every byte it passes several times.
 pub(crate) const INLINE_MAX: usize = 4096;
+
+/// Length of a job's key.
+pub(crate) const KEY_LEN: usize = 16;
+
+/// A job's key: the random part of its id.
+pub(crate) fn key_of(id: JobId) -> [u8; KEY_LEN] {
+    id.random.to_be_bytes()
+}
+
+/// The random part that a key stands for.
+pub(crate) fn job_of(key: &[u8]) -> Option<u128> {
+    key.try_into().ok().map(u128::from_be_bytes)
+}
 
 /// Names derived from a deployment's prefix.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::connect::{Hub, OnPush};
 use super::enqueue::{self, Outgoing};
-use super::keys::QueueKeys;
+use super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::{Inner, patient, random_name, record, scripts};
 use crate::queue::{Accepted, Lane};
 
@@ -187,7 +187,7 @@ impl RedisLane {
         let (number, told) = shared.waiters.add(id, &queue);
         let leaving = Leaving { shared, queue: &queue, id, number, watched: true, abandon: false };
         let mut cmd = scripts::WATCH.on(&queue.base);
-        cmd.arg(&id.key()[..]).arg(&shared.name[..]);
+        cmd.arg(&key_of(id)[..]).arg(&shared.name[..]);
         match patient(&shared.hub, Some(&scripts::WATCH), &cmd).await? {
             Value::Nil => return Ok(None),
             Value::BulkString(bytes) => return shared.inner.view(&queue, id, bytes.into()).await.map(Some),
@@ -306,7 +306,7 @@ impl Drop for Leaving<'_> {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move {
                     let mut cmd = scripts::UNWATCH.on(&queue.base);
-                    cmd.arg(&id.key()[..]).arg(&shared.name[..]);
+                    cmd.arg(&key_of(id)[..]).arg(&shared.name[..]);
                     // Left behind it costs a few bytes until the job ends.
                     let _ = shared.hub.call(&scripts::UNWATCH, &cmd).await;
                 });
@@ -392,7 +392,7 @@ async fn abandon(shared: Arc<Shared>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
     let mut cmd = scripts::CANCEL.on(&queue.base);
     cmd.arg("waiting").arg(shared.inner.prefix.lane_channel());
     for (_, id) in &batch {
-        cmd.arg(&id.key()[..]);
+        cmd.arg(&key_of(*id)[..]);
     }
     if let Err(e) = shared.hub.call(&scripts::CANCEL, &cmd).await {
         log::debug!(model = queue.model.as_str(), jobs = batch.len(); "jobs whose callers left could not be cancelled and will run: {e}");
@@ -415,15 +415,15 @@ fn on_push(waiters: Arc<Waiters>) -> OnPush {
     })
 }
 
-/// A message is frames of key (22), length (u32) and record.
+/// A message is frames of key (16), length (u32) and record.
 fn deliver(waiters: &Waiters, message: Bytes) {
-    const HEAD: usize = nobat_core::id::KEY_LEN + 4;
+    const HEAD: usize = KEY_LEN + 4;
     let mut at = 0;
     while let Some(head) = message.get(at..at + HEAD) {
-        let (key, len) = head.split_at(nobat_core::id::KEY_LEN);
+        let (key, len) = head.split_at(KEY_LEN);
         let len = len.try_into().map_or(0, u32::from_le_bytes) as usize;
         let end = at + HEAD + len;
-        let (Some(job), true) = (JobId::parse_key(key), end <= message.len()) else {
+        let (Some(job), true) = (job_of(key), end <= message.len()) else {
             log::error!("a message to this lane is malformed; is another program using the prefix?");
             return;
         };
@@ -466,7 +466,7 @@ async fn attend(shared: Arc<Shared>) {
 
 /// Looks whether awaited jobs have ended.
 async fn recheck(shared: &Shared, queue: &Arc<QueueKeys>, jobs: &[u128]) -> redis::RedisResult<()> {
-    let key = |job: u128| queue.job(&JobId { random: job, horizon_min: 0, mac: 0, locator: 0 }.key());
+    let key = |job: u128| queue.job(&job.to_be_bytes());
     let mut pipeline = redis::Pipeline::new();
     for &job in jobs {
         pipeline.cmd("GETRANGE").arg(key(job)).arg(0).arg(0);

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use nobat_core::job::{JobState, JobView};
-use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_core::{Error, ErrorCode, Result};
 use redis::Value;
 
-use super::keys::QueueKeys;
+use super::keys::{KEY_LEN, QueueKeys, job_of};
 use super::record::{self, Stored};
 use super::{Inner, unexpected};
 use crate::queue::{ListFilter, Page};
@@ -83,9 +83,7 @@ impl Inner {
             .into_iter()
             .filter_map(|member| match member {
                 // A lease's member has its token before the key.
-                Value::BulkString(member) => {
-                    Some(member[member.len().saturating_sub(nobat_core::id::KEY_LEN)..].to_vec())
-                }
+                Value::BulkString(member) => Some(member[member.len().saturating_sub(KEY_LEN)..].to_vec()),
                 _ => None,
             })
             .collect();
@@ -95,30 +93,27 @@ impl Inner {
 
     /// One step of a scan over the queue's records that have ended.
     async fn scan(&self, queue: &Arc<QueueKeys>, place: &str, jobs: &mut Vec<JobView>) -> Result<Option<String>> {
-        // `{` and `}` are plain in a glob; the rest of a prefix is plain too.
-        let pattern = format!("{}{}", escape(&queue.base), "?".repeat(nobat_core::id::KEY_LEN));
-        let (next, keys) = self.scan_step(queue, place, &pattern).await?;
-        let keys: Vec<Vec<u8>> =
-            keys.into_iter().filter_map(|key| key.get(queue.base.len()..).map(<[u8]>::to_vec)).collect();
+        let (next, keys) = self.scan_jobs(queue, place).await?;
         let mut found = Vec::new();
         self.records(queue, &keys, JobState::Queued, &mut found).await?;
         jobs.extend(found.into_iter().filter(|job| job.state.is_terminal() && job.state != JobState::Dead));
         Ok((next != "0").then_some(next))
     }
 
-    pub(crate) async fn scan_step(
-        &self,
-        queue: &QueueKeys,
-        place: &str,
-        pattern: &str,
-    ) -> Result<(String, Vec<Vec<u8>>)> {
+    /// One step of a scan over the queue's records; their keys and the place of
+    /// the next step, `0` at the end.
+    pub(crate) async fn scan_jobs(&self, queue: &QueueKeys, place: &str) -> Result<(String, Vec<Vec<u8>>)> {
         if place.parse::<u64>().is_err() {
             return Err(bad_cursor());
         }
+        // `{` and `}` are plain in a glob; what else a name may hold is escaped.
+        let pattern = format!("{}{}", escape(&queue.base), "?".repeat(KEY_LEN));
         let mut scan = redis::cmd("SCAN");
         scan.arg(place).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN).arg("TYPE").arg("string");
         let reply = self.hub.send_near(&scan, &queue.base).await.map_err(|e| super::coded(&e))?;
-        redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))
+        let (next, names): (String, Vec<Vec<u8>>) =
+            redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))?;
+        Ok((next, names.into_iter().filter_map(|name| name.get(queue.base.len()..).map(<[u8]>::to_vec)).collect()))
     }
 
     /// Reads records into views without results.
@@ -139,7 +134,7 @@ impl Inner {
         let reply = self.send(&mget).await?;
         let Value::Array(records) = reply else { return Err(unexpected("records", &reply)) };
         for (key, record) in keys.iter().zip(records) {
-            let (Some(random), Value::BulkString(bytes)) = (JobId::parse_key(key), record) else { continue };
+            let (Some(random), Value::BulkString(bytes)) = (job_of(key), record) else { continue };
             // A job in `sched` whose attempt failed waits for its retry.
             let state =
                 if pending == JobState::Scheduled && bytes.get(1) != Some(&0) { JobState::Failed } else { pending };

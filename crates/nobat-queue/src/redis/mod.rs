@@ -21,6 +21,7 @@
 //!   its id, a settlement by what it wrote, a lease by its token.
 
 mod admin;
+mod audit;
 mod connect;
 mod consumer;
 mod enqueue;

@@ -3,7 +3,7 @@
 //! A job that lives, and one that ended without a result:
 //!
 //! ```text
-//! 0      state     1 pending, 3 dead, 4 cancelled, 5 expired
+//! 0      state     1 pending, 3 dead, 4 cancelled, 5 expired, 6 found corrupt
 //! 1      attempts that have ended (saturating)
 //! 2      deaths: workers lost while holding it
 //! 3      flags     [`Flags`]
@@ -42,7 +42,9 @@ pub(crate) mod state {
     pub(crate) const PENDING: u8 = 1;
     pub(crate) const SUCCEEDED: u8 = 2;
     pub(crate) const DEAD: u8 = 3;
+    pub(crate) const CANCELLED: u8 = 4;
     pub(crate) const EXPIRED: u8 = 5;
+    pub(crate) const CORRUPT: u8 = 6;
 }
 
 /// Bits of byte 3.
@@ -152,7 +154,7 @@ impl Record {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Record> {
         let fixed: &[u8; FIXED] = bytes.first_chunk()?;
         let [state, attempts, deaths, flags] = *fixed.first_chunk()?;
-        if !matches!(state, state::PENDING | state::DEAD | 4 | state::EXPIRED) {
+        if !matches!(state, state::PENDING | state::DEAD | state::CANCELLED | state::EXPIRED) {
             return None;
         }
         let head_len = FIXED + usize::from(fixed[40]);
@@ -275,7 +277,7 @@ pub(crate) fn read(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer,
     let state = match record.state {
         state::PENDING => pending,
         state::DEAD => JobState::Dead,
-        4 => JobState::Cancelled,
+        state::CANCELLED => JobState::Cancelled,
         _ => JobState::Expired,
     };
     let id = ids.issue(random, record.horizon_min, queue.number, record.owner);

@@ -8,6 +8,7 @@ use nobat_core::{JobId, Result};
 use redis::Value;
 
 use super::connect::{Hub, coded};
+use super::keys::{KEY_LEN, key_of};
 use super::{Inner, scripts, unexpected};
 use crate::queue::{Renewal, Renewer};
 
@@ -53,10 +54,13 @@ impl Renewer for RedisRenewer {
     }
 }
 
+/// Length of a lease's member: token and job key.
+pub(crate) const MEMBER_LEN: usize = 8 + KEY_LEN;
+
 /// A member of the leases: the exact claim.
-pub(crate) fn member(id: JobId, token: LeaseToken) -> [u8; 30] {
-    let mut out = [0; 30];
+pub(crate) fn member(id: JobId, token: LeaseToken) -> [u8; MEMBER_LEN] {
+    let mut out = [0; MEMBER_LEN];
     out[..8].copy_from_slice(&token.0.to_le_bytes());
-    out[8..].copy_from_slice(&id.key());
+    out[8..].copy_from_slice(&key_of(id));
     out
 }

@@ -65,5 +65,6 @@ scripts! {
     CANCEL = "cancel" [COMMON];
     REDRIVE = "redrive" [COMMON];
     PURGE = "purge" [COMMON];
+    AUDIT = "audit" [COMMON];
     NUMBER = "number" [];
 }

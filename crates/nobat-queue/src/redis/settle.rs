@@ -11,9 +11,9 @@ use nobat_core::JobId;
 use nobat_core::job::{Outcome, Settlement};
 use redis::Cmd;
 
-use super::keys::{INLINE_MAX, QueueKeys};
+use super::keys::{INLINE_MAX, QueueKeys, key_of};
 use super::record::{self, Record, flag};
-use super::renewer::member;
+use super::renewer::{MEMBER_LEN, member};
 use super::{Inner, scripts};
 
 /// The store's clock, carried on by this host's monotonic one.
@@ -40,7 +40,7 @@ pub(crate) struct Call {
 
 /// A job that succeeded: its final record is made here, not in the script.
 struct Stored {
-    member: [u8; 30],
+    member: [u8; MEMBER_LEN],
     id: JobId,
     /// Negative when its payload travels beside and goes with the job's end.
     ttl_ms: i64,
@@ -52,7 +52,7 @@ struct Stored {
 
 /// A job whose record the script changes.
 struct Other {
-    member: [u8; 30],
+    member: [u8; MEMBER_LEN],
     id: JobId,
     what: &'static str,
     delay: Duration,
@@ -139,7 +139,7 @@ impl Call {
     pub(crate) fn blobs(&self, queue: &QueueKeys) -> Vec<(Vec<u8>, i64, &Bytes)> {
         let beside = self.stored.iter().filter_map(|stored| stored.blob.as_ref().map(|blob| (stored, blob)));
         beside
-            .map(|(stored, (token, bytes))| (queue.result(&stored.id.key(), *token), stored.ttl_ms.abs(), bytes))
+            .map(|(stored, (token, bytes))| (queue.result(&key_of(stored.id), *token), stored.ttl_ms.abs(), bytes))
             .collect()
     }
 
@@ -149,7 +149,7 @@ impl Call {
         let index = index.checked_sub(1)?;
         match self.stored.get(index) {
             Some(stored) => {
-                let key = stored.blob.as_ref().map(|(token, _)| queue.result(&stored.id.key(), *token));
+                let key = stored.blob.as_ref().map(|(token, _)| queue.result(&key_of(stored.id), *token));
                 Some((stored.id, key))
             }
             None => self.others.get(index - self.stored.len()).map(|other| (other.id, None)),

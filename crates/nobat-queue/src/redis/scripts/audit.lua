@@ -1,0 +1,59 @@
+-- Confirms that a job is misplaced, and if asked sets it right.
+-- KEYS[1] base
+-- ARGV    1 set it was found in ('' none), 2 member, 3 key, 4 whether to repair,
+--         5 dead letters' ttl ms, 6 lane channel prefix
+-- result  0 nothing is wrong, 1 it is, 2 it was removed from the set (or queued
+--         again when it was in none), 3 it was dead-lettered
+-- Atomic: a job in motion is not mistaken for a lost one.
+
+local set, member, key, repair = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+dead_ttl, channel = ARGV[5], ARGV[6]
+watching = call('EXISTS', base .. 'watch') == 1
+local now = now_us()
+local rec = read(key)
+
+local function placed()
+  if call('ZSCORE', base .. 'ready', key) or call('ZSCORE', base .. 'sched', key) then return true end
+  local place = '0'
+  repeat
+    local reply = call('ZSCAN', base .. 'leases', place, 'MATCH', '*', 'COUNT', 1000)
+    for at = 1, #reply[2], 2 do
+      if sub(reply[2][at], 9) == key then return true end
+    end
+    place = reply[1]
+  until place == '0'
+  return false
+end
+
+if set == '' then
+  if not rec or call('ZSCORE', base .. 'dead', key) then return 0 end
+  local state = byte(rec, 1)
+  if state == PENDING and placed() then return 0 end
+  if state ~= PENDING and state and (band(state, 7) == 2 or state <= CORRUPT) then return 0 end
+  if not repair then return 1 end
+  if sound(rec) then
+    requeue(key, rec, now)
+    call('ZADD', base .. 'marker', 0, '0')
+    call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added))
+    return 2
+  end
+  entomb(key, rec, now)
+  return 3
+end
+
+if not call('ZSCORE', base .. set, member) then return 0 end
+local state = rec and byte(rec, 1)
+if set == 'dead' then
+  if state == DEAD or state == CORRUPT then return 0 end
+elseif state == PENDING and sound(rec) then
+  return 0
+elseif set == 'leases' and state == CANCELLED then
+  return 0
+end
+if not repair then return 1 end
+call('ZREM', base .. set, member)
+if set ~= 'dead' and rec and (state == PENDING or state == nil or (band(state, 7) ~= 2 and state > CORRUPT)) then
+  entomb(key, rec, now)
+  return 3
+end
+return 2
