@@ -26,6 +26,8 @@ mod read;
 mod recent;
 mod registry;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;
@@ -67,7 +69,13 @@ impl SqliteQueue {
     pub fn open(dir: &Path, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
         let folder = Folder::take(dir)?;
         let broken = |e: JournalError| unavailable(dir, &format!("holds no usable queue: {e}"));
-        let mut journal = Journal::open(&folder.journal(), settings.durability).map_err(broken)?;
+        let journal = Journal::open(&folder.journal(), settings.durability).map_err(broken)?;
+        SqliteQueue::start(folder, journal, settings)
+    }
+
+    fn start(folder: Folder, mut journal: Journal, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
+        let dir = folder.path().to_owned();
+        let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
         let ids = IdIssuer::new(journal.secret().map_err(broken)?);
         let clock = Clock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;

@@ -9,6 +9,8 @@ mod deadletters;
 mod idempotency;
 mod leases;
 mod limits;
+mod model;
+mod model_based;
 mod order;
 mod payloads;
 mod play;

@@ -93,7 +93,7 @@ impl Machine {
         let rows = self.dead_letters(queue, ids, limit);
         let mut sent = 0;
         for row in rows {
-            let position = self.next_position(now_us, row);
+            let position = self.next_position(now_us);
             let Some(job) = self.jobs.get_mut(&row) else { continue };
             if !matches!(job.phase, Phase::Dead { .. }) {
                 continue;

@@ -8,7 +8,7 @@ use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;
 
 /// A job's row in the journal, the locator of its public id. Rows are handed
-/// out in order of arrival, so they also are the counter of strict priority.
+/// out in order of arrival.
 pub(crate) type Row = u64;
 
 /// Index of a queue (a model) in the machine; also its key in the journal.

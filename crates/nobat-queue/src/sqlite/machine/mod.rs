@@ -21,13 +21,15 @@ mod job;
 mod lease;
 mod ready;
 mod sleepers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::job::{JobError, JobState, NewJob};
-use nobat_core::score::Aging;
+use nobat_core::score::{Aging, STRICT_SPAN};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 use smol_str::SmolStr;
 
@@ -110,10 +112,11 @@ impl Machine {
 
     /// Restores a job as the journal has it.
     pub(crate) fn restore_job(&mut self, row: Row, mut job: Job) {
-        match self.aging {
-            Aging::Strict => job.position = row as i64,
-            Aging::Step(_) => self.last_position = self.last_position.max(job.position),
+        if self.aging == Aging::Strict && job.position >= STRICT_SPAN {
+            // Written under aging; the order of arrival is near enough.
+            job.position = row as i64;
         }
+        self.last_position = self.last_position.max(job.position);
         self.restore_row(row);
         self.resident_bytes += job.payload.resident();
         self.index.enter(row, &job);
@@ -193,7 +196,7 @@ impl Machine {
             priority: options.priority,
             retry: options.retry,
             rows: new.rows,
-            position: self.next_position(now_us, row),
+            position: self.next_position(now_us),
             created_us: now_us,
             queued_us: now_us,
             deadline_us: options.deadline.map(|deadline| now_us + micros(deadline)),
@@ -244,16 +247,15 @@ impl Machine {
         Err(Error::new(ErrorCode::QueueFull, message).retry_after(state.drain.time_for(now_us, jobs / 20 + 1)))
     }
 
-    /// A place behind every job that is there: time under aging (made unique),
-    /// the row under strict priority.
-    fn next_position(&mut self, now_us: u64, row: Row) -> i64 {
-        match self.aging {
-            Aging::Strict => row as i64,
-            Aging::Step(_) => {
-                self.last_position = (self.last_position + 1).max(now_us as i64);
-                self.last_position
-            }
-        }
+    /// A place behind every job that is there: time under aging (made unique), a
+    /// counter under strict priority.
+    fn next_position(&mut self, now_us: u64) -> i64 {
+        let next = self.last_position + 1;
+        self.last_position = match self.aging {
+            Aging::Strict => next,
+            Aging::Step(_) => next.max(now_us as i64),
+        };
+        self.last_position
     }
 
     /// Lets time pass: what is due becomes ready, what is late expires, what was
@@ -287,16 +289,16 @@ impl Machine {
         firsts.chain(rest.into_iter().flatten()).min()
     }
 
-    /// A scheduled or failed job is due: it joins the ready order as of `due_us`.
+    /// A scheduled or failed job is due: it joins the ready order as of `due_us`
+    /// under aging, and at its old place under strict priority.
     fn promote(&mut self, due_us: u64, row: Row) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
         self.index.leave(row, job);
         job.phase = Phase::Queued;
         job.queued_us = due_us;
-        job.position = match self.aging {
-            Aging::Strict => row as i64,
-            Aging::Step(_) => due_us as i64,
-        };
+        if self.aging != Aging::Strict {
+            job.position = due_us as i64;
+        }
         let queue = job.queue;
         self.index.enter(row, job);
         self.wake(queue);
