@@ -25,6 +25,10 @@ check:
 test:
     scripts/test
 
+# The model-based test in full: 200,000 random operations on each store.
+model:
+    NOBAT_MODEL_OPS=200000 cargo test --locked -p nobat-queue --test conformance model_based
+
 # The fault suite in full: hundreds of killed workers, gateways and Redis servers (about half an hour).
 faults *args:
     scripts/faults {{args}}

@@ -24,7 +24,7 @@ use super::machine::Row;
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -56,7 +56,7 @@ impl Folder {
         }
         let pid = std::process::id().to_string();
         lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0)).map_err(unusable)?;
-        Ok(Folder { path: path.to_owned(), _lock: lock })
+        Ok(Folder { path: path.to_owned(), lock })
     }
 
     /// The folder's path.
@@ -91,6 +91,14 @@ impl Folder {
         let name = self.path.join("running").join(number.to_string());
         let file = OpenOptions::new().create(true).truncate(true).write(true).open(&name)?;
         Ok(Running { name, file, rows: Vec::new(), bytes: Vec::new() })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing the file would do, but for a child process that is being
+        // started at this moment and still shares it.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -56,7 +56,9 @@ impl World {
     fn new(aging_s: u32) -> World {
         let settings = QueueSettings { aging_s, max_dead: 3, dead_ttl_s: 1_000_000, ..QueueSettings::default() };
         let mut machine = Machine::new(settings, IdIssuer::new([1; 16]), 1, 100);
-        MODELS.iter().for_each(|model| drop(machine.queue(model)));
+        for model in MODELS {
+            machine.queue(model);
+        }
         let consumer = machine.add_consumer(0);
         World {
             machine,
@@ -136,7 +138,9 @@ impl World {
                     assert_eq!(self.machine.cancel(self.now_us, id).is_err(), terminal);
                 }
             }
-            Op::Redrive { model } => drop(self.machine.redrive(self.now_us, model as QueueNo, &[], 2)),
+            Op::Redrive { model } => {
+                self.machine.redrive(self.now_us, model as QueueNo, &[], 2);
+            }
             Op::Pass { ms } => self.now_us += ms * 1_000,
             Op::Commit => {
                 let group = self.machine.take_group(self.now_us);
