@@ -1,3 +1,84 @@
-//! The `nobat` command.
+//! The `nobat` command: `serve` joins a gateway and a worker in one process; the
+//! rest are the tools people reach for around a running service.
+//!
+//! Owns command lines, what they print and their exit codes (0 done, 1 failed,
+//! 2 misused). It does not own how anything works: serving is the gateway's and
+//! the worker's, and the tools are clients of the public API like any other.
 
-fn main() {}
+mod bench;
+mod client;
+mod config;
+mod doctor;
+mod healthcheck;
+mod input;
+mod jobs;
+mod models;
+mod predict;
+mod queue;
+mod serve;
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Freed memory goes back to the system after a load; glibc's allocator keeps it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A model server built around a queue.
+#[derive(Parser)]
+#[command(
+    name = "nobat",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+        nobat serve ./model.onnx                      serve one model on http://127.0.0.1:8000\n  \
+        nobat serve --models ./models --redis redis://127.0.0.1:6379\n  \
+        nobat predict digits --input digit.json       send a request, print the answer\n  \
+        nobat jobs list --state dead                  what failed for good\n  \
+        nobat bench digits --input digit.json         measure a running service"
+)]
+struct Cli {
+    /// Configuration file [default: config/nobat.toml where there is one].
+    #[arg(long, global = true, env = "NOBAT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Predict(predict::Args),
+    Jobs(jobs::Args),
+    Models(models::Args),
+    Queue(queue::Args),
+    Doctor(doctor::Args),
+    Bench(bench::Args),
+    Healthcheck(healthcheck::Args),
+    Config(config::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args, cli.config.as_deref()),
+        Command::Predict(args) => predict::run(args),
+        Command::Jobs(args) => jobs::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
+        Command::Bench(args) => bench::run(args),
+        Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Config(args) => config::run(args, cli.config.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nobat: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

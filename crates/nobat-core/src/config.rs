@@ -38,13 +38,15 @@ const ENV_PREFIX: &str = "NOBAT_";
 pub struct StoreSettings {
     /// Redis URL; empty: the embedded store under `data`.
     pub redis: String,
+    /// What every Redis key begins with; deployments that share a Redis differ here.
+    pub prefix: String,
     /// Folder of the embedded store.
     pub data: PathBuf,
 }
 
 impl Default for StoreSettings {
     fn default() -> StoreSettings {
-        StoreSettings { redis: String::new(), data: ".nobat/data".into() }
+        StoreSettings { redis: String::new(), prefix: "nobat".into(), data: ".nobat/data".into() }
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
             jail.set_env("NOBAT_LISTEN", "a flag's own variable");
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             let store: StoreSettings = layers.section("store").expect("a section");
-            assert_eq!(store, StoreSettings { redis: "redis://env".into(), data: "/from/file".into() });
+            assert_eq!((store.redis.as_str(), store.data.as_path()), ("redis://env", Path::new("/from/file")));
             jail.set_env("NOBAT_STORE__DATTA", "x");
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             let error = layers.section::<StoreSettings>("store").expect_err("unknown");

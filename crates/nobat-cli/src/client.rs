@@ -1,0 +1,132 @@
+//! The HTTP client of the tools: where the service is, which key to show, and
+//! how its refusals read on a terminal.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+
+/// Where the service is and who calls.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Server {
+    /// Address of the service.
+    #[arg(long, env = "NOBAT_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
+    url: String,
+    /// API key, where the service asks for one.
+    #[arg(long, env = "NOBAT_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+}
+
+/// A connection pool to one service.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    api_key: Option<String>,
+}
+
+impl Server {
+    /// A client whose answers may take `timeout`.
+    pub(crate) fn client(&self, timeout: Duration) -> Result<Client> {
+        let http = reqwest::Client::builder().timeout(timeout).tcp_nodelay(true).build()?;
+        Ok(Client { http, base: self.url.trim_end_matches('/').to_owned(), api_key: self.api_key.clone() })
+    }
+
+    /// The address as given.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Client {
+    /// A request of `method` to `path`, with the key.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.api_key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// Sends and reads a JSON answer; a refusal becomes an error that says it.
+    pub(crate) async fn json(&self, request: RequestBuilder) -> Result<(StatusCode, Value)> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        let text = response.text().await.context("the answer broke off")?;
+        let body: Value = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).with_context(|| format!("HTTP {status} with a body that is not JSON"))?
+        };
+        if status.is_client_error() || status.is_server_error() {
+            bail!("{}", refusal(status, &body));
+        }
+        Ok((status, body))
+    }
+
+    /// Sends; a service that cannot be reached becomes an error with the remedy.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        request.send().await.map_err(|error| {
+            let why = if error.is_timeout() { "does not answer in time" } else { "cannot be reached" };
+            anyhow::Error::from(error.without_url())
+                .context(format!("{} {why}; is it running? start it with `nobat serve`, or set --url", self.base))
+        })
+    }
+}
+
+/// A refusal in one line: its code, its message, its request id.
+fn refusal(status: StatusCode, body: &Value) -> String {
+    let text = |key: &str| body.get(key).and_then(Value::as_str);
+    let message = text("detail").or(text("error")).or(text("title")).unwrap_or("no reason given");
+    let code = text("code").map(|code| format!(" ({code})")).unwrap_or_default();
+    format!("HTTP {}{code}: {message}", status.as_u16())
+}
+
+/// Prints JSON for people and for `jq`.
+pub(crate) fn print(value: &Value) -> Result<()> {
+    use std::io::Write;
+    let text = serde_json::to_string_pretty(value)?;
+    match writeln!(std::io::stdout(), "{text}") {
+        // The reader had enough (`nobat jobs list | head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Runs a tool's future on a runtime of one thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// A path segment: everything that is not plain becomes percent-encoded.
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_reads_as_one_line_in_every_protocols_shape() {
+        let body = serde_json::json!({"code": "invalid_tensor", "detail": "row 1 has 63 numbers, expected 64"});
+        assert_eq!(
+            refusal(StatusCode::BAD_REQUEST, &body),
+            "HTTP 400 (invalid_tensor): row 1 has 63 numbers, expected 64"
+        );
+        assert_eq!(refusal(StatusCode::NOT_FOUND, &serde_json::json!({"error": "gone"})), "HTTP 404: gone");
+    }
+
+    #[test]
+    fn a_segment_cannot_leave_its_place_in_the_path() {
+        assert_eq!(segment("a/b c?d"), "a%2Fb%20c%3Fd");
+    }
+}

@@ -1,0 +1,119 @@
+//! All settings of a deployment, and `nobat config`, which shows them.
+
+use std::path::Path;
+
+use anyhow::Result;
+use nobat_core::config::{Layers, StoreSettings};
+use nobat_core::logging::LogSettings;
+use nobat_core::{Error, ErrorCode};
+use nobat_gateway::config::GatewayConfig;
+use nobat_queue::queue::QueueSettings;
+use nobat_worker::WorkerConfig;
+use serde::Serialize;
+
+/// Every section, as `config/nobat.toml` has them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Settings {
+    pub(crate) store: StoreSettings,
+    pub(crate) queue: QueueSettings,
+    pub(crate) gateway: GatewayConfig,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) log: LogSettings,
+}
+
+impl Settings {
+    /// Defaults, file and environment; flags are the caller's.
+    pub(crate) fn read(file: Option<&Path>) -> Result<Settings, Error> {
+        let layers = Layers::read(file)?;
+        Ok(Settings {
+            store: layers.section("store")?,
+            queue: layers.section("queue")?,
+            gateway: layers.section("gateway")?,
+            worker: layers.section("worker")?,
+            log: layers.section("log")?,
+        })
+    }
+
+    /// What no section can see by itself.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let refuse = |message: String| Err(Error::new(ErrorCode::InvalidParameter, message));
+        if self.queue.lease_ms < 100 {
+            return refuse(format!(
+                "queue.lease_ms is {}; leases shorter than 100 ms expire while a batch runs",
+                self.queue.lease_ms
+            ));
+        }
+        if self.store.redis.is_empty() && self.store.data.as_os_str().is_empty() {
+            return refuse("store.data is empty and store.redis too; set one of them".into());
+        }
+        let listeners = [
+            ("gateway.listen", &self.gateway.listen),
+            ("gateway.grpc", &self.gateway.grpc),
+            ("gateway.metrics", &self.gateway.metrics),
+        ];
+        for (index, (key, address)) in listeners.iter().enumerate() {
+            let same =
+                |other: &&(&str, &String)| other.1 == *address && !address.is_empty() && !address.ends_with(":0");
+            if let Some((other, _)) = listeners[..index].iter().find(same) {
+                return refuse(format!("{other} and {key} are both `{address}`; give each its own port"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Print the settings in effect, as TOML.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  nobat config\n  NOBAT_QUEUE__LEASE_MS=3000 nobat config --config my.toml")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: Args, file: Option<&Path>) -> Result<()> {
+    let mut settings = Settings::read(file)?;
+    settings.validate()?;
+    settings.store.redis = without_password(&settings.store.redis);
+    print!("{}", toml::to_string_pretty(&settings)?);
+    Ok(())
+}
+
+/// A URL whose password is left out, for people's eyes.
+pub(crate) fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((login, host)) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_and_the_compiled_in_defaults_agree() {
+        let shipped: toml::Table = toml::from_str(include_str!("../../../config/nobat.toml")).expect("TOML");
+        let defaults = toml::Table::try_from(Settings::default()).expect("serializes");
+        assert_eq!(shipped, defaults);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused_by_name() {
+        let mut settings = Settings::default();
+        settings.validate().expect("the defaults hold");
+        settings.gateway.metrics = settings.gateway.listen.clone();
+        let error = settings.validate().expect_err("one port twice");
+        assert!(error.message.contains("gateway.listen") && error.message.contains("gateway.metrics"), "{error}");
+        let short = QueueSettings { lease_ms: 5, ..QueueSettings::default() };
+        let error = Settings { queue: short, ..Settings::default() }.validate().expect_err("too short");
+        assert!(error.message.contains("lease_ms"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(without_password("redis://me:secret@db:6379/0"), "redis://me:***@db:6379/0");
+        assert_eq!(without_password("redis://:se@cret@db"), "redis://:***@db");
+        assert_eq!(without_password("redis://db"), "redis://db");
+    }
+}

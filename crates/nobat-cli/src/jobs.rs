@@ -1,0 +1,110 @@
+//! `nobat jobs`: look at jobs, wait for one, cancel or retry it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::client::{Client, Server, block_on, print, segment};
+
+/// Longest one long poll; the loop goes on until the caller's time is up.
+const POLL_S: u64 = 30;
+
+/// List, show, wait for, cancel and retry jobs.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat jobs list --model digits --state dead\n  \
+    nobat jobs wait ID --timeout 300\n  \
+    nobat jobs cancel ID")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List jobs.
+    List {
+        /// Only this model's.
+        #[arg(long)]
+        model: Option<String>,
+        /// Only this state: scheduled, queued, leased, failed, succeeded, dead, cancelled or expired.
+        #[arg(long)]
+        state: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Where the page before ended.
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Show a job.
+    Get {
+        /// The job's id.
+        id: String,
+    },
+    /// Print a job's result, waiting until there is one.
+    Wait {
+        /// The job's id.
+        id: String,
+        /// Seconds to wait.
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Cancel a job that has not finished.
+    Cancel {
+        /// The job's id.
+        id: String,
+    },
+    /// Send a dead job back to its queue, its attempts forgotten.
+    Retry {
+        /// The job's id.
+        id: String,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let client = args.server.client(Duration::from_secs(POLL_S + 10))?;
+    block_on(async {
+        let (method, path) = match args.action {
+            Action::List { model, state, limit, cursor } => {
+                let mut path = format!("/api/v1/jobs?limit={limit}");
+                for (key, value) in [("model", model), ("state", state), ("cursor", cursor)] {
+                    if let Some(value) = value {
+                        path += &format!("&{key}={}", segment(&value));
+                    }
+                }
+                (Method::GET, path)
+            }
+            Action::Get { id } => (Method::GET, job(&id)),
+            Action::Wait { id, timeout } => return wait(&client, &id, Duration::from_secs(timeout)).await,
+            Action::Cancel { id } => (Method::POST, format!("{}/cancel", job(&id))),
+            Action::Retry { id } => (Method::POST, format!("{}/retry", job(&id))),
+        };
+        print(&client.json(client.request(method, &path)).await?.1)
+    })
+}
+
+fn job(id: &str) -> String {
+    format!("/api/v1/jobs/{}", segment(id))
+}
+
+async fn wait(client: &Client, id: &str, timeout: Duration) -> Result<()> {
+    let end = Instant::now() + timeout;
+    loop {
+        let left_s = end.saturating_duration_since(Instant::now()).as_secs_f64();
+        let path = format!("{}/result?wait={:.3}", job(id), left_s.min(POLL_S as f64));
+        let (status, answer) = client.json(client.request(Method::GET, &path)).await?;
+        if status != StatusCode::ACCEPTED {
+            return print(&answer);
+        }
+        if Instant::now() >= end {
+            let state = answer.get("state").and_then(Value::as_str).unwrap_or("unfinished");
+            bail!("job {id} is {state} after {} s", timeout.as_secs());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `nobat predict`: one request, its answer on standard output.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::{Method, header};
+use serde_json::Value;
+
+use crate::client::{Server, block_on, print, segment};
+use crate::input;
+
+/// Send a request to a model and print the answer.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat predict digits --input digit.json\n  \
+    echo '{\"instances\": [[0, 1, 2]]}' | nobat predict my-model --input -\n  \
+    nobat predict digits --input digits.npy --priority 10 --deadline 500ms\n  \
+    nobat predict digits --input digit.json --async      print the job's id and return")]
+pub(crate) struct Args {
+    /// Name of the model.
+    model: String,
+    /// A JSON file, an .npy array, or - for standard input.
+    #[arg(long, short, value_name = "FILE")]
+    input: PathBuf,
+    /// 0 to 255; 10 runs before 1.
+    #[arg(long)]
+    priority: Option<u8>,
+    /// Time within which it must finish, such as 500ms.
+    #[arg(long, value_name = "DURATION")]
+    deadline: Option<String>,
+    /// How long its result can be read, such as 60s.
+    #[arg(long, value_name = "DURATION")]
+    result_ttl: Option<String>,
+    /// Attempts after the first.
+    #[arg(long)]
+    max_retries: Option<u8>,
+    /// Time before which it must not run, such as 5s.
+    #[arg(long, value_name = "DURATION")]
+    delay: Option<String>,
+    /// Print the job and return without waiting for its result.
+    #[arg(long = "async")]
+    fire: bool,
+    /// Seconds to wait for the result.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait: u32,
+    #[command(flatten)]
+    server: Server,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let body = input::read(&args.input)?;
+    let mut query: Vec<(&str, String)> = Vec::new();
+    let mut add = |key, value: Option<String>| query.extend(value.map(|value| (key, value)));
+    add("priority", args.priority.map(|value| value.to_string()));
+    add("deadline", args.deadline);
+    add("result_ttl", args.result_ttl);
+    add("max_retries", args.max_retries.map(|value| value.to_string()));
+    add("delay", args.delay);
+    let query: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", segment(value))).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    let path = format!("/api/v1/predict/{}{mark}{}", segment(&args.model), query.join("&"));
+
+    let client = args.server.client(Duration::from_secs(u64::from(args.wait) + 10))?;
+    let prefer = if args.fire { "respond-async".to_owned() } else { format!("wait={}", args.wait) };
+    let request = client
+        .request(Method::POST, &path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("Prefer", prefer)
+        .body(body);
+    block_on(async {
+        let (status, answer) = client.json(request).await?;
+        print(&answer)?;
+        if status == reqwest::StatusCode::ACCEPTED && !args.fire {
+            let id = answer.get("id").and_then(Value::as_str).unwrap_or("ID");
+            eprintln!("nobat: still running after {} s; `nobat jobs wait {id}` waits for it", args.wait);
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,206 @@
+//! `nobat serve`: a gateway and a worker in one process.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nobat_core::logging;
+use nobat_core::signature::{ModelSignature, ModelState};
+use nobat_gateway::Gateway;
+use nobat_worker::Worker;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Settings;
+use crate::store;
+
+/// Serve models: gateway, worker and queue in one process.
+///
+/// Without --redis the queue is embedded: durable, in one folder, no server.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat serve ./model.onnx\n  \
+    nobat serve --models ./models --data ./nobat-data --listen 0.0.0.0:8000\n  \
+    nobat serve --models ./models --redis redis://127.0.0.1:6379\n\n\
+    SIGTERM and SIGINT drain: what runs is finished, what waits stays queued; a second one ends at once.")]
+pub(crate) struct Args {
+    /// Model files, or folders of models.
+    #[arg(value_name = "MODEL")]
+    paths: Vec<PathBuf>,
+    /// Folder of models (repeat it for more).
+    #[arg(long, env = "NOBAT_MODELS", value_delimiter = ',', value_name = "DIR")]
+    models: Vec<PathBuf>,
+    /// Address for HTTP.
+    #[arg(long, env = "NOBAT_LISTEN", value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Address for gRPC; empty turns it off.
+    #[arg(long, env = "NOBAT_GRPC", value_name = "ADDRESS")]
+    grpc: Option<String>,
+    /// Address for metrics; empty turns it off.
+    #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
+    metrics: Option<String>,
+    /// Folder of the embedded queue.
+    #[arg(long, env = "NOBAT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Redis with the queues, instead of the embedded one.
+    #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
+    redis: Option<String>,
+    /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
+    #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
+    log_level: Option<String>,
+    /// Folder of the daily log files.
+    #[arg(long, env = "NOBAT_LOG_DIR", value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+}
+
+impl Args {
+    fn over(self, settings: &mut Settings) {
+        let models: Vec<PathBuf> = self.paths.into_iter().chain(self.models).collect();
+        if !models.is_empty() {
+            settings.worker.models = models;
+        }
+        let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
+        set(&mut settings.gateway.listen, self.listen);
+        set(&mut settings.gateway.grpc, self.grpc);
+        set(&mut settings.gateway.metrics, self.metrics);
+        set(&mut settings.store.redis, self.redis);
+        set(&mut settings.log.level, self.log_level);
+        let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);
+        set(&mut settings.store.data, self.data);
+        set(&mut settings.log.dir, self.log_dir);
+    }
+}
+
+pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
+    let started = Instant::now();
+    let mut settings = Settings::read(file)?;
+    args.over(&mut settings);
+    settings.validate()?;
+    if settings.worker.models.is_empty() {
+        bail!("no model is named; give a model file or a folder, such as `nobat serve ./model.onnx`");
+    }
+    let mut log = settings.log.clone();
+    if log.dir.as_os_str().is_empty() {
+        let beside = settings.store.redis.is_empty().then(|| settings.store.data.join("log"));
+        log.dir = logging::default_dir(beside.as_deref());
+    }
+    logging::init("nobat", log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(settings, started))
+}
+
+async fn serve(settings: Settings, started: Instant) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let queue = store::open(&settings).await?;
+    let models = settings.worker.models.clone();
+    let worker = Worker::start(settings.worker, queue.clone())?;
+    let gateway = Gateway::start(settings.gateway, queue).await?;
+    let failed = tokio::select! {
+        failed = worker.ready() => failed,
+        () = stop.asked() => Vec::new(),
+    };
+    let signatures = worker.signatures();
+    if signatures.iter().all(|model| model.state == ModelState::Failed) && !failed.is_empty() {
+        bail!("no model could be loaded: {}", failed.join("; "));
+    }
+    for reason in &failed {
+        eprintln!("nobat: a model could not be loaded and is not served: {reason}");
+    }
+    print!("{}", welcome(&format!("http://{}", gateway.http_addr()), &signatures, &models, started.elapsed()));
+    tell_service_manager();
+
+    stop.asked().await;
+    log::info!("draining: finishing what runs, leaving what waits in the queue");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let drain = async {
+        // The gateway first: its callers wait for what the worker still runs.
+        gateway.stop().await;
+        tokio::task::spawn_blocking(move || worker.drain()).await.context("the worker did not drain")
+    };
+    tokio::select! {
+        drained = drain => drained,
+        () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Stop> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Tells systemd that the service is ready, and keeps its watchdog calm from
+/// the runtime that everything else needs too.
+fn tell_service_manager() {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        tokio::spawn(async move {
+            loop {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                tokio::time::sleep(limit / 3).await;
+            }
+        });
+    }
+}
+
+/// What a person needs next: the address, the documentation, a line to paste.
+fn welcome(url: &str, signatures: &[ModelSignature], models: &[PathBuf], took: Duration) -> String {
+    let mut ready: Vec<&ModelSignature> = signatures.iter().filter(|model| model.state == ModelState::Ready).collect();
+    ready.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<&str> = ready.iter().map(|model| model.name.as_str()).collect();
+    let mut text = format!("nobat is ready after {} ms, serving {}\n", took.as_millis(), names.join(", "));
+    let _ = writeln!(text, "  http  {url}\n  docs  {url}/docs");
+    if let Some(model) = ready.first() {
+        let body = example(&model.name, models).map(|path| format!("@{}", path.display()));
+        if let Some(body) = body.or_else(|| zeros(model).map(|json| format!("'{json}'"))) {
+            let _ = writeln!(text, "  try   curl -s {url}/v1/models/{}:predict -d {body}", model.name);
+        }
+    }
+    text
+}
+
+/// `example.json` in the model's folder: a request worth sending.
+fn example(model: &str, models: &[PathBuf]) -> Option<PathBuf> {
+    models
+        .iter()
+        .flat_map(|folder| [folder.join(model).join("example.json"), folder.join("example.json")])
+        .find(|path| path.is_file())
+}
+
+/// A request of one row of zeros, for a model that comes without an example;
+/// none where it would fill the screen.
+fn zeros(model: &ModelSignature) -> Option<String> {
+    let mut fields = Vec::new();
+    for input in &model.inputs {
+        let dims = &input.shape[usize::from(model.batched)..];
+        let count = dims.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim.max(1)))?;
+        if count > 256 {
+            return None;
+        }
+        let row = dims.iter().rev().fold("0".to_owned(), |inner, &dim| {
+            format!("[{}]", vec![inner; usize::try_from(dim).unwrap_or(1)].join(","))
+        });
+        fields.push((&input.name, row));
+    }
+    let row = match fields.as_slice() {
+        [(_, only)] => only.clone(),
+        several => {
+            let named: Vec<String> = several.iter().map(|(name, row)| format!("\"{name}\":{row}")).collect();
+            format!("{{{}}}", named.join(","))
+        }
+    };
+    Some(format!("{{\"instances\":[{row}]}}"))
+}

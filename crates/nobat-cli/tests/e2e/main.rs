@@ -1,0 +1,8 @@
+//! End to end: real processes, a real Redis, the real digits model.
+
+#[path = "../rig/mod.rs"]
+mod rig;
+
+mod answers;
+mod bad_input;
+mod life;

@@ -1,0 +1,106 @@
+//! Writes small ONNX models, so that the tests know what a model answers and how
+//! long it takes. The bytes are protobuf, field by field as onnx.proto numbers them.
+
+use std::path::{Path, PathBuf};
+
+/// Width of the rows of [`echo`].
+pub(crate) const WIDTH: usize = 64;
+
+/// A repository with the model `echo`: `x: float[N,64]` comes back as `y`, after
+/// `steps` multiplications by a `size`×`size` identity, which cost time and change
+/// nothing. An answer that is not its own question shows at once.
+pub(crate) fn echo(folder: &Path, size: usize, steps: usize) -> PathBuf {
+    assert!(size >= WIDTH);
+    let mut nodes = vec![node("MatMul", &["x", "widen"], "h0")];
+    for step in 0..steps {
+        nodes.push(node("MatMul", &[&format!("h{step}"), "identity"], &format!("h{}", step + 1)));
+    }
+    nodes.push(node("MatMul", &[&format!("h{steps}"), "narrow"], "y"));
+    let mut graph = Vec::new();
+    nodes.iter().for_each(|node| bytes(&mut graph, 1, node));
+    bytes(&mut graph, 2, b"echo");
+    for (name, rows, columns) in [("widen", WIDTH, size), ("identity", size, size), ("narrow", size, WIDTH)] {
+        bytes(&mut graph, 5, &identity(name, rows, columns));
+    }
+    bytes(&mut graph, 11, &value("x"));
+    bytes(&mut graph, 12, &value("y"));
+
+    let mut opset = Vec::new();
+    bytes(&mut opset, 1, b"");
+    number(&mut opset, 2, 13);
+    let mut model = Vec::new();
+    number(&mut model, 1, 8);
+    bytes(&mut model, 7, &graph);
+    bytes(&mut model, 8, &opset);
+
+    let repository = folder.join("models");
+    let version = repository.join("echo/1");
+    std::fs::create_dir_all(&version).expect("the model's folder");
+    std::fs::write(version.join("model.onnx"), model).expect("the model's file");
+    repository
+}
+
+/// The JSON body of rows whose every number is `value`.
+pub(crate) fn body(value: u32, rows: usize) -> String {
+    let row = format!("[{}]", vec![value.to_string(); WIDTH].join(","));
+    format!("{{\"instances\":[{}]}}", vec![row; rows].join(","))
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn number(out: &mut Vec<u8>, field: u64, value: u64) {
+    varint(out, field << 3);
+    varint(out, value);
+}
+
+fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    varint(out, field << 3 | 2);
+    varint(out, value.len() as u64);
+    out.extend_from_slice(value);
+}
+
+fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    inputs.iter().for_each(|input| bytes(&mut out, 1, input.as_bytes()));
+    bytes(&mut out, 2, output.as_bytes());
+    bytes(&mut out, 4, operator.as_bytes());
+    out
+}
+
+fn identity(name: &str, rows: usize, columns: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    number(&mut out, 1, rows as u64);
+    number(&mut out, 1, columns as u64);
+    number(&mut out, 2, 1);
+    bytes(&mut out, 8, name.as_bytes());
+    let at = |row: usize, column: usize| if row == column { 1f32 } else { 0f32 };
+    let data: Vec<u8> =
+        (0..rows).flat_map(|row| (0..columns).flat_map(move |column| at(row, column).to_le_bytes())).collect();
+    bytes(&mut out, 9, &data);
+    out
+}
+
+fn value(name: &str) -> Vec<u8> {
+    let mut free = Vec::new();
+    bytes(&mut free, 2, b"N");
+    let mut fixed = Vec::new();
+    number(&mut fixed, 1, WIDTH as u64);
+    let mut shape = Vec::new();
+    bytes(&mut shape, 1, &free);
+    bytes(&mut shape, 1, &fixed);
+    let mut tensor = Vec::new();
+    number(&mut tensor, 1, 1);
+    bytes(&mut tensor, 2, &shape);
+    let mut kind = Vec::new();
+    bytes(&mut kind, 1, &tensor);
+    let mut out = Vec::new();
+    bytes(&mut out, 1, name.as_bytes());
+    bytes(&mut out, 2, &kind);
+    out
+}
