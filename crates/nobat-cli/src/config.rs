@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nobat_core::config::{Layers, StoreSettings};
+use nobat_core::config::{Layers, StoreSettings, without_password};
 use nobat_core::logging::LogSettings;
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::config::GatewayConfig;
@@ -75,18 +75,6 @@ pub(crate) fn run(_: Args, file: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// A URL whose password is left out, for people's eyes.
-pub(crate) fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    match rest.rsplit_once('@') {
-        Some((login, host)) => {
-            let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{host}")
-        }
-        None => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +96,5 @@ mod tests {
         let short = QueueSettings { lease_ms: 5, ..QueueSettings::default() };
         let error = Settings { queue: short, ..Settings::default() }.validate().expect_err("too short");
         assert!(error.message.contains("lease_ms"), "{error}");
-    }
-
-    #[test]
-    fn a_password_is_never_shown() {
-        assert_eq!(without_password("redis://me:secret@db:6379/0"), "redis://me:***@db:6379/0");
-        assert_eq!(without_password("redis://:se@cret@db"), "redis://:***@db");
-        assert_eq!(without_password("redis://db"), "redis://db");
     }
 }

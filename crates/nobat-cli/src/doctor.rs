@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use nobat_core::config::without_password;
 
 use crate::client::block_on;
-use crate::config::{Settings, without_password};
+use crate::config::Settings;
 use crate::store;
 
 /// Check settings, ONNX Runtime and the queue's store; exit 1 when one is unfit.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nobat_core::lifecycle::{self, Stop};
 use nobat_core::logging;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_gateway::Gateway;
 use nobat_worker::Worker;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Settings;
 use crate::store;
@@ -79,10 +79,9 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     if settings.worker.models.is_empty() {
         bail!("no model is named; give a model file or a folder, such as `nobat serve ./model.onnx`");
     }
-    let mut log = settings.log.clone();
-    if log.dir.as_os_str().is_empty() {
-        let beside = settings.store.redis.is_empty().then(|| settings.store.data.join("log"));
-        log.dir = logging::default_dir(beside.as_deref());
+    let mut log = settings.log.clone().or_service_dir();
+    if log.dir.as_os_str().is_empty() && settings.store.redis.is_empty() {
+        log.dir = settings.store.data.join("log");
     }
     logging::init("nobat", log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -107,11 +106,11 @@ async fn serve(settings: Settings, started: Instant) -> Result<()> {
         eprintln!("nobat: a model could not be loaded and is not served: {reason}");
     }
     print!("{}", welcome(&format!("http://{}", gateway.http_addr()), &signatures, &models, started.elapsed()));
-    tell_service_manager();
+    lifecycle::ready();
 
     stop.asked().await;
     log::info!("draining: finishing what runs, leaving what waits in the queue");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    lifecycle::stopping();
     let drain = async {
         // The gateway first: its callers wait for what the worker still runs.
         gateway.stop().await;
@@ -120,39 +119,6 @@ async fn serve(settings: Settings, started: Instant) -> Result<()> {
     tokio::select! {
         drained = drain => drained,
         () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Stop> {
-        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Tells systemd that the service is ready, and keeps its watchdog calm from
-/// the runtime that everything else needs too.
-fn tell_service_manager() {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    if let Some(limit) = sd_notify::watchdog_enabled() {
-        tokio::spawn(async move {
-            loop {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-                tokio::time::sleep(limit / 3).await;
-            }
-        });
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use nobat_core::config::without_password;
 use nobat_queue::Queue;
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
 
-use crate::config::{Settings, without_password};
+use crate::config::Settings;
 
 /// Opens the queue that `settings` name.
 pub(crate) async fn open(settings: &Settings) -> Result<Arc<dyn Queue>> {

@@ -50,6 +50,16 @@ impl Default for StoreSettings {
     }
 }
 
+impl StoreSettings {
+    /// The Redis URL, or Redis on this machine where none is set.
+    pub fn redis_or_local(&self) -> &str {
+        match self.redis.as_str() {
+            "" => "redis://127.0.0.1:6379",
+            url => url,
+        }
+    }
+}
+
 /// A configuration's layers below the flags, read but not yet taken apart.
 #[derive(Debug)]
 pub struct Layers {
@@ -139,6 +149,18 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorCode::InvalidParameter, message)
 }
 
+/// A URL whose password is left out: for logs and people's eyes.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((login, host)) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}")
+        }
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +193,13 @@ mod tests {
     fn a_value_of_the_wrong_type_names_its_key() {
         let error = layers("[store]\nredis = 3").expect("reads").section::<StoreSettings>("store").expect_err("no");
         assert!(error.message.contains("`store.redis`") && error.message.contains("string"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(without_password("redis://me:secret@db:6379/0"), "redis://me:***@db:6379/0");
+        assert_eq!(without_password("redis://:se@cret@db"), "redis://:***@db");
+        assert_eq!(without_password("redis://db"), "redis://db");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod explain;
 pub mod id;
 pub mod infer;
 pub mod job;
+pub mod lifecycle;
 pub mod logging;
 pub mod oip;
 pub mod retry;

@@ -15,7 +15,7 @@ mod levels;
 mod line;
 mod signals;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -41,6 +41,18 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Levels over the file's: `debug`, or `info,nobat_queue=trace`; empty: the file's.
     pub level: String,
+}
+
+impl LogSettings {
+    /// With a folder for the daily files where none is named: systemd's
+    /// LogsDirectory=, else none.
+    #[must_use]
+    pub fn or_service_dir(mut self) -> LogSettings {
+        if self.dir.as_os_str().is_empty() {
+            self.dir = std::env::var_os("LOGS_DIRECTORY").unwrap_or_default().into();
+        }
+        self
+    }
 }
 
 /// How a line is written.
@@ -199,15 +211,6 @@ fn report_rarely(program: String) -> impl Fn(&anyhow::Error) + Send + Sync {
         {
             eprintln!("{program}: a log line could not be written: {error}");
         }
-    }
-}
-
-/// The folder for daily files when none is named: systemd's LogsDirectory=, else
-/// `fallback` (such as the data folder's `log`), else none.
-pub fn default_dir(fallback: Option<&Path>) -> PathBuf {
-    match std::env::var_os("LOGS_DIRECTORY") {
-        Some(dir) if !dir.is_empty() => dir.into(),
-        _ => fallback.map(Path::to_path_buf).unwrap_or_default(),
     }
 }
 
