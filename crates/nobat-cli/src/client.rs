@@ -12,10 +12,10 @@ use serde_json::Value;
 #[derive(clap::Args, Clone)]
 pub(crate) struct Server {
     /// Address of the service.
-    #[arg(long, env = "NOBAT_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
+    #[arg(long, global = true, env = "NOBAT_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
     url: String,
     /// API key, where the service asks for one.
-    #[arg(long, env = "NOBAT_API_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(long, global = true, env = "NOBAT_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 }
 

@@ -36,6 +36,7 @@ impl Settings {
 
     /// What no section can see by itself.
     pub(crate) fn validate(&self) -> Result<(), Error> {
+        self.gateway.validate()?;
         let refuse = |message: String| Err(Error::new(ErrorCode::InvalidParameter, message));
         if self.queue.lease_ms < 100 {
             return refuse(format!(

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nobat_core::lifecycle::{self, Stop};
 use nobat_core::logging;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_gateway::Gateway;
+use nobat_ops::{Stop, notify};
 use nobat_worker::Worker;
 
 use crate::config::Settings;
@@ -106,11 +106,12 @@ async fn serve(settings: Settings, started: Instant) -> Result<()> {
         eprintln!("nobat: a model could not be loaded and is not served: {reason}");
     }
     print!("{}", welcome(&format!("http://{}", gateway.http_addr()), &signatures, &models, started.elapsed()));
-    lifecycle::ready();
+    notify::ready();
+    tokio::spawn(notify::watchdog());
 
     stop.asked().await;
     log::info!("draining: finishing what runs, leaving what waits in the queue");
-    lifecycle::stopping();
+    notify::stopping();
     let drain = async {
         // The gateway first: its callers wait for what the worker still runs.
         gateway.stop().await;

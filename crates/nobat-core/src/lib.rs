@@ -19,7 +19,6 @@ pub mod explain;
 pub mod id;
 pub mod infer;
 pub mod job;
-pub mod lifecycle;
 pub mod logging;
 pub mod oip;
 pub mod retry;

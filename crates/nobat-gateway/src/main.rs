@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nobat_core::config::{Layers, StoreSettings, without_password};
-use nobat_core::lifecycle::{self, Stop};
 use nobat_core::logging::{self, LogSettings};
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::GatewayConfig;
+use nobat_ops::{Stop, notify};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 
@@ -44,6 +44,9 @@ struct Args {
     /// Address for metrics; empty turns it off.
     #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
     metrics: Option<String>,
+    /// HTTP threads; 0 takes half of the cores.
+    #[arg(long, env = "NOBAT_THREADS", value_name = "N")]
+    threads: Option<usize>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
     #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
     log_level: Option<String>,
@@ -73,8 +76,10 @@ fn run(args: Args) -> Result<(), Error> {
     set(&mut gateway.listen, args.listen);
     set(&mut gateway.grpc, args.grpc);
     set(&mut gateway.metrics, args.metrics);
+    gateway.threads = args.threads.unwrap_or(gateway.threads);
     set(&mut log.level, args.log_level);
     log.dir = args.log_dir.unwrap_or(log.dir);
+    gateway.validate()?;
     logging::init("nobat-gateway", log.or_service_dir())?;
     let system = |error| Error::new(ErrorCode::Internal, format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
@@ -86,9 +91,10 @@ fn run(args: Args) -> Result<(), Error> {
             ..error
         })?;
         let gateway = Gateway::start(gateway, queue).await?;
-        lifecycle::ready();
+        notify::ready();
+    tokio::spawn(notify::watchdog());
         stop.asked().await;
-        lifecycle::stopping();
+        notify::stopping();
         log::info!("draining: answering what is in flight");
         tokio::select! {
             () = gateway.stop() => Ok(()),

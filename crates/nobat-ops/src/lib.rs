@@ -13,6 +13,8 @@
 pub mod metrics;
 pub mod notify;
 pub mod snapshot;
+mod stop;
 pub mod triton;
 
 pub use metrics::{Metrics, MetricsServer};
+pub use stop::Stop;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nobat_core::config::{Layers, StoreSettings, without_password};
-use nobat_core::lifecycle::{self, Stop};
 use nobat_core::logging::{self, LogSettings};
 use nobat_core::signature::ModelState;
+use nobat_ops::{Stop, notify};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_worker::config::{PolicyKind, ProviderKind, Sessions};
@@ -109,13 +109,14 @@ async fn serve(store: StoreSettings, queue: QueueSettings, worker: WorkerConfig)
             if !failed.is_empty() && signatures.iter().all(|model| model.state == ModelState::Failed) {
                 bail!("no model could be loaded: {}", failed.join("; "));
             }
-            lifecycle::ready();
+            notify::ready();
+    tokio::spawn(notify::watchdog());
             log::info!(models = signatures.len(); "ready");
             stop.asked().await;
         }
         () = stop.asked() => {}
     }
-    lifecycle::stopping();
+    notify::stopping();
     log::info!("draining: finishing what runs, giving the rest back");
     tokio::select! {
         drained = tokio::task::spawn_blocking(move || worker.drain()) => drained.context("the drain failed"),

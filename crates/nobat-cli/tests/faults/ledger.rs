@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,21 +34,19 @@ pub(crate) struct Outcome {
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Ledger>>,
-    /// Jobs accepted so far.
-    pub(crate) accepted: Arc<AtomicU32>,
 }
 
 impl Load {
     /// `clients` clients, each firing a job every `pause`.
     pub(crate) fn start(address: SocketAddr, clients: u32, pause: Duration) -> Load {
-        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
         let clients = (0..clients)
             .map(|client| {
-                let (stop, accepted) = (stop.clone(), accepted.clone());
-                std::thread::spawn(move || fire(address, client * 1_000_000, pause, &stop, &accepted))
+                let stop = stop.clone();
+                std::thread::spawn(move || fire(address, client * 1_000_000, pause, &stop))
             })
             .collect();
-        Load { stop, clients, accepted }
+        Load { stop, clients }
     }
 
     pub(crate) fn finish(self) -> Ledger {
@@ -63,7 +61,7 @@ impl Load {
     }
 }
 
-fn fire(address: SocketAddr, first: u32, pause: Duration, stop: &AtomicBool, accepted: &AtomicU32) -> Ledger {
+fn fire(address: SocketAddr, first: u32, pause: Duration, stop: &AtomicBool) -> Ledger {
     let mut http = Http::new(address);
     let mut ledger = Ledger::default();
     for value in first.. {
@@ -75,7 +73,6 @@ fn fire(address: SocketAddr, first: u32, pause: Duration, stop: &AtomicBool, acc
         match http.post("/api/v1/predict/echo?max_retries=200&retry_delay=100ms", &onnx::body(value, rows)) {
             Ok(answer) if answer.status == 202 => {
                 ledger.accepted.insert(answer.json()["id"].as_str().expect("an id").to_owned(), value);
-                accepted.fetch_add(1, Ordering::SeqCst);
             }
             Ok(answer) => {
                 assert!([503, 429].contains(&answer.status), "{} {}", answer.status, answer.text());

@@ -209,7 +209,9 @@ impl Service {
         let address = self.address;
         wait_for(&format!("{model} is ready"), || {
             assert!(self.process.is_running(), "the service ended: {}", self.process.output());
-            Http::new(address).get(&format!("/v2/models/{model}/ready")).is_ok_and(|answer| answer.status == 200)
+            Http::new(address)
+                .get(&format!("/v1/models/{model}"))
+                .is_ok_and(|answer| answer.status == 200 && answer.text().contains("AVAILABLE"))
         });
     }
 }
