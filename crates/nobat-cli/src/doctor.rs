@@ -5,17 +5,33 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use nobat_core::config::without_password;
 
+use nobat_queue::Queue;
+use nobat_queue::redis::RedisQueue;
+
 use crate::client::block_on;
 use crate::config::Settings;
 use crate::store;
 
 /// Check settings, ONNX Runtime and the queue's store; exit 1 when one is unfit.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  nobat doctor\n  nobat doctor --redis redis://127.0.0.1:6379")]
+#[command(after_help = "Examples:\n  \
+    nobat doctor\n  \
+    nobat doctor --redis redis://127.0.0.1:6379\n  \
+    nobat doctor --redis redis://127.0.0.1:6379 --queue             what is out of order in the queues\n  \
+    nobat doctor --redis redis://127.0.0.1:6379 --queue --repair    set it right, or dead-letter it")]
 pub(crate) struct Args {
     /// Redis with the queues, instead of the configured store.
     #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
     redis: Option<String>,
+    /// Look the queues on Redis over: wrong types, lost records, counters that are off.
+    #[arg(long)]
+    queue: bool,
+    /// Only this model's queue; without it, those of every live worker's models.
+    #[arg(long, requires = "queue", value_name = "MODEL")]
+    model: Option<String>,
+    /// Set right what is found, or dead-letter it.
+    #[arg(long, requires = "queue")]
+    repair: bool,
 }
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
@@ -49,9 +65,49 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         let warnings = health.as_ref().map(|health| health.warnings.clone()).unwrap_or_default();
         tell("store", health.map(|health| format!("{} at {name}", health.store)));
         warnings.iter().for_each(|warning| println!("warning               {warning}"));
+        if args.queue {
+            let findings = block_on(audit(&settings, args.model, args.repair));
+            findings
+                .iter()
+                .flatten()
+                .for_each(|finding| println!("{}  {finding}", if args.repair { "mended" } else { "found " }));
+            tell(
+                "queues",
+                findings.and_then(|findings| match findings.len() {
+                    0 => Ok("in order".to_owned()),
+                    count if args.repair => Ok(format!("{count} things set right")),
+                    count => bail!("{count} things are out of order; --repair sets them right"),
+                }),
+            );
+        }
     }
     match unfit {
         0 => Ok(()),
         count => bail!("{count} of the checks failed"),
     }
+}
+
+/// What is out of order in the queues on Redis, a line each.
+async fn audit(settings: &Settings, model: Option<String>, repair: bool) -> Result<Vec<String>> {
+    if settings.store.redis.is_empty() {
+        bail!("only queues on Redis are looked over; the embedded store checks itself when it opens");
+    }
+    let queue = RedisQueue::connect(&settings.store.redis, settings.queue.clone(), &settings.store.prefix).await?;
+    let mut models: Vec<String> = match model {
+        Some(model) => vec![model],
+        None => queue
+            .workers()
+            .await?
+            .into_iter()
+            .flat_map(|worker| worker.models)
+            .map(|model| model.name.to_string())
+            .collect(),
+    };
+    models.sort();
+    models.dedup();
+    let mut findings = Vec::new();
+    for model in models {
+        findings.extend(queue.audit(&model, repair).await?.into_iter().map(|finding| format!("{model}: {finding}")));
+    }
+    Ok(findings)
 }
