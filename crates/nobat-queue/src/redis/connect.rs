@@ -167,10 +167,11 @@ pub(crate) enum Link {
 impl Link {
     /// Sends one command.
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        match self {
+        let reply = match self {
             Link::Single(link) => link.req_packed_command(cmd).await,
             Link::Cluster(link) => link.req_packed_command(cmd).await,
-        }
+        };
+        reply.and_then(Value::extract_error)
     }
 
     /// Sends a command that names no key to the server that has `key`.
