@@ -124,12 +124,14 @@ impl Desk {
         !self.inner.lock().lost.is_empty()
     }
 
-    fn add(&self, jobs: &[LeasedJob]) {
+    /// Notes newly leased jobs; the backend does so before its form sees them.
+    pub fn add(&self, jobs: &[LeasedJob]) {
         let mut inner = self.inner.lock();
         inner.leases.extend(jobs.iter().map(|job| (job.id, job.token)));
     }
 
-    fn take_outbox(&self) -> Vec<Settlement> {
+    /// Takes every settlement that is out.
+    pub fn take_outbox(&self) -> Vec<Settlement> {
         std::mem::take(&mut self.inner.lock().outbox)
     }
 

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod config;
 pub mod engine;
 mod executor;
+pub mod golden;
 pub mod model;
 pub mod probe;
 mod renew;

@@ -13,6 +13,7 @@ use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_worker::config::{PolicyKind, ProviderKind, Sessions};
 use nobat_worker::{Worker, WorkerConfig};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
 #[global_allocator]
@@ -27,7 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     after_help = "Examples:\n  \
         nobat-worker --redis redis://127.0.0.1:6379 --models ./models\n  \
         nobat-worker --models ./models --provider cuda --slo-ms 50\n\n\
-        SIGTERM and SIGINT drain: what runs is finished, the rest goes back to its queue."
+        SIGTERM and SIGINT drain: what runs is finished, the rest goes back to its queue.\n\
+        SIGHUP looks for new, changed and removed models."
 )]
 struct Args {
     /// Configuration file [default: config/nobat.toml where there is one].
@@ -98,6 +100,7 @@ fn run(args: Args) -> Result<()> {
 
 async fn serve(store: StoreSettings, queue: QueueSettings, worker: WorkerConfig) -> Result<()> {
     let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let url = store.redis_or_local();
     let queue = RedisQueue::connect(url, queue, &store.prefix)
         .await
@@ -110,9 +113,14 @@ async fn serve(store: StoreSettings, queue: QueueSettings, worker: WorkerConfig)
                 bail!("no model could be loaded: {}", failed.join("; "));
             }
             notify::ready();
-    tokio::spawn(notify::watchdog());
+            tokio::spawn(notify::watchdog());
             log::info!(models = signatures.len(); "ready");
-            stop.asked().await;
+            loop {
+                tokio::select! {
+                    () = stop.asked() => break,
+                    _ = hangup.recv() => worker.reload(),
+                }
+            }
         }
         () = stop.asked() => {}
     }

@@ -558,3 +558,6 @@ impl From<Error> for Failure {
         Failure { code: error.code, message: error.message, again: false }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_queue::Queue;
@@ -29,7 +29,9 @@ use crate::executor::Executor;
 use crate::model::{Model, Table, Version};
 use crate::renew::{self, Desks};
 use crate::repository::load::{self, Prepared};
+use crate::repository::manifest::Manifest;
 use crate::repository::scan::{FoundModel, ScanError, scan};
+use crate::repository::settings::{self, ModelSettings};
 use crate::runner::Runner;
 use crate::sizing::{self, Resources};
 use crate::stats::Stats;
@@ -41,6 +43,9 @@ const REGISTRATION_TTL: Duration = Duration::from_secs(15);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long jobs planned on a replaced version may keep it in memory.
 const RETIRE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often the manifest is looked at.
+const MANIFEST_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a worker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -289,20 +294,37 @@ impl Shared {
 // Loading.
 impl Shared {
     fn load_orders(&self, inbox: &Receiver<Order>, found: BTreeMap<SmolStr, FoundModel>, loaded: &watch::Sender<bool>) {
+        let mut deferred = Vec::new();
         for model in found.values() {
-            if matches!(inbox.try_recv(), Ok(Order::Stop)) {
-                return;
+            match inbox.try_recv() {
+                Ok(Order::Stop) => return,
+                Ok(order) => deferred.push(order),
+                Err(_) => {}
             }
             self.load(model);
         }
         loaded.send_replace(true);
-        while let Ok(order) = inbox.recv() {
-            match order {
-                Order::Stop => return,
-                Order::Unload(name) => self.unload(&name),
-                Order::LoadAll => self.reload(None),
-                Order::Load(name) => self.reload(Some(&name)),
+        deferred.into_iter().for_each(|order| self.obey(order));
+        let mut manifest = Manifest::of(self.config.loading.manifest.clone());
+        loop {
+            match inbox.recv_timeout(MANIFEST_EVERY) {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) if manifest.changed() => {
+                    log::info!("the manifest changed; looking for changed models");
+                    self.reload(None);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
+        }
+    }
+
+    fn obey(&self, order: Order) {
+        match order {
+            Order::Stop => {}
+            Order::Unload(name) => self.unload(&name),
+            Order::LoadAll => self.reload(None),
+            Order::Load(name) => self.reload(Some(&name)),
         }
     }
 
@@ -344,14 +366,17 @@ impl Shared {
         let mut versions: Vec<Arc<Version>> = Vec::new();
         let mut fresh: Vec<(Arc<Version>, Prepared)> = Vec::new();
         let mut pending = Vec::new();
-        // The latest version serves.
-        for version in found.versions.iter().rev().take(1) {
+        let settings = match settings::read(found, &self.config) {
+            Ok(settings) => settings,
+            Err(reason) => return self.refuse(found, &reason),
+        };
+        for version in settings.versions.select(&found.versions) {
             let current = old.versions.iter().find(|current| current.signature.version == version.version);
             let prepared = load::digest(&version.file)
                 .map_err(|reason| load::LoadError::Unreadable { path: version.file.display().to_string(), reason })
                 .and_then(|digest| match current {
                     Some(current) if current.signature.digest == digest => Ok(None),
-                    _ => load::prepare(name, version, digest, &self.config).map(Some),
+                    _ => load::prepare(name, version, digest, &settings).map(Some),
                 });
             match prepared {
                 Ok(None) => versions.extend(current.cloned()),
@@ -378,10 +403,11 @@ impl Shared {
             // What served before goes on serving.
             versions.clone_from(&old.versions);
         }
-        if let Err(reason) = self.swap(found, &model, fresh, versions) {
-            log::error!(model = name.as_str(); "model `{name}` is not loaded: {reason}");
-            let version = found.versions.last().map_or("1", |version| &version.version);
-            pending.push(unready(name, version, ModelState::Failed, &reason));
+        let named = settings.default_version.as_ref();
+        let default = named.and_then(|named| versions.iter().position(|version| version.signature.version == *named));
+        let table = Table { default: default.unwrap_or(versions.len().saturating_sub(1)), versions };
+        if let Err(reason) = self.swap(found, &settings, &model, fresh, table) {
+            return self.refuse(found, &reason);
         }
         if let Some(served) = self.served.lock().get_mut(name) {
             served.pending = pending;
@@ -390,23 +416,36 @@ impl Shared {
         log::info!(model = name.as_str(), ms = started.elapsed().as_millis() as u64; "model `{name}` is loaded as far as it can be");
     }
 
+    /// Says why a model did not load; what served before goes on serving.
+    fn refuse(&self, found: &FoundModel, reason: &str) {
+        let name = &found.name;
+        log::error!(model = name.as_str(); "model `{name}` is not loaded: {reason}");
+        let version = found.versions.last().map_or("1", |version| &version.version);
+        if let Some(served) = self.served.lock().get_mut(name) {
+            served.pending = vec![unready(name, version, ModelState::Failed, reason)];
+        }
+        self.changed.notify_one();
+    }
+
     fn swap(
         &self,
         found: &FoundModel,
+        settings: &ModelSettings,
         model: &Arc<Model>,
         fresh: Vec<(Arc<Version>, Prepared)>,
-        versions: Vec<Arc<Version>>,
+        table: Table,
     ) -> Result<(), String> {
+        let config = &settings.config;
         let running = self.served.lock().get(&model.name).map_or(0, |served| served.executors.len());
         let sessions = match (running, fresh.first()) {
             (0, Some((_, prepared))) => sizing::sessions(
-                self.config.sessions,
+                config.sessions,
                 Resources {
                     cores: sizing::cores(),
-                    free_bytes: self.config.loading.memory_limit_bytes.unwrap_or(u64::MAX).min(sizing::free_bytes()),
+                    free_bytes: config.loading.memory_limit_bytes.unwrap_or(u64::MAX).min(sizing::free_bytes()),
                     session_bytes: prepared.session_bytes,
                     row_s: prepared.row_s,
-                    gpu: self.config.provider.kind == crate::config::ProviderKind::Cuda,
+                    gpu: config.provider.kind == crate::config::ProviderKind::Cuda,
                 },
             )?,
             (0, None) => return Ok(()),
@@ -420,7 +459,7 @@ impl Shared {
             for own in &mut engines {
                 let engine = match (first.take(), file) {
                     (Some(first), _) => first,
-                    (None, Some(file)) => Box::new(load::open(file, &self.config).map_err(|error| error.to_string())?),
+                    (None, Some(file)) => Box::new(load::open(file, config).map_err(|error| error.to_string())?),
                     (None, None) => continue,
                 };
                 own.push((Arc::clone(&version), engine));
@@ -428,15 +467,14 @@ impl Shared {
         }
         let old = model.table();
         if running == 0 {
-            self.start_executors(model, engines, versions)?;
+            self.start_executors(model, engines, table)?;
         } else {
-            let served = self.served.lock();
-            let Some(served) = served.get(&model.name) else { return Ok(()) };
-            for (executor, own) in served.executors.iter().zip(engines) {
-                let mut runner = executor.runner.lock();
+            // A runner is locked while a batch runs; the table of models must not wait for it.
+            for (runner, own) in self.runners(&model.name).into_iter().zip(engines) {
+                let mut runner = runner.lock();
                 own.into_iter().for_each(|(version, engine)| runner.put(version, engine));
             }
-            model.replace(Table { default: versions.len().saturating_sub(1), versions });
+            model.replace(table);
         }
         self.retire(model, &old);
         Ok(())
@@ -446,12 +484,12 @@ impl Shared {
         &self,
         model: &Arc<Model>,
         engines: Vec<Vec<(Arc<Version>, Box<dyn Engine>)>>,
-        versions: Vec<Arc<Version>>,
+        table: Table,
     ) -> Result<(), String> {
         let short: SmolStr = self.id.chars().take(6).collect();
         let mut executors = Vec::new();
         // Jobs are decoded against the table, so it stands before the first lease.
-        model.replace(Table { default: versions.len().saturating_sub(1), versions });
+        model.replace(table);
         for (number, own) in engines.into_iter().enumerate() {
             let desk = Arc::new(Desk::default());
             let mut runner = Runner::new(short.clone(), Arc::clone(&desk), self.watchdog.clone());
@@ -468,6 +506,12 @@ impl Shared {
         Ok(())
     }
 
+    fn runners(&self, model: &str) -> Vec<Arc<Mutex<Runner>>> {
+        let served = self.served.lock();
+        let executors = served.get(model).map_or(&[][..], |served| &served.executors);
+        executors.iter().map(|executor| Arc::clone(&executor.runner)).collect()
+    }
+
     /// Drops replaced versions once no planned job needs them.
     fn retire(&self, model: &Arc<Model>, old: &Table) {
         let current = model.table();
@@ -479,12 +523,8 @@ impl Shared {
             while Arc::strong_count(version) > sessions + 1 && Instant::now() < give_up {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            let served = self.served.lock();
-            let executors = served.get(&model.name).map_or(&[][..], |served| &served.executors);
-            let runners: Vec<_> = executors.iter().map(|executor| Arc::clone(&executor.runner)).collect();
-            drop(served);
             // The lock is held only for the take; the engine is dropped here, on the loading thread.
-            for runner in runners {
+            for runner in self.runners(&model.name) {
                 let engine = runner.lock().remove(version);
                 drop(engine);
             }

@@ -21,6 +21,8 @@ const RUN_SHARE: f64 = 0.5;
 const WINDOW: usize = 512;
 /// Runs between two fits of the regression.
 const REFIT_EVERY: u32 = 16;
+/// Runs before a job may be dropped on their word.
+const EVIDENCE: usize = 8;
 /// The percentile held against the slo.
 const QUANTILE: f64 = 0.99;
 
@@ -113,6 +115,16 @@ impl Controller {
     pub fn predict(&self, rows: u32) -> Option<Duration> {
         let seconds = self.fit?.at(rows);
         Some(Duration::from_secs_f64(seconds.max(0.0)))
+    }
+
+    /// The fastest of the remembered runs of at most `rows` rows: what not even
+    /// a lucky run stays below. `None` before there is evidence.
+    pub fn fastest(&self, rows: u32) -> Option<Duration> {
+        if self.samples.len() < EVIDENCE {
+            return None;
+        }
+        let runs = self.samples.iter().filter(|&&(own, _)| own <= rows).map(|&(_, latency)| latency);
+        runs.min_by(f64::total_cmp).map(Duration::from_secs_f64)
     }
 
     /// Learns from one run.

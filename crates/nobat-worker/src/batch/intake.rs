@@ -149,8 +149,8 @@ impl Intake {
         self.buckets.iter().find(|(number, _)| *number == bucket).map(|(_, bucket)| &bucket.version)
     }
 
-    /// Settles jobs whose deadline passed, or that the fitted model says cannot
-    /// make it even alone.
+    /// Settles jobs whose deadline passed, or that could not make it even alone
+    /// and at the fastest that this model has run.
     fn drop_hopeless(&mut self, now: Instant) {
         if self.held.iter().all(|(slot, _)| slot.deadline.is_none()) {
             return;
@@ -162,7 +162,7 @@ impl Intake {
                 continue;
             };
             let version = self.version_of(slot.bucket).cloned();
-            let run = version.as_ref().and_then(|version| version.controller.lock().predict(slot.rows));
+            let run = version.as_ref().and_then(|version| version.controller.lock().fastest(slot.rows));
             let left = deadline.saturating_duration_since(now);
             if left > run.unwrap_or_default() {
                 kept.push_back((slot, item));
@@ -174,7 +174,7 @@ impl Intake {
             self.rows = self.rows.saturating_sub(slot.rows);
             let message = match run {
                 Some(run) if !left.is_zero() => format!(
-                    "the deadline is in {:.1} ms and a run takes {:.1} ms; allow more time or send less",
+                    "the deadline is in {:.1} ms and a run takes at least {:.1} ms; allow more time or send less",
                     left.as_secs_f64() * 1e3,
                     run.as_secs_f64() * 1e3
                 ),

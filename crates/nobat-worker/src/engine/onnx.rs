@@ -12,7 +12,7 @@ use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::Datatype;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
 use smallvec::SmallVec;
 
 use super::library::{LibraryError, environment};
@@ -39,6 +39,10 @@ pub enum OpenError {
 /// One session.
 pub struct OnnxEngine {
     session: Session,
+    /// Names of the inputs, required ones first, as in the signature.
+    names: Vec<String>,
+    /// How many inputs a request must bring.
+    required: usize,
     datatypes: Vec<Datatype>,
 }
 
@@ -64,8 +68,11 @@ impl OnnxEngine {
             }
             opened => opened?,
         };
-        let mut engine = OnnxEngine { session, datatypes: Vec::new() };
-        engine.datatypes = engine.describe()?.outputs.into_iter().map(|spec| spec.datatype).collect();
+        let required = session.inputs().len();
+        let mut engine = OnnxEngine { session, names: Vec::new(), required, datatypes: Vec::new() };
+        let described = engine.describe()?;
+        engine.names = described.inputs.iter().map(|spec| spec.name.to_string()).collect();
+        engine.datatypes = described.outputs.iter().map(|spec| spec.datatype).collect();
         Ok(engine)
     }
 
@@ -75,13 +82,17 @@ impl OnnxEngine {
     /// [`OpenError::Signature`] for sequences, maps and datatypes that no
     /// request can carry.
     pub fn describe(&self) -> Result<Description, OpenError> {
-        let specs = |outlets: &[Outlet], kind: &str| -> Result<Vec<TensorSpec>, OpenError> {
-            outlets.iter().map(|outlet| spec(outlet, kind)).collect()
-        };
-        Ok(Description {
-            inputs: specs(self.session.inputs(), "input")?,
-            outputs: specs(self.session.outputs(), "output")?,
-        })
+        let mut inputs = Vec::new();
+        for outlet in self.session.inputs() {
+            inputs.push(spec(outlet.name(), outlet.dtype(), "input")?);
+        }
+        // An input with an initializer of the same name has a default.
+        for default in self.session.overridable_initializers() {
+            inputs.push(TensorSpec { optional: true, ..spec(default.name(), default.dtype(), "input")? });
+        }
+        let outputs: Result<_, _> =
+            self.session.outputs().iter().map(|outlet| spec(outlet.name(), outlet.dtype(), "output")).collect();
+        Ok(Description { inputs, outputs: outputs? })
     }
 }
 
@@ -98,12 +109,10 @@ impl Engine for OnnxEngine {
         }
         let datatypes = &self.datatypes;
         // In order when every input is there; by name when an optional one is left out.
-        let whole = values.len() == self.session.inputs().len();
+        let whole = inputs.iter().map(|input| input.index).eq(0..self.required);
         let names: SmallVec<[Cow<'_, str>; 4]> = match whole {
             true => SmallVec::new(),
-            false => {
-                inputs.iter().map(|input| Cow::Owned(self.session.inputs()[input.index].name().to_owned())).collect()
-            }
+            false => inputs.iter().map(|input| Cow::Borrowed(self.names[input.index].as_str())).collect(),
         };
         match limit {
             None => {
@@ -190,9 +199,9 @@ fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<Session
     })
 }
 
-fn spec(outlet: &Outlet, kind: &str) -> Result<TensorSpec, OpenError> {
-    let refuse = |what: String| OpenError::Signature(format!("{kind} `{}` {what}", outlet.name()));
-    match outlet.dtype() {
+fn spec(name: &str, value: &ValueType, kind: &str) -> Result<TensorSpec, OpenError> {
+    let refuse = |what: String| OpenError::Signature(format!("{kind} `{name}` {what}"));
+    match value {
         ValueType::Tensor { ty, shape, .. } => {
             let datatype = datatype(*ty).ok_or_else(|| {
                 refuse(format!(
@@ -200,7 +209,7 @@ fn spec(outlet: &Outlet, kind: &str) -> Result<TensorSpec, OpenError> {
                 ))
             })?;
             let shape = shape.iter().map(|&dim| if dim < 0 { -1 } else { dim }).collect();
-            Ok(TensorSpec { name: outlet.name().into(), datatype, shape, optional: false })
+            Ok(TensorSpec { name: name.into(), datatype, shape, optional: false })
         }
         ValueType::Optional(_) => {
             Err(refuse("is of ONNX type optional; give it a default with an initializer of the same name".into()))

@@ -8,10 +8,13 @@ use std::time::Duration;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use sha2::{Digest, Sha256};
 
+use super::guard::{self, GuardError};
 use super::scan::FoundVersion;
+use super::settings::ModelSettings;
 use crate::config::{BatchingConfig, PolicyKind, WorkerConfig};
 use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
+use crate::golden;
 use crate::probe::{self, Rows};
 use crate::sizing;
 
@@ -42,6 +45,22 @@ pub enum LoadError {
         path: String,
         /// The system's words.
         reason: std::io::Error,
+    },
+    /// It names data outside its folder, or is no model.
+    #[error("`{path}` {reason}")]
+    Guarded {
+        /// Which file.
+        path: String,
+        /// Why.
+        reason: GuardError,
+    },
+    /// It answers other than its golden outputs.
+    #[error("`{path}` is not put in service: {reason}")]
+    Golden {
+        /// Which file.
+        path: String,
+        /// Which element.
+        reason: String,
     },
     /// ONNX Runtime refused it.
     #[error("`{path}` cannot be served: {reason}")]
@@ -83,11 +102,23 @@ pub fn open(found: &FoundVersion, config: &WorkerConfig) -> Result<OnnxEngine, L
 ///
 /// # Errors
 /// [`LoadError`], when nothing has changed for those who serve.
-pub fn prepare(name: &str, found: &FoundVersion, digest: String, config: &WorkerConfig) -> Result<Prepared, LoadError> {
+pub fn prepare(
+    name: &str,
+    found: &FoundVersion,
+    digest: String,
+    settings: &ModelSettings,
+) -> Result<Prepared, LoadError> {
+    let config = &settings.config;
+    let path = || found.file.display().to_string();
+    guard::check(&found.file).map_err(|reason| LoadError::Guarded { path: path(), reason })?;
     let before = sizing::resident_bytes();
     let mut engine = open(found, config)?;
     let described =
         engine.describe().map_err(|reason| LoadError::Refused { path: found.file.display().to_string(), reason })?;
+    if let Some(file) = golden::find(&found.file) {
+        golden::check(&file, &mut engine, &described.inputs, &described.outputs)
+            .map_err(|reason| LoadError::Golden { path: path(), reason })?;
+    }
     let batching = config.batching;
     let (batched, limit) = batch_axis(name, &mut engine, &described.inputs, &described.outputs, config);
     let (max_batch_size, row_s) = match batched {
@@ -107,6 +138,7 @@ pub fn prepare(name: &str, found: &FoundVersion, digest: String, config: &Worker
             }
         }
     };
+    let labels = settings.labels.iter().filter(|(_, version)| **version == found.version);
     let signature = ModelSignature {
         name: name.into(),
         version: found.version.clone(),
@@ -118,9 +150,9 @@ pub fn prepare(name: &str, found: &FoundVersion, digest: String, config: &Worker
         batched,
         max_batch_size,
         max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
-        finite: false,
-        labels: Vec::new(),
-        settings: serde_json::Map::new(),
+        finite: settings.finite,
+        labels: labels.map(|(label, _)| label.clone()).collect(),
+        settings: settings.gateway.clone(),
     };
     let session_bytes = sizing::resident_bytes().saturating_sub(before);
     Ok(Prepared { signature, engine: Box::new(engine), batching, row_s, session_bytes })

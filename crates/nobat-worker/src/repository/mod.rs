@@ -1,5 +1,9 @@
-//! Models on disk: which folders are models, what their files say, and
-//! whether they may be opened.
+//! Models on disk: which folders are models, what their settings say, whether
+//! their files may be opened, and what it takes to serve one.
 
+pub mod guard;
 pub mod load;
+pub mod manifest;
+mod pbtxt;
 pub mod scan;
+pub mod settings;

@@ -1,0 +1,187 @@
+//! Golden outputs: what a version must answer before it may serve.
+//!
+//! A `golden.json` beside the model (in the version's folder or the model's)
+//! holds inputs and outputs in the Open Inference Protocol's JSON form and a
+//! tolerance. The whole file runs as one request.
+
+use std::path::{Path, PathBuf};
+
+use nobat_core::tensor::{Datatype, Shape};
+use serde::Deserialize;
+
+use crate::engine::buffer::Buffer;
+use crate::engine::{Engine, InputData, InputView, OutputData};
+use crate::probe::numbers;
+use nobat_core::signature::TensorSpec;
+
+/// The file's name.
+pub const FILE: &str = "golden.json";
+
+#[derive(Deserialize)]
+struct Golden {
+    #[serde(default = "default_tolerance")]
+    tolerance: f64,
+    inputs: Vec<GoldenTensor>,
+    outputs: Vec<GoldenTensor>,
+}
+
+fn default_tolerance() -> f64 {
+    1e-5
+}
+
+#[derive(Deserialize)]
+struct GoldenTensor {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    data: Vec<serde_json::Value>,
+}
+
+/// The golden file of a version, if it has one.
+pub fn find(model_file: &Path) -> Option<PathBuf> {
+    let version = model_file.parent()?;
+    let above = version
+        .parent()
+        .filter(|_| version.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
+    [Some(version), above].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file())
+}
+
+/// Runs the golden inputs and compares.
+///
+/// # Errors
+/// One line: the file, the output, the element, both values.
+pub fn check(
+    path: &Path,
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    outputs: &[TensorSpec],
+) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
+    let golden: Golden =
+        serde_json::from_str(&text).map_err(|error| format!("`{}` is not golden data: {error}", path.display()))?;
+    compare(&golden, engine, inputs, outputs)
+        .map_err(|reason| format!("golden check of `{}`: {reason}", path.display()))
+}
+
+fn compare(
+    golden: &Golden,
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    outputs: &[TensorSpec],
+) -> Result<(), String> {
+    let mut prepared: Vec<(usize, Shape, Buffer, Vec<&str>)> = Vec::new();
+    for tensor in &golden.inputs {
+        let index = inputs
+            .iter()
+            .position(|spec| spec.name == tensor.name)
+            .ok_or_else(|| format!("the model has no input `{}`", tensor.name))?;
+        if Datatype::parse(&tensor.datatype) != Some(inputs[index].datatype) {
+            return Err(format!(
+                "input `{}` is {}, the model takes {}",
+                tensor.name, tensor.datatype, inputs[index].datatype
+            ));
+        }
+        let mut buffer = Buffer::default();
+        buffer.reset(tensor.data.len() * 8);
+        let mut texts = Vec::new();
+        for value in &tensor.data {
+            match inputs[index].datatype {
+                Datatype::Bytes => {
+                    texts.push(value.as_str().ok_or_else(|| format!("input `{}` takes strings", tensor.name))?)
+                }
+                datatype => push(&mut buffer, datatype, value)
+                    .ok_or_else(|| format!("input `{}`: {value} is not {datatype}", tensor.name))?,
+            }
+        }
+        prepared.push((index, tensor.shape.as_slice().into(), buffer, texts));
+    }
+    prepared.sort_by_key(|(index, ..)| *index);
+    let views: Vec<InputView<'_>> = prepared
+        .iter()
+        .map(|(index, shape, buffer, texts)| {
+            let datatype = inputs[*index].datatype;
+            let data =
+                if datatype == Datatype::Bytes { InputData::Text(texts) } else { InputData::Raw(buffer.bytes()) };
+            InputView { index: *index, datatype, shape, data }
+        })
+        .collect();
+    let mut outcome = Ok(());
+    engine
+        .run(&views, None, &mut |got| {
+            outcome = golden.outputs.iter().try_for_each(|want| {
+                let at = outputs
+                    .iter()
+                    .position(|spec| spec.name == want.name)
+                    .ok_or_else(|| format!("the model has no output `{}`", want.name))?;
+                if got[at].shape != want.shape.as_slice() {
+                    return Err(format!(
+                        "output `{}` has shape {:?}, golden {:?}",
+                        want.name, got[at].shape, want.shape
+                    ));
+                }
+                match &got[at].data {
+                    OutputData::Raw(raw) => compare_numbers(want, &numbers(got[at].datatype, raw), golden.tolerance),
+                    OutputData::Text(texts) => {
+                        match want.data.iter().zip(texts).position(|(want, got)| want.as_str() != Some(got)) {
+                            Some(at) => Err(format!(
+                                "output `{}` element {at} is {:?}, golden {}",
+                                want.name, texts[at], want.data[at]
+                            )),
+                            None => Ok(()),
+                        }
+                    }
+                }
+            });
+        })
+        .map_err(|error| error.to_string())?;
+    outcome
+}
+
+fn compare_numbers(want: &GoldenTensor, got: &[f64], tolerance: f64) -> Result<(), String> {
+    if got.len() != want.data.len() {
+        return Err(format!("output `{}` has {} elements, golden {}", want.name, got.len(), want.data.len()));
+    }
+    for (at, (golden, &got)) in want.data.iter().zip(got).enumerate() {
+        let golden = golden
+            .as_f64()
+            .or(golden.as_bool().map(f64::from))
+            .ok_or_else(|| format!("output `{}`: {golden} is not a number", want.name))?;
+        let off = (golden - got).abs();
+        if off.is_nan() || off > tolerance * golden.abs().max(1.0) {
+            return Err(format!(
+                "output `{}` element {at} is {got}, golden {golden}, tolerance {tolerance}",
+                want.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn push(buffer: &mut Buffer, datatype: Datatype, value: &serde_json::Value) -> Option<()> {
+    macro_rules! integer {
+        ($type:ty) => {
+            buffer.push(
+                &<$type>::try_from(value.as_i64().map(i128::from).or(value.as_u64().map(i128::from))?)
+                    .ok()?
+                    .to_le_bytes(),
+            )
+        };
+    }
+    match datatype {
+        Datatype::Bool => buffer.push(&[u8::from(value.as_bool().or(value.as_u64().map(|number| number != 0))?)]),
+        Datatype::Uint8 => integer!(u8),
+        Datatype::Uint16 => integer!(u16),
+        Datatype::Uint32 => integer!(u32),
+        Datatype::Uint64 => integer!(u64),
+        Datatype::Int8 => integer!(i8),
+        Datatype::Int16 => integer!(i16),
+        Datatype::Int32 => integer!(i32),
+        Datatype::Int64 => integer!(i64),
+        Datatype::Fp16 => buffer.push(&half::f16::from_f64(value.as_f64()?).to_le_bytes()),
+        Datatype::Bf16 => buffer.push(&half::bf16::from_f64(value.as_f64()?).to_le_bytes()),
+        Datatype::Fp32 => buffer.push(&(value.as_f64()? as f32).to_le_bytes()),
+        Datatype::Fp64 => buffer.push(&value.as_f64()?.to_le_bytes()),
+        Datatype::Bytes => return None,
+    }
+    Some(())
+}

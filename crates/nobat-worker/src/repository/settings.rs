@@ -1,0 +1,284 @@
+//! Per-model settings: an optional `model.toml` beside the model, or the common
+//! fields of a Triton `config.pbtxt`.
+//!
+//! Both only override what the worker's configuration says; a plain file needs
+//! neither. Unknown keys are refused by name. `model.toml` wins over
+//! `config.pbtxt`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer};
+use smol_str::SmolStr;
+
+use super::pbtxt::{self, Field};
+use super::scan::{FoundModel, FoundVersion};
+use crate::config::{PolicyKind, Sessions, WorkerConfig};
+
+/// Which versions serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionPolicy {
+    /// The newest so many.
+    Latest(usize),
+    /// Every one.
+    All,
+    /// Exactly these.
+    Only(Vec<SmolStr>),
+}
+
+impl Default for VersionPolicy {
+    fn default() -> VersionPolicy {
+        VersionPolicy::Latest(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for VersionPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<VersionPolicy, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Word(String),
+            Latest { latest: usize },
+            List(Vec<u64>),
+        }
+        match Raw::deserialize(deserializer)? {
+            Raw::Word(word) if word == "all" => Ok(VersionPolicy::All),
+            Raw::Word(word) if word == "latest" => Ok(VersionPolicy::default()),
+            Raw::Word(word) => Err(serde::de::Error::custom(format!(
+                "versions `{word}` is unknown; \"all\", \"latest\", {{ latest = N }} or a list of numbers"
+            ))),
+            Raw::Latest { latest } => Ok(VersionPolicy::Latest(latest.max(1))),
+            Raw::List(list) => {
+                Ok(VersionPolicy::Only(list.into_iter().map(|number| number.to_string().into()).collect()))
+            }
+        }
+    }
+}
+
+impl VersionPolicy {
+    /// The versions that serve, oldest first.
+    pub fn select<'a>(&self, versions: &'a [FoundVersion]) -> Vec<&'a FoundVersion> {
+        match self {
+            VersionPolicy::All => versions.iter().collect(),
+            VersionPolicy::Latest(count) => versions.iter().skip(versions.len().saturating_sub(*count)).collect(),
+            VersionPolicy::Only(list) => versions.iter().filter(|version| list.contains(&version.version)).collect(),
+        }
+    }
+}
+
+/// One model's settings over the worker's.
+#[derive(Clone, Debug, Default)]
+pub struct ModelSettings {
+    /// Which versions serve.
+    pub versions: VersionPolicy,
+    /// Names for versions.
+    pub labels: BTreeMap<SmolStr, SmolStr>,
+    /// The version that answers when none is asked for; the newest unless said.
+    pub default_version: Option<SmolStr>,
+    /// Refuse NaN and infinities in float inputs.
+    pub finite: bool,
+    /// What the gateway reads: cache, routing key, and whatever else it knows.
+    pub gateway: serde_json::Map<String, serde_json::Value>,
+    /// The worker's configuration as this model sees it.
+    pub config: WorkerConfig,
+}
+
+/// `model.toml` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ModelFile {
+    versions: VersionPolicy,
+    labels: BTreeMap<SmolStr, toml::Value>,
+    default_version: Option<toml::Value>,
+    finite: bool,
+    sessions: Option<Sessions>,
+    batching: toml::Table,
+    provider: toml::Table,
+    settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Reads a model's settings files over the worker's configuration.
+///
+/// # Errors
+/// One line that names file, key and remedy.
+pub fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, String> {
+    let mut settings = ModelSettings { config: config.clone(), ..ModelSettings::default() };
+    let Some(folder) = &found.folder else { return Ok(settings) };
+    if let Some(text) = read_file(&folder.join("config.pbtxt"))? {
+        apply_pbtxt(&text, &mut settings)
+            .map_err(|reason| format!("`{}`: {reason}", folder.join("config.pbtxt").display()))?;
+    }
+    if let Some(text) = read_file(&folder.join("model.toml"))? {
+        apply_toml(&text, &mut settings)
+            .map_err(|reason| format!("`{}`: {reason}", folder.join("model.toml").display()))?;
+    }
+    let batching = &settings.config.batching;
+    if batching.slo_ms > 0.0 {
+        settings.gateway.entry("slo_ms").or_insert_with(|| batching.slo_ms.into());
+    }
+    Ok(settings)
+}
+
+fn read_file(path: &Path) -> Result<Option<String>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
+    }
+}
+
+fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
+    let file: ModelFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let version = |value: &toml::Value| match value {
+        toml::Value::String(text) => SmolStr::from(text.as_str()),
+        other => other.to_string().into(),
+    };
+    if file.versions != VersionPolicy::default() {
+        settings.versions = file.versions;
+    }
+    settings.labels.extend(file.labels.iter().map(|(label, value)| (label.clone(), version(value))));
+    settings.default_version = file.default_version.as_ref().map(version);
+    settings.finite |= file.finite;
+    settings.gateway.extend(file.settings);
+    if let Some(sessions) = file.sessions {
+        settings.config.sessions = sessions;
+    }
+    settings.config.batching = overlay(&settings.config.batching, file.batching, "batching")?;
+    settings.config.provider = overlay(&settings.config.provider, file.provider, "provider")?;
+    Ok(())
+}
+
+/// `base` with the keys of `over`; an unknown key is refused by its name.
+fn overlay<T: serde::Serialize + serde::de::DeserializeOwned>(
+    base: &T,
+    over: toml::Table,
+    table: &str,
+) -> Result<T, String> {
+    let mut merged = toml::Table::try_from(base).map_err(|error| error.to_string())?;
+    merged.extend(over);
+    merged.try_into().map_err(|error: toml::de::Error| format!("[{table}] {}", error.message()))
+}
+
+/// Triton's common fields; the others are its own and are left alone.
+fn apply_pbtxt(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
+    let fields = pbtxt::parse(text)?;
+    let batching = &mut settings.config.batching;
+    if let Some(size) = pbtxt::number(&fields, "max_batch_size")? {
+        match size {
+            // Triton's 0: the model has no batch axis.
+            0 => batching.policy = PolicyKind::None,
+            size => {
+                batching.max_batch_size =
+                    u32::try_from(size).map_err(|_| "max_batch_size is out of range".to_owned())?
+            }
+        }
+    }
+    if let Some(dynamic) = pbtxt::block(&fields, "dynamic_batching")
+        && let Some(micros) = pbtxt::number(dynamic, "max_queue_delay_microseconds")?
+    {
+        batching.max_queue_delay_ms = micros as f64 / 1e3;
+    }
+    if let Some(group) = pbtxt::block(&fields, "instance_group") {
+        if let Some(count) = pbtxt::number(group, "count")? {
+            settings.config.sessions =
+                count.to_string().parse().map_err(|error| format!("instance_group count: {error}"))?;
+        }
+        if pbtxt::text(group, "kind") == Some("KIND_GPU") {
+            settings.config.provider.kind = crate::config::ProviderKind::Cuda;
+        }
+    }
+    if let Some(policy) = pbtxt::block(&fields, "version_policy") {
+        if pbtxt::block(policy, "all").is_some() {
+            settings.versions = VersionPolicy::All;
+        } else if let Some(latest) = pbtxt::block(policy, "latest") {
+            settings.versions =
+                VersionPolicy::Latest(pbtxt::number(latest, "num_versions")?.unwrap_or(1).max(1) as usize);
+        } else if let Some(specific) = pbtxt::block(policy, "specific") {
+            settings.versions = VersionPolicy::Only(versions_of(specific));
+        }
+    }
+    Ok(())
+}
+
+fn versions_of(fields: &[Field]) -> Vec<SmolStr> {
+    fields.iter().filter(|field| field.key == "versions").filter_map(Field::as_text).map(SmolStr::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_with(files: &[(&str, &str)]) -> Result<ModelSettings, String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).expect("a file");
+        }
+        let found = FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![] };
+        read(&found, &WorkerConfig::default())
+    }
+
+    #[test]
+    fn a_plain_folder_keeps_the_workers_configuration() {
+        let settings = read_with(&[]).expect("no files");
+        assert_eq!(settings.config, WorkerConfig::default());
+        assert_eq!(settings.versions, VersionPolicy::Latest(1));
+    }
+
+    #[test]
+    fn model_toml_overrides_key_by_key() {
+        let text = "versions = [1, 3]\nlabels = { stable = 1, canary = \"3\" }\nsessions = 2\nfinite = true\n\
+                    [batching]\nslo_ms = 50.0\n[settings]\nrouting_key = \"vision.digits\"\n";
+        let settings = read_with(&[("model.toml", text)]).expect("reads");
+        assert_eq!(settings.versions, VersionPolicy::Only(vec!["1".into(), "3".into()]));
+        assert_eq!(settings.labels.get("canary").map(SmolStr::as_str), Some("3"));
+        assert_eq!(settings.config.sessions, Sessions::Count(2));
+        assert_eq!(settings.config.batching.slo_ms, 50.0);
+        assert_eq!(settings.config.batching.max_rows, 1024);
+        assert_eq!(settings.gateway["slo_ms"], 50.0);
+        assert_eq!(settings.gateway["routing_key"], "vision.digits");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_file_and_name() {
+        let error = read_with(&[("model.toml", "[batching]\nmax_batch = 3\n")]).expect_err("misspelt");
+        assert!(error.contains("model.toml") && error.contains("max_batch"), "{error}");
+        let error = read_with(&[("model.toml", "version = 3\n")]).expect_err("misspelt");
+        assert!(error.contains("`version`"), "{error}");
+    }
+
+    #[test]
+    fn the_common_fields_of_a_triton_configuration_are_read() {
+        let text = r#"
+            name: "m"  # a comment
+            platform: "onnxruntime_onnx"
+            max_batch_size: 16
+            input [ { name: "x", data_type: TYPE_FP32, dims: [ 3, -1 ] } ]
+            dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 2500 }
+            instance_group [ { count: 2 kind: KIND_CPU } ]
+            version_policy: { specific { versions: [1, 3] } }
+        "#;
+        let settings = read_with(&[("config.pbtxt", text)]).expect("reads");
+        assert_eq!(settings.config.batching.max_batch_size, 16);
+        assert_eq!(settings.config.batching.max_queue_delay_ms, 2.5);
+        assert_eq!(settings.config.sessions, Sessions::Count(2));
+        assert_eq!(settings.versions, VersionPolicy::Only(vec!["1".into(), "3".into()]));
+        let latest = read_with(&[("config.pbtxt", "version_policy { latest { num_versions: 2 } }")]).expect("reads");
+        assert_eq!(latest.versions, VersionPolicy::Latest(2));
+        let all = read_with(&[("config.pbtxt", "max_batch_size: 0 version_policy { all {} }")]).expect("reads");
+        assert_eq!((all.versions, all.config.batching.policy), (VersionPolicy::All, PolicyKind::None));
+    }
+
+    #[test]
+    fn the_policy_selects_versions() {
+        let versions: Vec<_> = ["1", "2", "10"]
+            .map(|version| FoundVersion { version: version.into(), file: "x".into() })
+            .into_iter()
+            .collect();
+        let names =
+            |policy: VersionPolicy| policy.select(&versions).iter().map(|v| v.version.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(VersionPolicy::default()), ["10"]);
+        assert_eq!(names(VersionPolicy::Latest(2)), ["2", "10"]);
+        assert_eq!(names(VersionPolicy::All), ["1", "2", "10"]);
+        assert_eq!(names(VersionPolicy::Only(vec!["2".into()])), ["2"]);
+    }
+}

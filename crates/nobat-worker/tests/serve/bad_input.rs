@@ -1,0 +1,116 @@
+//! What goes wrong stays with whom it belongs to.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use nobat_core::ErrorCode;
+use nobat_core::job::{JobOptions, JobState};
+use nobat_core::signature::ModelState;
+
+use crate::deployment::{Deployment, floats, longs, once, quick, request, tensor};
+
+#[tokio::test]
+async fn one_bad_row_among_32_burns_one_attempt_and_31_succeed() {
+    let deployment = Deployment::of(&["fails_on_marked_row"]).await;
+    let jobs = (0..32i64).map(|caller| {
+        let index = if caller == 13 { 99 } else { caller % 10 };
+        let (deployment, asked) = (&deployment, request(vec![longs("index", &[1], &[index])]));
+        async move { (index, deployment.job("fails_on_marked_row", &asked, once()).await) }
+    });
+    for (index, view) in join_all(jobs).await {
+        if index == 99 {
+            assert_eq!((view.state, view.attempts), (JobState::Dead, 1));
+            let error = view.error.expect("an error");
+            assert_eq!(error.code, ErrorCode::InferenceFailed);
+            assert!(
+                error.message.contains("Gather") && error.message.contains("fails_on_marked_row"),
+                "{}",
+                error.message
+            );
+        } else {
+            assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
+        }
+    }
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn failures_at_run_time_are_contained_and_the_neighbour_model_serves_on() {
+    let deployment =
+        Deployment::of(&["integer_division", "reshape_fails", "big_memory", "identity_bytes", "identity_fp32"]).await;
+    let ints =
+        |name: &str, value: i32| tensor(name, nobat_core::tensor::Datatype::Int32, &[1], value.to_le_bytes().to_vec());
+    let terabytes = request(vec![longs("shape", &[1], &[1 << 42])]);
+    let not_text = {
+        let mut data = Vec::new();
+        nobat_core::tensor::put_bytes_element(&mut data, &[0xff, 0xfe]);
+        request(vec![tensor("x", nobat_core::tensor::Datatype::Bytes, &[1, 1], data)])
+    };
+    let cases = [
+        ("integer_division", request(vec![ints("a", 1), ints("b", 0)]), ErrorCode::InferenceFailed),
+        ("reshape_fails", request(vec![floats("x", &[1, 4], &[0.0; 4])]), ErrorCode::InferenceFailed),
+        ("big_memory", terabytes, ErrorCode::InferenceFailed),
+        ("identity_bytes", not_text, ErrorCode::InvalidTensor),
+        ("identity_fp32", request(vec![floats("nope", &[1, 1], &[0.0])]), ErrorCode::InvalidTensor),
+    ];
+    for (model, asked, code) in cases {
+        let view = deployment.job(model, &asked, once()).await;
+        assert_eq!(view.state, JobState::Dead, "{model}");
+        assert_eq!(view.error.map(|error| error.code), Some(code), "{model}");
+        deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
+    }
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_failed_attempt_runs_again_as_often_as_its_retries_say() {
+    let deployment = Deployment::of(&["fails_on_marked_row"]).await;
+    let mut options = once();
+    options.retry.max_retries = 2;
+    options.retry.delay_ms = 10;
+    let view = deployment.job("fails_on_marked_row", &request(vec![longs("index", &[1], &[99])]), options).await;
+    assert_eq!((view.state, view.attempts), (JobState::Dead, 3));
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_served_say_why_and_others_serve() {
+    let models = tempfile::tempdir().expect("a folder");
+    for name in ["unknown_operator", "future_opset", "map_output", "identity_fp32"] {
+        let file = format!("{name}.onnx");
+        std::fs::copy(crate::deployment::test_model(name), models.path().join(file)).expect("a test model");
+    }
+    let whole = std::fs::read(crate::deployment::test_model("slow")).expect("a test model");
+    std::fs::write(models.path().join("truncated.onnx"), &whole[..whole.len() / 2]).expect("a file");
+    std::fs::write(models.path().join("corrupt.onnx"), b"this is not a model").expect("a file");
+    std::fs::write(models.path().join("empty.onnx"), b"").expect("a file");
+    let deployment = Deployment::start(models, quick(), Default::default()).await;
+    for (model, says) in [
+        ("unknown_operator", "not.here"),
+        ("future_opset", "999"),
+        ("map_output", "zipmap=False"),
+        ("truncated", "truncated.onnx"),
+        ("corrupt", "is not an ONNX model"),
+        ("empty", "empty.onnx"),
+    ] {
+        let reason = deployment.failure(model);
+        assert!(reason.contains(says) && reason.contains(model), "{model}: {reason}");
+        assert!(!reason.contains('\n'), "{model}: one line, not {reason}");
+    }
+    assert_eq!(deployment.signature("identity_fp32").state, ModelState::Ready);
+    deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_run_past_its_deadline_is_ended() {
+    let deployment = Deployment::of(&["slow"]).await;
+    let endless = request(vec![longs("n", &[], &[i64::MAX / 2]), floats("x", &[1, 16], &[0.5; 16])]);
+    let options = JobOptions { deadline: Some(Duration::from_millis(300)), ..once() };
+    let view = deployment.job("slow", &endless, options).await;
+    assert_eq!(view.state, JobState::Expired, "{:?}", view.error);
+    assert_eq!(view.error.map(|error| error.code), Some(ErrorCode::DeadlineExceeded));
+    let short = request(vec![longs("n", &[], &[3]), floats("x", &[1, 16], &[0.5; 16])]);
+    deployment.answer("slow", &short).await;
+    deployment.drain().await;
+}

@@ -1,0 +1,129 @@
+//! Leases, reloads, drains, counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use nobat_core::job::JobState;
+use nobat_core::signature::ModelState;
+use nobat_core::statistics::WorkerReport;
+use nobat_queue::queue::{QueueSettings, WorkerCommand};
+
+use crate::deployment::{Deployment, PATIENCE, as_floats, floats, longs, once, quick, request, test_model};
+
+#[tokio::test]
+async fn a_job_longer_than_three_leases_runs_once() {
+    let settings = QueueSettings { lease_ms: 400, ..QueueSettings::default() };
+    let deployment = Deployment::with(&["slow"], quick(), settings).await;
+    let steps = |n: i64| request(vec![longs("n", &[], &[n]), floats("x", &[1, 16], &[0.5; 16])]);
+    let (_, result) = deployment.answer("slow", &steps(20_000)).await;
+    let wanted_us = 4 * 400_000;
+    let n = 20_000 * wanted_us / result.explain.infer_us.max(1) as i64;
+    let view = deployment.job("slow", &steps(n), once()).await;
+    assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
+    assert!(view.result.expect("a result").explain.infer_us > 3 * 400_000, "the run outlived three leases");
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn swapping_a_model_under_load_fails_no_request() {
+    let deployment = Arc::new(Deployment::of(&["identity_fp32"]).await);
+    // The same graph under another producer name: another digest, the same answers.
+    let original = std::fs::read(test_model("identity_fp32")).expect("a model");
+    let renamed: Vec<u8> = {
+        let mut bytes = original.clone();
+        let at = bytes.windows(11).position(|window| window == b"nobat-tests").expect("the producer's name");
+        bytes[at] = b'N';
+        bytes
+    };
+    let done = Arc::new(AtomicBool::new(false));
+    let callers = (0..8).map(|caller| {
+        let (deployment, done) = (Arc::clone(&deployment), Arc::clone(&done));
+        async move {
+            let mut count = 0u32;
+            while !done.load(Ordering::Relaxed) {
+                let value = (caller * 1000) as f32 + (count % 1000) as f32;
+                let (answer, _) =
+                    deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[value])])).await;
+                assert_eq!(as_floats(&answer.outputs[0]), [value]);
+                count += 1;
+            }
+            count
+        }
+    });
+    let swaps = async {
+        for round in 0..10 {
+            let before = deployment.signature("identity_fp32").digest;
+            let file = deployment.models.path().join("next.tmp");
+            std::fs::write(&file, if round % 2 == 0 { &renamed } else { &original }).expect("a file");
+            std::fs::rename(&file, deployment.models.path().join("identity_fp32.onnx")).expect("a rename");
+            deployment.worker.reload();
+            deployment.until("identity_fp32", |own| own.len() == 1 && own[0].digest != before).await;
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    let (counts, ()) = futures::join!(join_all(callers), swaps);
+    assert!(counts.iter().all(|&count| count > 0));
+    let counted = deployment.queue.workers().await.expect("workers");
+    assert_eq!(counted.len(), 1);
+    Arc::into_inner(deployment).expect("the only holder").drain().await;
+}
+
+#[tokio::test]
+async fn a_failed_reload_leaves_the_old_version_serving_and_says_why() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    std::fs::write(deployment.models.path().join("identity_fp32.onnx"), b"half a fil").expect("a file");
+    deployment.queue.command(&WorkerCommand::Load { model: "identity_fp32".into() }).await.expect("a command");
+    deployment.until("identity_fp32", |own| own.iter().any(|own| own.state == ModelState::Failed)).await;
+    let states: Vec<_> = deployment.worker.signatures().into_iter().map(|own| own.state).collect();
+    assert!(states.contains(&ModelState::Ready), "{states:?}");
+    deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[4.0])])).await;
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn models_come_and_go_with_their_files() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    std::fs::copy(test_model("two_by_two"), deployment.models.path().join("two_by_two.onnx")).expect("a model");
+    std::fs::remove_file(deployment.models.path().join("identity_fp32.onnx")).expect("a removal");
+    deployment.worker.reload();
+    deployment.until("two_by_two", |own| own.iter().any(|own| own.state == ModelState::Ready)).await;
+    deployment.until("identity_fp32", <[_]>::is_empty).await;
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_report_asked_for_counts_what_was_answered_before() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    for _ in 0..5 {
+        deployment.answer("identity_fp32", &request(vec![floats("x", &[2, 1], &[1.0, 2.0])])).await;
+    }
+    let give_up = Instant::now() + PATIENCE;
+    let report = loop {
+        deployment.queue.command(&WorkerCommand::Report { nonce: 42 }).await.expect("a command");
+        let workers = deployment.queue.workers().await.expect("workers");
+        let report: Option<WorkerReport> =
+            workers.first().and_then(|own| serde_json::from_value(own.report.clone()).ok());
+        match report {
+            Some(report) if report.nonce == 42 => break report,
+            _ => assert!(Instant::now() < give_up, "no report came"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let counted = &report.statistics[0];
+    assert_eq!((counted.model.as_str(), counted.inference_count, counted.success.count), ("identity_fp32", 10, 5));
+    assert_eq!(counted.batches.iter().map(|batch| u64::from(batch.rows) * batch.infer.count).sum::<u64>(), 10);
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_drain_leaves_the_registry_and_no_lease_behind() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
+    let queue = Arc::clone(&deployment.queue);
+    deployment.drain().await;
+    assert!(queue.workers().await.expect("workers").is_empty());
+    let counts = queue.counts("identity_fp32").await.expect("counts");
+    assert_eq!((counts.leased, counts.queued), (0, 0));
+}

@@ -1,0 +1,6 @@
+//! A whole worker on real models, over the embedded queue.
+
+mod bad_input;
+mod deployment;
+mod lifecycle;
+mod shapes;
