@@ -1,8 +1,10 @@
 //! What a server must be before it is trusted with jobs, and what an operator
 //! is told about one that could be safer.
 
+use std::time::{Duration, Instant};
+
 use nobat_core::{Error, ErrorCode, IdIssuer, Result};
-use redis::Value;
+use redis::{RedisError, RedisResult, Value};
 
 use super::connect::{Hub, coded};
 use super::keys::Prefix;
@@ -10,6 +12,10 @@ use crate::queue::{Durability, QueueSettings, StoreHealth};
 
 /// The oldest server whose scripting and commands the scripts need.
 const OLDEST: (u32, u32) = (7, 0);
+
+/// How long a start waits for a server that is not up yet: under a supervisor
+/// or in a compose file everything starts at once.
+const REACH: Duration = Duration::from_secs(10);
 
 /// What was learned about the server at start.
 #[derive(Clone, Debug)]
@@ -20,7 +26,7 @@ pub(crate) struct Server {
 /// Checks the server, loads the scripts and reads (or creates) the secret that
 /// ids are keyed with.
 pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings) -> Result<(Server, IdIssuer)> {
-    let info = info(hub).await?;
+    let info = reach(hub).await?;
     let version = field(&info, "redis_version").unwrap_or("unknown").to_owned();
     let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -93,13 +99,39 @@ pub(crate) async fn health(hub: &Hub, server: &Server) -> Result<StoreHealth> {
     Ok(StoreHealth { store: format!("redis {}", server.version), warnings })
 }
 
-async fn info(hub: &Hub) -> Result<String> {
-    let reply = hub.send(redis::cmd("INFO").arg("everything")).await.map_err(|e| coded(&e))?;
-    match reply {
-        // A cluster answers per node: the first speaks for it.
-        Value::Map(nodes) => Ok(nodes.into_iter().map(|(_, info)| text(info)).next().unwrap_or_default()),
-        other => Ok(text(other)),
+/// Waits for a server that is starting beside us, then reads what it says.
+async fn reach(hub: &Hub) -> Result<String> {
+    let since = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match try_info(hub).await {
+            Err(e) if starting(&e) && since.elapsed() < REACH => {
+                if pause > Duration::from_millis(100) {
+                    log::warn!("waiting for redis, up to {} s: {e}", REACH.as_secs());
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+            other => return other.map_err(|e| coded(&e)),
+        }
     }
+}
+
+/// Whether a server that is coming up answers so.
+fn starting(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_timeout() || error.code() == Some("LOADING")
+}
+
+async fn info(hub: &Hub) -> Result<String> {
+    try_info(hub).await.map_err(|e| coded(&e))
+}
+
+async fn try_info(hub: &Hub) -> RedisResult<String> {
+    Ok(match hub.send(redis::cmd("INFO").arg("everything")).await? {
+        // A cluster answers per node: the first speaks for it.
+        Value::Map(nodes) => nodes.into_iter().map(|(_, info)| text(info)).next().unwrap_or_default(),
+        other => text(other),
+    })
 }
 
 fn text(value: Value) -> String {
