@@ -18,7 +18,8 @@ async fn a_job_longer_than_three_leases_runs_once() {
     let deployment = Deployment::with(&["slow"], quick(), settings).await;
     let steps = |n: i64| request(vec![longs("n", &[], &[n]), floats("x", &[1, 16], &[0.5; 16])]);
     let (_, result) = deployment.answer("slow", &steps(20_000)).await;
-    let wanted_us = 4 * 400_000;
+    // Well past three leases: the first run, which sets the scale, is the slow one.
+    let wanted_us = 10 * 400_000;
     let n = 20_000 * wanted_us / result.explain.infer_us.max(1) as i64;
     let view = deployment.job("slow", &steps(n), once()).await;
     assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
