@@ -125,6 +125,9 @@ impl Target {
             Target::Cluster(nodes) => {
                 let mut builder = redis::cluster::ClusterClientBuilder::new(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
+                    // The client must not repeat a script behind our back: a
+                    // repeat has to say that it is one.
+                    .retries(0)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(response_timeout.unwrap_or(Duration::from_secs(3600)))
                     .overall_response_timeout(response_timeout);
@@ -177,14 +180,15 @@ impl Link {
     /// Sends a command that names no key to the server that has `key`.
     pub(crate) async fn send_near(&mut self, cmd: &Cmd, key: &str) -> RedisResult<Value> {
         use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-        match self {
+        let reply = match self {
             Link::Single(link) => link.req_packed_command(cmd).await,
             Link::Cluster(link) => {
                 let route = Route::with_key(key, SlotAddr::Master);
                 link.route_command(cmd.clone(), RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route)))
                     .await
             }
-        }
+        };
+        reply.and_then(Value::extract_error)
     }
 
     /// Sends commands of one slot together; the replies in their order.

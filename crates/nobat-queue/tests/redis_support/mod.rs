@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod proxy;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

@@ -1,0 +1,193 @@
+//! Measures the Redis store's hot path on a redis-server of its own: enqueues and
+//! drains per second, Redis time per job, bytes per job and per result, and what
+//! a large backlog costs.
+//!
+//! `cargo run --release -p nobat-queue --example redis_hot_path [jobs] [backlog]`
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_core::OwnerId;
+use nobat_core::job::{JobOptions, NewJob, Outcome, Settlement};
+use nobat_queue::queue::{Consumer, Queue, QueueSettings};
+use nobat_queue::redis::RedisQueue;
+
+/// Jobs leased in one step.
+const BATCH: usize = 32;
+/// Enqueues in flight at once.
+const PUSHERS: usize = 64;
+
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    fn start() -> anyhow::Result<Server> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .stdout(Stdio::null())
+            .spawn()?;
+        let server = Server { process, port };
+        while server.connection().is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(server)
+    }
+
+    fn connection(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?.get_connection()
+    }
+
+    fn info(&self, section: &str, name: &str) -> anyhow::Result<f64> {
+        let text: String = redis::cmd("INFO").arg(section).query(&mut self.connection()?)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(value.unwrap_or("0").trim().parse()?)
+    }
+
+    /// Processor seconds so far.
+    fn cpu(&self) -> anyhow::Result<f64> {
+        Ok(self.info("cpu", "used_cpu_user")? + self.info("cpu", "used_cpu_sys")?)
+    }
+}
+
+fn job() -> NewJob {
+    NewJob {
+        model: "digits".into(),
+        owner: OwnerId::ANONYMOUS,
+        options: JobOptions::default(),
+        payload: vec![7; 281].into(),
+        rows: 1,
+        trace: "".into(),
+    }
+}
+
+/// Enqueues `count` jobs from many tasks on one lane.
+async fn push(queue: &Arc<RedisQueue>, count: usize) -> anyhow::Result<()> {
+    let lane = queue.lane();
+    let each = count.div_ceil(PUSHERS);
+    let mut pushers = Vec::new();
+    for _ in 0..PUSHERS {
+        let lane = lane.clone();
+        pushers.push(tokio::spawn(async move {
+            for _ in 0..each {
+                lane.enqueue(job()).await?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for pusher in pushers {
+        pusher.await??;
+    }
+    Ok(())
+}
+
+/// Runs up to `most` jobs through one consumer; how many it ran.
+async fn drain(consumer: &mut dyn Consumer, most: usize) -> anyhow::Result<usize> {
+    let mut settle = Vec::new();
+    let mut ran = 0;
+    loop {
+        let want = BATCH.min(most - ran);
+        let step = consumer.step(std::mem::take(&mut settle), want).await?;
+        if step.leased.is_empty() {
+            return Ok(ran);
+        }
+        ran += step.leased.len();
+        settle.extend(step.leased.into_iter().map(|job| Settlement {
+            id: job.id,
+            token: job.token,
+            outcome: Outcome::Succeeded(vec![0; 99].into()),
+        }));
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let jobs = args.next().transpose()?.unwrap_or(200_000);
+    let backlog = args.next().transpose()?.unwrap_or(1_000_000);
+    let server = Server::start()?;
+    let url = format!("redis://127.0.0.1:{}/", server.port);
+    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await?;
+    let mut consumer = queue.consumer("digits", "bench").await?;
+    push(&queue, 1_000).await?;
+    drain(&mut *consumer, usize::MAX).await?;
+
+    let (memory, cpu, started) = (server.info("memory", "used_memory")?, server.cpu()?, Instant::now());
+    push(&queue, jobs).await?;
+    let took = started.elapsed().as_secs_f64();
+    let pushed = jobs.div_ceil(PUSHERS) * PUSHERS;
+    let queued_bytes = (server.info("memory", "used_memory")? - memory) / pushed as f64;
+    let push_us = (server.cpu()? - cpu) * 1e6 / pushed as f64;
+    println!(
+        "enqueue  {:>9.0} jobs/s   {push_us:.1} us of redis per job   {queued_bytes:.0} bytes queued",
+        pushed as f64 / took
+    );
+
+    let (cpu, started) = (server.cpu()?, Instant::now());
+    let drained = drain(&mut *consumer, usize::MAX).await?;
+    let took = started.elapsed().as_secs_f64();
+    let stored_bytes = (server.info("memory", "used_memory")? - memory) / drained as f64;
+    let drain_us = (server.cpu()? - cpu) * 1e6 / drained as f64;
+    println!(
+        "drain    {:>9.0} jobs/s   {drain_us:.1} us of redis per job   {stored_bytes:.0} bytes per result",
+        drained as f64 / took
+    );
+
+    let worker = queue.consumer("digits", "echo").await?;
+    let served = tokio::spawn(async move {
+        let mut worker = worker;
+        while drain(&mut *worker, usize::MAX).await.is_ok() {
+            worker.idle().await;
+        }
+    });
+    for clients in [1usize, 64] {
+        let lane = queue.lane();
+        let each = 40_000 / clients / if clients == 1 { 10 } else { 1 };
+        let started = Instant::now();
+        let calls = (0..clients).map(|_| {
+            let lane = lane.clone();
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    lane.call(job(), Duration::from_secs(10)).await?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        for call in futures::future::join_all(calls).await {
+            call??;
+        }
+        let per_s = (each * clients) as f64 / started.elapsed().as_secs_f64();
+        println!("call     {per_s:>9.0} calls/s  at {clients} callers, gateway and worker on one thread");
+    }
+    served.abort();
+
+    if backlog > 0 {
+        let mut per_job = Vec::new();
+        for size in [1_000, backlog] {
+            let waiting = queue.counts("digits").await?.queued as usize;
+            push(&queue, size.saturating_sub(waiting)).await?;
+            // Enqueue what is drained, so that the backlog stays as it is.
+            let cpu = server.cpu()?;
+            let mut ran = 0;
+            while ran < 50_000 {
+                push(&queue, 960).await?;
+                ran += drain(&mut *consumer, 960).await?;
+            }
+            let us = (server.cpu()? - cpu) * 1e6 / ran as f64;
+            println!("backlog  {size:>9} jobs     {us:.1} us of redis per job, enqueue to result");
+            per_job.push(us);
+        }
+        println!("backlog  ratio {:.2}", per_job[1] / per_job[0]);
+    }
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! What the Redis store promises when things break: replies lost after the
+//! script has committed, servers restarted and flushed, workers that die with
+//! leases in hand, records that rot.
+
+mod redis_support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nobat_core::job::{JobOptions, JobState};
+use nobat_core::{ErrorCode, JobId};
+use nobat_queue::Queue;
+use nobat_queue::queue::{Consumer, Durability, QueueSettings};
+use nobat_queue::redis::RedisQueue;
+use parking_lot::Mutex;
+use redis_support::proxy::Proxy;
+use redis_support::*;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Answers jobs and counts how often each payload was started.
+async fn serve_counted(mut consumer: Box<dyn Consumer>, started: Arc<Mutex<HashMap<Vec<u8>, u32>>>) {
+    let mut settle = Vec::new();
+    loop {
+        match consumer.step(std::mem::take(&mut settle), 8).await {
+            Ok(step) if step.leased.is_empty() => consumer.idle().await,
+            Ok(step) => {
+                for job in &step.leased {
+                    *started.lock().entry(job.payload.to_vec()).or_default() += 1;
+                    settle.push(echo(job));
+                }
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_lost_after_the_commit_lose_no_job_and_run_none_twice() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(server.port);
+    let url = format!("redis://127.0.0.1:{}/", proxy.port);
+    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
+    let lane = queue.lane();
+    let started = Arc::new(Mutex::new(HashMap::new()));
+    let worker = tokio::spawn(serve_counted(queue.consumer("digits", "w").await.expect("opens"), started.clone()));
+    let mut ids: Vec<JobId> = Vec::new();
+    for round in 0..60u32 {
+        proxy.cut(1);
+        let jobs: Vec<_> = (0..3u32)
+            .map(|n| {
+                let lane = lane.clone();
+                tokio::spawn(async move { lane.enqueue(job(format!("{round}-{n}"))).await })
+            })
+            .collect();
+        for enqueued in jobs {
+            ids.push(enqueued.await.expect("no panic").expect("accepted").id);
+        }
+    }
+    for id in &ids {
+        let view = queue.lane().wait(*id, SOON).await.expect("the store answers").expect("is there");
+        assert_eq!(view.state, JobState::Succeeded, "job {id}");
+    }
+    worker.abort();
+    assert_eq!(proxy.left(), 0, "every cut happened");
+    let counts = queue.counts("digits").await.expect("counted");
+    assert_eq!((counts.enqueued_total, counts.finished_total, counts.leased), (180, 180, 0));
+    let twice: Vec<_> = started.lock().iter().filter(|(_, count)| **count > 1).map(|(job, _)| job.clone()).collect();
+    assert_eq!(twice, Vec::<Vec<u8>>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_killed_and_restarted_server_ends_nothing() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let queue = queue(&server, QueueSettings { lease_ms: 2_000, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    assert_eq!(lane.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
+
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.connection()).expect("flushed");
+    assert_eq!(lane.call(job("flushed"), SOON).await.expect("answered").state, JobState::Succeeded);
+
+    let mut admin = server.connection();
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut admin).expect("killed");
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec(&mut admin).expect("killed");
+    assert_eq!(lane.call(job("killed"), SOON).await.expect("answered").state, JobState::Succeeded);
+
+    worker.abort();
+    let waiting = lane.enqueue(job("waits")).await.expect("accepted").id;
+    let waiter = tokio::spawn({
+        let lane = lane.clone();
+        async move { lane.wait(waiting, SOON).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.kill();
+    assert_eq!(lane.enqueue(job("down")).await.expect_err("it is down").code, ErrorCode::QueueUnavailable);
+    assert!(queue.health().await.is_err());
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("known"), 8));
+    server.restart();
+    let view = waiter.await.expect("no panic").expect("the store answers").expect("is there");
+    assert_eq!(view.state, JobState::Succeeded);
+    assert_eq!(lane.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert!(queue.health().await.expect("it is back").warnings.is_empty());
+    worker.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let woken = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::new();
+    for n in 0..100 {
+        let mut consumer = queue.consumer("digits", &format!("w{n}")).await.expect("opens");
+        let woken = woken.clone();
+        workers.push(tokio::spawn(async move {
+            let mut settle = Vec::new();
+            loop {
+                let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("the store answers");
+                settle.extend(step.leased.iter().map(echo));
+                if settle.is_empty() {
+                    consumer.idle().await;
+                    woken.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }));
+    }
+    let blocked = |server: &Server| {
+        let info: String = redis::cmd("INFO").arg("clients").query(&mut server.connection()).expect("told");
+        info.lines().any(|line| line.trim() == "blocked_clients:100")
+    };
+    let deadline = Instant::now() + SOON;
+    while !blocked(&server) {
+        assert!(Instant::now() < deadline, "a hundred consumers block");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..5 {
+        woken.store(0, Ordering::SeqCst);
+        assert_eq!(lane.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let count = woken.load(Ordering::SeqCst);
+        assert!((1..=2).contains(&count), "{count} consumers woke for one job");
+    }
+    // A hundred idle consumers in one process: far below a command a second each.
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let info: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).expect("told");
+    let commands: u32 = info
+        .lines()
+        .find_map(|line| line.strip_prefix("total_commands_processed:"))
+        .and_then(|count| count.trim().parse().ok())
+        .expect("counted");
+    assert!(commands < 150, "{commands} commands in 3 s from 100 idle consumers");
+    workers.iter().for_each(|worker| worker.abort());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_thousand_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
+    const JOBS: usize = 20_000;
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { lease_ms: 3_000, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    for chunk in 0..JOBS / 500 {
+        let accepted = (0..500).map(|n| lane.enqueue(job(format!("{}", chunk * 500 + n))));
+        for accepted in futures::future::join_all(accepted).await {
+            accepted.expect("accepted");
+        }
+    }
+    let mut dead = queue.consumer("digits", "dead").await.expect("opens");
+    let mut leased = 0;
+    while leased < JOBS {
+        leased += dead.step(Vec::new(), 1024).await.expect("answered").leased.len();
+    }
+    drop(dead);
+    let mut last = server.connection();
+    let mut left = JOBS as i64;
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    let mut heir = queue.consumer("digits", "heir").await.expect("opens");
+    let deadline = Instant::now() + SOON;
+    while left > 0 {
+        heir.step(Vec::new(), 0).await.expect("answered");
+        let now: i64 = redis::cmd("ZCARD").arg("nobat{digits}:leases").query(&mut last).expect("counted");
+        // The timekeeper takes its share between two of our calls.
+        assert!(left - now <= 1_000, "{} leases came back at once", left - now);
+        left = now;
+        assert!(Instant::now() < deadline, "{left} leases are still out");
+    }
+    // Each runs alone now, in the old order.
+    for expected in 0..50 {
+        let step = heir.step(Vec::new(), 8).await.expect("answered");
+        let payloads: Vec<_> = step.leased.iter().map(|job| job.payload.clone()).collect();
+        assert_eq!(payloads, [format!("{expected}")]);
+        heir.step(vec![echo(&step.leased[0])], 0).await.expect("answered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_job_is_quarantined_and_takes_no_neighbour_with_it() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { lease_ms: 150, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    let mut ids = HashMap::new();
+    for name in ["a", "b", "poison", "c", "d"] {
+        ids.insert(name, lane.enqueue(job(name)).await.expect("accepted").id);
+    }
+    let deadline = Instant::now() + SOON;
+    while queue.counts("digits").await.expect("counted").finished_total < 5 {
+        assert!(Instant::now() < deadline, "the queue never came to rest");
+        let mut worker = queue.consumer("digits", "w").await.expect("opens");
+        let step = worker.step(Vec::new(), 8).await.expect("answered");
+        if step.leased.iter().any(|job| job.payload == "poison") {
+            // The worker dies with everything it holds.
+            drop(worker);
+            tokio::time::sleep(Duration::from_millis(160)).await;
+            continue;
+        }
+        worker.step(step.leased.iter().map(echo).collect(), 0).await.expect("answered");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (name, id) in ids {
+        let view = queue.get(id).await.expect("the store answers").expect("is there");
+        let expected = if name == "poison" { JobState::Dead } else { JobState::Succeeded };
+        assert_eq!(view.state, expected, "job {name}");
+        assert_eq!(view.attempts, if name == "poison" { 3 } else { 2 }, "job {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_rotten_record_is_dead_lettered_alone() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let mut raw = server.connection();
+    let mut ids = Vec::new();
+    for name in ["a", "cut", "b", "list", "gone", "c", "rubbish"] {
+        ids.push((name, lane.enqueue(job(name)).await.expect("accepted").id));
+    }
+    let key = |id: JobId| [&b"nobat{digits}:"[..], &id.random.to_be_bytes()].concat();
+    for (name, id) in &ids {
+        let key = key(*id);
+        match *name {
+            "cut" => {
+                let whole: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut raw).expect("read");
+                redis::cmd("SET").arg(&key).arg(&whole[..50]).exec(&mut raw).expect("written");
+            }
+            "rubbish" => redis::cmd("SET").arg(&key).arg("rubbish").exec(&mut raw).expect("written"),
+            "gone" => redis::cmd("DEL").arg(&key).exec(&mut raw).expect("deleted"),
+            "list" => {
+                redis::cmd("DEL").arg(&key).exec(&mut raw).expect("deleted");
+                redis::cmd("LPUSH").arg(&key).arg(1).exec(&mut raw).expect("written");
+            }
+            _ => {}
+        }
+    }
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    for (name, id) in ids {
+        match name {
+            "a" | "b" | "c" => {
+                let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+                assert_eq!(view.state, JobState::Succeeded, "job {name}");
+            }
+            "cut" | "rubbish" => {
+                let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+                assert_eq!(view.state, JobState::Dead, "job {name}");
+            }
+            _ => assert!(queue.get(id).await.expect("the store answers").is_none(), "job {name}"),
+        }
+    }
+    worker.abort();
+    assert_eq!(queue.counts("digits").await.expect("counted").queued, 0);
+}
+
+#[tokio::test]
+async fn the_auditor_names_what_is_wrong_and_repairs_it() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let mut raw = server.connection();
+    let lost = lane.enqueue(job("lost")).await.expect("accepted").id;
+    lane.enqueue(job("fine")).await.expect("accepted");
+    assert_eq!(queue.audit("digits", false).await.expect("looked"), Vec::<String>::new());
+
+    redis::cmd("ZREM").arg("nobat{digits}:ready").arg(&lost.random.to_be_bytes()[..]).exec(&mut raw).expect("removed");
+    redis::cmd("ZADD").arg("nobat{digits}:ready").arg(1).arg(&[9u8; 16][..]).exec(&mut raw).expect("added");
+    redis::cmd("DEL").arg("nobat{digits}:meta").exec(&mut raw).expect("deleted");
+    redis::cmd("SET").arg("nobat{digits}:sched").arg("x").exec(&mut raw).expect("written");
+    let found = queue.audit("digits", false).await.expect("looked");
+    for what in ["is a string, must be a zset", "has no record", "is in no set", "is missing though jobs wait"] {
+        assert!(found.iter().any(|finding| finding.contains(what)), "{what}: {found:?}");
+    }
+    queue.audit("digits", true).await.expect("repaired");
+    let left = queue.audit("digits", false).await.expect("looked");
+    assert_eq!(left, Vec::<String>::new());
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let view = lane.wait(lost, SOON).await.expect("the store answers").expect("is there");
+    assert_eq!(view.state, JobState::Succeeded);
+    worker.abort();
+}
+
+#[tokio::test]
+async fn an_unfit_server_is_refused_with_what_to_set() {
+    let evicting = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let refused = RedisQueue::connect(&evicting.url(), QueueSettings::default(), "nobat").await.err().expect("refused");
+    assert!(refused.message.contains("maxmemory-policy noeviction"), "{refused}");
+
+    let plain = Server::start(&[]);
+    let fsync = QueueSettings { durability: Durability::Fsync, ..QueueSettings::default() };
+    match RedisQueue::connect(&plain.url(), fsync, "nobat").await.err() {
+        Some(refused) => {
+            assert!(refused.message.contains("WAITAOF") || refused.message.contains("appendonly yes"), "{refused}")
+        }
+        None => panic!("fsync without an append-only file was accepted"),
+    }
+    let settings = QueueSettings::default();
+    let bad = RedisQueue::connect("not a url", settings.clone(), "nobat").await.err().expect("refused");
+    assert_eq!(bad.code, ErrorCode::InvalidParameter);
+    let nobody = format!("redis://127.0.0.1:{}/", free_port());
+    let refused = RedisQueue::connect(&nobody, settings, "nobat").await.err().expect("refused");
+    assert_eq!(refused.code, ErrorCode::QueueUnavailable);
+    let health = queue(&plain, QueueSettings::default()).await.health().await.expect("healthy");
+    assert!(health.warnings.iter().any(|warning| warning.contains("appendonly yes")));
+}
+
+#[tokio::test]
+async fn an_acl_user_confined_to_the_prefix_is_enough() {
+    let server = Server::start(&[]);
+    let mut raw = server.connection();
+    let rules = ["nobat", "on", ">secret", "~nobat*", "&nobat*", "+@all", "-@admin", "-@dangerous", "+info"];
+    redis::cmd("ACL").arg("SETUSER").arg(&rules).exec(&mut raw).expect("a user");
+    let url = format!("redis://nobat:secret@127.0.0.1:{}/", server.port);
+    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("allowed");
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    assert_eq!(lane.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
+    worker.abort();
+    let denied = RedisQueue::connect(&url, QueueSettings::default(), "other").await.err().expect("denied");
+    assert!(denied.message.contains("denies"), "{denied}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_three_serves_every_models_queue() {
+    let nodes: Vec<Server> = (0..3).map(|_| Server::start(&["--cluster-enabled", "yes"])).collect();
+    let slots = [(0, 5460), (5461, 10922), (10923, 16383)];
+    for (node, (from, to)) in nodes.iter().zip(slots) {
+        let mut raw = node.connection();
+        redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(from).arg(to).exec(&mut raw).expect("slots");
+        redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(nodes[0].port).exec(&mut raw).expect("met");
+    }
+    let deadline = Instant::now() + SOON;
+    let ready = |node: &Server| {
+        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connection()).expect("told");
+        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+    };
+    while !nodes.iter().all(ready) {
+        assert!(Instant::now() < deadline, "the cluster never formed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let url = format!("redis+cluster://{}", hosts.join(","));
+    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
+    let lane = queue.lane();
+    for model in ["digits", "minilm", "resnet18", "whisper"] {
+        let worker = tokio::spawn(serve(queue.consumer(model, "w").await.expect("opens"), 8));
+        for payload in [vec![1; 40], vec![2; 50_000]] {
+            let mut job = job(payload.clone());
+            job.model = model.into();
+            let view = lane.call(job, SOON).await.expect("answered");
+            assert_eq!(view.result.expect("has a result").outputs, payload, "{model}");
+        }
+        worker.abort();
+        assert_eq!(queue.counts(model).await.expect("counted").finished_total, 2);
+    }
+    let mut seen = 0;
+    let mut cursor = None;
+    loop {
+        let page = queue.list(&Default::default(), cursor.as_deref(), 100).await.expect("listed");
+        seen += page.jobs.len();
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_small_and_nothing_outlives_its_ttl() {
+    const JOBS: usize = 8_000;
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let used = |server: &Server| {
+        let info: String = redis::cmd("INFO").arg("memory").query(&mut server.connection()).expect("told");
+        info.lines()
+            .find_map(|line| line.strip_prefix("used_memory:"))
+            .and_then(|n| n.trim().parse::<f64>().ok())
+            .expect("told")
+    };
+    // What a first call costs once does not count.
+    lane.enqueue(job_with("x", JobOptions { result_ttl: Duration::from_secs(3), ..JobOptions::default() }))
+        .await
+        .expect("accepted");
+    let before = used(&server);
+    for _ in 0..JOBS / 250 {
+        // A digits request: 64 floats and about 25 bytes around them.
+        let options = JobOptions { result_ttl: Duration::from_secs(3), ..JobOptions::default() };
+        let accepted = (0..250).map(|_| lane.enqueue(job_with(vec![7; 281], options.clone())));
+        for accepted in futures::future::join_all(accepted).await {
+            accepted.expect("accepted");
+        }
+    }
+    let queued = (used(&server) - before) / JOBS as f64;
+    assert!(queued <= 600.0, "{queued:.0} bytes per queued job");
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let mut settle = Vec::new();
+    loop {
+        let step = consumer.step(std::mem::take(&mut settle), 32).await.expect("answered");
+        if step.leased.is_empty() {
+            break;
+        }
+        settle.extend(step.leased.iter().map(|job| {
+            // A digits result: 79 bytes of outputs, about 20 of how it came about.
+            let mut settlement = echo(job);
+            settlement.outcome = nobat_core::job::Outcome::Succeeded(vec![0; 99].into());
+            settlement
+        }));
+    }
+    let stored = (used(&server) - before) / JOBS as f64;
+    assert!(stored <= 250.0, "{stored:.0} bytes per stored result");
+    let deadline = Instant::now() + SOON;
+    let mut raw = server.connection();
+    loop {
+        let keys: usize = redis::cmd("DBSIZE").query(&mut raw).expect("counted");
+        // The queue's own bookkeeping stays.
+        if keys <= 8 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{keys} keys are left");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
