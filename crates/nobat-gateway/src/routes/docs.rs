@@ -168,19 +168,19 @@ pub(crate) struct JobParameters {
     #[param(minimum = 0, maximum = 255, required = false)]
     priority: Option<u8>,
     /// How long the result can be read, such as `60s`
-    #[param(required = false)]
+    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     result_ttl: Option<String>,
     /// Attempts after the first
     #[param(minimum = 0, maximum = 255, required = false)]
     max_retries: Option<u8>,
     /// Delay before a retry, such as `1s`
-    #[param(required = false)]
+    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     retry_delay: Option<String>,
     /// Time within which it must finish, such as `500ms`
-    #[param(required = false)]
+    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     deadline: Option<String>,
     /// Time before which it must not run, such as `5s`
-    #[param(required = false)]
+    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     delay: Option<String>,
     /// Instant before which it must not run, RFC 3339
     #[param(required = false)]
@@ -192,7 +192,7 @@ pub(crate) struct JobParameters {
     #[param(required = false)]
     label: Option<String>,
     /// Wait this long for the answer; seconds, or with a unit
-    #[param(required = false)]
+    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     wait: Option<String>,
 }
 

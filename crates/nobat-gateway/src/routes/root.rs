@@ -1,4 +1,4 @@
-//! `GET /`: what kserve's clients ask for, and a page for people.
+//! `GET /`: a page for browsers, and for clients what kserve's ask for.
 
 use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
@@ -6,11 +6,21 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::not_allowed;
 
+/// The page: what is served, links, and a digit to draw. It asks the API that
+/// everybody else uses and loads nothing from elsewhere.
+const PAGE: &str = include_str!("page.html");
+
 /// Adds `/`.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/").get(alive).head(alive).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/").get(root).head(root).default_service(not_allowed("GET, HEAD")));
 }
 
-async fn alive(_request: HttpRequest) -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/json")).body(r#"{"status":"alive"}"#)
+async fn root(request: HttpRequest) -> HttpResponse {
+    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::VARY, "accept"));
+    match accepts {
+        Some(accept) if accept.contains("text/html") => response.content_type("text/html; charset=utf-8").body(PAGE),
+        _ => response.content_type("application/json").body(r#"{"status":"alive"}"#),
+    }
 }

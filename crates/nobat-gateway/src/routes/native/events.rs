@@ -14,7 +14,7 @@ use nobat_core::Result;
 use nobat_core::job::{JobState, JobView};
 
 use super::lookup;
-use super::objects::JobObject;
+use super::objects::{EventObject, JobObject};
 use crate::context::RequestContext;
 use crate::error::{Shape, finish};
 use crate::predict::Predictor;
@@ -37,7 +37,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
         ("id" = String, Path, description = "The job's id"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last event seen before"),
     ),
-    responses((status = 200, description = "The events", body = String, content_type = "text/event-stream"), Refusals),
+    responses((status = 200, description = "The events", body = EventObject, content_type = "text/event-stream"), Refusals),
 )]
 pub async fn events(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {

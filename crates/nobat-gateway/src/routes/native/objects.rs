@@ -135,6 +135,21 @@ pub fn result_url(id: &str) -> String {
     format!("/api/v1/jobs/{id}/result")
 }
 
+/// One server-sent event of a job.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `events::print` prints")]
+pub struct EventObject {
+    /// Made of the attempt and the state; send it back as `Last-Event-ID`.
+    #[schema(required = false)]
+    pub id: String,
+    /// The state's name.
+    #[schema(required = false)]
+    pub event: String,
+    /// The job object as JSON text.
+    #[schema(required = false)]
+    pub data: String,
+}
+
 /// A page of jobs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobList {

@@ -1,0 +1,222 @@
+//! A gateway on a free port, an embedded queue in a temporary folder, and a
+//! worker whose models are a few lines of Rust.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nobat_core::ErrorCode;
+use nobat_core::explain::Explain;
+use nobat_core::infer::{InferRequest, InferResponse};
+use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
+use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::tensor::{Datatype, Tensor};
+use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
+use nobat_queue::Queue;
+use nobat_queue::queue::{QueueSettings, WorkerInfo};
+use nobat_queue::sqlite::SqliteQueue;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+/// A running gateway with its queue and worker.
+pub struct House {
+    pub gateway: GatewayHandle,
+    pub queue: Arc<SqliteQueue>,
+    pub client: reqwest::Client,
+    workers: Vec<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+/// A response, read whole.
+pub struct Reply {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e} in {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().expect("ASCII")).unwrap_or_default()
+    }
+
+    /// Status and error code, for tables of refusals.
+    pub fn refusal(&self) -> (u16, String) {
+        (self.status, self.json()["code"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+impl House {
+    pub async fn start() -> House {
+        House::start_with(GatewayConfig::default()).await
+    }
+
+    pub async fn start_with(config: GatewayConfig) -> House {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("an embedded queue");
+        let models = vec![digits(), pair(), text()];
+        let info = WorkerInfo {
+            id: "scripted".into(),
+            host: "here:1".into(),
+            started_at_ms: 1,
+            sessions: 1,
+            models: models.clone(),
+            report: serde_json::json!({ "controller": { "cap": 8 } }),
+        };
+        queue.register_worker(&info, Duration::from_secs(600)).await.expect("registers");
+        let workers = models.iter().map(|model| tokio::spawn(work(queue.clone(), model.name.to_string()))).collect();
+        let local = GatewayConfig {
+            listen: "127.0.0.1:0".into(),
+            grpc: String::new(),
+            metrics: String::new(),
+            threads: 2,
+            ..config
+        };
+        let gateway = Gateway::start(local, queue.clone()).await.expect("starts");
+        House { gateway, queue, client: reqwest::Client::new(), workers, _dir: dir }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.gateway.http_addr()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr())
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.client.get(self.url(path))).await
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
+        self.send(self.client.post(self.url(path)).body(body)).await
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Reply { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    /// Enqueues a digits job and returns its id.
+    pub async fn enqueue(&self, query: &str, values: [f32; 4]) -> String {
+        let reply = self.post(&format!("/api/v1/predict/digits{query}"), instance(values)).await;
+        assert_eq!(reply.status, 202, "{}", reply.text);
+        reply.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Stops the gateway and the worker.
+    pub async fn stop(self) {
+        for worker in &self.workers {
+            worker.abort();
+        }
+        self.gateway.stop().await;
+    }
+}
+
+/// `{"instances": [values]}`.
+pub fn instance(values: [f32; 4]) -> String {
+    serde_json::json!({ "instances": [values] }).to_string()
+}
+
+fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
+    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false }
+}
+
+fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelSignature {
+    ModelSignature {
+        name: name.into(),
+        version: "1".into(),
+        digest: "00ff".into(),
+        state: ModelState::Ready,
+        reason: String::new(),
+        inputs,
+        outputs,
+        batched: true,
+        max_batch_size: 8,
+        max_rows: 64,
+        finite: true,
+        labels: vec!["stable".into()],
+        settings: serde_json::Map::new(),
+    }
+}
+
+/// Four numbers in; their sum as label, and their shares of it, out.
+fn digits() -> ModelSignature {
+    let outputs = vec![spec("label", Datatype::Int64, &[-1]), spec("probabilities", Datatype::Fp32, &[-1, 4])];
+    model("digits", vec![spec("input", Datatype::Fp32, &[-1, 4])], outputs)
+}
+
+/// Two integers in, their sum out.
+fn pair() -> ModelSignature {
+    let inputs = vec![spec("a", Datatype::Int32, &[-1]), spec("b", Datatype::Int32, &[-1])];
+    model("pair", inputs, vec![spec("sum", Datatype::Fp32, &[-1, 1])])
+}
+
+/// Bytes in, the same bytes out.
+fn text() -> ModelSignature {
+    model("text", vec![spec("in", Datatype::Bytes, &[-1])], vec![spec("out", Datatype::Bytes, &[-1])])
+}
+
+/// Runs one model for ever. A digits row that begins with 666 fails for good.
+async fn work(queue: Arc<SqliteQueue>, model: String) {
+    let mut consumer = queue.consumer(&model, "scripted").await.expect("a consumer");
+    let mut settle = Vec::new();
+    loop {
+        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("the embedded queue answers");
+        settle = step.leased.iter().map(|job| settlement(&model, job)).collect();
+        if settle.is_empty() && !step.more {
+            consumer.idle().await;
+        }
+    }
+}
+
+fn settlement(model: &str, job: &LeasedJob) -> Settlement {
+    let outcome = match run(model, job.payload.clone()) {
+        Ok(outputs) => {
+            let mut packed = Vec::new();
+            InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+            let explain = Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
+            Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())
+        }
+        Err(message) => Outcome::Failed {
+            error: JobError { code: ErrorCode::InferenceFailed, message },
+            retry_in: None,
+        },
+    };
+    Settlement { id: job.id, token: job.token, outcome }
+}
+
+fn run(model: &str, payload: Bytes) -> Result<Vec<Tensor>, String> {
+    let request = InferRequest::decode(payload).map_err(|error| error.message)?;
+    let input = &request.inputs[0];
+    let rows = input.shape[0];
+    match model {
+        "digits" => {
+            let values: Vec<f32> = input.data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            if values[0] == 666.0 {
+                return Err("the model refused the number of the beast".into());
+            }
+            let sums: Vec<f32> = values.chunks(4).map(|row| row.iter().sum()).collect();
+            let shares = values.iter().enumerate().map(|(at, value)| value / sums[at / 4].max(1.0));
+            Ok(vec![
+                tensor("label", Datatype::Int64, &[rows], sums.iter().flat_map(|sum| (*sum as i64).to_le_bytes())),
+                tensor("probabilities", Datatype::Fp32, &[rows, 4], shares.flat_map(f32::to_le_bytes)),
+            ])
+        }
+        "pair" => {
+            let read = |at: usize| request.inputs[at].data.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
+            let sums = read(0).zip(read(1)).map(|(a, b)| (a + b) as f32);
+            Ok(vec![tensor("sum", Datatype::Fp32, &[rows, 1], sums.flat_map(f32::to_le_bytes))])
+        }
+        _ => Ok(vec![Tensor { name: "out".into(), ..input.clone() }]),
+    }
+}
+
+fn tensor(name: &str, datatype: Datatype, shape: &[i64], data: impl Iterator<Item = u8>) -> Tensor {
+    Tensor { name: name.into(), datatype, shape: shape.into(), data: data.collect::<Vec<_>>().into() }
+}

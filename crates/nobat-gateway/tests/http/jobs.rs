@@ -1,0 +1,324 @@
+//! The native jobs API.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{House, instance};
+
+#[tokio::test]
+async fn a_prediction_is_accepted_at_once_and_its_result_read_later() {
+    let house = House::start().await;
+    let reply = house.post("/api/v1/predict/digits?priority=10&result_ttl=60s&max_retries=3", instance([1.0, 2.0, 3.0, 4.0])).await;
+    assert_eq!(reply.status, 202);
+    let job = reply.json();
+    let id = job["id"].as_str().expect("an id");
+    assert_eq!(reply.header("location"), format!("/api/v1/jobs/{id}"));
+    assert_eq!(reply.header("preference-applied"), "respond-async");
+    assert!(!reply.header("retry-after").is_empty());
+    assert_eq!((job["model"].as_str(), job["state"].as_str(), job["priority"].as_u64()), (Some("digits"), Some("queued"), Some(10)));
+
+    let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await;
+    assert_eq!(result.status, 200, "{}", result.text);
+    let body = result.json();
+    assert_eq!(body["predictions"][0]["label"], 10);
+    assert_eq!((&body["version"], &body["state"], &body["explain"]["worker"]), (&json!("1"), &json!("succeeded"), &json!("scripted")));
+    assert!(result.header("server-timing").starts_with("queue;dur="));
+    let column = house.get(&format!("/api/v1/jobs/{id}/result?form=column")).await.json();
+    assert_eq!(column["outputs"]["label"], json!([10]));
+
+    let status = house.get(&format!("/api/v1/jobs/{id}")).await.json();
+    assert_eq!((&status["state"], &status["attempts"]), (&json!("succeeded"), &json!(1)));
+    assert!(status["finished_at_ms"].as_u64().expect("finished") > 0);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_waits_gets_the_answer_in_the_form_it_asked() {
+    let house = House::start().await;
+    let url = house.url("/api/v1/predict/digits");
+    let request = house.client.post(&url).header("prefer", "wait=10").body(instance([1.0, 0.0, 0.0, 0.0]));
+    let reply = house.send(request).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert_eq!(reply.json()["predictions"], json!([{ "label": 1, "probabilities": [1.0, 0.0, 0.0, 0.0] }]));
+    assert_eq!(reply.header("vary"), "prefer");
+
+    let column = house.post("/api/v1/predict/digits?wait=10s", r#"{"inputs":[[1,1,0,0],[3,0,0,0]],"outputs":["label"]}"#).await;
+    assert_eq!(column.json()["outputs"]["label"], json!([2, 3]));
+
+    let both = house.client.post(&url).header("prefer", "respond-async, wait=10").body(instance([2.0, 0.0, 0.0, 0.0]));
+    assert_eq!(house.send(both).await.status, 200);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_first_answers_with_the_job_and_the_job_goes_on() {
+    let house = House::start().await;
+    assert_eq!(house.post("/api/v1/queues/digits/pause", "").await.json()["paused"], true);
+    let reply = house.post("/api/v1/predict/digits?wait=0.05", instance([5.0, 0.0, 0.0, 0.0])).await;
+    assert_eq!(reply.status, 202, "{}", reply.text);
+    let id = reply.json()["id"].as_str().expect("an id").to_owned();
+    let pending = house.get(&format!("/api/v1/jobs/{id}/result?wait=0.01")).await;
+    assert_eq!((pending.status, pending.json()["state"].as_str()), (202, Some("queued")));
+    assert_eq!(house.post("/api/v1/queues/digits/resume", "").await.json()["paused"], false);
+    let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await;
+    assert_eq!(result.json()["predictions"][0]["label"], 5);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn many_requests_make_many_jobs_and_a_bad_one_refuses_the_call() {
+    let house = House::start().await;
+    let requests: Vec<_> = (0..20).map(|n| json!({ "instances": [[n, 0, 0, 0]] })).collect();
+    let reply = house.post("/api/v1/predict/digits/many", json!({ "requests": requests }).to_string()).await;
+    assert_eq!(reply.status, 202, "{}", reply.text);
+    let jobs = reply.json()["jobs"].as_array().expect("a list").clone();
+    assert_eq!(jobs.len(), 20);
+    for (n, job) in jobs.iter().enumerate() {
+        let id = job["id"].as_str().expect("an id");
+        let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await;
+        assert_eq!(result.json()["predictions"][0]["label"], n);
+    }
+    let bad = r#"{"requests":[{"instances":[[1,2,3,4]]},{"instances":[[1,2,3]]}]}"#;
+    let refused = house.post("/api/v1/predict/digits/many", bad).await;
+    assert_eq!(refused.refusal(), (400, "invalid_tensor".into()));
+    assert!(refused.json()["detail"].as_str().expect("a detail").starts_with("requests[1]: "), "{}", refused.text);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_says_so_and_cannot_be_cancelled_again() {
+    let house = House::start().await;
+    let id = house.enqueue("?delay=1h", [1.0, 0.0, 0.0, 0.0]).await;
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}")).await.json()["state"], "scheduled");
+    let cancelled = house.post(&format!("/api/v1/jobs/{id}/cancel"), "").await;
+    assert_eq!((cancelled.status, cancelled.json()["state"].as_str()), (200, Some("cancelled")));
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}/result")).await.refusal(), (409, "job_cancelled".into()));
+    let again = house.post(&format!("/api/v1/jobs/{id}/cancel"), "").await;
+    assert_eq!(again.refusal(), (409, "job_already_finished".into()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_job_becomes_a_dead_letter_that_can_be_retried_listed_and_purged() {
+    let house = House::start().await;
+    let id = house.enqueue("?max_retries=0", [666.0, 0.0, 0.0, 0.0]).await;
+    let dead = house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await;
+    assert_eq!(dead.refusal(), (500, "inference_failed".into()));
+    assert_eq!(dead.json()["job"], id.as_str());
+    assert!(dead.text.contains("number of the beast"));
+    let listed = house.get("/api/v1/queues/digits/dead").await.json();
+    assert_eq!(listed["jobs"][0]["id"], id.as_str());
+
+    let retried = house.post(&format!("/api/v1/jobs/{id}/retry"), "").await;
+    assert_eq!(retried.status, 202, "{}", retried.text);
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await.status, 500);
+    assert_eq!(house.post("/api/v1/queues/digits/dead/redrive?limit=5", "").await.json()["count"], 1);
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await.status, 500);
+    let purged = house.send(house.client.delete(house.url(&format!("/api/v1/queues/digits/dead?ids={id}")))).await;
+    assert_eq!(purged.json()["count"], 1, "{}", purged.text);
+
+    let done = house.enqueue("", [1.0, 0.0, 0.0, 0.0]).await;
+    assert_eq!(house.get(&format!("/api/v1/jobs/{done}/result?wait=10")).await.status, 200);
+    assert_eq!(house.post(&format!("/api/v1/jobs/{done}/retry"), "").await.refusal(), (409, "job_already_finished".into()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_result_past_its_ttl_is_gone_and_an_invented_id_was_never_there() {
+    let house = House::start().await;
+    let id = house.enqueue("?result_ttl=50ms", [1.0, 0.0, 0.0, 0.0]).await;
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await.status, 200);
+    let gone = poll(Duration::from_secs(10), async || {
+        let reply = house.get(&format!("/api/v1/jobs/{id}/result")).await;
+        (reply.status != 200).then(|| reply.refusal())
+    });
+    assert_eq!(gone.await, (410, "result_expired".into()));
+    let mut forged = id.clone().into_bytes();
+    forged[0] = if forged[0] == b'a' { b'b' } else { b'a' };
+    let forged = String::from_utf8(forged).expect("ASCII");
+    for text in [forged.as_str(), "x", "%ff", "..", "0"] {
+        for tail in ["", "/result", "/events"] {
+            let refusal = house.get(&format!("/api/v1/jobs/{text}{tail}")).await;
+            assert_eq!(refusal.status, 404, "{text}{tail}");
+        }
+    }
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_are_listed_with_filters_and_a_cursor() {
+    let house = House::start().await;
+    let mut expected = Vec::new();
+    for n in 0..5 {
+        expected.push(house.enqueue("?delay=1h", [n as f32, 0.0, 0.0, 0.0]).await);
+    }
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    for _ in 0..50 {
+        let page = house.get(&format!("/api/v1/jobs?model=digits&state=scheduled&limit=2{cursor}")).await.json();
+        let jobs = page["jobs"].as_array().expect("a list");
+        assert!(jobs.len() <= 2);
+        found.extend(jobs.iter().map(|job| job["id"].as_str().expect("an id").to_owned()));
+        let Some(next) = page["cursor"].as_str() else { break };
+        let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        cursor = format!("&cursor={next}");
+    }
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(house.get("/api/v1/jobs?model=pair").await.json()["jobs"], json!([]));
+    assert_eq!(house.get("/api/v1/jobs?state=done").await.refusal(), (400, "invalid_parameter".into()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn the_events_of_a_job_end_with_its_end_and_resume_after_the_last_seen() {
+    let house = House::start().await;
+    house.post("/api/v1/queues/digits/pause", "").await;
+    let id = house.enqueue("", [1.0, 0.0, 0.0, 0.0]).await;
+    let url = house.url(&format!("/api/v1/jobs/{id}/events"));
+    let stream = tokio::spawn(house.client.get(&url).send());
+    // The stream begins with the state it finds; let it find `queued`.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    house.post("/api/v1/queues/digits/resume", "").await;
+    let response = stream.await.expect("joins").expect("answers");
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let text = response.text().await.expect("ends");
+    assert!(text.starts_with("id: 1\nevent: queued\ndata: {\"id\":"), "{text}");
+    assert!(text.contains("id: 19\nevent: succeeded\n"), "{text}");
+    let resumed = house.send(house.client.get(&url).header("last-event-id", "19")).await;
+    assert_eq!(resumed.text, "");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_returns_the_same_job_and_refuses_another_body() {
+    let house = House::start().await;
+    let send = async |key: &str, values| {
+        let request = house.client.post(house.url("/api/v1/predict/digits")).header("idempotency-key", key);
+        house.send(request.body(instance(values))).await
+    };
+    let first = send("\"order-1\"", [1.0, 0.0, 0.0, 0.0]).await.json()["id"].clone();
+    assert_eq!(send("order-1", [1.0, 0.0, 0.0, 0.0]).await.json()["id"], first);
+    assert_eq!(send("order-1", [2.0, 0.0, 0.0, 0.0]).await.refusal(), (422, "idempotency_mismatch".into()));
+    assert_ne!(send("order-2", [1.0, 0.0, 0.0, 0.0]).await.json()["id"], first);
+    assert_eq!(send(&"k".repeat(256), [1.0; 4]).await.refusal(), (400, "invalid_parameter".into()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_queued_job_unless_it_asked_for_async() {
+    let house = House::start().await;
+    house.post("/api/v1/queues/digits/pause", "").await;
+    for (prefer, expected) in [("wait=30", "cancelled"), ("respond-async, wait=30", "queued")] {
+        let body = instance([3.0, 0.0, 0.0, 0.0]);
+        let mut socket = tokio::net::TcpStream::connect(house.addr()).await.expect("connects");
+        let head = format!(
+            "POST /api/v1/predict/digits HTTP/1.1\r\nHost: x\r\nPrefer: {prefer}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).await.expect("sends");
+        let id = poll(Duration::from_secs(10), async || {
+            let jobs = house.get("/api/v1/jobs?state=queued").await.json();
+            jobs["jobs"][0]["id"].as_str().map(str::to_owned)
+        })
+        .await;
+        drop(socket);
+        let state = async || house.get(&format!("/api/v1/jobs/{id}")).await.json()["state"].as_str().map(str::to_owned);
+        if expected == "cancelled" {
+            poll(Duration::from_secs(10), async || (state().await.as_deref() == Some(expected)).then_some(())).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(state().await.as_deref(), Some(expected));
+        }
+    }
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn sixty_four_clients_each_get_their_own_answer() {
+    let house = House::start().await;
+    let clients = (0..64u16).map(|n| {
+        let request = house.client.post(house.url("/v1/models/digits:predict")).body(instance([f32::from(n), 1.0, 0.0, 0.0]));
+        async move {
+            for _ in 0..10 {
+                let again = request.try_clone().expect("a plain body");
+                let body: serde_json::Value = again.send().await.expect("an answer").json().await.expect("JSON");
+                assert_eq!(body["predictions"][0]["label"], n + 1);
+            }
+        }
+    });
+    futures::future::join_all(clients).await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn models_and_queues_say_what_they_are() {
+    let house = House::start().await;
+    let models = house.get("/api/v1/models").await.json();
+    let names: Vec<_> = models["models"].as_array().expect("a list").iter().map(|model| model["name"].clone()).collect();
+    assert_eq!(names, ["digits", "pair", "text"]);
+    let digits = house.get("/api/v1/models/digits").await.json();
+    assert_eq!(digits["versions"][0]["inputs"][0], json!({"name": "input", "datatype": "FP32", "shape": [-1, 4], "optional": false}));
+    assert_eq!((&digits["ready"], &digits["default_version"]), (&json!(true), &json!("1")));
+    assert_eq!(digits["workers"][0]["report"]["controller"]["cap"], 8);
+    house.enqueue("?delay=1h", [0.0; 4]).await;
+    assert_eq!(house.get("/api/v1/queues/digits").await.json()["scheduled"], 1);
+    assert_eq!(house.get("/api/v1/queues").await.json()["queues"].as_array().map(Vec::len), Some(3));
+    assert_eq!(house.post("/api/v1/queues/nope/pause", "").await.refusal(), (404, "model_not_found".into()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
+    let house = House::start().await;
+    house.post("/api/v1/queues/digits/pause", "").await;
+    let waiting = tokio::spawn(house.client.post(house.url("/api/v1/predict/digits?wait=20")).body(instance([7.0, 0.0, 0.0, 0.0])).send());
+    poll(Duration::from_secs(10), async || {
+        (house.get("/api/v1/queues/digits").await.json()["queued"] == 1).then_some(())
+    })
+    .await;
+    house.gateway.shared().start_draining();
+    assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.refusal(), (503, "draining".into()));
+    house.post("/api/v1/queues/digits/resume", "").await;
+    assert_eq!(waiting.await.expect("joins").expect("answers").status(), 200);
+    let addr = house.addr();
+    house.stop().await;
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_id_goes_out_as_it_came_in() {
+    let house = House::start().await;
+    let request = house.client.get(house.url("/api/v1/jobs/x")).header("x-request-id", "mine-1");
+    let reply = house.send(request).await;
+    assert_eq!(reply.header("x-request-id"), "mine-1");
+    assert_eq!(reply.json()["request_id"], "mine-1");
+    assert_eq!(reply.header("content-type"), "application/problem+json");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn head_and_body_leave_in_one_piece() {
+    let house = House::start().await;
+    let mut socket = tokio::net::TcpStream::connect(house.addr()).await.expect("connects");
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sends");
+    let mut first = [0; 4096];
+    let count = socket.read(&mut first).await.expect("reads");
+    let text = std::str::from_utf8(&first[..count]).expect("ASCII");
+    assert!(text.ends_with(r#"{"status":"alive"}"#), "{text}");
+    house.stop().await;
+}
+
+/// Asks every 20 ms until there is an answer; fails after `limit`.
+async fn poll<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "no answer within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
