@@ -339,7 +339,7 @@ mod tests {
 
     #[actix_web::test]
     async fn bodies_read_back_in_every_coding() {
-        let body: Vec<u8> = (0..50_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let body: Vec<u8> = (0..50_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         assert_eq!(read_as(None, body.clone()).await.expect("plain"), body);
         assert_eq!(read_as(Some("identity"), body.clone()).await.expect("identity"), body);
         assert_eq!(read_as(Some("gzip"), encoded(Coding::Gzip, &body)).await.expect("gzip"), body);

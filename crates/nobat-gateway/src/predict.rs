@@ -261,7 +261,13 @@ impl Predictor {
         options: JobOptions,
     ) -> Result<Prediction> {
         let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
-        match self.call(context, target, request, options, wait).await? {
+        let answer = self.call(context, target, request, options, wait).await.map_err(|error| match error.code {
+            ErrorCode::DeadlineExceeded => {
+                Error { message: format!("no answer within {} ms: {}", wait.as_millis(), error.message), ..error }
+            }
+            _ => error,
+        });
+        match answer? {
             Answer::Done(prediction) => Ok(prediction),
             Answer::Pending(view) => {
                 // Nobody will read the result. It may have settled just now.

@@ -86,7 +86,7 @@ mod tests {
             (TlsConfig { certificate: "/nowhere.pem".into(), key: file.clone() }, "`tls.certificate`"),
             (TlsConfig { certificate: file.clone(), key: file.clone() }, "no certificate"),
         ] {
-            let error = config.load().err().expect("unusable");
+            let error = config.load().expect_err("unusable");
             assert!(error.message.contains(says), "{error}");
         }
     }

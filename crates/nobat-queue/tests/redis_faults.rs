@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nobat_core::job::{JobOptions, JobState};
+use nobat_core::job::JobState;
 use nobat_core::{ErrorCode, JobId};
 use nobat_queue::Queue;
 use nobat_queue::queue::{Consumer, Durability, QueueSettings};
@@ -158,46 +158,6 @@ async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_thousand_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
-    const JOBS: usize = 20_000;
-    let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings { lease_ms: 3_000, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
-    for chunk in 0..JOBS / 500 {
-        let accepted = (0..500).map(|n| lane.enqueue(job(format!("{}", chunk * 500 + n))));
-        for accepted in futures::future::join_all(accepted).await {
-            accepted.expect("accepted");
-        }
-    }
-    let mut dead = queue.consumer("digits", "dead").await.expect("opens");
-    let mut leased = 0;
-    while leased < JOBS {
-        leased += dead.step(Vec::new(), 1024).await.expect("answered").leased.len();
-    }
-    drop(dead);
-    let mut last = server.connection();
-    let mut left = JOBS as i64;
-    tokio::time::sleep(Duration::from_millis(3_200)).await;
-    let mut heir = queue.consumer("digits", "heir").await.expect("opens");
-    let deadline = Instant::now() + SOON;
-    while left > 0 {
-        heir.step(Vec::new(), 0).await.expect("answered");
-        let now: i64 = redis::cmd("ZCARD").arg("nobat{digits}:leases").query(&mut last).expect("counted");
-        // The timekeeper takes its share between two of our calls.
-        assert!(left - now <= 1_000, "{} leases came back at once", left - now);
-        left = now;
-        assert!(Instant::now() < deadline, "{left} leases are still out");
-    }
-    // Each runs alone now, in the old order.
-    for expected in 0..50 {
-        let step = heir.step(Vec::new(), 8).await.expect("answered");
-        let payloads: Vec<_> = step.leased.iter().map(|job| job.payload.clone()).collect();
-        assert_eq!(payloads, [format!("{expected}")]);
-        heir.step(vec![echo(&step.leased[0])], 0).await.expect("answered");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poison_job_is_quarantined_and_takes_no_neighbour_with_it() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 150, ..QueueSettings::default() }).await;
@@ -271,33 +231,6 @@ async fn a_rotten_record_is_dead_lettered_alone() {
     }
     worker.abort();
     assert_eq!(queue.counts("digits").await.expect("counted").queued, 0);
-}
-
-#[tokio::test]
-async fn the_auditor_names_what_is_wrong_and_repairs_it() {
-    let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    let mut raw = server.connection();
-    let lost = lane.enqueue(job("lost")).await.expect("accepted").id;
-    lane.enqueue(job("fine")).await.expect("accepted");
-    assert_eq!(queue.audit("digits", false).await.expect("looked"), Vec::<String>::new());
-
-    redis::cmd("ZREM").arg("nobat{digits}:ready").arg(&lost.random.to_be_bytes()[..]).exec(&mut raw).expect("removed");
-    redis::cmd("ZADD").arg("nobat{digits}:ready").arg(1).arg(&[9u8; 16][..]).exec(&mut raw).expect("added");
-    redis::cmd("DEL").arg("nobat{digits}:meta").exec(&mut raw).expect("deleted");
-    redis::cmd("SET").arg("nobat{digits}:sched").arg("x").exec(&mut raw).expect("written");
-    let found = queue.audit("digits", false).await.expect("looked");
-    for what in ["is a string, must be a zset", "has no record", "is in no set", "is missing though jobs wait"] {
-        assert!(found.iter().any(|finding| finding.contains(what)), "{what}: {found:?}");
-    }
-    queue.audit("digits", true).await.expect("repaired");
-    let left = queue.audit("digits", false).await.expect("looked");
-    assert_eq!(left, Vec::<String>::new());
-    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let view = lane.wait(lost, SOON).await.expect("the store answers").expect("is there");
-    assert_eq!(view.state, JobState::Succeeded);
-    worker.abort();
 }
 
 #[tokio::test]
@@ -384,61 +317,4 @@ async fn a_cluster_of_three_serves_every_models_queue() {
         }
     }
     assert_eq!(seen, 8);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jobs_are_small_and_nothing_outlives_its_ttl() {
-    const JOBS: usize = 8_000;
-    let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    let used = |server: &Server| {
-        let info: String = redis::cmd("INFO").arg("memory").query(&mut server.connection()).expect("told");
-        info.lines()
-            .find_map(|line| line.strip_prefix("used_memory:"))
-            .and_then(|n| n.trim().parse::<f64>().ok())
-            .expect("told")
-    };
-    // What a first call costs once does not count.
-    lane.enqueue(job_with("x", JobOptions { result_ttl: Duration::from_secs(3), ..JobOptions::default() }))
-        .await
-        .expect("accepted");
-    let before = used(&server);
-    for _ in 0..JOBS / 250 {
-        // A digits request: 64 floats and about 25 bytes around them.
-        let options = JobOptions { result_ttl: Duration::from_secs(3), ..JobOptions::default() };
-        let accepted = (0..250).map(|_| lane.enqueue(job_with(vec![7; 281], options.clone())));
-        for accepted in futures::future::join_all(accepted).await {
-            accepted.expect("accepted");
-        }
-    }
-    let queued = (used(&server) - before) / JOBS as f64;
-    assert!(queued <= 600.0, "{queued:.0} bytes per queued job");
-    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
-    let mut settle = Vec::new();
-    loop {
-        let step = consumer.step(std::mem::take(&mut settle), 32).await.expect("answered");
-        if step.leased.is_empty() {
-            break;
-        }
-        settle.extend(step.leased.iter().map(|job| {
-            // A digits result: 79 bytes of outputs, about 20 of how it came about.
-            let mut settlement = echo(job);
-            settlement.outcome = nobat_core::job::Outcome::Succeeded(vec![0; 99].into());
-            settlement
-        }));
-    }
-    let stored = (used(&server) - before) / JOBS as f64;
-    assert!(stored <= 250.0, "{stored:.0} bytes per stored result");
-    let deadline = Instant::now() + SOON;
-    let mut raw = server.connection();
-    loop {
-        let keys: usize = redis::cmd("DBSIZE").query(&mut raw).expect("counted");
-        // The queue's own bookkeeping stays.
-        if keys <= 8 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{keys} keys are left");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

@@ -103,7 +103,8 @@ fn read_as<E: Element>(reader: &mut Reader<'_>, data: &mut Vec<u8>, place: &str)
             leaf.get_or_insert(counts.len());
         } else {
             if leaf.is_some_and(|leaf| counts.len() < leaf) {
-                if reader.peek().is_none() {
+                // The end, or a comma before a bracket: not JSON, rather than ragged.
+                if matches!(reader.peek(), None | Some(b']')) {
                     return Err(reader.unexpected("a list", &at(place, &counts)));
                 }
                 let has = format!("is `{}`, where its neighbours are lists", reader.shown());

@@ -29,7 +29,7 @@ pub fn members(out: &mut Vec<u8>, outputs: &[Tensor], form: Form) {
             out.extend_from_slice(b"\"outputs\":");
             match outputs {
                 [only] => tensor(out, only),
-                several => object(out, several, |out, output| tensor(out, output)),
+                several => object(out, several, tensor),
             }
         }
     }
@@ -96,7 +96,7 @@ fn rows(out: &mut Vec<u8>, outputs: &[Tensor]) {
             }
         }
         (_, [only]) => tensor(out, only),
-        (_, outputs) => object(out, outputs, |out, output| tensor(out, output)),
+        (_, outputs) => object(out, outputs, tensor),
     }
     out.push(b']');
 }
@@ -246,12 +246,12 @@ mod tests {
     fn one_output_prints_bare_and_several_as_objects() {
         let probabilities = fp32("probabilities", &[2, 2], &[1.0, 0.0, 0.25, 0.75]);
         let label = int64("label", &[2], &[0, 1]);
-        assert_eq!(print(&[probabilities.clone()], Form::Row), r#"{"predictions":[[1.0,0.0],[0.25,0.75]]}"#);
+        assert_eq!(print(std::slice::from_ref(&probabilities), Form::Row), r#"{"predictions":[[1.0,0.0],[0.25,0.75]]}"#);
         assert_eq!(
             print(&[label.clone(), probabilities.clone()], Form::Row),
             r#"{"predictions":[{"label":0,"probabilities":[1.0,0.0]},{"label":1,"probabilities":[0.25,0.75]}]}"#
         );
-        assert_eq!(print(&[label.clone()], Form::Column), r#"{"outputs":[0,1]}"#);
+        assert_eq!(print(std::slice::from_ref(&label), Form::Column), r#"{"outputs":[0,1]}"#);
         assert_eq!(
             print(&[label, probabilities], Form::Column),
             r#"{"outputs":{"label":[0,1],"probabilities":[[1.0,0.0],[0.25,0.75]]}}"#
@@ -276,7 +276,7 @@ mod tests {
             put_bytes_element(&mut data, element);
         }
         let bytes = Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: [2][..].into(), data: data.into() };
-        assert_eq!(print(&[bytes.clone()], Form::Column), r#"{"outputs":["a\"\n\u0001",{"b64":"/w=="}]}"#);
+        assert_eq!(print(std::slice::from_ref(&bytes), Form::Column), r#"{"outputs":["a\"\n\u0001",{"b64":"/w=="}]}"#);
         let named = Tensor { name: "image_bytes".into(), ..bytes };
         assert_eq!(print(&[named], Form::Column), r#"{"outputs":[{"b64":"YSIKAQ=="},{"b64":"/w=="}]}"#);
     }

@@ -143,9 +143,11 @@ async fn chunked(pieces: impl futures::Stream<Item = Result<Vec<u8>, std::io::Er
 async fn a_slow_sender_is_cut_off_and_its_neighbours_are_served() {
     let house = House::start_with(GatewayConfig { body_idle_s: 1, threads: 1, ..GatewayConfig::default() }).await;
     let mut slow = tokio::net::TcpStream::connect(house.addr()).await.expect("connects");
-    slow.write_all(b"POST /v1/models/digits:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
-        .await
-        .expect("sends");
+    slow.write_all(
+        b"POST /v1/models/digits:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    )
+    .await
+    .expect("sends");
     assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.status, 200);
     let mut answer = vec![0; 4096];
     let read = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut answer)).await;

@@ -20,42 +20,41 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 /// A running gateway with its queue and worker.
-pub struct House {
+pub(crate) struct House {
     pub gateway: GatewayHandle,
-    pub queue: Arc<SqliteQueue>,
     pub client: reqwest::Client,
     workers: Vec<JoinHandle<()>>,
     _dir: tempfile::TempDir,
 }
 
 /// A response, read whole.
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
     pub text: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e} in {}", self.text))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().expect("ASCII")).unwrap_or_default()
     }
 
     /// Status and error code, for tables of refusals.
-    pub fn refusal(&self) -> (u16, String) {
+    pub(crate) fn refusal(&self) -> (u16, String) {
         (self.status, self.json()["code"].as_str().unwrap_or_default().to_owned())
     }
 }
 
 impl House {
-    pub async fn start() -> House {
+    pub(crate) async fn start() -> House {
         House::start_with(GatewayConfig::default()).await
     }
 
-    pub async fn start_with(config: GatewayConfig) -> House {
+    pub(crate) async fn start_with(config: GatewayConfig) -> House {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("an embedded queue");
         let models = vec![digits(), pair(), text()];
@@ -77,40 +76,40 @@ impl House {
             ..config
         };
         let gateway = Gateway::start(local, queue.clone()).await.expect("starts");
-        House { gateway, queue, client: reqwest::Client::new(), workers, _dir: dir }
+        House { gateway, client: reqwest::Client::new(), workers, _dir: dir }
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.gateway.http_addr()
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr())
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(self.client.get(self.url(path))).await
     }
 
-    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
         self.send(self.client.post(self.url(path)).body(body)).await
     }
 
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
         let response = request.send().await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Reply { status, headers, text: response.text().await.expect("a body") }
     }
 
     /// Enqueues a digits job and returns its id.
-    pub async fn enqueue(&self, query: &str, values: [f32; 4]) -> String {
+    pub(crate) async fn enqueue(&self, query: &str, values: [f32; 4]) -> String {
         let reply = self.post(&format!("/api/v1/predict/digits{query}"), instance(values)).await;
         assert_eq!(reply.status, 202, "{}", reply.text);
         reply.json()["id"].as_str().expect("an id").to_owned()
     }
 
     /// Stops the gateway and the worker.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for worker in &self.workers {
             worker.abort();
         }
@@ -119,7 +118,7 @@ impl House {
 }
 
 /// `{"instances": [values]}`.
-pub fn instance(values: [f32; 4]) -> String {
+pub(crate) fn instance(values: [f32; 4]) -> String {
     serde_json::json!({ "instances": [values] }).to_string()
 }
 
@@ -180,13 +179,13 @@ fn settlement(model: &str, job: &LeasedJob) -> Settlement {
         Ok(outputs) => {
             let mut packed = Vec::new();
             InferResponse { version: "1".into(), outputs }.encode(&mut packed);
-            let explain = Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
+            let explain =
+                Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
             Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())
         }
-        Err(message) => Outcome::Failed {
-            error: JobError { code: ErrorCode::InferenceFailed, message },
-            retry_in: None,
-        },
+        Err(message) => {
+            Outcome::Failed { error: JobError { code: ErrorCode::InferenceFailed, message }, retry_in: None }
+        }
     };
     Settlement { id: job.id, token: job.token, outcome }
 }

@@ -10,20 +10,28 @@ use crate::harness::{House, instance};
 #[tokio::test]
 async fn a_prediction_is_accepted_at_once_and_its_result_read_later() {
     let house = House::start().await;
-    let reply = house.post("/api/v1/predict/digits?priority=10&result_ttl=60s&max_retries=3", instance([1.0, 2.0, 3.0, 4.0])).await;
+    let reply = house
+        .post("/api/v1/predict/digits?priority=10&result_ttl=60s&max_retries=3", instance([1.0, 2.0, 3.0, 4.0]))
+        .await;
     assert_eq!(reply.status, 202);
     let job = reply.json();
     let id = job["id"].as_str().expect("an id");
     assert_eq!(reply.header("location"), format!("/api/v1/jobs/{id}"));
     assert_eq!(reply.header("preference-applied"), "respond-async");
     assert!(!reply.header("retry-after").is_empty());
-    assert_eq!((job["model"].as_str(), job["state"].as_str(), job["priority"].as_u64()), (Some("digits"), Some("queued"), Some(10)));
+    assert_eq!(
+        (job["model"].as_str(), job["state"].as_str(), job["priority"].as_u64()),
+        (Some("digits"), Some("queued"), Some(10))
+    );
 
     let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10")).await;
     assert_eq!(result.status, 200, "{}", result.text);
     let body = result.json();
     assert_eq!(body["predictions"][0]["label"], 10);
-    assert_eq!((&body["version"], &body["state"], &body["explain"]["worker"]), (&json!("1"), &json!("succeeded"), &json!("scripted")));
+    assert_eq!(
+        (&body["version"], &body["state"], &body["explain"]["worker"]),
+        (&json!("1"), &json!("succeeded"), &json!("scripted"))
+    );
     assert!(result.header("server-timing").starts_with("queue;dur="));
     let column = house.get(&format!("/api/v1/jobs/{id}/result?form=column")).await.json();
     assert_eq!(column["outputs"]["label"], json!([10]));
@@ -44,7 +52,8 @@ async fn a_caller_that_waits_gets_the_answer_in_the_form_it_asked() {
     assert_eq!(reply.json()["predictions"], json!([{ "label": 1, "probabilities": [1.0, 0.0, 0.0, 0.0] }]));
     assert_eq!(reply.header("vary"), "prefer");
 
-    let column = house.post("/api/v1/predict/digits?wait=10s", r#"{"inputs":[[1,1,0,0],[3,0,0,0]],"outputs":["label"]}"#).await;
+    let column =
+        house.post("/api/v1/predict/digits?wait=10s", r#"{"inputs":[[1,1,0,0],[3,0,0,0]],"outputs":["label"]}"#).await;
     assert_eq!(column.json()["outputs"]["label"], json!([2, 3]));
 
     let both = house.client.post(&url).header("prefer", "respond-async, wait=10").body(instance([2.0, 0.0, 0.0, 0.0]));
@@ -121,7 +130,10 @@ async fn a_failed_job_becomes_a_dead_letter_that_can_be_retried_listed_and_purge
 
     let done = house.enqueue("", [1.0, 0.0, 0.0, 0.0]).await;
     assert_eq!(house.get(&format!("/api/v1/jobs/{done}/result?wait=10")).await.status, 200);
-    assert_eq!(house.post(&format!("/api/v1/jobs/{done}/retry"), "").await.refusal(), (409, "job_already_finished".into()));
+    assert_eq!(
+        house.post(&format!("/api/v1/jobs/{done}/retry"), "").await.refusal(),
+        (409, "job_already_finished".into())
+    );
     house.stop().await;
 }
 
@@ -240,7 +252,8 @@ async fn a_client_that_leaves_cancels_its_queued_job_unless_it_asked_for_async()
 async fn sixty_four_clients_each_get_their_own_answer() {
     let house = House::start().await;
     let clients = (0..64u16).map(|n| {
-        let request = house.client.post(house.url("/v1/models/digits:predict")).body(instance([f32::from(n), 1.0, 0.0, 0.0]));
+        let request =
+            house.client.post(house.url("/v1/models/digits:predict")).body(instance([f32::from(n), 1.0, 0.0, 0.0]));
         async move {
             for _ in 0..10 {
                 let again = request.try_clone().expect("a plain body");
@@ -257,10 +270,14 @@ async fn sixty_four_clients_each_get_their_own_answer() {
 async fn models_and_queues_say_what_they_are() {
     let house = House::start().await;
     let models = house.get("/api/v1/models").await.json();
-    let names: Vec<_> = models["models"].as_array().expect("a list").iter().map(|model| model["name"].clone()).collect();
+    let names: Vec<_> =
+        models["models"].as_array().expect("a list").iter().map(|model| model["name"].clone()).collect();
     assert_eq!(names, ["digits", "pair", "text"]);
     let digits = house.get("/api/v1/models/digits").await.json();
-    assert_eq!(digits["versions"][0]["inputs"][0], json!({"name": "input", "datatype": "FP32", "shape": [-1, 4], "optional": false}));
+    assert_eq!(
+        digits["versions"][0]["inputs"][0],
+        json!({"name": "input", "datatype": "FP32", "shape": [-1, 4], "optional": false})
+    );
     assert_eq!((&digits["ready"], &digits["default_version"]), (&json!(true), &json!("1")));
     assert_eq!(digits["workers"][0]["report"]["controller"]["cap"], 8);
     house.enqueue("?delay=1h", [0.0; 4]).await;
@@ -274,7 +291,9 @@ async fn models_and_queues_say_what_they_are() {
 async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
     let house = House::start().await;
     house.post("/api/v1/queues/digits/pause", "").await;
-    let waiting = tokio::spawn(house.client.post(house.url("/api/v1/predict/digits?wait=20")).body(instance([7.0, 0.0, 0.0, 0.0])).send());
+    let waiting = tokio::spawn(
+        house.client.post(house.url("/api/v1/predict/digits?wait=20")).body(instance([7.0, 0.0, 0.0, 0.0])).send(),
+    );
     poll(Duration::from_secs(10), async || {
         (house.get("/api/v1/queues/digits").await.json()["queued"] == 1).then_some(())
     })

@@ -19,9 +19,17 @@ async fn predict_takes_rows_and_columns_and_answers_in_kind() {
             r#"{"signature_name":"serving_default","inputs": {"input":[[1, 1, 0, 0]]}}"#,
             r#"{"outputs":{"label":[2],"probabilities":[[0.5,0.5,0.0,0.0]]}}"#,
         ),
-        ("/v1/models/pair/labels/stable:predict", r#"{"instances": [{"a":1,"b":2},{"b":3,"a":4}]}"#, r#"{"predictions":[[3.0],[7.0]]}"#),
+        (
+            "/v1/models/pair/labels/stable:predict",
+            r#"{"instances": [{"a":1,"b":2},{"b":3,"a":4}]}"#,
+            r#"{"predictions":[[3.0],[7.0]]}"#,
+        ),
         ("/v1/models/pair:predict?version=1", r#"{"inputs": {"a":[1],"b":[2]}}"#, r#"{"outputs":[[3.0]]}"#),
-        ("/v1/models/text:predict", r#"{"instances": ["hé", {"b64":"/w=="}]}"#, r#"{"predictions":["hé",{"b64":"/w=="}]}"#),
+        (
+            "/v1/models/text:predict",
+            r#"{"instances": ["hé", {"b64":"/w=="}]}"#,
+            r#"{"predictions":["hé",{"b64":"/w=="}]}"#,
+        ),
         ("/v1/models/pair:regress", r#"{"examples": [{"a":1,"b":2},{"a":3,"b":4}]}"#, r#"{"result":[3.0,7.0]}"#),
         (
             "/v1/models/digits:classify",
@@ -62,7 +70,11 @@ async fn status_metadata_and_lists_have_the_shapes_of_their_clients() {
 async fn the_default_model_answers_where_none_is_named() {
     let house = House::start_with(GatewayConfig { default_model: "digits".into(), ..GatewayConfig::default() }).await;
     for path in ["/predict", "/invocations"] {
-        assert_eq!(house.post(path, instance([1.0, 0.0, 0.0, 0.0])).await.json()["predictions"][0]["label"], 1, "{path}");
+        assert_eq!(
+            house.post(path, instance([1.0, 0.0, 0.0, 0.0])).await.json()["predictions"][0]["label"],
+            1,
+            "{path}"
+        );
     }
     assert_eq!(house.get("/ping").await.status, 200);
     house.stop().await;

@@ -14,17 +14,24 @@ fn compare(name: &str, actual: &str) {
         std::fs::write(&path, actual).expect("writes the snapshot");
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    if let Some((at, (old, new))) = expected.lines().zip(actual.lines()).enumerate().find(|(_, (old, new))| old != new) {
-        panic!("{name} differs at line {}:\n  was {old}\n  is  {new}\nif it should, run with NOBAT_UPDATE_SNAPSHOTS=1", at + 1);
+    if let Some((at, (old, new))) = expected.lines().zip(actual.lines()).enumerate().find(|(_, (old, new))| old != new)
+    {
+        panic!(
+            "{name} differs at line {}:\n  was {old}\n  is  {new}\nif it should, run with NOBAT_UPDATE_SNAPSHOTS=1",
+            at + 1
+        );
     }
-    assert_eq!(expected.lines().count(), actual.lines().count(), "{name} has another length; see NOBAT_UPDATE_SNAPSHOTS");
+    assert_eq!(
+        expected.lines().count(),
+        actual.lines().count(),
+        "{name} has another length; see NOBAT_UPDATE_SNAPSHOTS"
+    );
 }
 
 #[test]
 fn every_error_code_keeps_its_statuses() {
-    let lines = ErrorCode::ALL.iter().map(|&code| {
-        format!("{code} {} {:?}\n", http_status(code).as_u16(), grpc_code(code))
-    });
+    let lines =
+        ErrorCode::ALL.iter().map(|&code| format!("{code} {} {:?}\n", http_status(code).as_u16(), grpc_code(code)));
     compare("error_codes.txt", &lines.collect::<String>());
 }
 
