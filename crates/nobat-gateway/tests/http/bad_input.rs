@@ -45,7 +45,7 @@ async fn bad_bodies_are_refused_by_name_on_every_predicting_route() {
         (b"{\"instances\":[[1,2,3,4]],\"outputs\":[\"nope\"]}", 400, "invalid_parameter", "`nope`"),
         (b"{\"instances\":[[1,2,3,4]],\"signature_name\":\"x\"}", 400, "invalid_parameter", "`x`"),
         (deep.as_bytes(), 400, "invalid_json", "deeper than 32"),
-        (deep_object.as_bytes(), 400, "invalid_tensor", "instances[0].input"),
+        (deep_object.as_bytes(), 400, "invalid_json", "instances[0].input"),
         (long_row.as_bytes(), 400, "invalid_tensor", "100001"),
         (many_rows.as_bytes(), 413, "payload_too_large", "64"),
     ];
