@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use nobat_core::{JobId, OwnerId};
 use smol_str::{SmolStr, format_smolstr};
@@ -18,7 +18,6 @@ use crate::caches::CacheOutcome;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const MAX_REQUEST_ID: usize = 64;
 
 /// One request's identity. Cheap to clone.
@@ -84,21 +83,29 @@ impl Notes {
 impl RequestContext {
     /// A context of an anonymous caller with an id of ours.
     pub fn anonymous() -> RequestContext {
-        RequestContext { request_id: new_request_id(), ..RequestContext::blank() }
+        RequestContext::from_text(|_| None)
     }
 
     /// Makes the context of a request with these headers; the caller is
     /// anonymous until authentication says otherwise. Unusable ids (over 64
     /// bytes, or not visible ASCII) are replaced, not refused.
     pub fn from_headers(headers: &HeaderMap) -> RequestContext {
-        let given = |name, fits: fn(&str) -> bool| {
-            headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| fits(text))
-        };
+        RequestContext::from_text(|name| headers.get(name).and_then(|value| value.to_str().ok()))
+    }
+
+    /// As [`RequestContext::from_headers`], for any protocol: `text` looks a
+    /// header up by its name in lower case.
+    pub fn from_text<'a>(text: impl Fn(&'static str) -> Option<&'a str>) -> RequestContext {
+        let request_id = text("x-request-id").filter(|text| is_request_id(text));
+        let traceparent = text("traceparent").filter(|text| is_traceparent(text));
         RequestContext {
-            request_id: given(REQUEST_ID, is_request_id).map_or_else(new_request_id, SmolStr::new),
-            traceparent: given(TRACEPARENT, is_traceparent).map(SmolStr::new).unwrap_or_default(),
-            fresh: given(header::CACHE_CONTROL, asks_for_fresh).is_some(),
-            ..RequestContext::blank()
+            owner: OwnerId::ANONYMOUS,
+            request_id: request_id.map_or_else(new_request_id, SmolStr::new),
+            traceparent: traceparent.map(SmolStr::new).unwrap_or_default(),
+            started: Instant::now(),
+            grant: None,
+            fresh: text("cache-control").is_some_and(asks_for_fresh),
+            notes: Arc::default(),
         }
     }
 
@@ -113,18 +120,6 @@ impl RequestContext {
             self.request_id.clone()
         } else {
             format_smolstr!("{} {}", self.request_id, self.traceparent)
-        }
-    }
-
-    fn blank() -> RequestContext {
-        RequestContext {
-            owner: OwnerId::ANONYMOUS,
-            request_id: SmolStr::default(),
-            traceparent: SmolStr::default(),
-            started: Instant::now(),
-            grant: None,
-            fresh: false,
-            notes: Arc::default(),
         }
     }
 }
@@ -188,6 +183,8 @@ fn new_request_id() -> SmolStr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
     fn context(headers: &[(HeaderName, &str)]) -> RequestContext {
         let mut map = HeaderMap::new();

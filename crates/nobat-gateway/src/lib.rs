@@ -22,6 +22,7 @@ pub mod context;
 pub mod edge;
 pub mod error;
 pub mod exposition;
+pub mod grpc;
 mod health;
 pub mod json;
 pub mod limits;
@@ -34,6 +35,7 @@ pub mod routes;
 pub mod server;
 pub mod state;
 pub mod tls;
+pub mod v2;
 
 pub use config::GatewayConfig;
 pub use server::{Gateway, GatewayHandle};

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpServer, middleware, web};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_ops::{Metrics, MetricsServer};
 use nobat_queue::Queue;
 use tokio::task::JoinHandle;
 
 use crate::config::GatewayConfig;
+use crate::grpc::GrpcServer;
 use crate::predict::Predictor;
 use crate::state::Shared;
-use crate::{context, edge, exposition, monitor, routes};
+use crate::{body, context, edge, exposition, monitor, routes};
 
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
@@ -37,6 +38,7 @@ pub struct GatewayHandle {
     metrics: Option<MetricsServer>,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
+    grpc: Option<GrpcServer>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -50,9 +52,16 @@ impl Gateway {
     pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
         let listener = bind("listen", &config.listen)?;
         let http = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
+        let grpc = match config.grpc.as_str() {
+            "" => None,
+            address => Some(bind("grpc", address)?),
+        };
         let tls = config.tls.load()?;
         let shared = Arc::new(Shared::new(config, queue, Metrics::new())?);
         shared.edge.auth.check_address(&shared.config.auth, http)?;
+        if let Some(listener) = &grpc {
+            check_grpc_address(&shared, listener)?;
+        }
 
         match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
             Ok(Ok(())) => {}
@@ -71,11 +80,12 @@ impl Gateway {
         ];
         let server =
             serve_http(&shared, listener, tls).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
+        let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener)).transpose()?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
         let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
         log::info!(address = http.to_string().as_str(); "http: listening on {scheme}://{http}");
-        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, background })
+        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, grpc, background })
     }
 }
 
@@ -89,6 +99,7 @@ fn serve_http(
         // Runs on each HTTP thread: the lane's I/O belongs to that thread.
         App::new()
             .app_data(web::Data::new(Predictor::new(state.clone())))
+            .wrap(middleware::from_fn(body::compress))
             .wrap_fn(edge::guard)
             .wrap_fn(context::attach)
             .configure(routes::configure)
@@ -115,6 +126,11 @@ impl GatewayHandle {
         self.http
     }
 
+    /// Where gRPC is served; `None` when it is turned off.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(GrpcServer::address)
+    }
+
     /// Where metrics are shown; `None` when they are off.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(MetricsServer::address)
@@ -129,7 +145,12 @@ impl GatewayHandle {
     /// `drain_s`, and stops.
     pub async fn stop(self) {
         self.shared.start_draining();
-        self.server.stop(true).await;
+        let grpc = async {
+            if let Some(grpc) = self.grpc {
+                grpc.stop().await;
+            }
+        };
+        tokio::join!(self.server.stop(true), grpc);
         if let Ok(Err(error)) = self.serving.await {
             log::warn!("http: stopped with an error: {error}");
         }
@@ -138,6 +159,22 @@ impl GatewayHandle {
         }
         log::info!("http: drained and stopped");
     }
+}
+
+/// gRPC is served without encryption, and as open as HTTP.
+fn check_grpc_address(shared: &Shared, listener: &TcpListener) -> Result<()> {
+    let address = listener.local_addr().map_err(|error| cannot_bind("grpc", &shared.config.grpc, &error))?;
+    shared.edge.auth.check_address(&shared.config.auth, address)?;
+    if shared.config.tls.is_on() && !address.ip().is_loopback() {
+        return Err(Error::new(
+            ErrorCode::InvalidParameter,
+            format!(
+                "gRPC on `{address}` would be reachable without encryption while HTTP has TLS; set `grpc` to a \
+                 loopback address behind a proxy that ends TLS, or to \"\" to turn it off"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn bind(setting: &str, address: &str) -> Result<TcpListener> {

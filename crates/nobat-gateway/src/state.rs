@@ -16,6 +16,7 @@ use crate::limits::{Backlog, Limits};
 use crate::meters::Meters;
 use crate::monitor::Status;
 use crate::registry::Registry;
+use crate::v2::Statistics;
 
 /// One gateway's shared state.
 pub struct Shared {
@@ -37,6 +38,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// What the monitor saw last.
     pub status: Status,
+    /// What workers have counted, for the v2 statistics call.
+    pub statistics: Statistics,
     draining: AtomicBool,
 }
 
@@ -57,6 +60,7 @@ impl Shared {
             meters: Meters::new(&metrics),
             metrics,
             status: Status::default(),
+            statistics: Statistics::default(),
             draining: AtomicBool::new(false),
             config,
             queue,

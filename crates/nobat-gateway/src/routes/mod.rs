@@ -24,5 +24,6 @@ pub fn configure(config: &mut ServiceConfig) {
     sagemaker::configure(config);
     docs::configure(config);
     root::configure(config);
+    crate::v2::configure(config);
     config.default_service(web::to(no_route));
 }

@@ -1,0 +1,15 @@
+//! The Open Inference Protocol v2 over gRPC.
+//!
+//! A thin translation: messages become the same requests that HTTP makes
+//! ([`convert`]), the calls are [`service`], and [`server`] runs them on threads
+//! of their own, each with its own lane into the queue. What a model says about
+//! itself is shared with HTTP and stands in `v2`.
+
+mod codec;
+mod convert;
+pub mod proto;
+mod server;
+mod service;
+
+pub(crate) use codec::MessageCodec;
+pub use server::GrpcServer;

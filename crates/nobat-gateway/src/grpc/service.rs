@@ -1,0 +1,377 @@
+//! The calls of `GRPCInferenceService`.
+//!
+//! Each call ends in a [`Status`] made from the error's code by the table that
+//! HTTP uses too. A dropped call drops its future, which cancels its job when
+//! that is still queued.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use nobat_core::oip::infer_parameter::ParameterChoice;
+use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
+use nobat_core::{Error, ErrorCode, Result};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{self, Call};
+use super::proto::grpc_inference_service_server::GrpcInferenceService;
+use super::proto::*;
+use crate::auth::Scope;
+use crate::context::RequestContext;
+use crate::error::{grpc_code, http_status};
+use crate::limits::Permit;
+use crate::meters::Protocol;
+use crate::predict::{Predictor, answered_version};
+use crate::registry::Want;
+use crate::v2::{config, metadata, outputs, repository, settings};
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+/// Requests of one stream that run at a time; more wait in the connection.
+const STREAM_WIDTH: usize = 128;
+
+/// The transport answers CANCELLED when a call's `grpc-timeout` is over. The
+/// job ends this much earlier, so that the answer is DEADLINE_EXCEEDED.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(3);
+
+/// The service on one thread, with that thread's way into the queue.
+#[derive(Clone)]
+pub(super) struct Service {
+    predictor: Predictor,
+}
+
+impl Service {
+    pub(super) fn new(predictor: Predictor) -> Service {
+        Service { predictor }
+    }
+
+    /// Lets a call in that needs `scope`; what it returns is held while it runs.
+    fn enter(&self, metadata: &MetadataMap, scope: Scope) -> Result<(RequestContext, Option<Permit>)> {
+        let mut context = RequestContext::from_text(|name| metadata.get(name).and_then(|value| value.to_str().ok()));
+        let entry = self.predictor.shared().edge.enter(authorization(metadata), Some(scope), context.started)?;
+        if let Some(grant) = entry.grant {
+            context.owner = grant.owner;
+            context.grant = Some(grant);
+        }
+        Ok((context, entry.permit))
+    }
+
+    /// One prediction, from the door to its answer, counted.
+    async fn serve(
+        &self,
+        metadata: &MetadataMap,
+        message: ModelInferRequest,
+        deadline: Option<Instant>,
+        stream: bool,
+    ) -> Result<ModelInferResponse> {
+        let started = Instant::now();
+        let outcome = match self.enter(metadata, Scope::Predict) {
+            Ok((context, _permit)) => self.infer(&context, message, deadline, stream).await,
+            Err(refusal) => Err(refusal),
+        };
+        let status = outcome.as_ref().map_or_else(|error| http_status(error.code).as_u16(), |_| 200);
+        self.predictor.shared().meters.http(Protocol::Grpc, status, started.elapsed());
+        outcome
+    }
+
+    async fn infer(
+        &self,
+        context: &RequestContext,
+        message: ModelInferRequest,
+        deadline: Option<Instant>,
+        stream: bool,
+    ) -> Result<ModelInferResponse> {
+        let Call { model, version, id, parameters, requested, request } = convert::decode(message, stream)?;
+        let target = self.predictor.resolve(named(&model)?, want(&version))?;
+        let mut options = parameters.job_options();
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN);
+            if left.is_zero() {
+                return Err(Error::new(
+                    ErrorCode::DeadlineExceeded,
+                    "the call's deadline passed before its job was enqueued",
+                ));
+            }
+            options.deadline = Some(options.deadline.map_or(left, |asked| asked.min(left)));
+        }
+        let prediction = self.predictor.predict(context, &target, request, options).await?;
+        let version = answered_version(&prediction, &target);
+        let outputs = outputs::select(prediction.response, &requested, &target.signature)?;
+        Ok(convert::encode(&target.signature.name, &version, id, outputs))
+    }
+
+    async fn stream_infer(
+        self,
+        metadata: Arc<MetadataMap>,
+        message: ModelInferRequest,
+        deadline: Option<Instant>,
+    ) -> ModelStreamInferResponse {
+        let id = message.id.clone();
+        let (error_message, mut response) = match self.serve(&metadata, message, deadline, true).await {
+            Ok(response) => (String::new(), response),
+            Err(error) => (error.message, ModelInferResponse { id, ..ModelInferResponse::default() }),
+        };
+        // One answer per request: each is its request's last.
+        let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+        response.parameters.insert("triton_final_response".into(), last);
+        ModelStreamInferResponse { error_message, infer_response: Some(response) }
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Service {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
+        let ready = self.predictor.shared().is_ready();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let ModelReadyRequest { name, version } = request.into_inner();
+        let ready = match self.predictor.resolve(Some(&name), want(&version)) {
+            Ok(target) => target.live,
+            Err(error) if error.code == ErrorCode::ModelNotReady => false,
+            Err(error) => return Err(status(error)),
+        };
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(&self, request: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        Ok(Response::new(metadata::server()))
+    }
+
+    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let registry = self.predictor.shared().registry.load();
+        let entry = registry.model(&name).map_err(status)?;
+        let target = entry.resolve(want(&version)).map_err(status)?;
+        Ok(Response::new(metadata::model(entry, &target)))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let deadline = deadline(&metadata).map_err(status)?;
+        self.serve(&metadata, message, deadline, false).await.map(Response::new).map_err(status)
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = std::result::Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Answer<Self::ModelStreamInferStream> {
+        let (metadata, _, messages) = request.into_parts();
+        let deadline = deadline(&metadata).map_err(status)?;
+        // A caller that may not predict is told at once, not per request.
+        self.predictor.shared().edge.auth.authenticate(authorization(&metadata)).map_err(status)?;
+        let (service, metadata) = (self.clone(), Arc::new(metadata));
+        let answers = messages
+            .map(move |message| {
+                let (service, metadata) = (service.clone(), metadata.clone());
+                async move { Ok(service.stream_infer(metadata, message?, deadline).await) }
+            })
+            .buffered(STREAM_WIDTH);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let target = self.predictor.resolve(Some(&name), want(&version)).map_err(status)?;
+        Ok(Response::new(ModelConfigResponse { config: Some(config::message(&target.signature)) }))
+    }
+
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let shared = self.predictor.shared();
+        shared.statistics.collect(shared, &name, &version).await.map(Response::new).map_err(status)
+    }
+
+    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        Ok(Response::new(repository::index(self.predictor.shared(), request.into_inner().ready)))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        self.enter(request.metadata(), Scope::Admin).map_err(status)?;
+        let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
+        repository::check_load_parameters(parameters.keys().map(String::as_str)).map_err(status)?;
+        repository::load(self.predictor.shared(), &model_name).await.map_err(status)?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        self.enter(request.metadata(), Scope::Admin).map_err(status)?;
+        repository::unload(self.predictor.shared(), &request.into_inner().model_name).await.map_err(status)?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        Ok(Response::new(SystemSharedMemoryStatusResponse::default()))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Answer<SystemSharedMemoryRegisterResponse> {
+        Err(status(settings::no_shared_memory()))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<CudaSharedMemoryStatusRequest>,
+    ) -> Answer<CudaSharedMemoryStatusResponse> {
+        Ok(Response::new(CudaSharedMemoryStatusResponse::default()))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<CudaSharedMemoryRegisterRequest>,
+    ) -> Answer<CudaSharedMemoryRegisterResponse> {
+        Err(status(settings::no_shared_memory()))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Answer<CudaSharedMemoryUnregisterResponse> {
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn trace_setting(&self, request: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        if !request.into_inner().settings.is_empty() {
+            return Err(status(settings::read_only("trace")));
+        }
+        let settings = settings::TRACE
+            .iter()
+            .map(|(name, value)| {
+                ((*name).into(), trace_setting_response::SettingValue { value: vec![(*value).into()] })
+            })
+            .collect();
+        Ok(Response::new(TraceSettingResponse { settings }))
+    }
+
+    async fn log_settings(&self, request: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
+        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        use log_settings_response::SettingValue;
+        use log_settings_response::setting_value::ParameterChoice;
+
+        if !request.into_inner().settings.is_empty() {
+            return Err(status(settings::read_only("log")));
+        }
+        let levels = settings::log_levels();
+        let mut settings: HashMap<String, SettingValue> = HashMap::new();
+        for (name, on) in levels {
+            settings.insert(name.into(), SettingValue { parameter_choice: Some(ParameterChoice::BoolParam(on)) });
+        }
+        Ok(Response::new(LogSettingsResponse { settings }))
+    }
+}
+
+/// The status of an error, by the shared table; the code travels beside it.
+fn status(error: Error) -> Status {
+    let mut status = Status::new(grpc_code(error.code), error.message);
+    if let Ok(code) = error.code.as_str().parse() {
+        status.metadata_mut().insert("nobat-error-code", code);
+    }
+    status
+}
+
+/// The credentials of a call. Ones that are not text are malformed, not absent.
+fn authorization(metadata: &MetadataMap) -> Option<&str> {
+    metadata.get("authorization").map(|value| value.to_str().unwrap_or_default())
+}
+
+fn want(version: &str) -> Want<'_> {
+    if version.is_empty() { Want::Default } else { Want::Version(version) }
+}
+
+fn named(model: &str) -> Result<Option<&str>> {
+    if model.is_empty() {
+        return Err(Error::new(ErrorCode::InvalidParameter, "model_name is empty; name the model"));
+    }
+    Ok(Some(model))
+}
+
+/// The instant at which the caller stops waiting, by its `grpc-timeout`: up to
+/// eight digits and a unit (gRPC over HTTP/2, "Requests").
+///
+/// # Errors
+/// `invalid_parameter` when the header is malformed.
+fn deadline(metadata: &MetadataMap) -> Result<Option<Instant>> {
+    let Some(value) = metadata.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let timeout = value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
+        Error::new(
+            ErrorCode::InvalidParameter,
+            "grpc-timeout is not up to eight digits and one of the units H M S m u n",
+        )
+    })?;
+    Ok(Instant::now().checked_add(timeout))
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let fits = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| fits)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_in_every_unit_and_rubbish_is_refused() {
+        assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parse_timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
+        assert_eq!(parse_timeout("5n"), Some(Duration::from_nanos(5)));
+        for bad in ["", "S", "1", "1x", "-1S", "+1S", "999999999S", "1.5S", "１S"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_status_carries_the_code_of_the_error() {
+        let status = status(Error::new(ErrorCode::QueueFull, "the queue is full"));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status.metadata().get("nobat-error-code").map(|code| code.as_bytes()), Some(&b"queue_full"[..]));
+    }
+}

@@ -1,0 +1,77 @@
+//! The Open Inference Protocol v2: over HTTP here, and what HTTP and gRPC share.
+//!
+//! A thin translation to `InferRequest` and back. [`json`] and [`binary`] are
+//! the two forms of a body, [`parameters`] and [`outputs`] what a request may
+//! ask for besides; [`metadata`], [`config`], [`statistics`] and [`repository`]
+//! answer about models, as messages that gRPC sends and HTTP writes as JSON.
+//!
+//! Invariants:
+//! - Bodies are read raw: these clients send no content type.
+//! - An answer is one buffer with a length, written once.
+//! - Every refusal is `{"error": message, …}` with the status of its code.
+
+pub(crate) mod binary;
+mod classification;
+pub(crate) mod config;
+mod infer;
+pub(crate) mod json;
+pub(crate) mod metadata;
+mod models;
+pub(crate) mod outputs;
+pub(crate) mod parameters;
+pub(crate) mod repository;
+mod server;
+pub(crate) mod settings;
+pub(crate) mod statistics;
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, Route};
+use nobat_core::{Error, ErrorCode, Result};
+use serde::Serialize;
+
+pub use statistics::Statistics;
+
+use crate::error::{Shape, finish, not_allowed};
+use crate::registry::Want;
+
+/// Adds every route under `/v2`.
+pub fn configure(config: &mut ServiceConfig) {
+    server::configure(config);
+    // Before the models: `stats` is a reserved name.
+    models::configure(config);
+    infer::configure(config);
+}
+
+/// Adds the route of one method at several paths; other methods get 405.
+fn serve(config: &mut ServiceConfig, paths: &[&str], methods: &'static str, route: impl Fn() -> Route) {
+    let route = || match methods {
+        "POST" => route().method(actix_web::http::Method::POST),
+        _ => route().method(actix_web::http::Method::GET),
+    };
+    for &path in paths {
+        config.service(web::resource(path).route(route()).default_service(not_allowed(methods)));
+    }
+}
+
+/// Which model version a path names.
+fn named(request: &HttpRequest) -> (&str, Want<'_>) {
+    let path = request.match_info();
+    let version = path.get("version").map_or(Want::Default, Want::Version);
+    (path.get("model").unwrap_or_default(), version)
+}
+
+/// Ends a handler: an error takes this protocol's shape.
+fn answer(request: &HttpRequest, outcome: Result<HttpResponse>) -> HttpResponse {
+    finish(request, Shape::Plain, outcome)
+}
+
+/// A JSON answer in one buffer.
+///
+/// # Errors
+/// `internal` when `document` does not serialize.
+fn document(document: &impl Serialize) -> Result<HttpResponse> {
+    let body = serde_json::to_vec(document)
+        .map_err(|error| Error::new(ErrorCode::Internal, format!("an answer could not be written: {error}")))?;
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(body))
+}

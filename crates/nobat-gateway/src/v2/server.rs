@@ -1,0 +1,145 @@
+//! `/v2` itself: metadata, health, the repository, and the extensions that can
+//! only be asked about.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::{Error, ErrorCode, Result};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{answer, document, metadata, repository, serve, settings};
+use crate::body;
+use crate::predict::Predictor;
+
+/// Adds the routes.
+pub(super) fn configure(config: &mut ServiceConfig) {
+    serve(config, &["/v2", "/v2/"], "GET", || web::to(about));
+    serve(config, &["/v2/health/live"], "GET", || web::to(live));
+    serve(config, &["/v2/health/ready"], "GET", || web::to(ready));
+    serve(config, &["/v2/repository/index"], "POST", || web::to(index));
+    serve(config, &["/v2/repository/models/{model}/load"], "POST", || web::to(load));
+    serve(config, &["/v2/repository/models/{model}/unload"], "POST", || web::to(unload));
+    for kind in ["system", "cuda"] {
+        let path = |tail: &str| format!("/v2/{kind}sharedmemory{tail}");
+        serve(config, &[&path("/status"), &path("/region/{region}/status")], "GET", || web::to(no_regions));
+        serve(config, &[&path("/region/{region}/register")], "POST", || web::to(register));
+        serve(config, &[&path("/unregister"), &path("/region/{region}/unregister")], "POST", || web::to(unregister));
+    }
+    for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting"] {
+        config.service(web::resource(path).get(trace).post(change_trace).default_service(allow_both()));
+    }
+    config.service(web::resource("/v2/logging").get(log_settings).post(change_log).default_service(allow_both()));
+}
+
+fn allow_both() -> actix_web::Route {
+    crate::error::not_allowed("GET, POST")
+}
+
+async fn about(request: HttpRequest) -> HttpResponse {
+    answer(&request, document(&metadata::server()))
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(r#"{"live":true}"#)
+}
+
+async fn ready(predictor: Data<Predictor>) -> HttpResponse {
+    let ready = predictor.shared().is_ready();
+    let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.insert_header((CONTENT_TYPE, "application/json")).body(format!(r#"{{"ready":{ready}}}"#))
+}
+
+#[derive(Default, Deserialize)]
+struct IndexRequest {
+    #[serde(default)]
+    ready: bool,
+}
+
+async fn index(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let wanted: IndexRequest = small_body(&request, payload, &predictor).await?;
+        document(&repository::index(predictor.shared(), wanted.ready).models)
+    };
+    let outcome = outcome.await;
+    answer(&request, outcome)
+}
+
+#[derive(Default, Deserialize)]
+struct LoadRequest {
+    #[serde(default)]
+    parameters: serde_json::Map<String, serde_json::Value>,
+}
+
+async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let wanted: LoadRequest = small_body(&request, payload, &predictor).await?;
+        repository::check_load_parameters(wanted.parameters.keys().map(String::as_str))?;
+        repository::load(predictor.shared(), super::named(&request).0).await?;
+        document(&json!({}))
+    };
+    let outcome = outcome.await;
+    answer(&request, outcome)
+}
+
+async fn unload(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        let _: LoadRequest = small_body(&request, payload, &predictor).await?;
+        repository::unload(predictor.shared(), super::named(&request).0).await?;
+        document(&json!({}))
+    };
+    let outcome = outcome.await;
+    answer(&request, outcome)
+}
+
+/// Reads a body that may be empty.
+async fn small_body<T: Default + for<'de> Deserialize<'de>>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    predictor: &Predictor,
+) -> Result<T> {
+    let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {error}")))
+}
+
+async fn no_regions() -> HttpResponse {
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body("[]")
+}
+
+async fn register(request: HttpRequest) -> HttpResponse {
+    answer(&request, Err(settings::no_shared_memory()))
+}
+
+/// Clients unregister what may be left of an earlier run before they begin.
+async fn unregister(request: HttpRequest) -> HttpResponse {
+    answer(&request, document(&json!({})))
+}
+
+async fn trace(request: HttpRequest) -> HttpResponse {
+    let settings: serde_json::Map<_, _> = settings::TRACE
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), if name == "trace_level" { json!([value]) } else { json!(value) }))
+        .collect();
+    answer(&request, document(&settings))
+}
+
+async fn change_trace(request: HttpRequest) -> HttpResponse {
+    answer(&request, Err(settings::read_only("trace")))
+}
+
+async fn log_settings(request: HttpRequest) -> HttpResponse {
+    let mut settings = serde_json::Map::new();
+    settings.insert("log_file".into(), json!(""));
+    settings.extend(settings::log_levels().map(|(name, on)| (name.to_owned(), json!(on))));
+    settings.insert("log_verbose_level".into(), json!(0));
+    settings.insert("log_format".into(), json!("default"));
+    answer(&request, document(&settings))
+}
+
+async fn change_log(request: HttpRequest) -> HttpResponse {
+    answer(&request, Err(settings::read_only("log")))
+}
