@@ -246,7 +246,10 @@ mod tests {
     fn one_output_prints_bare_and_several_as_objects() {
         let probabilities = fp32("probabilities", &[2, 2], &[1.0, 0.0, 0.25, 0.75]);
         let label = int64("label", &[2], &[0, 1]);
-        assert_eq!(print(std::slice::from_ref(&probabilities), Form::Row), r#"{"predictions":[[1.0,0.0],[0.25,0.75]]}"#);
+        assert_eq!(
+            print(std::slice::from_ref(&probabilities), Form::Row),
+            r#"{"predictions":[[1.0,0.0],[0.25,0.75]]}"#
+        );
         assert_eq!(
             print(&[label.clone(), probabilities.clone()], Form::Row),
             r#"{"predictions":[{"label":0,"probabilities":[1.0,0.0]},{"label":1,"probabilities":[0.25,0.75]}]}"#

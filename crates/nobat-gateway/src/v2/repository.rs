@@ -60,7 +60,8 @@ fn row(version: &VersionEntry) -> ModelIndex {
 pub(crate) async fn load(shared: &Shared, model: &str) -> Result<()> {
     check_name(model)?;
     shared.queue.command(&WorkerCommand::Load { model: model.into() }).await?;
-    let state = |entry: &ModelEntry| {
+    let state = |entry: Option<&ModelEntry>| {
+        let Some(entry) = entry else { return Progress::NotBegun };
         let live = || entry.versions.iter().filter(|version| version.is_live()).map(|version| &version.signature);
         if live().any(|signature| signature.state == ModelState::Loading) {
             return Progress::Under;
@@ -84,9 +85,10 @@ pub(crate) async fn unload(shared: &Shared, model: &str) -> Result<()> {
     check_name(model)?;
     shared.registry.load().model(model)?;
     shared.queue.command(&WorkerCommand::Unload { model: model.into() }).await?;
-    let serving = |entry: &ModelEntry| {
+    // The registry forgets a model that was unloaded on purpose.
+    let serving = |entry: Option<&ModelEntry>| {
         let held = |version: &VersionEntry| version.is_live() && !matches!(version.signature.state, ModelState::Failed);
-        if entry.versions.iter().any(held) { Progress::Under } else { Progress::Done }
+        if entry.is_some_and(|entry| entry.versions.iter().any(held)) { Progress::Under } else { Progress::Done }
     };
     follow(shared, model, "unload", serving).await
 }
@@ -99,7 +101,12 @@ enum Progress {
     Failed(String),
 }
 
-async fn follow(shared: &Shared, model: &str, verb: &str, progress: impl Fn(&ModelEntry) -> Progress) -> Result<()> {
+async fn follow(
+    shared: &Shared,
+    model: &str,
+    verb: &str,
+    progress: impl Fn(Option<&ModelEntry>) -> Progress,
+) -> Result<()> {
     // The command travels to every worker; the first look comes after it can
     // have arrived, so that a model that served before is not taken for the answer.
     let mut waited = Duration::ZERO;
@@ -107,11 +114,7 @@ async fn follow(shared: &Shared, model: &str, verb: &str, progress: impl Fn(&Mod
         tokio::time::sleep(PAUSE).await;
         waited += PAUSE;
         shared.registry.refresh(&*shared.queue).await?;
-        let now = match shared.registry.load().model(model) {
-            Ok(entry) => progress(entry),
-            Err(_) => Progress::NotBegun,
-        };
-        match now {
+        match progress(shared.registry.load().model(model).ok()) {
             Progress::Done => return Ok(()),
             Progress::Failed(reason) => {
                 return Err(Error::new(

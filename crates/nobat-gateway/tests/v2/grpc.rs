@@ -248,7 +248,8 @@ async fn health_says_serving() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
     let server = Server::start().await;
-    let mut client = HealthClient::connect(format!("http://{}", server.grpc)).await.expect("connects");
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.grpc)).expect("an address");
+    let mut client = HealthClient::new(endpoint.connect().await.expect("connects"));
     for service in ["", "inference.GRPCInferenceService"] {
         let answer = client.check(HealthCheckRequest { service: service.into() }).await.expect("answers").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");

@@ -316,7 +316,7 @@ async fn models_load_and_unload_and_the_index_shows_it() {
     let unload =
         server.post("/v2/repository/models/late/unload", &[], r#"{"parameters":{"unload_dependents":false}}"#).await;
     assert_eq!(unload.status, 200, "{:?}", unload.body);
-    assert_eq!(state().await, Some(json!("UNAVAILABLE")));
+    assert_eq!(state().await, None, "unloaded on purpose, and forgotten");
     let ready = server.post("/v2/repository/index", &[], r#"{"ready":true}"#).await.json();
     assert!(ready.as_array().expect("a list").iter().all(|row| row["state"] == "READY" && row["name"] != "late"));
     let with_file = server.post("/v2/repository/models/late/load", &[], r#"{"parameters":{"config":"{}"}}"#).await;

@@ -22,11 +22,11 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 /// Largest body that the gateway under test takes.
-pub const MAX_BODY: usize = 1 << 20;
+pub(crate) const MAX_BODY: usize = 1 << 20;
 const TTL: Duration = Duration::from_secs(60);
 
 /// A running gateway and its worker. Dropped, the tasks end with the runtime.
-pub struct Server {
+pub(crate) struct Server {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
     pub queue: Arc<SqliteQueue>,
@@ -140,7 +140,7 @@ fn settle(model: &str, job: LeasedJob, batch_size: u32) -> Settlement {
 }
 
 impl Server {
-    pub async fn start() -> Server {
+    pub(crate) async fn start() -> Server {
         let dir = tempfile::tempdir().expect("a folder");
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("a store");
         let models: BTreeMap<_, _> =
@@ -155,7 +155,7 @@ impl Server {
             grpc: "127.0.0.1:0".into(),
             metrics: String::new(),
             max_body_bytes: MAX_BODY,
-            body_timeout_s: 1,
+            body_idle_s: 1,
             ..GatewayConfig::default()
         };
         let handle = Gateway::start(config, queue.clone()).await.expect("starts");
@@ -170,12 +170,12 @@ impl Server {
         }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
     }
 
     /// Posts a body as inference clients do: with these headers and no content type.
-    pub async fn post(&self, path: &str, headers: &[(&str, String)], body: impl Into<reqwest::Body>) -> Reply {
+    pub(crate) async fn post(&self, path: &str, headers: &[(&str, String)], body: impl Into<reqwest::Body>) -> Reply {
         let mut request = self.client.post(self.url(path)).body(body);
         for (name, value) in headers {
             request = request.header(*name, value);
@@ -183,18 +183,18 @@ impl Server {
         Reply::of(request.send().await.expect("an answer")).await
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         Reply::of(self.client.get(self.url(path)).send().await.expect("an answer")).await
     }
 
-    pub async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
+    pub(crate) async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
         let channel = Channel::from_shared(format!("http://{}", self.grpc)).expect("an address");
         let channel = channel.connect().await.expect("connects");
         GrpcInferenceServiceClient::new(channel).max_decoding_message_size(usize::MAX)
     }
 
     /// Waits until the queue that nobody serves has `wanted` jobs waiting.
-    pub async fn await_stuck(&self, wanted: u64) {
+    pub(crate) async fn await_stuck(&self, wanted: u64) {
         for _ in 0..500 {
             if self.queue.counts("stuck").await.expect("counts").queued == wanted {
                 return;
@@ -206,7 +206,7 @@ impl Server {
 }
 
 /// An answer, read whole.
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
     pub body: bytes::Bytes,
@@ -218,16 +218,16 @@ impl Reply {
         Reply { status, headers, body: response.bytes().await.expect("a body") }
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("text"))
     }
 
     /// The tensor bytes after the document.
-    pub fn blobs(&self) -> &[u8] {
+    pub(crate) fn blobs(&self) -> &[u8] {
         let at: usize = self.header("inference-header-content-length").expect("binary").parse().expect("a length");
         &self.body[at..]
     }
