@@ -12,6 +12,7 @@ mod doctor;
 mod healthcheck;
 mod input;
 mod jobs;
+mod keys;
 mod models;
 mod predict;
 mod queue;
@@ -58,6 +59,7 @@ enum Command {
     Doctor(doctor::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+    Keys(keys::Args),
     Config(config::Args),
 }
 
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, cli.config.as_deref()),
     };
     match done {

@@ -20,7 +20,8 @@ fn main() {
     report("digit", &digit, 100_000, || request::read(&digit, &digits, "instances").map(|_| ()).expect("fits"));
 
     let values: Vec<u8> = (0..1000).flat_map(|n| (n as f32 * 0.618_034).fract().to_le_bytes()).collect();
-    let output = Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: [1, 1000][..].into(), data: values.into() };
+    let output =
+        Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: [1, 1000][..].into(), data: values.into() };
     let mut out = Vec::new();
     write::answer(&mut out, std::slice::from_ref(&output), request::Form::Row);
     report("print 1000 floats", &out.clone(), 5_000, || {

@@ -44,6 +44,12 @@ struct Args {
     /// Address for metrics; empty turns it off.
     #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
     metrics: Option<String>,
+    /// File of API keys, made by `nobat keys`.
+    #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
+    keys: Option<String>,
+    /// Serve a public address without API keys all the same.
+    #[arg(long, env = "NOBAT_INSECURE")]
+    insecure: bool,
     /// HTTP threads; 0 takes half of the cores.
     #[arg(long, env = "NOBAT_THREADS", value_name = "N")]
     threads: Option<usize>,
@@ -76,6 +82,8 @@ fn run(args: Args) -> Result<(), Error> {
     set(&mut gateway.listen, args.listen);
     set(&mut gateway.grpc, args.grpc);
     set(&mut gateway.metrics, args.metrics);
+    set(&mut gateway.auth.keys, args.keys);
+    gateway.auth.insecure |= args.insecure;
     gateway.threads = args.threads.unwrap_or(gateway.threads);
     set(&mut log.level, args.log_level);
     log.dir = args.log_dir.unwrap_or(log.dir);

@@ -10,6 +10,7 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::Value;
 
+use super::connect::coded;
 use super::keys::{QueueKeys, key_of};
 use super::lane::RedisLane;
 use super::record::{self, Stored};
@@ -47,6 +48,23 @@ impl Queue for RedisQueue {
 
     async fn get(&self, id: JobId) -> Result<Option<JobView>> {
         self.inner.read(id).await
+    }
+
+    async fn cache_get(&self, key: u128) -> Result<Option<Bytes>> {
+        let mut cmd = redis::cmd("GET");
+        cmd.arg(self.inner.prefix.cached(key));
+        // Not patient: an answer that is late is a miss.
+        match self.inner.hub.send(&cmd).await.map_err(|e| coded(&e))? {
+            Value::BulkString(answer) => Ok(Some(answer.into())),
+            Value::Nil => Ok(None),
+            other => Err(unexpected("a cached answer", &other)),
+        }
+    }
+
+    async fn cache_put(&self, key: u128, answer: &[u8], ttl: Duration) -> Result<()> {
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(self.inner.prefix.cached(key)).arg(answer).arg("PX").arg(ttl.as_millis() as u64);
+        self.inner.hub.send(&cmd).await.map_err(|e| coded(&e)).map(|_| ())
     }
 
     async fn cancel(&self, id: JobId) -> Result<JobView> {

@@ -29,6 +29,7 @@
 //! | `nobat{:}workers` | hash | worker id -> expiry (ms) and JSON | workers | until expired or deregistered |
 //! | `nobat{:}registry` | channel | the set of workers changed | workers | |
 //! | `nobat{:}commands` | channel | commands to workers | admin | |
+//! | `nobat:cache:<32 hex>` | string | an answer that gateways share | gateways | the model's cache ttl |
 //! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
 
@@ -69,6 +70,11 @@ impl Prefix {
         // Everything global shares one slot through the tag `{:}`, which no
         // model name can be.
         format!("{}{{:}}{name}", self.text)
+    }
+
+    /// An answer that gateways share. No tag: they spread over a cluster.
+    pub(crate) fn cached(&self, key: u128) -> String {
+        format!("{}:cache:{key:032x}", self.text)
     }
 
     /// What a lane's channel name begins with.
