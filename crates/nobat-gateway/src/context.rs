@@ -18,6 +18,8 @@ use crate::caches::CacheOutcome;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Header of the key by which a weighted route chooses: the same key, the same target.
+pub const ROUTE_KEY: HeaderName = HeaderName::from_static("nobat-route-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const MAX_REQUEST_ID: usize = 64;
 
@@ -30,6 +32,8 @@ pub struct RequestContext {
     pub request_id: SmolStr,
     /// W3C trace parent; empty when the caller sent none.
     pub traceparent: SmolStr,
+    /// What weighted routes choose by; empty: the request id.
+    pub route_key: SmolStr,
     /// When the request's head was read.
     pub started: Instant,
     /// What the caller may do; `None` when authentication is off.
@@ -98,8 +102,15 @@ impl RequestContext {
             request_id: given(REQUEST_ID, is_request_id).map_or_else(new_request_id, SmolStr::new),
             traceparent: given(TRACEPARENT, is_traceparent).map(SmolStr::new).unwrap_or_default(),
             fresh: given(header::CACHE_CONTROL, asks_for_fresh).is_some(),
+            route_key: given(ROUTE_KEY, |key| !key.is_empty()).map(SmolStr::new).unwrap_or_default(),
             ..RequestContext::blank()
         }
+    }
+
+    /// What weighted routes choose by.
+    pub fn route_key(&self) -> &[u8] {
+        let key = if self.route_key.is_empty() { &self.request_id } else { &self.route_key };
+        key.as_bytes()
     }
 
     /// The context that [`attach`] made for this request.
@@ -121,6 +132,7 @@ impl RequestContext {
             owner: OwnerId::ANONYMOUS,
             request_id: SmolStr::default(),
             traceparent: SmolStr::default(),
+            route_key: SmolStr::default(),
             started: Instant::now(),
             grant: None,
             fresh: false,

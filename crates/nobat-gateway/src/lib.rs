@@ -28,12 +28,15 @@ pub mod limits;
 pub mod meters;
 pub mod monitor;
 pub mod outbound;
+mod periodic;
 pub mod predict;
 pub mod registry;
 pub mod routes;
+pub mod routing;
 pub mod server;
 pub mod state;
 pub mod tls;
+pub mod webhook;
 
 pub use config::GatewayConfig;
 pub use server::{Gateway, GatewayHandle};

@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod queue;
 pub mod redis;
 pub mod sqlite;
+pub mod watch;
 
 pub use ledger::Ledger;
 pub use queue::{Consumer, Lane, Queue, Renewer};
