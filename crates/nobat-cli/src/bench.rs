@@ -1,26 +1,32 @@
-//! `nobat bench`: a closed loop of blocking requests against a running service.
+//! `nobat bench`: load on a running service, as a closed loop (so many requests
+//! in flight) or an open one (so many arrivals a second, whatever the answers do).
 //!
 //! For a feeling of what a deployment does; it shares the machine with the
 //! server when they stand on one, so compare its figures only with its own.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, header};
+use tokio::sync::mpsc;
 
 use crate::client::{Client, Server, segment};
 use crate::input;
+
+/// Not counted: connections open, caches and controllers find their place.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Measure requests a second and latency of a running service.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     nobat bench digits --input digit.json\n  \
-    nobat bench digits --input digit.json --connections 64 --duration 10")]
+    nobat bench digits --input digit.json --connections 64 --duration 10\n  \
+    nobat bench digits --input digit.json --rate 2000 --deadline 50   (arrivals at random, 2000 a second)")]
 pub(crate) struct Args {
     /// Name of the model.
     model: String,
@@ -30,81 +36,182 @@ pub(crate) struct Args {
     /// Requests in flight.
     #[arg(long, short, default_value_t = 16)]
     connections: usize,
+    /// Arrivals a second, at random moments (a Poisson process), instead of a
+    /// number in flight.
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "connections")]
+    rate: Option<f64>,
+    /// Deadline of each request, in milliseconds; later answers are not useful.
+    #[arg(long, value_name = "MS")]
+    deadline: Option<f64>,
     /// Seconds to measure, after one to warm up.
     #[arg(long, short, default_value_t = 5, value_name = "SECONDS")]
     duration: u64,
+    /// Writes a line per request: seconds since the start, latency in
+    /// milliseconds, HTTP status (0: no answer).
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
     #[command(flatten)]
     server: Server,
 }
 
+/// One request's end.
+struct Sample {
+    start: Instant,
+    took: Duration,
+    /// 0 when there was no answer.
+    status: u16,
+    retry_after: bool,
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     ensure!(args.connections > 0, "--connections must be 1 or more");
-    let body: Body = input::read(&args.input)?.into();
-    let path = format!("/v1/models/{}:predict", segment(&args.model));
-    let client = Arc::new(args.server.client(Duration::from_secs(60))?);
+    ensure!(args.rate.is_none_or(|rate| rate > 0.0 && rate < 1e6), "--rate must be over 0 and under 1000000");
+    ensure!(args.deadline.is_none_or(|ms| ms > 0.0), "--deadline must be over 0 milliseconds");
+    let body: Arc<[u8]> = input::read(&args.input)?.into();
+    let query = args.deadline.map(|ms| format!("?deadline={ms}ms")).unwrap_or_default();
+    let path = format!("/v1/models/{}:predict{query}", segment(&args.model));
+    let asked = Arc::new(Asked { client: args.server.client(Duration::from_secs(60))?, path, body });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(measure(args, client, path, body))
+    runtime.block_on(measure(args, asked))
 }
 
-type Body = Arc<[u8]>;
-
-async fn once(client: &Client, path: &str, body: &Body) -> Result<()> {
-    let request = client.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
-    client.json(request.body(body.to_vec())).await.map(drop)
+/// The request, ready to be sent again and again.
+struct Asked {
+    client: Client,
+    path: String,
+    body: Arc<[u8]>,
 }
 
-async fn measure(args: Args, client: Arc<Client>, path: String, body: Body) -> Result<()> {
-    // The first answer proves the request: a refusal is told here, not counted.
-    once(&client, &path, &body).await?;
-    let bar = ProgressBar::new(args.duration + 1)
-        .with_style(ProgressStyle::with_template("{elapsed:>4} [{bar:40}] {msg}")?.progress_chars("=> "));
-    let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let measure_from = Instant::now() + Duration::from_secs(1);
-    let end = measure_from + Duration::from_secs(args.duration);
-    let tasks: Vec<_> = (0..args.connections)
-        .map(|_| {
-            let (client, path, body) = (client.clone(), path.clone(), body.clone());
-            let (answered, failed) = (answered.clone(), failed.clone());
-            tokio::spawn(async move {
-                let mut latency_us = Histogram::<u64>::new(3).expect("3 digits are allowed");
-                loop {
-                    let start = Instant::now();
-                    let done = once(&client, &path, &body).await;
-                    let now = Instant::now();
-                    if now > end {
-                        return latency_us;
-                    }
-                    if now < measure_from {
-                        continue;
-                    }
-                    match done {
-                        Ok(()) => {
-                            answered.fetch_add(1, Ordering::Relaxed);
-                            latency_us.saturating_record((now - start).as_micros() as u64);
-                        }
-                        Err(_) => {
-                            failed.fetch_add(1, Ordering::Relaxed);
-                            tokio::time::sleep(Duration::from_millis(10)).await;
-                        }
-                    }
-                }
-            })
-        })
-        .collect();
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        bar.inc(1);
-        bar.set_message(format!("{} answers", answered.load(Ordering::Relaxed)));
+impl Asked {
+    fn request(&self) -> reqwest::RequestBuilder {
+        let request = self.client.request(Method::POST, &self.path).header(header::CONTENT_TYPE, "application/json");
+        request.body(self.body.to_vec())
     }
-    let mut latency_us = Histogram::<u64>::new(3)?;
-    for task in tasks {
-        latency_us.add(task.await?)?;
+
+    async fn sample(&self) -> Sample {
+        let start = Instant::now();
+        let answer = match self.client.send(self.request()).await {
+            Ok(response) => {
+                let head = (response.status().as_u16(), response.headers().contains_key(header::RETRY_AFTER));
+                response.bytes().await.map(|_| head).ok()
+            }
+            Err(_) => None,
+        };
+        let (status, retry_after) = answer.unwrap_or_default();
+        Sample { start, took: start.elapsed(), status, retry_after }
+    }
+}
+
+async fn measure(args: Args, asked: Arc<Asked>) -> Result<()> {
+    // The first answer proves the request: a refusal is told here, not counted.
+    asked.client.json(asked.request()).await?;
+    let bar = ProgressBar::new(args.duration + WARM_UP.as_secs())
+        .with_style(ProgressStyle::with_template("{elapsed:>4} [{bar:40}] {msg}")?.progress_chars("=> "));
+    let from = Instant::now() + WARM_UP;
+    let end = from + Duration::from_secs(args.duration);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    match args.rate {
+        None => (0..args.connections).for_each(|_| drop(tokio::spawn(closed(asked.clone(), end, tell.clone())))),
+        Some(rate) => drop(tokio::spawn(open(asked.clone(), rate, end, tell.clone()))),
+    }
+    drop(tell);
+    let mut samples: Vec<Sample> = Vec::new();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            sample = told.recv() => match sample {
+                Some(sample) if sample.start >= from && sample.start < end => samples.push(sample),
+                Some(_) => {}
+                None => break,
+            },
+            _ = tick.tick() => {
+                bar.set_position((WARM_UP + Duration::from_secs(args.duration)).saturating_sub(end - Instant::now().min(end)).as_secs());
+                bar.set_message(format!("{} answers", samples.len()));
+            }
+        }
     }
     bar.finish_and_clear();
-    let ms = |quantile: f64| latency_us.value_at_quantile(quantile) as f64 / 1000.0;
-    println!("connections     {}", args.connections);
-    println!("requests/s      {:.0}", latency_us.len() as f64 / args.duration as f64);
-    println!("latency ms      p50 {:.2}   p90 {:.2}   p99 {:.2}   max {:.2}", ms(0.5), ms(0.9), ms(0.99), ms(1.0));
-    println!("failed          {}", failed.load(Ordering::Relaxed));
+    if let Some(file) = &args.samples {
+        write_samples(file, &samples, from).with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
+    print!("{}", report(&args, &samples)?);
     Ok(())
+}
+
+/// One connection's requests, each after the other's answer.
+async fn closed(asked: Arc<Asked>, end: Instant, tell: mpsc::UnboundedSender<Sample>) {
+    while Instant::now() < end {
+        let sample = asked.sample().await;
+        let refused = sample.status != 200;
+        if tell.send(sample).is_err() {
+            return;
+        }
+        if refused {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Arrivals that do not wait for answers: exponential gaps from a fixed seed, so
+/// that two runs offer the same load.
+async fn open(asked: Arc<Asked>, rate: f64, end: Instant, tell: mpsc::UnboundedSender<Sample>) {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut at = Instant::now();
+    while at < end {
+        tokio::time::sleep_until(at.into()).await;
+        let (asked, tell) = (asked.clone(), tell.clone());
+        tokio::spawn(async move { tell.send(asked.sample().await) });
+        // xorshift64*; the top 53 bits as a number in (0, 1].
+        seed ^= seed >> 12;
+        seed ^= seed << 25;
+        seed ^= seed >> 27;
+        let uniform = ((seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+        at += Duration::from_secs_f64(-uniform.ln() / rate);
+    }
+}
+
+fn write_samples(file: &std::path::Path, samples: &[Sample], from: Instant) -> Result<()> {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
+    writeln!(out, "start_s,latency_ms,status")?;
+    for sample in samples {
+        let (at, ms) = ((sample.start - from).as_secs_f64(), sample.took.as_secs_f64() * 1e3);
+        writeln!(out, "{at:.6},{ms:.3},{}", sample.status)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn report(args: &Args, samples: &[Sample]) -> Result<String> {
+    let mut latency_us = Histogram::<u64>::new(3)?;
+    let answered = samples.iter().filter(|sample| sample.status == 200);
+    answered.for_each(|sample| latency_us.saturating_record(sample.took.as_micros() as u64));
+    let seconds = args.duration as f64;
+    let ms = |quantile: f64| latency_us.value_at_quantile(quantile) as f64 / 1000.0;
+    let mut lines = vec![match args.rate {
+        None => format!("connections     {}", args.connections),
+        Some(_) => format!("arrivals/s      {:.0}", samples.len() as f64 / seconds),
+    }];
+    lines.push(format!("requests/s      {:.0}", latency_us.len() as f64 / seconds));
+    lines.push(format!(
+        "latency ms      p50 {:.2}   p90 {:.2}   p99 {:.2}   max {:.2}",
+        ms(0.5),
+        ms(0.9),
+        ms(0.99),
+        ms(1.0)
+    ));
+    if let Some(deadline) = args.deadline {
+        let useful =
+            samples.iter().filter(|sample| sample.status == 200 && sample.took.as_secs_f64() * 1e3 <= deadline);
+        lines.push(format!("in time/s       {:.0}", useful.count() as f64 / seconds));
+    }
+    let refused = |status| samples.iter().filter(move |sample| sample.status == status);
+    let mut statuses: Vec<u16> = samples.iter().map(|sample| sample.status).filter(|&status| status != 200).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    lines.push(format!("failed          {}", samples.len() as u64 - latency_us.len()));
+    for status in statuses {
+        let with = refused(status).filter(|sample| sample.retry_after).count();
+        let name = if status == 0 { "no answer".to_owned() } else { format!("HTTP {status}") };
+        lines.push(format!("  {name:<13} {} ({with} with Retry-After)", refused(status).count()));
+    }
+    Ok(lines.join("\n") + "\n")
 }

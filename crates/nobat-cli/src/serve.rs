@@ -88,10 +88,14 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     runtime.block_on(serve(settings, started))
 }
 
-async fn serve(settings: Settings, started: Instant) -> Result<()> {
+async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     let mut stop = Stop::listen()?;
     let queue = store::open(&settings).await?;
     let models = settings.worker.models.clone();
+    if settings.gateway.threads == 0 {
+        // The other half is the worker's: more would only take turns with it.
+        settings.gateway.threads = settings.gateway.thread_count().div_ceil(2);
+    }
     let worker = Worker::start(settings.worker, queue.clone())?;
     let gateway = Gateway::start(settings.gateway, queue).await?;
     let failed = tokio::select! {

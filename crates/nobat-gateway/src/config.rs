@@ -24,8 +24,9 @@ pub struct GatewayConfig {
     pub grpc: String,
     /// Address of the metrics listener; empty turns it off.
     pub metrics: String,
-    /// HTTP threads; 0 takes half of the cores. Each has its own lane into the
-    /// queue, so more threads mean smaller round trips, not only more CPU.
+    /// HTTP threads; 0 takes every core, and half of them under `nobat serve`,
+    /// where the worker has the rest. Each has its own lane into the queue, so
+    /// more threads mean smaller round trips, not only more CPU.
     pub threads: usize,
     /// Largest request body, after decompression, in bytes.
     pub max_body_bytes: usize,
@@ -115,7 +116,7 @@ impl GatewayConfig {
     /// HTTP threads to start.
     pub fn thread_count(&self) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         }
     }

@@ -44,7 +44,7 @@ struct Args {
     /// Address for metrics; empty turns it off.
     #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
     metrics: Option<String>,
-    /// HTTP threads; 0 takes half of the cores.
+    /// HTTP threads; 0 takes every core.
     #[arg(long, env = "NOBAT_THREADS", value_name = "N")]
     threads: Option<usize>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
@@ -92,7 +92,7 @@ fn run(args: Args) -> Result<(), Error> {
         })?;
         let gateway = Gateway::start(gateway, queue).await?;
         notify::ready();
-    tokio::spawn(notify::watchdog());
+        tokio::spawn(notify::watchdog());
         stop.asked().await;
         notify::stopping();
         log::info!("draining: answering what is in flight");

@@ -57,7 +57,7 @@ pub trait Form: Send + 'static {
     fn next(&mut self, now: Instant) -> Next<Self::Batch>;
 
     /// Gives up every job held, for a drain.
-    fn release(&mut self) -> Vec<(JobId, LeaseToken)>;
+    fn release(&mut self) -> Vec<Lease>;
 }
 
 /// What a [`Form`] wants.
@@ -82,9 +82,13 @@ pub struct Desk {
 #[derive(Debug, Default)]
 struct DeskInner {
     outbox: Vec<Settlement>,
-    leases: Vec<(JobId, LeaseToken)>,
-    lost: Vec<LeaseToken>,
+    leases: Vec<Lease>,
+    lost: Vec<Lease>,
 }
+
+/// One lease. A token alone names none: a store may give one to all the jobs of
+/// a call.
+pub type Lease = (JobId, LeaseToken);
 
 impl Desk {
     /// Puts a settlement out; it leaves with the backend's next turn.
@@ -98,24 +102,23 @@ impl Desk {
     }
 
     /// The leases held now.
-    pub fn leases(&self) -> Vec<(JobId, LeaseToken)> {
+    pub fn leases(&self) -> Vec<Lease> {
         self.inner.lock().leases.clone()
     }
 
     /// Marks leases as lost: their jobs are not worth running or settling.
-    /// Returns how many were still held: one that was settled while the
+    /// Returns those that were still held: one that was settled while the
     /// renewal was under way is not lost.
-    pub fn mark_lost(&self, tokens: &[LeaseToken]) -> usize {
+    pub fn mark_lost(&self, gone: &[Lease]) -> Vec<Lease> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let before = inner.lost.len();
-        inner.lost.extend(inner.leases.iter().map(|(_, token)| *token).filter(|token| tokens.contains(token)));
-        inner.leases.retain(|(_, token)| !tokens.contains(token));
-        inner.lost.len() - before
+        let lost: Vec<Lease> = inner.leases.extract_if(.., |lease| gone.contains(lease)).collect();
+        inner.lost.extend_from_slice(&lost);
+        lost
     }
 
     /// Leases marked lost and not yet forgotten.
-    pub fn lost(&self) -> Vec<LeaseToken> {
+    pub fn lost(&self) -> Vec<Lease> {
         self.inner.lock().lost.clone()
     }
 
@@ -135,18 +138,14 @@ impl Desk {
         std::mem::take(&mut self.inner.lock().outbox)
     }
 
-    fn settled(&self, tokens: &[LeaseToken]) {
+    fn settled(&self, done: &[Lease]) {
         let mut inner = self.inner.lock();
-        if tokens.len() >= inner.leases.len() {
-            // The common case: everything held was one batch.
-            let all = inner.leases.iter().all(|(_, token)| tokens.contains(token));
-            if all {
-                inner.leases.clear();
-                inner.lost.clear();
-                return;
-            }
+        // The common case: everything held was one batch, settled in its order.
+        if inner.leases == done {
+            inner.leases.clear();
+        } else {
+            inner.leases.retain(|lease| !done.contains(lease));
         }
-        inner.leases.retain(|(_, token)| !tokens.contains(token));
         if inner.leases.is_empty() {
             inner.lost.clear();
         }
@@ -187,7 +186,8 @@ struct Side<F> {
     consumer: Box<dyn Consumer>,
     form: F,
     desk: Arc<Desk>,
-    tokens: Vec<LeaseToken>,
+    /// Leases whose settlement the store has not answered for.
+    settling: Vec<Lease>,
     backoff: Duration,
 }
 
@@ -195,7 +195,7 @@ impl<F: Form> LeaseBackend<F> {
     /// Makes a backend that leases through `consumer` into `form` and settles
     /// what stands on `desk`.
     pub fn new(consumer: Box<dyn Consumer>, form: F, desk: Arc<Desk>) -> LeaseBackend<F> {
-        let side = Side { consumer, form, desk, tokens: Vec::new(), backoff: BACKOFF_MIN };
+        let side = Side { consumer, form, desk, settling: Vec::new(), backoff: BACKOFF_MIN };
         LeaseBackend { state: State::Rest(side), closing: Arc::default(), tasks: 0 }
     }
 }
@@ -241,13 +241,13 @@ impl<F: Form> Side<F> {
     /// One round trip; `false` when the store did not answer. The consumer
     /// keeps unanswered settlements and sends them again.
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> bool {
-        self.tokens.extend(settle.iter().map(|settlement| settlement.token));
+        self.settling.extend(settle.iter().map(|settlement| (settlement.id, settlement.token)));
         match self.consumer.step(settle, want).await {
             Ok(Step { leased, refused, .. }) => {
                 self.backoff = BACKOFF_MIN;
-                if !self.tokens.is_empty() {
-                    self.desk.settled(&self.tokens);
-                    self.tokens.clear();
+                if !self.settling.is_empty() {
+                    self.desk.settled(&self.settling);
+                    self.settling.clear();
                 }
                 if !refused.is_empty() {
                     log::info!(jobs = refused.len(); "settlements refused: the leases were lost or the jobs cancelled");
@@ -277,7 +277,7 @@ impl<F: Form> Side<F> {
         let give_up = tokio::time::sleep(CLOSE_LIMIT);
         tokio::pin!(give_up);
         // The first call hands everything to the consumer; later ones repeat it.
-        let mut pending = !settle.is_empty() || !self.tokens.is_empty();
+        let mut pending = !settle.is_empty() || !self.settling.is_empty();
         while pending {
             let batch = std::mem::take(&mut settle);
             tokio::select! {
@@ -355,5 +355,37 @@ impl<F: Form> BackendConfig for LeaseBackend<F> {
 
     fn middleware(&mut self, _: &mut WorkerContext) -> tower_layer::Identity {
         tower_layer::Identity::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(job: u128) -> Lease {
+        (JobId { random: job, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(7))
+    }
+
+    fn desk(jobs: std::ops::Range<u128>) -> Desk {
+        let desk = Desk::default();
+        desk.inner.lock().leases.extend(jobs.map(lease));
+        desk
+    }
+
+    #[test]
+    fn a_lost_lease_leaves_its_neighbours_of_one_token_alone() {
+        let desk = desk(0..4);
+        assert_eq!(desk.mark_lost(&[lease(2), lease(9)]), [lease(2)]);
+        assert_eq!(desk.leases(), [lease(0), lease(1), lease(3)]);
+        assert_eq!(desk.lost(), [lease(2)]);
+    }
+
+    #[test]
+    fn leases_that_are_not_settled_yet_stay_to_be_renewed() {
+        let desk = desk(0..4);
+        desk.settled(&[lease(0), lease(1)]);
+        assert_eq!(desk.leases(), [lease(2), lease(3)]);
+        desk.settled(&[lease(2), lease(3)]);
+        assert!(desk.leases().is_empty());
     }
 }

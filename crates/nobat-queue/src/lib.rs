@@ -18,6 +18,7 @@
 //! - No call's cost grows with the backlog.
 
 pub mod backend;
+mod entropy;
 pub mod ledger;
 pub mod queue;
 pub mod redis;

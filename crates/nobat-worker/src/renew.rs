@@ -1,16 +1,17 @@
 //! Keeps the leases of every session alive, from one thread that no inference
-//! can starve.
+//! can starve, and ends the run of a job whose lease is lost while it runs alone.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nobat_core::job::LeaseToken;
 use nobat_queue::Queue;
-use nobat_queue::backend::Desk;
+use nobat_queue::backend::{Desk, Lease};
 use nobat_queue::queue::{Renewal, Renewer};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
+
+use crate::watchdog::Watchdog;
 
 /// Every session's desk, by the queue it leases from.
 #[derive(Clone, Default)]
@@ -36,13 +37,16 @@ impl Desks {
 pub(crate) fn start(
     queue: Arc<dyn Queue>,
     desks: Desks,
+    watchdog: Watchdog,
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("nobat-renew".into()).spawn(move || runtime.block_on(renew(queue, desks, stop)))
+    std::thread::Builder::new()
+        .name("nobat-renew".into())
+        .spawn(move || runtime.block_on(renew(queue, desks, watchdog, stop)))
 }
 
-async fn renew(queue: Arc<dyn Queue>, desks: Desks, mut stop: watch::Receiver<bool>) {
+async fn renew(queue: Arc<dyn Queue>, desks: Desks, watchdog: Watchdog, mut stop: watch::Receiver<bool>) {
     // A third of the lease leaves two more chances after a failed call.
     let every = Duration::from_millis(u64::from(queue.settings().lease_ms) / 3).max(Duration::from_millis(10));
     let mut renewer: Option<Box<dyn Renewer>> = None;
@@ -62,13 +66,14 @@ async fn renew(queue: Arc<dyn Queue>, desks: Desks, mut stop: watch::Receiver<bo
             let Some(open) = renewer.as_mut() else { break };
             match open.renew(&model, &leases).await {
                 Ok(answers) => {
-                    let lost: Vec<LeaseToken> = (leases.iter().zip(answers))
+                    let lost: Vec<Lease> = (leases.iter().zip(answers))
                         .filter(|(_, answer)| *answer == Renewal::Lost)
-                        .map(|((_, token), _)| *token)
+                        .map(|(lease, _)| *lease)
                         .collect();
                     let lost = desk.mark_lost(&lost);
-                    if lost > 0 {
-                        log::info!(model = model.as_str(), jobs = lost; "leases lost or jobs cancelled");
+                    if !lost.is_empty() {
+                        log::info!(model = model.as_str(), jobs = lost.len(); "leases lost or jobs cancelled");
+                        watchdog.end(&lost);
                     }
                 }
                 Err(error) => {

@@ -1,7 +1,8 @@
 //! Runs batches on one session: concatenate, run, split, settle each job.
 //!
 //! Invariants:
-//! - Every job of a batch is settled exactly once, whatever the run does.
+//! - Every job of a batch is settled exactly once, whatever the run does; only
+//!   one whose lease was lost is not.
 //! - A batch that fails is halved until the guilty job stands alone: only that
 //!   one burns an attempt. A panic in a run counts as its failure.
 //! - Output bytes are copied once, from the runtime's buffer into the packed result.
@@ -10,12 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nobat_core::explain::Explain;
-use nobat_core::infer::InferResponse;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_core::tensor::{Datatype, Shape, put_bytes_element, take_bytes_element};
 use nobat_core::{Error, ErrorCode};
 use nobat_queue::backend::Desk;
 use smallvec::SmallVec;
@@ -23,10 +21,16 @@ use smol_str::SmolStr;
 
 use crate::batch::intake::{Batch, Item};
 use crate::engine::buffer::Buffer;
-use crate::engine::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
+use crate::engine::{Engine, InputView, OutputView, RunError, RunLimit};
 use crate::model::Version;
 use crate::stats::JobWaits;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Ended, Watchdog};
+
+mod gather;
+mod scatter;
+
+use gather::fill;
+use scatter::{Joined, batch_axis, pack};
 
 /// One session's engines, one per ready version, and its reused buffers.
 pub(crate) struct Runner {
@@ -55,9 +59,14 @@ impl Failure {
                 message: format!("model `{model}` version {number} failed: {reason}"),
                 again: true,
             },
-            RunError::TimedOut => Failure {
+            RunError::Ended(Ended::TimedOut) => Failure {
                 code: ErrorCode::DeadlineExceeded,
                 message: format!("the run of model `{model}` was ended at the job's deadline; allow more time"),
+                again: false,
+            },
+            RunError::Ended(Ended::Abandoned) => Failure {
+                code: ErrorCode::JobCancelled,
+                message: format!("the run of model `{model}` was ended: its job is cancelled or runs elsewhere"),
                 again: false,
             },
         }
@@ -168,6 +177,8 @@ impl Runner {
         let job = &item.job;
         let error = JobError { code: failure.code, message: failure.message };
         let outcome = match failure.code {
+            // Its lease is gone: there is nothing left to settle.
+            ErrorCode::JobCancelled => return log::info!(job = job.id.to_string(); "{}", error.message),
             ErrorCode::DeadlineExceeded => {
                 version.stats.expired();
                 Outcome::Expired(error)
@@ -203,17 +214,11 @@ impl Turn<'_> {
     /// One run over all rows of `items`.
     fn run_whole(&mut self, items: &[Item]) -> Result<(), Failure> {
         let rows: u32 = items.iter().map(|item| item.rows).sum();
-        let limit = match items {
-            // Ending a run ends it for all its jobs, so only for one alone.
-            [item] => item.deadline,
-            _ => None,
-        };
         let (worker, version) = (self.worker, self.version);
         let mut fresh = Vec::with_capacity(items.len());
         let ran = self.once(
             items,
             0..rows,
-            limit,
             &mut |outputs, explain, since_run| {
                 if items.len() > 1 {
                     batch_axis(version, outputs, rows)?;
@@ -255,7 +260,6 @@ impl Turn<'_> {
             let ran = self.once(
                 items,
                 from..to,
-                item.deadline,
                 &mut |outputs, explain, _| {
                     batch_axis(version, outputs, to - from)?;
                     total.input_us += explain.input_us;
@@ -287,14 +291,17 @@ impl Turn<'_> {
         &mut self,
         items: &[Item],
         rows: std::ops::Range<u32>,
-        deadline: Option<Instant>,
         split: &mut dyn FnMut(&[OutputView<'_>], &Explain, Instant) -> Result<(), Failure>,
         worker: &SmolStr,
     ) -> Result<Ran, Failure> {
         let started = Instant::now();
         let filled = fill(self.version, self.buffers, items, &rows)?;
         let views: SmallVec<[InputView<'_>; 2]> = filled.views(self.version, self.buffers);
-        let limit = deadline.map(|at| RunLimit { at, watchdog: self.watchdog });
+        let limit = match items {
+            // Ending a run ends it for all its jobs, so only for one alone.
+            [item] => Some(RunLimit { at: item.deadline, lease: item.lease(), watchdog: self.watchdog }),
+            _ => None,
+        };
         let before_run = Instant::now();
         let mut outcome = Ok(());
         let mut times = None;
@@ -348,209 +355,6 @@ fn explain_for(item: &Item, run: &Explain) -> Explain {
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
-}
-
-/// Checks that every output has the batch axis, so that it can be split.
-fn batch_axis(version: &Version, outputs: &[OutputView<'_>], rows: u32) -> Result<(), Failure> {
-    for (output, spec) in outputs.iter().zip(&version.signature.outputs) {
-        if output.shape.first() != Some(&i64::from(rows)) {
-            let why = format!("output `{}` has shape {:?} for {rows} rows", spec.name, output.shape);
-            version.stop_batching(&why);
-            return Err(Failure {
-                code: ErrorCode::InferenceFailed,
-                message: format!("{why}; its first axis is not the batch axis, send one row per request"),
-                again: false,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Inputs concatenated into the buffers.
-struct Filled<'a> {
-    shapes: SmallVec<[Shape; 2]>,
-    texts: SmallVec<[Vec<&'a str>; 2]>,
-    used: SmallVec<[usize; 2]>,
-}
-
-fn fill<'a>(
-    version: &Version,
-    buffers: &mut Vec<Buffer>,
-    items: &'a [Item],
-    rows: &std::ops::Range<u32>,
-) -> Result<Filled<'a>, Failure> {
-    let signature = &version.signature;
-    buffers.resize_with(signature.inputs.len().max(buffers.len()), Buffer::default);
-    let mut filled = Filled { shapes: SmallVec::new(), texts: SmallVec::new(), used: SmallVec::new() };
-    for (at, spec) in signature.inputs.iter().enumerate() {
-        let mut parts = items.iter().filter_map(|item| Some((item.inputs[at].as_ref()?, item.rows)));
-        let Some((first, _)) = parts.clone().next() else { continue };
-        let mut shape = first.shape.clone();
-        // Without a batch axis the item goes in as it is; `rows` is its one "row".
-        if signature.batched {
-            shape[0] = i64::from(rows.end - rows.start);
-        }
-        let part_of = |data_len: usize, own_rows: u32| -> std::ops::Range<usize> {
-            let from = if items.len() == 1 && signature.batched { rows.clone() } else { 0..own_rows };
-            let per_row = data_len / own_rows.max(1) as usize;
-            from.start as usize * per_row..if from.end == own_rows { data_len } else { from.end as usize * per_row }
-        };
-        let mut text = Vec::new();
-        if spec.datatype == Datatype::Bytes {
-            for (tensor, own_rows) in parts {
-                let mut elements = Vec::new();
-                let mut rest = &tensor.data[..];
-                while let Some(element) = take_bytes_element(&mut rest) {
-                    let element = std::str::from_utf8(element).map_err(|_| {
-                        Failure::invalid(format!(
-                            "input `{}` element {} is not UTF-8, which ONNX string tensors hold",
-                            spec.name,
-                            elements.len()
-                        ))
-                    })?;
-                    elements.push(element);
-                }
-                text.extend_from_slice(&elements[part_of(elements.len(), own_rows)]);
-            }
-        } else {
-            let ranges: usize =
-                parts.clone().map(|(tensor, own_rows)| part_of(tensor.data.len(), own_rows).len()).sum();
-            buffers[at].reset(ranges);
-            parts
-                .by_ref()
-                .for_each(|(tensor, own_rows)| buffers[at].push(&tensor.data[part_of(tensor.data.len(), own_rows)]));
-        }
-        filled.shapes.push(shape);
-        filled.texts.push(text);
-        filled.used.push(at);
-    }
-    Ok(filled)
-}
-
-impl Filled<'_> {
-    fn views<'s>(&'s self, version: &Version, buffers: &'s [Buffer]) -> SmallVec<[InputView<'s>; 2]> {
-        self.used
-            .iter()
-            .zip(&self.shapes)
-            .zip(&self.texts)
-            .map(|((&index, shape), text)| {
-                let datatype = version.signature.inputs[index].datatype;
-                let data = match datatype {
-                    Datatype::Bytes => InputData::Text(text),
-                    _ => InputData::Raw(buffers[index].bytes()),
-                };
-                InputView { index, datatype, shape, data }
-            })
-            .collect()
-    }
-}
-
-/// Packs one item's result: explain, then the outputs it asked for. `part` is
-/// its first row, its rows and the run's rows; `None` takes the outputs whole.
-fn pack(
-    version: &Version,
-    item: &Item,
-    outputs: &[OutputView<'_>],
-    part: Option<(u32, u32, u32)>,
-    explain: &Explain,
-) -> Bytes {
-    let signature = &version.signature;
-    let wanted = |at: usize| item.outputs.is_empty() || item.outputs.contains(&signature.outputs[at].name);
-    let size: usize = outputs
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| wanted(*at))
-        .map(|(at, output)| {
-            let len = match &output.data {
-                OutputData::Raw(raw) => raw.len(),
-                OutputData::Text(elements) => elements.iter().map(|element| element.len() + 4).sum(),
-            };
-            signature.outputs[at].name.len()
-                + output.shape.len() * 3
-                + 16
-                + part.map_or(len, |(_, rows, all)| len * rows as usize / all.max(1) as usize)
-        })
-        .sum();
-    let mut out = Vec::with_capacity(size + signature.version.len() + 48);
-    explain.encode(&mut out);
-    let count = (0..outputs.len()).filter(|&at| wanted(at)).count();
-    InferResponse::encode_head(&mut out, &signature.version, count);
-    for (at, output) in outputs.iter().enumerate().filter(|(at, _)| wanted(*at)) {
-        let name = &signature.outputs[at].name;
-        let mut shape: Shape = output.shape.into();
-        let slice = |len: usize| match part {
-            None => 0..len,
-            Some((first, rows, all)) => {
-                let per_row = len / all.max(1) as usize;
-                first as usize * per_row..(first + rows) as usize * per_row
-            }
-        };
-        if let (Some((_, rows, _)), Some(dim)) = (part, shape.first_mut()) {
-            *dim = i64::from(rows);
-        }
-        match &output.data {
-            OutputData::Raw(raw) => {
-                let raw = &raw[slice(raw.len())];
-                InferResponse::encode_output(&mut out, name, output.datatype, &shape, raw.len());
-                out.extend_from_slice(raw);
-            }
-            OutputData::Text(elements) => {
-                let mut framed = Vec::new();
-                for element in &elements[slice(elements.len())] {
-                    put_bytes_element(&mut framed, element.as_bytes());
-                }
-                InferResponse::encode_output(&mut out, name, output.datatype, &shape, framed.len());
-                out.extend_from_slice(&framed);
-            }
-        }
-    }
-    out.into()
-}
-
-/// One output of a split item, growing run by run.
-#[derive(Default)]
-struct Joined {
-    datatype: Option<Datatype>,
-    shape: Shape,
-    raw: Vec<u8>,
-    text: Vec<String>,
-}
-
-impl Joined {
-    fn append(&mut self, output: &OutputView<'_>) -> Result<(), Failure> {
-        match self.datatype {
-            None => {
-                self.datatype = Some(output.datatype);
-                self.shape = output.shape.into();
-            }
-            Some(_) if self.shape[1..] != output.shape[1..] => {
-                return Err(Failure {
-                    code: ErrorCode::InferenceFailed,
-                    message: format!(
-                        "an output has shape {:?} for some rows and {:?} for others; send fewer rows per request",
-                        self.shape.as_slice(),
-                        output.shape
-                    ),
-                    again: false,
-                });
-            }
-            Some(_) => self.shape[0] += output.shape[0],
-        }
-        match &output.data {
-            OutputData::Raw(raw) => self.raw.extend_from_slice(raw),
-            OutputData::Text(elements) => self.text.extend_from_slice(elements),
-        }
-        Ok(())
-    }
-
-    fn view(&self) -> OutputView<'_> {
-        let datatype = self.datatype.unwrap_or(Datatype::Uint8);
-        let data = match datatype {
-            Datatype::Bytes => OutputData::Text(self.text.clone()),
-            _ => OutputData::Raw(&self.raw),
-        };
-        OutputView { datatype, shape: &self.shape, data }
-    }
 }
 
 impl From<Error> for Failure {

@@ -254,11 +254,9 @@ fn unexpected(what: &str, value: &Value) -> Error {
 }
 
 fn random_u128() -> u128 {
-    let mut bytes = [0; 16];
     // The operating system's generator does not fail once it has been seeded;
     // an id of zeros would collide and be refused as a duplicate, not leak.
-    let _ = getrandom::fill(&mut bytes);
-    u128::from_le_bytes(bytes)
+    crate::entropy::next_u128().unwrap_or_default()
 }
 
 fn random_u32() -> u32 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nobat_core::job::{JobView, NewJob};
-use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
+use nobat_core::{Error, IdIssuer, JobId, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
@@ -16,6 +16,7 @@ use super::journal::{JournalError, Reader};
 use super::machine::{Commit, ConsumerNo, Enqueued, Machine, Row};
 use super::recent::Recent;
 use super::registry::Registry;
+use crate::entropy;
 use crate::queue::QueueSettings;
 
 /// Keeps the writer thread alive for as long as anybody uses the queue.
@@ -63,7 +64,6 @@ pub(super) struct State {
     /// Why the journal cannot be written at present.
     pub(super) down: Option<Error>,
     pub(super) stop: bool,
-    entropy: Entropy,
 }
 
 /// What the writer thread is doing.
@@ -85,7 +85,6 @@ impl State {
             writer: WriterState::Busy,
             down: None,
             stop: false,
-            entropy: Entropy::new(),
         }
     }
 
@@ -94,7 +93,7 @@ impl State {
         if let Some(down) = &self.down {
             return Err(down.clone());
         }
-        let random = self.entropy.next_u128()?;
+        let random = entropy::next_u128()?;
         self.machine.enqueue(now_us, job, random, commit)
     }
 
@@ -213,32 +212,5 @@ impl Acks {
         }
         let count = self.waiting.iter().take_while(|(mark, _)| *mark <= upto).count();
         self.waiting.drain(..count).map(|(_, sender)| sender).collect()
-    }
-}
-
-/// Random bits for ids, drawn from the system a page at a time: a call per id
-/// costs as much as the rest of an enqueue.
-struct Entropy {
-    pool: [u8; 4096],
-    used: usize,
-}
-
-impl Entropy {
-    fn new() -> Entropy {
-        Entropy { pool: [0; 4096], used: 4096 }
-    }
-
-    fn next_u128(&mut self) -> Result<u128> {
-        if self.used == self.pool.len() {
-            let failed = |e| Error::new(ErrorCode::Internal, format!("the system gives no random bits: {e}"));
-            getrandom::fill(&mut self.pool).map_err(failed)?;
-            self.used = 0;
-        }
-        let mut bits = [0; 16];
-        bits.copy_from_slice(&self.pool[self.used..self.used + 16]);
-        // Bits that went into an id are not kept.
-        self.pool[self.used..self.used + 16].fill(0);
-        self.used += 16;
-        Ok(u128::from_le_bytes(bits))
     }
 }

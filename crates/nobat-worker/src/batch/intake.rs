@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nobat_core::ErrorCode;
 use nobat_core::infer::InferRequest;
-use nobat_core::job::{JobError, LeaseToken, LeasedJob, Outcome, Settlement};
+use nobat_core::job::{JobError, LeasedJob, Outcome, Settlement};
 use nobat_core::tensor::{Datatype, Shape, Tensor};
-use nobat_core::{ErrorCode, JobId};
-use nobat_queue::backend::{Desk, Form, Next};
+use nobat_queue::backend::{Desk, Form, Lease, Next};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
@@ -38,6 +38,13 @@ pub struct Item {
     pub since: Instant,
     /// When its answer is due.
     pub deadline: Option<Instant>,
+}
+
+impl Item {
+    /// The lease it runs under.
+    pub fn lease(&self) -> Lease {
+        (self.job.id, self.job.token)
+    }
 }
 
 /// Jobs to run together.
@@ -191,7 +198,7 @@ impl Intake {
             return;
         }
         let lost = self.desk.lost();
-        self.held.retain(|(_, item)| !lost.contains(&item.job.token));
+        self.held.retain(|(_, item)| !lost.contains(&item.lease()));
         self.rows = self.held.iter().map(|(slot, _)| slot.rows).sum();
     }
 }
@@ -275,8 +282,8 @@ impl Form for Intake {
         }
     }
 
-    fn release(&mut self) -> Vec<(JobId, LeaseToken)> {
+    fn release(&mut self) -> Vec<Lease> {
         self.rows = 0;
-        self.held.drain(..).map(|(_, item)| (item.job.id, item.job.token)).collect()
+        self.held.drain(..).map(|(_, item)| item.lease()).collect()
     }
 }

@@ -8,8 +8,9 @@
 use std::time::Instant;
 
 use nobat_core::tensor::Datatype;
+use nobat_queue::backend::Lease;
 
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Ended, Watchdog};
 
 pub mod buffer;
 pub mod library;
@@ -57,11 +58,13 @@ pub enum OutputData<'a> {
     Text(Vec<String>),
 }
 
-/// Ends a run that outlives its deadline.
+/// Ends a run that is not worth finishing.
 #[derive(Debug)]
 pub struct RunLimit<'a> {
-    /// When to end it.
-    pub at: Instant,
+    /// When to end it; `None` never.
+    pub at: Option<Instant>,
+    /// The lease it runs under; a lost one ends it.
+    pub lease: Lease,
     /// Who ends it.
     pub watchdog: &'a Watchdog,
 }
@@ -72,9 +75,9 @@ pub enum RunError {
     /// The runtime refused or failed; its own words.
     #[error("{0}")]
     Failed(String),
-    /// The run was ended at its [`RunLimit`].
-    #[error("the run was ended at its deadline")]
-    TimedOut,
+    /// The run was ended by its [`RunLimit`].
+    #[error("the run was ended before it finished")]
+    Ended(Ended),
 }
 
 /// One loaded model version on one thread.

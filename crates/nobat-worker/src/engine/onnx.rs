@@ -125,9 +125,9 @@ impl Engine for OnnxEngine {
             Some(limit) => {
                 let options = Arc::new(RunOptions::new().map_err(failed)?);
                 let to_end = Arc::clone(&options);
-                let armed = limit.watchdog.arm(limit.at, move || {
+                let armed = limit.watchdog.arm(limit.lease, limit.at, move || {
                     if let Err(error) = to_end.terminate() {
-                        log::warn!("cannot end a run at its deadline: {error}");
+                        log::warn!("cannot end a run: {error}");
                     }
                 });
                 let outputs = match whole {
@@ -136,9 +136,9 @@ impl Engine for OnnxEngine {
                         self.session.run_with_options(names.into_iter().zip(values).collect::<Vec<_>>(), &*options)
                     }
                 };
-                let outputs = match outputs {
-                    Err(_) if armed.fired() => return Err(RunError::TimedOut),
-                    outputs => outputs.map_err(failed)?,
+                let outputs = match (outputs, armed.ended()) {
+                    (Err(_), Some(why)) => return Err(RunError::Ended(why)),
+                    (outputs, _) => outputs.map_err(failed)?,
                 };
                 drop(armed);
                 lend(&outputs, datatypes, take)

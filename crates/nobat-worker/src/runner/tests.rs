@@ -2,12 +2,12 @@
 //! axis on cue.
 
 use nobat_core::JobId;
-use nobat_core::infer::InferRequest;
+use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, LeaseToken, LeasedJob};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
-use nobat_core::tensor::Tensor;
+use nobat_core::tensor::{Datatype, Tensor};
 use nobat_queue::backend::{Form, Next};
 use parking_lot::Mutex;
 
@@ -15,6 +15,7 @@ use super::*;
 use crate::batch::controller::Controller;
 use crate::batch::intake::Intake;
 use crate::config::BatchingConfig;
+use crate::engine::{InputData, OutputData};
 use crate::model::{Model, Table};
 use crate::stats::Stats;
 
@@ -199,7 +200,7 @@ fn a_lost_lease_is_neither_run_nor_settled() {
     let mut lost = job(2, &[2.0], 0);
     lost.token = LeaseToken(2);
     bench.desk.add(std::slice::from_ref(&lost));
-    bench.desk.mark_lost(&[LeaseToken(2)]);
+    bench.desk.mark_lost(&[(lost.id, lost.token)]);
     let outcomes = bench.run(vec![lost]);
     assert_eq!(outcomes.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
 }

@@ -10,7 +10,7 @@ use nobat_core::job::{JobOptions, JobResult, JobState, JobView, NewJob};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_queue::queue::{Lane, Queue, QueueSettings};
+use nobat_queue::queue::{Accepted, Lane, Queue, QueueSettings};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_worker::config::LoadingConfig;
 use nobat_worker::{Worker, WorkerConfig, WorkerHandle};
@@ -71,16 +71,11 @@ impl Deployment {
     }
 
     pub(crate) async fn job(&self, model: &str, request: &InferRequest, options: JobOptions) -> JobView {
-        let rows = request.inputs.first().and_then(|tensor| tensor.shape.first().copied()).unwrap_or(1) as u32;
-        let job = NewJob {
-            model: model.into(),
-            owner: OwnerId::ANONYMOUS,
-            options,
-            payload: request.encode().into(),
-            rows,
-            trace: "test".into(),
-        };
-        self.lane.call(job, PATIENCE).await.expect("the queue answers")
+        self.lane.call(new_job(model, request, options), PATIENCE).await.expect("the queue answers")
+    }
+
+    pub(crate) async fn enqueue(&self, model: &str, request: &InferRequest, options: JobOptions) -> Accepted {
+        self.lane.enqueue(new_job(model, request, options)).await.expect("the queue accepts")
     }
 
     pub(crate) async fn answer(&self, model: &str, request: &InferRequest) -> (InferResponse, JobResult) {
@@ -111,6 +106,18 @@ impl Deployment {
 
     pub(crate) async fn drain(self) {
         tokio::task::spawn_blocking(move || self.worker.drain()).await.expect("a drain");
+    }
+}
+
+fn new_job(model: &str, request: &InferRequest, options: JobOptions) -> NewJob {
+    let rows = request.inputs.first().and_then(|tensor| tensor.shape.first().copied()).unwrap_or(1) as u32;
+    NewJob {
+        model: model.into(),
+        owner: OwnerId::ANONYMOUS,
+        options,
+        payload: request.encode().into(),
+        rows,
+        trace: "test".into(),
     }
 }
 

@@ -28,6 +28,66 @@ async fn a_job_longer_than_three_leases_runs_once() {
 }
 
 #[tokio::test]
+async fn a_cancelled_run_is_ended_and_its_session_serves_on() {
+    let settings = QueueSettings { lease_ms: 600, ..QueueSettings::default() };
+    let deployment = Deployment::with(&["slow"], quick(), settings).await;
+    let endless = request(vec![longs("n", &[], &[i64::MAX / 2]), floats("x", &[1, 16], &[0.5; 16])]);
+    let accepted = deployment.enqueue("slow", &endless, once()).await;
+    let state = async |id| deployment.queue.get(id).await.expect("the queue answers").expect("a job").state;
+    while state(accepted.id).await != JobState::Leased {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    deployment.queue.cancel(accepted.id).await.expect("a cancellation");
+    // The one session is free again as soon as the next renewal says so.
+    let short = request(vec![longs("n", &[], &[3]), floats("x", &[1, 16], &[0.5; 16])]);
+    deployment.answer("slow", &short).await;
+    assert_eq!(state(accepted.id).await, JobState::Cancelled);
+    deployment.drain().await;
+}
+
+/// Bytes this process has resident.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").expect("linux");
+    status.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+}
+
+#[tokio::test]
+async fn a_hundred_swaps_leave_no_memory_behind() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    let original = std::fs::read(test_model("identity_fp32")).expect("a model");
+    let mut renamed = original.clone();
+    let at = original.windows(11).position(|window| window == b"nobat-tests").expect("the producer's name");
+    renamed[at] = b'N';
+    let mut after_warm_up = 0;
+    for round in 0..100 {
+        let before = deployment.signature("identity_fp32").digest;
+        let file = deployment.models.path().join("next.tmp");
+        std::fs::write(&file, if round % 2 == 0 { &renamed } else { &original }).expect("a file");
+        std::fs::rename(&file, deployment.models.path().join("identity_fp32.onnx")).expect("a rename");
+        deployment.worker.reload();
+        let answers = (0..8u8).map(|value| {
+            let asked = request(vec![floats("x", &[1, 1], &[f32::from(value)])]);
+            let deployment = &deployment;
+            async move {
+                let (answer, _) = deployment.answer("identity_fp32", &asked).await;
+                assert_eq!(as_floats(&answer.outputs[0]), [f32::from(value)]);
+            }
+        });
+        futures::join!(
+            join_all(answers),
+            deployment.until("identity_fp32", |own| own.len() == 1 && own[0].digest != before)
+        );
+        if round == 20 {
+            after_warm_up = resident();
+        }
+    }
+    // A session that stayed would cost megabytes each: eighty of them, hundreds.
+    let grown = resident().saturating_sub(after_warm_up);
+    assert!(grown < 40 << 20, "{} MiB more after 80 swaps", grown >> 20);
+    deployment.drain().await;
+}
+
+#[tokio::test]
 async fn swapping_a_model_under_load_fails_no_request() {
     let deployment = Arc::new(Deployment::of(&["identity_fp32"]).await);
     // The same graph under another producer name: another digest, the same answers.

@@ -143,3 +143,22 @@ async fn the_golden_digits_match_python_one_by_one_in_one_request_and_from_64_ca
     assert!(near(&as_floats(&answer.outputs[1]), 0) && result.explain.batch_size == 32);
     deployment.drain().await;
 }
+
+#[tokio::test]
+async fn a_hundred_thousand_concurrent_requests_each_get_their_own_answer() {
+    const CALLERS: u32 = 100_000;
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    let calls = (0..CALLERS).map(|caller| {
+        let deployment = &deployment;
+        async move {
+            // One to three rows, so that batches are cut everywhere; every number is the caller's own.
+            let rows = i64::from(caller % 3) + 1;
+            let own: Vec<f32> = (0..rows).map(|row| caller as f32 + row as f32 / 4.0).collect();
+            let asked = request(vec![floats("x", &[rows, 1], &own)]);
+            let (answer, _) = deployment.answer("identity_fp32", &asked).await;
+            assert_eq!(as_floats(&answer.outputs[0]), own, "caller {caller}");
+        }
+    });
+    futures::future::join_all(calls).await;
+    deployment.drain().await;
+}
