@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorCode, Result};
 
 /// Every section a configuration may have, over all binaries.
-pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "log"];
+pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "scheduler", "log"];
 
 /// The file read when none is named.
 pub const DEFAULT_FILE: &str = "config/nobat.toml";

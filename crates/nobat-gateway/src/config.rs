@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nobat_core::routing::Route;
 use nobat_core::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -13,6 +14,7 @@ use crate::caches::CacheOverrides;
 use crate::limits::LimitsConfig;
 use crate::monitor::MonitorConfig;
 use crate::tls::TlsConfig;
+use crate::webhook::WebhookSettings;
 
 /// The gateway's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,10 @@ pub struct GatewayConfig {
     pub monitor: MonitorConfig,
     /// Result caches by model; stands over the models' own settings.
     pub cache: CacheOverrides,
+    /// Exchanges; see `nobat_core::routing`. Admin calls change them at run time.
+    pub routes: Vec<Route>,
+    /// Webhooks on jobs.
+    pub webhooks: WebhookSettings,
 }
 
 impl Default for GatewayConfig {
@@ -74,6 +80,8 @@ impl Default for GatewayConfig {
             limits: LimitsConfig::default(),
             monitor: MonitorConfig::default(),
             cache: CacheOverrides::default(),
+            routes: Vec::new(),
+            webhooks: WebhookSettings::default(),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::caches::CacheOutcome;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Header of the key by which a weighted route chooses, in lower case: the same
+/// key, the same target. In gRPC it is a metadata key.
+pub const ROUTE_KEY_NAME: &str = "nobat-route-key";
 const MAX_REQUEST_ID: usize = 64;
 
 /// One request's identity. Cheap to clone.
@@ -29,6 +32,8 @@ pub struct RequestContext {
     pub request_id: SmolStr,
     /// W3C trace parent; empty when the caller sent none.
     pub traceparent: SmolStr,
+    /// What weighted routes choose by; empty: the request id.
+    pub route_key: SmolStr,
     /// When the request's head was read.
     pub started: Instant,
     /// What the caller may do; `None` when authentication is off.
@@ -102,11 +107,18 @@ impl RequestContext {
             owner: OwnerId::ANONYMOUS,
             request_id: request_id.map_or_else(new_request_id, SmolStr::new),
             traceparent: traceparent.map(SmolStr::new).unwrap_or_default(),
+            route_key: text(ROUTE_KEY_NAME).filter(|key| !key.is_empty()).map(SmolStr::new).unwrap_or_default(),
             started: Instant::now(),
             grant: None,
             fresh: text("cache-control").is_some_and(asks_for_fresh),
             notes: Arc::default(),
         }
+    }
+
+    /// What weighted routes choose by.
+    pub fn route_key(&self) -> &[u8] {
+        let key = if self.route_key.is_empty() { &self.request_id } else { &self.route_key };
+        key.as_bytes()
     }
 
     /// The context that [`attach`] made for this request.

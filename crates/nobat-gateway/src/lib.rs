@@ -29,13 +29,16 @@ pub mod limits;
 pub mod meters;
 pub mod monitor;
 pub mod outbound;
+mod periodic;
 pub mod predict;
 pub mod registry;
 pub mod routes;
+pub mod routing;
 pub mod server;
 pub mod state;
 pub mod tls;
 pub mod v2;
+pub mod webhook;
 
 pub use config::GatewayConfig;
 pub use server::{Gateway, GatewayHandle};

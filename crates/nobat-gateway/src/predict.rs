@@ -13,6 +13,7 @@ use nobat_core::cache::Join;
 use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
+use nobat_core::routing::Plan;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_queue::Lane;
 use nobat_queue::queue::Accepted;
@@ -21,6 +22,7 @@ use smol_str::SmolStr;
 use crate::caches::{CacheOutcome, Place};
 use crate::context::RequestContext;
 use crate::registry::{Target, Want};
+use crate::routing::run;
 use crate::state::Shared;
 
 /// One thread's way into the queue, over the shared state. Make one on each
@@ -78,6 +80,11 @@ impl Predictor {
         if self.shared.is_draining() {
             return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
         }
+        if let (Some(model), Want::Default) = (model, want)
+            && let Some(target) = self.shared.routes.target(model)
+        {
+            return target;
+        }
         let registry = self.shared.registry.load();
         match model {
             Some(model) => registry.resolve(model, want),
@@ -98,8 +105,12 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
+        if let Some(route) = &target.route {
+            let plan = run::plan_for(self, context, route)?;
+            return run::enqueue(self, context, route, &plan, request, options).await;
+        }
         let rows = self.check(context, target, &request, &options)?;
-        let accepted = self.lane.enqueue(job(context, target, request, rows, options)).await?;
+        let accepted = self.accept(job(context, target, request, rows, options)).await?;
         context.notes.set_job(accepted.id);
         Ok(accepted)
     }
@@ -121,6 +132,19 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
+        if let Some(route) = &target.route {
+            return match run::plan_for(self, context, route)? {
+                Plan::Model { model, version } => {
+                    let leaf = run::leaf(self, &model, &version)?;
+                    Box::pin(self.call(context, &leaf, request, options, wait)).await
+                }
+                plan => {
+                    let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
+                    let options = JobOptions { deadline: Some(deadline), ..options };
+                    run::carry_out(self, context, &plan, request, options).await.map(Answer::Done)
+                }
+            };
+        }
         let started = Instant::now();
         let model = &target.signature.name;
         let answer = self.answer(context, target, request, options, wait).await;
@@ -143,7 +167,11 @@ impl Predictor {
         wait: Duration,
     ) -> Result<Answer> {
         let rows = self.check(context, target, &request, &options)?;
-        let place = self.shared.caches.place(&self.shared.registry, &target.signature, &request, &options);
+        // Who is told of a job's end wants a job of its own.
+        let place = match options.webhook {
+            None => self.shared.caches.place(&self.shared.registry, &target.signature, &request, &options),
+            Some(_) => None,
+        };
         match place {
             None => self.run(context, target, job(context, target, request, rows, options), wait).await,
             Some(place) => {
@@ -239,7 +267,15 @@ impl Predictor {
     /// Enqueues and waits.
     async fn run(&self, context: &RequestContext, target: &Target, job: NewJob, wait: Duration) -> Result<Answer> {
         target.require_live()?;
-        let view = self.lane.call(job, wait).await?;
+        let view = match job.options.webhook {
+            None => self.lane.call(job, wait).await?,
+            Some(_) => {
+                // The watch needs the id before the wait.
+                let id = self.accept(job).await?.id;
+                let gone = || Error::new(ErrorCode::ResultExpired, "the job's record is gone").for_job(id);
+                self.lane.wait(id, wait).await?.ok_or_else(gone)?
+            }
+        };
         context.notes.set_job(view.id);
         Answer::of(view)
     }
@@ -260,6 +296,10 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
+        if let Some(route) = &target.route {
+            let plan = run::plan_for(self, context, route)?;
+            return run::carry_out(self, context, &plan, request, options).await;
+        }
         let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
         let answer = self.call(context, target, request, options, wait).await.map_err(|error| match error.code {
             ErrorCode::DeadlineExceeded => {
@@ -287,6 +327,17 @@ impl Predictor {
                 .for_job(view.id))
             }
         }
+    }
+
+    /// Enqueues a job; who is to be told of its end is written down before this
+    /// returns, so that no answered job goes untold.
+    async fn accept(&self, job: NewJob) -> Result<Accepted> {
+        let Some(url) = job.options.webhook.clone() else { return self.lane.enqueue(job).await };
+        self.shared.webhooks.check(&url)?;
+        let owner = job.owner;
+        let accepted = self.lane.enqueue(job).await?;
+        self.shared.webhooks.watch(accepted.id, owner, &url).await?;
+        Ok(accepted)
     }
 
     /// Whether this caller may use this model for this request now. Returns its

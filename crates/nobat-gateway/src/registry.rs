@@ -77,6 +77,8 @@ pub struct Target {
     pub pinned: SmolStr,
     /// Whether a live worker serves it now.
     pub live: bool,
+    /// The route that stands here in a model's place.
+    pub route: Option<SmolStr>,
 }
 
 impl Registry {
@@ -229,7 +231,9 @@ impl ModelEntry {
         let signature = &version.signature;
         let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
         match signature.state {
-            ModelState::Ready => Ok(Target { signature: signature.clone(), pinned, live: version.is_live() }),
+            ModelState::Ready => {
+                Ok(Target { signature: signature.clone(), pinned, live: version.is_live(), route: None })
+            }
             ModelState::Loading => Err(self.not_ready(signature, "is loading").retry_after(NO_WORKER_RETRY)),
             ModelState::Unloading => Err(self.not_ready(signature, "is being unloaded")),
             ModelState::Failed => Err(self.not_ready(signature, "failed to load")),

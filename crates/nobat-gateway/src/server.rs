@@ -19,7 +19,7 @@ use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
 use crate::predict::Predictor;
 use crate::state::Shared;
-use crate::{body, context, edge, exposition, monitor, routes};
+use crate::{body, context, edge, exposition, monitor, routes, webhook};
 
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
@@ -68,6 +68,9 @@ impl Gateway {
             Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
             Err(_) => log::warn!("starting without a view of the workers: the queue does not answer"),
         }
+        if let Err(error) = shared.routes.refresh(&shared.registry).await {
+            log::warn!("starting with the configuration's routes only: {error}");
+        }
         exposition::show(&shared);
         let metrics = match shared.config.metrics.as_str() {
             "" => None,
@@ -77,6 +80,8 @@ impl Gateway {
             tokio::spawn(shared.registry.clone().follow(shared.queue.clone())),
             tokio::spawn(monitor::start(shared.clone())?),
             tokio::spawn(shared.edge.auth.clone().follow(shared.config.auth.clone())),
+            tokio::spawn(shared.routes.clone().follow(shared.registry.clone())),
+            tokio::spawn(webhook::sender::run(shared.webhooks.clone(), shared.queue.clone())),
         ];
         let server =
             serve_http(&shared, listener, tls).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;

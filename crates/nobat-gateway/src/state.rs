@@ -16,7 +16,9 @@ use crate::limits::{Backlog, Limits};
 use crate::meters::Meters;
 use crate::monitor::Status;
 use crate::registry::Registry;
+use crate::routing::Routes;
 use crate::v2::Statistics;
+use crate::webhook::Webhooks;
 
 /// One gateway's shared state.
 pub struct Shared {
@@ -40,6 +42,10 @@ pub struct Shared {
     pub status: Status,
     /// What workers have counted, for the v2 statistics call.
     pub statistics: Statistics,
+    /// Exchanges in front of the models.
+    pub routes: Routes,
+    /// Who is told of a job's end.
+    pub webhooks: Webhooks,
     draining: AtomicBool,
 }
 
@@ -52,10 +58,13 @@ impl Shared {
     /// cannot be read.
     pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>, metrics: Metrics) -> Result<Shared> {
         config.validate()?;
+        let ledger = queue.ledger();
         Ok(Shared {
             edge: Edge { auth: Authenticator::new(&config.auth)?, limits: Limits::new(config.limits.clone()) },
             caches: Caches::new(queue.ids().derive("result cache"), config.cache.clone())?,
             registry: Registry::default(),
+            routes: Routes::new(config.routes.clone(), ledger.clone(), &metrics)?,
+            webhooks: Webhooks::new(&config.webhooks, ledger, &metrics)?,
             backlog: Backlog::default(),
             meters: Meters::new(&metrics),
             metrics,

@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod queue;
 pub mod redis;
 pub mod sqlite;
+pub mod watch;
 
 pub use ledger::Ledger;
 pub use queue::{Consumer, Lane, Queue, Renewer};

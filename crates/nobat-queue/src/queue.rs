@@ -20,6 +20,8 @@ use nobat_core::{IdIssuer, JobId, OwnerId, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::ledger::Ledger;
+
 /// How long a lease lasts unless renewed.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often a held lease is renewed.
@@ -208,6 +210,9 @@ pub trait Queue: Send + Sync + 'static {
     /// Opens a lane whose I/O runs on the current tokio runtime. One per
     /// gateway thread.
     fn lane(&self) -> Arc<dyn Lane>;
+
+    /// The small, rare state that this deployment's processes share.
+    fn ledger(&self) -> Arc<dyn Ledger>;
 
     /// Opens a consumer of `model`'s queue for one session of `worker`, its I/O
     /// on the current tokio runtime.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_queue::Ledger;
-use nobat_queue::redis::ledger::RedisLedger;
-use nobat_queue::sqlite::ledger::SqliteLedger;
+use nobat_queue::Queue;
+use nobat_queue::queue::QueueSettings;
+use nobat_queue::redis::RedisQueue;
+use nobat_queue::sqlite::SqliteQueue;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -35,8 +37,7 @@ impl Server {
     }
 
     async fn ledger(&self) -> Arc<dyn Ledger> {
-        let client = redis::Client::open(self.url.as_str()).expect("a url");
-        Arc::new(RedisLedger::new(client.get_connection_manager().await.expect("connects"), "t"))
+        RedisQueue::connect(&self.url, QueueSettings::default(), "t").await.expect("connects").ledger()
     }
 }
 
@@ -112,7 +113,8 @@ async fn keeps_the_contract(ledger: Arc<dyn Ledger>) {
 #[tokio::test]
 async fn the_embedded_ledger_keeps_the_contract() {
     let dir = tempfile::tempdir().expect("a folder");
-    keeps_the_contract(Arc::new(SqliteLedger::open(&dir.path().join("ledger.db")).expect("opens"))).await;
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    keeps_the_contract(queue.ledger()).await;
 }
 
 #[tokio::test]
@@ -124,12 +126,13 @@ async fn the_redis_ledger_keeps_the_contract() {
 #[tokio::test]
 async fn the_embedded_ledger_survives_a_restart() {
     let dir = tempfile::tempdir().expect("a folder");
-    let file = dir.path().join("ledger.db");
-    let first = SqliteLedger::open(&file).expect("opens");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let first = queue.ledger();
     first.add_timer("set", "k", b"v", Duration::ZERO).await.expect("written");
     first.put("space", "k", b"v").await.expect("written");
-    drop(first);
-    let second = SqliteLedger::open(&file).expect("opens");
+    drop((first, queue));
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let second = queue.ledger();
     assert_eq!(second.take_due("set", 1, LONG).await.expect("answers").len(), 1);
     assert_eq!(second.documents("space").await.expect("read").len(), 1);
 }

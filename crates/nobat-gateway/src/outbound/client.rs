@@ -66,14 +66,15 @@ impl Outbound {
 
     /// POSTs `body` once, as JSON, under the Standard Webhooks headers: `id`
     /// stays the same over all attempts, `now_s` is this attempt's Unix time.
-    /// Unsigned without a secret.
+    /// Signed with each secret (two while one replaces the other); unsigned
+    /// without any.
     ///
     /// # Cancel safety
     /// Dropping the future aborts the request; the receiver may have it.
-    pub async fn post(
+    pub async fn post<'a>(
         &self,
         target: &Target,
-        secret: Option<&WebhookSecret>,
+        secrets: impl IntoIterator<Item = &'a WebhookSecret>,
         id: &str,
         now_s: u64,
         body: Bytes,
@@ -87,8 +88,9 @@ impl Outbound {
             .header("content-type", "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", now_s);
-        if let Some(secret) = secret {
-            request = request.header("webhook-signature", secret.sign(id, now_s, &body));
+        let signatures: Vec<String> = secrets.into_iter().map(|secret| secret.sign(id, now_s, &body)).collect();
+        if !signatures.is_empty() {
+            request = request.header("webhook-signature", signatures.join(" "));
         }
         match request.body(body).send().await {
             Ok(answer) if answer.status().is_success() => Delivery::Delivered(answer.status().as_u16()),

@@ -74,6 +74,13 @@ pub struct Target {
     pub(super) url: Url,
 }
 
+impl Target {
+    /// Scheme, host and port: what fails together.
+    pub fn endpoint(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}://{}", self.url.scheme(), self.url.host_str().unwrap_or_default())
@@ -84,6 +91,11 @@ impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Target({self})")
     }
+}
+
+/// What may be shown of a URL: scheme and host.
+pub fn host_of(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| "unreadable".to_owned(), |url| Target { url }.to_string())
 }
 
 /// Whether `ip` is a globally reachable unicast address.

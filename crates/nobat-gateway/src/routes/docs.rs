@@ -185,6 +185,9 @@ pub(crate) struct JobParameters {
     /// Instant before which it must not run, RFC 3339
     #[param(required = false)]
     run_at: Option<String>,
+    /// URL that is told of the job's end (Standard Webhooks)
+    #[param(required = false)]
+    webhook: Option<String>,
     /// The version wanted
     #[param(required = false)]
     version: Option<String>,

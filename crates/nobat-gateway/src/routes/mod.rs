@@ -18,6 +18,10 @@ pub use docs::document;
 
 /// Adds every route of the gateway.
 pub fn configure(config: &mut ServiceConfig) {
+    // Before the native scope, which would answer 404 for their paths.
+    crate::routing::api::configure(config);
+    crate::webhook::api::configure(config);
+    crate::periodic::configure(config);
     tfserving::configure(config);
     crate::health::configure(config);
     native::configure(config);

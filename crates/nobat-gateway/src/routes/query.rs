@@ -21,6 +21,7 @@ const JOB_OPTIONS: &[&str] = &[
     "version",
     "label",
     "wait",
+    "webhook",
 ];
 /// Longest duration taken: ten years.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -60,6 +61,7 @@ impl JobQuery {
                 "run_at" => options.delay = Some(run_at(value, now)?),
                 "version" => read.version = Some(value.into()),
                 "label" => read.label = Some(value.into()),
+                "webhook" => options.webhook = Some(value.into()),
                 _ => read.wait = Some(wait(value)?),
             }
             Ok(())

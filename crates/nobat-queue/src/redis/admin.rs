@@ -12,9 +12,11 @@ use redis::Value;
 
 use super::keys::{QueueKeys, key_of};
 use super::lane::RedisLane;
+use super::ledger::RedisLedger;
 use super::record::{self, Stored};
 use super::renewer::RedisRenewer;
 use super::{Inner, RedisQueue, consumer::RedisConsumer, scripts, startup, unexpected};
+use crate::ledger::Ledger;
 use crate::queue::{
     Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
 };
@@ -34,6 +36,10 @@ impl Queue for RedisQueue {
 
     fn lane(&self) -> Arc<dyn Lane> {
         Arc::new(RedisLane::open(self.inner.clone()))
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(RedisLedger::new(self.inner.clone()))
     }
 
     async fn consumer(&self, model: &str, _worker: &str) -> Result<Box<dyn Consumer>> {

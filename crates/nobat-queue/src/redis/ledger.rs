@@ -10,15 +10,18 @@
 //!
 //! What takes more than one command is one script, sent by its text: these calls
 //! are rare, and a server that forgot its scripts is no case of its own. Time is
-//! the server's.
+//! the server's. A call whose reply was lost is sent again: at worst a log has an
+//! entry twice, or a claim or timer of ours reads as somebody else's until it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::{Error, ErrorCode, Result};
-use redis::aio::ConnectionManager;
-use redis::{Cmd, FromRedisValue, RedisError, cmd};
+use redis::{Cmd, FromRedisValue, cmd};
+
+use super::Inner;
 
 use crate::ledger::{Due, Ledger};
 
@@ -34,6 +37,12 @@ return 1";
 /// KEYS claim; ARGV holder.
 const RELEASE: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// KEYS log; ARGV entry, index of the last entry kept.
+const APPEND: &str = "
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], 0, ARGV[2])
 return 0";
 
 /// KEYS timers, values; ARGV key, value, delay ms. 1 when it was new.
@@ -81,23 +90,23 @@ end
 return out";
 
 /// A deployment's ledger on Redis.
-pub struct RedisLedger {
-    link: ConnectionManager,
-    prefix: String,
+pub(super) struct RedisLedger {
+    inner: Arc<Inner>,
 }
 
 impl RedisLedger {
-    /// A ledger under a key prefix (`nobat`).
-    pub fn new(link: ConnectionManager, prefix: &str) -> RedisLedger {
-        RedisLedger { link, prefix: prefix.to_owned() }
+    pub(super) fn new(inner: Arc<Inner>) -> RedisLedger {
+        RedisLedger { inner }
     }
 
     fn key(&self, kind: &str, name: &str) -> String {
-        format!("{}{{:}}{kind}:{name}", self.prefix)
+        self.inner.prefix.global(&format!("{kind}:{name}"))
     }
 
     async fn send<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T> {
-        cmd.query_async(&mut self.link.clone()).await.map_err(|error| unavailable(&error))
+        let reply = self.inner.send(cmd).await?;
+        T::from_redis_value(reply)
+            .map_err(|e| Error::new(ErrorCode::Internal, format!("redis gave an unexpected answer: {e}")))
     }
 
     fn on_timers(&self, script: &str, set: &str) -> Cmd {
@@ -133,10 +142,9 @@ impl Ledger for RedisLedger {
     }
 
     async fn append(&self, log: &str, entry: &[u8], keep: usize) -> Result<()> {
-        let key = self.key("log", log);
-        let mut pipeline = redis::pipe();
-        pipeline.atomic().lpush(&key, entry).ignore().ltrim(&key, 0, keep.max(1) as isize - 1).ignore();
-        pipeline.query_async(&mut self.link.clone()).await.map_err(|error| unavailable(&error))
+        let mut call = cmd("EVAL");
+        call.arg(APPEND).arg(1).arg(self.key("log", log)).arg(entry).arg(keep.max(1) - 1);
+        self.send(&call).await
     }
 
     async fn tail(&self, log: &str, limit: usize) -> Result<Vec<Bytes>> {
@@ -179,9 +187,4 @@ impl Ledger for RedisLedger {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn unavailable(error: &RedisError) -> Error {
-    Error::new(ErrorCode::QueueUnavailable, format!("redis cannot be used: {error}"))
-        .retry_after(Duration::from_secs(1))
 }

@@ -27,7 +27,7 @@ mod consumer;
 mod enqueue;
 mod keys;
 mod lane;
-pub mod ledger;
+mod ledger;
 mod list;
 mod marker;
 mod record;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | an advisory lock for the life of the process; its text is the process id |
 //! | `queue.db`, `-wal`, `-shm` | the journal |
+//! | `ledger.db`, `-wal`, `-shm` | the [`ledger`](super::ledger) |
 //! | `running/N` | rows that consumer N holds under lease |
 //!
 //! A `running` file is rewritten before a batch is handed out, and never
@@ -62,6 +63,11 @@ impl Folder {
     /// The folder's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The ledger's file.
+    pub(super) fn ledger(&self) -> PathBuf {
+        self.path.join("ledger.db")
     }
 
     /// The journal's file.

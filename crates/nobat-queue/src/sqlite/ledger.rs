@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS timer_by_due ON timer (name, due_ms);
 ";
 
 /// The embedded store's ledger.
-pub struct SqliteLedger {
+pub(super) struct SqliteLedger {
     // Held for one short transaction on a blocking thread, never across an await.
     db: Arc<Mutex<Connection>>,
 }
@@ -41,7 +41,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// `queue_unavailable` with what SQLite says.
-    pub fn open(file: &Path) -> Result<SqliteLedger> {
+    pub(super) fn open(file: &Path) -> Result<SqliteLedger> {
         let db = Connection::open(file).map_err(unavailable)?;
         db.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
         db.execute_batch(SCHEMA).map_err(unavailable)?;

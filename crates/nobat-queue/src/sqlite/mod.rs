@@ -20,7 +20,7 @@ mod consumer;
 mod folder;
 mod journal;
 mod lane;
-pub mod ledger;
+mod ledger;
 mod machine;
 mod read;
 mod recent;
@@ -43,9 +43,11 @@ use self::consumer::{SqliteConsumer, SqliteRenewer};
 use self::folder::{Folder, unavailable};
 use self::journal::{Journal, JournalError};
 use self::lane::{SqliteLane, committed};
+use self::ledger::SqliteLedger;
 use self::machine::{Machine, QueueNo};
 use self::shared::{Core, Shared};
 use self::writer::Writer;
+use crate::ledger::Ledger;
 use crate::queue::{
     Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
 };
@@ -56,6 +58,7 @@ const RESIDENT_LIMIT: u64 = 256 << 20;
 /// The embedded queue.
 pub struct SqliteQueue {
     core: Arc<Core>,
+    ledger: Arc<SqliteLedger>,
 }
 
 impl SqliteQueue {
@@ -76,6 +79,7 @@ impl SqliteQueue {
     fn start(folder: Folder, mut journal: Journal, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
         let dir = folder.path().to_owned();
         let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
+        let ledger = Arc::new(SqliteLedger::open(&folder.ledger())?);
         let ids = IdIssuer::new(journal.secret().map_err(broken)?);
         let clock = Clock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;
@@ -84,7 +88,7 @@ impl SqliteQueue {
         let spawned = std::thread::Builder::new().name("nobat-journal".into()).spawn(move || writer.run());
         let thread =
             spawned.map_err(|e| Error::new(ErrorCode::Internal, format!("cannot start the writer thread: {e}")))?;
-        Ok(Arc::new(SqliteQueue { core: Arc::new(Core { shared, writer: Some(thread) }) }))
+        Ok(Arc::new(SqliteQueue { core: Arc::new(Core { shared, writer: Some(thread) }), ledger }))
     }
 
     /// Does something to a queue that exists, and waits for its commit.
@@ -153,6 +157,10 @@ impl Queue for SqliteQueue {
 
     fn lane(&self) -> Arc<dyn Lane> {
         Arc::new(SqliteLane { core: Arc::clone(&self.core) })
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        self.ledger.clone()
     }
 
     async fn consumer(&self, model: &str, _worker: &str) -> Result<Box<dyn Consumer>> {

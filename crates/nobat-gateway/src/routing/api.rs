@@ -1,0 +1,118 @@
+//! `/api/v1/routes`: routes shown, declared and removed.
+
+use actix_web::web::{self, Data, Path, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::routing::{BoundRoute, Route};
+use nobat_core::{Error, ErrorCode};
+use serde_json::{Value, json};
+
+use super::{Routes, no_route};
+use crate::context::RequestContext;
+use crate::error::{Shape, not_allowed, render};
+use crate::predict::Predictor;
+
+/// Largest route body.
+const MAX_BODY: usize = 64 << 10;
+
+/// Adds the paths.
+pub fn configure(config: &mut ServiceConfig) {
+    config.service(web::resource("/api/v1/routes").get(list).default_service(not_allowed("GET"))).service(
+        web::resource("/api/v1/routes/{name}")
+            .app_data(web::PayloadConfig::new(MAX_BODY))
+            .get(show)
+            .put(put)
+            .delete(remove)
+            .default_service(not_allowed("GET, PUT, DELETE")),
+    );
+}
+
+async fn list(predictor: Data<Predictor>) -> HttpResponse {
+    let routes = &predictor.shared().routes;
+    let bound = routes.load();
+    let shown: Vec<Value> = bound
+        .table()
+        .routes()
+        .into_iter()
+        .filter_map(|route| Some(shown(routes, route, bound.get(&route.name)?)))
+        .collect();
+    HttpResponse::Ok().json(json!({ "routes": shown }))
+}
+
+async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let routes = &predictor.shared().routes;
+    let bound = routes.load();
+    match (bound.table().get(&name), bound.get(&name)) {
+        (Some(route), Some(state)) => HttpResponse::Ok().json(shown(routes, route, state)),
+        _ => refuse(&request, &no_route(&name)),
+    }
+}
+
+async fn put(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>, body: web::Bytes) -> HttpResponse {
+    let declared = parse(&name, &body);
+    let shared = predictor.shared();
+    let done = match declared {
+        Ok(route) => shared.routes.put(&shared.registry, route).await,
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => show(request, predictor.clone(), name).await,
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+async fn remove(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let shared = predictor.shared();
+    match shared.routes.remove(&shared.registry, &name).await {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+/// A route from a body whose `name` may be left out: the path names it.
+fn parse(name: &str, body: &[u8]) -> Result<Route, Error> {
+    let invalid = |why: String| Error::new(ErrorCode::InvalidJson, format!("not a route: {why}"));
+    let mut value: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
+    let members = value.as_object_mut().ok_or_else(|| invalid("give an object with one rule".into()))?;
+    match members.get("name").and_then(Value::as_str) {
+        Some(other) if other != name => {
+            return Err(Error::new(
+                ErrorCode::InvalidParameter,
+                format!("the body names route `{other}` and the path `{name}`; leave the body's name out"),
+            ));
+        }
+        _ => drop(members.insert("name".into(), name.into())),
+    }
+    serde_json::from_value(value)
+        .map_err(|error| Error::new(ErrorCode::InvalidParameter, format!("not a route: {error}")))
+}
+
+fn shown(routes: &Routes, route: &Route, state: &BoundRoute) -> Value {
+    let mut value = serde_json::to_value(route).unwrap_or_default();
+    if let Some(members) = value.as_object_mut() {
+        match &state.signature {
+            Ok(signature) => {
+                members.insert("serves".into(), true.into());
+                members.insert("inputs".into(), json!(signature.inputs));
+                members.insert("outputs".into(), json!(signature.outputs));
+            }
+            Err(error) => {
+                members.insert("serves".into(), false.into());
+                members.insert("reason".into(), error.message.clone().into());
+            }
+        }
+        if route.topic.is_some() {
+            members.insert("members".into(), json!(state.members));
+        }
+        if route.shadow.is_some() {
+            let counts = routes.shadows.of(&route.name);
+            let counts: serde_json::Map<_, _> =
+                counts.into_iter().map(|(target, counts)| (target.to_string(), json!(counts))).collect();
+            members.insert("copies_of_this_gateway".into(), counts.into());
+        }
+    }
+    value
+}
+
+fn refuse(request: &HttpRequest, error: &Error) -> HttpResponse {
+    render(error, &RequestContext::of(request), Shape::Problem)
+}

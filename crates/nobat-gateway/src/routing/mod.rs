@@ -1,0 +1,251 @@
+//! Exchanges at work: the deployment's routes, bound to the models that are
+//! live, and the carrying out of what they resolve to.
+//!
+//! Owns the current table ([`Routes`]), its storage in the ledger, the running
+//! of groups and shadows ([`run`]) and the admin calls ([`api`]). What a route
+//! is and what it resolves to is `nobat_core::routing`.
+//!
+//! Invariants:
+//! - A gateway without routes pays one atomic load and one comparison a request.
+//! - Routes of the configuration stand under those of admin calls: a call that
+//!   replaces or removes one outlives restarts.
+//! - A shadow never delays or fails the answer it copies.
+
+pub mod api;
+pub(crate) mod run;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use nobat_core::routing::{Bound, Route, Table};
+use nobat_core::signature::ModelSignature;
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_ops::Metrics;
+use nobat_queue::Ledger;
+use parking_lot::Mutex;
+use prometheus::{IntCounterVec, opts};
+use serde::Serialize;
+use smol_str::SmolStr;
+use tokio::sync::Semaphore;
+
+use crate::registry::{Registry, Target};
+
+/// Where routes of admin calls are kept: a JSON route, or `null` for one of the
+/// configuration that was removed.
+const SPACE: &str = "routes";
+/// How often other gateways' calls are looked for.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Shadow copies in the air at once; more are dropped and counted.
+const SHADOWS_AT_ONCE: usize = 64;
+
+/// The deployment's routes as this gateway sees them. Cheap to clone.
+#[derive(Clone)]
+pub struct Routes {
+    current: Arc<ArcSwap<Bound>>,
+    declared: Arc<Vec<Route>>,
+    ledger: Arc<dyn Ledger>,
+    pub(crate) shadows: Arc<Shadows>,
+}
+
+/// What became of shadow copies in this gateway.
+pub(crate) struct Shadows {
+    pub(crate) slots: Arc<Semaphore>,
+    // Held for an increment; a copy is settled at most a few hundred times a second.
+    counts: Mutex<HashMap<(SmolStr, SmolStr), ShadowCounts>>,
+    shown: IntCounterVec,
+}
+
+/// Outcomes of one route's copies to one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ShadowCounts {
+    /// Same answer within the tolerance.
+    pub same: u64,
+    /// Another answer.
+    pub different: u64,
+    /// The copy failed or did not finish in time.
+    pub failed: u64,
+    /// Not sent: too many copies in the air.
+    pub dropped: u64,
+}
+
+/// How one copy ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ShadowOutcome {
+    Same,
+    Different,
+    Failed,
+    Dropped,
+}
+
+impl Routes {
+    /// Starts with the configuration's routes.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the route, the value and the remedy.
+    pub fn new(declared: Vec<Route>, ledger: Arc<dyn Ledger>, metrics: &Metrics) -> Result<Routes> {
+        let table = Table::build(declared.clone())?;
+        let options = opts!("nobat_shadow_copies_total", "Shadow copies by how they compared with the answer.");
+        let shown = IntCounterVec::new(options, &["route", "target", "outcome"])
+            .map_err(|error| Error::new(ErrorCode::Internal, format!("metrics: {error}")))?;
+        metrics.register(shown.clone());
+        let slots = Arc::new(Semaphore::new(SHADOWS_AT_ONCE));
+        let shadows = Shadows { slots, counts: Mutex::default(), shown };
+        Ok(Routes {
+            current: Arc::new(ArcSwap::from_pointee(table.bind(&[]))),
+            declared: Arc::new(declared),
+            ledger,
+            shadows: Arc::new(shadows),
+        })
+    }
+
+    /// The current table. Do not hold it across an await.
+    pub fn load(&self) -> Guard<Arc<Bound>> {
+        self.current.load()
+    }
+
+    /// What stands for a model when `name` is a route: its signature, marked
+    /// with the route. `None` when it is none.
+    ///
+    /// # Errors
+    /// `model_not_ready` when the route cannot serve, with the reason.
+    pub fn target(&self, name: &str) -> Option<Result<Target>> {
+        let bound = self.current.load();
+        let route = bound.get(name)?;
+        Some(match &route.signature {
+            Err(error) => Err(error.clone()),
+            Ok(signature) => Ok(Target {
+                signature: Arc::new(signature.clone()),
+                pinned: SmolStr::default(),
+                live: true,
+                route: Some(SmolStr::new(name)),
+            }),
+        })
+    }
+
+    /// Reads the ledger and the registry once.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; the table stays as it was.
+    pub async fn refresh(&self, registry: &Registry) -> Result<()> {
+        let mut routes: HashMap<SmolStr, Route> =
+            self.declared.iter().map(|route| (route.name.clone(), route.clone())).collect();
+        for (name, value) in self.ledger.documents(SPACE).await? {
+            match serde_json::from_slice::<Option<Route>>(&value) {
+                Ok(Some(route)) => drop(routes.insert(route.name.clone(), route)),
+                Ok(None) => drop(routes.remove(name.as_str())),
+                Err(error) => log::warn!(route = name.as_str(); "routes: leaving out one that cannot be read: {error}"),
+            }
+        }
+        if routes.is_empty() && self.current.load().table().routes().is_empty() {
+            return Ok(());
+        }
+        // Two gateways may have accepted routes that only together make a cycle.
+        match Table::build(routes.into_values()) {
+            Ok(table) => self.bind(&table, registry),
+            Err(error) => {
+                log::warn!("routes: keeping the last good table: {error}");
+                let table = self.current.load().table().clone();
+                self.bind(&table, registry);
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&self, table: &Table, registry: &Registry) {
+        let signatures = signatures(registry);
+        let models: Vec<&ModelSignature> = signatures.iter().map(|signature| &**signature).collect();
+        self.current.store(Arc::new(table.bind(&models)));
+    }
+
+    /// Refreshes for ever.
+    pub async fn follow(self, registry: Registry) {
+        loop {
+            if let Err(error) = self.refresh(&registry).await {
+                log::debug!("routes: keeping the last known: {error}");
+            }
+            tokio::time::sleep(REFRESH).await;
+        }
+    }
+
+    /// Declares or replaces a route, for every gateway and for good.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the value and the remedy: a cycle, an unknown
+    /// target, a topic that matches nothing, weights that do not add up, models
+    /// that differ. `queue_unavailable`.
+    pub async fn put(&self, registry: &Registry, route: Route) -> Result<()> {
+        self.refresh(registry).await?;
+        let table = self.current.load().table().with(route.clone())?;
+        let signatures = signatures(registry);
+        let models: Vec<&ModelSignature> = signatures.iter().map(|signature| &**signature).collect();
+        let bound = table.bind(&models);
+        if let Some(Err(error)) = bound.get(&route.name).map(|route| &route.signature) {
+            return Err(Error { code: ErrorCode::InvalidParameter, ..error.clone() });
+        }
+        let json = serde_json::to_vec(&route)
+            .map_err(|error| Error::new(ErrorCode::Internal, format!("a route cannot be written: {error}")))?;
+        self.ledger.put(SPACE, &route.name, &json).await?;
+        self.current.store(Arc::new(bound));
+        log::info!(route = route.name.as_str(); "routes: `{}` declared", route.name);
+        Ok(())
+    }
+
+    /// Removes a route, for every gateway and for good.
+    ///
+    /// # Errors
+    /// `route_not_found`; `queue_unavailable`.
+    pub async fn remove(&self, registry: &Registry, name: &str) -> Result<()> {
+        self.refresh(registry).await?;
+        if self.current.load().get(name).is_none() {
+            return Err(no_route(name));
+        }
+        if self.declared.iter().any(|route| route.name == name) {
+            self.ledger.put(SPACE, name, b"null").await?;
+        } else {
+            self.ledger.remove(SPACE, name).await?;
+        }
+        self.refresh(registry).await?;
+        log::info!(route = name; "routes: `{name}` removed");
+        Ok(())
+    }
+}
+
+impl Shadows {
+    pub(crate) fn count(&self, route: &SmolStr, copy: &SmolStr, outcome: ShadowOutcome) {
+        let mut counts = self.counts.lock();
+        let count = counts.entry((route.clone(), copy.clone())).or_default();
+        let (slot, label) = match outcome {
+            ShadowOutcome::Same => (&mut count.same, "same"),
+            ShadowOutcome::Different => (&mut count.different, "different"),
+            ShadowOutcome::Failed => (&mut count.failed, "failed"),
+            ShadowOutcome::Dropped => (&mut count.dropped, "dropped"),
+        };
+        *slot += 1;
+        self.shown.with_label_values(&[route.as_str(), copy.as_str(), label]).inc();
+    }
+
+    /// Outcomes of a route's copies, by target.
+    pub(crate) fn of(&self, route: &str) -> Vec<(SmolStr, ShadowCounts)> {
+        let counts = self.counts.lock();
+        let mut found: Vec<_> = counts
+            .iter()
+            .filter(|((name, _), _)| name == route)
+            .map(|((_, copy), count)| (copy.clone(), *count))
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+}
+
+/// A `route_not_found`.
+pub(crate) fn no_route(name: &str) -> Error {
+    Error::new(ErrorCode::RouteNotFound, format!("there is no route `{name}`; GET /api/v1/routes lists them"))
+}
+
+fn signatures(registry: &Registry) -> Vec<Arc<ModelSignature>> {
+    let snapshot = registry.load();
+    let versions = snapshot.models().flat_map(|model| &model.versions);
+    versions.map(|version| version.signature.clone()).collect()
+}

@@ -1,0 +1,260 @@
+//! Webhooks on jobs: who asked to be told of a job's end is told, at least once.
+//!
+//! Owns the watch over jobs ([`watch`]), the deliveries and their sending
+//! ([`sender`]), the retry schedule and the circuit breaker ([`pace`]), and the
+//! calls that show and repeat deliveries ([`api`]). Signing and the guard over
+//! addresses are [`outbound`](crate::outbound)'s.
+//!
+//! A caller's 202 comes after the watch is in the ledger, so a gateway killed at
+//! any point loses no delivery:
+//!
+//! ```text
+//! enqueue -> watch (timer) -> answer        … job ends …
+//! watch due -> delivery (timer, same id however often) -> watch removed
+//! delivery due -> POST -> 2xx: log, removed | else: due again by the schedule
+//! ```
+//!
+//! Invariants:
+//! - A taken timer comes back when its taker dies: at-least-once, and a receiver
+//!   tells repetitions by `webhook-id`, which never changes.
+//! - What is stored and logged is the URL as given; what is shown is its host.
+
+pub mod api;
+pub mod pace;
+pub mod sender;
+pub mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nobat_core::job::{JobState, JobView};
+use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_ops::Metrics;
+use nobat_queue::Ledger;
+use prometheus::{IntCounterVec, opts};
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+use tokio::sync::Notify;
+
+use crate::outbound::{AddressPolicy, Outbound, WebhookSecret};
+use pace::Breakers;
+
+/// Timers of deliveries, by message id.
+const DELIVERIES: &str = "webhook-delivery";
+/// Log of deliveries that are over.
+const HISTORY: &str = "webhook-history";
+/// Deliveries kept in the history; one that has left it cannot be repeated.
+const HISTORY_KEPT: usize = 1_000;
+/// URLs that answered 410, until an admin enables them again.
+const DISABLED: &str = "webhook-disabled";
+
+/// What an operator may set about webhooks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookSettings {
+    /// `whsec_…` secrets, the newest first. While there are two, deliveries
+    /// carry both signatures: add the new one, move the receivers, drop the old.
+    pub secrets: Vec<String>,
+    /// Plain http and private addresses, where the operator wants them.
+    pub addresses: AddressPolicy,
+    /// Delays before each retry, in seconds; the first attempt is at once.
+    pub retry_s: Vec<u32>,
+    /// POSTs at once.
+    pub concurrent: usize,
+}
+
+impl Default for WebhookSettings {
+    fn default() -> WebhookSettings {
+        WebhookSettings {
+            secrets: Vec::new(),
+            addresses: AddressPolicy::default(),
+            retry_s: pace::SCHEDULE_S.to_vec(),
+            concurrent: 32,
+        }
+    }
+}
+
+/// A gateway's webhooks. Cheap to clone.
+#[derive(Clone)]
+pub struct Webhooks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ledger: Arc<dyn Ledger>,
+    outbound: Outbound,
+    secrets: Vec<WebhookSecret>,
+    retry_s: Vec<u32>,
+    breakers: Breakers,
+    attempts: IntCounterVec,
+    /// Rung when a watched job may have ended or a delivery may be due.
+    work: Notify,
+}
+
+/// One message to one receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The `webhook-id`: the same over all attempts.
+    pub id: String,
+    /// Where to.
+    pub url: String,
+    /// Such as `job.succeeded`.
+    pub event: SmolStr,
+    /// The job's public id.
+    pub job: String,
+    /// The exact body, as signed.
+    pub body: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it came to be, milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// What the last attempt ended with.
+    #[serde(default)]
+    pub last: String,
+    /// Whether it is over, and how.
+    #[serde(default)]
+    pub outcome: Outcome,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Waits for its first or next attempt.
+    #[default]
+    Pending,
+    /// A receiver answered 2xx.
+    Delivered,
+    /// The schedule ran out, the address is forbidden, or the receiver said 410.
+    GivenUp,
+}
+
+impl Webhooks {
+    /// Sets up sending; [`sender::run`] does it.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a secret that is none.
+    pub fn new(settings: &WebhookSettings, ledger: Arc<dyn Ledger>, metrics: &Metrics) -> Result<Webhooks> {
+        let secrets = settings.secrets.iter().map(|secret| WebhookSecret::parse(secret)).collect::<Result<_>>()?;
+        let outbound = Outbound::new(settings.addresses, settings.concurrent)?;
+        let options = opts!("nobat_webhook_attempts_total", "Webhook attempts by outcome.");
+        let attempts = IntCounterVec::new(options, &["outcome"])
+            .map_err(|error| Error::new(ErrorCode::Internal, format!("metrics: {error}")))?;
+        metrics.register(attempts.clone());
+        let inner = Inner {
+            ledger,
+            outbound,
+            secrets,
+            retry_s: settings.retry_s.clone(),
+            breakers: Breakers::default(),
+            attempts,
+            work: Notify::new(),
+        };
+        Ok(Webhooks { inner: Arc::new(inner) })
+    }
+
+    /// Checks a URL when a caller declares it.
+    ///
+    /// # Errors
+    /// `invalid_parameter`: scheme, user name, private address; names the remedy.
+    pub fn check(&self, url: &str) -> Result<()> {
+        self.inner
+            .outbound
+            .policy()
+            .check(url)
+            .map(drop)
+            .map_err(|error| Error { message: format!("webhook: {}", error.message), ..error })
+    }
+
+    /// Stores a delivery that is due at once; the same id is stored once.
+    async fn deliver(&self, delivery: &Delivery) -> Result<()> {
+        let json = encode(delivery)?;
+        self.inner.ledger.add_timer(DELIVERIES, &delivery.id, &json, Duration::ZERO).await?;
+        self.inner.work.notify_one();
+        Ok(())
+    }
+}
+
+impl Delivery {
+    /// The message about a job's transition to `view.state`.
+    fn of(view: &JobView, url: &str, now_ms: u64) -> Result<Delivery> {
+        let event = event_of(view.state)?;
+        let body = serde_json::json!({
+            "type": event,
+            "timestamp": rfc3339(view.finished_at_ms.unwrap_or(now_ms)),
+            "data": {
+                "id": view.id,
+                "model": view.model,
+                "state": view.state,
+                "attempts": view.attempts,
+                "priority": view.priority,
+                "created_at": (view.created_at_ms > 0).then(|| rfc3339(view.created_at_ms)),
+                "finished_at": view.finished_at_ms.map(rfc3339),
+                "error": view.error,
+            }
+        });
+        Ok(Delivery::new(view.id, event, view.attempts, url, body.to_string(), now_ms))
+    }
+
+    /// The message about a job whose record was gone before it could be read.
+    fn of_lost(id: JobId, url: &str, now_ms: u64) -> Delivery {
+        let body = serde_json::json!({
+            "type": "job.expired",
+            "timestamp": rfc3339(now_ms),
+            "data": {
+                "id": id,
+                "state": JobState::Expired,
+                "error": {
+                    "code": ErrorCode::ResultExpired,
+                    "message": "the job ended, and its record outlived its ttl before its end could be told",
+                },
+            }
+        });
+        Delivery::new(id, "job.expired", 0, url, body.to_string(), now_ms)
+    }
+
+    fn new(id: JobId, event: &'static str, attempts: u32, url: &str, body: String, now_ms: u64) -> Delivery {
+        // Two failed attempts of one job are two messages.
+        let id_text =
+            if event == "job.failed" { format!("msg_{id}_{event}_{attempts}") } else { format!("msg_{id}_{event}") };
+        Delivery {
+            id: id_text,
+            url: url.to_owned(),
+            event: event.into(),
+            job: id.to_string(),
+            body,
+            attempts: 0,
+            created_at_ms: now_ms,
+            last: String::new(),
+            outcome: Outcome::Pending,
+        }
+    }
+}
+
+fn event_of(state: JobState) -> Result<&'static str> {
+    match state {
+        JobState::Succeeded => Ok("job.succeeded"),
+        JobState::Failed => Ok("job.failed"),
+        JobState::Dead => Ok("job.dead"),
+        JobState::Cancelled => Ok("job.cancelled"),
+        JobState::Expired => Ok("job.expired"),
+        JobState::Scheduled | JobState::Queued | JobState::Leased => {
+            Err(Error::new(ErrorCode::Internal, format!("no event for a job that is {}", state.as_str())))
+        }
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::new(ErrorCode::Internal, format!("a webhook record cannot be written: {error}")))
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+fn rfc3339(ms: u64) -> String {
+    let at = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis).unwrap_or_default();
+    at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}

@@ -1,0 +1,48 @@
+//! Watches: jobs whose end somebody wants to be told of. Who accepts a job
+//! begins one before it answers; a gateway's webhook sender looks at them.
+
+use std::time::Duration;
+
+use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Ledger;
+
+/// The ledger's set of watches, by job id.
+pub const WATCHES: &str = "webhook-watch";
+/// When a new watch is looked at first.
+pub const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// A job that somebody wants to hear of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Which job.
+    pub job: JobId,
+    /// Whose it is.
+    pub owner: OwnerId,
+    /// Who is told.
+    pub url: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Failed attempts that were told.
+    pub failures_told: u32,
+}
+
+impl Watch {
+    /// As the ledger keeps it.
+    ///
+    /// # Errors
+    /// `internal`, never for a watch of ours.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::new(ErrorCode::Internal, format!("a watch cannot be written: {e}")))
+    }
+}
+
+/// Begins to watch a job; returns when the watch is in the ledger.
+///
+/// # Errors
+/// `queue_unavailable`.
+pub async fn begin(ledger: &dyn Ledger, job: JobId, owner: OwnerId, url: &str, now_ms: u64) -> Result<()> {
+    let watch = Watch { job, owner, url: url.to_owned(), since_ms: now_ms, failures_told: 0 };
+    ledger.add_timer(WATCHES, &job.to_string(), &watch.encode()?, FIRST_LOOK).await.map(drop)
+}

@@ -1,0 +1,29 @@
+//! Periodic tasks at work: any number of schedulers look at the clock, exactly
+//! one run per tick is enqueued, and runs are carried out and recorded.
+//!
+//! Owns the scheduler's step and its beat ([`scheduler`]), the carriers of runs
+//! ([`carrier`]: apalis-redis, or apalis' in-memory backend on the embedded
+//! store), the running of each kind ([`runner`], [`kinds`]) and what is shown of
+//! it ([`board`]). When a task is due is `nobat_core::schedule`, pure.
+//!
+//! It is a crate of its own because a scheduler may live in a gateway, in a
+//! worker or alone, and gateway and worker never depend on each other.
+//!
+//! Invariants:
+//! - A run's key is its task and tick; a carrier takes a key once, in the very
+//!   step that makes the run durable. A scheduler killed at any point neither
+//!   loses nor doubles a tick that another one sees.
+//! - A run may be carried out twice after a crash (at-least-once); the job of a
+//!   `predict` carries the run's key as its idempotency key and exists once.
+
+pub mod board;
+pub mod carrier;
+mod config;
+mod kinds;
+mod request;
+mod runner;
+mod scheduler;
+
+pub use carrier::{Carrier, RunRequest};
+pub use config::SchedulerSettings;
+pub use scheduler::{Scheduler, SchedulerHandle, start};

@@ -1,0 +1,236 @@
+//! The scheduler: looks at the clock once a second and hands due runs to the
+//! carrier. Every scheduler looks; the carrier takes each run once.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use apalis_cron::{CronScheduler, Schedule, Tick};
+use futures::StreamExt;
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
+use nobat_queue::{Ledger, Queue};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::board::{self, Board};
+use crate::carrier::{Carrier, Handler, RunRequest};
+use crate::config::SchedulerSettings;
+use crate::runner::Runner;
+
+/// How often the board is read for pauses and requests of others.
+const READ_EVERY_S: i64 = 2;
+/// How long a missed tick's record is claimed for, so that one scheduler writes it.
+const MISSED_CLAIM: Duration = Duration::from_secs(86_400);
+
+/// Decides, tick by tick, what is enqueued. Pure time: callers pass `now`.
+pub struct Scheduler {
+    ledger: Arc<dyn Ledger>,
+    carrier: Carrier,
+    tasks: Vec<Entry>,
+    board: Board,
+    read_at: Option<i64>,
+    name: String,
+}
+
+struct Entry {
+    task: Periodic,
+    crontab: Crontab,
+    /// Every tick up to here has been dealt with; `None` before the first look.
+    seen: Option<i64>,
+}
+
+impl Scheduler {
+    /// Makes a scheduler of checked tasks.
+    pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, carrier: Carrier) -> Scheduler {
+        let tasks = tasks.into_iter().map(|(task, crontab)| Entry { task, crontab, seen: None }).collect();
+        Scheduler { ledger, carrier, tasks, board: Board::default(), read_at: None, name: name.to_owned() }
+    }
+
+    /// Publishes the declarations, so that every process can show them.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn declare(&self) -> Result<()> {
+        for entry in &self.tasks {
+            board::declare(&*self.ledger, &entry.task).await?;
+        }
+        Ok(())
+    }
+
+    /// One look at the clock, in Unix seconds. Enqueues what is due and returns
+    /// how many runs were new.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; the next step takes up what this one left.
+    pub async fn step(&mut self, now: i64) -> Result<usize> {
+        let late = |entry: &Entry| entry.seen.is_none_or(|seen| now - seen > i64::from(entry.task.grace_s));
+        // Before anything counts as misfired, see how far the others have come.
+        if self.read_at.is_none_or(|at| now.abs_diff(at) >= READ_EVERY_S as u64) || self.tasks.iter().any(late) {
+            self.board = Board::read(&*self.ledger).await?;
+            self.read_at = Some(now);
+        }
+        let mut new = 0;
+        for at in 0..self.tasks.len() {
+            new += self.step_task(at, now).await?;
+        }
+        new += self.answer_requests(now).await?;
+        Ok(new)
+    }
+
+    async fn step_task(&mut self, at: usize, now: i64) -> Result<usize> {
+        let entry = &self.tasks[at];
+        let task = &entry.task;
+        let shared = self.board.seen(&task.name);
+        if self.board.is_paused(task) {
+            // Comes back at the instant of its resumption, which the board tells.
+            self.tasks[at].seen = None;
+            return Ok(0);
+        }
+        let Some(seen) = entry.seen.max(shared) else {
+            board::put_seen(&*self.ledger, &task.name, now).await?;
+            self.tasks[at].seen = Some(now);
+            return Ok(0);
+        };
+        let ticks = due(&entry.crontab, seen, now, task.grace_s, task.misfire);
+        let mut new = 0;
+        for &tick in &ticks.run {
+            let run = RunRequest { task: task.name.clone(), tick, manual: false, key: format!("{}@{tick}", task.name) };
+            if self.carrier.push(&run).await? {
+                new += 1;
+                log::info!(task = task.name.as_str(), tick; "periodic: enqueued `{}`", task.name);
+            }
+        }
+        if let Some(tick) = ticks.skipped {
+            self.record_missed(task, tick).await?;
+        }
+        if !ticks.run.is_empty() || ticks.skipped.is_some() {
+            board::put_seen(&*self.ledger, &task.name, ticks.seen).await?;
+        }
+        self.tasks[at].seen = Some(ticks.seen);
+        Ok(new)
+    }
+
+    async fn record_missed(&self, task: &Periodic, tick: i64) -> Result<()> {
+        if !self.ledger.claim(&format!("missed:{}@{tick}", task.name), &self.name, MISSED_CLAIM).await? {
+            return Ok(());
+        }
+        log::warn!(task = task.name.as_str(), tick; "periodic: `{}` was missed and is skipped (misfire policy)", task.name);
+        let run = RunRecord {
+            tick,
+            manual: false,
+            outcome: RunOutcome::Missed,
+            attempts: 0,
+            started_at_ms: now_ms(),
+            duration_ms: 0,
+            message: "nobody looked at its time; misfire policy `skip`".into(),
+            exit_code: None,
+            output: String::new(),
+            job: None,
+            scheduler: self.name.clone(),
+        };
+        board::record(&*self.ledger, &task.name, &run).await
+    }
+
+    /// Enqueues what somebody asked for. Pushed before it is taken off the
+    /// board: killed between the two, the same key is pushed again and refused.
+    async fn answer_requests(&mut self, now: i64) -> Result<usize> {
+        let mut new = 0;
+        for (id, name) in std::mem::take(&mut self.board.wanted) {
+            if !self.tasks.iter().any(|entry| entry.task.name == name) {
+                continue;
+            }
+            let run = RunRequest { task: name.as_str().into(), tick: now, manual: true, key: format!("{name}!{id}") };
+            new += usize::from(self.carrier.push(&run).await?);
+            board::answered(&*self.ledger, &id).await?;
+        }
+        Ok(new)
+    }
+}
+
+/// A scheduler at work in this process.
+pub struct SchedulerHandle {
+    stop: watch::Sender<bool>,
+    /// The beat, and the thread that carries runs out; none without tasks.
+    at_work: Option<(JoinHandle<()>, std::thread::JoinHandle<()>)>,
+}
+
+impl SchedulerHandle {
+    /// Stops looking and taking runs; a run in flight on Redis is taken up by
+    /// another scheduler, on the embedded store by the next start.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        let Some((beat, worker)) = self.at_work else { return };
+        beat.abort();
+        let _ = beat.await;
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
+}
+
+/// Starts scheduling and running `settings`' tasks; `redis` is the store's URL,
+/// empty for the embedded store. Call it inside a tokio runtime.
+///
+/// # Errors
+/// `invalid_parameter` for a task that is wrong; `queue_unavailable`.
+pub async fn start(
+    settings: &SchedulerSettings,
+    queue: Arc<dyn Queue>,
+    redis: &str,
+    prefix: &str,
+) -> Result<SchedulerHandle> {
+    let tasks = settings.check()?;
+    let (stop, stopped) = watch::channel(false);
+    if tasks.is_empty() || !settings.enabled {
+        return Ok(SchedulerHandle { stop, at_work: None });
+    }
+    let ledger = queue.ledger();
+    let carrier = match redis {
+        "" => Carrier::embedded(ledger.clone()),
+        url => Carrier::redis(url, prefix).await?,
+    };
+    let name = format!("scheduler-{}", unique());
+    let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), carrier.clone());
+    scheduler.declare().await?;
+    let runner = Runner::new(&name, tasks.into_iter().map(|(task, _)| task).collect(), queue, ledger, carrier.clone())?;
+    let handler: Handler = Arc::new(move |run| {
+        let runner = runner.clone();
+        Box::pin(async move { runner.run(run).await })
+    });
+    log::info!(scheduler = name.as_str(); "periodic: {} tasks are scheduled", scheduler.tasks.len());
+    let system = |error| Error::new(ErrorCode::Internal, format!("cannot start the thread of periodic tasks: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    let worker = std::thread::Builder::new()
+        .name("nobat-periodic".into())
+        .spawn(move || runtime.block_on(carrier.work(name, handler, stopped)))
+        .map_err(system)?;
+    let beat = tokio::spawn(async move {
+        loop {
+            // apalis-cron ends its stream when a tick is in the past (a suspend,
+            // a clock set forward): a new stream begins at the next second.
+            let mut beat = std::pin::pin!(CronScheduler::new(EverySecond).into_stream());
+            while let Some(Ok(_)) = beat.next().await {
+                if let Err(error) = scheduler.step(now_ms() as i64 / 1000).await {
+                    log::warn!("periodic: this look is made up for by the next: {error}");
+                }
+            }
+        }
+    });
+    Ok(SchedulerHandle { stop, at_work: Some((beat, worker)) })
+}
+
+/// The beat: the next whole second, reckoned from the clock each time.
+struct EverySecond;
+
+impl<Tz> Schedule<Tz> for EverySecond {
+    fn next_tick(&mut self, _: &Tz) -> Option<Tick<Tz>> {
+        Some(Tick::new(now_ms() / 1000 + 1))
+    }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// 64 random bits, as text.
+pub(crate) fn unique() -> String {
+    format!("{:016x}", getrandom::u64().unwrap_or_else(|_| now_ms()))
+}

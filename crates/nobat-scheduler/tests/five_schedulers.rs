@@ -1,0 +1,151 @@
+//! Five schedulers on one Redis, killed at random (SIGKILL) and started again,
+//! over 2,000 ticks on a compressed clock that crosses a change to summer time:
+//! each tick is enqueued exactly once.
+//!
+//! The program starts itself again as the schedulers it kills.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nobat_core::schedule::{Crontab, Periodic};
+use nobat_queue::Queue;
+use nobat_queue::queue::QueueSettings;
+use nobat_queue::redis::RedisQueue;
+use nobat_scheduler::{Carrier, RunRequest, Scheduler};
+
+const SCHEDULERS: usize = 5;
+const TASKS: usize = 4;
+const TICKS: usize = 2_000;
+/// Virtual milliseconds per real one: a minute takes 50 ms.
+const SPEED: i64 = 1_200;
+/// Virtual start, milliseconds: four hours before Berlin's clocks go forward.
+const START_MS: i64 = 1_774_731_600_000;
+const ZONE: &str = "Europe/Berlin";
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    match std::env::var("NOBAT_TEST_SCHEDULER") {
+        Ok(url) => runtime.block_on(schedule(&url)),
+        Err(_) => runtime.block_on(kill_and_count()),
+    }
+}
+
+/// What each child does until it is killed.
+async fn schedule(url: &str) {
+    let began: i64 = std::env::var("NOBAT_TEST_BEGAN").expect("set by the parent").parse().expect("milliseconds");
+    let queue = RedisQueue::connect(url, QueueSettings::default(), "t").await.expect("connects");
+    let carrier = Carrier::redis(url, "t").await.expect("connects");
+    let tasks = tasks().into_iter().map(|task| (task.check(false).map(|crontab| (task, crontab))).expect("valid"));
+    let mut scheduler = Scheduler::new(&std::process::id().to_string(), tasks.collect(), queue.ledger(), carrier);
+    loop {
+        if let Err(error) = scheduler.step(virtual_ms(began) / 1000).await {
+            eprintln!("step: {error}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn kill_and_count() {
+    let (_server, url) = Server::start();
+    let began = real_ms();
+    let spawn = || {
+        Command::new(std::env::current_exe().expect("this program"))
+            .env("NOBAT_TEST_SCHEDULER", &url)
+            .env("NOBAT_TEST_BEGAN", began.to_string())
+            .spawn()
+            .expect("a scheduler")
+    };
+    let mut children: Vec<Child> = (0..SCHEDULERS).map(|_| spawn()).collect();
+    let mut kills = 0;
+    let mut seed = 12_345u32;
+    let minutes = (TICKS / TASKS) as i64 + 20;
+    while virtual_ms(began) < START_MS + minutes * 60_000 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let victim = &mut children[(seed >> 16) as usize % SCHEDULERS];
+        victim.kill().expect("killed");
+        victim.wait().expect("ended");
+        *victim = spawn();
+        kills += 1;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for child in &mut children {
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    }
+
+    let port = url.rsplit(':').next().expect("a port");
+    let listed = Command::new("redis-cli").args(["-p", port, "HVALS", "t{:}periodic:data"]).output().expect("listed");
+    let runs = String::from_utf8(listed.stdout).expect("text");
+    let mut ticks: HashMap<String, Vec<i64>> = HashMap::new();
+    for run in runs.lines() {
+        let run: RunRequest = serde_json::from_str(run).expect("a run");
+        ticks.entry(run.task.to_string()).or_default().push(run.tick);
+    }
+    assert_eq!(ticks.len(), TASKS);
+    let crontab = Crontab::parse("* * * * *", ZONE).expect("a crontab");
+    let mut total = 0;
+    for (task, mut found) in ticks {
+        found.sort_unstable();
+        let mut expected = vec![found[0]];
+        while let Some(next) = crontab.next_after(expected[expected.len() - 1]).filter(|next| next <= &found[found.len() - 1]) {
+            expected.push(next);
+        }
+        assert_eq!(found, expected, "{task}: a tick is missing or doubled");
+        assert!(found.len() >= TICKS / TASKS, "{task}: only {} ticks", found.len());
+        total += found.len();
+    }
+    println!("{total} ticks of {TASKS} tasks, {SCHEDULERS} schedulers, {kills} kills: each enqueued exactly once");
+}
+
+fn tasks() -> Vec<Periodic> {
+    let task = |n| {
+        let json = serde_json::json!({
+            "name": format!("task-{n}"), "schedule": "* * * * *", "timezone": ZONE, "vacuum": {},
+            // On this clock an hour lasts three seconds; a stalled machine is no misfire.
+            "grace_s": 36_000,
+        });
+        serde_json::from_value(json).expect("a task")
+    };
+    (0..TASKS).map(task).collect()
+}
+
+fn real_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
+}
+
+fn virtual_ms(began: i64) -> i64 {
+    START_MS + (real_ms() - began) * SPEED
+}
+
+/// A Redis of our own, ended with the test.
+struct Server {
+    process: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> (Server, String) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let mut process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Ready to accept"))).expect("starts").ok();
+        std::thread::spawn(move || lines.for_each(drop));
+        (Server { process, _dir: dir }, format!("redis://127.0.0.1:{port}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
