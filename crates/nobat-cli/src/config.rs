@@ -8,6 +8,7 @@ use nobat_core::logging::LogSettings;
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::config::GatewayConfig;
 use nobat_queue::queue::QueueSettings;
+use nobat_scheduler::SchedulerSettings;
 use nobat_worker::WorkerConfig;
 use serde::Serialize;
 
@@ -18,6 +19,7 @@ pub(crate) struct Settings {
     pub(crate) queue: QueueSettings,
     pub(crate) gateway: GatewayConfig,
     pub(crate) worker: WorkerConfig,
+    pub(crate) scheduler: SchedulerSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -30,6 +32,7 @@ impl Settings {
             queue: layers.section("queue")?,
             gateway: layers.section("gateway")?,
             worker: layers.section("worker")?,
+            scheduler: layers.section("scheduler")?,
             log: layers.section("log")?,
         })
     }
@@ -37,6 +40,7 @@ impl Settings {
     /// What no section can see by itself.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         self.gateway.validate()?;
+        self.gateway.check_tasks(&self.scheduler)?;
         let refuse = |message: String| Err(Error::new(ErrorCode::InvalidParameter, message));
         if self.queue.lease_ms < 100 {
             return refuse(format!(
@@ -72,6 +76,7 @@ pub(crate) fn run(_: Args, file: Option<&Path>) -> Result<()> {
     let mut settings = Settings::read(file)?;
     settings.validate()?;
     settings.store.redis = without_password(&settings.store.redis);
+    settings.gateway.webhooks.secrets.iter_mut().for_each(|secret| *secret = "whsec_…".into());
     print!("{}", toml::to_string_pretty(&settings)?);
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod client;
 mod config;
+mod cron;
 mod doctor;
 mod healthcheck;
 mod input;
@@ -15,6 +16,7 @@ mod jobs;
 mod models;
 mod predict;
 mod queue;
+mod scheduler;
 mod serve;
 mod store;
 
@@ -55,6 +57,8 @@ enum Command {
     Jobs(jobs::Args),
     Models(models::Args),
     Queue(queue::Args),
+    Cron(cron::Args),
+    Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
@@ -69,6 +73,8 @@ fn main() -> ExitCode {
         Command::Jobs(args) => jobs::run(args),
         Command::Models(args) => models::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Cron(args) => cron::run(args),
+        Command::Scheduler(args) => scheduler::run(args, cli.config.as_deref()),
         Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),

@@ -97,7 +97,9 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
         settings.gateway.threads = settings.gateway.thread_count().div_ceil(2);
     }
     let worker = Worker::start(settings.worker, queue.clone())?;
-    let gateway = Gateway::start(settings.gateway, queue).await?;
+    let gateway = Gateway::start(settings.gateway, queue.clone()).await?;
+    let scheduler =
+        nobat_scheduler::start(&settings.scheduler, queue, &settings.store.redis, &settings.store.prefix).await?;
     let failed = tokio::select! {
         failed = worker.ready() => failed,
         () = stop.asked() => Vec::new(),
@@ -117,7 +119,8 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     log::info!("draining: finishing what runs, leaving what waits in the queue");
     notify::stopping();
     let drain = async {
-        // The gateway first: its callers wait for what the worker still runs.
+        scheduler.stop().await;
+        // The gateway before the worker: its callers wait for what that still runs.
         gateway.stop().await;
         tokio::task::spawn_blocking(move || worker.drain()).await.context("the worker did not drain")
     };

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use nobat_core::routing::Route;
+use nobat_core::routing::{Route, Table};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_scheduler::SchedulerSettings;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -95,11 +96,28 @@ impl GatewayConfig {
         self.limits.validate()?;
         self.monitor.validate()?;
         self.tls.validate()?;
+        self.webhooks.validate()?;
+        Table::build(self.routes.iter().cloned())?;
         self.cache.iter().try_for_each(|(model, cache)| {
             cache
                 .validate()
                 .map_err(|error| Error::new(ErrorCode::InvalidParameter, format!("model `{model}`: {}", error.message)))
         })
+    }
+
+    /// Checks the tasks that this deployment declares, their webhooks by this
+    /// configuration's rules.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the task, the value and the remedy.
+    pub fn check_tasks(&self, scheduler: &SchedulerSettings) -> Result<()> {
+        for (task, _) in scheduler.check()? {
+            if let Some(url) = task.predict.as_ref().and_then(|predict| predict.webhook.as_ref()) {
+                let checked = self.webhooks.addresses.check(url);
+                checked.map_err(|error| task.invalid(&format!("has an unusable webhook: {}", error.message)))?;
+            }
+        }
+        Ok(())
     }
 
     /// How bodies are read.

@@ -115,6 +115,19 @@ impl RequestContext {
         }
     }
 
+    /// The context of a job that goes on without its caller; `trace` as
+    /// [`RequestContext::trace`] gave it.
+    pub fn of_job(owner: OwnerId, trace: &str, route_key: SmolStr) -> RequestContext {
+        let (request_id, traceparent) = trace.split_once(' ').unwrap_or((trace, ""));
+        RequestContext {
+            owner,
+            request_id: request_id.into(),
+            traceparent: traceparent.into(),
+            route_key,
+            ..RequestContext::anonymous()
+        }
+    }
+
     /// What weighted routes choose by.
     pub fn route_key(&self) -> &[u8] {
         let key = if self.route_key.is_empty() { &self.request_id } else { &self.route_key };

@@ -12,6 +12,7 @@ use nobat_gateway::config::GatewayConfig;
 use nobat_ops::{Stop, notify};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_scheduler::SchedulerSettings;
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
 #[global_allocator]
@@ -70,6 +71,7 @@ fn run(args: Args) -> Result<(), Error> {
     let mut store: StoreSettings = layers.section("store")?;
     let queue: QueueSettings = layers.section("queue")?;
     let mut gateway: GatewayConfig = layers.section("gateway")?;
+    let scheduler: SchedulerSettings = layers.section("scheduler")?;
     let mut log: LogSettings = layers.section("log")?;
     let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
     set(&mut store.redis, args.redis);
@@ -80,6 +82,7 @@ fn run(args: Args) -> Result<(), Error> {
     set(&mut log.level, args.log_level);
     log.dir = args.log_dir.unwrap_or(log.dir);
     gateway.validate()?;
+    gateway.check_tasks(&scheduler)?;
     logging::init("nobat-gateway", log.or_service_dir())?;
     let system = |error| Error::new(ErrorCode::Internal, format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
@@ -90,14 +93,15 @@ fn run(args: Args) -> Result<(), Error> {
             message: format!("cannot use the queue at {}: {}", without_password(url), error.message),
             ..error
         })?;
-        let gateway = Gateway::start(gateway, queue).await?;
+        let gateway = Gateway::start(gateway, queue.clone()).await?;
+        let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
         notify::ready();
         tokio::spawn(notify::watchdog());
         stop.asked().await;
         notify::stopping();
         log::info!("draining: answering what is in flight");
         tokio::select! {
-            () = gateway.stop() => Ok(()),
+            () = async { scheduler.stop().await; gateway.stop().await } => Ok(()),
             () = stop.asked() => Err(Error::new(ErrorCode::Draining, "ended by a second signal before the drain was done")),
         }
     })

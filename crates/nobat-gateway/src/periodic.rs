@@ -4,70 +4,123 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::Result;
 use nobat_scheduler::board;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::error::{Shape, finish, not_allowed};
 use crate::predict::Predictor;
+use crate::routes::docs::Refusals;
+use crate::routes::query;
 
+/// Runs shown unless the caller says otherwise, and most runs kept.
 const PAGE: usize = 20;
+const MOST: usize = 100;
 
 /// Adds the paths.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
     config
         .service(web::resource("/api/v1/periodic").get(list).default_service(not_allowed("GET")))
-        .service(web::resource("/api/v1/periodic/{name}/history").get(history).default_service(not_allowed("GET")))
+        .service(web::resource("/api/v1/periodic/{name}").get(show).default_service(not_allowed("GET")))
         .service(web::resource("/api/v1/periodic/{name}/run").post(run).default_service(post()))
         .service(web::resource("/api/v1/periodic/{name}/pause").post(pause).default_service(post()))
         .service(web::resource("/api/v1/periodic/{name}/resume").post(resume).default_service(post()));
 }
 
-#[derive(Deserialize)]
-struct Page {
-    limit: Option<usize>,
+/// List periodic tasks
+///
+/// Every declared task with its schedule in words, its next tick and its newest run.
+#[utoipa::path(
+    get, path = "/api/v1/periodic", tag = "periodic", operation_id = "list_periodic",
+    responses((status = 200, description = "`tasks`", body = Value), Refusals),
+)]
+pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let tasks = board::list(&*predictor.shared().queue.ledger(), now()).await?;
+        Ok(HttpResponse::Ok().json(json!({ "tasks": tasks })))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
 }
 
-async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let tasks = board::list(&*predictor.shared().queue.ledger(), now()).await;
-    finish(&request, Shape::Problem, tasks.map(|tasks| HttpResponse::Ok().json(json!({ "tasks": tasks }))))
+/// One periodic task
+///
+/// Its declaration, next tick and newest runs: outcome, duration, attempts, exit
+/// code and the end of its output.
+#[utoipa::path(
+    get, path = "/api/v1/periodic/{name}", tag = "periodic", operation_id = "get_periodic",
+    params(
+        ("name" = String, Path, description = "The task's name", example = "refresh"),
+        ("limit" = Option<u32>, Query, description = "Most runs shown", minimum = 1, maximum = 100),
+    ),
+    responses((status = 200, description = "The task and its `runs`, the newest first", body = Value), Refusals),
+)]
+pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let outcome = async {
+        let mut limit = PAGE;
+        query::each(request.query_string(), &["limit"], |name, value| {
+            limit = query::number(name, value, 1, MOST)?;
+            Ok(())
+        })?;
+        let (task, runs) = board::show(&*predictor.shared().queue.ledger(), &name, limit, now()).await?;
+        let mut shown = json!(task);
+        shown["runs"] = json!(runs);
+        Ok(HttpResponse::Ok().json(shown))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
 }
 
-async fn history(
-    request: HttpRequest,
-    predictor: Data<Predictor>,
-    name: Path<String>,
-    page: Query<Page>,
-) -> HttpResponse {
-    let ledger = predictor.shared().queue.ledger();
-    let runs = board::history_of_known(&*ledger, &name, page.limit.unwrap_or(PAGE)).await;
-    finish(&request, Shape::Problem, runs.map(|runs| HttpResponse::Ok().json(json!({ "runs": runs }))))
+/// Run a periodic task now
+///
+/// Beside its schedule; a scheduler takes it up within seconds, also when paused.
+#[utoipa::path(
+    post, path = "/api/v1/periodic/{name}/run", tag = "periodic", operation_id = "run_periodic",
+    params(("name" = String, Path, description = "The task's name", example = "refresh")),
+    responses((status = 202, description = "`run`: the request's id", body = Value), Refusals),
+)]
+pub(crate) async fn run(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let id = board::run_now(&*predictor.shared().queue.ledger(), &name).await?;
+        Ok(HttpResponse::Accepted().json(json!({ "run": id })))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
 }
 
-async fn run(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
-    let asked = board::run_now(&*predictor.shared().queue.ledger(), &name).await;
-    finish(&request, Shape::Problem, asked.map(|id| HttpResponse::Accepted().json(json!({ "run": id }))))
+/// Pause a periodic task
+#[utoipa::path(
+    post, path = "/api/v1/periodic/{name}/pause", tag = "periodic", operation_id = "pause_periodic",
+    params(("name" = String, Path, description = "The task's name", example = "refresh")),
+    responses((status = 200, description = "`paused`", body = Value), Refusals),
+)]
+pub(crate) async fn pause(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let outcome = set_paused(&request, &predictor, &name, true).await;
+    finish(&request, Shape::Problem, outcome)
 }
 
-async fn pause(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
-    set_paused(request, predictor, name, true).await
+/// Resume a periodic task
+///
+/// What came due while it was paused is not made up for.
+#[utoipa::path(
+    post, path = "/api/v1/periodic/{name}/resume", tag = "periodic", operation_id = "resume_periodic",
+    params(("name" = String, Path, description = "The task's name", example = "refresh")),
+    responses((status = 200, description = "`paused`", body = Value), Refusals),
+)]
+pub(crate) async fn resume(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    let outcome = set_paused(&request, &predictor, &name, false).await;
+    finish(&request, Shape::Problem, outcome)
 }
 
-async fn resume(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
-    set_paused(request, predictor, name, false).await
-}
-
-async fn set_paused(
-    request: HttpRequest,
-    predictor: Data<Predictor>,
-    name: Path<String>,
-    paused: bool,
-) -> HttpResponse {
-    let done = board::set_paused(&*predictor.shared().queue.ledger(), &name, paused, now()).await;
-    finish(&request, Shape::Problem, done.map(|()| HttpResponse::Ok().json(json!({ "paused": paused }))))
+async fn set_paused(request: &HttpRequest, predictor: &Predictor, name: &str, paused: bool) -> Result<HttpResponse> {
+    query::each(request.query_string(), &[], |_, _| Ok(()))?;
+    board::set_paused(&*predictor.shared().queue.ledger(), name, paused, now()).await?;
+    Ok(HttpResponse::Ok().json(json!({ "paused": paused })))
 }
 
 fn now() -> i64 {

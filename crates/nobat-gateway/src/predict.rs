@@ -17,11 +17,12 @@ use nobat_core::routing::Plan;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_queue::Lane;
 use nobat_queue::queue::Accepted;
+use nobat_queue::route_jobs;
 use smol_str::SmolStr;
 
 use crate::caches::{CacheOutcome, Place};
 use crate::context::RequestContext;
-use crate::registry::{Target, Want};
+use crate::registry::{ModelEntry, Target, Want};
 use crate::routing::run;
 use crate::state::Shared;
 
@@ -92,6 +93,33 @@ impl Predictor {
         }
     }
 
+    /// A model, or a route in a model's place, as it is described: a route is a
+    /// model of one version.
+    ///
+    /// # Errors
+    /// `model_not_found`; `model_not_ready` for a route that cannot serve.
+    pub fn describe(&self, model: &str) -> Result<ModelEntry> {
+        match self.shared.routes.target(model) {
+            Some(target) => Ok(ModelEntry::of_route(target?.signature)),
+            None => self.shared.registry.load().model(model).cloned(),
+        }
+    }
+
+    /// The queue that `name` means: a model's, a route's, or one by its own name
+    /// (`route:…`, for a route in the place of a model).
+    ///
+    /// # Errors
+    /// `model_not_found`.
+    pub fn queue_named(&self, name: &str) -> Result<SmolStr> {
+        let registry = self.shared.registry.load();
+        let routes = self.shared.routes.load();
+        match (registry.model(name), route_jobs::route_of(name)) {
+            (_, Some(route)) if routes.get(route).is_some() => Ok(name.into()),
+            (Err(_), None) if routes.get(name).is_some() => Ok(route_jobs::queue_of(name)),
+            (model, _) => model.map(|_| name.into()),
+        }
+    }
+
     /// Enqueues without waiting: returns when the store has the job durably. A
     /// model without a live worker accepts: the job waits for one.
     ///
@@ -106,13 +134,10 @@ impl Predictor {
         options: JobOptions,
     ) -> Result<Accepted> {
         if let Some(route) = &target.route {
-            let plan = run::plan_for(self, context, route)?;
-            return run::enqueue(self, context, route, &plan, request, options).await;
+            return run::enqueue(self, context, route, request, options).await;
         }
         let rows = self.check(context, target, &request, &options)?;
-        let accepted = self.accept(job(context, target, request, rows, options)).await?;
-        context.notes.set_job(accepted.id);
-        Ok(accepted)
+        self.accept(context, job(context, target, request, rows, options)).await
     }
 
     /// Enqueues and waits up to `wait`; the job goes on when the wait ends.
@@ -271,7 +296,7 @@ impl Predictor {
             None => self.lane.call(job, wait).await?,
             Some(_) => {
                 // The watch needs the id before the wait.
-                let id = self.accept(job).await?.id;
+                let id = self.accept(context, job).await?.id;
                 let gone = || Error::new(ErrorCode::ResultExpired, "the job's record is gone").for_job(id);
                 self.lane.wait(id, wait).await?.ok_or_else(gone)?
             }
@@ -329,14 +354,21 @@ impl Predictor {
         }
     }
 
-    /// Enqueues a job; who is to be told of its end is written down before this
-    /// returns, so that no answered job goes untold.
-    async fn accept(&self, job: NewJob) -> Result<Accepted> {
-        let Some(url) = job.options.webhook.clone() else { return self.lane.enqueue(job).await };
-        self.shared.webhooks.check(&url)?;
+    /// Enqueues a job that was checked. Who is to be told of its end (the job's
+    /// webhook, else its API key's) is written down before this returns, so that
+    /// no answered job goes untold.
+    pub(crate) async fn accept(&self, context: &RequestContext, job: NewJob) -> Result<Accepted> {
+        let of_key = || context.grant.as_ref().and_then(|grant| grant.webhook.clone());
+        let url = job.options.webhook.clone().or_else(of_key);
+        if let Some(url) = &url {
+            self.shared.webhooks.check(url)?;
+        }
         let owner = job.owner;
         let accepted = self.lane.enqueue(job).await?;
-        self.shared.webhooks.watch(accepted.id, owner, &url).await?;
+        context.notes.set_job(accepted.id);
+        if let Some(url) = url {
+            self.shared.webhooks.watch(accepted.id, owner, &url).await?;
+        }
         Ok(accepted)
     }
 

@@ -211,6 +211,12 @@ impl Snapshot {
 }
 
 impl ModelEntry {
+    /// What stands for a route among models: one version, always alive.
+    pub fn of_route(signature: Arc<ModelSignature>) -> ModelEntry {
+        let name = signature.name.clone();
+        ModelEntry { name, versions: vec![VersionEntry { signature, workers: vec!["route".into()] }] }
+    }
+
     /// The version a caller without a wish gets: the newest ready one with a
     /// live worker, else the newest ready one, else the newest.
     pub fn default_version(&self) -> &VersionEntry {

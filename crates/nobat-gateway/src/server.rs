@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
 use crate::predict::Predictor;
+use crate::routing::jobs::RouteJobs;
 use crate::state::Shared;
 use crate::{body, context, edge, exposition, monitor, routes, webhook};
 
@@ -39,6 +40,7 @@ pub struct GatewayHandle {
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
     grpc: Option<GrpcServer>,
+    route_jobs: RouteJobs,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -71,6 +73,9 @@ impl Gateway {
         if let Err(error) = shared.routes.refresh(&shared.registry).await {
             log::warn!("starting with the configuration's routes only: {error}");
         }
+        if let Err(error) = shared.routes.declare().await {
+            log::warn!("periodic tasks do not know this configuration's routes: {error}");
+        }
         exposition::show(&shared);
         let metrics = match shared.config.metrics.as_str() {
             "" => None,
@@ -83,6 +88,7 @@ impl Gateway {
             tokio::spawn(shared.routes.clone().follow(shared.registry.clone())),
             tokio::spawn(webhook::sender::run(shared.webhooks.clone(), shared.queue.clone())),
         ];
+        let route_jobs = RouteJobs::start(shared.clone());
         let server =
             serve_http(&shared, listener, tls).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
         let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener)).transpose()?;
@@ -90,7 +96,7 @@ impl Gateway {
         let serving = tokio::spawn(server);
         let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
         log::info!(address = http.to_string().as_str(); "http: listening on {scheme}://{http}");
-        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, grpc, background })
+        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, grpc, route_jobs, background })
     }
 }
 
@@ -155,7 +161,7 @@ impl GatewayHandle {
                 grpc.stop().await;
             }
         };
-        tokio::join!(self.server.stop(true), grpc);
+        tokio::join!(self.server.stop(true), grpc, self.route_jobs.stop());
         if let Ok(Err(error)) = self.serving.await {
             log::warn!("http: stopped with an error: {error}");
         }

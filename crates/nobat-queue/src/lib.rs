@@ -22,6 +22,7 @@ mod entropy;
 pub mod ledger;
 pub mod queue;
 pub mod redis;
+pub mod route_jobs;
 pub mod sqlite;
 pub mod watch;
 

@@ -73,6 +73,18 @@ impl Board {
         said.map_or(task.paused, |(_, paused)| *paused)
     }
 
+    fn view(&self, task: &Periodic, last_run: Option<RunRecord>, now: i64) -> TaskView {
+        let crontab = Crontab::parse(&task.schedule, &task.timezone).ok();
+        let is_paused = self.is_paused(task);
+        TaskView {
+            means: crontab.as_ref().map(Crontab::describe).unwrap_or_default(),
+            next: crontab.filter(|_| !is_paused).and_then(|crontab| crontab.next_after(now)),
+            is_paused,
+            last_run,
+            task: task.clone(),
+        }
+    }
+
     fn task(&self, name: &str) -> Result<&Periodic> {
         self.tasks.iter().find(|task| task.name == name).ok_or_else(|| {
             let known: Vec<_> = self.tasks.iter().map(|task| task.name.as_str()).collect();
@@ -91,15 +103,8 @@ pub async fn list(ledger: &dyn Ledger, now: i64) -> Result<Vec<TaskView>> {
     let board = Board::read(ledger).await?;
     let mut views = Vec::with_capacity(board.tasks.len());
     for task in &board.tasks {
-        let crontab = Crontab::parse(&task.schedule, &task.timezone).ok();
-        let is_paused = board.is_paused(task);
-        views.push(TaskView {
-            means: crontab.as_ref().map(Crontab::describe).unwrap_or_default(),
-            next: crontab.filter(|_| !is_paused).and_then(|crontab| crontab.next_after(now)),
-            is_paused,
-            last_run: history(ledger, &task.name, 1).await?.pop(),
-            task: task.clone(),
-        });
+        let last_run = history(ledger, &task.name, 1).await?.pop();
+        views.push(board.view(task, last_run, now));
     }
     Ok(views)
 }
@@ -113,13 +118,14 @@ pub async fn history(ledger: &dyn Ledger, name: &str, limit: usize) -> Result<Ve
     Ok(entries.iter().filter_map(|entry| serde_json::from_slice(entry).ok()).collect())
 }
 
-/// The history of a task that must exist.
+/// One task and its newest runs, newest first; `now` in Unix seconds.
 ///
 /// # Errors
 /// `route_not_found`; `queue_unavailable`.
-pub async fn history_of_known(ledger: &dyn Ledger, name: &str, limit: usize) -> Result<Vec<RunRecord>> {
-    Board::read(ledger).await?.task(name)?;
-    history(ledger, name, limit).await
+pub async fn show(ledger: &dyn Ledger, name: &str, limit: usize, now: i64) -> Result<(TaskView, Vec<RunRecord>)> {
+    let board = Board::read(ledger).await?;
+    let runs = history(ledger, name, limit).await?;
+    Ok((board.view(board.task(name)?, runs.first().cloned(), now), runs))
 }
 
 /// Asks for a run now, outside the schedule; a scheduler sees it within seconds.

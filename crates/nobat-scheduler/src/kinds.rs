@@ -7,16 +7,17 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::infer::InferResponse;
+use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, JobState, JobView, NewJob};
 use nobat_core::schedule::{Exec, Fetch, Periodic, Predict, TaskKind};
-use nobat_core::signature::ModelState;
+use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::{Error, ErrorCode, OwnerId, Result};
 use nobat_queue::queue::WorkerCommand;
-use nobat_queue::watch;
+use nobat_queue::{route_jobs, watch};
 use reqwest::StatusCode;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use serde_json::json;
+use smol_str::SmolStr;
 
 use crate::carrier::RunRequest;
 use crate::request;
@@ -62,18 +63,15 @@ pub(crate) async fn carry_out(inner: &Inner, task: &Periodic, run: &RunRequest) 
 }
 
 async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done> {
-    let (model, version) = kind.model.split_once('/').unwrap_or((&kind.model, ""));
-    let mut request = request::decode(&kind.request)?;
-    request.version = version.into();
-    let workers = inner.queue.workers().await?;
-    let signature = workers
-        .iter()
-        .flat_map(|worker| &worker.models)
-        .find(|known| {
-            known.name == model && known.state == ModelState::Ready && (version.is_empty() || known.version == version)
-        })
-        .ok_or_else(|| Error::new(ErrorCode::NoWorker, format!("no live worker serves `{}`; start one", kind.model)))?;
-    let rows = signature.validate(&request)?;
+    let request = request::decode(&kind.request)?;
+    let (queue, request, rows) = match route_jobs::is_route(&*inner.ledger, &kind.model).await? {
+        // A gateway checks it against the route's signature when it carries it out.
+        true => {
+            route_jobs::open(&*inner.ledger, &kind.model).await?;
+            (route_jobs::queue_of(&kind.model), request, 1)
+        }
+        false => for_model(inner, &kind.model, request).await?,
+    };
     let options = JobOptions {
         priority: kind.priority,
         result_ttl: Duration::from_secs(u64::from(kind.result_ttl_s)),
@@ -82,7 +80,7 @@ async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done
         ..JobOptions::default()
     };
     let job = NewJob {
-        model: model.into(),
+        model: queue,
         owner: OwnerId::ANONYMOUS,
         options,
         payload: Bytes::from(request.encode()),
@@ -110,6 +108,20 @@ async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done
     Ok(Done { job: Some(id.to_string()), ..Done::said(format!("job {id} succeeded")) })
 }
 
+/// A request to a live model, checked; with its queue and its rows.
+async fn for_model(inner: &Inner, target: &str, request: InferRequest) -> Result<(SmolStr, InferRequest, u32)> {
+    let (model, version) = target.split_once('/').unwrap_or((target, ""));
+    let workers = inner.queue.workers().await?;
+    let serves = |known: &&ModelSignature| {
+        known.name == model && known.state == ModelState::Ready && (version.is_empty() || known.version == version)
+    };
+    let signature = workers.iter().flat_map(|worker| &worker.models).find(serves).ok_or_else(|| {
+        Error::new(ErrorCode::NoWorker, format!("`{target}` is no route, and no live worker serves it; start one"))
+    })?;
+    let rows = signature.validate(&request)?;
+    Ok((model.into(), InferRequest { version: version.into(), ..request }, rows))
+}
+
 /// A result as the Open Inference Protocol's JSON, data flat.
 fn shown(view: &JobView) -> Result<Vec<u8>> {
     let packed = view.result.as_ref().map(|result| InferResponse::decode(&result.outputs)).transpose()?;
@@ -118,7 +130,7 @@ fn shown(view: &JobView) -> Result<Vec<u8>> {
         .flat_map(|response| &response.outputs)
         .map(|tensor| json!({"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": request::values(tensor)}))
         .collect();
-    let shown = json!({"id": view.id, "model_name": view.model, "outputs": outputs});
+    let shown = json!({"id": view.id, "model_name": route_jobs::shown(&view.model), "outputs": outputs});
     serde_json::to_vec_pretty(&shown)
         .map_err(|e| Error::new(ErrorCode::Internal, format!("a result cannot be written: {e}")))
 }

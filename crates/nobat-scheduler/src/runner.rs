@@ -58,8 +58,26 @@ impl Runner {
     pub(crate) async fn run(&self, run: RunRequest) {
         let inner = &self.inner;
         let Some(task) = inner.tasks.iter().find(|task| task.name == run.task) else {
-            // Another scheduler declares it; a task that nobody declares any more ends here.
-            log::warn!(task = run.task.as_str(); "periodic: `{}` is not declared here and is dropped", run.task);
+            // A declaration out of the store is not run: a command must be the operator's.
+            let why =
+                "the scheduler that took it does not declare it; give every scheduler the same [scheduler] section";
+            log::warn!(task = run.task.as_str(); "periodic: `{}` is not run: {why}", run.task);
+            let record = RunRecord {
+                tick: run.tick,
+                manual: run.manual,
+                outcome: RunOutcome::Failed,
+                attempts: 0,
+                started_at_ms: now_ms(),
+                duration_ms: 0,
+                message: why.into(),
+                exit_code: None,
+                output: String::new(),
+                job: None,
+                scheduler: inner.name.clone(),
+            };
+            if let Err(error) = board::record(&*inner.ledger, &run.task, &record).await {
+                log::warn!(task = run.task.as_str(); "periodic: a run is not in the history: {error}");
+            }
             return;
         };
         let started = Instant::now();

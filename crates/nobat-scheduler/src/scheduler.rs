@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use apalis_cron::{CronScheduler, Schedule, Tick};
 use futures::StreamExt;
-use nobat_core::{Error, ErrorCode, Result};
 use nobat_core::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
+use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::{Ledger, Queue};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

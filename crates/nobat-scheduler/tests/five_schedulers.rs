@@ -25,6 +25,14 @@ const START_MS: i64 = 1_774_731_600_000;
 const ZONE: &str = "Europe/Berlin";
 
 fn main() {
+    // As test runners ask what there is.
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    if asked("--list") {
+        if !asked("--ignored") {
+            println!("each_tick_is_enqueued_once_however_many_schedulers_are_killed: test");
+        }
+        return;
+    }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match std::env::var("NOBAT_TEST_SCHEDULER") {
         Ok(url) => runtime.block_on(schedule(&url)),
@@ -90,7 +98,9 @@ async fn kill_and_count() {
     for (task, mut found) in ticks {
         found.sort_unstable();
         let mut expected = vec![found[0]];
-        while let Some(next) = crontab.next_after(expected[expected.len() - 1]).filter(|next| next <= &found[found.len() - 1]) {
+        while let Some(next) =
+            crontab.next_after(expected[expected.len() - 1]).filter(|next| next <= &found[found.len() - 1])
+        {
             expected.push(next);
         }
         assert_eq!(found, expected, "{task}: a tick is missing or doubled");

@@ -119,7 +119,8 @@ async fn a_fetch_replaces_the_file_whole_respects_its_tag_and_its_bound() {
     assert!(large.message.contains("larger than max_bytes = 1000"), "{}", large.message);
     assert_eq!(bench.run("cut").await.outcome, RunOutcome::Failed);
     assert_eq!(std::fs::read(&file).expect("the file"), b"hello", "the old file stays");
-    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("the folder").map(|entry| entry.expect("one").file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("the folder").map(|entry| entry.expect("one").file_name()).collect();
     assert_eq!(left.len(), 2, "the file and its tag: {left:?}");
     bench.handle.stop().await;
 }

@@ -11,6 +11,7 @@ use nobat_core::signature::ModelState;
 use nobat_ops::{Stop, notify};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_scheduler::SchedulerSettings;
 use nobat_worker::config::{PolicyKind, ProviderKind, Sessions};
 use nobat_worker::{Worker, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,6 +80,8 @@ fn run(args: Args) -> Result<()> {
     let mut store: StoreSettings = layers.section("store")?;
     let queue: QueueSettings = layers.section("queue")?;
     let mut worker: WorkerConfig = layers.section("worker")?;
+    let scheduler: SchedulerSettings = layers.section("scheduler")?;
+    scheduler.check()?;
     let mut log: LogSettings = layers.section("log")?;
     store.redis = args.redis.unwrap_or(store.redis);
     if !args.models.is_empty() {
@@ -95,17 +98,23 @@ fn run(args: Args) -> Result<()> {
         bail!("no model is named; give a model file or a folder, such as --models ./models");
     }
     logging::init("nobat-worker", log.or_service_dir())?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(store, queue, worker))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(store, queue, worker, scheduler))
 }
 
-async fn serve(store: StoreSettings, queue: QueueSettings, worker: WorkerConfig) -> Result<()> {
+async fn serve(
+    store: StoreSettings,
+    queue: QueueSettings,
+    worker: WorkerConfig,
+    scheduler: SchedulerSettings,
+) -> Result<()> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let url = store.redis_or_local();
     let queue = RedisQueue::connect(url, queue, &store.prefix)
         .await
         .with_context(|| format!("cannot use the queue at {}", without_password(url)))?;
-    let worker = Worker::start(worker, queue)?;
+    let worker = Worker::start(worker, queue.clone())?;
+    let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
     tokio::select! {
         failed = worker.ready() => {
             let signatures = worker.signatures();
@@ -126,6 +135,7 @@ async fn serve(store: StoreSettings, queue: QueueSettings, worker: WorkerConfig)
     }
     notify::stopping();
     log::info!("draining: finishing what runs, giving the rest back");
+    scheduler.stop().await;
     tokio::select! {
         drained = tokio::task::spawn_blocking(move || worker.drain()) => drained.context("the drain failed"),
         () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),

@@ -6,3 +6,4 @@ mod rig;
 mod answers;
 mod bad_input;
 mod life;
+mod scheduled;

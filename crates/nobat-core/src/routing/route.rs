@@ -194,8 +194,12 @@ impl Route {
     /// # Errors
     /// `invalid_parameter`, naming the route, the value and the remedy.
     pub fn check(&self) -> Result<()> {
-        if self.name.is_empty() || self.name.len() > 128 || self.name.contains(['/', ' ', '\\']) || self.name == ".." {
-            return Err(self.invalid("has no usable name; take 1 to 128 characters without `/`, `\\` and spaces"));
+        if self.name.is_empty()
+            || self.name.len() > 128
+            || self.name.contains(['/', ':', ' ', '\\'])
+            || self.name == ".."
+        {
+            return Err(self.invalid("has no usable name; take 1 to 128 characters without `/`, `:`, `\\` and spaces"));
         }
         match self.rule()? {
             Rule::Direct(_) | Rule::Topic(_) => {}
@@ -257,6 +261,7 @@ mod tests {
         let refused = |json| route(json).check().expect_err("refused").message;
         assert!(refused(serde_json::json!({"name": "r"})).contains("give it one of direct, topic"));
         assert!(refused(serde_json::json!({"name": "a/b", "direct": "m"})).contains("no usable name"));
+        assert!(refused(serde_json::json!({"name": "a:b", "direct": "m"})).contains("no usable name"));
         assert!(
             refused(serde_json::json!({"name": "r", "direct": "m", "fanout": {"targets": ["m"]}}))
                 .contains("several rules")

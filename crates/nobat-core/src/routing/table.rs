@@ -44,6 +44,19 @@ pub enum Plan {
     },
 }
 
+impl Plan {
+    /// Every model it asks, copies included.
+    pub fn models(&self) -> Vec<&SmolStr> {
+        match self {
+            Plan::Model { model, .. } => vec![model],
+            Plan::Group { children, .. } => children.iter().flat_map(|(_, plan)| plan.models()).collect(),
+            Plan::Shadow { primary, copies, .. } => {
+                primary.models().into_iter().chain(copies.iter().flat_map(|(_, plan)| plan.models())).collect()
+            }
+        }
+    }
+}
+
 /// A checked set of routes; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Table {

@@ -32,6 +32,8 @@ pub struct Grant {
     pub burst: u32,
     /// Requests in flight; 0 takes the gateway's default.
     pub max_in_flight: u32,
+    /// Who is told of the end of jobs that name no webhook and are not waited for.
+    pub webhook: Option<SmolStr>,
 }
 
 impl Grant {
@@ -97,6 +99,9 @@ pub struct KeyRecord {
     /// Requests in flight; 0 takes the gateway's default.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_in_flight: u32,
+    /// Who is told of the end of jobs that name no webhook and are not waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<SmolStr>,
     /// Hashes of the secrets in force, the newest first.
     pub secrets: Vec<SecretRecord>,
 }
@@ -214,6 +219,7 @@ impl Keyring {
             rate_per_s: new.rate_per_s,
             burst: new.burst,
             max_in_flight: new.max_in_flight,
+            webhook: None,
             secrets: vec![SecretRecord { sha256: hex(&key::hash(&secret)), until_s: None }],
         });
         *self = Keyring::new(records)?;
@@ -273,6 +279,7 @@ impl Entry {
             rate_per_s: record.rate_per_s,
             burst: record.burst,
             max_in_flight: record.max_in_flight,
+            webhook: record.webhook.clone(),
         };
         let expires_at_s = record.expires_at_s.unwrap_or(u64::MAX);
         Ok(Entry { grant: Arc::new(grant), secrets, expires_at_s, revoked: record.revoked })

@@ -42,10 +42,12 @@ impl std::str::FromStr for Scope {
 const OPEN: &[&str] = &["/", "/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"];
 const OPEN_UNDER: &[&str] = &["/docs", "/openapi"];
 /// Where a write is a prediction or its job's end.
-const PREDICT_UNDER: &[&str] =
-    &["/api/v1/predict", "/api/v1/jobs", "/api/v1/route", "/v1", "/v2/models", "/predict", "/invocations"];
+const PREDICT_UNDER: &[&str] = &["/api/v1/predict", "/api/v1/jobs", "/v1", "/v2/models", "/predict", "/invocations"];
 /// Writes among those that are not.
 const ADMIN_ENDS: &[&str] = &["/load", "/unload", "/reload", "/pause", "/resume", "/redrive", "/purge"];
+
+/// What only administrators may read: it shows every caller's.
+const ADMIN_UNDER: &[&str] = &["/api/v1/webhooks", "/api/v1/periodic"];
 
 /// The scope a route needs; `None` is open to everybody. What is not known to
 /// be less needs [`Scope::Admin`] to write.
@@ -53,14 +55,19 @@ pub fn required(is_write: bool, path: &str) -> Option<Scope> {
     if !is_write && (OPEN.contains(&path) || OPEN_UNDER.iter().any(|prefix| path.starts_with(prefix))) {
         return None;
     }
+    let under = |prefixes: &[&str]| {
+        let is_under =
+            |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        prefixes.iter().any(is_under)
+    };
+    if under(ADMIN_UNDER) {
+        return Some(Scope::Admin);
+    }
     if !is_write || path == "/v2/repository/index" {
         return Some(Scope::Read);
     }
-    let predicts = PREDICT_UNDER
-        .iter()
-        .any(|prefix| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     let administers = ADMIN_ENDS.iter().any(|end| path.ends_with(end));
-    Some(if predicts && !administers { Scope::Predict } else { Scope::Admin })
+    Some(if under(PREDICT_UNDER) && !administers { Scope::Predict } else { Scope::Admin })
 }
 
 #[cfg(test)]
@@ -87,6 +94,11 @@ mod tests {
             (true, "/v2/repository/models/m/load", Some(Scope::Admin)),
             (true, "/api/v1/queues/m/pause", Some(Scope::Admin)),
             (true, "/api/v1/periodic", Some(Scope::Admin)),
+            (false, "/api/v1/periodic/refresh", Some(Scope::Admin)),
+            (false, "/api/v1/routes", Some(Scope::Read)),
+            (true, "/api/v1/routes/both", Some(Scope::Admin)),
+            (false, "/api/v1/webhooks/deliveries", Some(Scope::Admin)),
+            (true, "/api/v1/webhooks/deliveries/msg_x/redeliver", Some(Scope::Admin)),
             (true, "/anything/new", Some(Scope::Admin)),
         ] {
             assert_eq!(required(is_write, path), scope, "{path}");

@@ -151,10 +151,9 @@ impl GrpcInferenceService for Service {
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
         self.enter(request.metadata(), Scope::Read).map_err(status)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let registry = self.predictor.shared().registry.load();
-        let entry = registry.model(&name).map_err(status)?;
+        let entry = self.predictor.describe(&name).map_err(status)?;
         let target = entry.resolve(want(&version)).map_err(status)?;
-        Ok(Response::new(metadata::model(entry, &target)))
+        Ok(Response::new(metadata::model(&entry, &target)))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {

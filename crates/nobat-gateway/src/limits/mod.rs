@@ -245,6 +245,7 @@ mod tests {
             rate_per_s,
             burst: 2,
             max_in_flight,
+            webhook: None,
         }
     }
 

@@ -12,6 +12,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::native::objects::{PlainError, PredictBody, Problem};
 use super::native::{events, jobs, models, predict, queues};
 use crate::error::not_allowed;
+use crate::periodic;
+use crate::routing::api as routing;
+use crate::webhook::api as webhook;
 
 const DOCUMENT: &str = "/api/openapi.json";
 
@@ -51,6 +54,9 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
         (name = "jobs", description = "Follow your jobs"),
         (name = "models", description = "What is served"),
         (name = "queues", description = "For operators"),
+        (name = "routes", description = "Exchanges in front of the models"),
+        (name = "periodic", description = "What starts by itself"),
+        (name = "webhooks", description = "Who is told of a job's end"),
         (name = "tensorflow-serving", description = "TensorFlow Serving's REST API, and kserve's v1 protocol"),
         (name = "sagemaker", description = "The SageMaker container contract"),
     ),
@@ -59,6 +65,9 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
         jobs::get, jobs::result, events::events, jobs::cancel, jobs::retry, jobs::list,
         models::list, models::get,
         queues::list, queues::get, queues::pause, queues::resume, queues::dead, queues::redrive, queues::purge,
+        routing::list, routing::show, routing::put, routing::remove,
+        periodic::list, periodic::show, periodic::run, periodic::pause, periodic::resume,
+        webhook::list, webhook::redeliver, webhook::endpoints, webhook::enable,
         described::tf_predict, described::tf_status, described::tf_metadata, described::tf_list,
         described::tf_classify, described::tf_regress,
         described::short_predict, described::invocations, described::ping, described::alive,

@@ -6,7 +6,7 @@ use actix_web::web::{self, ServiceConfig};
 
 use crate::error::no_route;
 
-mod docs;
+pub(crate) mod docs;
 pub mod native;
 pub mod prefer;
 pub mod query;

@@ -10,6 +10,7 @@ use super::{Routes, no_route};
 use crate::context::RequestContext;
 use crate::error::{Shape, not_allowed, render};
 use crate::predict::Predictor;
+use crate::routes::docs::Refusals;
 
 /// Largest route body.
 const MAX_BODY: usize = 64 << 10;
@@ -26,7 +27,15 @@ pub fn configure(config: &mut ServiceConfig) {
     );
 }
 
-async fn list(predictor: Data<Predictor>) -> HttpResponse {
+/// List routes
+///
+/// Each with its rule, its signature, or why it cannot serve, and for a shadow
+/// what this gateway counted.
+#[utoipa::path(
+    get, path = "/api/v1/routes", tag = "routes", operation_id = "list_routes",
+    responses((status = 200, description = "`routes`", body = Value), Refusals),
+)]
+pub(crate) async fn list(predictor: Data<Predictor>) -> HttpResponse {
     let routes = &predictor.shared().routes;
     let bound = routes.load();
     let shown: Vec<Value> = bound
@@ -38,7 +47,13 @@ async fn list(predictor: Data<Predictor>) -> HttpResponse {
     HttpResponse::Ok().json(json!({ "routes": shown }))
 }
 
-async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+/// One route
+#[utoipa::path(
+    get, path = "/api/v1/routes/{name}", tag = "routes", operation_id = "get_route",
+    params(("name" = String, Path, description = "The route's name", example = "both")),
+    responses((status = 200, description = "The route", body = Value), Refusals),
+)]
+pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
     let routes = &predictor.shared().routes;
     let bound = routes.load();
     match (bound.table().get(&name), bound.get(&name)) {
@@ -47,7 +62,27 @@ async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<Strin
     }
 }
 
-async fn put(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>, body: web::Bytes) -> HttpResponse {
+/// Declare or replace a route
+///
+/// For every gateway, over the configuration, until it is removed. Refused: a
+/// cycle, an unknown target, a topic that matches nothing, weights that do not add
+/// up to 100, models whose signatures differ.
+#[utoipa::path(
+    put, path = "/api/v1/routes/{name}", tag = "routes", operation_id = "put_route",
+    params(("name" = String, Path, description = "The route's name", example = "both")),
+    request_body(
+        content = Value,
+        description = "One rule: `direct`, `topic`, `fanout`, `weighted` or `shadow`",
+        example = json!({"fanout": {"targets": ["digits", "digits-next"], "join": "majority", "on_failure": "skip"}}),
+    ),
+    responses((status = 200, description = "The route as it serves now", body = Value), Refusals),
+)]
+pub(crate) async fn put(
+    request: HttpRequest,
+    predictor: Data<Predictor>,
+    name: Path<String>,
+    body: web::Bytes,
+) -> HttpResponse {
     let declared = parse(&name, &body);
     let shared = predictor.shared();
     let done = match declared {
@@ -60,7 +95,13 @@ async fn put(request: HttpRequest, predictor: Data<Predictor>, name: Path<String
     }
 }
 
-async fn remove(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+/// Remove a route
+#[utoipa::path(
+    delete, path = "/api/v1/routes/{name}", tag = "routes", operation_id = "remove_route",
+    params(("name" = String, Path, description = "The route's name", example = "both")),
+    responses((status = 204, description = "It is gone"), Refusals),
+)]
+pub(crate) async fn remove(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
     let shared = predictor.shared();
     match shared.routes.remove(&shared.registry, &name).await {
         Ok(()) => HttpResponse::NoContent().finish(),

@@ -2,7 +2,8 @@
 //! live, and the carrying out of what they resolve to.
 //!
 //! Owns the current table ([`Routes`]), its storage in the ledger, the running
-//! of groups and shadows ([`run`]) and the admin calls ([`api`]). What a route
+//! of groups and shadows ([`run`]), the jobs of those that nobody waits for
+//! ([`jobs`]) and the admin calls ([`api`]). What a route
 //! is and what it resolves to is `nobat_core::routing`.
 //!
 //! Invariants:
@@ -12,9 +13,10 @@
 //! - A shadow never delays or fails the answer it copies.
 
 pub mod api;
+pub(crate) mod jobs;
 pub(crate) mod run;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use nobat_core::signature::ModelSignature;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_ops::Metrics;
 use nobat_queue::Ledger;
+use nobat_queue::route_jobs::{self, SPACE};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, opts};
 use serde::Serialize;
@@ -32,9 +35,6 @@ use tokio::sync::Semaphore;
 
 use crate::registry::{Registry, Target};
 
-/// Where routes of admin calls are kept: a JSON route, or `null` for one of the
-/// configuration that was removed.
-const SPACE: &str = "routes";
 /// How often other gateways' calls are looked for.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Shadow copies in the air at once; more are dropped and counted.
@@ -46,6 +46,8 @@ pub struct Routes {
     current: Arc<ArcSwap<Bound>>,
     declared: Arc<Vec<Route>>,
     ledger: Arc<dyn Ledger>,
+    /// Routes whose queues have, or once had, jobs.
+    in_use: Arc<ArcSwap<BTreeSet<SmolStr>>>,
     pub(crate) shadows: Arc<Shadows>,
 }
 
@@ -96,6 +98,7 @@ impl Routes {
             current: Arc::new(ArcSwap::from_pointee(table.bind(&[]))),
             declared: Arc::new(declared),
             ledger,
+            in_use: Arc::default(),
             shadows: Arc::new(shadows),
         })
     }
@@ -131,12 +134,22 @@ impl Routes {
     pub async fn refresh(&self, registry: &Registry) -> Result<()> {
         let mut routes: HashMap<SmolStr, Route> =
             self.declared.iter().map(|route| (route.name.clone(), route.clone())).collect();
+        let mut in_use = BTreeSet::new();
         for (name, value) in self.ledger.documents(SPACE).await? {
+            if let Some(route) = route_jobs::route_of(&name) {
+                in_use.insert(SmolStr::from(route));
+            }
+            if name.contains(':') {
+                continue;
+            }
             match serde_json::from_slice::<Option<Route>>(&value) {
                 Ok(Some(route)) => drop(routes.insert(route.name.clone(), route)),
                 Ok(None) => drop(routes.remove(name.as_str())),
                 Err(error) => log::warn!(route = name.as_str(); "routes: leaving out one that cannot be read: {error}"),
             }
+        }
+        if in_use != **self.in_use.load() {
+            self.in_use.store(Arc::new(in_use));
         }
         if routes.is_empty() && self.current.load().table().routes().is_empty() {
             return Ok(());
@@ -157,6 +170,34 @@ impl Routes {
         let signatures = signatures(registry);
         let models: Vec<&ModelSignature> = signatures.iter().map(|signature| &**signature).collect();
         self.current.store(Arc::new(table.bind(&models)));
+    }
+
+    /// Routes whose queues this gateway serves.
+    pub(crate) fn in_use(&self) -> Guard<Arc<BTreeSet<SmolStr>>> {
+        self.in_use.load()
+    }
+
+    /// Makes sure that the jobs of a route are served, by this gateway and all others.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub(crate) async fn open_queue(&self, route: &str) -> Result<()> {
+        if !self.in_use.load().contains(route) {
+            route_jobs::open(&*self.ledger, route).await?;
+            let mut in_use = BTreeSet::clone(&self.in_use.load());
+            in_use.insert(route.into());
+            self.in_use.store(Arc::new(in_use));
+        }
+        Ok(())
+    }
+
+    /// Makes the configuration's routes known to processes that do not read it.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn declare(&self) -> Result<()> {
+        let names: Vec<SmolStr> = self.declared.iter().map(|route| route.name.clone()).collect();
+        route_jobs::declare(&*self.ledger, &names).await
     }
 
     /// Refreshes for ever.

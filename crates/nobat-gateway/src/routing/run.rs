@@ -8,10 +8,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::infer::{InferRequest, InferResponse};
-use nobat_core::job::{Idempotency, JobOptions};
+use nobat_core::job::{Idempotency, JobOptions, NewJob};
 use nobat_core::routing::{Join, OnFailure, Plan, join};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::queue::Accepted;
+use nobat_queue::route_jobs;
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 
@@ -48,44 +49,43 @@ pub(crate) fn leaf(predictor: &Predictor, model: &str, version: &str) -> Result<
     }
 }
 
-/// Enqueues what a plan comes down to without waiting.
+/// Enqueues what a route comes down to without waiting: one model's job, or, for
+/// a group, a job of the route that its answers are joined in.
 ///
 /// # Errors
-/// `unsupported` for a group: its answer is joined when it is waited for.
-pub(crate) fn enqueue<'a>(
-    predictor: &'a Predictor,
-    context: &'a RequestContext,
-    route: &'a str,
-    plan: &'a Plan,
+/// As [`plan_for`] and [`Predictor::enqueue`].
+pub(crate) async fn enqueue(
+    predictor: &Predictor,
+    context: &RequestContext,
+    route: &str,
     request: InferRequest,
     options: JobOptions,
-) -> BoxFuture<'a, Result<Accepted>> {
-    Box::pin(async move {
-        match plan {
-            Plan::Model { model, version } => {
-                let target = leaf(predictor, model, version)?;
-                predictor.enqueue(context, &target, request, options).await
-            }
-            Plan::Shadow { route, primary, copies, tolerance } => {
-                let answered = send_copies(predictor, context, route, copies, *tolerance, &request, &options);
-                let accepted = enqueue(predictor, context, route, primary, request, options).await?;
-                let predictor = predictor.clone();
-                tokio::spawn(async move {
-                    // Without the answer in time the copies count for nothing.
-                    if let Ok(Some(view)) = predictor.lane().wait(accepted.id, SHADOW_DEADLINE).await
-                        && let Ok(prediction) = Prediction::of(view)
-                    {
-                        let _ = answered.send(Some(prediction.response));
-                    }
-                });
-                Ok(accepted)
-            }
-            Plan::Group { .. } => Err(Error::new(
-                ErrorCode::Unsupported,
-                format!("route `{route}` joins several answers; wait for it with `Prefer: wait=N` or `?wait=N`"),
-            )),
+) -> Result<Accepted> {
+    match plan_for(predictor, context, route)? {
+        Plan::Model { model, version } => {
+            let target = leaf(predictor, &model, &version)?;
+            Box::pin(predictor.enqueue(context, &target, request, options)).await
         }
-    })
+        plan @ (Plan::Group { .. } | Plan::Shadow { .. }) => {
+            if let Some(grant) = &context.grant {
+                plan.models().into_iter().try_for_each(|model| grant.require_model(model))?;
+            }
+            let routes = &predictor.shared().routes;
+            let target = routes.target(route).unwrap_or_else(|| Err(no_route(route)))?;
+            let rows = target.signature.validate(&request)?;
+            routes.open_queue(route).await?;
+            let job = NewJob {
+                model: route_jobs::queue_of(route),
+                owner: context.owner,
+                options,
+                // A route has no version; `jobs` reads the route key there.
+                payload: InferRequest { version: context.route_key.clone(), ..request }.encode().into(),
+                rows,
+                trace: context.trace(),
+            };
+            predictor.accept(context, job).await
+        }
+    }
 }
 
 /// Runs a plan and waits for its answer.

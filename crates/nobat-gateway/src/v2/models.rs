@@ -36,9 +36,8 @@ async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse 
 async fn describe(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = || {
         let (model, want) = named(&request);
-        let registry = predictor.shared().registry.load();
-        let entry = registry.model(model)?;
-        document(&metadata::model(entry, &entry.resolve(want)?))
+        let entry = predictor.describe(model)?;
+        document(&metadata::model(&entry, &entry.resolve(want)?))
     };
     answer(&request, outcome())
 }

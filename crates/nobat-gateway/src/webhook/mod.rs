@@ -30,7 +30,7 @@ use std::time::Duration;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_ops::Metrics;
-use nobat_queue::Ledger;
+use nobat_queue::{Ledger, route_jobs};
 use prometheus::{IntCounterVec, opts};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -71,6 +71,27 @@ impl Default for WebhookSettings {
             retry_s: pace::SCHEDULE_S.to_vec(),
             concurrent: 32,
         }
+    }
+}
+
+impl WebhookSettings {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// `invalid_parameter` naming the key and the remedy.
+    pub fn validate(&self) -> Result<()> {
+        if self.concurrent == 0 {
+            return Err(Error::new(ErrorCode::InvalidParameter, "webhooks.concurrent is 0; take at least 1"));
+        }
+        self.parsed().map(drop)
+    }
+
+    fn parsed(&self) -> Result<Vec<WebhookSecret>> {
+        let parse = |secret: &String| {
+            WebhookSecret::parse(secret)
+                .map_err(|error| Error { message: format!("webhooks.secrets: {}", error.message), ..error })
+        };
+        self.secrets.iter().map(parse).collect()
     }
 }
 
@@ -135,7 +156,7 @@ impl Webhooks {
     /// # Errors
     /// `invalid_parameter` for a secret that is none.
     pub fn new(settings: &WebhookSettings, ledger: Arc<dyn Ledger>, metrics: &Metrics) -> Result<Webhooks> {
-        let secrets = settings.secrets.iter().map(|secret| WebhookSecret::parse(secret)).collect::<Result<_>>()?;
+        let secrets = settings.parsed()?;
         let outbound = Outbound::new(settings.addresses, settings.concurrent)?;
         let options = opts!("nobat_webhook_attempts_total", "Webhook attempts by outcome.");
         let attempts = IntCounterVec::new(options, &["outcome"])
@@ -184,7 +205,7 @@ impl Delivery {
             "timestamp": rfc3339(view.finished_at_ms.unwrap_or(now_ms)),
             "data": {
                 "id": view.id,
-                "model": view.model,
+                "model": route_jobs::shown(&view.model),
                 "state": view.state,
                 "attempts": view.attempts,
                 "priority": view.priority,

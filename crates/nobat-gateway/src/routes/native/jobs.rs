@@ -8,6 +8,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::queue::ListFilter;
+use nobat_queue::route_jobs;
+use smol_str::SmolStr;
 
 use super::lookup;
 use super::objects::{JobList, JobObject, ResultObject};
@@ -65,7 +67,7 @@ pub async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Pred
     let outcome = async {
         let (wait, form) = wait_and_form(&request, &["wait", "form"])?;
         let view = lookup::job(&predictor, &RequestContext::of(&request), &id, bounded(&predictor, wait)).await?;
-        let model = view.model.clone();
+        let model = SmolStr::from(route_jobs::shown(&view.model));
         match Answer::of(view)? {
             Answer::Done(prediction) => Ok(answered(&prediction, &model, form)),
             Answer::Pending(view) => Ok(pending(&view)),
@@ -142,7 +144,8 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
         let mut cursor = None;
         query::each(request.query_string(), &["model", "state", "limit", "cursor"], |name, value| {
             match name {
-                "model" => filter.model = Some(value.into()),
+                // A name that is neither lists nothing, as it always did.
+                "model" => filter.model = Some(predictor.queue_named(value).unwrap_or_else(|_| value.into())),
                 "state" => filter.state = Some(state(value)?),
                 "limit" => limit = query::number(name, value, 1, MAX_PAGE)?,
                 _ => cursor = Some(value.to_owned()),

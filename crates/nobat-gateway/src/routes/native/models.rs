@@ -48,11 +48,11 @@ async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Res
     let shared = predictor.shared();
     let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
         let registry = shared.registry.load();
-        let entry = registry.model(name)?;
+        let entry = predictor.describe(name)?;
         let has = |worker: &&WorkerInfo| entry.versions.iter().any(|version| version.workers.contains(&worker.id));
-        (describe(entry), registry.workers.iter().filter(has).cloned().collect())
+        (describe(&entry), registry.workers.iter().filter(has).cloned().collect())
     };
-    let counts = shared.queue.counts(name).await?;
+    let counts = shared.queue.counts(&predictor.queue_named(name)?).await?;
     Ok(HttpResponse::Ok().json(ModelDetail {
         model,
         queue: QueueObject::new(name, counts),

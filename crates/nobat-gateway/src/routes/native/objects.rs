@@ -6,6 +6,7 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
 use nobat_queue::queue::Counts;
+use nobat_queue::route_jobs;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -113,7 +114,7 @@ impl From<&JobView> for JobObject {
         JobObject {
             result_url: result_url(&id),
             id,
-            model: view.model.to_string(),
+            model: route_jobs::shown(&view.model).to_owned(),
             state: view.state,
             priority: view.priority,
             attempts: view.attempts,

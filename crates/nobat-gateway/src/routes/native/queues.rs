@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobState;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_queue::queue::ListFilter;
+use nobat_queue::route_jobs;
 
 use super::jobs::page;
 use super::objects::{JobList, Moved, QueueList, QueueObject};
@@ -27,6 +28,8 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
         let shared = predictor.shared();
         let mut names: Vec<_> = shared.registry.load().models().map(|model| model.name.clone()).collect();
+        // Queues of routes that have, or once had, jobs.
+        names.extend(shared.routes.in_use().iter().map(|route| route_jobs::queue_of(route)));
         names.sort_unstable();
         let counts = futures::future::try_join_all(names.iter().map(|name| shared.queue.counts(name))).await?;
         let queues = names.iter().zip(counts).map(|(name, counts)| QueueObject::new(name, counts)).collect();
@@ -87,7 +90,7 @@ pub async fn resume(request: HttpRequest, model: Path<String>, predictor: Data<P
 )]
 pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        known(&predictor, &model)?;
+        let queue = predictor.queue_named(&model)?;
         let mut limit = 100;
         let mut cursor = None;
         query::each(request.query_string(), &["limit", "cursor"], |name, value| {
@@ -97,7 +100,7 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
             }
             Ok(())
         })?;
-        let filter = ListFilter { model: Some(model.as_str().into()), state: Some(JobState::Dead), owner: None };
+        let filter = ListFilter { model: Some(queue), state: Some(JobState::Dead), owner: None };
         page(&predictor, &filter, cursor.as_deref(), limit).await
     };
     let outcome = outcome.await;
@@ -118,9 +121,9 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
 )]
 pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        known(&predictor, &model)?;
+        let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
-        let count = predictor.shared().queue.redrive(&model, &ids, limit).await?;
+        let count = predictor.shared().queue.redrive(&queue, &ids, limit).await?;
         Ok(HttpResponse::Ok().json(Moved { count }))
     };
     let outcome = outcome.await;
@@ -141,9 +144,9 @@ pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<
 )]
 pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        known(&predictor, &model)?;
+        let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
-        let count = predictor.shared().queue.purge(&model, &ids, limit).await?;
+        let count = predictor.shared().queue.purge(&queue, &ids, limit).await?;
         Ok(HttpResponse::Ok().json(Moved { count }))
     };
     let outcome = outcome.await;
@@ -152,20 +155,14 @@ pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Pr
 
 async fn set_paused(request: &HttpRequest, model: &str, predictor: &Predictor, paused: bool) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
-    known(predictor, model)?;
-    predictor.shared().queue.set_paused(model, paused).await?;
+    // A typo must not pause a queue that nobody uses.
+    predictor.shared().queue.set_paused(&predictor.queue_named(model)?, paused).await?;
     counts(predictor, model).await
 }
 
 async fn counts(predictor: &Predictor, model: &str) -> Result<HttpResponse> {
-    known(predictor, model)?;
-    let counts = predictor.shared().queue.counts(model).await?;
+    let counts = predictor.shared().queue.counts(&predictor.queue_named(model)?).await?;
     Ok(HttpResponse::Ok().json(QueueObject::new(model, counts)))
-}
-
-/// A typo must not pause a queue that nobody uses.
-fn known(predictor: &Predictor, model: &str) -> Result<()> {
-    predictor.shared().registry.load().model(model).map(|_| ())
 }
 
 fn selection(request: &HttpRequest) -> Result<(Vec<JobId>, usize)> {

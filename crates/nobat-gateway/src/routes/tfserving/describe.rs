@@ -10,7 +10,7 @@ use nobat_core::tensor::Datatype;
 use serde_json::{Map, Value, json};
 
 use crate::predict::Predictor;
-use crate::registry::{ModelEntry, VersionEntry, Want};
+use crate::registry::{VersionEntry, Want};
 
 /// `GET /v1/models`: OpenAI's `data`, kserve's `models`.
 pub(super) async fn list(predictor: Data<Predictor>) -> HttpResponse {
@@ -23,8 +23,7 @@ pub(super) async fn list(predictor: Data<Predictor>) -> HttpResponse {
 
 /// `GET /v1/models/{m}[/…]`.
 pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
-    let registry = predictor.shared().registry.load();
-    let entry = registry.model(model)?;
+    let entry = predictor.describe(model)?;
     let versions: Vec<&VersionEntry> = match want {
         Want::Default => entry.versions.iter().collect(),
         want => vec![entry.find(want)?],
@@ -39,8 +38,7 @@ pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Resu
 
 /// `GET /v1/models/{m}[/…]/metadata`.
 pub(super) fn metadata(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
-    let registry = predictor.shared().registry.load();
-    let entry: &ModelEntry = registry.model(model)?;
+    let entry = predictor.describe(model)?;
     let signature = match want {
         Want::Default => &entry.default_version().signature,
         want => &entry.find(want)?.signature,

@@ -1,0 +1,66 @@
+//! `nobat cron`: periodic tasks shown, run now, paused and resumed.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Subcommand;
+use reqwest::Method;
+
+use crate::client::{Server, block_on, print, segment};
+
+/// Show and steer periodic tasks.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat cron list\n  \
+    nobat cron show refresh --limit 5     its schedule and its newest runs\n  \
+    nobat cron run refresh                now, beside its schedule\n  \
+    nobat cron pause refresh\n\n\
+    Tasks are declared in the configuration: [[scheduler.periodic]], see docs/CONFIG.md.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Every task with its schedule in words, next tick and newest run.
+    List,
+    /// One task with its newest runs.
+    Show {
+        /// The task's name.
+        name: String,
+        /// At most so many runs.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Run it now, beside its schedule.
+    Run {
+        /// The task's name.
+        name: String,
+    },
+    /// Let its ticks pass; what runs goes on.
+    Pause {
+        /// The task's name.
+        name: String,
+    },
+    /// Run it on its schedule again; ticks that passed are not made up for.
+    Resume {
+        /// The task's name.
+        name: String,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let client = args.server.client(Duration::from_secs(60))?;
+    let task = |name: &str, end: &str| format!("/api/v1/periodic/{}{end}", segment(name));
+    let (method, path) = match &args.action {
+        Action::List => (Method::GET, "/api/v1/periodic".to_owned()),
+        Action::Show { name, limit } => (Method::GET, task(name, &format!("?limit={limit}"))),
+        Action::Run { name } => (Method::POST, task(name, "/run")),
+        Action::Pause { name } => (Method::POST, task(name, "/pause")),
+        Action::Resume { name } => (Method::POST, task(name, "/resume")),
+    };
+    block_on(async { print(&client.json(client.request(method, &path)).await?.1) })
+}

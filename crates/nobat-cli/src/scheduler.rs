@@ -1,0 +1,60 @@
+//! `nobat scheduler`: a scheduler of its own, around a Redis shared with
+//! gateways and workers. Any number may run beside each other.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use nobat_core::logging;
+use nobat_ops::{Stop, notify};
+
+use crate::config::Settings;
+use crate::store;
+
+/// Schedule and run periodic tasks: a process of its own beside gateways and workers.
+///
+/// Gateways, workers and schedulers may all schedule; each tick is enqueued once.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat scheduler --redis redis://127.0.0.1:6379 --config config/nobat.toml\n\n\
+    With the embedded queue `nobat serve` schedules; it is one process.")]
+pub(crate) struct Args {
+    /// Redis with the queues.
+    #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
+    redis: Option<String>,
+    /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
+    #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
+    log_level: Option<String>,
+    /// Folder of the daily log files.
+    #[arg(long, env = "NOBAT_LOG_DIR", value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
+    let mut settings = Settings::read(file)?;
+    settings.store.redis = args.redis.unwrap_or(settings.store.redis);
+    settings.log.level = args.log_level.unwrap_or(settings.log.level);
+    settings.log.dir = args.log_dir.unwrap_or(settings.log.dir);
+    settings.validate()?;
+    if settings.store.redis.is_empty() {
+        bail!("a scheduler of its own needs Redis; set --redis or store.redis, or let `nobat serve` schedule");
+    }
+    if settings.scheduler.periodic.is_empty() {
+        bail!("no periodic task is declared; add [[scheduler.periodic]] to the configuration, see docs/CONFIG.md");
+    }
+    logging::init("nobat-scheduler", settings.log.clone().or_service_dir())?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(schedule(settings))
+}
+
+async fn schedule(mut settings: Settings) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    settings.scheduler.enabled = true;
+    let queue = store::open(&settings).await?;
+    let scheduler =
+        nobat_scheduler::start(&settings.scheduler, queue, &settings.store.redis, &settings.store.prefix).await?;
+    notify::ready();
+    tokio::spawn(notify::watchdog());
+    stop.asked().await;
+    notify::stopping();
+    scheduler.stop().await;
+    Ok(())
+}
