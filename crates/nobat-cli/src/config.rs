@@ -93,6 +93,25 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_documentation_hold() {
+        let page = include_str!("../../../docs/CONFIG.md");
+        let mut sections = 0;
+        for block in page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let mut table: toml::Table = toml::from_str(block).expect("TOML");
+            if let Some(gateway) = table.remove("gateway") {
+                gateway.try_into::<GatewayConfig>().expect("settings").validate().expect("they hold");
+                sections += 1;
+            }
+            if let Some(scheduler) = table.remove("scheduler") {
+                let scheduler: SchedulerSettings = scheduler.try_into().expect("settings");
+                GatewayConfig::default().check_tasks(&scheduler).expect("they hold");
+                sections += 1;
+            }
+        }
+        assert!(sections >= 2, "the page shows routes and periodic tasks");
+    }
+
+    #[test]
     fn settings_that_contradict_each_other_are_refused_by_name() {
         let mut settings = Settings::default();
         settings.validate().expect("the defaults hold");

@@ -14,7 +14,9 @@ use apalis_core::backend::Vacuum;
 use apalis_core::backend::ext::BackendExt;
 use apalis_core::backend::memory::{MemorySink, MemoryStorage, MemoryStorageError};
 use apalis_core::error::BoxDynError;
+use apalis_core::task::Task;
 use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_redis::{Config, ConnectionManager, RedisStorage, queries};
 use futures::channel::mpsc;
@@ -53,6 +55,8 @@ pub struct RunRequest {
     pub key: String,
 }
 
+type Intake = mpsc::UnboundedSender<Task<RunRequest>>;
+
 /// Carries out one run; called by [`Carrier::work`].
 pub type Handler = Arc<dyn Fn(RunRequest) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -76,8 +80,10 @@ pub struct RedisCarrier {
 #[derive(Clone)]
 pub struct EmbeddedCarrier {
     ledger: Arc<dyn Ledger>,
-    /// The running worker's intake; a new one with each start.
-    intake: Arc<Mutex<Option<MemorySink<RunRequest>>>>,
+    /// The running worker's intake; a new one with each start. The channel itself
+    /// and not apalis' sink over it: that one loses a wake-up, or panics, when two
+    /// threads use it at the same time.
+    intake: Arc<Mutex<Option<Intake>>>,
 }
 
 impl Carrier {
@@ -121,11 +127,11 @@ impl Carrier {
                 Ok(ready + scheduled > 0)
             }
             Carrier::Embedded(carrier) => {
-                let mut intake = carrier.intake.lock().await;
+                let intake = carrier.intake.lock().await;
                 let new = carrier.ledger.add_timer(RUNS, &run.key, &json, KEY_TTL).await?;
-                if let (true, Some(intake)) = (new, intake.as_mut()) {
+                if let (true, Some(intake)) = (new, intake.as_ref()) {
                     // A worker that just ended reads the run from the ledger when it starts again.
-                    let _ = intake.send(TaskBuilder::new(run.clone()).build()).await;
+                    let _ = intake.unbounded_send(task(run.clone()));
                 }
                 Ok(new)
             }
@@ -201,21 +207,22 @@ impl RedisCarrier {
 
 impl EmbeddedCarrier {
     async fn work_once(self, name: String, handler: Handler) -> Result<(), BoxDynError> {
-        let (sender, receiver) = mpsc::unbounded();
-        let sender: Box<dyn Sink<_, Error = MemoryStorageError> + Send + Sync + Unpin> =
-            Box::new(sender.sink_map_err(MemoryStorageError::from));
-        let mut intake = MemorySink::new(Arc::new(futures::lock::Mutex::new(sender)));
+        let (intake, receiver) = mpsc::unbounded();
+        let sink: Box<dyn Sink<_, Error = MemoryStorageError> + Send + Sync + Unpin> =
+            Box::new(intake.clone().sink_map_err(MemoryStorageError::from));
+        // Only the worker touches it; see `intake`.
+        let sink = MemorySink::new(Arc::new(futures::lock::Mutex::new(sink)));
         {
             // Held until what an earlier worker left is in: a run that is
             // pushed meanwhile is either among it or comes after it.
             let mut current = self.intake.lock().await;
             for run in self.unfinished().await? {
-                intake.send(TaskBuilder::new(run).build()).await?;
+                intake.unbounded_send(task(run))?;
             }
-            *current = Some(intake.clone());
+            *current = Some(intake);
         }
         let ledger = self.ledger;
-        let worker = WorkerBuilder::new(name).backend(MemoryStorage::new_with(intake, receiver.boxed())).build(
+        let worker = WorkerBuilder::new(name).backend(MemoryStorage::new_with(sink, receiver.boxed())).build(
             move |run: RunRequest| {
                 let (handler, ledger) = (handler.clone(), ledger.clone());
                 async move {
@@ -235,6 +242,11 @@ impl EmbeddedCarrier {
         let runs = self.ledger.timers(RUNS, MOST_RUNS).await?;
         Ok(runs.iter().filter_map(|(run, _)| serde_json::from_slice(&run.value).ok()).collect())
     }
+}
+
+/// A run as apalis' in-memory backend takes it.
+fn task(run: RunRequest) -> Task<RunRequest> {
+    TaskBuilder::new(run).task_id(TaskId::from_string(RandomId::default())).build()
 }
 
 /// On a task of its own: a run that takes long never holds up a heartbeat.

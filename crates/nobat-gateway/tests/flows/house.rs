@@ -77,7 +77,7 @@ impl House {
 
     async fn start_as(routes: Value, config: GatewayConfig) -> House {
         let dir = tempfile::tempdir().expect("a folder");
-        let settings = QueueSettings { lease_ms: 1_000, ..QueueSettings::default() };
+        let settings = QueueSettings { lease_ms: 4_000, ..QueueSettings::default() };
         let queue = SqliteQueue::open(dir.path(), settings).expect("an embedded queue");
         let manners: Arc<Mutex<HashMap<String, Manner>>> = Arc::default();
         let factors = [

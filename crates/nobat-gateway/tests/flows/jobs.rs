@@ -67,7 +67,7 @@ async fn a_child_that_fails_ends_the_parent_by_the_routes_policy() {
 #[tokio::test]
 async fn a_parent_is_carried_out_by_the_next_gateway_when_its_own_stops() {
     let house = House::start(json!([group("all", "all")])).await;
-    house.behave("three", Manner::Answers(Duration::from_millis(1_500)));
+    house.behave("three", Manner::Answers(Duration::from_millis(1_200)));
     let id = house.enqueue("all", "").await;
     for _ in 0..100 {
         if house.get(&format!("/api/v1/jobs/{id}")).await.json["state"] == "leased" {
