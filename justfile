@@ -33,6 +33,10 @@ model:
 faults *args:
     scripts/faults {{args}}
 
+# A thousand webhook deliveries through kills of the sender and restarts of the receiver (about two minutes).
+webhooks *args:
+    scripts/check_webhooks {{args}}
+
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}

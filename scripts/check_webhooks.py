@@ -5,6 +5,7 @@ import http.server
 import json
 import pathlib
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -186,6 +187,8 @@ def main(deliveries, binaries):
     finally:
         for process in reversed(processes):
             process.kill()
+        receiver.server.shutdown()
+    shutil.rmtree(folder)
     if inbox.forged:
         sys.exit(f"{len(inbox.forged)} signatures did not verify, such as {inbox.forged[0]}")
     times = sum(inbox.accepted.values())

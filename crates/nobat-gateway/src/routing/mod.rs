@@ -36,7 +36,7 @@ use tokio::sync::Semaphore;
 use crate::registry::{Registry, Target};
 
 /// How often other gateways' calls are looked for.
-const REFRESH: Duration = Duration::from_secs(1);
+const REFRESH: Duration = Duration::from_secs(2);
 /// Shadow copies in the air at once; more are dropped and counted.
 const SHADOWS_AT_ONCE: usize = 64;
 
