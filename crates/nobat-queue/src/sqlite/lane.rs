@@ -19,7 +19,7 @@ use crate::queue::{Accepted, Lane};
 /// How long the insert of a call waits for its settlement to join it. Nobody is
 /// told of the job before it has ended, so a process killed meanwhile takes back
 /// nothing.
-const CALL_INSERT_WITHIN_US: u64 = 10_000;
+pub(super) const CALL_INSERT_WITHIN_US: u64 = 10_000;
 
 pub(super) struct SqliteLane {
     pub(super) core: Arc<Core>,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::folder::unavailable;
 use super::journal::Journal;
+use super::lane::CALL_INSERT_WITHIN_US;
 use super::machine::Group;
 use super::shared::{Shared, WriterState};
 
@@ -23,6 +24,11 @@ const EXPIRE_LIMIT: usize = 1_000;
 const EXPIRE_EVERY_US: u64 = 1_000_000;
 /// How long after a failed commit the next one is tried.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How long the writer looks by itself for what may be deferred, after it last
+/// had work, and how often: an insert that is to wait for its settlement then
+/// need not wake it only to say so.
+const LINGER_US: u64 = 100_000;
+const LOOK_EVERY_US: u64 = CALL_INSERT_WITHIN_US;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -31,6 +37,8 @@ pub(super) struct Writer {
     expire_at_us: Option<u64>,
     /// No commit before this, after one failed.
     hold_until_us: u64,
+    /// When there last was something to commit.
+    worked_us: u64,
 }
 
 /// What to do next.
@@ -42,7 +50,7 @@ struct Work {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
         let expire_at_us = journal.next_expiry().ok().flatten().map(|ms| ms * 1_000);
-        Writer { shared, journal, expire_at_us, hold_until_us: 0 }
+        Writer { shared, journal, expire_at_us, hold_until_us: 0, worked_us: 0 }
     }
 
     /// Runs until the queue is dropped and everything is committed.
@@ -69,6 +77,7 @@ impl Writer {
                 let expire = self.expire_at_us.is_some_and(|at| at <= now_us);
                 if !group.is_empty() || expire {
                     state.writer = WriterState::Busy;
+                    self.worked_us = now_us;
                     return Some(Work { group, expire_before_ms: expire.then_some(now_us / 1_000) });
                 }
                 // Marks without writes: everything they stand for is committed.
@@ -79,7 +88,8 @@ impl Writer {
                 return None;
             }
             let hold = held.then_some(self.hold_until_us);
-            let events = [state.machine.next_event(), self.expire_at_us, hold];
+            let linger = (now_us < self.worked_us + LINGER_US).then_some(now_us + LOOK_EVERY_US);
+            let events = [state.machine.next_event(), self.expire_at_us, hold, linger];
             // An event that is due already was left over by a bounded sweep.
             let until_us = events.into_iter().flatten().min().unwrap_or(u64::MAX);
             if until_us <= now_us && !held {
