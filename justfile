@@ -37,6 +37,15 @@ faults *args:
 webhooks *args:
     scripts/check_webhooks {{args}}
 
+# Drains, overload and guesses in full, on release binaries (about ten minutes).
+operations *args:
+    cargo build --release --workspace --bins --locked
+    NOBAT_OPERATIONS=full cargo test --release --locked -p nobat-cli --test operations {{args}} -- --nocapture --test-threads 1
+
+# Traces to a collector, which only builds with the feature have.
+traces:
+    cargo test --locked -p nobat-ops --features otlp --test otlp
+
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}

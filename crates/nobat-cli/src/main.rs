@@ -13,6 +13,7 @@ mod doctor;
 mod healthcheck;
 mod input;
 mod jobs;
+mod keys;
 mod models;
 mod predict;
 mod queue;
@@ -62,6 +63,7 @@ enum Command {
     Doctor(doctor::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+    Keys(keys::Args),
     Config(config::Args),
 }
 
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, cli.config.as_deref()),
     };
     match done {

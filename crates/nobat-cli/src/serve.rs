@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nobat_core::logging;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_gateway::Gateway;
-use nobat_ops::{Stop, notify};
+use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
 
 use crate::config::Settings;
@@ -39,6 +39,12 @@ pub(crate) struct Args {
     /// Address for metrics; empty turns it off.
     #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
     metrics: Option<String>,
+    /// File of API keys, made by `nobat keys`.
+    #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
+    keys: Option<String>,
+    /// Serve a public address without API keys all the same.
+    #[arg(long, env = "NOBAT_INSECURE")]
+    insecure: bool,
     /// Folder of the embedded queue.
     #[arg(long, env = "NOBAT_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -63,6 +69,8 @@ impl Args {
         set(&mut settings.gateway.listen, self.listen);
         set(&mut settings.gateway.grpc, self.grpc);
         set(&mut settings.gateway.metrics, self.metrics);
+        set(&mut settings.gateway.auth.keys, self.keys);
+        settings.gateway.auth.insecure |= self.insecure;
         set(&mut settings.store.redis, self.redis);
         set(&mut settings.log.level, self.log_level);
         let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);
@@ -84,6 +92,7 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         log.dir = settings.store.data.join("log");
     }
     logging::init("nobat", log)?;
+    let _traces = traces::start("nobat")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(settings, started))
 }

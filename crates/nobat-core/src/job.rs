@@ -169,6 +169,18 @@ pub struct LeasedJob {
     pub trace: SmolStr,
 }
 
+impl LeasedJob {
+    /// The id of the request that enqueued it; may be empty.
+    pub fn request_id(&self) -> &str {
+        self.trace.split_once(' ').map_or(&self.trace, |(request, _)| request)
+    }
+
+    /// The W3C trace parent of that request; empty when the caller sent none.
+    pub fn traceparent(&self) -> &str {
+        self.trace.split_once(' ').map_or("", |(_, traceparent)| traceparent)
+    }
+}
+
 /// How a worker settles one leased job.
 #[derive(Clone, Debug)]
 pub struct Settlement {

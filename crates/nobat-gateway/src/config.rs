@@ -48,7 +48,7 @@ pub struct GatewayConfig {
     pub default_model: SmolStr,
     /// How callers are told apart.
     pub auth: AuthConfig,
-    /// Certificates; none: plain HTTP.
+    /// Certificates of HTTP and gRPC; none: both are plain.
     pub tls: TlsConfig,
     /// How much is let in.
     pub limits: LimitsConfig,

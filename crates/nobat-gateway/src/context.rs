@@ -11,8 +11,10 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use nobat_core::{JobId, OwnerId};
+use nobat_ops::traces::{self, Span};
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::auth::Scope;
 use crate::auth::keyring::Grant;
 use crate::caches::CacheOutcome;
 
@@ -30,10 +32,13 @@ pub struct RequestContext {
     pub owner: OwnerId,
     /// The caller's `x-request-id` when it is usable, else one of ours.
     pub request_id: SmolStr,
-    /// W3C trace parent; empty when the caller sent none.
+    /// W3C trace parent of what this request starts: its own span's where traces
+    /// are exported, else the caller's; empty without either.
     pub traceparent: SmolStr,
     /// What weighted routes choose by; empty: the request id.
     pub route_key: SmolStr,
+    /// Its span.
+    pub span: Span,
     /// When the request's head was read.
     pub started: Instant,
     /// What the caller may do; `None` when authentication is off.
@@ -88,7 +93,7 @@ impl Notes {
 impl RequestContext {
     /// A context of an anonymous caller with an id of ours.
     pub fn anonymous() -> RequestContext {
-        RequestContext::from_text(|_| None)
+        RequestContext::build(|_| None, |_| Span::default())
     }
 
     /// Makes the context of a request with these headers; the caller is
@@ -101,13 +106,19 @@ impl RequestContext {
     /// As [`RequestContext::from_headers`], for any protocol: `text` looks a
     /// header up by its name in lower case.
     pub fn from_text<'a>(text: impl Fn(&'static str) -> Option<&'a str>) -> RequestContext {
+        RequestContext::build(text, Span::request)
+    }
+
+    fn build<'a>(text: impl Fn(&'static str) -> Option<&'a str>, span: impl Fn(&str) -> Span) -> RequestContext {
         let request_id = text("x-request-id").filter(|text| is_request_id(text));
-        let traceparent = text("traceparent").filter(|text| is_traceparent(text));
+        let callers = text("traceparent").filter(|text| is_traceparent(text)).unwrap_or_default();
+        let span = span(callers);
         RequestContext {
             owner: OwnerId::ANONYMOUS,
             request_id: request_id.map_or_else(new_request_id, SmolStr::new),
-            traceparent: traceparent.map(SmolStr::new).unwrap_or_default(),
             route_key: text(ROUTE_KEY_NAME).filter(|key| !key.is_empty()).map(SmolStr::new).unwrap_or_default(),
+            traceparent: span.traceparent().map_or_else(|| SmolStr::new(callers), SmolStr::from),
+            span,
             started: Instant::now(),
             grant: None,
             fresh: text("cache-control").is_some_and(asks_for_fresh),
@@ -134,9 +145,26 @@ impl RequestContext {
         key.as_bytes()
     }
 
+    /// Whose jobs a list of a whole queue shows this caller: its own, and
+    /// everybody's (`None`) to administrators and where authentication is off.
+    pub fn sees_jobs_of(&self) -> Option<OwnerId> {
+        self.grant.as_ref().filter(|grant| grant.scope < Scope::Admin).map(|grant| grant.owner)
+    }
+
     /// The context that [`attach`] made for this request.
     pub fn of(request: &HttpRequest) -> RequestContext {
         request.extensions().get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
+    }
+
+    /// Ends the request's span with the HTTP status of its answer.
+    pub fn end_span(&self, status: u16) {
+        if !traces::is_on() {
+            return;
+        }
+        self.span.note("nobat.request", &self.request_id);
+        self.span.note("nobat.model", self.notes.model());
+        self.span.note("nobat.job", &self.notes.job());
+        self.span.end(status);
     }
 
     /// What travels with a job: the request id, then the trace parent.

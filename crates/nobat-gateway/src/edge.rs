@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::{HttpMessage, HttpRequest, web};
+use actix_web::{HttpMessage, HttpResponse, web};
 use nobat_core::Result;
 
 use crate::auth::keyring::Grant;
 use crate::auth::{Authenticator, Scope, scope};
-use crate::context::RequestContext;
+use crate::context::{REQUEST_ID, RequestContext};
 use crate::error::{self, Shape};
 use crate::limits::{Limits, Permit};
 use crate::meters::Protocol;
@@ -88,7 +89,9 @@ where
         }
         extensions.get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
     };
-    let (answer, permit) = match entry {
+    let rated = matches!(&entry, Ok(Entry { permit: Some(permit), .. }) if permit.has_shared_rate());
+    let asked = rated.then(|| (request.method().clone(), request.path().to_owned()));
+    let (answer, mut permit) = match entry {
         Ok(entry) => (Ok(next.call(request)), entry.permit),
         Err(refusal) => {
             let shape = Shape::of_path(request.path());
@@ -96,6 +99,18 @@ where
         }
     };
     async move {
+        if let (Some((method, path)), Some(permit), Some(shared)) = (asked, &mut permit, &shared)
+            && let Err(refusal) = permit.settle_rate(&*shared.queue).await
+        {
+            // The request is its handler's by now, which has not been polled and
+            // never will be; its refusal goes out as an error.
+            let response = error::render(&refusal, &context, Shape::of_path(&path));
+            let (status, took) = (response.status().as_u16(), context.started.elapsed());
+            shared.meters.http(protocol, status, took);
+            access(&method, &path, status, took, &context);
+            context.end_span(status);
+            return Err(with_id(response, &context));
+        }
         let mut response = match answer {
             Ok(running) => running.await?.map_into_left_body(),
             Err(refused) => refused.map_into_right_body(),
@@ -106,7 +121,8 @@ where
         if let Some(shared) = &shared {
             shared.meters.http(protocol, status, took);
         }
-        access(response.request(), status, took, &context);
+        access(response.request().method(), response.request().path(), status, took, &context);
+        context.end_span(status);
         drop(permit);
         Ok(response)
     }
@@ -116,7 +132,7 @@ where
 const ACCESS: &str = "nobat::access";
 
 /// One line per request: what failed at `info` and above, the rest at `debug`.
-fn access(request: &HttpRequest, status: u16, took: Duration, context: &RequestContext) {
+fn access(method: &Method, path: &str, status: u16, took: Duration, context: &RequestContext) {
     let level = match status {
         500.. => log::Level::Warn,
         400.. => log::Level::Info,
@@ -125,17 +141,26 @@ fn access(request: &HttpRequest, status: u16, took: Duration, context: &RequestC
     if !log::log_enabled!(target: ACCESS, level) {
         return;
     }
-    let ms = took.as_secs_f64() * 1e3;
+    let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
     log::log!(
         target: ACCESS, level,
         request = context.request_id.as_str(),
+        traceparent = context.traceparent.as_str(),
         model = context.notes.model(),
         job = context.notes.job().as_str(),
         key = context.grant.as_ref().map_or("", |grant| grant.name.as_str()),
         status = status,
         ms = ms;
-        "{} {} {status} {ms:.1} ms", request.method(), request.path()
+        "{method} {path} {status} {ms:.1} ms"
     );
+}
+
+/// A refusal as an error, with the id that [`crate::context::attach`] gives to answers.
+fn with_id(mut response: HttpResponse, context: &RequestContext) -> actix_web::Error {
+    if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    InternalError::from_response("rate_limited", response).into()
 }
 
 fn decorate(headers: &mut HeaderMap, context: &RequestContext, permit: Option<&Permit>) {

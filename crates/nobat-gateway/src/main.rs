@@ -9,7 +9,7 @@ use nobat_core::logging::{self, LogSettings};
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::GatewayConfig;
-use nobat_ops::{Stop, notify};
+use nobat_ops::{Stop, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_scheduler::SchedulerSettings;
@@ -45,6 +45,12 @@ struct Args {
     /// Address for metrics; empty turns it off.
     #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
     metrics: Option<String>,
+    /// File of API keys, made by `nobat keys`.
+    #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
+    keys: Option<String>,
+    /// Serve a public address without API keys all the same.
+    #[arg(long, env = "NOBAT_INSECURE")]
+    insecure: bool,
     /// HTTP threads; 0 takes every core.
     #[arg(long, env = "NOBAT_THREADS", value_name = "N")]
     threads: Option<usize>,
@@ -78,12 +84,15 @@ fn run(args: Args) -> Result<(), Error> {
     set(&mut gateway.listen, args.listen);
     set(&mut gateway.grpc, args.grpc);
     set(&mut gateway.metrics, args.metrics);
+    set(&mut gateway.auth.keys, args.keys);
+    gateway.auth.insecure |= args.insecure;
     gateway.threads = args.threads.unwrap_or(gateway.threads);
     set(&mut log.level, args.log_level);
     log.dir = args.log_dir.unwrap_or(log.dir);
     gateway.validate()?;
     gateway.check_tasks(&scheduler)?;
     logging::init("nobat-gateway", log.or_service_dir())?;
+    let _traces = traces::start("nobat-gateway")?;
     let system = |error| Error::new(ErrorCode::Internal, format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {

@@ -62,7 +62,8 @@ impl Gateway {
         let shared = Arc::new(Shared::new(config, queue, Metrics::new())?);
         shared.edge.auth.check_address(&shared.config.auth, http)?;
         if let Some(listener) = &grpc {
-            check_grpc_address(&shared, listener)?;
+            let address = listener.local_addr().map_err(|error| cannot_bind("grpc", &shared.config.grpc, &error))?;
+            shared.edge.auth.check_address(&shared.config.auth, address)?;
         }
 
         match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
@@ -89,9 +90,9 @@ impl Gateway {
             tokio::spawn(webhook::sender::run(shared.webhooks.clone(), shared.queue.clone())),
         ];
         let route_jobs = RouteJobs::start(shared.clone());
-        let server =
-            serve_http(&shared, listener, tls).map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
-        let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener)).transpose()?;
+        let server = serve_http(&shared, listener, tls.clone())
+            .map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
+        let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener, tls)).transpose()?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
         let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
@@ -170,22 +171,6 @@ impl GatewayHandle {
         }
         log::info!("http: drained and stopped");
     }
-}
-
-/// gRPC is served without encryption, and as open as HTTP.
-fn check_grpc_address(shared: &Shared, listener: &TcpListener) -> Result<()> {
-    let address = listener.local_addr().map_err(|error| cannot_bind("grpc", &shared.config.grpc, &error))?;
-    shared.edge.auth.check_address(&shared.config.auth, address)?;
-    if shared.config.tls.is_on() && !address.ip().is_loopback() {
-        return Err(Error::new(
-            ErrorCode::InvalidParameter,
-            format!(
-                "gRPC on `{address}` would be reachable without encryption while HTTP has TLS; set `grpc` to a \
-                 loopback address behind a proxy that ends TLS, or to \"\" to turn it off"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 fn bind(setting: &str, address: &str) -> Result<TcpListener> {

@@ -1,4 +1,4 @@
-//! TLS for the HTTP listener, by rustls, when certificates are given.
+//! TLS for the HTTP and gRPC listeners, by rustls, when certificates are given.
 
 use std::fmt::Display;
 use std::sync::Arc;

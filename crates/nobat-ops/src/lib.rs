@@ -1,8 +1,8 @@
 //! What every long-running process of nobat needs to be operated: the metrics
 //! listener and the service manager's protocol.
 //!
-//! Owns the exposition of metrics ([`metrics`], [`triton`]) and [`notify`]
-//! (systemd). It does not own what is measured: gateway and worker register
+//! Owns the exposition of metrics ([`metrics`], [`triton`]), [`traces`] and
+//! [`notify`] (systemd). It does not own what is measured: gateway and worker register
 //! their own series. It knows no protocol of the gateway and no ONNX Runtime.
 //!
 //! Invariants:
@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod notify;
 pub mod snapshot;
 mod stop;
+pub mod traces;
 pub mod triton;
 
 pub use metrics::{Metrics, MetricsServer};

@@ -196,6 +196,15 @@ pub enum WorkerCommand {
     },
 }
 
+/// What a shared bucket said to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether the request may go on; a refused one took nothing.
+    pub allowed: bool,
+    /// When the bucket is full again.
+    pub debt: Duration,
+}
+
 /// One deployment's queues: one queue per model.
 ///
 /// Every method fails with `queue_unavailable` when the store cannot be reached.
@@ -280,6 +289,13 @@ pub trait Queue: Send + Sync + 'static {
     /// tier forgets it.
     async fn cache_put(&self, _key: u128, _answer: &[u8], _ttl: Duration) -> Result<()> {
         Ok(())
+    }
+
+    /// Takes one request out of `owner`'s bucket, which every gateway shares:
+    /// one per `interval`, `window` of them at once. `None` where the store
+    /// keeps no buckets: then a caller's own count is all there is.
+    async fn take_rate(&self, _owner: OwnerId, _interval: Duration, _window: Duration) -> Result<Option<Taken>> {
+        Ok(None)
     }
 
     /// Whether the store can be used, and what an operator should know.

@@ -8,7 +8,7 @@ use clap::Parser;
 use nobat_core::config::{Layers, StoreSettings, without_password};
 use nobat_core::logging::{self, LogSettings};
 use nobat_core::signature::ModelState;
-use nobat_ops::{Stop, notify};
+use nobat_ops::{Metrics, MetricsServer, Stop, notify, traces, triton};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_scheduler::SchedulerSettings;
@@ -57,6 +57,9 @@ struct Args {
     /// Execution provider: cpu, cuda.
     #[arg(long, env = "NOBAT_PROVIDER")]
     provider: Option<ProviderKind>,
+    /// Address for metrics, such as 127.0.0.1:8002 [default: none].
+    #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
+    metrics: Option<String>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
     #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
     log_level: Option<String>,
@@ -98,7 +101,10 @@ fn run(args: Args) -> Result<()> {
         bail!("no model is named; give a model file or a folder, such as --models ./models");
     }
     logging::init("nobat-worker", log.or_service_dir())?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(store, queue, worker, scheduler))
+    let _traces = traces::start("nobat-worker")?;
+    let metrics = args.metrics.unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(store, queue, worker, scheduler, metrics))
 }
 
 async fn serve(
@@ -106,6 +112,7 @@ async fn serve(
     queue: QueueSettings,
     worker: WorkerConfig,
     scheduler: SchedulerSettings,
+    metrics: String,
 ) -> Result<()> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -115,6 +122,13 @@ async fn serve(
         .with_context(|| format!("cannot use the queue at {}", without_password(url)))?;
     let worker = Worker::start(worker, queue.clone())?;
     let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
+    let series = Metrics::new();
+    let statistics = worker.statistics();
+    series.snapshot("nobat_worker", move || triton::families(&statistics()));
+    let _listener = match metrics.as_str() {
+        "" => None,
+        address => Some(MetricsServer::start(address, series).await?),
+    };
     tokio::select! {
         failed = worker.ready() => {
             let signatures = worker.signatures();

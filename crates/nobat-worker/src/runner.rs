@@ -15,6 +15,7 @@ use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
 use nobat_core::{Error, ErrorCode};
+use nobat_ops::traces::{self, Span};
 use nobat_queue::backend::Desk;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
@@ -186,7 +187,7 @@ impl Runner {
             _ => {
                 let retry_in = failure.again.then(|| job.retry.next_delay(job.attempt, random())).flatten();
                 let (id, model, attempt) = (job.id.to_string(), version.signature.name.as_str(), job.attempt);
-                log::warn!(job = id, model, attempt, trace = job.trace.as_str(); "an attempt failed: {}", error.message);
+                log::warn!(job = id, model, attempt, request = job.request_id(), traceparent = job.traceparent(); "an attempt failed: {}", error.message);
                 Outcome::Failed { error, retry_in }
             }
         };
@@ -335,7 +336,26 @@ impl Turn<'_> {
 
     fn count(&self, items: &[Item], ran: &Ran) {
         self.version.stats.ran(ran.times, items.iter().map(|item| waits(item, ran.started)));
+        items.iter().for_each(|item| trace(self.version, item, ran));
     }
+}
+
+/// One line and one span per job that ran, with the request it came from.
+fn trace(version: &Version, item: &Item, ran: &Ran) {
+    if !log::log_enabled!(log::Level::Debug) && !traces::is_on() {
+        return;
+    }
+    let (job, model) = (item.job.id.to_string(), version.signature.name.as_str());
+    Span::run(item.job.traceparent(), ran.started.elapsed(), &[("nobat.model", model), ("nobat.job", &job)]);
+    log::debug!(
+        job, model,
+        request = item.job.request_id(),
+        traceparent = item.job.traceparent(),
+        attempt = item.job.attempt,
+        batch = ran.times.rows,
+        infer_us = micros(ran.times.infer);
+        "a job ran"
+    );
 }
 
 fn waits(item: &Item, started: Instant) -> JobWaits {

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_core::statistics::WorkerReport;
+use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_queue::Queue;
 use nobat_queue::queue::{WorkerCommand, WorkerInfo};
 use parking_lot::Mutex;
@@ -168,6 +168,13 @@ impl WorkerHandle {
         self.shared.signatures()
     }
 
+    /// Reads the counters of every version whenever it is called; nothing after
+    /// the drain. For a metrics listener.
+    pub fn statistics(&self) -> impl Fn() -> Vec<ModelStatistics> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.upgrade().map(|shared| shared.statistics()).unwrap_or_default()
+    }
+
     /// Looks for new, changed and removed models, in the background.
     pub fn reload(&self) {
         let _ = self.orders.send(Order::LoadAll);
@@ -252,10 +259,9 @@ impl Shared {
         // The nonce first: the counters read after it answer it.
         let nonce = self.nonce.load(Ordering::Relaxed);
         let served = self.served.lock();
-        let versions: Vec<Arc<Version>> =
-            served.values().flat_map(|served| served.model.table().versions.clone()).collect();
         let sessions = served.values().map(|served| served.executors.len() as u32).sum();
         drop(served);
+        let versions = self.versions();
         let statistics = versions.iter().map(|version| version.stats.counted()).collect();
         let mut report = serde_json::to_value(WorkerReport { nonce, statistics }).unwrap_or_default();
         report["batching"] = versions.iter().map(|version| version.report()).collect();
@@ -267,6 +273,14 @@ impl Shared {
             models: self.signatures(),
             report,
         }
+    }
+
+    fn versions(&self) -> Vec<Arc<Version>> {
+        self.served.lock().values().flat_map(|served| served.model.table().versions.clone()).collect()
+    }
+
+    fn statistics(&self) -> Vec<ModelStatistics> {
+        self.versions().iter().map(|version| version.stats.counted()).collect()
     }
 
     fn signatures(&self) -> Vec<ModelSignature> {

@@ -10,6 +10,7 @@ mod convert;
 pub mod proto;
 mod server;
 mod service;
+mod tls;
 
 pub(crate) use codec::MessageCodec;
 pub use server::GrpcServer;

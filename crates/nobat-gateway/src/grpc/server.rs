@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
@@ -15,6 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use super::proto::DESCRIPTORS;
 use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::service::Service;
+use super::tls;
 use crate::predict::Predictor;
 use crate::state::Shared;
 
@@ -37,11 +39,13 @@ pub struct GrpcServer {
 }
 
 impl GrpcServer {
-    /// Serves on `listener` with the gateway's configured number of threads.
+    /// Serves on `listener` with the gateway's configured number of threads;
+    /// encrypted where HTTP is, with `tls`.
     ///
     /// # Errors
     /// `internal` when a thread, its runtime or the listener cannot be set up.
-    pub fn start(shared: &Arc<Shared>, listener: TcpListener) -> Result<GrpcServer> {
+    pub fn start(shared: &Arc<Shared>, listener: TcpListener, tls: Option<ServerConfig>) -> Result<GrpcServer> {
+        let tls = tls.map(tls::config);
         let failed = |error: std::io::Error| Error::new(ErrorCode::Internal, format!("cannot start gRPC: {error}"));
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -50,8 +54,9 @@ impl GrpcServer {
         for number in 0..shared.config.thread_count() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let (shared, listener, stopped) = (shared.clone(), listener.try_clone().map_err(failed)?, stopped.clone());
+            let tls = tls.clone();
             let thread = std::thread::Builder::new().name(format!("grpc-{number}")).spawn(move || {
-                if let Err(error) = runtime.block_on(serve(shared, listener, stopped)) {
+                if let Err(error) = runtime.block_on(serve(shared, listener, tls, stopped)) {
                     log::error!("grpc: a serving thread ended: {error}");
                 }
             });
@@ -89,6 +94,7 @@ impl Drop for GrpcServer {
 async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     mut stopped: watch::Receiver<bool>,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -104,7 +110,12 @@ async fn serve(
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let mut signal = stopped.clone();
-    let serving = Server::builder()
+    let shutdown = async move {
+        // Fails only when the server's handle is gone, which is a stop too.
+        let _ = signal.wait_for(|stop| *stop).await;
+        health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
+    };
+    let router = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CALLS_PER_CONNECTION)
@@ -112,12 +123,16 @@ async fn serve(
         .add_service(inference)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            // Fails only when the server's handle is gone, which is a stop too.
-            let _ = signal.wait_for(|stop| *stop).await;
-            health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
-        });
+        .add_service(reflection().build_v1alpha()?);
+    let serving = async move {
+        match tls {
+            Some(tls) => router.serve_with_incoming_shutdown(tls::incoming(listener, tls), shutdown).await,
+            None => {
+                let plain = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(plain, shutdown).await
+            }
+        }
+    };
     let overdue = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
         tokio::time::sleep(drain).await;

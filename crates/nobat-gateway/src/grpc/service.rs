@@ -69,12 +69,33 @@ impl Service {
     ) -> Result<ModelInferResponse> {
         let started = Instant::now();
         let outcome = match self.enter(metadata, Scope::Predict) {
-            Ok((context, _permit)) => self.infer(&context, message, deadline, stream).await,
+            Ok((context, permit)) => {
+                let outcome = self.admitted(&context, permit, message, deadline, stream).await;
+                context.end_span(http_status_of(&outcome));
+                outcome
+            }
             Err(refusal) => Err(refusal),
         };
-        let status = outcome.as_ref().map_or_else(|error| http_status(error.code).as_u16(), |_| 200);
+        let status = http_status_of(&outcome);
         self.predictor.shared().meters.http(Protocol::Grpc, status, started.elapsed());
         outcome
+    }
+
+    /// As [`Service::infer`], once the caller's rate over all gateways allows it.
+    async fn admitted(
+        &self,
+        context: &RequestContext,
+        permit: Option<Permit>,
+        message: ModelInferRequest,
+        deadline: Option<Instant>,
+        stream: bool,
+    ) -> Result<ModelInferResponse> {
+        // Held to the end: it counts the call as in flight.
+        let mut permit = permit;
+        if let Some(permit) = &mut permit {
+            permit.settle_rate(&*self.predictor.shared().queue).await?;
+        }
+        self.infer(context, message, deadline, stream).await
     }
 
     async fn infer(
@@ -302,6 +323,11 @@ fn status(error: Error) -> Status {
         status.metadata_mut().insert("nobat-error-code", code);
     }
     status
+}
+
+/// The HTTP status that an outcome would have had: one scale for all protocols.
+fn http_status_of<T>(outcome: &Result<T>) -> u16 {
+    outcome.as_ref().map_or_else(|error| http_status(error.code).as_u16(), |_| 200)
 }
 
 /// The credentials of a call. Ones that are not text are malformed, not absent.

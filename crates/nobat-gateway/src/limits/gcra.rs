@@ -47,6 +47,11 @@ impl Rate {
         self.burst
     }
 
+    /// The time between two requests at the steady rate.
+    pub fn interval(self) -> Duration {
+        Duration::from_nanos(self.interval_ns)
+    }
+
     /// The time in which a whole burst is earned again.
     pub fn window(self) -> Duration {
         Duration::from_nanos(self.interval_ns.saturating_mul(u64::from(self.burst)))
@@ -61,13 +66,24 @@ impl Rate {
         let next = tat_ns_now.saturating_add(self.interval_ns);
         let allowed = next - now_ns <= window_ns;
         let kept = if allowed { next } else { tat_ns_now };
-        let debt_ns = kept - now_ns;
+        Decision { tat_ns: kept, ..self.tell(allowed, kept - now_ns) }
+    }
+
+    /// What to tell a caller whose bucket is full again in `debt`, as a bucket
+    /// kept elsewhere decided.
+    pub fn told(self, allowed: bool, debt: Duration) -> Decision {
+        self.tell(allowed, u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn tell(self, allowed: bool, debt_ns: u64) -> Decision {
+        let window_ns = self.interval_ns.saturating_mul(u64::from(self.burst));
+        let left_ns = window_ns.saturating_sub(debt_ns);
         Decision {
             allowed,
-            remaining: u32::try_from(window_ns.saturating_sub(debt_ns) / self.interval_ns).unwrap_or(u32::MAX),
+            remaining: u32::try_from(left_ns / self.interval_ns).unwrap_or(u32::MAX),
             reset: Duration::from_nanos(debt_ns),
-            retry_after: Duration::from_nanos(if allowed { 0 } else { next - now_ns - window_ns }),
-            tat_ns: kept,
+            retry_after: Duration::from_nanos(if allowed { 0 } else { self.interval_ns.saturating_sub(left_ns) }),
+            tat_ns: 0,
         }
     }
 }

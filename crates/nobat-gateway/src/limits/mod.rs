@@ -10,10 +10,12 @@
 //! Invariants:
 //! - A permit is counted from admission to the end of the answer, and given
 //!   back however the request ends.
-//! - A limit never waits: it lets in or refuses.
+//! - A limit never queues: it lets in or refuses. Only a caller with a rate, where
+//!   gateways share a store, waits for one round trip to it ([`Permit::settle_rate`]).
 
 pub mod backlog;
 pub mod gcra;
+mod shared;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +45,9 @@ pub struct LimitsConfig {
     pub rate_per_s: f64,
     /// Writes of one caller at once beyond its rate; 0 is one second's worth.
     pub burst: u32,
+    /// Count a caller's rate over all gateways, where they share a Redis; off,
+    /// each gateway counts by itself.
+    pub shared_rate: bool,
     /// Refuse a job that cannot finish within its deadline by the queue's
     /// present length and pace.
     pub predict_deadline: bool,
@@ -55,6 +60,7 @@ impl Default for LimitsConfig {
             max_in_flight_per_key: 0,
             rate_per_s: 0.0,
             burst: 0,
+            shared_rate: true,
             predict_deadline: true,
         }
     }
@@ -103,6 +109,7 @@ struct Caller {
 /// A request that was let in; counted until it is dropped.
 pub struct Permit {
     shared: Arc<Shared>,
+    owner: OwnerId,
     caller: Arc<Caller>,
     /// What the caller's rate limit stands at; `None` without one.
     pub rate: Option<(Rate, Decision)>,
@@ -148,7 +155,7 @@ impl Limits {
             .retry_after(Duration::from_secs(1)));
         }
         // From here on every way out gives the count back: the permit does.
-        let mut permit = Permit { shared: self.shared.clone(), caller, rate: None };
+        let mut permit = Permit { shared: self.shared.clone(), owner, caller, rate: None };
         let most = own(grant.map(|grant| grant.max_in_flight), config.max_in_flight_per_key);
         if !take(&permit.caller.in_flight, most) {
             // Counted as taken, so that the permit's drop balances it.
@@ -166,15 +173,7 @@ impl Limits {
         if let Some(rate) = rate {
             let decision = permit.caller.decide(rate, self.shared.elapsed_ns(now));
             if !decision.allowed {
-                return Err(Error::new(
-                    ErrorCode::RateLimited,
-                    format!(
-                        "this caller's rate is over its limit of {} requests in {:.1} s; slow down",
-                        rate.burst(),
-                        rate.window().as_secs_f64()
-                    ),
-                )
-                .retry_after(decision.retry_after));
+                return Err(over(rate, decision));
             }
             permit.rate = Some((rate, decision));
         }
@@ -219,6 +218,13 @@ impl Drop for Permit {
         self.shared.in_flight.fetch_sub(1, Relaxed);
         self.caller.in_flight.fetch_sub(1, Relaxed);
     }
+}
+
+/// Says that a caller's rate is over.
+fn over(rate: Rate, decision: Decision) -> Error {
+    let (burst, window_s) = (rate.burst(), rate.window().as_secs_f64());
+    let why = format!("this caller's rate is over its limit of {burst} requests in {window_s:.1} s; slow down");
+    Error::new(ErrorCode::RateLimited, why).retry_after(decision.retry_after)
 }
 
 /// Counts one more unless that would pass `most` (0 is no limit).

@@ -13,7 +13,7 @@ use super::MonitorConfig;
 use crate::limits::backlog::Pace;
 use crate::state::Shared;
 
-/// Every model that was ever served has a live worker.
+/// Every known model has a live worker that serves it, or is loading it.
 pub const WORKERS: &str = "workers";
 /// The store answers.
 pub const STORE: &str = "store";
@@ -188,7 +188,9 @@ impl Observer {
 
 fn look_at_workers(shared: &Shared, workers: &[WorkerInfo]) -> Look {
     let serves = |worker: &WorkerInfo, model: &str| {
-        worker.models.iter().any(|signature| signature.name == model && signature.state == ModelState::Ready)
+        // A start is no alarm; a load that fails is.
+        let up = |state| matches!(state, ModelState::Ready | ModelState::Loading);
+        worker.models.iter().any(|signature| signature.name == model && up(signature.state))
     };
     let registry = shared.registry.load();
     let mut orphans: Vec<&str> = registry

@@ -18,7 +18,8 @@ use super::renewer::RedisRenewer;
 use super::{Inner, RedisQueue, consumer::RedisConsumer, scripts, startup, unexpected};
 use crate::ledger::Ledger;
 use crate::queue::{
-    Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
+    Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, Taken, WorkerCommand,
+    WorkerInfo,
 };
 
 /// Dead letters one script call moves.
@@ -53,6 +54,18 @@ impl Queue for RedisQueue {
 
     async fn get(&self, id: JobId) -> Result<Option<JobView>> {
         self.inner.read(id).await
+    }
+
+    async fn cache_get(&self, key: u128) -> Result<Option<Bytes>> {
+        self.inner.cached(key).await
+    }
+
+    async fn cache_put(&self, key: u128, answer: &[u8], ttl: Duration) -> Result<()> {
+        self.inner.keep_cached(key, answer, ttl).await
+    }
+
+    async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<Option<Taken>> {
+        self.inner.take_rate(owner, interval, window).await.map(Some)
     }
 
     async fn cancel(&self, id: JobId) -> Result<JobView> {

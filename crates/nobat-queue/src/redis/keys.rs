@@ -29,10 +29,12 @@
 //! | `nobat{:}workers` | hash | worker id -> expiry (ms) and JSON | workers | until expired or deregistered |
 //! | `nobat{:}registry` | channel | the set of workers changed | workers | |
 //! | `nobat{:}commands` | channel | commands to workers | admin | |
+//! | `nobat:cache:<32 hex>` | string | an answer that gateways share | gateways | the model's cache ttl |
+//! | `nobat:rate:<16 hex>` | string | a caller's bucket: when it is full again (us) | gateways | until it is full |
 //! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
 
-use nobat_core::JobId;
+use nobat_core::{JobId, OwnerId};
 use smol_str::SmolStr;
 
 /// Payloads and results over this many bytes travel beside the scripts: Lua
@@ -69,6 +71,16 @@ impl Prefix {
         // Everything global shares one slot through the tag `{:}`, which no
         // model name can be.
         format!("{}{{:}}{name}", self.text)
+    }
+
+    /// An answer that gateways share. No tag: they spread over a cluster.
+    pub(crate) fn cached(&self, key: u128) -> String {
+        format!("{}:cache:{key:032x}", self.text)
+    }
+
+    /// A caller's bucket. No tag, as above.
+    pub(crate) fn rate(&self, owner: OwnerId) -> String {
+        format!("{}:rate:{:016x}", self.text, owner.0)
     }
 
     /// What a lane's channel name begins with.

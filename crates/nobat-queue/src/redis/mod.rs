@@ -11,6 +11,7 @@
 //! - [`renewer`]: leases kept alive from a thread of their own;
 //! - [`timekeeper`]: what time does to idle queues, by one process per queue;
 //! - [`admin`], [`registry`]: reading, dead letters, workers and commands;
+//! - [`between`]: cached answers and rates that gateways share;
 //! - [`connect`]: how connections are made, and come back.
 //!
 //! Invariants:
@@ -22,6 +23,7 @@
 
 mod admin;
 mod audit;
+mod between;
 mod connect;
 mod consumer;
 mod enqueue;

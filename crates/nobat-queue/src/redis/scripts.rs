@@ -67,4 +67,5 @@ scripts! {
     PURGE = "purge" [COMMON];
     AUDIT = "audit" [COMMON];
     NUMBER = "number" [];
+    RATE = "rate" [];
 }

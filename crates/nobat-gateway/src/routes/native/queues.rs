@@ -10,6 +10,7 @@ use nobat_queue::route_jobs;
 
 use super::jobs::page;
 use super::objects::{JobList, Moved, QueueList, QueueObject};
+use crate::context::RequestContext;
 use crate::error::{Shape, finish};
 use crate::predict::Predictor;
 use crate::routes::docs::Refusals;
@@ -100,7 +101,8 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
             }
             Ok(())
         })?;
-        let filter = ListFilter { model: Some(queue), state: Some(JobState::Dead), owner: None };
+        let owner = RequestContext::of(&request).sees_jobs_of();
+        let filter = ListFilter { model: Some(queue), state: Some(JobState::Dead), owner };
         page(&predictor, &filter, cursor.as_deref(), limit).await
     };
     let outcome = outcome.await;

@@ -1,0 +1,138 @@
+//! `nobat keys`: API keys in the file that the gateway reads.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use chrono::DateTime;
+use clap::Subcommand;
+use nobat_gateway::auth::{self, Keyring, NewKey, Scope};
+
+/// Make, list, rotate and revoke API keys.
+///
+/// A gateway with `auth.keys` set to the file takes changes over within seconds.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat keys new ci --scope predict --models digits,vision.* --days 90\n  \
+    nobat keys rotate ci --overlap-hours 24\n  \
+    nobat keys revoke ci")]
+pub(crate) struct Args {
+    /// The file of keys; hashes only, readable by its owner only.
+    #[arg(long, env = "NOBAT_KEYS", default_value = "keys.toml", value_name = "FILE", global = true)]
+    keys: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a key and print it, once.
+    New {
+        /// For people, such as the caller's name.
+        name: String,
+        /// read, predict or admin; each covers those before it.
+        #[arg(long, default_value = "predict")]
+        scope: Scope,
+        /// Models it may use; `*` at the end is a prefix [default: all].
+        #[arg(long, value_delimiter = ',', value_name = "MODEL")]
+        models: Vec<String>,
+        /// Valid for so many days [default: for ever].
+        #[arg(long, value_name = "DAYS")]
+        days: Option<u64>,
+        /// Predictions per second; 0 takes the gateway's default.
+        #[arg(long, default_value_t = 0.0, value_name = "N")]
+        rate: f64,
+        /// Predictions at once beyond the rate; 0 takes the default.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        burst: u32,
+        /// Predictions in flight; 0 takes the gateway's default.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        in_flight: u32,
+    },
+    /// Show the keys, without secrets.
+    List,
+    /// Give a key a new secret and print it, once.
+    Rotate {
+        /// Id or name.
+        key: String,
+        /// How long the secret before stays valid.
+        #[arg(long, default_value_t = 24, value_name = "HOURS")]
+        overlap_hours: u64,
+    },
+    /// Refuse a key from now on.
+    Revoke {
+        /// Id or name.
+        key: String,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let (path, now_s) = (args.keys.as_path(), auth::now_s());
+    match args.command {
+        Command::New { name, scope, models, days, rate, burst, in_flight } => {
+            let mut ring = if path.exists() { auth::load(path)? } else { Keyring::default() };
+            let new = NewKey {
+                name: name.into(),
+                scope,
+                models: models.into_iter().map(Into::into).collect(),
+                valid_s: days.map(|days| days.saturating_mul(86_400)),
+                rate_per_s: rate,
+                burst,
+                max_in_flight: in_flight,
+            };
+            let key = ring.add(new, now_s)?;
+            save(path, &ring)?;
+            shown_once(&key);
+        }
+        Command::List => list(&auth::load(path)?, now_s),
+        Command::Rotate { key, overlap_hours } => {
+            let mut ring = auth::load(path)?;
+            let key = ring.rotate(&key, overlap_hours.saturating_mul(3_600), now_s)?;
+            save(path, &ring)?;
+            shown_once(&key);
+        }
+        Command::Revoke { key } => {
+            let mut ring = auth::load(path)?;
+            ring.revoke(&key)?;
+            save(path, &ring)?;
+            println!("revoked `{key}`");
+        }
+    }
+    Ok(())
+}
+
+fn save(path: &Path, ring: &Keyring) -> Result<()> {
+    if path.is_dir() {
+        bail!("`{}` is a folder; name a file", path.display());
+    }
+    auth::store(path, ring).with_context(|| format!("nothing was changed in `{}`", path.display()))
+}
+
+fn shown_once(key: &str) {
+    println!("{key}");
+    eprintln!("this is the only time the key is shown; send it as `Authorization: Bearer <key>`");
+}
+
+fn list(ring: &Keyring, now_s: u64) {
+    println!("{:<12} {:<20} {:<8} {:<10} {:<11} models", "id", "name", "scope", "state", "expires");
+    for record in ring.records() {
+        let state = match record.expires_at_s {
+            _ if record.revoked => "revoked",
+            Some(at) if now_s >= at => "expired",
+            _ if record.secrets.len() > 1 => "rotating",
+            _ => "active",
+        };
+        let expires = record.expires_at_s.map_or_else(|| "never".to_owned(), day);
+        let models = record.models.join(",");
+        println!(
+            "{:<12} {:<20} {:<8} {state:<10} {expires:<11} {models}",
+            record.id,
+            record.name,
+            record.scope.to_string()
+        );
+    }
+}
+
+fn day(at_s: u64) -> String {
+    let at = i64::try_from(at_s).ok().and_then(|at_s| DateTime::from_timestamp(at_s, 0));
+    at.map_or_else(|| "never".to_owned(), |at| at.format("%Y-%m-%d").to_string())
+}

@@ -1,0 +1,210 @@
+//! A gateway over a queue (embedded unless a test brings one), and a worker whose one model gives back
+//! its input after a while and counts its runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use nobat_core::explain::Explain;
+use nobat_core::infer::{InferRequest, InferResponse};
+use nobat_core::job::{JobResult, Outcome, Settlement};
+use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::tensor::{Datatype, Tensor};
+use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
+use nobat_queue::Queue;
+use nobat_queue::queue::{QueueSettings, WorkerInfo};
+use nobat_queue::sqlite::SqliteQueue;
+use reqwest::header::HeaderMap;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+/// The model's name.
+pub(crate) const MODEL: &str = "echo";
+/// How long a registration lasts; renewed at a third of it.
+const TTL: Duration = Duration::from_millis(1500);
+
+/// Everything that runs.
+pub(crate) struct House {
+    pub(crate) gateway: GatewayHandle,
+    pub(crate) runs: Arc<AtomicU32>,
+    queue: Arc<dyn Queue>,
+    settings: serde_json::Value,
+    run_time: Duration,
+    worker: Vec<JoinHandle<()>>,
+    client: reqwest::Client,
+    _dir: Option<tempfile::TempDir>,
+}
+
+/// An answer, read whole.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {}", self.text))
+    }
+}
+
+impl House {
+    pub(crate) async fn start(config: GatewayConfig, settings: serde_json::Value, run_time: Duration) -> House {
+        let dir = tempfile::tempdir().expect("a folder");
+        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("an embedded queue");
+        House { _dir: Some(dir), ..House::on(queue, config, settings, run_time).await }
+    }
+
+    /// A house on a queue that others may share.
+    pub(crate) async fn on(
+        queue: Arc<dyn Queue>,
+        config: GatewayConfig,
+        settings: serde_json::Value,
+        run_time: Duration,
+    ) -> House {
+        let runs = Arc::new(AtomicU32::new(0));
+        queue.register_worker(&info(&settings), TTL).await.expect("registered");
+        let config = GatewayConfig {
+            listen: "127.0.0.1:0".into(),
+            grpc: "127.0.0.1:0".into(),
+            metrics: "127.0.0.1:0".into(),
+            threads: 2,
+            ..config
+        };
+        let gateway = Gateway::start(config, queue.clone()).await.expect("starts");
+        let client = reqwest::Client::new();
+        let mut house = House { gateway, runs, queue, settings, run_time, worker: Vec::new(), client, _dir: None };
+        house.start_worker();
+        house
+    }
+
+    pub(crate) fn start_worker(&mut self) {
+        let (queue, settings) = (self.queue.clone(), self.settings.clone());
+        let beat = tokio::spawn(async move {
+            loop {
+                // A store that a test takes away comes back, or does not.
+                let _ = queue.register_worker(&info(&settings), TTL).await;
+                tokio::time::sleep(TTL / 3).await;
+            }
+        });
+        let work = tokio::spawn(work(self.queue.clone(), self.runs.clone(), self.run_time));
+        self.worker = vec![beat, work];
+    }
+
+    /// Ends the worker without a word, as a kill would.
+    pub(crate) fn kill_worker(&mut self) {
+        self.worker.drain(..).for_each(|task| task.abort());
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway.http_addr())
+    }
+
+    pub(crate) async fn get(&self, path: &str, key: Option<&str>) -> Reply {
+        send(self.client.get(self.url(path)), key, &[]).await
+    }
+
+    pub(crate) async fn scrape(&self) -> String {
+        let address = self.gateway.metrics_addr().expect("metrics are on");
+        send(self.client.get(format!("http://{address}/metrics")), None, &[]).await.text
+    }
+
+    /// Asks for a prediction of `[[value, 0]]`.
+    pub(crate) async fn predict(&self, value: f32, key: Option<&str>, headers: &[(&str, &str)]) -> Reply {
+        let body = serde_json::json!({ "instances": [[value, 0.0]] }).to_string();
+        let request = self.client.post(self.url(&format!("/v1/models/{MODEL}:predict"))).body(body);
+        send(request, key, headers).await
+    }
+
+    pub(crate) async fn enqueue(&self, key: Option<&str>) -> Reply {
+        let body = r#"{"instances": [[1.0, 2.0]]}"#;
+        let request = self.client.post(self.url(&format!("/api/v1/predict/{MODEL}"))).body(body);
+        send(request, key, &[]).await
+    }
+
+    pub(crate) async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
+        let address = self.gateway.grpc_addr().expect("gRPC is on");
+        let channel = Channel::from_shared(format!("http://{address}")).expect("an address");
+        GrpcInferenceServiceClient::new(channel.connect().await.expect("connects"))
+    }
+
+    pub(crate) fn run_count(&self) -> u32 {
+        self.runs.load(Relaxed)
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.kill_worker();
+        self.gateway.stop().await;
+    }
+}
+
+pub(crate) async fn send(request: reqwest::RequestBuilder, key: Option<&str>, headers: &[(&str, &str)]) -> Reply {
+    let mut request = match key {
+        Some(key) => request.header("authorization", format!("Bearer {key}")),
+        None => request,
+    };
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.expect("an answer");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, text: response.text().await.expect("a body") }
+}
+
+fn info(settings: &serde_json::Value) -> WorkerInfo {
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
+    let model = ModelSignature {
+        name: MODEL.into(),
+        version: "1".into(),
+        digest: "00ff".into(),
+        state: ModelState::Ready,
+        reason: String::new(),
+        inputs: vec![spec("in")],
+        outputs: vec![spec("out")],
+        batched: true,
+        max_batch_size: 8,
+        max_rows: 64,
+        finite: true,
+        labels: vec![],
+        settings: settings.as_object().cloned().unwrap_or_default(),
+    };
+    let mut statistics = nobat_core::statistics::ModelStatistics::new(MODEL, "1");
+    let times = nobat_core::statistics::BatchTimes { rows: 1, ..Default::default() };
+    statistics.record_batch(times, 1, 1);
+    WorkerInfo {
+        id: "scripted".into(),
+        host: "here:1".into(),
+        started_at_ms: 1,
+        sessions: 1,
+        models: vec![model],
+        report: serde_json::json!({ "nonce": 1, "statistics": [statistics] }),
+    }
+}
+
+async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration) {
+    let mut consumer = queue.consumer(MODEL, "scripted").await.expect("a consumer");
+    let mut settle = Vec::new();
+    loop {
+        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("a step");
+        if step.leased.is_empty() {
+            consumer.idle().await;
+            continue;
+        }
+        tokio::time::sleep(run_time).await;
+        for job in step.leased {
+            runs.fetch_add(1, Relaxed);
+            let request = InferRequest::decode(job.payload).expect("a request");
+            let outputs = vec![Tensor { name: "out".into(), ..request.inputs[0].clone() }];
+            let mut packed = Vec::new();
+            InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+            let result = JobResult { explain: Explain::default(), outputs: packed.into() };
+            settle.push(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) });
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The edge over real listeners: cache, keys, limits, metrics, monitor.
+
+mod cache;
+mod grpc;
+mod house;
+mod keys;
+mod limits;
+mod operations;
+mod shared;
+mod tls;
