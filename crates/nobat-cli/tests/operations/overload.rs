@@ -79,7 +79,7 @@ fn memory_mib(service: &Service) -> f64 {
 fn ten_times_the_load_is_served_at_the_pace_of_the_peak_and_the_rest_told_when_to_come_again() {
     let folder = tempfile::tempdir().expect("a folder");
     // Milliseconds a run and one run at a time: the model is the bottleneck.
-    let models = onnx::echo(folder.path(), 1024, 12);
+    let models = onnx::echo(folder.path(), 1024, 60);
     let env = [
         ("NOBAT_WORKER__SESSIONS", "1"),
         ("NOBAT_WORKER__BATCHING__MAX_BATCH_SIZE", "1"),
@@ -93,7 +93,7 @@ fn ten_times_the_load_is_served_at_the_pace_of_the_peak_and_the_rest_told_when_t
     assert_eq!(refused, 0, "the peak is without refusals");
     // Most clients are refused at once and wait for their next turn; those that
     // are served wait, so there are enough of them to keep the pace.
-    let clients = 160;
+    let clients = 240;
     let pace = Duration::from_secs_f64(f64::from(clients) / (peak * 11.0));
     let (served, sent, refused, most) = run(&service, clients, pace, time);
     std::thread::sleep(Duration::from_secs(amount(1, 15)));
