@@ -118,6 +118,23 @@ pub fn best_batch_size(
     Some(best)
 }
 
+/// Runs every batch bucket once, 1, 2, 4, … and `limit`, for at most `budget`:
+/// the first run of a size plans and allocates, which no caller should wait for.
+/// Input that does not run warms nothing.
+pub fn warm_up(engine: &mut dyn Engine, inputs: &[TensorSpec], limit: u32, budget: Duration) {
+    let until = Instant::now() + budget;
+    let Some(dim) = [TIMED_DIM].into_iter().chain(OPEN_DIMS).find(|&dim| run(engine, inputs, &[0], dim).is_ok()) else {
+        return;
+    };
+    let sizes = (1..u32::BITS).map(|power| 1 << power).take_while(|&size| size < limit).chain([limit]);
+    for size in sizes {
+        let kinds: Vec<u32> = (0..size).map(|row| row % 2).collect();
+        if Instant::now() >= until || run_only(engine, inputs, &kinds, dim).is_err() {
+            return;
+        }
+    }
+}
+
 /// Best of up to three runs after one that warms up.
 fn time_of(engine: &mut dyn Engine, inputs: &[TensorSpec], rows: u32, dim: i64, until: Instant) -> Option<Duration> {
     let kinds: Vec<u32> = (0..rows).map(|row| row % 2).collect();

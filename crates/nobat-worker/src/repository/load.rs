@@ -89,11 +89,22 @@ pub fn digest(path: &Path) -> std::io::Result<String> {
     Ok(hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Opens a session on a version's file.
+/// Opens one more session on a version that was [`prepare`]d, and warms it up.
 ///
 /// # Errors
 /// [`LoadError::Refused`].
-pub fn open(found: &FoundVersion, config: &WorkerConfig) -> Result<OnnxEngine, LoadError> {
+pub fn open_again(
+    found: &FoundVersion,
+    signature: &ModelSignature,
+    config: &WorkerConfig,
+) -> Result<OnnxEngine, LoadError> {
+    let mut engine = open(found, config)?;
+    let budget = Duration::from_millis(config.loading.probe_ms);
+    probe::warm_up(&mut engine, &signature.inputs, signature.max_batch_size, budget);
+    Ok(engine)
+}
+
+fn open(found: &FoundVersion, config: &WorkerConfig) -> Result<OnnxEngine, LoadError> {
     OnnxEngine::open(&found.file, config.provider.intra_threads as usize, &config.provider)
         .map_err(|reason| LoadError::Refused { path: found.file.display().to_string(), reason })
 }
@@ -138,6 +149,7 @@ pub fn prepare(
             }
         }
     };
+    probe::warm_up(&mut engine, &described.inputs, max_batch_size, Duration::from_millis(config.loading.probe_ms));
     let labels = settings.labels.iter().filter(|(_, version)| **version == found.version);
     let signature = ModelSignature {
         name: name.into(),

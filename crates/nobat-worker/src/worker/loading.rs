@@ -205,7 +205,10 @@ impl Shared {
             for own in &mut engines {
                 let engine = match (first.take(), file) {
                     (Some(first), _) => first,
-                    (None, Some(file)) => Box::new(load::open(file, config).map_err(|error| error.to_string())?),
+                    (None, Some(file)) => {
+                        let again = load::open_again(file, &version.signature, config);
+                        Box::new(again.map_err(|error| error.to_string())?)
+                    }
                     (None, None) => continue,
                 };
                 own.push((Arc::clone(&version), engine));
