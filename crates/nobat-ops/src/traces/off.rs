@@ -23,13 +23,13 @@ pub fn is_on() -> bool {
 
 /// No span.
 #[derive(Clone, Debug, Default)]
-pub struct Span;
+pub struct Span {}
 
 impl Span {
     /// No span.
     #[must_use]
     pub fn request(_traceparent: &str) -> Span {
-        Span
+        Span {}
     }
 
     /// None: the caller's own goes on.
