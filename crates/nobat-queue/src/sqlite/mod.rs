@@ -25,6 +25,7 @@ mod machine;
 mod read;
 mod recent;
 mod registry;
+mod rows;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
-use super::journal::{JournalError, Reader, StoredResult};
+use super::journal::{JournalError, Reader};
 use super::lane::committed;
 use super::machine::Row;
+use super::rows::StoredResult;
 use super::shared::Shared;
 use crate::queue::{ListFilter, Page};
 
@@ -85,15 +86,15 @@ pub(super) async fn list(
     };
     let (in_memory, in_journal) = places(filter.state);
     let ids = shared.ids;
-    // The journal first: a job that ends meanwhile is seen as it was in memory,
-    // or not at all, but never twice.
-    let stored = match in_journal {
-        true => blocking(shared, move |reader| reader.results(before, LOOK, &ids)).await?,
-        false => Vec::new(),
-    };
+    // Memory first: a job leaves it after its end is in the journal, so one that ends
+    // meanwhile is found in both, never in neither.
     let (live, live_end) = match in_memory {
         true => shared.act(|state, _| state.machine.list(before, limit, LOOK, wanted)),
         false => (Vec::new(), None),
+    };
+    let stored = match in_journal {
+        true => blocking(shared, move |reader| reader.results(before, LOOK, &ids)).await?,
+        false => Vec::new(),
     };
     // Below the end of a source that was cut off, only that source knows less.
     let stored_end = (stored.len() == LOOK).then(|| stored.last().map(|found| found.row)).flatten();
@@ -101,8 +102,8 @@ pub(super) async fn list(
     let now_ms = shared.clock.now_us() / 1_000;
     let stored =
         stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(shared, found)).filter(wanted);
-    let mut jobs: Vec<_> =
-        live.into_iter().chain(stored).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
+    let mut jobs: Vec<_> = stored.chain(live).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
+    // Stable: of a job found twice its end stays.
     jobs.sort_by_key(|view| std::cmp::Reverse(view.id.locator));
     jobs.dedup_by_key(|view| view.id.locator);
     let full = jobs.len() > limit;

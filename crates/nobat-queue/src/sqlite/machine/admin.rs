@@ -169,10 +169,11 @@ impl Machine {
         let (mut jobs, mut last) = (Vec::new(), None);
         for (&row, job) in self.jobs.range(..before).rev().take(look) {
             last = Some(row);
+            let mut view = self.view_of(row, job);
             if job.is_settling() {
-                continue;
+                // No reader sees an end before its commit: it is still under way.
+                (view.state, view.finished_at_ms, view.error, view.result) = (JobState::Leased, None, None, None);
             }
-            let view = self.view_of(row, job);
             if wanted(&view) {
                 jobs.push(view);
                 if jobs.len() == limit {
