@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nobat_core::OwnerId;
 use nobat_core::job::{JobOptions, NewJob, Outcome, Settlement};
-use nobat_queue::queue::{Consumer, Queue, QueueSettings};
+use nobat_queue::queue::{Consumer, Lane, Queue, QueueSettings};
 use nobat_queue::redis::RedisQueue;
 
 /// Jobs leased in one step.
@@ -52,6 +52,11 @@ impl Server {
         let text: String = redis::cmd("INFO").arg(section).query(&mut self.connection()?)?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         Ok(value.unwrap_or("0").trim().parse()?)
+    }
+
+    /// Bytes in use but for what connections hold back.
+    fn memory(&self) -> anyhow::Result<f64> {
+        Ok(self.info("memory", "used_memory")? - self.info("memory", "mem_clients_normal")?)
     }
 
     /// Processor seconds so far.
@@ -110,6 +115,19 @@ async fn drain(consumer: &mut dyn Consumer, most: usize) -> anyhow::Result<usize
     }
 }
 
+/// Milliseconds of a blocking call with a payload of `bytes`.
+async fn median_call(lane: &Arc<dyn Lane>, bytes: usize) -> anyhow::Result<f64> {
+    let payload = bytes::Bytes::from(vec![7; bytes]);
+    let mut took = Vec::new();
+    for _ in 0..300 {
+        let started = Instant::now();
+        lane.call(NewJob { payload: payload.clone(), ..job() }, Duration::from_secs(10)).await?;
+        took.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    took.sort_by(f64::total_cmp);
+    Ok(took[took.len() / 2])
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).map(|text| text.parse::<usize>());
@@ -122,11 +140,11 @@ async fn main() -> anyhow::Result<()> {
     push(&queue, 1_000).await?;
     drain(&mut *consumer, usize::MAX).await?;
 
-    let (memory, cpu, started) = (server.info("memory", "used_memory")?, server.cpu()?, Instant::now());
+    let (memory, cpu, started) = (server.memory()?, server.cpu()?, Instant::now());
     push(&queue, jobs).await?;
     let took = started.elapsed().as_secs_f64();
     let pushed = jobs.div_ceil(PUSHERS) * PUSHERS;
-    let queued_bytes = (server.info("memory", "used_memory")? - memory) / pushed as f64;
+    let queued_bytes = (server.memory()? - memory) / pushed as f64;
     let push_us = (server.cpu()? - cpu) * 1e6 / pushed as f64;
     println!(
         "enqueue  {:>9.0} jobs/s   {push_us:.1} us of redis per job   {queued_bytes:.0} bytes queued",
@@ -136,7 +154,7 @@ async fn main() -> anyhow::Result<()> {
     let (cpu, started) = (server.cpu()?, Instant::now());
     let drained = drain(&mut *consumer, usize::MAX).await?;
     let took = started.elapsed().as_secs_f64();
-    let stored_bytes = (server.info("memory", "used_memory")? - memory) / drained as f64;
+    let stored_bytes = (server.memory()? - memory) / drained as f64;
     let drain_us = (server.cpu()? - cpu) * 1e6 / drained as f64;
     println!(
         "drain    {:>9.0} jobs/s   {drain_us:.1} us of redis per job   {stored_bytes:.0} bytes per result",
@@ -169,6 +187,10 @@ async fn main() -> anyhow::Result<()> {
         let per_s = (each * clients) as f64 / started.elapsed().as_secs_f64();
         println!("call     {per_s:>9.0} calls/s  at {clients} callers, gateway and worker on one thread");
     }
+    let lane = queue.lane();
+    let small = median_call(&lane, 281).await?;
+    let large = median_call(&lane, 600_000).await?;
+    println!("tensor   of 600 KB: {large:.2} ms a call, {small:.2} ms with 281 bytes: {:.2} ms added", large - small);
     served.abort();
 
     if backlog > 0 {

@@ -6,16 +6,17 @@ mod redis_support;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nobat_core::job::JobState;
 use nobat_core::{ErrorCode, JobId};
 use nobat_queue::Queue;
-use nobat_queue::queue::{Consumer, Durability, QueueSettings};
+use nobat_queue::queue::{Consumer, QueueSettings};
 use nobat_queue::redis::RedisQueue;
 use parking_lot::Mutex;
 use redis_support::proxy::Proxy;
+use redis_support::shim::Shim;
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -104,6 +105,44 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
     assert_eq!(lane.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
     assert!(queue.health().await.expect("it is back").warnings.is_empty());
     worker.abort();
+}
+
+/// `everysec` lets Redis answer before it has written, while an fsync runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_survives_a_kill_while_an_fsync_runs() {
+    let shim = Shim::build();
+    let everysec = ["--appendonly", "yes", "--appendfsync", "everysec"];
+    let mut server = Server::start_in(shim.env("SHIM_FSYNC_MS", "900"), &everysec);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (lane, stop, accepted) = (lane.clone(), stop.clone(), accepted.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    match lane.enqueue(job("kept")).await {
+                        Ok(job) => accepted.lock().push(job.id),
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        server.kill();
+        server.restart();
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    let accepted = std::mem::take(&mut *accepted.lock());
+    assert!(!accepted.is_empty());
+    for id in accepted {
+        assert!(queue.get(id).await.expect("the store answers").is_some(), "job {id} was accepted and is lost");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,87 +273,28 @@ async fn a_rotten_record_is_dead_lettered_alone() {
 }
 
 #[tokio::test]
-async fn an_unfit_server_is_refused_with_what_to_set() {
-    let evicting = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
-    let refused = RedisQueue::connect(&evicting.url(), QueueSettings::default(), "nobat").await.err().expect("refused");
-    assert!(refused.message.contains("maxmemory-policy noeviction"), "{refused}");
-
-    let plain = Server::start(&[]);
-    let fsync = QueueSettings { durability: Durability::Fsync, ..QueueSettings::default() };
-    match RedisQueue::connect(&plain.url(), fsync, "nobat").await.err() {
-        Some(refused) => {
-            assert!(refused.message.contains("WAITAOF") || refused.message.contains("appendonly yes"), "{refused}")
-        }
-        None => panic!("fsync without an append-only file was accepted"),
-    }
-    let settings = QueueSettings::default();
-    let bad = RedisQueue::connect("not a url", settings.clone(), "nobat").await.err().expect("refused");
-    assert_eq!(bad.code, ErrorCode::InvalidParameter);
-    let nobody = format!("redis://127.0.0.1:{}/", free_port());
-    let refused = RedisQueue::connect(&nobody, settings, "nobat").await.err().expect("refused");
-    assert_eq!(refused.code, ErrorCode::QueueUnavailable);
-    let health = queue(&plain, QueueSettings::default()).await.health().await.expect("healthy");
-    assert!(health.warnings.iter().any(|warning| warning.contains("appendonly yes")));
-}
-
-#[tokio::test]
-async fn an_acl_user_confined_to_the_prefix_is_enough() {
+async fn the_auditor_names_what_is_wrong_and_repairs_it() {
     let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
     let mut raw = server.connection();
-    let rules = ["nobat", "on", ">secret", "~nobat*", "&nobat*", "+@all", "-@admin", "-@dangerous", "+info"];
-    redis::cmd("ACL").arg("SETUSER").arg(&rules).exec(&mut raw).expect("a user");
-    let url = format!("redis://nobat:secret@127.0.0.1:{}/", server.port);
-    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("allowed");
-    let lane = queue.lane();
-    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    assert_eq!(lane.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
-    worker.abort();
-    let denied = RedisQueue::connect(&url, QueueSettings::default(), "other").await.err().expect("denied");
-    assert!(denied.message.contains("denies"), "{denied}");
-}
+    let lost = lane.enqueue(job("lost")).await.expect("accepted").id;
+    lane.enqueue(job("fine")).await.expect("accepted");
+    assert_eq!(queue.audit("digits", false).await.expect("looked"), Vec::<String>::new());
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_of_three_serves_every_models_queue() {
-    let nodes: Vec<Server> = (0..3).map(|_| Server::start(&["--cluster-enabled", "yes"])).collect();
-    let slots = [(0, 5460), (5461, 10922), (10923, 16383)];
-    for (node, (from, to)) in nodes.iter().zip(slots) {
-        let mut raw = node.connection();
-        redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(from).arg(to).exec(&mut raw).expect("slots");
-        redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(nodes[0].port).exec(&mut raw).expect("met");
+    redis::cmd("ZREM").arg("nobat{digits}:ready").arg(&lost.random.to_be_bytes()[..]).exec(&mut raw).expect("removed");
+    redis::cmd("ZADD").arg("nobat{digits}:ready").arg(1).arg(&[9u8; 16][..]).exec(&mut raw).expect("added");
+    redis::cmd("DEL").arg("nobat{digits}:meta").exec(&mut raw).expect("deleted");
+    redis::cmd("SET").arg("nobat{digits}:sched").arg("x").exec(&mut raw).expect("written");
+    let found = queue.audit("digits", false).await.expect("looked");
+    for what in ["is a string, must be a zset", "has no record", "is in no set", "is missing though jobs wait"] {
+        assert!(found.iter().any(|finding| finding.contains(what)), "{what}: {found:?}");
     }
-    let deadline = Instant::now() + SOON;
-    let ready = |node: &Server| {
-        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connection()).expect("told");
-        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-    };
-    while !nodes.iter().all(ready) {
-        assert!(Instant::now() < deadline, "the cluster never formed");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    let url = format!("redis+cluster://{}", hosts.join(","));
-    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
-    let lane = queue.lane();
-    for model in ["digits", "minilm", "resnet18", "whisper"] {
-        let worker = tokio::spawn(serve(queue.consumer(model, "w").await.expect("opens"), 8));
-        for payload in [vec![1; 40], vec![2; 50_000]] {
-            let mut job = job(payload.clone());
-            job.model = model.into();
-            let view = lane.call(job, SOON).await.expect("answered");
-            assert_eq!(view.result.expect("has a result").outputs, payload, "{model}");
-        }
-        worker.abort();
-        assert_eq!(queue.counts(model).await.expect("counted").finished_total, 2);
-    }
-    let mut seen = 0;
-    let mut cursor = None;
-    loop {
-        let page = queue.list(&Default::default(), cursor.as_deref(), 100).await.expect("listed");
-        seen += page.jobs.len();
-        cursor = page.cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    assert_eq!(seen, 8);
+    queue.audit("digits", true).await.expect("repaired");
+    let left = queue.audit("digits", false).await.expect("looked");
+    assert_eq!(left, Vec::<String>::new());
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let view = lane.wait(lost, SOON).await.expect("the store answers").expect("is there");
+    assert_eq!(view.state, JobState::Succeeded);
+    worker.abort();
 }

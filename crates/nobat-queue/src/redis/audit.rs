@@ -1,6 +1,6 @@
 //! Looking a queue over for what no transition of ours leaves behind: keys of
 //! the wrong type, members without records, records in no set, corrupt records,
-//! counters that are off. With `repair` each is set right or dead-lettered.
+//! bookkeeping that is gone. With `repair` each is set right or dead-lettered.
 //!
 //! It walks the whole queue in bounded steps and is for an operator
 //! (`nobat doctor --queue`), not for service. A job that moves between two of
@@ -11,7 +11,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use nobat_core::Result;
+use nobat_core::score::STRICT_SPAN;
 use redis::Value;
+use smol_str::SmolStr;
 
 use super::keys::{KEY_LEN, QueueKeys};
 use super::record::{self, Record, state};
@@ -43,17 +45,41 @@ impl RedisQueue {
         let queue = inner.queue(model).await?;
         let mut findings = Vec::new();
         inner.audit_types(&queue, repair, &mut findings).await?;
-        let mut placed = HashSet::new();
+        // Looked at first: a repair on the way would put it there again, half empty.
+        let bare = inner.type_of(&queue.own("meta")).await? == "none";
+        let mut seen = Seen::default();
         for set in ["ready", "sched", "leases", "dead"] {
             // A set of the wrong type that was not repaired cannot be walked.
             if inner.type_of(&queue.own(set)).await? == "zset" {
-                inner.audit_members(&queue, set, repair, &mut placed, &mut findings).await?;
+                inner.audit_members(&queue, set, repair, &mut seen, &mut findings).await?;
             }
         }
-        inner.audit_records(&queue, repair, &placed, &mut findings).await?;
-        inner.audit_bytes(&queue, repair, &mut findings).await?;
+        inner.audit_records(&queue, repair, &seen.placed, &mut findings).await?;
+        if bare && seen.waiting > 0 {
+            inner.audit_bookkeeping(&queue, repair, &seen, &mut findings).await?;
+        }
         Ok(findings)
     }
+
+    /// The models that have a queue on this server.
+    ///
+    /// # Errors
+    /// `queue_unavailable` when the server cannot be reached.
+    pub async fn models(&self) -> Result<Vec<SmolStr>> {
+        Ok(self.inner.all_queues().await?.iter().map(|queue| queue.model.clone()).collect())
+    }
+}
+
+/// What a walk through the sets has found in its place.
+#[derive(Default)]
+struct Seen {
+    placed: HashSet<Vec<u8>>,
+    /// Jobs that wait, and the bytes they count for.
+    waiting: u64,
+    bytes: u64,
+    /// The last positions given out, under aging and under strict order.
+    last_us: u64,
+    seq: u64,
 }
 
 impl Inner {
@@ -90,7 +116,7 @@ impl Inner {
         queue: &QueueKeys,
         set: &str,
         repair: bool,
-        placed: &mut HashSet<Vec<u8>>,
+        seen: &mut Seen,
         findings: &mut Vec<String>,
     ) -> Result<()> {
         let mut place = "0".to_owned();
@@ -98,20 +124,19 @@ impl Inner {
             let reply = self.send(redis::cmd("ZSCAN").arg(queue.own(set)).arg(&place).arg("COUNT").arg(STEP)).await?;
             let (next, pairs): (String, Vec<(Vec<u8>, f64)>) =
                 redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))?;
-            for (member, _) in pairs {
-                let key = member[member.len().saturating_sub(KEY_LEN)..].to_vec();
-                let fault = match self.send(redis::cmd("MGET").arg(queue.job(&key))).await? {
-                    Value::Array(values) => fault_of(set, values.first()),
-                    _ => None,
-                };
-                match fault {
-                    None => drop(placed.insert(key)),
+            let keys: Vec<_> =
+                pairs.iter().map(|(member, _)| member[member.len().saturating_sub(KEY_LEN)..].to_vec()).collect();
+            for ((member, score), (key, value)) in
+                pairs.iter().zip(keys.iter().zip(self.raw_records(queue, &keys).await?))
+            {
+                match fault_of(set, &value) {
+                    None => seen.count(set, key, *score, &value),
                     Some(what) => {
-                        let verdict = self.settle_misplaced(queue, set, &member, &key, repair).await?;
+                        let verdict = self.settle_misplaced(queue, set, member, key, repair).await?;
                         if verdict != 0 {
                             let done =
                                 ["", "", "; removed", "; dead-lettered"].get(verdict as usize).copied().unwrap_or("");
-                            findings.push(format!("job {} in `{}` {what}{done}", hex(&key), queue.own(set)));
+                            findings.push(format!("job {} in `{}` {what}{done}", hex(key), queue.own(set)));
                         }
                     }
                 }
@@ -184,41 +209,59 @@ impl Inner {
     }
 
     /// A queue with jobs but without its bookkeeping loses FIFO order and limits.
-    async fn audit_bytes(&self, queue: &QueueKeys, repair: bool, findings: &mut Vec<String>) -> Result<()> {
+    async fn audit_bookkeeping(
+        &self,
+        queue: &QueueKeys,
+        repair: bool,
+        seen: &Seen,
+        findings: &mut Vec<String>,
+    ) -> Result<()> {
         let meta = queue.own("meta");
-        if self.type_of(&queue.own("ready")).await? != "zset" || self.type_of(&meta).await? != "none" {
-            return Ok(());
-        }
         let mut finding = format!("key `{meta}` is missing though jobs wait");
         if repair {
-            let mut bytes = 0;
-            let mut place = "0".to_owned();
-            loop {
-                let reply =
-                    self.send(redis::cmd("ZSCAN").arg(queue.own("ready")).arg(&place).arg("COUNT").arg(STEP)).await?;
-                let (next, pairs): (String, Vec<(Vec<u8>, f64)>) =
-                    redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))?;
-                for (key, _) in pairs {
-                    if let Value::Int(length) = self.send(redis::cmd("STRLEN").arg(queue.job(&key))).await? {
-                        bytes += length;
-                    }
-                }
-                if next == "0" {
-                    break;
-                }
-                place = next;
+            for (field, value) in [("bytes", seen.bytes), ("enq", seen.waiting)] {
+                self.send(redis::cmd("HINCRBY").arg(&meta).arg(field).arg(value)).await?;
             }
-            self.send(redis::cmd("HSETNX").arg(&meta).arg("bytes").arg(bytes)).await?;
-            finding.push_str("; counted again");
+            self.send(redis::cmd("HSET").arg(&meta).arg("last").arg(seen.last_us).arg("seq").arg(seen.seq)).await?;
+            finding.push_str("; counted again (whether the queue was paused is lost)");
         }
         findings.push(finding);
         Ok(())
     }
+
+    /// The records of some jobs, in their order.
+    async fn raw_records(&self, queue: &QueueKeys, keys: &[Vec<u8>]) -> Result<Vec<Value>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut cmd = redis::cmd("MGET");
+        keys.iter().for_each(|key| {
+            cmd.arg(queue.job(key));
+        });
+        match self.send(&cmd).await? {
+            Value::Array(values) => Ok(values),
+            other => Err(unexpected("records", &other)),
+        }
+    }
+}
+
+impl Seen {
+    fn count(&mut self, set: &str, key: &[u8], score: f64, value: &Value) {
+        self.placed.insert(key.to_vec());
+        let (true, Value::BulkString(bytes)) = (matches!(set, "ready" | "sched"), value) else { return };
+        let Some(record) = Record::parse(bytes) else { return };
+        self.waiting += 1;
+        self.bytes += (record.head_len + record.payload_len) as u64;
+        self.last_us = self.last_us.max(record.created_us);
+        if set == "ready" {
+            self.seq = self.seq.max(score.max(0.0) as u64 % STRICT_SPAN as u64);
+        }
+    }
 }
 
 /// What is wrong with a member's record; `None` when nothing is.
-fn fault_of(set: &str, value: Option<&Value>) -> Option<&'static str> {
-    let Some(Value::BulkString(bytes)) = value else { return Some("has no record") };
+fn fault_of(set: &str, value: &Value) -> Option<&'static str> {
+    let Value::BulkString(bytes) = value else { return Some("has no record") };
     match (set, bytes.first()) {
         ("dead", Some(&(state::DEAD | state::CORRUPT))) => None,
         // Cancelled while leased: its record has ended, its lease has not.

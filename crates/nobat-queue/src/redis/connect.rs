@@ -280,6 +280,12 @@ pub(crate) fn coded(error: &RedisError) -> Error {
                 "redis denies a command: {error}; give the user `~nobat* &nobat* +@all -@admin -@dangerous +info +config|get` or what your prefix needs"
             ),
         ),
+        (_, Some("WRONGPASS" | "NOAUTH")) => refused_login(error),
+        _ if error.kind() == ErrorKind::AuthenticationFailed => refused_login(error),
+        (_, Some("WRONGTYPE")) => Error::new(
+            ErrorCode::QueueUnavailable,
+            "a key of the queue has the wrong type; `nobat doctor --queue` names it and `--repair` sets it aside",
+        ),
         (_, Some("OOM")) => {
             Error::new(ErrorCode::QueueUnavailable, "redis is out of memory (OOM); raise maxmemory or drain the queues")
                 .retry_after(Duration::from_secs(5))
@@ -287,6 +293,11 @@ pub(crate) fn coded(error: &RedisError) -> Error {
         (Fault::Ours, _) => Error::new(ErrorCode::Internal, format!("redis refused a call: {error}")),
         _ => unavailable(&error.to_string()),
     }
+}
+
+fn refused_login(error: &RedisError) -> Error {
+    let message = format!("redis refuses the login: {error}; check user name and password in its url");
+    Error::new(ErrorCode::QueueUnavailable, message)
 }
 
 /// The store cannot be used now.

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::connect::{Backoff, Fault, coded, fault};
 use super::keys::{QueueKeys, job_of, key_of};
-use super::lane::Shared;
+use super::lane::{Shared, Travelling};
 use super::record::{self, Encoded};
-use super::{Inner, scripts};
+use super::{Inner, scripts, written};
 use crate::queue::Accepted;
 
 /// How long an enqueue waits out a fault before its caller is refused.
@@ -62,15 +62,19 @@ impl Outgoing {
         }
     }
 
+    /// Bytes it brings into a call, beside the script or in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.encoded.rest.len() + self.blob().map_or(0, Bytes::len)
+    }
+
     fn blob(&self) -> Option<&Bytes> {
         self.encoded.blob.as_ref()
     }
 }
 
 /// Sends one queue's jobs until the store has answered, and tells the callers.
-pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>) {
+pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travelling: Travelling) {
     let Some(queue) = batch.first().map(|outgoing| outgoing.queue.clone()) else { return };
-    let _travelling = shared.travelling(batch.iter().map(|outgoing| outgoing.id.random).collect());
     let cmd = command(&shared.inner, &queue, &batch);
     let started = Instant::now();
     let mut backoff = Backoff::default();
@@ -99,8 +103,10 @@ pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>) {
 
 async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: &Cmd) -> RedisResult<Value> {
     let fsync = shared.inner.fsync();
+    // Who waits for a job's end needs no word that it is kept.
+    let kept = !fsync && shared.inner.server.append_only() && batch.iter().any(|outgoing| outgoing.ack.is_some());
     let beside: Vec<_> = batch.iter().filter_map(|outgoing| outgoing.blob().map(|blob| (outgoing.id, blob))).collect();
-    if beside.is_empty() && !fsync {
+    if beside.is_empty() && !fsync && !kept {
         return shared.hub.call(&scripts::ENQUEUE, cmd).await;
     }
     let mut pipeline = Pipeline::new();
@@ -109,12 +115,17 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
     }
     pipeline.add_command(cmd.clone());
     let script_at = pipeline.cmd_iter().count() - 1;
+    // Behind the script on the same connection.
     if fsync {
-        // Behind the script on the same connection: answered once it is on disk.
         pipeline.cmd("WAITAOF").arg(1).arg(0).arg(PATIENCE.as_millis() as u64);
+    } else if kept {
+        pipeline.add_command(written::question());
     }
     let (mut link, generation) = shared.hub.link().await?;
-    let replies = link.call_among(&scripts::ENQUEUE, &pipeline).await;
+    let replies = match link.call_among(&scripts::ENQUEUE, &pipeline).await {
+        Ok(replies) if kept => written::wait(&mut link, queue, replies.last()).await.map(|()| replies),
+        other => other,
+    };
     if let Err(e) = &replies
         && fault(e) == Fault::Broken
     {

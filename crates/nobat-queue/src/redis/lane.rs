@@ -12,25 +12,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use nobat_core::job::{JobView, NewJob};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, Value};
+use redis::Value;
 use tokio::sync::{Notify, oneshot};
 
-use super::connect::{Hub, OnPush};
+use super::connect::Hub;
 use super::enqueue::{self, Outgoing};
-use super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
+use super::keys::{QueueKeys, key_of};
+use super::waiters::{News, Waiters, on_push};
 use super::{Inner, patient, random_name, record, scripts};
 use crate::queue::{Accepted, Lane};
 
-/// Most jobs one enqueue call carries.
-const BATCH_MAX: usize = 256;
+/// Most jobs one enqueue call carries: about a millisecond of Redis.
+const BATCH_MAX: usize = 128;
+/// Most payload bytes one enqueue call carries, unless one job alone has more: what
+/// a server reads, and a connection holds back, at once.
+const BATCH_BYTES: usize = 1 << 20;
 /// Waiters older than this are looked up, in case a message was lost.
 const RECHECK: Duration = Duration::from_secs(5);
 /// Waiters looked up in one go.
@@ -58,101 +64,6 @@ struct Outbox {
     jobs: Vec<Outgoing>,
     /// Queued jobs whose caller left.
     abandoned: Vec<(Arc<QueueKeys>, JobId)>,
-}
-
-/// Who waits for which job on this lane.
-#[derive(Default)]
-pub(crate) struct Waiters {
-    by_job: Mutex<HashMap<u128, Vec<Waiter>>>,
-    /// The connection broke: messages may have been missed.
-    broke: AtomicBool,
-    disturbed: Notify,
-}
-
-struct Waiter {
-    number: u64,
-    queue: Arc<QueueKeys>,
-    since: Instant,
-    tell: oneshot::Sender<News>,
-}
-
-/// What a waiter learns.
-pub(crate) enum News {
-    /// The job's final record.
-    Ended(Bytes),
-    /// There is no record of it.
-    Gone,
-    /// It was not accepted.
-    Refused(Error),
-    /// Its idempotency key names this job.
-    Duplicate(JobId),
-}
-
-impl Waiters {
-    fn add(&self, id: JobId, queue: &Arc<QueueKeys>) -> (u64, oneshot::Receiver<News>) {
-        let (tell, told) = oneshot::channel();
-        let mut by_job = self.by_job.lock();
-        let list = by_job.entry(id.random).or_default();
-        let number = list.last().map_or(0, |last| last.number + 1);
-        list.push(Waiter { number, queue: queue.clone(), since: Instant::now(), tell });
-        (number, told)
-    }
-
-    /// Removes one waiter; true when the job has none left on this lane.
-    fn remove(&self, job: u128, number: u64) -> bool {
-        let mut by_job = self.by_job.lock();
-        let Some(list) = by_job.get_mut(&job) else { return true };
-        list.retain(|waiter| waiter.number != number);
-        let empty = list.is_empty();
-        if empty {
-            by_job.remove(&job);
-        }
-        empty
-    }
-
-    pub(crate) fn tell(&self, job: u128, news: impl Fn() -> News) {
-        let told = self.by_job.lock().remove(&job);
-        for waiter in told.into_iter().flatten() {
-            // A waiter that left needs no news.
-            let _ = waiter.tell.send(news());
-        }
-    }
-
-    /// Jobs awaited for longer than `age`, oldest first, by queue.
-    fn older_than(&self, age: Duration, limit: usize) -> HashMap<String, (Arc<QueueKeys>, Vec<u128>)> {
-        let by_job = self.by_job.lock();
-        let mut old: Vec<_> = by_job
-            .iter()
-            .filter_map(|(job, list)| {
-                list.iter()
-                    .map(|w| (w.since, &w.queue))
-                    .min_by_key(|(since, _)| *since)
-                    .map(|(since, queue)| (since, *job, queue))
-            })
-            .filter(|(since, ..)| since.elapsed() >= age)
-            .collect();
-        old.sort_unstable_by_key(|(since, job, _)| (*since, *job));
-        let mut by_queue = HashMap::new();
-        for (_, job, queue) in old.into_iter().take(limit) {
-            let (_, jobs) = by_queue.entry(queue.base.clone()).or_insert_with(|| (queue.clone(), Vec::new()));
-            jobs.push(job);
-        }
-        by_queue
-    }
-
-    /// Looked up just now: not again before others had their turn.
-    fn touch(&self, jobs: &[u128]) {
-        let mut by_job = self.by_job.lock();
-        for job in jobs {
-            for waiter in by_job.get_mut(job).into_iter().flatten() {
-                waiter.since = Instant::now();
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.by_job.lock().is_empty()
-    }
 }
 
 impl RedisLane {
@@ -223,9 +134,8 @@ impl Lane for RedisLane {
         let outgoing = self.prepare(job, true).await?;
         let (queue, id) = (outgoing.queue.clone(), outgoing.id);
         let shared = &self.shared;
-        let (number, told) = shared.waiters.add(id, &queue);
+        let (number, told) = shared.push_awaited(outgoing);
         let mut leaving = Leaving { shared, queue: &queue, id, number, watched: false, abandon: true };
-        shared.push(outgoing);
         match tokio::time::timeout(timeout, told).await {
             Ok(Ok(News::Ended(bytes))) => {
                 leaving.told();
@@ -321,16 +231,33 @@ impl Shared {
         self.filled.notify_one();
     }
 
-    /// Marks jobs as travelling until the guard is dropped.
-    pub(crate) fn travelling(self: &Arc<Self>, jobs: Vec<u128>) -> Travelling {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.lock().insert(call, jobs);
-        Travelling { shared: self.clone(), call }
+    /// Under one lock: nobody sees the waiter of a job that is not on its way.
+    fn push_awaited(&self, outgoing: Outgoing) -> (u64, oneshot::Receiver<News>) {
+        let mut outbox = self.outbox.lock();
+        let waiter = self.waiters.add(outgoing.id, &outgoing.queue);
+        outbox.jobs.push(outgoing);
+        self.filled.notify_one();
+        waiter
+    }
+
+    /// Takes what is to be sent. Its jobs count as travelling, without a gap, until
+    /// their guards are dropped.
+    fn take_outbox(self: &Arc<Self>) -> (Vec<(Vec<Outgoing>, Travelling)>, Vec<(Arc<QueueKeys>, JobId)>) {
+        let mut outbox = self.outbox.lock();
+        let Outbox { jobs, abandoned } = std::mem::take(&mut *outbox);
+        let batches = by_queue(jobs, |outgoing| &outgoing.queue, Outgoing::bytes);
+        let travelling = batches.into_iter().map(|batch| {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            self.in_flight.lock().insert(call, batch.iter().map(|outgoing| outgoing.id.random).collect());
+            (batch, Travelling { shared: self.clone(), call })
+        });
+        (travelling.collect(), abandoned)
     }
 
     /// Whether an enqueue of this job has no answer yet.
     fn on_its_way(&self, job: u128) -> bool {
-        self.outbox.lock().jobs.iter().any(|outgoing| outgoing.id.random == job)
+        let outbox = self.outbox.lock();
+        outbox.jobs.iter().any(|outgoing| outgoing.id.random == job)
             || self.in_flight.lock().values().any(|jobs| jobs.contains(&job))
     }
 
@@ -360,28 +287,42 @@ impl Drop for Travelling {
 
 /// Sends what came together, again and again.
 async fn flush(shared: Arc<Shared>) {
+    // Calls begin in the order they are added in: jobs that came to this lane one
+    // after the other reach an undisturbed store so, also in several calls.
+    let mut calls = FuturesUnordered::new();
     loop {
-        shared.filled.notified().await;
+        tokio::select! {
+            () = shared.filled.notified() => {}
+            Some(()) = calls.next() => continue,
+        }
         // Let whatever else is ready in this tick come along.
         tokio::task::yield_now().await;
-        let Outbox { jobs, abandoned } = std::mem::take(&mut *shared.outbox.lock());
-        for batch in by_queue(jobs, |outgoing| &outgoing.queue) {
-            tokio::spawn(enqueue::send(shared.clone(), batch));
+        let (batches, abandoned) = shared.take_outbox();
+        for (batch, travelling) in batches {
+            calls.push(enqueue::send(shared.clone(), batch, travelling));
         }
-        for batch in by_queue(abandoned, |(queue, _)| queue) {
+        for batch in by_queue(abandoned, |(queue, _)| queue, |_| 0) {
             tokio::spawn(abandon(shared.clone(), batch));
         }
     }
 }
 
 /// Splits by queue, keeping the order within each, and bounds a batch.
-fn by_queue<T>(items: Vec<T>, queue: impl Fn(&T) -> &Arc<QueueKeys>) -> Vec<Vec<T>> {
+fn by_queue<T>(items: Vec<T>, queue: impl Fn(&T) -> &Arc<QueueKeys>, bytes: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut batches: Vec<Vec<T>> = Vec::new();
+    let mut filled: Vec<usize> = Vec::new();
     for item in items {
-        let fits = |batch: &Vec<T>| batch.len() < BATCH_MAX && Arc::ptr_eq(queue(&batch[0]), queue(&item));
-        match batches.iter().rposition(fits) {
-            Some(at) => batches[at].push(item),
-            None => batches.push(vec![item]),
+        let size = bytes(&item);
+        let last = batches.iter().rposition(|batch| Arc::ptr_eq(queue(&batch[0]), queue(&item)));
+        match last.filter(|&at| batches[at].len() < BATCH_MAX && filled[at] + size <= BATCH_BYTES) {
+            Some(at) => {
+                batches[at].push(item);
+                filled[at] += size;
+            }
+            None => {
+                batches.push(vec![item]);
+                filled.push(size);
+            }
         }
     }
     batches
@@ -396,40 +337,6 @@ async fn abandon(shared: Arc<Shared>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
     }
     if let Err(e) = shared.hub.call(&scripts::CANCEL, &cmd).await {
         log::debug!(model = queue.model.as_str(), jobs = batch.len(); "jobs whose callers left could not be cancelled and will run: {e}");
-    }
-}
-
-/// Hands pushed messages to waiters.
-fn on_push(waiters: Arc<Waiters>) -> OnPush {
-    Arc::new(move |info: PushInfo| match info.kind {
-        PushKind::Message => {
-            if let Some(Value::BulkString(message)) = info.data.into_iter().nth(1) {
-                deliver(&waiters, message.into());
-            }
-        }
-        PushKind::Disconnection => {
-            waiters.broke.store(true, Ordering::Release);
-            waiters.disturbed.notify_one();
-        }
-        _ => {}
-    })
-}
-
-/// A message is frames of key (16), length (u32) and record.
-fn deliver(waiters: &Waiters, message: Bytes) {
-    const HEAD: usize = KEY_LEN + 4;
-    let mut at = 0;
-    while let Some(head) = message.get(at..at + HEAD) {
-        let (key, len) = head.split_at(KEY_LEN);
-        let len = len.try_into().map_or(0, u32::from_le_bytes) as usize;
-        let end = at + HEAD + len;
-        let (Some(job), true) = (job_of(key), end <= message.len()) else {
-            log::error!("a message to this lane is malformed; is another program using the prefix?");
-            return;
-        };
-        let record = message.slice(at + HEAD..end);
-        waiters.tell(job, || News::Ended(record.clone()));
-        at = end;
     }
 }
 
@@ -466,6 +373,9 @@ async fn attend(shared: Arc<Shared>) {
 
 /// Looks whether awaited jobs have ended.
 async fn recheck(shared: &Shared, queue: &Arc<QueueKeys>, jobs: &[u128]) -> redis::RedisResult<()> {
+    // Before it is looked for: a job that arrives while the answer travels back
+    // would be taken for one that is gone.
+    let arriving: Vec<bool> = jobs.iter().map(|&job| shared.on_its_way(job)).collect();
     let key = |job: u128| queue.job(&job.to_be_bytes());
     let mut pipeline = redis::Pipeline::new();
     for &job in jobs {
@@ -473,12 +383,11 @@ async fn recheck(shared: &Shared, queue: &Arc<QueueKeys>, jobs: &[u128]) -> redi
     }
     let states = shared.hub.send_all(&pipeline).await?;
     shared.waiters.touch(jobs);
-    for (&job, state) in jobs.iter().zip(states) {
+    for ((&job, arriving), state) in jobs.iter().zip(arriving).zip(states) {
         match state {
             Value::BulkString(first) if first.first() == Some(&record::state::PENDING) => {}
             Value::BulkString(first) if first.is_empty() => {
-                // Not there: gone, unless it is still on its way in.
-                if !shared.on_its_way(job) {
+                if !arriving {
                     shared.waiters.tell(job, || News::Gone);
                 }
             }

@@ -39,6 +39,8 @@ mod scripts;
 mod settle;
 mod startup;
 mod timekeeper;
+mod waiters;
+mod written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,6 +70,8 @@ struct Inner {
     /// Administration, registry and timers; its driver runs on `runtime`.
     hub: Hub,
     queues: RwLock<Queues>,
+    /// Held while a model's number is asked for: one asks, the others wait in turn.
+    numbering: tokio::sync::Mutex<()>,
     registry: registry::Registry,
     timers: timekeeper::Timers,
     server: startup::Server,
@@ -132,6 +136,7 @@ impl RedisQueue {
             ids,
             hub,
             queues: RwLock::default(),
+            numbering: tokio::sync::Mutex::default(),
             registry,
             timers,
             server,
@@ -168,8 +173,13 @@ impl Inner {
 
     /// The queue of a model, given a number if it is new.
     async fn queue(&self, model: &str) -> Result<Arc<QueueKeys>> {
-        if let Some(known) = self.queues.read().by_model.get(model) {
-            return Ok(known.clone());
+        let known = || self.queues.read().by_model.get(model).cloned();
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let _turn = self.numbering.lock().await;
+        if let Some(known) = known() {
+            return Ok(known);
         }
         let mut cmd = scripts::NUMBER.on(&self.prefix.global(""));
         cmd.arg(model);

@@ -1,6 +1,7 @@
 //! What a server must be before it is trusted with jobs, and what an operator
 //! is told about one that could be safer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nobat_core::{Error, ErrorCode, IdIssuer, Result};
@@ -17,10 +18,18 @@ const OLDEST: (u32, u32) = (7, 0);
 /// or in a compose file everything starts at once.
 const REACH: Duration = Duration::from_secs(10);
 
-/// What was learned about the server at start.
-#[derive(Clone, Debug)]
+/// What was learned about the server.
+#[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) version: String,
+    version: String,
+    append_only: AtomicBool,
+}
+
+impl Server {
+    /// Whether it kept an append-only file when it was last asked.
+    pub(crate) fn append_only(&self) -> bool {
+        self.append_only.load(Ordering::Relaxed)
+    }
 }
 
 /// Checks the server, loads the scripts and reads (or creates) the secret that
@@ -39,7 +48,7 @@ pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings
                 "durability = \"fsync\" needs WAITAOF, which redis {version} does not have; use redis 7.2 or later, or durability = \"memory\" with `appendfsync always`"
             )));
         }
-        if field(&info, "aof_enabled") == Some("0") {
+        if !keeps_file(&info) {
             return Err(refuse("durability = \"fsync\" needs append-only; set `appendonly yes` in redis".to_owned()));
         }
     }
@@ -63,7 +72,8 @@ pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings
         _ => None,
     };
     let secret = secret.ok_or_else(|| refuse(format!("redis key `{secret_key}` is not a secret of 16 bytes; delete it (all job ids become invalid) or use another prefix")))?;
-    Ok((Server { version }, IdIssuer::new(secret)))
+    let append_only = AtomicBool::new(keeps_file(&info));
+    Ok((Server { version, append_only }, IdIssuer::new(secret)))
 }
 
 /// The server's health now.
@@ -71,7 +81,8 @@ pub(crate) async fn health(hub: &Hub, server: &Server) -> Result<StoreHealth> {
     let info = info(hub).await?;
     let mut warnings = Vec::new();
     let say = |warnings: &mut Vec<String>, text: String| warnings.push(text);
-    if field(&info, "aof_enabled") == Some("0") {
+    server.append_only.store(keeps_file(&info), Ordering::Relaxed);
+    if !keeps_file(&info) {
         say(
             &mut warnings,
             "append-only is off: a restart of redis loses accepted jobs; set `appendonly yes`".to_owned(),
@@ -84,6 +95,9 @@ pub(crate) async fn health(hub: &Hub, server: &Server) -> Result<StoreHealth> {
         return Err(super::connect::unavailable("it is loading its data"));
     }
     if field(&info, "role") == Some("slave") {
+        // Nothing this connection is asked for here fails on a replica: after a
+        // failover it has to be told to look for the master again.
+        hub.broken_now();
         return Err(super::connect::unavailable(
             "it is a replica; give the url of the master, of the sentinels or of the cluster",
         ));
@@ -134,7 +148,7 @@ async fn try_info(hub: &Hub) -> RedisResult<String> {
     })
 }
 
-fn text(value: Value) -> String {
+pub(crate) fn text(value: Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
@@ -142,8 +156,12 @@ fn text(value: Value) -> String {
     }
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn keeps_file(info: &str) -> bool {
+    field(info, "aof_enabled").is_some_and(|enabled| enabled != "0")
 }
 
 /// From CONFIG where it is allowed, else from INFO.

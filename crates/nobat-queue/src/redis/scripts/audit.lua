@@ -8,15 +8,22 @@
 
 local set, member, key, repair = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 dead_ttl, channel = ARGV[5], ARGV[6]
-watching = call('EXISTS', base .. 'watch') == 1
+watching = call('TYPE', base .. 'watch').ok == 'hash'
 local now = now_us()
 local rec = read(key)
 
+-- A set that is of another type (a finding of its own) holds nothing.
+local function in_set(name, who)
+  local score = redis.pcall('ZSCORE', base .. name, who)
+  return type(score) == 'string'
+end
+
 local function placed()
-  if call('ZSCORE', base .. 'ready', key) or call('ZSCORE', base .. 'sched', key) then return true end
+  if in_set('ready', key) or in_set('sched', key) then return true end
   local place = '0'
   repeat
-    local reply = call('ZSCAN', base .. 'leases', place, 'MATCH', '*', 'COUNT', 1000)
+    local reply = redis.pcall('ZSCAN', base .. 'leases', place, 'MATCH', '*', 'COUNT', 1000)
+    if reply.err then return false end
     for at = 1, #reply[2], 2 do
       if sub(reply[2][at], 9) == key then return true end
     end
@@ -26,7 +33,7 @@ local function placed()
 end
 
 if set == '' then
-  if not rec or call('ZSCORE', base .. 'dead', key) then return 0 end
+  if not rec or in_set('dead', key) then return 0 end
   local state = byte(rec, 1)
   if state == PENDING and placed() then return 0 end
   if state ~= PENDING and state and (band(state, 7) == 2 or state <= CORRUPT) then return 0 end
@@ -41,7 +48,7 @@ if set == '' then
   return 3
 end
 
-if not call('ZSCORE', base .. set, member) then return 0 end
+if not in_set(set, member) then return 0 end
 local state = rec and byte(rec, 1)
 if set == 'dead' then
   if state == DEAD or state == CORRUPT then return 0 end

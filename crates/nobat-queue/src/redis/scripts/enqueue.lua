@@ -110,6 +110,9 @@ for index = 1, n do
         adds[#adds + 1] = string.format('%d', score)
         adds[#adds + 1] = key
       end
+    elseif band(byte(first, 4), BLOB) ~= 0 and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
+      -- The repeat has put the payload there again, with a ttl.
+      call('PERSIST', base .. key .. ':in')
     end
   end
 end

@@ -3,8 +3,9 @@
 -- ARGV    1 lease us, then token + key per lease
 -- result  one character per lease: 1 renewed, 0 lost
 -- Fenced: only the exact lease that is held, and not of a cancelled job.
+-- Leases stay in the order they are given in, a microsecond apart (see step).
 
-local expiry = string.format('%d', now_us() + ARGV[1])
+local expiry = now_us() + ARGV[1]
 local members = {}
 for i = 2, #ARGV do members[i - 1] = ARGV[i] end
 local held = call('ZMSCORE', base .. 'leases', unpack(members))
@@ -12,7 +13,7 @@ local cancelled = call('EXISTS', base .. 'cx') == 1
 local adds, out = { 'XX' }, {}
 for i, member in ipairs(members) do
   if held[i] and not (cancelled and call('SISMEMBER', base .. 'cx', sub(member, 9)) == 1) then
-    adds[#adds + 1] = expiry
+    adds[#adds + 1] = string.format('%d', expiry + i)
     adds[#adds + 1] = member
     out[i] = '1'
   else

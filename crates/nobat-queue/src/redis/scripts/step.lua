@@ -119,9 +119,10 @@ else
   watching = true
 end
 
-reap(now)
-promote(now)
-expire(now)
+-- About a batch's worth: the timekeeper brings the rest, and a step stays short.
+reap(now, 32)
+promote(now, 32)
+expire(now, 32)
 
 local reply = { now, 0, #refused }
 for index = 1, #refused do reply[3 + index] = refused[index] end
@@ -149,7 +150,7 @@ if want > 0 and left > 0 and not paused then
   for i = 1, #keys do names[i] = base .. keys[i] end
   local records = call('MGET', unpack(names))
   local leases, taken, lost = {}, 0, 0
-  local expiry = string.format('%d', now + ARGV[2])
+  local expiry = now + ARGV[2]
   local count = #keys
   local due
   for i = 1, count do
@@ -166,7 +167,9 @@ if want > 0 and left > 0 and not paused then
     end
     if state == PENDING then
       taken = taken + 1
-      leases[taken * 2 - 1], leases[taken * 2] = expiry, token .. keys[i]
+      -- A microsecond apart, so that leases of a dead worker expire, and are
+      -- reaped a bounded number a call, in the order they were taken in.
+      leases[taken * 2 - 1], leases[taken * 2] = string.format('%d', expiry + taken), token .. keys[i]
       reply[r + 1], reply[r + 2] = keys[i], rec
       r = r + 2
       if band(flags, BLOB + TAIL) == 0 then

@@ -1,11 +1,16 @@
 -- What time does to a queue, at most 100 of each a call: expired leases come
 -- back at their old place (or are quarantined), due jobs become ready, waiting
 -- jobs past their deadline expire. Prepended to step and tick.
+--
+-- A step leases after it has reaped, though more may have expired than it could
+-- take: healthy jobs do not wait for a dead worker's thousands. Leases are reaped
+-- in the order of their expiry, which is the order they were taken (or last
+-- renewed) in: a step that wants no more than the limit finds them in turn.
 
-local SWEEP, MAX_DEATHS = 100, 3
+local MAX_DEATHS = 3
 
-local function reap(now)
-  local members = call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, SWEEP)
+local function reap(now, most)
+  local members = call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, most)
   if #members == 0 then return 0 end
   call('ZREM', base .. 'leases', unpack(members))
   for _, member in ipairs(members) do
@@ -31,8 +36,8 @@ local function reap(now)
   return #members
 end
 
-local function promote(now)
-  local keys = call('ZRANGEBYSCORE', base .. 'sched', '-inf', now, 'LIMIT', 0, SWEEP)
+local function promote(now, most)
+  local keys = call('ZRANGEBYSCORE', base .. 'sched', '-inf', now, 'LIMIT', 0, most)
   if #keys == 0 then return 0 end
   call('ZREM', base .. 'sched', unpack(keys))
   local adds = {}
@@ -48,9 +53,9 @@ local function promote(now)
   return #keys
 end
 
-local function expire(now)
+local function expire(now, most)
   if call('EXISTS', base .. 'due') == 0 then return 0 end
-  local keys = call('ZRANGEBYSCORE', base .. 'due', '-inf', now, 'LIMIT', 0, SWEEP)
+  local keys = call('ZRANGEBYSCORE', base .. 'due', '-inf', now, 'LIMIT', 0, most)
   if #keys == 0 then return 0 end
   call('ZREM', base .. 'due', unpack(keys))
   for _, key in ipairs(keys) do

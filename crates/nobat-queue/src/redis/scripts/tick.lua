@@ -12,12 +12,15 @@ max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 watching = call('EXISTS', base .. 'watch') == 1
 local now, pause = now_us(), tonumber(ARGV[2])
 local again = now + pause
-local reaped, promoted, expired = reap(now), promote(now), expire(now)
-if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then again = now end
+local SWEEP = 100
+local reaped, promoted, expired = reap(now, SWEEP), promote(now, SWEEP), expire(now, SWEEP)
+-- When very many are due at once the others are served in between.
+local soonest = now
+if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then soonest = now + 2000 end
 
 for _, set in ipairs({ 'leases', 'sched', 'due' }) do
   local head = call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
-  if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), now) end
+  if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), soonest) end
 end
 -- Dead letters whose records have run out.
 local old = call('ZRANGEBYSCORE', base .. 'dead', '-inf', now - tonumber(ARGV[4]) * 1000, 'LIMIT', 0, SWEEP)
