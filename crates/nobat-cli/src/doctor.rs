@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use nobat_core::config::without_password;
 
-use nobat_queue::Queue;
 use nobat_queue::redis::RedisQueue;
 
 use crate::client::block_on;
@@ -26,7 +25,7 @@ pub(crate) struct Args {
     /// Look the queues on Redis over: wrong types, lost records, counters that are off.
     #[arg(long)]
     queue: bool,
-    /// Only this model's queue; without it, those of every live worker's models.
+    /// Only this model's queue; without it, every model's that has one.
     #[arg(long, requires = "queue", value_name = "MODEL")]
     model: Option<String>,
     /// Set right what is found, or dead-letter it.
@@ -95,16 +94,9 @@ async fn audit(settings: &Settings, model: Option<String>, repair: bool) -> Resu
     let queue = RedisQueue::connect(&settings.store.redis, settings.queue.clone(), &settings.store.prefix).await?;
     let mut models: Vec<String> = match model {
         Some(model) => vec![model],
-        None => queue
-            .workers()
-            .await?
-            .into_iter()
-            .flat_map(|worker| worker.models)
-            .map(|model| model.name.to_string())
-            .collect(),
+        None => queue.models().await?.iter().map(ToString::to_string).collect(),
     };
     models.sort();
-    models.dedup();
     let mut findings = Vec::new();
     for model in models {
         findings.extend(queue.audit(&model, repair).await?.into_iter().map(|finding| format!("{model}: {finding}")));

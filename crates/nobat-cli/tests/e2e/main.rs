@@ -5,5 +5,6 @@ mod rig;
 
 mod answers;
 mod bad_input;
+mod doctor;
 mod life;
 mod scheduled;

@@ -28,6 +28,9 @@ pub(crate) struct Outcome {
     pub(crate) quarantined: u32,
     /// Attempts beyond each job's first.
     pub(crate) repeated: u32,
+    /// The longest time of a repeated job from enqueue to its last attempt, for
+    /// each time it was repeated; by the store's clock.
+    pub(crate) slowest_repeat: Duration,
 }
 
 /// Clients that fire jobs until they are told to stop.
@@ -107,7 +110,13 @@ impl Ledger {
                 let body = answer.json();
                 assert_eq!(body["predictions"][0][63].as_f64(), Some(f64::from(*value)), "job {id}");
                 outcome.succeeded += 1;
-                outcome.repeated += body["explain"]["attempts"].as_u64().unwrap_or(1) as u32 - 1;
+                let repeats = body["explain"]["attempts"].as_u64().unwrap_or(1) as u32 - 1;
+                outcome.repeated += repeats;
+                if repeats > 0 {
+                    let queued_us = body["explain"]["queue_us"].as_u64().expect("a time");
+                    let each = Duration::from_micros(queued_us) / repeats;
+                    outcome.slowest_repeat = outcome.slowest_repeat.max(each);
+                }
             } else {
                 let job: Value = http.get(&format!("/api/v1/jobs/{id}")).expect("the gateway answers").json();
                 assert_eq!(job["state"], "dead", "job {id}: {} {}", answer.status, answer.text());

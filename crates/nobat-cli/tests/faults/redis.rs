@@ -1,5 +1,6 @@
 //! kill -9 of Redis, append-only every second: nothing accepted is lost, and
-//! nobody needs a restart.
+//! nobody needs a restart. (A kill while an fsync runs, where Redis alone would
+//! lose what it answered: `nobat-queue`'s own fault tests.)
 
 use std::time::{Duration, Instant};
 
@@ -46,5 +47,5 @@ fn jobs_survive_redis_killed_and_everyone_resumes_by_themselves() {
         ledger.unclear
     );
     assert!(workers.iter_mut().all(|worker| worker.is_running()) && gateway.process.is_running());
-    assert!(slowest < Duration::from_secs(30), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }

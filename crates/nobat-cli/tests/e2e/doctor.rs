@@ -1,0 +1,66 @@
+//! `nobat doctor --queue` on a queue that somebody has been at.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::rig::onnx;
+use crate::rig::process::{Process, Redis, Service, free_port, worker};
+
+#[test]
+fn doctor_names_and_mends_a_key_of_the_wrong_type_and_missing_bookkeeping() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 1);
+    let redis = Redis::start(folder.path(), false);
+    let mut gateway = Service::gateway(folder.path(), &redis.url(), free_port(), &[]);
+    let mut first = worker(folder.path(), &redis.url(), &models, &[]);
+    gateway.wait_for_model("echo");
+    let mut http = gateway.http();
+    assert_eq!(http.post("/api/v1/queues/echo/pause", "").expect("an answer").status, 200);
+    let jobs: Vec<String> = (1..=3)
+        .map(|value| {
+            let answer = http.post("/api/v1/predict/echo", &onnx::body(value, 1)).expect("an answer");
+            assert_eq!(answer.status, 202, "{}", answer.text());
+            answer.json()["id"].as_str().expect("an id").to_owned()
+        })
+        .collect();
+    first.kill();
+    tell(&redis, "DEL nobat{echo}:meta");
+    tell(&redis, "DEL nobat{echo}:leases");
+    tell(&redis, "SET nobat{echo}:leases x");
+
+    let (found, output) = doctor(folder.path(), &redis, &[]);
+    assert!(!found, "{output}");
+    assert!(output.contains("key `nobat{echo}:leases` is a string, must be a zset"), "{output}");
+    assert!(output.contains("key `nobat{echo}:meta` is missing though jobs wait"), "{output}");
+    let (mended, output) = doctor(folder.path(), &redis, &["--repair"]);
+    assert!(mended && output.contains("set right"), "{output}");
+    let (well, output) = doctor(folder.path(), &redis, &[]);
+    assert!(well && output.contains("in order"), "{output}");
+
+    let _second = worker(folder.path(), &redis.url(), &models, &[]);
+    for (id, value) in jobs.iter().zip(1..) {
+        let result = http.get(&format!("/api/v1/jobs/{id}/result?wait=60")).expect("an answer");
+        assert_eq!(result.status, 200, "{}", result.text());
+        assert_eq!(result.json()["predictions"][0][63].as_f64(), Some(f64::from(value)));
+    }
+}
+
+/// Runs it; whether it found all well, and what it said.
+fn doctor(folder: &Path, redis: &Redis, more: &[&str]) -> (bool, String) {
+    let url = redis.url();
+    let args = [&["doctor", "--redis", &url, "--queue"], more].concat();
+    let mut process = Process::start(folder, "nobat", &args, &[]);
+    let status = process.wait(Duration::from_secs(60)).expect("it ends");
+    (status.success(), process.output())
+}
+
+/// One command as somebody at a console would give it.
+fn tell(redis: &Redis, command: &str) {
+    let mut stream = TcpStream::connect(redis.address()).expect("redis listens");
+    stream.write_all(format!("{command}\r\n").as_bytes()).expect("sent");
+    let mut reply = [0; 64];
+    let count = stream.read(&mut reply).expect("an answer");
+    assert!(matches!(reply[..count].first(), Some(b'+' | b':')), "{:?}", String::from_utf8_lossy(&reply[..count]));
+}
