@@ -83,7 +83,7 @@ impl Inbox {
             }
         }
         let draw = self.seed.fetch_add(1, Ordering::Relaxed).wrapping_mul(2_654_435_761) >> 7;
-        let status = if draw % 5 == 0 {
+        let status = if draw.is_multiple_of(5) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             "500 Internal Server Error"
         } else {
