@@ -46,6 +46,23 @@ operations *args:
 traces:
     cargo test --locked -p nobat-ops --features otlp --test otlp
 
+# The clients people already have (tritonclient, kserve, curl) against a server of small models.
+clients *args:
+    scripts/check_clients {{args}}
+
+# perf_analyzer over HTTP and gRPC; its server-side figures must add up.
+perf-analyzer *args:
+    scripts/check_perf_analyzer {{args}}
+
+# schemathesis over the OpenAPI document, and Swagger UI in a headless browser.
+openapi:
+    scripts/check_openapi
+    scripts/check_swagger_ui
+
+# Every fuzz target for 60 s: `just fuzz SECONDS TARGET…` for more of one.
+fuzz *args:
+    scripts/fuzz {{args}}
+
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}

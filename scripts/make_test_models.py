@@ -43,6 +43,10 @@ def main():
         save(f"identity_{name}", [node("Identity", ["x"], ["y"])], [value("x", kind, ["batch", "n"])],
              [value("y", kind, ["batch", "n"])])
 
+    # Bytes under a name that TensorFlow Serving answers in base64.
+    save("named_bytes", [node("Identity", ["image_bytes"], ["echo_bytes"])],
+         [value("image_bytes", T.STRING, ["batch"])], [value("echo_bytes", T.STRING, ["batch"])])
+
     # Two inputs, two outputs, of different datatypes and shapes.
     save("two_by_two",
          [node("Add", ["a", "a"], ["double"]), node("Neg", ["b"], ["negative"])],

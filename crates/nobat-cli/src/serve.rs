@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nobat_core::logging;
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_gateway::Gateway;
+use nobat_gateway::{Gateway, GatewayHandle};
 use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
 
@@ -120,7 +120,7 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     for reason in &failed {
         eprintln!("nobat: a model could not be loaded and is not served: {reason}");
     }
-    print!("{}", welcome(&format!("http://{}", gateway.http_addr()), &signatures, &models, started.elapsed()));
+    print!("{}", welcome(&gateway, &signatures, &models, started.elapsed()));
     notify::ready();
     tokio::spawn(notify::watchdog());
 
@@ -139,13 +139,17 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     }
 }
 
-/// What a person needs next: the address, the documentation, a line to paste.
-fn welcome(url: &str, signatures: &[ModelSignature], models: &[PathBuf], took: Duration) -> String {
+/// What a person needs next: the addresses, the documentation, a line to paste.
+fn welcome(gateway: &GatewayHandle, signatures: &[ModelSignature], models: &[PathBuf], took: Duration) -> String {
+    let url = format!("http://{}", gateway.http_addr());
     let mut ready: Vec<&ModelSignature> = signatures.iter().filter(|model| model.state == ModelState::Ready).collect();
     ready.sort_by(|a, b| a.name.cmp(&b.name));
     let names: Vec<&str> = ready.iter().map(|model| model.name.as_str()).collect();
     let mut text = format!("nobat is ready after {} ms, serving {}\n", took.as_millis(), names.join(", "));
     let _ = writeln!(text, "  http  {url}\n  docs  {url}/docs");
+    if let Some(address) = gateway.grpc_addr() {
+        let _ = writeln!(text, "  grpc  {address}");
+    }
     if let Some(model) = ready.first() {
         let body = example(&model.name, models).map(|path| format!("@{}", path.display()));
         if let Some(body) = body.or_else(|| zeros(model).map(|json| format!("'{json}'"))) {

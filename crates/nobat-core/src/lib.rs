@@ -16,6 +16,8 @@ pub mod cache;
 pub mod config;
 pub mod error;
 pub mod explain;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod id;
 pub mod infer;
 pub mod job;

@@ -1,5 +1,5 @@
 //! Request bodies read whole, bounded and decompressed; response bodies
-//! compressed when the client asks.
+//! compressed when the client asks, and left out when it asks for the head.
 //!
 //! Owns the only place where the gateway reads a body. The framework's own
 //! extractors are not used: they decompress into unbounded buffers, insist on
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, VARY};
 use actix_web::middleware::Next;
 use actix_web::web;
@@ -218,17 +219,28 @@ impl Coding {
     }
 }
 
-/// Middleware that compresses whole response bodies when the client accepts it.
-/// Streams (events) pass as they are. The result keeps a Content-Length.
+/// Middleware around every handler. A HEAD is answered as its GET, without the
+/// body (RFC 9110, section 9.3.2). Whole bodies are compressed when the client
+/// accepts it and keep a Content-Length; streams (events) pass as they are.
 ///
 /// # Errors
 /// Those of the services below it.
-pub async fn compress(
-    request: ServiceRequest,
+pub async fn respond(
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let coding = Coding::of_response(request.headers());
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
+        // Handlers know GET only. The connection remembers what was asked, and
+        // leaves the body out.
+        request.head_mut().method = Method::GET;
+    }
     let response = next.call(request).await?.map_into_boxed_body();
+    if is_head && response.response().body().size() == BodySize::Stream {
+        // It would be read to its end to be left out.
+        return Ok(response.map_body(|_, _| BoxBody::new(actix_web::body::None::new())));
+    }
     let long = matches!(response.response().body().size(), BodySize::Sized(size) if size >= COMPRESS_FROM as u64);
     if coding == Coding::Identity || !long || response.headers().contains_key(CONTENT_ENCODING) {
         return Ok(response);
@@ -378,7 +390,7 @@ mod tests {
     async fn responses_are_compressed_when_asked_and_worth_it() {
         let app = actix_web::test::init_service(
             App::new()
-                .wrap(middleware::from_fn(compress))
+                .wrap(middleware::from_fn(respond))
                 .route("/long", web::get().to(|| async { HttpResponse::Ok().body(vec![b'x'; 5000]) }))
                 .route("/short", web::get().to(|| async { HttpResponse::Ok().body("short") })),
         )

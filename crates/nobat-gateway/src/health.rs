@@ -16,9 +16,9 @@ use crate::state::Shared;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/livez").get(live).head(live).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/readyz").get(ready).head(ready).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/api/v1/status").get(status).default_service(not_allowed("GET")));
+    config.service(web::resource("/livez").get(live).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/readyz").get(ready).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/api/v1/status").get(status).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn live() -> HttpResponse {

@@ -22,6 +22,8 @@ pub mod context;
 pub mod edge;
 pub mod error;
 pub mod exposition;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod grpc;
 mod health;
 pub mod json;

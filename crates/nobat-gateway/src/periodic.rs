@@ -23,8 +23,8 @@ const MOST: usize = 100;
 pub(crate) fn configure(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
     config
-        .service(web::resource("/api/v1/periodic").get(list).default_service(not_allowed("GET")))
-        .service(web::resource("/api/v1/periodic/{name}").get(show).default_service(not_allowed("GET")))
+        .service(web::resource("/api/v1/periodic").get(list).default_service(not_allowed("GET, HEAD")))
+        .service(web::resource("/api/v1/periodic/{name}").get(show).default_service(not_allowed("GET, HEAD")))
         .service(web::resource("/api/v1/periodic/{name}/run").post(run).default_service(post()))
         .service(web::resource("/api/v1/periodic/{name}/pause").post(pause).default_service(post()))
         .service(web::resource("/api/v1/periodic/{name}/resume").post(resume).default_service(post()));

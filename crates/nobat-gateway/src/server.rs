@@ -111,7 +111,7 @@ fn serve_http(
         // Runs on each HTTP thread: the lane's I/O belongs to that thread.
         App::new()
             .app_data(web::Data::new(Predictor::new(state.clone())))
-            .wrap(middleware::from_fn(body::compress))
+            .wrap(middleware::from_fn(body::respond))
             .wrap_fn(edge::guard)
             .wrap_fn(context::attach)
             .configure(routes::configure)

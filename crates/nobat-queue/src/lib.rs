@@ -19,6 +19,8 @@
 
 pub mod backend;
 mod entropy;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ledger;
 pub mod queue;
 pub mod redis;

@@ -15,6 +15,8 @@ pub mod batch;
 pub mod config;
 pub mod engine;
 mod executor;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod golden;
 pub mod model;
 pub mod probe;

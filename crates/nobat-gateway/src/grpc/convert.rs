@@ -18,7 +18,7 @@ use crate::v2::outputs::{self, Output, Requested};
 use crate::v2::parameters::{OutputParameters, RequestParameters, Value, binary_data_size, clip};
 
 /// A decoded `ModelInferRequest`.
-pub(super) struct Call {
+pub(crate) struct Call {
     pub model: String,
     pub version: String,
     pub id: String,
@@ -27,12 +27,12 @@ pub(super) struct Call {
     pub request: InferRequest,
 }
 
-/// Decodes a request; `stream` allows the parameters that only streams keep.
+/// Decodes a request.
 ///
 /// # Errors
 /// `invalid_tensor`, `invalid_parameter`, `unsupported`.
-pub(super) fn decode(message: ModelInferRequest, stream: bool) -> Result<Call> {
-    let parameters = RequestParameters::read(given(&values(&message.parameters)), stream)?;
+pub(crate) fn decode(message: ModelInferRequest) -> Result<Call> {
+    let parameters = RequestParameters::read(given(&values(&message.parameters)), true)?;
     let raw = message.raw_input_contents;
     if !raw.is_empty() && raw.len() != message.inputs.len() {
         return Err(Error::new(
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn typed_bytes(datatype: &str, contents: InferTensorContents) -> Result<Bytes> {
-        decode(message(datatype, &[2], contents), false).map(|call| call.request.inputs[0].data.clone())
+        decode(message(datatype, &[2], contents)).map(|call| call.request.inputs[0].data.clone())
     }
 
     #[test]
@@ -252,12 +252,12 @@ mod tests {
         let raw = Bytes::from_static(b"12345678");
         let mut request = message("FP32", &[2], InferTensorContents::default());
         request.raw_input_contents = vec![raw.clone()];
-        let call = decode(request.clone(), false).expect("raw");
+        let call = decode(request.clone()).expect("raw");
         assert_eq!(call.request.inputs[0].data.as_ptr(), raw.as_ptr());
         request.raw_input_contents.push(raw.clone());
-        assert!(decode(request, false).err().expect("two for one").message.contains("2 entries for 1 inputs"));
+        assert!(decode(request).err().expect("two for one").message.contains("2 entries for 1 inputs"));
         let mut both = message("FP32", &[2], InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
         both.raw_input_contents = vec![raw];
-        assert!(decode(both, false).err().expect("both").message.contains("send one"));
+        assert!(decode(both).err().expect("both").message.contains("send one"));
     }
 }

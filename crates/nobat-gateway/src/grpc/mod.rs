@@ -6,7 +6,7 @@
 //! itself is shared with HTTP and stands in `v2`.
 
 mod codec;
-mod convert;
+pub(crate) mod convert;
 pub mod proto;
 mod server;
 mod service;

@@ -33,9 +33,23 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 /// Requests of one stream that run at a time; more wait in the connection.
 const STREAM_WIDTH: usize = 128;
 
-/// The transport answers CANCELLED when a call's `grpc-timeout` is over. The
-/// job ends this much earlier, so that the answer is DEADLINE_EXCEEDED.
+/// A job ends this much before its caller stops waiting, so that the answer can
+/// name it.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(3);
+
+/// When the caller of a call stops waiting, by its `grpc-timeout`.
+#[derive(Clone, Copy)]
+struct Deadline(Instant);
+
+/// Reads a call's deadline as its head arrives, before its message is read. The
+/// transport counts from here too, and answers CANCELLED at its end: a deadline
+/// taken any later would come after that.
+pub(super) fn stamp_deadline(mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+    if let Some(deadline) = deadline(request.metadata()).map_err(status)? {
+        request.extensions_mut().insert(Deadline(deadline));
+    }
+    Ok(request)
+}
 
 /// The service on one thread, with that thread's way into the queue.
 #[derive(Clone)]
@@ -65,12 +79,17 @@ impl Service {
         metadata: &MetadataMap,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-        stream: bool,
     ) -> Result<ModelInferResponse> {
         let started = Instant::now();
         let outcome = match self.enter(metadata, Scope::Predict) {
             Ok((context, permit)) => {
-                let outcome = self.admitted(&context, permit, message, deadline, stream).await;
+                let answer = self.admitted(&context, permit, message, deadline);
+                let outcome = match deadline {
+                    None => answer.await,
+                    Some(deadline) => {
+                        tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(|_| Err(late()))
+                    }
+                };
                 context.end_span(http_status_of(&outcome));
                 outcome
             }
@@ -88,14 +107,13 @@ impl Service {
         permit: Option<Permit>,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-        stream: bool,
     ) -> Result<ModelInferResponse> {
         // Held to the end: it counts the call as in flight.
         let mut permit = permit;
         if let Some(permit) = &mut permit {
             permit.settle_rate(&*self.predictor.shared().queue).await?;
         }
-        self.infer(context, message, deadline, stream).await
+        self.infer(context, message, deadline).await
     }
 
     async fn infer(
@@ -103,18 +121,14 @@ impl Service {
         context: &RequestContext,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-        stream: bool,
     ) -> Result<ModelInferResponse> {
-        let Call { model, version, id, parameters, requested, request } = convert::decode(message, stream)?;
+        let Call { model, version, id, parameters, requested, request } = convert::decode(message)?;
         let target = self.predictor.resolve(named(&model)?, want(&version))?;
         let mut options = parameters.job_options();
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN);
             if left.is_zero() {
-                return Err(Error::new(
-                    ErrorCode::DeadlineExceeded,
-                    "the call's deadline passed before its job was enqueued",
-                ));
+                return Err(late());
             }
             options.deadline = Some(options.deadline.map_or(left, |asked| asked.min(left)));
         }
@@ -131,7 +145,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
-        let (error_message, mut response) = match self.serve(&metadata, message, deadline, true).await {
+        let (error_message, mut response) = match self.serve(&metadata, message, deadline).await {
             Ok(response) => (String::new(), response),
             Err(error) => (error.message, ModelInferResponse { id, ..ModelInferResponse::default() }),
         };
@@ -178,9 +192,9 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        let (metadata, _, message) = request.into_parts();
-        let deadline = deadline(&metadata).map_err(status)?;
-        self.serve(&metadata, message, deadline, false).await.map(Response::new).map_err(status)
+        let (metadata, extensions, message) = request.into_parts();
+        let deadline = extensions.get().map(|Deadline(deadline)| *deadline);
+        self.serve(&metadata, message, deadline).await.map(Response::new).map_err(status)
     }
 
     type ModelStreamInferStream =
@@ -190,8 +204,8 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        let (metadata, _, messages) = request.into_parts();
-        let deadline = deadline(&metadata).map_err(status)?;
+        let (metadata, extensions, messages) = request.into_parts();
+        let deadline = extensions.get().map(|Deadline(deadline)| *deadline);
         // A caller that may not predict is told at once, not per request.
         self.predictor.shared().edge.auth.authenticate(authorization(&metadata)).map_err(status)?;
         let (service, metadata) = (self.clone(), Arc::new(metadata));
@@ -328,6 +342,10 @@ fn status(error: Error) -> Status {
 /// The HTTP status that an outcome would have had: one scale for all protocols.
 fn http_status_of<T>(outcome: &Result<T>) -> u16 {
     outcome.as_ref().map_or_else(|error| http_status(error.code).as_u16(), |_| 200)
+}
+
+fn late() -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, "the call's deadline passed before its answer was there")
 }
 
 /// The credentials of a call. Ones that are not text are malformed, not absent.

@@ -6,22 +6,30 @@ use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use utoipa::{IntoParams, IntoResponses, OpenApi};
+use utoipa::{IntoParams, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::native::objects::{PlainError, PredictBody, Problem};
 use super::native::{events, jobs, models, predict, queues};
 use crate::error::not_allowed;
 use crate::periodic;
 use crate::routing::api as routing;
 use crate::webhook::api as webhook;
 
+mod plain;
+mod refusals;
+mod v2;
+mod variants;
+
+use refusals::Components;
+pub(crate) use refusals::Refusals;
+use variants::Variants;
+
 const DOCUMENT: &str = "/api/openapi.json";
 
 /// Adds the document and Swagger UI.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource(DOCUMENT).get(serve).head(serve).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/docs").get(to_slash).default_service(not_allowed("GET")));
+    config.service(web::resource(DOCUMENT).get(serve).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/docs").get(to_slash).default_service(not_allowed("GET, HEAD")));
     let settings = Config::new([DOCUMENT]).try_it_out_enabled(true).display_request_duration(true);
     config.service(SwaggerUi::new("/docs/{_:.*}").config(settings));
 }
@@ -58,115 +66,27 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
         (name = "periodic", description = "What starts by itself"),
         (name = "webhooks", description = "Who is told of a job's end"),
         (name = "tensorflow-serving", description = "TensorFlow Serving's REST API, and kserve's v1 protocol"),
+        (name = "open-inference-protocol", description = "The Open Inference Protocol v2 over HTTP, as Triton's and KServe's clients speak it"),
         (name = "sagemaker", description = "The SageMaker container contract"),
+        (name = "health", description = "For probes"),
     ),
     paths(
         predict::predict, predict::predict_many,
-        jobs::get, jobs::result, events::events, jobs::cancel, jobs::retry, jobs::list,
+        jobs::get, jobs::delete, jobs::result, events::events, jobs::cancel, jobs::retry, jobs::list,
         models::list, models::get,
         queues::list, queues::get, queues::pause, queues::resume, queues::dead, queues::redrive, queues::purge,
         routing::list, routing::show, routing::put, routing::remove,
         periodic::list, periodic::show, periodic::run, periodic::pause, periodic::resume,
         webhook::list, webhook::redeliver, webhook::endpoints, webhook::enable,
-        described::tf_predict, described::tf_status, described::tf_metadata, described::tf_list,
-        described::tf_classify, described::tf_regress,
-        described::short_predict, described::invocations, described::ping, described::alive,
+        plain::tf_predict, plain::tf_classify, plain::tf_regress, plain::tf_status, plain::tf_metadata, plain::tf_list,
+        plain::short_predict, plain::invocations, plain::ping, plain::alive, plain::live, plain::ready,
+        v2::about, v2::live, v2::ready, v2::list, v2::describe, v2::model_ready, v2::config,
+        v2::statistics, v2::all_statistics, v2::infer, v2::index, v2::load, v2::unload,
+        v2::system_regions, v2::cuda_regions, v2::trace, v2::logging,
     ),
+    modifiers(&Components, &Variants),
 )]
 struct Document;
-
-/// What may refuse a call of the native API.
-#[derive(IntoResponses)]
-#[allow(dead_code, reason = "describes what `error::render` answers")]
-pub(crate) enum Refusals {
-    /// The request is at fault: `invalid_json`, `invalid_parameter`, `invalid_tensor`
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] Problem),
-    /// No usable credentials
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(#[to_schema] Problem),
-    /// The credentials do not cover this
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] Problem),
-    /// No such model, version or job
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] Problem),
-    /// The body stalled
-    #[response(status = 408, content_type = "application/problem+json")]
-    Timeout(#[to_schema] Problem),
-    /// Not in this state: `job_already_finished`, `job_cancelled`, `idempotency_in_progress`
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] Problem),
-    /// The result has outlived its ttl
-    #[response(status = 410, content_type = "application/problem+json")]
-    Gone(#[to_schema] Problem),
-    /// The body or the batch is over a limit
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(#[to_schema] Problem),
-    /// The content encoding is not supported
-    #[response(status = 415, content_type = "application/problem+json")]
-    Encoding(#[to_schema] Problem),
-    /// The idempotency key came with another body before
-    #[response(status = 422, content_type = "application/problem+json")]
-    Mismatch(#[to_schema] Problem),
-    /// You are over your limit; see `Retry-After`
-    #[response(status = 429, content_type = "application/problem+json")]
-    Limited(#[to_schema] Problem),
-    /// The job failed, or a fault of ours
-    #[response(status = 500, content_type = "application/problem+json")]
-    Failed(#[to_schema] Problem),
-    /// A worker's result cannot be read
-    #[response(status = 502, content_type = "application/problem+json")]
-    BadResult(#[to_schema] Problem),
-    /// We are saturated or ill; see `Retry-After`
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Problem),
-    /// The job's deadline passed
-    #[response(status = 504, content_type = "application/problem+json")]
-    Late(#[to_schema] Problem),
-}
-
-/// What may refuse a call of the protocols with plain errors.
-#[derive(IntoResponses)]
-#[allow(dead_code, reason = "describes what `error::render` answers")]
-enum PlainRefusals {
-    /// The request is at fault
-    #[response(status = 400)]
-    BadRequest(#[to_schema] PlainError),
-    /// No usable credentials
-    #[response(status = 401)]
-    Unauthenticated(#[to_schema] PlainError),
-    /// The credentials do not cover this
-    #[response(status = 403)]
-    Forbidden(#[to_schema] PlainError),
-    /// No such model or version
-    #[response(status = 404)]
-    NotFound(#[to_schema] PlainError),
-    /// The body stalled
-    #[response(status = 408)]
-    Timeout(#[to_schema] PlainError),
-    /// The body or the batch is over a limit
-    #[response(status = 413)]
-    TooLarge(#[to_schema] PlainError),
-    /// The content encoding is not supported
-    #[response(status = 415)]
-    Encoding(#[to_schema] PlainError),
-    /// You are over your limit; see `Retry-After`
-    #[response(status = 429)]
-    Limited(#[to_schema] PlainError),
-    /// The job failed, or a fault of ours
-    #[response(status = 500)]
-    Failed(#[to_schema] PlainError),
-    /// A worker's result cannot be read
-    #[response(status = 502)]
-    BadResult(#[to_schema] PlainError),
-    /// We are saturated or ill; see `Retry-After`
-    #[response(status = 503)]
-    Unavailable(#[to_schema] PlainError),
-    /// No answer in time
-    #[response(status = 504)]
-    Late(#[to_schema] PlainError),
-}
 
 /// The options of a job.
 #[derive(IntoParams)]
@@ -206,94 +126,4 @@ pub(crate) struct JobParameters {
     /// Wait this long for the answer; seconds, or with a unit
     #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
     wait: Option<String>,
-}
-
-/// Documentation of routes whose handlers take their paths apart by hand.
-#[allow(dead_code, reason = "only their documentation is used")]
-mod described {
-    use super::{JobParameters, PlainRefusals, PredictBody};
-
-    /// Predict
-    ///
-    /// Also `/v1/models/{model}/versions/{version}:predict` and `/v1/models/{model}/labels/{label}:predict`.
-    #[utoipa::path(
-        post, path = "/v1/models/{model}:predict", tag = "tensorflow-serving", operation_id = "tf_predict",
-        params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
-        request_body = PredictBody,
-        responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_predict() {}
-
-    /// Classify
-    #[utoipa::path(
-        post, path = "/v1/models/{model}:classify", tag = "tensorflow-serving", operation_id = "tf_classify",
-        params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
-        request_body(content = Value, description = "`{\"examples\": [{\"input\": …}, …]}`"),
-        responses((status = 200, description = "`result`: per example the classes with their scores", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_classify() {}
-
-    /// Regress
-    #[utoipa::path(
-        post, path = "/v1/models/{model}:regress", tag = "tensorflow-serving", operation_id = "tf_regress",
-        params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
-        request_body(content = Value, description = "`{\"examples\": [{\"input\": …}, …]}`"),
-        responses((status = 200, description = "`result`: per example its value", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_regress() {}
-
-    /// A model's status
-    ///
-    /// TensorFlow Serving's version states, with kserve's `ready`.
-    #[utoipa::path(
-        get, path = "/v1/models/{model}", tag = "tensorflow-serving", operation_id = "tf_status",
-        params(("model" = String, Path, description = "The model's name", example = "digits")),
-        responses((status = 200, description = "The status", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_status() {}
-
-    /// A model's metadata
-    #[utoipa::path(
-        get, path = "/v1/models/{model}/metadata", tag = "tensorflow-serving", operation_id = "tf_metadata",
-        params(("model" = String, Path, description = "The model's name", example = "digits")),
-        responses((status = 200, description = "The signature", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_metadata() {}
-
-    /// Every model's name
-    #[utoipa::path(
-        get, path = "/v1/models", tag = "tensorflow-serving", operation_id = "tf_list",
-        responses((status = 200, description = "The names", body = Value), PlainRefusals),
-    )]
-    pub(super) fn tf_list() {}
-
-    /// Predict with the only or default model
-    #[utoipa::path(
-        post, path = "/predict", tag = "predict", operation_id = "short_predict",
-        params(JobParameters), request_body = PredictBody,
-        responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
-    )]
-    pub(super) fn short_predict() {}
-
-    /// Predict with the only or default model
-    #[utoipa::path(
-        post, path = "/invocations", tag = "sagemaker", operation_id = "invocations",
-        params(JobParameters), request_body = PredictBody,
-        responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
-    )]
-    pub(super) fn invocations() {}
-
-    /// Whether the only or default model serves
-    #[utoipa::path(
-        get, path = "/ping", tag = "sagemaker", operation_id = "ping",
-        responses((status = 200, description = "It does", body = Value), PlainRefusals),
-    )]
-    pub(super) fn ping() {}
-
-    /// Whether the gateway lives
-    #[utoipa::path(
-        get, path = "/", tag = "models", operation_id = "alive",
-        responses((status = 200, description = "It does", body = Value)),
-    )]
-    pub(super) fn alive() {}
 }

@@ -12,7 +12,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// Adds `/`.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/").get(root).head(root).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/").get(root).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn root(request: HttpRequest) -> HttpResponse {

@@ -15,7 +15,7 @@ use crate::registry::Want;
 pub(super) fn configure(config: &mut ServiceConfig) {
     config.service(web::resource("/predict").post(predict).default_service(not_allowed("POST")));
     config.service(web::resource("/invocations").post(predict).default_service(not_allowed("POST")));
-    config.service(web::resource("/ping").get(ping).head(ping).default_service(not_allowed("GET, HEAD")));
+    config.service(web::resource("/ping").get(ping).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn predict(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> HttpResponse {

@@ -27,9 +27,7 @@ const MODELS: &str = "/v1/models";
 
 /// Adds `/v1/models` and everything under it.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(
-        web::resource(MODELS).get(describe::list).head(describe::list).default_service(not_allowed("GET, HEAD")),
-    );
+    config.service(web::resource(MODELS).get(describe::list).default_service(not_allowed("GET, HEAD")));
     config.service(web::scope(MODELS).default_service(web::to(serve)));
 }
 

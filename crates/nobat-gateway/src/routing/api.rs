@@ -17,13 +17,13 @@ const MAX_BODY: usize = 64 << 10;
 
 /// Adds the paths.
 pub fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/api/v1/routes").get(list).default_service(not_allowed("GET"))).service(
+    config.service(web::resource("/api/v1/routes").get(list).default_service(not_allowed("GET, HEAD"))).service(
         web::resource("/api/v1/routes/{name}")
             .app_data(web::PayloadConfig::new(MAX_BODY))
             .get(show)
             .put(put)
             .delete(remove)
-            .default_service(not_allowed("GET, PUT, DELETE")),
+            .default_service(not_allowed("GET, HEAD, PUT, DELETE")),
     );
 }
 

@@ -1,5 +1,6 @@
 //! `POST /v2/models/{m}[/versions/{v}]/infer`.
 
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -21,7 +22,7 @@ use crate::predict::{Predictor, answered_version};
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
     let paths = ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"];
-    serve(config, &paths, "POST", || web::to(infer));
+    serve(config, &paths, Method::POST, || web::to(infer));
 }
 
 async fn infer(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {

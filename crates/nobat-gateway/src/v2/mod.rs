@@ -24,6 +24,7 @@ mod server;
 pub(crate) mod settings;
 pub(crate) mod statistics;
 
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Route};
@@ -44,13 +45,11 @@ pub fn configure(config: &mut ServiceConfig) {
 }
 
 /// Adds the route of one method at several paths; other methods get 405.
-fn serve(config: &mut ServiceConfig, paths: &[&str], methods: &'static str, route: impl Fn() -> Route) {
-    let route = || match methods {
-        "POST" => route().method(actix_web::http::Method::POST),
-        _ => route().method(actix_web::http::Method::GET),
-    };
+fn serve(config: &mut ServiceConfig, paths: &[&str], method: Method, route: impl Fn() -> Route) {
+    let allow = if method == Method::GET { "GET, HEAD" } else { "POST" };
     for &path in paths {
-        config.service(web::resource(path).route(route()).default_service(not_allowed(methods)));
+        let route = route().method(method.clone());
+        config.service(web::resource(path).route(route).default_service(not_allowed(allow)));
     }
 }
 

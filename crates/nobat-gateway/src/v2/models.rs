@@ -1,6 +1,7 @@
 //! What can be asked about models: the list, metadata, readiness,
 //! configuration, statistics.
 
+use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{ErrorCode, Result};
@@ -12,18 +13,18 @@ use crate::registry::Want;
 
 /// Adds the routes; `stats` is a reserved name among models.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    serve(config, &["/v2/models"], "GET", || web::to(list));
-    serve(config, &["/v2/models/stats"], "GET", || web::to(statistics));
-    serve(config, &["/v2/models/{model}", "/v2/models/{model}/versions/{version}"], "GET", || web::to(describe));
+    serve(config, &["/v2/models"], Method::GET, || web::to(list));
+    serve(config, &["/v2/models/stats"], Method::GET, || web::to(statistics));
+    serve(config, &["/v2/models/{model}", "/v2/models/{model}/versions/{version}"], Method::GET, || web::to(describe));
     let both = |tail: &str| {
         [format!("/v2/models/{{model}}{tail}"), format!("/v2/models/{{model}}/versions/{{version}}{tail}")]
     };
     let [plain, versioned] = both("/ready");
-    serve(config, &[&plain, &versioned], "GET", || web::to(ready));
+    serve(config, &[&plain, &versioned], Method::GET, || web::to(ready));
     let [plain, versioned] = both("/config");
-    serve(config, &[&plain, &versioned], "GET", || web::to(configuration));
+    serve(config, &[&plain, &versioned], Method::GET, || web::to(configuration));
     let [plain, versioned] = both("/stats");
-    serve(config, &[&plain, &versioned], "GET", || web::to(statistics));
+    serve(config, &[&plain, &versioned], Method::GET, || web::to(statistics));
 }
 
 async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {

@@ -101,7 +101,7 @@ pub(crate) fn select(
 
 /// Names of an output's classes: the model's setting `class_labels`, a table
 /// from output name to a list.
-fn labels<'a>(signature: &'a ModelSignature, output: &str) -> Vec<&'a str> {
+pub(crate) fn labels<'a>(signature: &'a ModelSignature, output: &str) -> Vec<&'a str> {
     let list = signature.settings.get("class_labels").and_then(|table| table.get(output)).and_then(Value::as_array);
     list.into_iter().flatten().map(|label| label.as_str().unwrap_or_default()).collect()
 }

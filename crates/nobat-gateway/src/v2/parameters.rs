@@ -70,19 +70,18 @@ pub(crate) struct RequestParameters {
     pub deadline: Option<Duration>,
     /// Whether outputs are binary unless they say otherwise.
     pub binary_data_output: bool,
-    /// Whether a stream's end is marked by an empty final response (gRPC).
-    pub empty_final_response: bool,
 }
 
 impl RequestParameters {
-    /// Reads the parameters. `stream` allows those that only streams keep.
+    /// Reads the parameters. `grpc` allows those that clients send with every
+    /// gRPC call, streamed or not.
     ///
     /// # Errors
     /// `invalid_parameter` naming the parameter and what it takes;
     /// `unsupported` for sequences.
     pub(crate) fn read<'a>(
         parameters: impl Iterator<Item = (&'a str, Option<&'a Value>)>,
-        stream: bool,
+        grpc: bool,
     ) -> Result<RequestParameters> {
         let mut read = RequestParameters::default();
         for (name, value) in parameters {
@@ -93,7 +92,8 @@ impl RequestParameters {
                 "priority" => read.priority = priority(value.count(name)?),
                 "timeout" => read.deadline = Some(value.count(name)?).filter(|&us| us > 0).map(Duration::from_micros),
                 "binary_data_output" => read.binary_data_output = value.truth(name)?,
-                "triton_enable_empty_final_response" if stream => read.empty_final_response = value.truth(name)?,
+                // Every answer is its request's last, and says so in a stream.
+                "triton_enable_empty_final_response" if grpc => drop(value.truth(name)?),
                 "sequence_id" if !matches!(value, Value::Uint(0)) => {
                     return Err(Error::new(
                         ErrorCode::Unsupported,
@@ -198,8 +198,8 @@ pub(crate) fn clip(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, Value)], stream: bool) -> Result<RequestParameters> {
-        RequestParameters::read(pairs.iter().map(|(name, value)| (*name, Some(value))), stream)
+    fn read(pairs: &[(&str, Value)], grpc: bool) -> Result<RequestParameters> {
+        RequestParameters::read(pairs.iter().map(|(name, value)| (*name, Some(value))), grpc)
     }
 
     #[test]
@@ -224,11 +224,8 @@ mod tests {
     fn unknown_parameters_of_the_server_are_refused_and_those_of_models_pass() {
         assert!(read(&[("triton_unknown", Value::Bool(true))], true).is_err());
         assert!(read(&[("triton_enable_empty_final_response", Value::Bool(true))], false).is_err());
-        assert!(
-            read(&[("triton_enable_empty_final_response", Value::Bool(true))], true)
-                .expect("in a stream")
-                .empty_final_response
-        );
+        assert!(read(&[("triton_enable_empty_final_response", Value::Bool(true))], true).is_ok());
+        assert!(read(&[("triton_enable_empty_final_response", Value::Uint(1))], true).is_err());
         assert!(read(&[("temperature", Value::Double(0.5))], false).is_ok());
         assert_eq!(
             read(&[("sequence_id", Value::Uint(7))], false).expect_err("a sequence").code,

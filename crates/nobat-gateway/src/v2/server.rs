@@ -1,6 +1,7 @@
 //! `/v2` itself: metadata, health, the repository, and the extensions that can
 //! only be asked about.
 
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -14,17 +15,19 @@ use crate::predict::Predictor;
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    serve(config, &["/v2", "/v2/"], "GET", || web::to(about));
-    serve(config, &["/v2/health/live"], "GET", || web::to(live));
-    serve(config, &["/v2/health/ready"], "GET", || web::to(ready));
-    serve(config, &["/v2/repository/index"], "POST", || web::to(index));
-    serve(config, &["/v2/repository/models/{model}/load"], "POST", || web::to(load));
-    serve(config, &["/v2/repository/models/{model}/unload"], "POST", || web::to(unload));
+    serve(config, &["/v2", "/v2/"], Method::GET, || web::to(about));
+    serve(config, &["/v2/health/live"], Method::GET, || web::to(live));
+    serve(config, &["/v2/health/ready"], Method::GET, || web::to(ready));
+    serve(config, &["/v2/repository/index"], Method::POST, || web::to(index));
+    serve(config, &["/v2/repository/models/{model}/load"], Method::POST, || web::to(load));
+    serve(config, &["/v2/repository/models/{model}/unload"], Method::POST, || web::to(unload));
     for kind in ["system", "cuda"] {
         let path = |tail: &str| format!("/v2/{kind}sharedmemory{tail}");
-        serve(config, &[&path("/status"), &path("/region/{region}/status")], "GET", || web::to(no_regions));
-        serve(config, &[&path("/region/{region}/register")], "POST", || web::to(register));
-        serve(config, &[&path("/unregister"), &path("/region/{region}/unregister")], "POST", || web::to(unregister));
+        serve(config, &[&path("/status"), &path("/region/{region}/status")], Method::GET, || web::to(no_regions));
+        serve(config, &[&path("/region/{region}/register")], Method::POST, || web::to(register));
+        serve(config, &[&path("/unregister"), &path("/region/{region}/unregister")], Method::POST, || {
+            web::to(unregister)
+        });
     }
     for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting"] {
         config.service(web::resource(path).get(trace).post(change_trace).default_service(allow_both()));
@@ -33,7 +36,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 }
 
 fn allow_both() -> actix_web::Route {
-    crate::error::not_allowed("GET, POST")
+    crate::error::not_allowed("GET, HEAD, POST")
 }
 
 async fn about(request: HttpRequest) -> HttpResponse {
@@ -102,7 +105,8 @@ async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body)
+    serde_json::from_slice::<Option<T>>(&body)
+        .map(Option::unwrap_or_default)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {error}")))
 }
 

@@ -18,13 +18,13 @@ const PAGE: usize = 100;
 /// Adds the paths.
 pub fn configure(config: &mut ServiceConfig) {
     config
-        .service(web::resource("/api/v1/webhooks/deliveries").get(list).default_service(not_allowed("GET")))
+        .service(web::resource("/api/v1/webhooks/deliveries").get(list).default_service(not_allowed("GET, HEAD")))
         .service(
             web::resource("/api/v1/webhooks/deliveries/{id}/redeliver")
                 .post(redeliver)
                 .default_service(not_allowed("POST")),
         )
-        .service(web::resource("/api/v1/webhooks/endpoints").get(endpoints).default_service(not_allowed("GET")))
+        .service(web::resource("/api/v1/webhooks/endpoints").get(endpoints).default_service(not_allowed("GET, HEAD")))
         .service(web::resource("/api/v1/webhooks/endpoints/enable").post(enable).default_service(not_allowed("POST")));
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nobat_core::ErrorCode;
@@ -218,4 +218,16 @@ fn run(model: &str, payload: Bytes) -> Result<Vec<Tensor>, String> {
 
 fn tensor(name: &str, datatype: Datatype, shape: &[i64], data: impl Iterator<Item = u8>) -> Tensor {
     Tensor { name: name.into(), datatype, shape: shape.into(), data: data.collect::<Vec<_>>().into() }
+}
+
+/// Asks every 20 ms until there is an answer; fails after `limit`.
+pub(crate) async fn poll<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "no answer within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

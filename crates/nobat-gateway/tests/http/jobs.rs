@@ -1,11 +1,11 @@
 //! The native jobs API.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{House, instance};
+use crate::harness::{House, instance, poll};
 
 #[tokio::test]
 async fn a_prediction_is_accepted_at_once_and_its_result_read_later() {
@@ -328,16 +328,4 @@ async fn head_and_body_leave_in_one_piece() {
     let text = std::str::from_utf8(&first[..count]).expect("ASCII");
     assert!(text.ends_with(r#"{"status":"alive"}"#), "{text}");
     house.stop().await;
-}
-
-/// Asks every 20 ms until there is an answer; fails after `limit`.
-async fn poll<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(start.elapsed() < limit, "no answer within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -2,6 +2,7 @@
 //! queue, with a scripted worker in place of ONNX Runtime.
 
 mod bad_input;
+mod every_route;
 mod harness;
 mod jobs;
 mod serving;

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use nobat_core::oip::{InferParameter, InferTensorContents, ModelInferRequest};
 use nobat_core::tensor::Datatype;
 use nobat_gateway::grpc::proto::*;
+use prost::Message as _;
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Request};
 
@@ -131,17 +133,12 @@ async fn oversized_and_malformed_messages_and_bombs_are_refused() {
     let status = compressed.model_infer(large).await.expect_err("a bomb");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(compressed.model_infer(digits("", 1.0)).await.is_ok(), "compressed requests are read");
-    // A field of the wrong wire type under the call's own path.
-    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
-    let reply = http2
-        .post(format!("http://{}/inference.GRPCInferenceService/ModelInfer", server.grpc))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(&b"\0\0\0\0\x03\x0a\xff\x01"[..])
-        .send()
-        .await
-        .expect("an answer");
-    assert_eq!(reply.headers().get("grpc-status").expect("a status"), "3");
+    // A field of the wrong wire type, and a message cut off, under every call with a message.
+    for method in ["ModelInfer", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryModelLoad"] {
+        for body in [&b"\0\0\0\0\x03\x0a\xff\x01"[..], b"\0\0\0\0\x02\x0a\x05"] {
+            assert_eq!(call(&server, method, &[], body.to_vec()).await, Code::InvalidArgument, "{method}");
+        }
+    }
 }
 
 #[actix_web::test]
@@ -181,15 +178,51 @@ async fn a_deadline_ends_the_call_and_its_job_and_so_does_dropping_it() {
     let mut request = Request::new(stuck());
     request.set_timeout(Duration::from_millis(300));
     let status = client.model_infer(request).await.expect_err("nobody serves it");
+    // This client counts too, and calls it cancelled.
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
     server.await_stuck(0).await;
     let mut by_parameter = stuck();
     by_parameter.parameters.insert("timeout".into(), parameter(ParameterChoice::Int64Param(100_000)));
     assert_eq!(client.model_infer(by_parameter).await.expect_err("late").code(), Code::DeadlineExceeded);
-    let call = tokio::spawn(async move { client.model_infer(stuck()).await });
+    let mut alone = client.clone();
+    let call = tokio::spawn(async move { alone.model_infer(stuck()).await });
     server.await_stuck(1).await;
     call.abort();
     server.await_stuck(0).await;
+    let requests = futures::stream::iter((0..5).map(move |_| stuck())).chain(futures::stream::pending());
+    let answers = client.model_stream_infer(requests).await.expect("a stream");
+    server.await_stuck(5).await;
+    drop(answers);
+    server.await_stuck(0).await;
+}
+
+#[actix_web::test]
+async fn the_server_itself_says_that_a_deadline_passed() {
+    let server = Server::start().await;
+    let message = ModelInferRequest { model_name: "stuck".into(), ..digits("", 1.0) }.encode_to_vec();
+    let framed = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    for timeout in ["1n", "1m", "20m", "150m"] {
+        let headers = [("grpc-timeout", timeout)];
+        assert_eq!(call(&server, "ModelInfer", &headers, framed.clone()).await, Code::DeadlineExceeded, "{timeout}");
+    }
+    assert_eq!(call(&server, "ModelInfer", &[("grpc-timeout", "soon")], framed).await, Code::InvalidArgument);
+    server.await_stuck(0).await;
+}
+
+/// One call written by hand, with headers that a client would not send; its status.
+async fn call(server: &Server, method: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Code {
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    let mut request = http2
+        .post(format!("http://{}/inference.GRPCInferenceService/{method}", server.grpc))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let reply = request.send().await.expect("an answer");
+    let status = reply.headers().get("grpc-status").expect("a status in the head: the call was refused");
+    Code::from_bytes(status.as_bytes())
 }
 
 #[actix_web::test]

@@ -147,7 +147,7 @@ impl Inner {
     }
 }
 
-fn parse_cursor(text: &str) -> Result<(u64, usize, String)> {
+pub(crate) fn parse_cursor(text: &str) -> Result<(u64, usize, String)> {
     let mut parts = text.splitn(3, ':');
     let parsed = (|| Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned())))();
     parsed.ok_or_else(bad_cursor)

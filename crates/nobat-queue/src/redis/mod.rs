@@ -30,7 +30,7 @@ mod enqueue;
 mod keys;
 mod lane;
 mod ledger;
-mod list;
+pub(crate) mod list;
 mod marker;
 mod record;
 mod registry;

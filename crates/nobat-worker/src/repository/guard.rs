@@ -48,11 +48,19 @@ pub enum GuardError {
 /// # Errors
 /// [`GuardError`], naming tensor, location and remedy.
 pub fn check(file: &Path) -> Result<Vec<PathBuf>, GuardError> {
-    let model = Model::decode(&std::fs::read(file)?[..])?;
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    check_model(&std::fs::read(file)?, folder)
+}
+
+/// As [`check`], for the bytes of a model file in `folder`.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_model(bytes: &[u8], folder: &Path) -> Result<Vec<PathBuf>, GuardError> {
+    let model = Model::decode(bytes)?;
     let mut walk = Walk { folder: folder.canonicalize()?, found: Vec::new() };
     if let Some(graph) = &model.graph {
         walk.graph(graph, "the graph")?;

@@ -119,6 +119,15 @@ pub fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, 
     Ok(settings)
 }
 
+/// Reads a `config.pbtxt` alone, over the defaults.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn of_pbtxt(text: &str) -> Result<ModelSettings, String> {
+    let mut settings = ModelSettings::default();
+    apply_pbtxt(text, &mut settings).map(|()| settings)
+}
+
 fn read_file(path: &Path) -> Result<Option<String>, String> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),

@@ -96,6 +96,18 @@ pub async fn cancel(request: HttpRequest, id: Path<String>, predictor: Data<Pred
     finish(&request, Shape::Problem, outcome)
 }
 
+/// Cancel a job
+///
+/// As `POST /api/v1/jobs/{id}/cancel`.
+#[utoipa::path(
+    delete, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The cancelled job", body = JobObject), Refusals),
+)]
+pub async fn delete(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    cancel(request, id, predictor).await
+}
+
 /// Retry a dead letter
 ///
 /// Sends it back to its queue with its attempts forgotten.

@@ -15,13 +15,18 @@ pub mod queues;
 /// Adds `/api/v1`.
 pub(super) fn configure(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
-    let get = || not_allowed("GET");
+    let get = || not_allowed("GET, HEAD");
     config.service(
         web::scope("/api/v1")
             .service(web::resource("/predict/{model}").post(predict::predict).default_service(post()))
             .service(web::resource("/predict/{model}/many").post(predict::predict_many).default_service(post()))
             .service(web::resource("/jobs").get(jobs::list).default_service(get()))
-            .service(web::resource("/jobs/{id}").get(jobs::get).default_service(get()))
+            .service(
+                web::resource("/jobs/{id}")
+                    .get(jobs::get)
+                    .delete(jobs::delete)
+                    .default_service(not_allowed("GET, HEAD, DELETE")),
+            )
             .service(web::resource("/jobs/{id}/result").get(jobs::result).default_service(get()))
             .service(web::resource("/jobs/{id}/events").get(events::events).default_service(get()))
             .service(web::resource("/jobs/{id}/cancel").post(jobs::cancel).default_service(post()))
@@ -36,7 +41,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
                 web::resource("/queues/{model}/dead")
                     .get(queues::dead)
                     .delete(queues::purge)
-                    .default_service(not_allowed("GET, DELETE")),
+                    .default_service(not_allowed("GET, HEAD, DELETE")),
             )
             .service(web::resource("/queues/{model}/dead/redrive").post(queues::redrive).default_service(post()))
             .default_service(web::to(no_route)),

@@ -7,6 +7,7 @@ use actix_web::web::Data;
 use nobat_core::Result;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::predict::Predictor;
@@ -29,11 +30,12 @@ pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Resu
         want => vec![entry.find(want)?],
     };
     let ready = versions.iter().any(|version| version.signature.state == ModelState::Ready && version.is_live());
-    let mut body = openai(&entry.name);
-    body.insert("name".into(), entry.name.as_str().into());
-    body.insert("ready".into(), ready.into());
-    body.insert("model_version_status".into(), versions.into_iter().map(version_status).collect());
-    Ok(HttpResponse::Ok().json(body))
+    Ok(HttpResponse::Ok().json(ModelStatus {
+        model_version_status: versions.into_iter().map(version_status).collect(),
+        name: &entry.name,
+        ready,
+        openai: openai(&entry.name),
+    }))
 }
 
 /// `GET /v1/models/{m}[/…]/metadata`.
@@ -56,7 +58,31 @@ fn openai(name: &str) -> Map<String, Value> {
     object
 }
 
-fn version_status(version: &VersionEntry) -> Value {
+/// TensorFlow Serving's status, kserve's `name` and `ready`, OpenAI's model.
+#[derive(Serialize)]
+struct ModelStatus<'a> {
+    model_version_status: Vec<VersionStatus<'a>>,
+    name: &'a str,
+    ready: bool,
+    #[serde(flatten)]
+    openai: Map<String, Value>,
+}
+
+/// One version's status; members in TensorFlow Serving's order.
+#[derive(Serialize)]
+struct VersionStatus<'a> {
+    version: &'a str,
+    state: &'static str,
+    status: Status<'a>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    error_code: &'static str,
+    error_message: &'a str,
+}
+
+fn version_status(version: &VersionEntry) -> VersionStatus<'_> {
     let signature = &version.signature;
     let (state, code) = match signature.state {
         ModelState::Loading => ("LOADING", "OK"),
@@ -65,11 +91,11 @@ fn version_status(version: &VersionEntry) -> Value {
         ModelState::Unloading => ("UNLOADING", "OK"),
         ModelState::Failed => ("END", "INTERNAL"),
     };
-    json!({
-        "version": signature.version,
-        "state": state,
-        "status": { "error_code": code, "error_message": signature.reason },
-    })
+    VersionStatus {
+        version: &signature.version,
+        state,
+        status: Status { error_code: code, error_message: &signature.reason },
+    }
 }
 
 fn signature_def(signature: &ModelSignature) -> Value {

@@ -2,7 +2,7 @@
 //!
 //! Examples are rows with names, as in `:predict`'s row form. Classification
 //! takes the first float output of shape `[batch, classes]` as scores; class
-//! names are the setting `class_names` of the model, else the class numbers.
+//! names are the model's setting `class_labels`, else the class numbers.
 //! Regression takes the first float output with one value per row.
 
 use actix_web::web::Payload;
@@ -15,6 +15,7 @@ use super::Asked;
 use crate::json::{request, write};
 use crate::predict::Predictor;
 use crate::registry::Want;
+use crate::v2::outputs::labels;
 
 /// Answers `{"result": [[[label, score], …], …]}`.
 pub(super) async fn classify(
@@ -29,10 +30,7 @@ pub(super) async fn classify(
     let scores = output(&signature, "classify", "a float output of shape [batch, classes]", |shape| {
         shape.len() == 2 && shape[1] != 1
     })?;
-    let names: Vec<&str> = match signature.settings.get("class_names") {
-        Some(serde_json::Value::Array(names)) => names.iter().filter_map(|name| name.as_str()).collect(),
-        _ => Vec::new(),
-    };
+    let names = labels(&signature, &scores);
     let scores = run(request, predictor, asked, &scores).await?;
     let classes = scores.shape.get(1).map_or(0, |&classes| classes as usize);
     let values = floats(&scores);

@@ -1,0 +1,73 @@
+//! Entries for the fuzz targets and the replay of their corpora (`fuzz/`).
+
+use bytes::Bytes;
+
+use crate::id::{IdIssuer, JobId, OwnerId};
+use crate::infer::{InferRequest, InferResponse};
+use crate::job::JobResult;
+use crate::routing::{Pattern, Route, Table};
+use crate::schedule::Crontab;
+
+/// A job's id, as a caller sends it.
+pub fn job_id(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(id) = text.parse::<JobId>() {
+        assert_eq!(id.to_string().parse().ok(), Some(id), "{text} reads back");
+        assert_eq!(JobId::parse_key(&id.key()), Some(id.random));
+        let issuer = IdIssuer::new([7; 16]);
+        let own = issuer.issue(id.random, id.horizon_min, id.locator, OwnerId::ANONYMOUS);
+        assert_eq!(issuer.verify(id, OwnerId::ANONYMOUS), id == own, "only an id of ours is ours");
+    }
+}
+
+/// A topic pattern and a routing key, on two lines.
+pub fn topic(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (pattern, key) = text.split_once('\n').unwrap_or((text, ""));
+    if let Ok(pattern) = pattern.parse::<Pattern>() {
+        pattern.matches(key);
+        assert_eq!(pattern.as_str().parse().ok(), Some(pattern), "a pattern reads back");
+    }
+}
+
+/// A route, as an administrator posts it.
+pub fn route(data: &[u8]) {
+    if let Ok(route) = serde_json::from_slice::<Route>(data)
+        && route.check().is_ok()
+        && let Ok(table) = Table::build([route.clone()])
+    {
+        assert_eq!(table.get(&route.name), Some(&route));
+    }
+}
+
+/// A crontab, and a time zone on the next line.
+pub fn crontab(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, zone) = text.split_once('\n').unwrap_or((text, "UTC"));
+    if let Ok(crontab) = Crontab::parse(text, zone) {
+        let mut at = 1_700_000_000;
+        for _ in 0..3 {
+            let Some(next) = crontab.next_after(at) else { break };
+            assert!(next > at, "{text:?}: ticks go forward");
+            at = next;
+        }
+        crontab.describe();
+    }
+}
+
+/// What a queue gives back: a request, a worker's answer, a result.
+pub fn payload(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(request) = InferRequest::decode(bytes.clone()) {
+        let again = InferRequest::decode(Bytes::from(request.encode())).expect("what was written is read");
+        assert_eq!(again, request);
+    }
+    if let Ok(response) = InferResponse::decode(&bytes) {
+        let mut packed = Vec::new();
+        response.encode(&mut packed);
+        assert_eq!(InferResponse::decode(&packed.into()).ok(), Some(response));
+    }
+    if let Some(result) = JobResult::decode(bytes) {
+        assert_eq!(JobResult::decode(result.encode()).map(|again| again.outputs), Some(result.outputs));
+    }
+}

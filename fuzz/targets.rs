@@ -1,0 +1,20 @@
+//! Every fuzz target: its name, which is also its corpus's folder, and its
+//! entry. The replay of the corpora in the workspace's tests reads this list.
+
+/// Name and entry.
+pub const TARGETS: [(&str, fn(&[u8])); 14] = [
+    ("native_body", nobat_gateway::fuzz::native_body),
+    ("serving_body", nobat_gateway::fuzz::serving_body),
+    ("v2_document", nobat_gateway::fuzz::v2_document),
+    ("v2_binary", nobat_gateway::fuzz::v2_binary),
+    ("grpc_request", nobat_gateway::fuzz::grpc_request),
+    ("query", nobat_gateway::fuzz::query),
+    ("payload", nobat_core::fuzz::payload),
+    ("job_id", nobat_core::fuzz::job_id),
+    ("cursor", nobat_queue::fuzz::cursor),
+    ("topic", nobat_core::fuzz::topic),
+    ("route", nobat_core::fuzz::route),
+    ("crontab", nobat_core::fuzz::crontab),
+    ("config_pbtxt", nobat_worker::fuzz::config_pbtxt),
+    ("external_data", nobat_worker::fuzz::external_data),
+];
