@@ -82,7 +82,7 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
         plain::short_predict, plain::invocations, plain::ping, plain::alive, plain::live, plain::ready,
         v2::about, v2::live, v2::ready, v2::list, v2::describe, v2::model_ready, v2::config,
         v2::statistics, v2::all_statistics, v2::infer, v2::index, v2::load, v2::unload,
-        v2::system_regions, v2::cuda_regions, v2::trace, v2::logging,
+        v2::system_regions, v2::cuda_regions, v2::trace, v2::change_trace, v2::logging, v2::change_logging,
     ),
     modifiers(&Components, &Variants),
 )]

@@ -102,12 +102,13 @@ async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     predictor: &Predictor,
 ) -> Result<T> {
     let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
-    if body.trim_ascii().is_empty() {
-        return Ok(T::default());
+    match body.trim_ascii() {
+        b"" | b"null" => Ok(T::default()),
+        // A structure could be read from a list as well.
+        text @ [b'{', ..] => serde_json::from_slice(text).map_err(|error| error.to_string()),
+        _ => Err("it takes an object".to_owned()),
     }
-    serde_json::from_slice::<Option<T>>(&body)
-        .map(Option::unwrap_or_default)
-        .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {error}")))
+    .map_err(|reason| Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {reason}")))
 }
 
 async fn no_regions() -> HttpResponse {

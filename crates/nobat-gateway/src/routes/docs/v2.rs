@@ -323,3 +323,17 @@ pub(super) fn trace() {}
     responses((status = 200, description = "The settings", body = Object), PlainRefusals),
 )]
 pub(super) fn logging() {}
+
+/// Change trace settings: not here
+#[utoipa::path(
+    post, path = "/v2/trace/setting", tag = "open-inference-protocol", operation_id = "v2_change_trace",
+    responses((status = 501, description = "They are set where the server is started", body = PlainError), PlainRefusals),
+)]
+pub(super) fn change_trace() {}
+
+/// Change log settings: not here
+#[utoipa::path(
+    post, path = "/v2/logging", tag = "open-inference-protocol", operation_id = "v2_change_logging",
+    responses((status = 501, description = "They are set where the server is started", body = PlainError), PlainRefusals),
+)]
+pub(super) fn change_logging() {}
