@@ -2,7 +2,7 @@
 //! entry. The replay of the corpora in the workspace's tests reads this list.
 
 /// Name and entry.
-pub const TARGETS: [(&str, fn(&[u8])); 14] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 14] = [
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),
     ("v2_document", nobat_gateway::fuzz::v2_document),

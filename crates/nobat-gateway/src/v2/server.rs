@@ -102,13 +102,17 @@ async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     predictor: &Predictor,
 ) -> Result<T> {
     let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
-    match body.trim_ascii() {
-        b"" | b"null" => Ok(T::default()),
+    let refused = |reason: &dyn std::fmt::Display| {
+        Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {reason}"))
+    };
+    // Members that are not known are passed over, but they are text too.
+    let text = std::str::from_utf8(&body).map_err(|error| refused(&error))?.trim_ascii();
+    match text {
+        "" | "null" => Ok(T::default()),
         // A structure could be read from a list as well.
-        text @ [b'{', ..] => serde_json::from_slice(text).map_err(|error| error.to_string()),
-        _ => Err("it takes an object".to_owned()),
+        text if text.starts_with('{') => serde_json::from_str(text).map_err(|error| refused(&error)),
+        _ => Err(refused(&"it takes an object")),
     }
-    .map_err(|reason| Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {reason}")))
 }
 
 async fn no_regions() -> HttpResponse {

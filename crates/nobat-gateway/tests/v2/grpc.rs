@@ -200,7 +200,7 @@ async fn the_server_itself_says_that_a_deadline_passed() {
     let server = Server::start().await;
     let message = ModelInferRequest { model_name: "stuck".into(), ..digits("", 1.0) }.encode_to_vec();
     let framed = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
-    for timeout in ["1n", "1m", "20m", "150m"] {
+    for timeout in ["50m", "200m"] {
         let headers = [("grpc-timeout", timeout)];
         assert_eq!(call(&server, "ModelInfer", &headers, framed.clone()).await, Code::DeadlineExceeded, "{timeout}");
     }
