@@ -163,6 +163,11 @@ impl Predictor {
                     let leaf = run::leaf(self, &model, &version)?;
                     Box::pin(self.call(context, &leaf, request, options, wait)).await
                 }
+                // Who is told of a job's end wants a job.
+                _ if options.webhook.is_some() => {
+                    let id = run::enqueue(self, context, route, request, options).await?.id;
+                    Answer::of(self.wait_for(id, wait).await?)
+                }
                 plan => {
                     let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
                     let options = JobOptions { deadline: Some(deadline), ..options };
@@ -297,12 +302,17 @@ impl Predictor {
             Some(_) => {
                 // The watch needs the id before the wait.
                 let id = self.accept(context, job).await?.id;
-                let gone = || Error::new(ErrorCode::ResultExpired, "the job's record is gone").for_job(id);
-                self.lane.wait(id, wait).await?.ok_or_else(gone)?
+                self.wait_for(id, wait).await?
             }
         };
         context.notes.set_job(view.id);
         Answer::of(view)
+    }
+
+    /// Waits for a job of ours that may end meanwhile.
+    async fn wait_for(&self, id: JobId, wait: Duration) -> Result<JobView> {
+        let gone = || Error::new(ErrorCode::ResultExpired, "the job's record is gone").for_job(id);
+        self.lane.wait(id, wait).await?.ok_or_else(gone)
     }
 
     /// Enqueues and waits for the prediction: for protocols without jobs. The

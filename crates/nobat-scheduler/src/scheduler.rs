@@ -22,6 +22,11 @@ const READ_EVERY_S: i64 = 2;
 /// How long a missed tick's record is claimed for, so that one scheduler writes it.
 const MISSED_CLAIM: Duration = Duration::from_secs(86_400);
 
+/// How often finished runs are forgotten, and for how long they are kept: what a
+/// `vacuum` task does more often or with another age.
+const TIDY_EVERY_S: i64 = 3_600;
+const KEPT: Duration = Duration::from_secs(86_400);
+
 /// Decides, tick by tick, what is enqueued. Pure time: callers pass `now`.
 pub struct Scheduler {
     ledger: Arc<dyn Ledger>,
@@ -29,6 +34,8 @@ pub struct Scheduler {
     tasks: Vec<Entry>,
     board: Board,
     read_at: Option<i64>,
+    /// The hour in which finished runs were forgotten last.
+    tidied: Option<i64>,
     name: String,
 }
 
@@ -43,7 +50,15 @@ impl Scheduler {
     /// Makes a scheduler of checked tasks.
     pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, carrier: Carrier) -> Scheduler {
         let tasks = tasks.into_iter().map(|(task, crontab)| Entry { task, crontab, seen: None }).collect();
-        Scheduler { ledger, carrier, tasks, board: Board::default(), read_at: None, name: name.to_owned() }
+        Scheduler {
+            ledger,
+            carrier,
+            tasks,
+            board: Board::default(),
+            read_at: None,
+            tidied: None,
+            name: name.to_owned(),
+        }
     }
 
     /// Publishes the declarations, so that every process can show them.
@@ -75,6 +90,24 @@ impl Scheduler {
         }
         new += self.answer_requests(now).await?;
         Ok(new)
+    }
+
+    /// Forgets finished runs, once an hour by one scheduler of all.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    async fn tidy(&mut self, now: i64) -> Result<()> {
+        let hour = now / TIDY_EVERY_S;
+        if self.tidied == Some(hour) {
+            return Ok(());
+        }
+        let claim = format!("tidy:{hour}");
+        if self.ledger.claim(&claim, &self.name, Duration::from_secs(2 * TIDY_EVERY_S as u64)).await? {
+            let forgotten = self.carrier.vacuum(KEPT).await?;
+            log::debug!("periodic: forgot {forgotten} finished runs");
+        }
+        self.tidied = Some(hour);
+        Ok(())
     }
 
     async fn step_task(&mut self, at: usize, now: i64) -> Result<usize> {
@@ -208,7 +241,12 @@ pub async fn start(
             // a clock set forward): a new stream begins at the next second.
             let mut beat = std::pin::pin!(CronScheduler::new(EverySecond).into_stream());
             while let Some(Ok(_)) = beat.next().await {
-                if let Err(error) = scheduler.step(now_ms() as i64 / 1000).await {
+                let now = now_ms() as i64 / 1000;
+                let done = async {
+                    scheduler.step(now).await?;
+                    scheduler.tidy(now).await
+                };
+                if let Err(error) = done.await {
                     log::warn!("periodic: this look is made up for by the next: {error}");
                 }
             }

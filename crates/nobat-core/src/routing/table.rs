@@ -45,14 +45,12 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// Every model it asks, copies included.
+    /// Every model that may have a part in the answer; a shadow's copies have none.
     pub fn models(&self) -> Vec<&SmolStr> {
         match self {
             Plan::Model { model, .. } => vec![model],
             Plan::Group { children, .. } => children.iter().flat_map(|(_, plan)| plan.models()).collect(),
-            Plan::Shadow { primary, copies, .. } => {
-                primary.models().into_iter().chain(copies.iter().flat_map(|(_, plan)| plan.models())).collect()
-            }
+            Plan::Shadow { primary, .. } => primary.models(),
         }
     }
 }

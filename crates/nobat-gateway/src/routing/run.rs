@@ -3,6 +3,7 @@
 //! A child that is dropped (its caller left, or another child's failure decided
 //! the answer) cancels its job while that is still queued.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -200,7 +201,9 @@ fn send_copies(
             shadows.count(route, target, ShadowOutcome::Dropped);
             continue;
         };
-        let (predictor, context, plan) = (predictor.clone(), context.clone(), plan.clone());
+        // The operator's wish, not the caller's: no grant of its, nothing in its log line.
+        let context = RequestContext { grant: None, notes: Arc::default(), ..context.clone() };
+        let (predictor, plan) = (predictor.clone(), plan.clone());
         let (request, route, target) = (request.clone(), route.clone(), target.clone());
         let options = JobOptions {
             priority: 0,

@@ -101,6 +101,9 @@ async fn a_parents_deadline_and_webhook_are_those_of_any_job() {
     let told = house.enqueue("all", &format!("?webhook={}", receiver.url)).await;
     let message = receiver.message("job.succeeded", &told).await;
     assert_eq!(message["data"]["model"], "all");
+    let waited = house.post(&format!("/api/v1/predict/all?wait=20&webhook={}", receiver.url), &row()).await;
+    assert_eq!((waited.status, &waited.json["model"]), (200, &json!("all")), "{}", waited.json);
+    receiver.message("job.succeeded", waited.json["id"].as_str().expect("a job")).await;
     house.behave("two", Manner::Hangs);
     let late = house.enqueue("all", &format!("?deadline=1s&webhook={}", receiver.url)).await;
     let message = receiver.message("job.expired", &late).await;
