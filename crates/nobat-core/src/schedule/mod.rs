@@ -16,6 +16,4 @@ pub mod task;
 
 pub use crontab::Crontab;
 pub use plan::{Ticks, due};
-pub use task::{
-    Exec, Fetch, Misfire, Overlap, Periodic, Predict, Reload, RunOutcome, RunRecord, TaskKind, TaskState, Vacuum,
-};
+pub use task::{Exec, Fetch, Misfire, Overlap, Periodic, Predict, Reload, RunOutcome, RunRecord, TaskKind, Vacuum};

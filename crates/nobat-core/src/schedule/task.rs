@@ -76,19 +76,6 @@ pub enum TaskKind<'a> {
     Vacuum(&'a Vacuum),
 }
 
-impl TaskKind<'_> {
-    /// The word configuration uses.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            TaskKind::Predict(_) => "predict",
-            TaskKind::Fetch(_) => "fetch",
-            TaskKind::Reload(_) => "reload",
-            TaskKind::Exec(_) => "exec",
-            TaskKind::Vacuum(_) => "vacuum",
-        }
-    }
-}
-
 /// What a tick does while an earlier run is still going.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,14 +248,6 @@ fn eight_kib() -> u32 {
 }
 fn no_retries() -> RetryPolicy {
     RetryPolicy { max_retries: 0, ..RetryPolicy::default() }
-}
-
-/// What a deployment keeps about a task beside its declaration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TaskState {
-    /// Every tick up to here (Unix seconds) has been dealt with.
-    pub seen: i64,
 }
 
 /// How a run ended.
