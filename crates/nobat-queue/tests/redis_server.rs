@@ -260,7 +260,8 @@ async fn tls_with_a_certificate_authority_of_ones_own_carries_the_queue() {
             .env("SSL_CERT_FILE", authority)
             .output()
             .expect("it runs");
-        (host.status.success(), String::from_utf8_lossy(&host.stdout).into_owned())
+        let said = [host.stdout, host.stderr].concat();
+        (host.status.success(), String::from_utf8_lossy(&said).into_owned())
     };
     let (served, output) = run(&path("ca.pem"));
     assert!(served && output.contains("served over tls"), "{output}");
@@ -276,10 +277,7 @@ async fn a_client_of_a_tls_server() {
     let Ok(url) = std::env::var("NOBAT_TEST_TLS") else { return };
     let queue = match RedisQueue::connect(&url, QueueSettings::default(), "nobat").await {
         Ok(queue) => queue,
-        Err(e) => {
-            println!("{e}");
-            std::process::exit(1);
-        }
+        Err(e) => panic!("{e}"),
     };
     let lane = queue.lane();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));

@@ -259,7 +259,9 @@ async fn a_client_that_leaves_frees_its_slot_and_its_queued_job_on_every_waiting
         assert_eq!(house.gateway.shared().edge.limits.in_flight(), 1, "{path}");
         drop(socket);
         poll(Duration::from_secs(10), async || (queued().await == Some(0)).then_some(())).await;
-        assert_eq!(house.gateway.shared().edge.limits.in_flight(), 0, "{path}");
+        // The job goes first, its slot right after.
+        let free = async || (house.gateway.shared().edge.limits.in_flight() == 0).then_some(());
+        poll(Duration::from_secs(10), free).await;
     }
     house.stop().await;
 }
