@@ -141,7 +141,7 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
 
 /// What a person needs next: the addresses, the documentation, a line to paste.
 fn welcome(gateway: &GatewayHandle, signatures: &[ModelSignature], models: &[PathBuf], took: Duration) -> String {
-    let url = format!("http://{}", gateway.http_addr());
+    let url = gateway.url();
     let mut ready: Vec<&ModelSignature> = signatures.iter().filter(|model| model.state == ModelState::Ready).collect();
     ready.sort_by(|a, b| a.name.cmp(&b.name));
     let names: Vec<&str> = ready.iter().map(|model| model.name.as_str()).collect();

@@ -138,6 +138,12 @@ impl GatewayHandle {
         self.http
     }
 
+    /// Where HTTP is served, as an address to open.
+    pub fn url(&self) -> String {
+        let scheme = if self.shared.config.tls.is_on() { "https" } else { "http" };
+        format!("{scheme}://{}", self.http)
+    }
+
     /// Where gRPC is served; `None` when it is turned off.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc.as_ref().map(GrpcServer::address)

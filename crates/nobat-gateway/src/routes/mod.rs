@@ -18,16 +18,17 @@ pub use docs::document;
 
 /// Adds every route of the gateway.
 pub fn configure(config: &mut ServiceConfig) {
+    // In order of heat: a request is held against each path until one matches.
+    tfserving::configure(config);
+    crate::v2::configure(config);
     // Before the native scope, which would answer 404 for their paths.
     crate::routing::api::configure(config);
     crate::webhook::api::configure(config);
     crate::periodic::configure(config);
-    tfserving::configure(config);
     crate::health::configure(config);
     native::configure(config);
     sagemaker::configure(config);
     docs::configure(config);
     root::configure(config);
-    crate::v2::configure(config);
     config.default_service(web::to(no_route));
 }
