@@ -117,7 +117,10 @@ struct Body<'a> {
 pub fn render(error: &Error, context: &RequestContext, shape: Shape) -> HttpResponse {
     let status = http_status(error.code);
     if status.is_server_error() {
-        log::warn!(code = error.code.as_str(), request = context.request_id.as_str(); "refused: {error}");
+        // Saturation is told to who can slow down, and counted; a line for each
+        // refusal would cost more than the refusal.
+        let level = if error.code == ErrorCode::QueueFull { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, code = error.code.as_str(), request = context.request_id.as_str(); "refused: {error}");
     }
     let message = error.message.as_str();
     let body = Body {

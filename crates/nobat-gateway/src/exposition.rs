@@ -79,6 +79,8 @@ fn queues(shared: &Shared) -> Vec<Family> {
     let mut oldest = Family::new("nobat_queue_oldest_seconds", "Age of the oldest queued job.", Kind::Gauge);
     let mut enqueued = Family::new("nobat_jobs_enqueued_total", "Jobs enqueued.", Kind::Counter);
     let mut finished = Family::new("nobat_jobs_finished_total", "Jobs settled for good.", Kind::Counter);
+    let mut dropped =
+        Family::new("nobat_jobs_dropped_total", "Jobs that were cancelled or expired.", Kind::Counter);
     for (model, counts) in shared.status.queues() {
         let model = || vec![("model", model.to_string())];
         let states = [
@@ -95,8 +97,9 @@ fn queues(shared: &Shared) -> Vec<Family> {
         oldest.push(model(), counts.oldest_ms as f64 / 1e3);
         enqueued.push(model(), counts.enqueued_total as f64);
         finished.push(model(), counts.finished_total as f64);
+        dropped.push(model(), counts.dropped_total as f64);
     }
-    vec![jobs, pending, bytes, oldest, enqueued, finished]
+    vec![jobs, pending, bytes, oldest, enqueued, finished, dropped]
 }
 
 /// The live workers' statistics, summed by model version.

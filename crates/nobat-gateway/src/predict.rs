@@ -20,8 +20,9 @@ use nobat_queue::queue::Accepted;
 use nobat_queue::route_jobs;
 use smol_str::SmolStr;
 
-use crate::caches::{CacheOutcome, Place};
+use crate::caches::{self, CacheOutcome};
 use crate::context::RequestContext;
+use crate::limits::backlog::{Caller, Place};
 use crate::registry::{ModelEntry, Target, Want};
 use crate::routing::run;
 use crate::state::Shared;
@@ -136,7 +137,8 @@ impl Predictor {
         if let Some(route) = &target.route {
             return run::enqueue(self, context, route, request, options).await;
         }
-        let rows = self.check(context, target, &request, &options)?;
+        let rows = self.check(context, target, &request)?;
+        self.admit(&target.signature.name, &options, Caller::Leaves)?;
         self.accept(context, job(context, target, request, rows, options)).await
     }
 
@@ -196,7 +198,7 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
-        let rows = self.check(context, target, &request, &options)?;
+        let rows = self.check(context, target, &request)?;
         // Who is told of a job's end wants a job of its own.
         let place = match options.webhook {
             None => self.shared.caches.place(&self.shared.registry, &target.signature, &request, &options),
@@ -217,11 +219,11 @@ impl Predictor {
         &self,
         context: &RequestContext,
         target: &Target,
-        place: Place,
+        place: caches::Place,
         job: impl Fn() -> NewJob,
         wait: Duration,
     ) -> Result<Answer> {
-        let Place { cache, key, .. } = &place;
+        let caches::Place { cache, key, .. } = &place;
         let until = Instant::now() + wait;
         let hit = |packed: Bytes| {
             context.notes.set_cache(CacheOutcome::Hit);
@@ -278,7 +280,7 @@ impl Predictor {
     }
 
     /// An answer that another gateway kept. A second tier that is away is a miss.
-    async fn shared_answer(&self, place: &Place) -> Option<Bytes> {
+    async fn shared_answer(&self, place: &caches::Place) -> Option<Bytes> {
         if !place.config.shared {
             return None;
         }
@@ -286,7 +288,7 @@ impl Predictor {
         InferResponse::decode(&packed).is_ok().then_some(packed)
     }
 
-    async fn share_answer(&self, place: &Place, packed: &[u8]) {
+    async fn share_answer(&self, place: &caches::Place, packed: &[u8]) {
         if place.config.shared
             && let Err(error) = self.shared.queue.cache_put(place.key.flat(), packed, place.config.shared_ttl()).await
         {
@@ -297,6 +299,7 @@ impl Predictor {
     /// Enqueues and waits.
     async fn run(&self, context: &RequestContext, target: &Target, job: NewJob, wait: Duration) -> Result<Answer> {
         target.require_live()?;
+        let _place = self.admit(&job.model, &job.options, Caller::Waits)?;
         let view = match job.options.webhook {
             None => self.lane.call(job, wait).await?,
             Some(_) => {
@@ -382,6 +385,13 @@ impl Predictor {
         Ok(accepted)
     }
 
+    /// Whether a job of these options can still make its deadline; `limits` says
+    /// whether that is asked. The place counts for those that come after.
+    fn admit(&self, model: &str, options: &JobOptions, caller: Caller) -> Result<Option<Place>> {
+        let deadline = options.deadline.filter(|_| self.shared.config.limits.predict_deadline);
+        self.shared.backlog.admit(model, options.priority, deadline, caller, Instant::now())
+    }
+
     /// Whether this caller may use this model for this request now. Returns its
     /// rows. Rate and in-flight limits were taken at the door.
     fn check(
@@ -389,7 +399,6 @@ impl Predictor {
         context: &RequestContext,
         target: &Target,
         request: &InferRequest,
-        options: &JobOptions,
     ) -> Result<u32> {
         let model = &target.signature.name;
         context.notes.set_model(model);
@@ -397,9 +406,6 @@ impl Predictor {
             grant.require_model(model)?;
         }
         let rows = target.signature.validate(request)?;
-        if self.shared.config.limits.predict_deadline {
-            self.shared.backlog.check(model, options.priority, options.deadline)?;
-        }
         Ok(rows)
     }
 }

@@ -115,6 +115,8 @@ pub struct Counts {
     pub enqueued_total: u64,
     /// Settled for good since the queue exists.
     pub finished_total: u64,
+    /// Those of them that ended without a run's answer: cancelled or expired.
+    pub dropped_total: u64,
 }
 
 /// An accepted job.

@@ -49,7 +49,7 @@ pub struct LimitsConfig {
     /// each gateway counts by itself.
     pub shared_rate: bool,
     /// Refuse a job that cannot finish within its deadline by the queue's
-    /// present length and pace.
+    /// present length and pace (`backlog`).
     pub predict_deadline: bool,
 }
 

@@ -47,8 +47,17 @@ pub struct Look {
 #[derive(Default)]
 pub struct Observer {
     queues: HashMap<SmolStr, Counts>,
-    paces: HashMap<SmolStr, (Instant, u64, Pace)>,
+    paces: HashMap<SmolStr, Paced>,
     past: VecDeque<Past>,
+}
+
+/// One queue at one look.
+#[derive(Clone, Copy)]
+struct Paced {
+    at: Instant,
+    answered: u64,
+    queued: u64,
+    pace: Pace,
 }
 
 /// The counters at one moment.
@@ -95,12 +104,12 @@ impl Observer {
         for model in models {
             let Ok(counts) = within(shared.queue.counts(&model)).await else { continue };
             let now = Instant::now();
-            let before = self.paces.get(&model).copied();
-            let pace = pace(before, &counts, now);
-            self.paces.insert(model.clone(), (now, counts.finished_total, pace));
+            let paced = pace(self.paces.get(&model).copied(), &counts, now);
+            self.paces.insert(model.clone(), paced);
             self.queues.insert(model, counts);
         }
-        shared.backlog.set(self.paces.iter().map(|(model, &(_, _, pace))| (model.clone(), pace)).collect());
+        let paces = self.paces.iter().map(|(model, paced)| (model.clone(), paced.pace));
+        shared.backlog.set(paces, Instant::now());
         let oldest = self.queues.iter().max_by_key(|(_, counts)| counts.oldest_ms);
         let limit_ms = u64::from(config.max_queue_age_s) * 1_000;
         match oldest {
@@ -213,18 +222,22 @@ fn look_at_disk(config: &MonitorConfig) -> Look {
     }
 }
 
-/// Jobs that ended per second while others waited, smoothed over a few looks.
-/// A queue that was empty at either look says nothing about what it could do.
-fn pace(before: Option<(Instant, u64, Pace)>, counts: &Counts, now: Instant) -> Pace {
-    let Some((at, finished, last)) = before else { return Pace { queued: counts.queued, per_s: 0.0 } };
-    let elapsed = now.saturating_duration_since(at).as_secs_f64();
-    let per_s = if counts.queued > 0 && last.queued > 0 && elapsed > 0.0 {
-        let seen = counts.finished_total.saturating_sub(finished) as f64 / elapsed;
-        if last.per_s > 0.0 { 0.5 * last.per_s + 0.5 * seen } else { seen }
-    } else {
-        last.per_s
-    };
-    Pace { queued: counts.queued, per_s }
+/// Jobs that were answered per second while others waited, smoothed over a few
+/// looks. Those that were dropped say nothing about what a job costs, and a queue
+/// that was empty at either look says nothing about what it could do.
+fn pace(before: Option<Paced>, counts: &Counts, now: Instant) -> Paced {
+    let answered = counts.finished_total.saturating_sub(counts.dropped_total);
+    let jobs = counts.queued + counts.leased;
+    let per_s = before.map_or(0.0, |before| {
+        let elapsed = now.saturating_duration_since(before.at).as_secs_f64();
+        let last = before.pace.per_s;
+        if counts.queued == 0 || before.queued == 0 || elapsed <= 0.0 {
+            return last;
+        }
+        let seen = answered.saturating_sub(before.answered) as f64 / elapsed;
+        if last > 0.0 { 0.5 * last + 0.5 * seen } else { seen }
+    });
+    Paced { at: now, answered, queued: counts.queued, pace: Pace { jobs, per_s } }
 }
 
 /// The upper bound of the bucket that holds the quantile; `None` with too few
@@ -265,14 +278,21 @@ mod tests {
     fn a_pace_is_known_only_while_jobs_wait() {
         let start = Instant::now();
         let later = start + Duration::from_secs(2);
-        let counts = |queued, finished_total| Counts { queued, finished_total, ..Counts::default() };
-        assert_eq!(pace(None, &counts(5, 100), start).per_s, 0.0);
-        let busy = pace(Some((start, 100, Pace { queued: 5, per_s: 0.0 })), &counts(5, 300), later);
-        assert_eq!(busy.per_s, 100.0);
-        let smoothed = pace(Some((start, 300, busy)), &counts(5, 700), later);
-        assert_eq!(smoothed.per_s, 150.0);
-        let idle = pace(Some((start, 700, smoothed)), &counts(0, 701), later);
-        assert_eq!((idle.per_s, idle.queued), (150.0, 0), "an empty queue is no slower");
+        let counts = |queued, finished_total, dropped_total| Counts {
+            queued,
+            leased: 3,
+            finished_total,
+            dropped_total,
+            ..Counts::default()
+        };
+        let first = pace(None, &counts(5, 100, 0), start);
+        assert_eq!((first.pace.per_s, first.pace.jobs), (0.0, 8));
+        let busy = pace(Some(first), &counts(5, 700, 400), later);
+        assert_eq!(busy.pace.per_s, 100.0, "the dropped ones do not count");
+        let smoothed = pace(Some(Paced { at: start, ..busy }), &counts(5, 1_100, 400), later);
+        assert_eq!(smoothed.pace.per_s, 150.0);
+        let idle = pace(Some(Paced { at: start, ..smoothed }), &counts(0, 1_101, 400), later);
+        assert_eq!((idle.pace.per_s, idle.pace.jobs), (150.0, 3), "an empty queue is no slower");
     }
 
     #[test]

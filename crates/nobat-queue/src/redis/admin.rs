@@ -197,7 +197,7 @@ impl Inner {
             pipeline.cmd("ZCARD").arg(own(set));
         }
         pipeline.cmd("SCARD").arg(own("cx"));
-        pipeline.cmd("HMGET").arg(own("meta")).arg(&["bytes", "paused", "enq", "fin"]);
+        pipeline.cmd("HMGET").arg(own("meta")).arg(&["bytes", "paused", "enq", "fin", "drop"]);
         pipeline.cmd("ZRANGE").arg(own("ready")).arg(0).arg(0);
         pipeline.cmd("TIME");
         let replies = self.hub.send_all(&pipeline).await.map_err(|e| super::coded(&e))?;
@@ -212,7 +212,7 @@ impl Inner {
         };
         let meta = match meta {
             Value::Array(fields) => fields.iter().map(number).collect(),
-            _ => vec![0; 4],
+            _ => vec![0; 5],
         };
         let oldest_ms = match (head, time) {
             (Value::Array(keys), Value::Array(time)) => match (&keys[..], &time[..]) {
@@ -234,6 +234,7 @@ impl Inner {
             paused: meta[1] == 1,
             enqueued_total: meta[2],
             finished_total: meta[3],
+            dropped_total: meta[4],
         })
     }
 

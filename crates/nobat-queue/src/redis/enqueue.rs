@@ -75,15 +75,18 @@ impl Outgoing {
 /// Sends one queue's jobs until the store has answered, and tells the callers.
 pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travelling: Travelling) {
     let Some(queue) = batch.first().map(|outgoing| outgoing.queue.clone()) else { return };
-    let cmd = command(&shared.inner, &queue, &batch);
     let started = Instant::now();
     let mut backoff = Backoff::default();
+    // A cluster's client repeats by itself what it has no answer to.
+    let mut again = shared.inner.target.is_cluster();
     let reply = loop {
-        match send_once(&shared, &queue, &batch, &cmd).await {
+        let cmd = command(&shared.inner, &queue, &batch, again);
+        match send_once(&shared, &queue, &batch, cmd).await {
             Ok(reply) => break Ok(reply),
             Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => break Err(coded(&e)),
             Err(_) => tokio::time::sleep(backoff.next()).await,
         }
+        again = true;
     };
     let verdicts = reply.and_then(|reply| verdicts(&batch, reply, &queue, shared.inner.ids));
     match verdicts {
@@ -101,19 +104,19 @@ pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travell
     }
 }
 
-async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: &Cmd) -> RedisResult<Value> {
+async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: Cmd) -> RedisResult<Value> {
     let fsync = shared.inner.fsync();
     // Who waits for a job's end needs no word that it is kept.
     let kept = !fsync && shared.inner.server.append_only() && batch.iter().any(|outgoing| outgoing.ack.is_some());
     let beside: Vec<_> = batch.iter().filter_map(|outgoing| outgoing.blob().map(|blob| (outgoing.id, blob))).collect();
     if beside.is_empty() && !fsync && !kept {
-        return shared.hub.call(&scripts::ENQUEUE, cmd).await;
+        return shared.hub.call(&scripts::ENQUEUE, &cmd).await;
     }
     let mut pipeline = Pipeline::new();
     for (id, blob) in beside {
         pipeline.cmd("SET").arg(queue.payload(&key_of(id))).arg(&blob[..]).arg("PX").arg(STRAY_MS);
     }
-    pipeline.add_command(cmd.clone());
+    pipeline.add_command(cmd);
     let script_at = pipeline.cmd_iter().count() - 1;
     // Behind the script on the same connection.
     if fsync {
@@ -145,7 +148,8 @@ fn on_disk(reply: Option<&Value>) -> bool {
     matches!(reply, Some(Value::Array(counts)) if matches!(counts.first(), Some(Value::Int(local)) if *local >= 1))
 }
 
-fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing]) -> Cmd {
+/// The script call. `again`: it may have run before, without an answer.
+fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing], again: bool) -> Cmd {
     let settings = &inner.settings;
     let specials = batch.iter().filter(|outgoing| outgoing.special.is_some()).count();
     let mut cmd = scripts::ENQUEUE.on(&queue.base);
@@ -155,7 +159,8 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing]) -> Cmd {
         .arg(settings.max_jobs)
         .arg(settings.max_bytes)
         .arg(u64::from(settings.idempotency_ttl_s) * 1000)
-        .arg(inner.prefix.keeper_channel());
+        .arg(inner.prefix.keeper_channel())
+        .arg(u8::from(again));
     for outgoing in batch {
         cmd.arg(&key_of(outgoing.id)[..])
             .arg(&outgoing.encoded.first[..])

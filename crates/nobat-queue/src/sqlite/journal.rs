@@ -27,7 +27,7 @@ use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, r
 use crate::queue::Durability;
 
 /// Version of the schema, in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Pages in the write-ahead log before it is folded into the database: 64 MiB,
 /// because each fold waits for the disk.
@@ -37,7 +37,7 @@ const SCHEMA: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE queues (
     queue INTEGER PRIMARY KEY, model TEXT NOT NULL, paused INTEGER NOT NULL,
-    enqueued INTEGER NOT NULL, finished INTEGER NOT NULL);
+    enqueued INTEGER NOT NULL, finished INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE jobs (
     row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL, at_us INTEGER NOT NULL,
     position INTEGER NOT NULL, queued_us INTEGER NOT NULL, deadline_us INTEGER, attempts INTEGER NOT NULL,
@@ -61,7 +61,7 @@ const DELETE_JOB: &str = "DELETE FROM jobs WHERE row=?1";
 const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
 const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
-const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5)";
+const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5,?6)";
 const EXPIRE_RESULTS: &str =
     "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
 const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
@@ -110,6 +110,12 @@ impl Journal {
                 db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
                 db.execute_batch("COMMIT")?;
             }
+            1 => {
+                db.execute_batch(&format!(
+                    "BEGIN IMMEDIATE; ALTER TABLE queues ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+                     PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+                ))?;
+            }
             SCHEMA_VERSION => {}
             newer => {
                 return Err(JournalError::Other(format!(
@@ -135,6 +141,7 @@ impl Journal {
                 paused: row.get(2)?,
                 enqueued: row.get(3)?,
                 finished: row.get(4)?,
+                dropped: row.get(5)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -209,7 +216,8 @@ impl Journal {
                 queue.model.as_str(),
                 queue.paused,
                 queue.enqueued,
-                queue.finished
+                queue.finished,
+                queue.dropped
             ])?;
         }
         {

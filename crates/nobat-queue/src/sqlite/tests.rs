@@ -102,6 +102,26 @@ async fn a_folder_of_a_newer_version_is_refused() {
 }
 
 #[tokio::test]
+async fn a_folder_of_the_version_before_is_brought_along() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let id = {
+        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+        queue.lane().enqueue(job("kept")).await.expect("accepted").id
+    };
+    let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
+    db.execute_batch("ALTER TABLE queues DROP COLUMN dropped; PRAGMA user_version=1").expect("as it was");
+    drop(db);
+    for dropped in [0, 1] {
+        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+        let counts = queue.counts("m").await.expect("counts");
+        assert_eq!((counts.enqueued_total, counts.finished_total, counts.dropped_total), (1, dropped, dropped));
+        if dropped == 0 {
+            queue.cancel(id).await.expect("cancelled");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_folder_that_is_no_queue_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join("queue.db"), vec![b'x'; 8_192]).expect("written");

@@ -289,6 +289,7 @@ impl<'a> Run<'a> {
         assert_eq!(counts.paused, self.model.paused);
         assert_eq!(counts.enqueued_total, self.ids.len() as u64);
         assert_eq!(counts.finished_total, self.model.finished);
+        assert_eq!(counts.dropped_total, count(&[JobState::Cancelled, JobState::Expired]));
         if self.ghosts == 0 {
             assert_eq!(counts.leased, count(&[JobState::Leased]));
         }

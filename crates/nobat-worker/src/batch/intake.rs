@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::planner::{Limits, Plan, Slot, plan};
+use super::triage::triage;
 use crate::model::{Model, Version};
 
 /// Most jobs leased at once, whatever the cap: more puts all sessions in
@@ -156,41 +157,54 @@ impl Intake {
         self.buckets.iter().find(|(number, _)| *number == bucket).map(|(_, bucket)| &bucket.version)
     }
 
-    /// Settles jobs whose deadline passed, or that could not make it even alone
-    /// and at the fastest that this model has run.
-    fn drop_hopeless(&mut self, now: Instant) {
+    /// Settles jobs that cannot make their deadlines, before they cost a run.
+    /// Returns the most rows that the next run of the front bucket may have for
+    /// the others to make theirs.
+    fn drop_hopeless(&mut self, now: Instant) -> u32 {
+        let Some((front, _)) = self.held.front() else { return u32::MAX };
         if self.held.iter().all(|(slot, _)| slot.deadline.is_none()) {
-            return;
+            return u32::MAX;
         }
-        let mut kept = VecDeque::with_capacity(self.held.len());
-        for (slot, item) in std::mem::take(&mut self.held) {
-            let Some(deadline) = slot.deadline else {
-                kept.push_back((slot, item));
-                continue;
-            };
-            let version = self.version_of(slot.bucket).cloned();
-            let run = version.as_ref().and_then(|version| version.controller.lock().fastest(slot.rows));
-            let left = deadline.saturating_duration_since(now);
-            if left > run.unwrap_or_default() {
-                kept.push_back((slot, item));
-                continue;
+        let bucket = front.bucket;
+        let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
+        let Some(version) = self.version_of(bucket).cloned() else { return u32::MAX };
+        let (verdict, run) = {
+            let controller = version.controller.lock();
+            let cap = if version.batches() { controller.cap() } else { 1 };
+            let verdict = triage(&slots, bucket, cap, |rows| controller.predict(rows), controller.fastest(1), now);
+            let run = controller.predict(verdict.rows);
+            (verdict, run)
+        };
+        let mut hopeless = verdict.hopeless.into_iter().peekable();
+        let held = std::mem::take(&mut self.held);
+        self.held.reserve(held.len());
+        for (at, (slot, item)) in held.into_iter().enumerate() {
+            let left = slot.deadline.map(|deadline| deadline.saturating_duration_since(now));
+            match left {
+                Some(left) if hopeless.next_if_eq(&at).is_some() || left.is_zero() => {
+                    self.give_up(slot, &item, left, run);
+                }
+                _ => self.held.push_back((slot, item)),
             }
-            if let Some(version) = version {
-                version.stats.expired();
-            }
-            self.rows = self.rows.saturating_sub(slot.rows);
-            let message = match run {
-                Some(run) if !left.is_zero() => format!(
-                    "the deadline is in {:.1} ms and a run takes at least {:.1} ms; allow more time or send less",
-                    left.as_secs_f64() * 1e3,
-                    run.as_secs_f64() * 1e3
-                ),
-                _ => "the deadline passed while the job waited; allow more time or send less".to_owned(),
-            };
-            let error = JobError { code: ErrorCode::DeadlineExceeded, message };
-            self.desk.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
         }
-        self.held = kept;
+        verdict.rows
+    }
+
+    fn give_up(&mut self, slot: Slot, item: &Item, left: Duration, run: Option<Duration>) {
+        if let Some(version) = self.version_of(slot.bucket) {
+            version.stats.expired();
+        }
+        self.rows = self.rows.saturating_sub(slot.rows);
+        let message = match run {
+            Some(run) if !left.is_zero() => format!(
+                "the deadline is in {:.1} ms and a run takes {:.1} ms; allow more time or send less",
+                left.as_secs_f64() * 1e3,
+                run.as_secs_f64() * 1e3
+            ),
+            _ => "the deadline passed while the job waited; allow more time or send less".to_owned(),
+        };
+        let error = JobError { code: ErrorCode::DeadlineExceeded, message };
+        self.desk.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
     }
 
     fn drop_lost(&mut self) {
@@ -236,7 +250,7 @@ impl Form for Intake {
 
     fn next(&mut self, now: Instant) -> Next<Batch> {
         self.drop_lost();
-        self.drop_hopeless(now);
+        let most = self.drop_hopeless(now);
         let Some((front, first)) = self.held.front() else {
             self.buckets.clear();
             return Next::Empty;
@@ -244,7 +258,7 @@ impl Form for Intake {
         let Some(version) = self.version_of(front.bucket).cloned() else { return Next::Empty };
         let (cap, limits) = {
             let controller = version.controller.lock();
-            let cap = controller.cap().min(rows_within(version.max_batch_bytes, first));
+            let cap = controller.cap().min(most).min(rows_within(version.max_batch_bytes, first));
             let run = if controller.heeds_deadlines() { controller.predict(cap) } else { None };
             let delay = if version.batches() { controller.delay() } else { Duration::ZERO };
             (cap, Limits { rows: cap, delay, run })

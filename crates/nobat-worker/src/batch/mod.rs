@@ -1,9 +1,10 @@
 //! Which leased jobs run together, and when.
 //!
-//! [`planner`] and [`controller`] are pure: they take `now` and values and
+//! [`planner`], [`triage`] and [`controller`] are pure: they take `now` and values and
 //! return decisions. [`intake`] holds the leased jobs between them and the
 //! queue's backend.
 
 pub mod controller;
 pub mod intake;
 pub mod planner;
+pub mod triage;

@@ -43,7 +43,7 @@ pub enum Plan {
 
 /// Share of the time to a deadline that waiting may use up: 8 % stays for what
 /// is not the run (transport, splitting).
-const BUDGET: f64 = 0.92;
+pub(crate) const BUDGET: f64 = 0.92;
 
 /// Decides the next batch. `slots` is in lease order and not empty; `limits`
 /// are those of the first slot's bucket.

@@ -391,6 +391,8 @@ pub struct QueueObject {
     pub enqueued_total: u64,
     /// Settled for good since the queue exists.
     pub finished_total: u64,
+    /// Those of them that were cancelled or expired.
+    pub dropped_total: u64,
 }
 
 impl QueueObject {
@@ -407,6 +409,7 @@ impl QueueObject {
             paused: counts.paused,
             enqueued_total: counts.enqueued_total,
             finished_total: counts.finished_total,
+            dropped_total: counts.dropped_total,
         }
     }
 }

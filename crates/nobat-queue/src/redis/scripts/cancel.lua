@@ -36,6 +36,5 @@ for i = 3, #ARGV do
   out[#out + 1] = verdict
   out[#out + 1] = record
 end
-if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
-if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
+account()
 return out

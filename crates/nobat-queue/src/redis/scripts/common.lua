@@ -12,8 +12,9 @@ local PENDING, DEAD, CANCELLED, EXPIRED, CORRUPT = 1, 3, 4, 5, 6
 -- Set by a script that ends jobs: the lanes' channel prefix, what dead letters
 -- get, and whether anybody waits for another lane's job.
 local channel, max_dead, dead_ttl, watching
--- What the script changed: waiting bytes, and jobs ended for good.
-local bytes_added, ended = 0, 0
+-- What the script changed: waiting bytes, jobs ended for good, and those of them
+-- that were cancelled or expired.
+local bytes_added, ended, dropped = 0, 0, 0
 
 local function now_us()
   local t = call('TIME')
@@ -88,7 +89,7 @@ local function finish(key, rec, state, token, code, message, now)
   local ttl = string.format('%d', (unpack_at('<f', rec, 37)))
   call('SET', base .. key, out, 'PX', ttl)
   if band(byte(rec, 4), BLOB) ~= 0 then call('UNLINK', base .. key .. ':in') end
-  ended = ended + 1
+  ended, dropped = ended + 1, dropped + 1
   notify(key, out)
 end
 
@@ -131,6 +132,13 @@ local function requeue(key, rec, now)
   end
   call('ZADD', base .. 'ready', (unpack_at('<d', rec, 21)), key)
   bytes_added = bytes_added + cost(rec)
+end
+
+-- Writes down what the script changed, for a script that changes little.
+local function account()
+  if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
+  if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
+  if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end
 end
 
 -- Asks the timekeeper to look earlier than it planned.

@@ -1,19 +1,21 @@
 -- Enqueues the jobs that arrived together.
 -- KEYS[1] base
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
---         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix,
+--         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix, 8 whether the
+--         call is repeated (0 or 1),
 --         then per job: key, bytes 0..4 of its record, priority, bytes 28.. of it,
 --         then per special: index, delay us, deadline us (0: none),
 --         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
 --         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch
 -- Atomic: a job is in the queue with its record and its idempotency key, or not
--- at all. A key that exists already was enqueued by an earlier try whose reply
--- was lost: accepted, and nothing is written.
+-- at all. In a repeated call, a key that exists already was enqueued by an earlier
+-- try whose reply was lost: accepted, and nothing is written.
 
 local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local HEAD, EACH = 7, 4
+local again = ARGV[8] == '1'
+local HEAD, EACH = 8, 4
 
 local special
 if m > 0 then
@@ -41,7 +43,7 @@ local function retry_after()
   return math.floor(math.min(math.max(over / rate * 1000, 100), 60000))
 end
 
-local out, adds, first_due, added = {}, {}, nil, 0
+local out, adds, sets, first_due, added = {}, {}, {}, nil, 0
 local function except(index, verdict, detail)
   out[#out + 1] = index
   out[#out + 1] = verdict
@@ -62,7 +64,7 @@ for index = 1, n do
   local accepted = true
   if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(rest) > max_bytes then
     -- A repeated try of a job that is in already is not refused.
-    accepted = call('EXISTS', base .. key) == 1
+    accepted = again and call('EXISTS', base .. key) == 1
     if not accepted then except(index, 'full', retry_after()) end
   end
   if accepted and own and own[3] ~= '' then
@@ -98,11 +100,19 @@ for index = 1, n do
       score = (255 - ARGV[at + 3]) * 17592186044416 + seq + 1
     end
     local rec = first .. pack('<ddd', position, queued, score) .. rest
-    if call('SET', base .. key, rec, 'NX') then
+    local blob = band(byte(first, 4), BLOB) ~= 0
+    local new = true
+    if again then
+      new = call('SET', base .. key, rec, 'NX')
+    else
+      sets[#sets + 1] = base .. key
+      sets[#sets + 1] = rec
+    end
+    if new then
       last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
-      bytes = bytes + cost(rec)
+      bytes = bytes + (blob and cost(rec) or #rec)
       if own and own[2] > 0 then call('ZADD', base .. 'due', position + own[2], key) end
-      if band(byte(first, 4), BLOB) ~= 0 then call('PERSIST', base .. key .. ':in') end
+      if blob then call('PERSIST', base .. key .. ':in') end
       if due then
         call('ZADD', base .. 'sched', due, key)
         if not first_due or due < first_due then first_due = due end
@@ -110,13 +120,14 @@ for index = 1, n do
         adds[#adds + 1] = string.format('%d', score)
         adds[#adds + 1] = key
       end
-    elseif band(byte(first, 4), BLOB) ~= 0 and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
+    elseif blob and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
       -- The repeat has put the payload there again, with a ttl.
       call('PERSIST', base .. key .. ':in')
     end
   end
 end
 
+if #sets > 0 then call('MSET', unpack(sets)) end
 if added > 0 then
   call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
 end

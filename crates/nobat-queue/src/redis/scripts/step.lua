@@ -21,8 +21,11 @@ max_dead, dead_ttl, channel = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local stored, others = tonumber(ARGV[10]), tonumber(ARGV[11])
 local total = stored + others
 local now = now_us()
-local meta = call('HMGET', base .. 'meta', 'paused', 'bytes', 'fin', 'at', 'was')
+local meta = call('HMGET', base .. 'meta', 'paused', 'bytes', 'fin', 'at', 'was', 'swept')
 local refused = {}
+
+-- What most queues at most times have nothing of is asked for in one call.
+local rare = call('EXISTS', base .. 'watch', base .. 'cx', base .. 'due', base .. 'sched') > 0
 
 -- Settled by the first try of this very call?
 local function done_before(index, member)
@@ -39,13 +42,13 @@ local function done_before(index, member)
 end
 
 if total > 0 then
-  watching = call('EXISTS', base .. 'watch') == 1
+  watching = rare and call('EXISTS', base .. 'watch') == 1
   local members = {}
   for index = 1, stored do members[index] = ARGV[HEAD + index * 4 - 3] end
   for index = 1, others do members[stored + index] = ARGV[HEAD + stored * 4 + index * 5 - 4] end
   local held = call('ZMSCORE', base .. 'leases', unpack(members))
   call('ZREM', base .. 'leases', unpack(members))
-  local cancelled = call('EXISTS', base .. 'cx') == 1
+  local cancelled = rare and call('EXISTS', base .. 'cx') == 1
   for index = 1, total do
     local member = members[index]
     if not held[index] then
@@ -65,7 +68,7 @@ if total > 0 then
         ttl = sub(ttl, 2)
         call('UNLINK', base .. key .. ':in')
       end
-      call('SET', base .. key, rec, 'PX', ttl)
+      call('PSETEX', base .. key, ttl, rec)
       ended = ended + 1
       if ARGV[at - 1] ~= lane then
         if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
@@ -101,9 +104,13 @@ if total > 0 then
           rec = sub(rec, 1, 3) .. char(flags) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body_len(rec)) .. tail(by, code, message, now)
           call('SET', base .. key, rec)
           if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
-          call('ZADD', base .. 'sched', due, key)
           bytes_added = bytes_added + cost(rec)
-          if not first_due or due < first_due then first_due = due end
+          if due > now then
+            call('ZADD', base .. 'sched', due, key)
+            if not first_due or due < first_due then first_due = due end
+          else
+            call('ZADD', base .. 'ready', score, key)
+          end
         elseif what == 'D' then
           bury(key, rec, by, code, message, now)
         else
@@ -119,10 +126,16 @@ else
   watching = true
 end
 
--- About a batch's worth: the timekeeper brings the rest, and a step stays short.
-reap(now, 32)
-promote(now, 32)
-expire(now, 32)
+-- Now and then, and about a batch's worth: the timekeeper brings the rest, and a
+-- step stays short.
+local sweeps = now - (tonumber(meta[6]) or 0) >= 5000
+if sweeps then
+  reap(now, 32)
+  if rare then
+    promote(now, 32)
+    expire(now, 32)
+  end
+end
 
 local reply = { now, 0, #refused }
 for index = 1, #refused do reply[3 + index] = refused[index] end
@@ -143,9 +156,10 @@ if again > 0 then
   end
 end
 
-local left = call('ZCARD', base .. 'ready')
-if want > 0 and left > 0 and not paused then
-  local keys = call('ZRANGE', base .. 'ready', 0, want - 1)
+local keys = {}
+if want > 0 and not paused then keys = call('ZRANGE', base .. 'ready', 0, want - 1) end
+local all = want > 0 and not paused and #keys < want
+if #keys > 0 then
   local names = {}
   for i = 1, #keys do names[i] = base .. keys[i] end
   local records = call('MGET', unpack(names))
@@ -194,22 +208,25 @@ if want > 0 and left > 0 and not paused then
   if count > 0 then call('ZREMRANGEBYRANK', base .. 'ready', 0, count - 1) end
   if taken > 0 then call('ZADD', base .. 'leases', unpack(leases)) end
   if due then call('ZREM', base .. 'due', unpack(due)) end
-  left = left - count
+  all = all and count == #keys
 end
 
-if left > 0 and not paused then
+if not all and not paused and call('EXISTS', base .. 'ready') == 1 then
   reply[2] = 1
   call('ZADD', base .. 'marker', 0, '0')
 else
   call('DEL', base .. 'marker')
 end
 
-if bytes_added ~= 0 or ended ~= 0 then
+if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end
+if bytes_added ~= 0 or ended ~= 0 or sweeps then
   local bytes = math.max((tonumber(meta[2]) or 0) + bytes_added, 0)
   local fin, at, was = (tonumber(meta[3]) or 0) + ended, tonumber(meta[4]) or 0, tonumber(meta[5]) or 0
   if now - at > 2000000 then
     local rate = at > 0 and (fin - was) * 1000000 / (now - at) or 0
-    call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin, 'at', now, 'was', fin, 'rate', rate)
+    call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin, 'at', now, 'was', fin, 'rate', rate, 'swept', now)
+  elseif sweeps then
+    call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin, 'swept', now)
   else
     call('HSET', base .. 'meta', 'bytes', bytes, 'fin', fin)
   end

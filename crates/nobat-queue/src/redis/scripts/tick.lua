@@ -29,7 +29,6 @@ if #old > 0 then call('ZREM', base .. 'dead', unpack(old)) end
 if call('ZCARD', base .. 'ready') > 0 and call('HGET', base .. 'meta', 'paused') ~= '1' then
   call('ZADD', base .. 'marker', 0, '0')
 end
-if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
-if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
+account()
 call('SET', base .. 'keeper', ARGV[1] .. string.format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
 return { 1, again - now }

@@ -142,6 +142,7 @@ impl Machine {
             paused: state.paused,
             enqueued_total: state.enqueued,
             finished_total: state.finished,
+            dropped_total: state.dropped,
         }
     }
 

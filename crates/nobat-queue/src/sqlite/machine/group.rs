@@ -97,6 +97,7 @@ pub(crate) struct QueueRecord {
     pub(crate) paused: bool,
     pub(crate) enqueued: u64,
     pub(crate) finished: u64,
+    pub(crate) dropped: u64,
 }
 
 /// A job whose terminal state is now durable.
@@ -218,6 +219,7 @@ impl Machine {
                 paused: state.paused,
                 enqueued: state.enqueued,
                 finished: state.finished,
+                dropped: state.dropped,
             });
         }
         group

@@ -43,6 +43,7 @@ pub(crate) struct QueueState {
     pub(crate) paused: bool,
     pub(crate) enqueued: u64,
     pub(crate) finished: u64,
+    pub(crate) dropped: u64,
 }
 
 impl QueueState {
@@ -66,6 +67,7 @@ impl Index {
             paused,
             enqueued,
             finished,
+            dropped: 0,
         });
         self.queues.len() as QueueNo - 1
     }

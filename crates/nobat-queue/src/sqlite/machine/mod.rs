@@ -107,7 +107,8 @@ impl Machine {
     /// Restores a queue as the journal has it; in the order of `record.queue`.
     pub(crate) fn restore_queue(&mut self, record: QueueRecord) {
         self.names.insert(record.model.clone(), record.queue);
-        self.index.add_queue(record.model, record.paused, record.enqueued, record.finished);
+        let number = self.index.add_queue(record.model, record.paused, record.enqueued, record.finished);
+        self.index.queues[number as usize].dropped = record.dropped;
     }
 
     /// Restores a job as the journal has it.
@@ -328,6 +329,7 @@ impl Machine {
         job.phase = Phase::Finished(Box::new(Finished { state, at_us: now_us, result }));
         let queue = &mut self.index.queues[job.queue as usize];
         queue.finished += 1;
+        queue.dropped += u64::from(matches!(state, JobState::Cancelled | JobState::Expired));
         queue.drain.count(now_us);
         self.lag.mark_queue(job.queue);
         self.mark(row);
