@@ -2,7 +2,8 @@
 //! enough that nothing needs to be stored for a result that has expired.
 //!
 //! A public id is `random(22) horizon(5) mac(6) locator(1..)` in base 62:
-//! - `random`: 128 random bits, the job's key in the store;
+//! - `random`: 128 random bits, the job's key in the store (on Redis 96, which keeps
+//!   keys short; the MAC makes up for them);
 //! - `horizon`: the minute (since 1970) until which a missing record means
 //!   "expired" (410) rather than "never existed" (404): the tombstone;
 //! - `mac`: 32 bits of SipHash-2-4 over the other fields and the owner, keyed

@@ -118,8 +118,11 @@ pub fn render(error: &Error, context: &RequestContext, shape: Shape) -> HttpResp
     let status = http_status(error.code);
     if status.is_server_error() {
         // Saturation is told to who can slow down, and counted; a line for each
-        // refusal would cost more than the refusal.
-        let level = if error.code == ErrorCode::QueueFull { log::Level::Debug } else { log::Level::Warn };
+        // would cost more than the refusal.
+        let level = match error.code {
+            ErrorCode::QueueFull | ErrorCode::DeadlineExceeded => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
         log::log!(level, code = error.code.as_str(), request = context.request_id.as_str(); "refused: {error}");
     }
     let message = error.message.as_str();

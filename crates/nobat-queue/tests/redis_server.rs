@@ -38,6 +38,35 @@ async fn an_unfit_server_is_refused_with_what_to_set() {
     assert!(health.warnings.iter().any(|warning| warning.contains("appendonly yes")));
 }
 
+/// Redis 7.2 and Valkey have WAITAOF, Redis 7.0 has not: there it must be said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_fsync_every_accepted_job_is_on_disk_first() {
+    let server = Server::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let fsync = QueueSettings { durability: Durability::Fsync, ..QueueSettings::default() };
+    let mut raw = server.connection();
+    let commands: Vec<Option<Vec<redis::Value>>> =
+        redis::cmd("COMMAND").arg("INFO").arg("waitaof").query(&mut raw).expect("told");
+    let queue = match (RedisQueue::connect(&server.url(), fsync, "nobat").await, &commands[0]) {
+        (Ok(queue), Some(_)) => queue,
+        (Err(refused), None) => return assert!(refused.message.contains("WAITAOF"), "{refused}"),
+        (Ok(_), None) => panic!("fsync was promised without WAITAOF"),
+        (Err(refused), Some(_)) => panic!("{refused}"),
+    };
+    let lane = queue.lane();
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        ids.push(lane.enqueue(job(format!("{n}"))).await.expect("accepted").id);
+    }
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut raw).expect("told");
+    assert!(stats.lines().any(|line| line.starts_with("cmdstat_waitaof:calls=20,")), "{stats}");
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    for id in ids {
+        let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+        assert_eq!(view.state, JobState::Succeeded);
+    }
+    worker.abort();
+}
+
 #[tokio::test]
 async fn an_acl_user_confined_to_the_prefix_is_enough() {
     let server = Server::start(&[]);

@@ -1,7 +1,9 @@
 //! Every key this store uses, who writes it, and how long it lives.
 //!
-//! `<16>` is the random part of the job's id as it is, in bytes: as text it would
-//! cost 16 bytes more in every place that holds it.
+//! `<12>` is the random part of the job's id as it is, in bytes: its 96 bits fill the
+//! smallest size of memory block wherever a key stands, where 128, or text, would
+//! cost 16 bytes more each time. With the 32 bits that only this deployment can
+//! compute, an id has 128 that nobody can guess.
 //!
 //! All keys of one queue carry the hash tag `{model}`, so one script may touch
 //! them in a cluster; `nobat` below is the configurable prefix, which is also
@@ -10,9 +12,9 @@
 //!
 //! | key | type | holds | written by | lives |
 //! |---|---|---|---|---|
-//! | `nobat{m}:<16>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
-//! | `nobat{m}:<16>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
-//! | `nobat{m}:<16>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
+//! | `nobat{m}:<12>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
+//! | `nobat{m}:<12>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
+//! | `nobat{m}:<12>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
 //! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
 //! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
 //! | `nobat{m}:sched` | zset | delayed and retrying job keys, by due time (us) | enqueue, step | |
@@ -42,16 +44,34 @@ use smol_str::SmolStr;
 pub(crate) const INLINE_MAX: usize = 4096;
 
 /// Length of a job's key.
-pub(crate) const KEY_LEN: usize = 16;
+pub(crate) const KEY_LEN: usize = 12;
+
+/// Bits of an id's random part that its key leaves out: this store leaves them 0.
+const SPARE_BITS: u32 = 128 - 8 * KEY_LEN as u32;
 
 /// A job's key: the random part of its id.
 pub(crate) fn key_of(id: JobId) -> [u8; KEY_LEN] {
-    id.random.to_be_bytes()
+    key_of_random(id.random)
+}
+
+/// The key of the job with this random part.
+pub(crate) fn key_of_random(random: u128) -> [u8; KEY_LEN] {
+    let mut key = [0; KEY_LEN];
+    key.copy_from_slice(&random.to_be_bytes()[..KEY_LEN]);
+    key
+}
+
+/// The random part of a new job's id.
+pub(crate) fn keyed(random: u128) -> u128 {
+    random >> SPARE_BITS << SPARE_BITS
 }
 
 /// The random part that a key stands for.
 pub(crate) fn job_of(key: &[u8]) -> Option<u128> {
-    key.try_into().ok().map(u128::from_be_bytes)
+    let key: &[u8; KEY_LEN] = key.try_into().ok()?;
+    let mut wide = [0; 16];
+    wide[..KEY_LEN].copy_from_slice(key);
+    Some(u128::from_be_bytes(wide))
 }
 
 /// Names derived from a deployment's prefix.

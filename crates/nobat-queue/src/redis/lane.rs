@@ -27,7 +27,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::connect::Hub;
 use super::enqueue::{self, Outgoing};
-use super::keys::{QueueKeys, key_of};
+use super::keys::{QueueKeys, key_of, key_of_random};
 use super::waiters::{News, Waiters, on_push};
 use super::{Inner, patient, random_name, record, scripts};
 use crate::queue::{Accepted, Lane};
@@ -376,7 +376,7 @@ async fn recheck(shared: &Shared, queue: &Arc<QueueKeys>, jobs: &[u128]) -> redi
     // Before it is looked for: a job that arrives while the answer travels back
     // would be taken for one that is gone.
     let arriving: Vec<bool> = jobs.iter().map(|&job| shared.on_its_way(job)).collect();
-    let key = |job: u128| queue.job(&job.to_be_bytes());
+    let key = |job: u128| queue.job(&key_of_random(job));
     let mut pipeline = redis::Pipeline::new();
     for &job in jobs {
         pipeline.cmd("GETRANGE").arg(key(job)).arg(0).arg(0);

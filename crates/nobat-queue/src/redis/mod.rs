@@ -191,6 +191,9 @@ impl Inner {
 
     /// The queue of a public id; `None` when there is none of that number.
     async fn queue_of(&self, id: JobId) -> Result<Option<Arc<QueueKeys>>> {
+        if keys::keyed(id.random) != id.random {
+            return Ok(None);
+        }
         if let Some(known) = self.queues.read().by_number.get(&id.locator) {
             return Ok(Some(known.clone()));
         }
@@ -225,7 +228,7 @@ impl Inner {
             + options.result_ttl
             + Duration::from_secs(u64::from(self.settings.tombstone_s));
         let horizon = (now.saturating_add(kept).as_secs() / 60 + 1).min(916_132_831);
-        self.ids.issue(random_u128(), horizon as u32, queue.number, owner)
+        self.ids.issue(keys::keyed(random_u128()), horizon as u32, queue.number, owner)
     }
 
     fn fsync(&self) -> bool {

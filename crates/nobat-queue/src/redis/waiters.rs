@@ -125,7 +125,7 @@ pub(crate) fn on_push(waiters: Arc<Waiters>) -> OnPush {
     })
 }
 
-/// A message is frames of key (16), length (u32) and record.
+/// A message is frames of key (12), length (u32) and record.
 fn deliver(waiters: &Waiters, message: Bytes) {
     const HEAD: usize = KEY_LEN + 4;
     let mut at = 0;

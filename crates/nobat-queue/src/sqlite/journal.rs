@@ -22,16 +22,13 @@ use bytes::Bytes;
 use nobat_core::{IdIssuer, OwnerId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::checkpoint;
 use super::machine::{Group, Job, KeyRecord, Kind, Known, QueueRecord, Row};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
 use crate::queue::Durability;
 
 /// Version of the schema, in `user_version`.
 const SCHEMA_VERSION: i64 = 2;
-
-/// Pages in the write-ahead log before it is folded into the database: 64 MiB,
-/// because each fold waits for the disk.
-const CHECKPOINT_PAGES: u32 = 16_384;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -84,7 +81,7 @@ impl Journal {
     /// # Errors
     /// What SQLite says; a schema that a newer version wrote.
     pub(crate) fn open(file: &Path, durability: Durability) -> Result<Journal, JournalError> {
-        let db = Connection::open_with_flags(
+        let mut db = Connection::open_with_flags(
             file,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
@@ -94,8 +91,7 @@ impl Journal {
             Durability::Fsync => "full",
         };
         db.pragma_update(None, "synchronous", synchronous)?;
-        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        db.pragma_update(None, "journal_size_limit", 2 * i64::from(CHECKPOINT_PAGES) * 4096)?;
+        db.pragma_update(None, "journal_size_limit", 2 * i64::from(checkpoint::PAGES) * 4096)?;
         db.pragma_update(None, "cache_size", -32 * 1024)?;
         db.pragma_update(None, "temp_store", "memory")?;
         db.set_prepared_statement_cache_capacity(32);
@@ -123,6 +119,7 @@ impl Journal {
                 )));
             }
         }
+        checkpoint::start(file, &mut db)?;
         Ok(Journal { db })
     }
 

@@ -15,6 +15,7 @@
 //! - SQL is in [`journal`] alone, the lock over the machine in [`shared`].
 //! - Payloads past a byte budget live on disk only and are read when leased.
 
+mod checkpoint;
 mod clock;
 mod consumer;
 mod folder;
