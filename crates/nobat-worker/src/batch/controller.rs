@@ -25,6 +25,9 @@ const REFIT_EVERY: u32 = 16;
 const EVIDENCE: usize = 8;
 /// The percentile held against the slo.
 const QUANTILE: f64 = 0.99;
+/// The percentile that decides whether a job is worth running: giving one up that
+/// would have made it costs as much as running one too late.
+const LIKELY: f64 = 0.75;
 
 /// A model version's controller.
 #[derive(Clone, Debug)]
@@ -35,9 +38,31 @@ pub struct Controller {
     target: Option<Duration>,
     cap: f64,
     samples: VecDeque<(u32, f64)>,
-    fit: Option<Line>,
+    sure: Fit,
+    likely: Fit,
     runs: u32,
     last_back_off: Option<BackOff>,
+}
+
+/// A line that is fitted anew when somebody asks and enough has happened.
+#[derive(Clone, Copy, Debug)]
+struct Fit {
+    quantile: f64,
+    line: Option<Line>,
+    at_run: u32,
+}
+
+impl Fit {
+    fn new(quantile: f64) -> Fit {
+        Fit { quantile, line: None, at_run: 0 }
+    }
+
+    fn line(&mut self, samples: &VecDeque<(u32, f64)>, runs: u32) -> Option<Line> {
+        if self.line.is_none() || runs.wrapping_sub(self.at_run) >= REFIT_EVERY {
+            (self.line, self.at_run) = (fit_quantile(samples, self.quantile), runs);
+        }
+        self.line
+    }
 }
 
 /// A fitted line: `latency_s = base + per_row * rows`.
@@ -52,6 +77,11 @@ pub struct Line {
 impl Line {
     fn at(self, rows: u32) -> f64 {
         self.base + self.per_row * f64::from(rows)
+    }
+
+    /// How long a run of `rows` takes by this line.
+    pub fn run(self, rows: u32) -> Duration {
+        Duration::from_secs_f64(self.at(rows).max(0.0))
     }
 }
 
@@ -89,7 +119,8 @@ impl Controller {
             target: slo.map(|slo| slo.mul_f64(RUN_SHARE)),
             cap,
             samples: VecDeque::new(),
-            fit: None,
+            sure: Fit::new(QUANTILE),
+            likely: Fit::new(LIKELY),
             runs: 0,
             last_back_off: None,
         }
@@ -112,9 +143,14 @@ impl Controller {
 
     /// How long a run of `rows` is expected to take at the 99th percentile;
     /// `None` before there is evidence.
-    pub fn predict(&self, rows: u32) -> Option<Duration> {
-        let seconds = self.fit?.at(rows);
-        Some(Duration::from_secs_f64(seconds.max(0.0)))
+    pub fn predict(&mut self, rows: u32) -> Option<Duration> {
+        Some(self.sure.line(&self.samples, self.runs)?.run(rows))
+    }
+
+    /// How long runs are likely to take, by their rows: three of four are no
+    /// longer. `None` before there is evidence.
+    pub fn likely(&mut self) -> Option<Line> {
+        self.likely.line(&self.samples, self.runs)
     }
 
     /// The fastest of the remembered runs of at most `rows` rows: what not even
@@ -135,9 +171,6 @@ impl Controller {
         }
         self.samples.push_back((rows, latency_s));
         self.runs = self.runs.wrapping_add(1);
-        if self.runs.is_multiple_of(REFIT_EVERY) || self.fit.is_none() {
-            self.fit = fit_quantile(&self.samples, QUANTILE);
-        }
         let Some(target) = self.target.map(|target| target.as_secs_f64()) else { return };
         match self.kind {
             PolicyKind::Aimd => self.additive_increase(rows, latency_s, target),
@@ -160,7 +193,7 @@ impl Controller {
     }
 
     fn largest_within(&mut self, target: f64) {
-        let Some(line) = self.fit else { return };
+        let Some(line) = self.sure.line(&self.samples, self.runs) else { return };
         let largest = self.samples.iter().map(|&(rows, _)| rows).max().unwrap_or(1);
         let before = self.cap();
         let allowed = match line.per_row > 0.0 {
@@ -178,7 +211,8 @@ impl Controller {
     }
 
     /// The controller's state for people and gateways.
-    pub fn report(&self) -> serde_json::Value {
+    pub fn report(&mut self) -> serde_json::Value {
+        let fit = self.sure.line(&self.samples, self.runs);
         let name = serde_json::to_value(self.kind).unwrap_or_default();
         json!({
             "policy": name,
@@ -186,7 +220,7 @@ impl Controller {
             "max_batch_size": self.max,
             "max_queue_delay_ms": self.delay.as_secs_f64() * 1e3,
             "run_target_ms": self.target.map(|target| target.as_secs_f64() * 1e3),
-            "fit": self.fit.map(|line| json!({"base_ms": line.base * 1e3, "per_row_ms": line.per_row * 1e3, "quantile": QUANTILE})),
+            "fit": fit.map(|line| json!({"base_ms": line.base * 1e3, "per_row_ms": line.per_row * 1e3, "quantile": QUANTILE})),
             "last_back_off": self.last_back_off.map(|off| json!({
                 "at_run": off.at_run,
                 "why": format!("a run of {} rows took {:.2} ms", off.rows, off.latency_s * 1e3),

@@ -169,10 +169,12 @@ impl Intake {
         let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
         let Some(version) = self.version_of(bucket).cloned() else { return u32::MAX };
         let (verdict, run) = {
-            let controller = version.controller.lock();
+            let mut controller = version.controller.lock();
             let cap = if version.batches() { controller.cap() } else { 1 };
-            let verdict = triage(&slots, bucket, cap, |rows| controller.predict(rows), controller.fastest(1), now);
-            let run = controller.predict(verdict.rows);
+            let likely = controller.likely();
+            let run = |rows| likely.map(|line| line.run(rows));
+            let verdict = triage(&slots, bucket, cap, run, controller.fastest(1), now);
+            let run = run(verdict.rows);
             (verdict, run)
         };
         let mut hopeless = verdict.hopeless.into_iter().peekable();
@@ -257,10 +259,11 @@ impl Form for Intake {
         };
         let Some(version) = self.version_of(front.bucket).cloned() else { return Next::Empty };
         let (cap, limits) = {
-            let controller = version.controller.lock();
+            let mut controller = version.controller.lock();
             let cap = controller.cap().min(most).min(rows_within(version.max_batch_bytes, first));
-            let run = if controller.heeds_deadlines() { controller.predict(cap) } else { None };
             let delay = if version.batches() { controller.delay() } else { Duration::ZERO };
+            let waits = !delay.is_zero() && controller.heeds_deadlines();
+            let run = if waits { controller.predict(cap) } else { None };
             (cap, Limits { rows: cap, delay, run })
         };
         let one_bucket = self.held.iter().all(|(slot, _)| slot.bucket == front.bucket);
