@@ -30,6 +30,8 @@ pub const DISK: &str = "disk";
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rates are taken over this much of the past.
 const WINDOW: Duration = Duration::from_secs(60);
+/// How much of a lower pace is believed at one look.
+const PACE_FALL: f64 = 0.15;
 /// Fewer predictions in the window say nothing about a rate or a p99.
 const ENOUGH: u64 = 20;
 
@@ -222,9 +224,10 @@ fn look_at_disk(config: &MonitorConfig) -> Look {
     }
 }
 
-/// Jobs that were answered per second while others waited, smoothed over a few
-/// looks. Those that were dropped say nothing about what a job costs, and a queue
-/// that was empty at either look says nothing about what it could do.
+/// Jobs that were answered per second while others waited. Those that were dropped
+/// say nothing about what a job costs, and a queue that was empty at either look
+/// says nothing about what it could do. More than was seen before is believed at
+/// once, less only by and by: it may be that less was sent.
 fn pace(before: Option<Paced>, counts: &Counts, now: Instant) -> Paced {
     let answered = counts.finished_total.saturating_sub(counts.dropped_total);
     let jobs = counts.queued + counts.leased;
@@ -235,7 +238,7 @@ fn pace(before: Option<Paced>, counts: &Counts, now: Instant) -> Paced {
             return last;
         }
         let seen = answered.saturating_sub(before.answered) as f64 / elapsed;
-        if last > 0.0 { 0.5 * last + 0.5 * seen } else { seen }
+        if seen < last { last + PACE_FALL * (seen - last) } else { seen }
     });
     Paced { at: now, answered, queued: counts.queued, pace: Pace { jobs, per_s } }
 }
@@ -289,10 +292,12 @@ mod tests {
         assert_eq!((first.pace.per_s, first.pace.jobs), (0.0, 8));
         let busy = pace(Some(first), &counts(5, 700, 400), later);
         assert_eq!(busy.pace.per_s, 100.0, "the dropped ones do not count");
-        let smoothed = pace(Some(Paced { at: start, ..busy }), &counts(5, 1_100, 400), later);
-        assert_eq!(smoothed.pace.per_s, 150.0);
-        let idle = pace(Some(Paced { at: start, ..smoothed }), &counts(0, 1_101, 400), later);
-        assert_eq!((idle.pace.per_s, idle.pace.jobs), (150.0, 3), "an empty queue is no slower");
+        let faster = pace(Some(Paced { at: start, ..busy }), &counts(5, 1_100, 400), later);
+        assert_eq!(faster.pace.per_s, 200.0);
+        let slower = pace(Some(Paced { at: start, ..faster }), &counts(5, 1_300, 400), later);
+        assert_eq!(slower.pace.per_s, 185.0);
+        let idle = pace(Some(Paced { at: start, ..slower }), &counts(0, 1_301, 400), later);
+        assert_eq!((idle.pace.per_s, idle.pace.jobs), (185.0, 3), "an empty queue is no slower");
     }
 
     #[test]
