@@ -132,11 +132,11 @@ where
 const ACCESS: &str = "nobat::access";
 
 /// One line per request: what failed at `info` and above, the rest at `debug`. So is
-/// what came too often or too early (429, 503): under overload most are, and
-/// they are counted; other causes of a 503 have a line of their own.
+/// a 503: under overload most are, and they are counted; causes other than
+/// saturation have a line of their own.
 fn access(method: &Method, path: &str, status: u16, took: Duration, context: &RequestContext) {
     let level = match status {
-        429 | 503 => log::Level::Debug,
+        503 => log::Level::Debug,
         500.. => log::Level::Warn,
         400.. => log::Level::Info,
         _ => log::Level::Debug,

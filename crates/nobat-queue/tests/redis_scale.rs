@@ -339,8 +339,8 @@ async fn jobs_are_small_and_nothing_outlives_its_ttl() {
     }
     let stored = (server.bytes() - before) / keys(&server) as f64;
     println!("{jobs} jobs: {queued:.0} bytes queued, {stored:.0} bytes per stored result");
-    // 600 when the tables are well filled; just after they grew, 16 more.
-    assert!(queued <= 616.0, "{queued:.0} bytes per queued job");
+    // A little more just after Redis's tables grew.
+    assert!(queued <= 600.0, "{queued:.0} bytes per queued job");
     assert!(stored <= 250.0, "{stored:.0} bytes per stored result");
     let deadline = Instant::now() + SOON;
     // The marker and the timekeeper's key come and go.
