@@ -20,6 +20,7 @@ pub use docs::document;
 pub fn configure(config: &mut ServiceConfig) {
     // In order of heat: a request is held against each path until one matches.
     tfserving::configure(config);
+    native::configure_predict(config);
     crate::v2::configure(config);
     // Before the native scope, which would answer 404 for their paths.
     crate::routing::api::configure(config);

@@ -38,10 +38,11 @@ use crate::registry::Want;
 
 /// Adds every route under `/v2`.
 pub fn configure(config: &mut ServiceConfig) {
-    server::configure(config);
-    // Before the models: `stats` is a reserved name.
-    models::configure(config);
+    // What is asked most comes first.
     infer::configure(config);
+    // `stats` is a reserved name: before the models.
+    server::configure(config);
+    models::configure(config);
 }
 
 /// Adds the route of one method at several paths; other methods get 405.

@@ -12,14 +12,19 @@ pub mod objects;
 pub mod predict;
 pub mod queues;
 
-/// Adds `/api/v1`.
+/// Adds what is asked most.
+pub(super) fn configure_predict(config: &mut ServiceConfig) {
+    let post = || not_allowed("POST");
+    config.service(web::resource("/api/v1/predict/{model}").post(predict::predict).default_service(post()));
+    config.service(web::resource("/api/v1/predict/{model}/many").post(predict::predict_many).default_service(post()));
+}
+
+/// Adds the rest of `/api/v1`.
 pub(super) fn configure(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
     let get = || not_allowed("GET, HEAD");
     config.service(
         web::scope("/api/v1")
-            .service(web::resource("/predict/{model}").post(predict::predict).default_service(post()))
-            .service(web::resource("/predict/{model}/many").post(predict::predict_many).default_service(post()))
             .service(web::resource("/jobs").get(jobs::list).default_service(get()))
             .service(
                 web::resource("/jobs/{id}")
