@@ -37,6 +37,9 @@ const BATCH_MAX: usize = 128;
 /// Most payload bytes one enqueue call carries, unless one job alone has more: what
 /// a server reads, and a connection holds back, at once.
 const BATCH_BYTES: usize = 1 << 20;
+/// While a call is under way, what arrives waits for its end and goes together; for
+/// so long, so that a slow call holds nobody up.
+const GATHER: Duration = Duration::from_millis(2);
 /// Waiters older than this are looked up, in case a message was lost.
 const RECHECK: Duration = Duration::from_secs(5);
 /// Waiters looked up in one go.
@@ -290,14 +293,22 @@ async fn flush(shared: Arc<Shared>) {
     // Calls begin in the order they are added in: jobs that came to this lane one
     // after the other reach an undisturbed store so, also in several calls.
     let mut calls = FuturesUnordered::new();
+    let mut open_at = tokio::time::Instant::now();
+    let mut filled = false;
     loop {
         tokio::select! {
-            () = shared.filled.notified() => {}
-            Some(()) = calls.next() => continue,
+            () = shared.filled.notified() => filled = true,
+            Some(()) = calls.next() => {}
+            () = tokio::time::sleep_until(open_at), if filled => {}
         }
+        if !filled || !calls.is_empty() && tokio::time::Instant::now() < open_at {
+            continue;
+        }
+        filled = false;
         // Let whatever else is ready in this tick come along.
         tokio::task::yield_now().await;
         let (batches, abandoned) = shared.take_outbox();
+        open_at = tokio::time::Instant::now() + GATHER;
         for (batch, travelling) in batches {
             calls.push(enqueue::send(shared.clone(), batch, travelling));
         }
