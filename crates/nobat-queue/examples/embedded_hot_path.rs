@@ -60,18 +60,18 @@ fn start_worker(queue: Arc<SqliteQueue>, until: usize) -> std::thread::JoinHandl
 fn clients<F: Future>(count: usize, clients: usize, op: impl Fn() -> F) -> (Duration, Vec<Duration>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let began = Instant::now();
-    let each = count / clients;
-    let mut latencies: Vec<Duration> = runtime
-        .block_on(futures::future::join_all((0..clients).map(|_| async {
-            let mut latencies = Vec::with_capacity(each);
-            for _ in 0..each {
-                let began = Instant::now();
-                op().await;
-                latencies.push(began.elapsed());
-            }
-            latencies
-        })))
-        .concat();
+    let op = &op;
+    let one = |at: usize| async move {
+        let each = count / clients + usize::from(at < count % clients);
+        let mut latencies = Vec::with_capacity(each);
+        for _ in 0..each {
+            let began = Instant::now();
+            op().await;
+            latencies.push(began.elapsed());
+        }
+        latencies
+    };
+    let mut latencies = runtime.block_on(futures::future::join_all((0..clients).map(one))).concat();
     latencies.sort_unstable();
     (began.elapsed(), latencies)
 }
