@@ -12,7 +12,7 @@ max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 watching = call('EXISTS', base .. 'watch') == 1
 local now, pause = now_us(), tonumber(ARGV[2])
 local again = now + pause
-local SWEEP = 100
+local SWEEP = 50
 local reaped, promoted, expired = reap(now, SWEEP), promote(now, SWEEP), expire(now, SWEEP)
 -- When very many are due at once the others are served in between.
 local soonest = now
