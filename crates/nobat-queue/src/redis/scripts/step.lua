@@ -83,10 +83,18 @@ if total > 0 then
   end
   if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
 
+  -- Read, and those that run again written, in one command each: a storm of retries
+  -- must not keep others waiting.
   local first_due
+  local records, sets, scheds = {}, {}, {}
+  if others > 0 then
+    local names = {}
+    for index = 1, others do names[index] = base .. sub(members[stored + index], 9) end
+    records = call('MGET', unpack(names))
+  end
   for index = 1, others do
     local member = members[stored + index]
-    local rec = held[stored + index] and read(sub(member, 9))
+    local rec = held[stored + index] and records[index]
     if sound(rec) then
       local at = HEAD + stored * 4 + (index - 1) * 5
       local key, what, code, message = sub(member, 9), ARGV[at + 2], tonumber(ARGV[at + 4]), ARGV[at + 5]
@@ -102,11 +110,13 @@ if total > 0 then
           if step > 0 then score = due - (queued - score) end
           local flags = bor(byte(rec, 4), TAIL)
           rec = sub(rec, 1, 3) .. char(flags) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body_len(rec)) .. tail(by, code, message, now)
-          call('SET', base .. key, rec)
+          sets[#sets + 1] = base .. key
+          sets[#sets + 1] = rec
           if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
           bytes_added = bytes_added + cost(rec)
           if due > now then
-            call('ZADD', base .. 'sched', due, key)
+            scheds[#scheds + 1] = string.format('%d', due)
+            scheds[#scheds + 1] = key
             if not first_due or due < first_due then first_due = due end
           else
             call('ZADD', base .. 'ready', score, key)
@@ -121,6 +131,8 @@ if total > 0 then
       entomb(sub(member, 9), rec, now)
     end
   end
+  if #sets > 0 then call('MSET', unpack(sets)) end
+  if #scheds > 0 then call('ZADD', base .. 'sched', unpack(scheds)) end
   if first_due then nudge(ARGV[9], first_due) end
 else
   watching = true

@@ -40,13 +40,15 @@ local function promote(now, most)
   local keys = call('ZRANGEBYSCORE', base .. 'sched', '-inf', now, 'LIMIT', 0, most)
   if #keys == 0 then return 0 end
   call('ZREM', base .. 'sched', unpack(keys))
-  local adds = {}
-  for _, key in ipairs(keys) do
+  local names, adds = {}, {}
+  for i = 1, #keys do names[i] = base .. keys[i] end
+  local records = call('MGET', unpack(names))
+  for i = 1, #keys do
     -- Its score was fixed when it was scheduled; a missing record is dropped.
-    local score = call('GETRANGE', base .. key, 20, 27)
-    if #score == 8 then
-      adds[#adds + 1] = string.format('%d', (unpack_at('<d', score)))
-      adds[#adds + 1] = key
+    local rec = records[i]
+    if rec and #rec >= 28 then
+      adds[#adds + 1] = string.format('%d', (unpack_at('<d', rec, 21)))
+      adds[#adds + 1] = keys[i]
     end
   end
   if #adds > 0 then call('ZADD', base .. 'ready', unpack(adds)) end
