@@ -79,8 +79,7 @@ fn queues(shared: &Shared) -> Vec<Family> {
     let mut oldest = Family::new("nobat_queue_oldest_seconds", "Age of the oldest queued job.", Kind::Gauge);
     let mut enqueued = Family::new("nobat_jobs_enqueued_total", "Jobs enqueued.", Kind::Counter);
     let mut finished = Family::new("nobat_jobs_finished_total", "Jobs settled for good.", Kind::Counter);
-    let mut dropped =
-        Family::new("nobat_jobs_dropped_total", "Jobs that were cancelled or expired.", Kind::Counter);
+    let mut dropped = Family::new("nobat_jobs_dropped_total", "Jobs that were cancelled or expired.", Kind::Counter);
     for (model, counts) in shared.status.queues() {
         let model = || vec![("model", model.to_string())];
         let states = [

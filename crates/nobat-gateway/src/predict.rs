@@ -394,12 +394,7 @@ impl Predictor {
 
     /// Whether this caller may use this model for this request now. Returns its
     /// rows. Rate and in-flight limits were taken at the door.
-    fn check(
-        &self,
-        context: &RequestContext,
-        target: &Target,
-        request: &InferRequest,
-    ) -> Result<u32> {
+    fn check(&self, context: &RequestContext, target: &Target, request: &InferRequest) -> Result<u32> {
         let model = &target.signature.name;
         context.notes.set_model(model);
         if let Some(grant) = &context.grant {

@@ -282,7 +282,11 @@ async fn the_auditor_names_what_is_wrong_and_repairs_it() {
     lane.enqueue(job("fine")).await.expect("accepted");
     assert_eq!(queue.audit("digits", false).await.expect("looked"), Vec::<String>::new());
 
-    redis::cmd("ZREM").arg("nobat{digits}:ready").arg(&lost.random.to_be_bytes()[..12]).exec(&mut raw).expect("removed");
+    redis::cmd("ZREM")
+        .arg("nobat{digits}:ready")
+        .arg(&lost.random.to_be_bytes()[..12])
+        .exec(&mut raw)
+        .expect("removed");
     redis::cmd("ZADD").arg("nobat{digits}:ready").arg(1).arg(&[9u8; 12][..]).exec(&mut raw).expect("added");
     redis::cmd("DEL").arg("nobat{digits}:meta").exec(&mut raw).expect("deleted");
     redis::cmd("SET").arg("nobat{digits}:sched").arg("x").exec(&mut raw).expect("written");

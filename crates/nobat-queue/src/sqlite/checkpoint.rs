@@ -105,7 +105,8 @@ mod tests {
         assert!(wal < u64::from(PAGES) * 4096 * 4, "the log has {wal} bytes");
         drop(db);
         let db = Connection::open(&file).expect("opens");
-        let count: i64 = db.query_row("SELECT count(*) FROM t WHERE length(b)=65536", [], |row| row.get(0)).expect("read");
+        let count: i64 =
+            db.query_row("SELECT count(*) FROM t WHERE length(b)=65536", [], |row| row.get(0)).expect("read");
         assert_eq!(count, rows);
     }
 }
