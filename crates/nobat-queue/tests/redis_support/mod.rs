@@ -226,6 +226,11 @@ pub(crate) fn amount(bounded: usize, full: usize) -> usize {
 /// Enqueues jobs in their order, a thousand in flight.
 pub(crate) async fn enqueue_all(lane: &dyn Lane, jobs: impl IntoIterator<Item = NewJob>) {
     let mut jobs = jobs.into_iter().peekable();
+    // The first goes alone: calls in flight together that meet a server without the
+    // script are sent again, and need not arrive in their order then.
+    if let Some(first) = jobs.next() {
+        lane.enqueue(first).await.expect("accepted");
+    }
     while jobs.peek().is_some() {
         let accepted: Vec<_> = jobs.by_ref().take(1_000).map(|job| lane.enqueue(job)).collect();
         for accepted in futures::future::join_all(accepted).await {
