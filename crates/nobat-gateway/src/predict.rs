@@ -4,6 +4,9 @@
 //! A protocol asks for a [`Target`] first (it may need the signature to decode
 //! its body), builds an `InferRequest`, and hands both over. What comes back is
 //! a [`Prediction`] to encode, a job to point at, or an [`Error`] to render.
+//!
+//! What few requests take (routes, the cache, webhooks) is boxed, so that the future
+//! of the many stays small: it is moved several times on its way into the server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -135,7 +138,7 @@ impl Predictor {
         options: JobOptions,
     ) -> Result<Accepted> {
         if let Some(route) = &target.route {
-            return run::enqueue(self, context, route, request, options).await;
+            return Box::pin(run::enqueue(self, context, route, request, options)).await;
         }
         let rows = self.check(context, target, &request)?;
         self.admit(&target.signature.name, &options, Caller::Leaves)?;
@@ -160,22 +163,7 @@ impl Predictor {
         wait: Duration,
     ) -> Result<Answer> {
         if let Some(route) = &target.route {
-            return match run::plan_for(self, context, route)? {
-                Plan::Model { model, version } => {
-                    let leaf = run::leaf(self, &model, &version)?;
-                    Box::pin(self.call(context, &leaf, request, options, wait)).await
-                }
-                // Who is told of a job's end wants a job.
-                _ if options.webhook.is_some() => {
-                    let id = run::enqueue(self, context, route, request, options).await?.id;
-                    Answer::of(self.wait_for(id, wait).await?)
-                }
-                plan => {
-                    let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
-                    let options = JobOptions { deadline: Some(deadline), ..options };
-                    run::carry_out(self, context, &plan, request, options).await.map(Answer::Done)
-                }
-            };
+            return Box::pin(self.call_route(context, route, request, options, wait)).await;
         }
         let started = Instant::now();
         let model = &target.signature.name;
@@ -188,6 +176,32 @@ impl Predictor {
         };
         self.shared.meters.model(model).record(outcome, started.elapsed());
         answer
+    }
+
+    async fn call_route(
+        &self,
+        context: &RequestContext,
+        route: &str,
+        request: InferRequest,
+        options: JobOptions,
+        wait: Duration,
+    ) -> Result<Answer> {
+        match run::plan_for(self, context, route)? {
+            Plan::Model { model, version } => {
+                let leaf = run::leaf(self, &model, &version)?;
+                self.call(context, &leaf, request, options, wait).await
+            }
+            // Who is told of a job's end wants a job.
+            _ if options.webhook.is_some() => {
+                let id = run::enqueue(self, context, route, request, options).await?.id;
+                Answer::of(self.wait_for(id, wait).await?)
+            }
+            plan => {
+                let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
+                let options = JobOptions { deadline: Some(deadline), ..options };
+                run::carry_out(self, context, &plan, request, options).await.map(Answer::Done)
+            }
+        }
     }
 
     async fn answer(
@@ -208,7 +222,7 @@ impl Predictor {
             None => self.run(context, target, job(context, target, request, rows, options), wait).await,
             Some(place) => {
                 let make = || job(context, target, request.clone(), rows, options.clone());
-                self.cached(context, target, place, make, wait).await
+                Box::pin(self.cached(context, target, place, make, wait)).await
             }
         }
     }
@@ -302,14 +316,16 @@ impl Predictor {
         let _place = self.admit(&job.model, &job.options, Caller::Waits)?;
         let view = match job.options.webhook {
             None => self.lane.call(job, wait).await?,
-            Some(_) => {
-                // The watch needs the id before the wait.
-                let id = self.accept(context, job).await?.id;
-                self.wait_for(id, wait).await?
-            }
+            Some(_) => Box::pin(self.run_watched(context, job, wait)).await?,
         };
         context.notes.set_job(view.id);
         Answer::of(view)
+    }
+
+    /// Enqueues a job that has a webhook, and waits: the watch needs the id first.
+    async fn run_watched(&self, context: &RequestContext, job: NewJob, wait: Duration) -> Result<JobView> {
+        let id = self.accept(context, job).await?.id;
+        self.wait_for(id, wait).await
     }
 
     /// Waits for a job of ours that may end meanwhile.
@@ -336,7 +352,7 @@ impl Predictor {
     ) -> Result<Prediction> {
         if let Some(route) = &target.route {
             let plan = run::plan_for(self, context, route)?;
-            return run::carry_out(self, context, &plan, request, options).await;
+            return Box::pin(run::carry_out(self, context, &plan, request, options)).await;
         }
         let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
         let answer = self.call(context, target, request, options, wait).await.map_err(|error| match error.code {
@@ -380,7 +396,7 @@ impl Predictor {
         let accepted = self.lane.enqueue(job).await?;
         context.notes.set_job(accepted.id);
         if let Some(url) = url {
-            self.shared.webhooks.watch(accepted.id, owner, &url).await?;
+            Box::pin(self.shared.webhooks.watch(accepted.id, owner, &url)).await?;
         }
         Ok(accepted)
     }

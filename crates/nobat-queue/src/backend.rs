@@ -29,7 +29,7 @@ use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
 use nobat_core::JobId;
-use nobat_core::job::{LeaseToken, LeasedJob, Settlement};
+use nobat_core::job::{LeaseToken, LeasedJob, Outcome, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -46,6 +46,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub trait Form: Send + 'static {
     /// One task of the worker.
     type Batch: Send + 'static;
+
+    /// Whether it holds no job.
+    fn is_empty(&self) -> bool;
 
     /// How many more jobs to lease now.
     fn room(&self) -> usize;
@@ -242,7 +245,12 @@ impl<F: Form> Side<F> {
     /// keeps unanswered settlements and sends them again.
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> bool {
         self.settling.extend(settle.iter().map(|settlement| (settlement.id, settlement.token)));
-        match self.consumer.step(settle, want).await {
+        // An empty form waits if nothing comes: then what is enqueued may come by itself.
+        let stepped = match self.form.is_empty() && want > 0 {
+            true => self.consumer.step_or_park(settle, want).await,
+            false => self.consumer.step(settle, want).await,
+        };
+        match stepped {
             Ok(Step { leased, refused, .. }) => {
                 self.backoff = BACKOFF_MIN;
                 if !self.settling.is_empty() {
@@ -265,26 +273,29 @@ impl<F: Form> Side<F> {
         }
     }
 
+    /// What is out, and everything that was not run as given back.
+    fn released(&mut self) -> Vec<Settlement> {
+        let mut settle = self.desk.take_outbox();
+        let unrun = self.form.release().into_iter();
+        settle.extend(unrun.map(|(id, token)| Settlement { id, token, outcome: Outcome::Released }));
+        settle
+    }
+
     /// Settles what is out and gives back what was not run.
     async fn close(mut self) {
-        use nobat_core::job::Outcome;
-        let mut settle = self.desk.take_outbox();
-        settle.extend(self.form.release().into_iter().map(|(id, token)| Settlement {
-            id,
-            token,
-            outcome: Outcome::Released,
-        }));
+        let mut settle = self.released();
         let give_up = tokio::time::sleep(CLOSE_LIMIT);
         tokio::pin!(give_up);
         // The first call hands everything to the consumer; later ones repeat it.
-        let mut pending = !settle.is_empty() || !self.settling.is_empty();
-        while pending {
+        while !settle.is_empty() || !self.settling.is_empty() || self.consumer.parked() {
             let batch = std::mem::take(&mut settle);
-            tokio::select! {
-                reached = self.step(batch, 0) => pending = !reached,
+            let reached = tokio::select! {
+                reached = self.step(batch, 0) => reached,
                 () = &mut give_up => break,
-            }
-            if pending {
+            };
+            // What was handed over in the meantime.
+            settle = self.released();
+            if !reached {
                 tokio::time::sleep(BACKOFF_MIN).await;
             }
         }

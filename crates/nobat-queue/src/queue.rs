@@ -349,6 +349,20 @@ pub trait Consumer: Send {
     /// store answered, so an error never loses one: call again.
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step>;
 
+    /// As [`Consumer::step`], for a caller that holds nothing and goes on to
+    /// [`Consumer::idle`]: should nothing be ready, up to `want` jobs may be leased to
+    /// this consumer as soon as they are enqueued. The next step of either kind brings
+    /// them.
+    async fn step_or_park(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+        self.step(settle, want).await
+    }
+
+    /// Whether jobs may have been leased to this consumer since its last step: it
+    /// must take one more step before it is dropped, or they wait for their lease's end.
+    fn parked(&self) -> bool {
+        false
+    }
+
     /// Waits until there may be work. Never fails: while the store is away it
     /// waits for it to come back.
     ///

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nobat_core::explain::Explain;
-use nobat_core::job::{JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
+use nobat_core::job::{Idempotency, JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId, OwnerId};
 use nobat_queue::Queue;
 use nobat_queue::queue::{MAX_DEATHS, QueueSettings};
@@ -44,8 +44,9 @@ async fn work(queue: &dyn Queue) {
     }
 }
 
-/// The child: `enqueue` prints every id that was accepted while a worker runs;
-/// `work` only works; `hold` only holds the folder.
+/// The child: `enqueue` prints every id that was accepted while a worker runs, `keyed`
+/// every id of a call with an idempotency key that was answered; `work` only works;
+/// `hold` only holds the folder.
 #[test]
 fn child() {
     let Ok(role) = std::env::var("NOBAT_CHILD") else { return };
@@ -68,6 +69,23 @@ fn child() {
                 };
                 let producers = futures::future::join_all((0..8).map(enqueue));
                 tokio::join!(producers, work(&*queue));
+            }
+            "keyed" => {
+                let call = |producer: u32| {
+                    let lane = queue.lane();
+                    async move {
+                        for number in 0.. {
+                            let payload = format!("{}-{producer}-{number}", std::process::id());
+                            let idempotency = Some(Idempotency { key: payload.as_str().into(), fingerprint: 7 });
+                            let job = job(payload.clone());
+                            let options = JobOptions { idempotency, ..job.options };
+                            let view = lane.call(NewJob { options, ..job }, PATIENCE).await.expect("answered");
+                            println!("answered {} {payload}", view.id);
+                        }
+                    }
+                };
+                let callers = futures::future::join_all((0..8).map(call));
+                tokio::join!(callers, work(&*queue));
             }
             "work" => work(&*queue).await,
             _ => std::future::pending().await,
@@ -92,10 +110,45 @@ fn lines_once_open(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_loses_nothing_that_was_accepted() {
+    kill_and_look("enqueue").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_loses_no_call_with_a_key_that_was_answered() {
+    kill_and_look("keyed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_call_was_answered_is_found_at_once_and_after_an_orderly_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for round in 0..20 {
+        let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
+        let worker = tokio::spawn({
+            let queue = queue.clone();
+            async move { work(&*queue).await }
+        });
+        let answered = queue.lane().call(job(format!("{round}")), PATIENCE).await.expect("answered");
+        if round % 2 == 0 {
+            let view = queue.get(answered.id).await.expect("the store answers").expect("it is there");
+            assert_eq!((view.state, view.result), (JobState::Succeeded, answered.result.clone()));
+        }
+        worker.abort();
+        assert!(worker.await.expect_err("aborted").is_cancelled());
+        drop(queue);
+        let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
+        let view = queue.get(answered.id).await.expect("the store answers").expect("it is there");
+        assert_eq!((view.state, view.result), (JobState::Succeeded, answered.result));
+        let counts = queue.counts(MODEL).await.expect("counts");
+        assert_eq!((counts.enqueued_total, counts.finished_total), (round + 1, round + 1));
+    }
+}
+
+/// Kills children of this role under load; what they printed must be there.
+async fn kill_and_look(role: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut accepted: Vec<(JobId, String)> = Vec::new();
     for round in 0..5u64 {
-        let mut child = start("enqueue", folder.path());
+        let mut child = start(role, folder.path());
         let lines = lines_once_open(&mut child);
         let reader = std::thread::spawn(move || lines.collect::<Vec<_>>());
         std::thread::sleep(Duration::from_millis(150 + 70 * round));

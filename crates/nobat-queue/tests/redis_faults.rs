@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn serve_counted(mut consumer: Box<dyn Consumer>, started: Arc<Mutex<HashMap<Vec<u8>, u32>>>) {
     let mut settle = Vec::new();
     loop {
-        match consumer.step(std::mem::take(&mut settle), 8).await {
+        match consumer.step_or_park(std::mem::take(&mut settle), 8).await {
             Ok(step) if step.leased.is_empty() => consumer.idle().await,
             Ok(step) => {
                 for job in &step.leased {

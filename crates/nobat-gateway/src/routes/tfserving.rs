@@ -91,8 +91,9 @@ async fn serve(request: HttpRequest, payload: Payload, predictor: Data<Predictor
     let model = Some(call.model);
     let outcome = match call.action {
         Action::Predict => predict_json(&request, payload, &predictor, model, call.want).await,
-        Action::Classify => rank::classify(&request, payload, &predictor, model, call.want).await,
-        Action::Regress => rank::regress(&request, payload, &predictor, model, call.want).await,
+        // Boxed: the future of the hot route is small without them.
+        Action::Classify => Box::pin(rank::classify(&request, payload, &predictor, model, call.want)).await,
+        Action::Regress => Box::pin(rank::regress(&request, payload, &predictor, model, call.want)).await,
         Action::Status => describe::status(&predictor, call.model, call.want),
         Action::Metadata => describe::metadata(&predictor, call.model, call.want),
     };

@@ -179,12 +179,19 @@ impl Inner {
             return Ok(record::corrupt_view(id, queue, OwnerId::ANONYMOUS));
         };
         view.id = id;
-        if let Some(token) = blob {
-            match self.send(redis::cmd("GET").arg(queue.result(&key_of(id), token))).await? {
-                Value::BulkString(packed) => record::set_result(&mut view, packed.into()),
-                // Both have one ttl; its record went a moment later.
-                _ => record::set_result(&mut view, Bytes::new()),
-            }
+        match blob {
+            None => Ok(view),
+            // Boxed: most results are in their records, and views stay small to move.
+            Some(token) => Box::pin(self.fetch_result(queue, view, token)).await,
+        }
+    }
+
+    /// Reads a result that travels beside its record.
+    async fn fetch_result(&self, queue: &QueueKeys, mut view: JobView, token: u64) -> Result<JobView> {
+        match self.send(redis::cmd("GET").arg(queue.result(&key_of(view.id), token))).await? {
+            Value::BulkString(packed) => record::set_result(&mut view, packed.into()),
+            // Both have one ttl; its record went a moment later.
+            _ => record::set_result(&mut view, Bytes::new()),
         }
         Ok(view)
     }

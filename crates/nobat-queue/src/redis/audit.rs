@@ -20,13 +20,14 @@ use super::record::{self, Record, state};
 use super::{Inner, RedisQueue, scripts, unexpected};
 
 /// The queue's own keys and the type each must have.
-const OWN: [(&str, &str); 9] = [
+const OWN: [(&str, &str); 10] = [
     ("ready", "zset"),
     ("leases", "zset"),
     ("sched", "zset"),
     ("dead", "zset"),
     ("due", "zset"),
     ("marker", "zset"),
+    ("parked", "set"),
     ("meta", "hash"),
     ("cx", "set"),
     ("watch", "hash"),

@@ -16,11 +16,12 @@ use nobat_core::{ErrorCode, JobId, Result};
 use redis::{Pipeline, RedisResult, Value};
 
 use super::connect::{Backoff, Fault, Hub, coded, fault};
-use super::keys::{QueueKeys, job_of, key_of};
+use super::handoff::{Handed, Handoff, Parked};
+use super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::marker::Marker;
 use super::record::{self, Record, flag};
 use super::settle::{Call, Clock};
-use super::{Inner, random_u128, scripts, unexpected};
+use super::{Inner, random_name, random_u128, scripts, unexpected};
 use crate::queue::{Consumer, Step};
 
 /// Settlements one call carries; the rest go in the next.
@@ -36,6 +37,7 @@ pub(crate) struct RedisConsumer {
     inner: Arc<Inner>,
     queue: Arc<QueueKeys>,
     hub: Hub,
+    handoff: Handoff,
     marker: Marker,
     held: HashMap<(u128, u64), Record>,
     unsent: Vec<Settlement>,
@@ -48,8 +50,11 @@ pub(crate) struct RedisConsumer {
 impl RedisConsumer {
     pub(crate) fn new(inner: Arc<Inner>, queue: Arc<QueueKeys>) -> RedisConsumer {
         inner.timers.open(&queue);
+        let handoff = Handoff::new(random_name());
+        let hub = Hub::new(inner.target.clone(), None);
         RedisConsumer {
-            hub: Hub::new(inner.target.clone(), None),
+            hub: hub.subscribed(vec![handoff.channel(&inner.prefix)], handoff.on_push()),
+            handoff,
             marker: Marker::new(inner.clone(), queue.clone()),
             held: HashMap::new(),
             unsent: Vec::new(),
@@ -63,12 +68,17 @@ impl RedisConsumer {
     }
 
     /// Makes the next call out of what is unsent.
-    async fn next_call(&mut self, step: &mut Step) -> Result<Call> {
+    async fn next_call(&mut self, step: &mut Step, park: Option<usize>) -> Result<Call> {
         let count = self.unsent.len().min(SETTLE_MAX);
         self.recall(count, step).await?;
         let count = self.unsent.len().min(count);
         let mut call = Call::new(self.next_token);
         self.next_token = self.next_token.wrapping_add(1);
+        call.unpark = self.handoff.parked();
+        // In a cluster the server that enqueues cannot tell whether anybody listens.
+        let parks = park.filter(|&room| room > 0 && count == self.unsent.len() && !self.inner.target.is_cluster());
+        let lease_us = u64::from(self.inner.settings.lease_ms) * 1000;
+        call.park = parks.map(|room| self.handoff.entry(call.token, lease_us, room));
         for settlement in self.unsent.drain(..count) {
             let held = self.held.remove(&(settlement.id.random, settlement.token.0));
             call.add(settlement, held, self.clock);
@@ -124,6 +134,8 @@ impl RedisConsumer {
         let Some((now_us, more, refused)) = head else { return Err(unexpected("a step's reply", &Value::Nil)) };
         self.clock = Clock { server_us: now_us, at: Instant::now() };
         step.more = more == 1;
+        let parked = call.park.filter(|_| more == 2).map(|entry| Parked { entry, at: Instant::now() });
+        self.handoff.answered(parked);
         let mut orphans = Vec::new();
         for _ in 0..refused {
             if let Some(Value::Int(index)) = parts.next()
@@ -135,7 +147,13 @@ impl RedisConsumer {
         }
         let first_new = step.leased.len();
         while let (Some(Value::BulkString(key)), Some(Value::BulkString(bytes))) = (parts.next(), parts.next()) {
-            self.take_job(&key, bytes.into(), call.token, now_us, step);
+            // Handed over unseen, a job comes with the token it was leased under.
+            match (call.unpark, key.len().checked_sub(KEY_LEN)) {
+                (Some(parked), Some(from @ 1..)) => {
+                    self.take_job(&key[from..], bytes.into(), parked.token(), now_us, step);
+                }
+                _ => self.take_job(&key, bytes.into(), call.token, now_us, step),
+            }
         }
         if !orphans.is_empty() {
             // Results nobody will read: an attempt that lost its lease. They have
@@ -144,6 +162,15 @@ impl RedisConsumer {
         }
         self.fetch_payloads(first_new, step).await;
         Ok(())
+    }
+
+    async fn take_handed(&mut self, handed: Handed, step: &mut Step) {
+        let (token, now_us) = (handed.token, handed.now_us);
+        self.clock = Clock { server_us: now_us, at: Instant::now() };
+        for (key, record) in handed {
+            self.take_job(&key, record, token, now_us, step);
+        }
+        self.fetch_payloads(0, step).await;
     }
 
     fn take_job(&mut self, key: &[u8], bytes: Bytes, token: u64, now_us: u64, step: &mut Step) {
@@ -255,14 +282,48 @@ async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want
 #[async_trait]
 impl Consumer for RedisConsumer {
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+        self.turn(settle, want, false).await
+    }
+
+    async fn step_or_park(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+        self.turn(settle, want, true).await
+    }
+
+    fn parked(&self) -> bool {
+        self.handoff.parked().is_some()
+    }
+
+    async fn idle(&mut self) {
+        if self.unsent.is_empty() && self.pending.is_none() {
+            tokio::select! {
+                biased;
+                () = self.handoff.filled() => {}
+                () = self.marker.wait() => {}
+            }
+        }
+    }
+}
+
+impl RedisConsumer {
+    async fn turn(&mut self, settle: Vec<Settlement>, want: usize, park: bool) -> Result<Step> {
         self.unsent.extend(settle);
         let mut step = Step::default();
+        if self.handoff.broke() {
+            self.hub.broken_now();
+        }
+        if let Some(handed) = self.handoff.take() {
+            self.take_handed(handed, &mut step).await;
+            if self.unsent.is_empty() && self.pending.is_none() {
+                return Ok(step);
+            }
+        }
         let started = Instant::now();
         let mut backoff = Backoff::default();
         loop {
             // Kept in `self` while it travels: a dropped future loses nothing.
             if self.pending.is_none() {
-                self.pending = Some(self.next_call(&mut step).await?);
+                let room = (park && step.leased.is_empty()).then_some(want);
+                self.pending = Some(self.next_call(&mut step, room).await?);
             }
             let last = self.unsent.is_empty();
             let want_now = if last { want.saturating_sub(step.leased.len()).min(LEASE_MAX) } else { 0 };
@@ -280,16 +341,21 @@ impl Consumer for RedisConsumer {
             }
         }
     }
-
-    async fn idle(&mut self) {
-        if self.unsent.is_empty() && self.pending.is_none() {
-            self.marker.wait().await;
-        }
-    }
 }
 
 impl Drop for RedisConsumer {
     fn drop(&mut self) {
+        // Jobs that were handed over in this instant come back with their lease.
+        if let (Some(parked), Some(runtime)) = (self.handoff.parked(), &self.inner.runtime) {
+            let (inner, key) = (self.inner.clone(), self.queue.own("parked"));
+            runtime.handle().clone().spawn(async move {
+                let mut cmd = redis::cmd("SREM");
+                cmd.arg(key).arg(&parked.entry[..]);
+                if let Err(e) = inner.send(&cmd).await {
+                    log::debug!("a consumer that left stays parked until it is next handed a job: {e}");
+                }
+            });
+        }
         self.inner.timers.close(&self.queue);
     }
 }

@@ -160,7 +160,8 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing], again: bool) ->
         .arg(settings.max_bytes)
         .arg(u64::from(settings.idempotency_ttl_s) * 1000)
         .arg(inner.prefix.keeper_channel())
-        .arg(u8::from(again));
+        .arg(u8::from(again))
+        .arg(inner.prefix.hand_channel());
     for outgoing in batch {
         cmd.arg(&key_of(outgoing.id)[..])
             .arg(&outgoing.encoded.first[..])

@@ -21,6 +21,7 @@
 //! | `nobat{m}:dead` | zset | dead letters by time (us), capped | step, tick | |
 //! | `nobat{m}:due` | zset | waiting jobs that have a deadline, by deadline (us) | enqueue, step | |
 //! | `nobat{m}:marker` | zset | one member while there may be work: what idle consumers block on | enqueue, step, tick | until popped |
+//! | `nobat{m}:parked` | set | consumers that wait and may be handed jobs: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until handed to; an hour after the last tick |
 //! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
 //! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
@@ -34,6 +35,7 @@
 //! | `nobat:cache:<32 hex>` | string | an answer that gateways share | gateways | the model's cache ttl |
 //! | `nobat:rate:<16 hex>` | string | a caller's bucket: when it is full again (us) | gateways | until it is full |
 //! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
+//! | `nobat:hand:<8>` | channel | jobs leased to one parked consumer | enqueue | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
 
 use nobat_core::{JobId, OwnerId};
@@ -106,6 +108,11 @@ impl Prefix {
     /// What a lane's channel name begins with.
     pub(crate) fn lane_channel(&self) -> String {
         format!("{}:lane:", self.text)
+    }
+
+    /// What a parked consumer's channel name begins with.
+    pub(crate) fn hand_channel(&self) -> String {
+        format!("{}:hand:", self.text)
     }
 
     /// What a timekeeper's channel name begins with.

@@ -89,11 +89,14 @@ impl RedisLane {
         RedisLane { shared, tasks }
     }
 
-    async fn prepare(&self, job: NewJob, reply: bool) -> Result<Outgoing> {
+    async fn prepare(&self, job: &NewJob, reply: bool) -> Result<Outgoing> {
         let inner = &self.shared.inner;
-        let queue = inner.queue(&job.model).await?;
+        let queue = match inner.known_queue(&job.model) {
+            Some(known) => known,
+            None => Box::pin(inner.queue(&job.model)).await?,
+        };
         let id = inner.new_id(&queue, job.owner, &job.options);
-        Ok(Outgoing::new(queue, id, &job, reply.then_some(self.shared.name)))
+        Ok(Outgoing::new(queue, id, job, reply.then_some(self.shared.name)))
     }
 
     async fn wait_on(&self, queue: Arc<QueueKeys>, id: JobId, timeout: Duration) -> Result<Option<JobView>> {
@@ -125,7 +128,7 @@ impl RedisLane {
 #[async_trait]
 impl Lane for RedisLane {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
-        let mut outgoing = self.prepare(job, false).await?;
+        let mut outgoing = self.prepare(&job, false).await?;
         let (ack, acked) = oneshot::channel();
         outgoing.ack = Some(ack);
         self.shared.push(outgoing);
@@ -134,7 +137,7 @@ impl Lane for RedisLane {
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
         let deadline = Instant::now() + timeout;
-        let outgoing = self.prepare(job, true).await?;
+        let outgoing = self.prepare(&job, true).await?;
         let (queue, id) = (outgoing.queue.clone(), outgoing.id);
         let shared = &self.shared;
         let (number, told) = shared.push_awaited(outgoing);
@@ -151,7 +154,7 @@ impl Lane for RedisLane {
             Ok(Ok(News::Duplicate(first))) => {
                 leaving.told();
                 let left = deadline.saturating_duration_since(Instant::now());
-                self.wait_on(queue.clone(), first, left).await?.ok_or_else(|| gone(first))
+                Box::pin(self.wait_on(queue.clone(), first, left)).await?.ok_or_else(|| gone(first))
             }
             Ok(_) => {
                 leaving.told();
@@ -159,7 +162,7 @@ impl Lane for RedisLane {
             }
             Err(_) => {
                 leaving.abandon = false;
-                shared.inner.read(id).await?.ok_or_else(|| gone(id))
+                Box::pin(shared.inner.read(id)).await?.ok_or_else(|| gone(id))
             }
         }
     }

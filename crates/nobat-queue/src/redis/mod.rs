@@ -8,6 +8,7 @@
 //!
 //! - [`lane`]: a gateway thread's enqueues (coalesced) and waits (pushed);
 //! - [`consumer`]: settle and lease in one call, and waiting without polling;
+//! - [`handoff`]: jobs that come to a waiting consumer without being asked for;
 //! - [`renewer`]: leases kept alive from a thread of their own;
 //! - [`timekeeper`]: what time does to idle queues, by one process per queue;
 //! - [`admin`], [`registry`]: reading, dead letters, workers and commands;
@@ -27,6 +28,7 @@ mod between;
 mod connect;
 mod consumer;
 mod enqueue;
+mod handoff;
 mod keys;
 mod lane;
 mod ledger;
@@ -171,14 +173,18 @@ impl Inner {
         patient(&self.hub, None, cmd).await
     }
 
+    /// The queue of a model that was met before.
+    fn known_queue(&self, model: &str) -> Option<Arc<QueueKeys>> {
+        self.queues.read().by_model.get(model).cloned()
+    }
+
     /// The queue of a model, given a number if it is new.
     async fn queue(&self, model: &str) -> Result<Arc<QueueKeys>> {
-        let known = || self.queues.read().by_model.get(model).cloned();
-        if let Some(known) = known() {
+        if let Some(known) = self.known_queue(model) {
             return Ok(known);
         }
         let _turn = self.numbering.lock().await;
-        if let Some(known) = known() {
+        if let Some(known) = self.known_queue(model) {
             return Ok(known);
         }
         let mut cmd = scripts::NUMBER.on(&self.prefix.global(""));

@@ -11,6 +11,7 @@ use nobat_core::JobId;
 use nobat_core::job::{Outcome, Settlement};
 use redis::Cmd;
 
+use super::handoff::{PARKED_LEN, Parked};
 use super::keys::{INLINE_MAX, QueueKeys, key_of};
 use super::record::{self, Record, flag};
 use super::renewer::{MEMBER_LEN, member};
@@ -34,6 +35,10 @@ pub(crate) struct Call {
     /// Of the leases it takes.
     pub(crate) token: u64,
     first_sent: Option<Instant>,
+    /// What the consumer is parked as, which this call takes back.
+    pub(crate) unpark: Option<Parked>,
+    /// What to park it as should nothing be ready.
+    pub(crate) park: Option<[u8; PARKED_LEN]>,
     stored: Vec<Stored>,
     others: Vec<Other>,
 }
@@ -62,7 +67,7 @@ struct Other {
 
 impl Call {
     pub(crate) fn new(token: u64) -> Call {
-        Call { token, first_sent: None, stored: Vec::new(), others: Vec::new() }
+        Call { token, first_sent: None, unpark: None, park: None, stored: Vec::new(), others: Vec::new() }
     }
 
     /// Adds a settlement. A success needs the leased record.
@@ -119,6 +124,9 @@ impl Call {
             .arg(u64::from(settings.dead_ttl_s) * 1000)
             .arg(inner.prefix.lane_channel())
             .arg(inner.prefix.keeper_channel())
+            .arg(self.park.as_ref().map_or(&[][..], |entry| entry))
+            .arg(self.unpark.as_ref().map_or(&[][..], |parked| &parked.entry))
+            .arg(self.unpark.map_or(0, |parked| parked.at.elapsed().as_micros() as u64))
             .arg(self.stored.len())
             .arg(self.others.len());
         for stored in &self.stored {

@@ -76,13 +76,14 @@ impl SqliteConsumer {
 impl Consumer for SqliteConsumer {
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
         let mut step = Step::default();
-        let mut on_disk = Vec::new();
+        let (mut on_disk, mut answers) = (Vec::new(), Vec::new());
         let (queue, number, held) = (self.queue, self.number, &mut self.held);
         self.core.shared.act(|state, now_us| {
             for settlement in settle {
                 let (id, token) = (settlement.id, settlement.token);
-                if !state.machine.settle(now_us, settlement) {
-                    step.refused.push(id);
+                match state.machine.settle(now_us, settlement) {
+                    true => answers.extend(state.take_caller(id)),
+                    false => step.refused.push(id),
                 }
                 held.retain(|&(_, held)| held != token);
             }
@@ -90,6 +91,8 @@ impl Consumer for SqliteConsumer {
             step.more = state.machine.lease(now_us, queue, number, want, &mut step.leased);
             on_disk.extend(step.leased.iter().map(|job| job.id).filter(|&id| state.machine.payload_on_disk(id)));
         });
+        // A caller that is gone has left; that is all a failed send says.
+        answers.into_iter().for_each(|(caller, view)| drop(caller.send(Ok(view))));
         if !on_disk.is_empty() {
             self.read_payloads(&mut step.leased, &on_disk);
         }

@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 use super::machine::Commit;
 use super::read;
 use super::shared::Core;
-use crate::queue::{Accepted, Lane};
+use crate::queue::{Accepted, Durability, Lane};
 
 /// How long the insert of a call waits for its settlement to join it. Nobody is
 /// told of the job before it has ended, so a process killed meanwhile takes back
-/// nothing.
+/// nothing; a success that was answered waits as long for its group, and then a
+/// killed process takes its record along, not its answer.
 pub(super) const CALL_INSERT_WITHIN_US: u64 = 10_000;
 
 pub(super) struct SqliteLane {
@@ -41,9 +42,16 @@ impl Lane for SqliteLane {
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
         let shared = &self.core.shared;
+        // A key promises that no second job is made, and fsync that nothing answered is
+        // taken back: both hold only once the end is committed.
+        let relaxed = job.options.idempotency.is_none() && shared.settings.durability == Durability::Memory;
         let (enqueued, end) = shared.act(|state, now_us| {
-            let enqueued = state.enqueue(now_us, job, Commit::Within(CALL_INSERT_WITHIN_US))?;
-            let end = (!enqueued.duplicate).then(|| state.wait_for(enqueued.id));
+            let commit = match relaxed {
+                true => Commit::Relaxed(CALL_INSERT_WITHIN_US),
+                false => Commit::Within(CALL_INSERT_WITHIN_US),
+            };
+            let enqueued = state.enqueue(now_us, job, commit)?;
+            let end = (!enqueued.duplicate).then(|| state.wait_for(enqueued.id, relaxed));
             Ok::<_, Error>((enqueued, end))
         })?;
         let id = enqueued.id;
@@ -76,7 +84,10 @@ impl Lane for SqliteLane {
             }
             let lives =
                 state.machine.is_settling(id) || state.machine.view(id).is_some_and(|view| !view.state.is_terminal());
-            lives.then(|| state.wait_for(id))
+            if lives {
+                state.machine.hurry(id);
+            }
+            lives.then(|| state.wait_for(id, false))
         });
         if let Some(end) = waiting {
             let _left = Waiting { core: &self.core, id };

@@ -31,6 +31,7 @@ pub(super) async fn get(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobVie
                 return Found::View(Box::new(view.clone()));
             }
             if state.machine.is_settling(id) {
+                state.machine.hurry(id);
                 return Found::Settling(state.ack());
             }
             state.machine.view(id).map_or(Found::Journal, |view| Found::View(Box::new(view)))

@@ -162,6 +162,7 @@ pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         payload: Payload::Disk(row.get(19)?),
         stored: Stored::Yes,
         dirty: Dirty::No,
+        relaxed_us: 0,
     })
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Shared {
 /// What the lock guards.
 pub(super) struct State {
     pub(super) machine: Machine,
-    pub(super) waiters: HashMap<Row, Vec<oneshot::Sender<Result<JobView>>>>,
+    pub(super) waiters: HashMap<Row, Vec<Waiter>>,
     pub(super) acks: Acks,
     pub(super) bells: HashMap<ConsumerNo, Arc<Notify>>,
     pub(super) recent: Recent,
@@ -65,6 +65,16 @@ pub(super) struct State {
     pub(super) down: Option<Error>,
     pub(super) stop: bool,
 }
+
+/// Who waits for a job's end.
+pub(super) struct Waiter {
+    pub(super) tell: Answerer,
+    /// Its own caller, to whom the answer is everything: told at once. Others are
+    /// told with the commit.
+    caller: bool,
+}
+
+pub(super) type Answerer = oneshot::Sender<Result<JobView>>;
 
 /// What the writer thread is doing.
 pub(super) enum WriterState {
@@ -103,17 +113,29 @@ impl State {
         self.acks.wait_for(mark)
     }
 
-    /// Waits for a job's end.
-    pub(super) fn wait_for(&mut self, id: JobId) -> oneshot::Receiver<Result<JobView>> {
-        let (sender, receiver) = oneshot::channel();
-        self.waiters.entry(id.locator).or_default().push(sender);
+    /// Waits for a job's end; `caller`: to be told before it is committed.
+    pub(super) fn wait_for(&mut self, id: JobId, caller: bool) -> oneshot::Receiver<Result<JobView>> {
+        let (tell, receiver) = oneshot::channel();
+        self.waiters.entry(id.locator).or_default().push(Waiter { tell, caller });
         receiver
+    }
+
+    /// The caller of a job that has just been settled, and its answer.
+    pub(super) fn take_caller(&mut self, id: JobId) -> Option<(Answerer, JobView)> {
+        let waiters = self.waiters.get_mut(&id.locator)?;
+        let at = waiters.iter().position(|waiter| waiter.caller)?;
+        let view = self.machine.view(id).filter(|view| view.state.is_terminal())?;
+        let caller = waiters.swap_remove(at);
+        if waiters.is_empty() {
+            self.waiters.remove(&id.locator);
+        }
+        Some((caller.tell, view))
     }
 
     /// Forgets waiters of `row` that have left.
     pub(super) fn drop_waiters(&mut self, row: Row) {
         if let Some(waiters) = self.waiters.get_mut(&row) {
-            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.retain(|waiter| !waiter.tell.is_closed());
             if waiters.is_empty() {
                 self.waiters.remove(&row);
             }

@@ -73,7 +73,9 @@ impl Writer {
             state.take_bells().iter().for_each(|bell| bell.notify_one());
             let held = now_us < self.hold_until_us;
             if !held {
-                let group = state.machine.take_group(now_us);
+                // At the end nothing may wait any longer.
+                let until_us = if state.stop { u64::MAX } else { now_us };
+                let group = state.machine.take_group(until_us);
                 let expire = self.expire_at_us.is_some_and(|at| at <= now_us);
                 if !group.is_empty() || expire {
                     state.writer = WriterState::Busy;
@@ -120,8 +122,8 @@ impl Writer {
                 state.recent.insert(job.view.clone(), expires_ms);
             }
             let last = waiters.pop();
-            answers.extend(waiters.into_iter().map(|waiter| (waiter, job.view.clone())));
-            answers.extend(last.map(|waiter| (waiter, job.view)));
+            answers.extend(waiters.into_iter().map(|waiter| (waiter.tell, job.view.clone())));
+            answers.extend(last.map(|waiter| (waiter.tell, job.view)));
         }
         let acks = state.acks.take(upto, true);
         if state.down.take().is_some() {
@@ -168,7 +170,7 @@ impl Writer {
             self.hold_until_us = u64::MAX;
         }
         drop(state);
-        waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
+        waiters.into_iter().for_each(|waiter| drop(waiter.tell.send(Err(error.clone()))));
         acks.into_iter().for_each(|ack| drop(ack.send(Err(error.clone()))));
     }
 }

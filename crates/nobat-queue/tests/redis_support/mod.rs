@@ -207,7 +207,7 @@ pub(crate) fn echo(job: &LeasedJob) -> Settlement {
 pub(crate) async fn serve(mut consumer: Box<dyn Consumer>, want: usize) {
     let mut settle = Vec::new();
     loop {
-        match consumer.step(std::mem::take(&mut settle), want).await {
+        match consumer.step_or_park(std::mem::take(&mut settle), want).await {
             Ok(step) if step.leased.is_empty() => consumer.idle().await,
             Ok(step) => settle.extend(step.leased.iter().map(echo)),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

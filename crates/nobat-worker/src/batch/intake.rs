@@ -234,6 +234,10 @@ fn rows_within(bytes: u64, item: &Item) -> u32 {
 impl Form for Intake {
     type Batch = Batch;
 
+    fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     fn room(&self) -> usize {
         let table = self.model.table();
         let cap = table.versions.get(table.default).map_or(1, |version| match version.batches() {

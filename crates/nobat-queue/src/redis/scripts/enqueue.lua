@@ -2,20 +2,20 @@
 -- KEYS[1] base
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
 --         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix, 8 whether the
---         call is repeated (0 or 1),
+--         call is repeated (0 or 1), 9 hand-over channel prefix,
 --         then per job: key, bytes 0..4 of its record, priority, bytes 28.. of it,
 --         then per special: index, delay us, deadline us (0: none),
 --         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
 --         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch
--- Atomic: a job is in the queue with its record and its idempotency key, or not
+-- Atomic: a job is in the queue (or leased) with its record and its idempotency key, or not
 -- at all. In a repeated call, a key that exists already was enqueued by an earlier
 -- try whose reply was lost: accepted, and nothing is written.
 
 local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local again = ARGV[8] == '1'
-local HEAD, EACH = 8, 4
+local HEAD, EACH = 9, 4
 
 local special
 if m > 0 then
@@ -127,11 +127,44 @@ for index = 1, n do
   end
 end
 
+-- Leases all of these jobs to one consumer that waits, if nothing is ahead of them,
+-- and pushes them to it: one wake-up and no call of its own until they ran. Whoever
+-- gets no such message (it died, or its connection did) is parked no more.
+local function hand_over()
+  if again or m > 0 or added == 0 or #adds ~= added * 2 or meta[5] == '1' then return false end
+  if call('EXISTS', base .. 'ready') == 1 then return false end
+  for _ = 1, 3 do
+    local member = call('SPOP', base .. 'parked')
+    if not member then return false end
+    local lease, room = unpack_at('<dI2', member, 17)
+    if added > room then
+      call('SADD', base .. 'parked', member)
+      return false
+    end
+    local token, order = sub(member, 9, 16), {}
+    for i = 1, added do order[i] = i end
+    table.sort(order, function(a, b) return tonumber(adds[a * 2 - 1]) < tonumber(adds[b * 2 - 1]) end)
+    local frames, leases = { token, pack('<d', now) }, {}
+    for place, i in ipairs(order) do
+      local key, rec = adds[i * 2], sets[i * 2]
+      frames[#frames + 1] = frame(key, rec)
+      leases[place * 2 - 1], leases[place * 2] = string.format('%d', now + lease + place), token .. key
+    end
+    if call('PUBLISH', ARGV[9] .. sub(member, 1, 8), table.concat(frames)) > 0 then
+      call('ZADD', base .. 'leases', unpack(leases))
+      return true
+    end
+  end
+  return false
+end
+
 if #sets > 0 then call('MSET', unpack(sets)) end
+local handed = hand_over()
+if handed then bytes = tonumber(meta[3]) or 0 end
 if added > 0 then
   call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
 end
-if #adds > 0 then
+if #adds > 0 and not handed then
   call('ZADD', base .. 'ready', unpack(adds))
   if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
 end

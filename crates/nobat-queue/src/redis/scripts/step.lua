@@ -3,22 +3,26 @@
 -- ARGV    1 want, 2 lease us, 3 token of the new leases (8 bytes),
 --         4 us since this call was first sent (0: first time), 5 aging step us,
 --         6 most dead letters, 7 their ttl ms, 8 lane channel prefix,
---         9 keeper channel prefix, 10 stored, 11 others,
+--         9 keeper channel prefix, 10 what to park the consumer as when nothing is
+--         ready ('' not), 11 what it is parked as ('' not), 12 us since then,
+--         13 stored, 14 others,
 --         then per stored (a job that succeeded; sorted by lane):
 --           token + key, result ttl ms (negative: has a payload beside), lane
 --           ('' nobody), record
 --         then per other: token + key, what (F again, D dead, X expired,
 --           R released), delay us, error code, message
--- result  now us, whether ready jobs are left, number of refused, their indices
---         (stored first, then others), then key, record per leased job
+-- result  now us, whether ready jobs are left (1) or the consumer is parked (2),
+--         number of refused, their indices (stored first, then others), then key,
+--         record per leased job; jobs handed to what it was parked as come with
+--         that token in front of the key
 -- Atomic, and fenced: a settlement counts only while its exact lease is held.
 -- When the call is repeated because its reply was lost, what it did the first
 -- time is recognised: settlements as done, leases under its token as taken.
 
-local HEAD = 11
+local HEAD = 14
 local want, token, again, step = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 max_dead, dead_ttl, channel = tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local stored, others = tonumber(ARGV[10]), tonumber(ARGV[11])
+local stored, others = tonumber(ARGV[13]), tonumber(ARGV[14])
 local total = stored + others
 local now = now_us()
 local meta = call('HMGET', base .. 'meta', 'paused', 'bytes', 'fin', 'at', 'was', 'swept')
@@ -46,8 +50,13 @@ if total > 0 then
   local members = {}
   for index = 1, stored do members[index] = ARGV[HEAD + index * 4 - 3] end
   for index = 1, others do members[stored + index] = ARGV[HEAD + stored * 4 + index * 5 - 4] end
-  local held = call('ZMSCORE', base .. 'leases', unpack(members))
-  call('ZREM', base .. 'leases', unpack(members))
+  local held
+  if total == 1 then
+    held = { call('ZREM', base .. 'leases', members[1]) == 1 }
+  else
+    held = call('ZMSCORE', base .. 'leases', unpack(members))
+    call('ZREM', base .. 'leases', unpack(members))
+  end
   local cancelled = rare and call('EXISTS', base .. 'cx') == 1
   for index = 1, total do
     local member = members[index]
@@ -154,18 +163,27 @@ for index = 1, #refused do reply[3 + index] = refused[index] end
 local r = #reply
 local paused = meta[1] == '1'
 
-if again > 0 then
-  -- Leases taken by a call whose reply was lost; renewals have not moved them.
-  local taken = call('ZRANGEBYSCORE', base .. 'leases', now + ARGV[2] - again - 1000000, '+inf', 'LIMIT', 0, 5000)
+-- Leases under `owner`, at most `age` us old: of a call whose reply was lost, or
+-- handed over unseen; renewals have not moved them.
+local function recover(owner, age, from)
+  local taken = call('ZRANGEBYSCORE', base .. 'leases', now + ARGV[2] - age - 1000000, '+inf', 'LIMIT', 0, 5000)
   for _, member in ipairs(taken) do
-    if sub(member, 1, 8) == token then
+    if sub(member, 1, 8) == owner then
       local rec = read(sub(member, 9))
       if rec then
-        reply[r + 1], reply[r + 2] = sub(member, 9), rec
+        reply[r + 1], reply[r + 2] = sub(member, from), rec
         r, want = r + 2, want - 1
       end
     end
   end
+end
+
+if again > 0 then
+  if ARGV[10] ~= '' then call('SREM', base .. 'parked', ARGV[10]) end
+  recover(token, again, 9)
+end
+if ARGV[11] ~= '' and call('SREM', base .. 'parked', ARGV[11]) == 0 then
+  recover(sub(ARGV[11], 9, 16), tonumber(ARGV[12]), 1)
 end
 
 local keys = {}
@@ -228,6 +246,11 @@ if not all and not paused and call('EXISTS', base .. 'ready') == 1 then
   call('ZADD', base .. 'marker', 0, '0')
 else
   call('DEL', base .. 'marker')
+  if all and ARGV[10] ~= '' and r == 3 + #refused then
+    -- The next enqueue hands its jobs to this consumer (see enqueue.lua).
+    call('SADD', base .. 'parked', ARGV[10])
+    reply[2] = 2
+  end
 end
 
 if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end

@@ -29,6 +29,8 @@ if #old > 0 then call('ZREM', base .. 'dead', unpack(old)) end
 if call('ZCARD', base .. 'ready') > 0 and call('HGET', base .. 'meta', 'paused') ~= '1' then
   call('ZADD', base .. 'marker', 0, '0')
 end
+-- Of consumers that were killed while nobody enqueued.
+call('EXPIRE', base .. 'parked', 3600)
 account()
 call('SET', base .. 'keeper', ARGV[1] .. string.format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
 return { 1, again - now }

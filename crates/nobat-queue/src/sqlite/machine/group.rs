@@ -171,18 +171,19 @@ impl Machine {
 
     /// Takes the next group; empty when there is nothing to write.
     pub(crate) fn take_group(&mut self, now_us: u64) -> Group {
-        while let Some(&(at_us, row)) = self.lag.deferred.front() {
-            let deferred = self.jobs.get(&row).is_some_and(|job| job.dirty == Dirty::Deferred);
-            if deferred && at_us > now_us {
-                break;
-            }
-            self.lag.deferred.pop_front();
-            if deferred {
-                self.mark(row);
+        if self.has_marks() || self.lag.next_flush().is_some_and(|at_us| at_us <= now_us) {
+            // A commit costs the same for one row or a hundred: whatever has ended goes along.
+            for (at_us, row) in std::mem::take(&mut self.lag.deferred) {
+                let Some(job) = self.jobs.get(&row).filter(|job| job.dirty == Dirty::Deferred) else { continue };
+                match at_us <= now_us || job.state().is_terminal() {
+                    true => self.mark(row),
+                    false => self.lag.deferred.push_back((at_us, row)),
+                }
             }
         }
         let mut group = Group::default();
         let mut bytes = 0;
+        let before = self.lag.taken;
         while group.writes.len() < MAX_WRITES && bytes < MAX_BYTES {
             let Some(row) = self.lag.marked.pop_front() else { break };
             self.lag.taken += 1;
@@ -207,7 +208,9 @@ impl Machine {
             group.writes.push(Write { row, kind, job });
         }
         group.upto = self.lag.taken;
-        if group.writes.is_empty() && self.lag.forget_keys_to.is_none() && self.lag.queues.is_empty() {
+        // Totals alone are not worth a commit: they go along with the next, or the last.
+        let totals = self.lag.taken > before || now_us == u64::MAX;
+        if self.lag.forget_keys_to.is_none() && (self.lag.queues.is_empty() || !totals) {
             return group;
         }
         group.forget_keys_to = self.lag.forget_keys_to.take();

@@ -51,6 +51,9 @@ pub(crate) enum Commit {
     /// Nobody is answered before the job is settled: its insert may wait this
     /// long for the settlement to join it, in microseconds.
     Within(u64),
+    /// As `Within`, and who called is answered from memory: a success may wait as
+    /// long, too.
+    Relaxed(u64),
 }
 
 /// An enqueued job.
@@ -210,6 +213,10 @@ impl Machine {
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
             stored: Stored::No,
             dirty: Dirty::No,
+            relaxed_us: match commit {
+                Commit::Relaxed(us) => us,
+                Commit::Now | Commit::Within(_) => 0,
+            },
         };
         let id = job.id(row, &self.ids);
         if let (Some(scope), Some(idempotency)) = (scope, options.idempotency) {
@@ -225,7 +232,7 @@ impl Machine {
         self.lag.mark_queue(queue);
         match commit {
             Commit::Now => self.mark(row),
-            Commit::Within(us) => self.defer(row, now_us + us),
+            Commit::Within(us) | Commit::Relaxed(us) => self.defer(row, now_us + us),
         }
         self.wake(queue);
         Ok(Enqueued { id, duplicate: false })
@@ -332,7 +339,11 @@ impl Machine {
         queue.dropped += u64::from(matches!(state, JobState::Cancelled | JobState::Expired));
         queue.drain.count(now_us);
         self.lag.mark_queue(job.queue);
-        self.mark(row);
+        match (job.relaxed_us, job.dirty) {
+            (1.., Dirty::Deferred) if state == JobState::Succeeded => {}
+            (within @ 1.., Dirty::No) if state == JobState::Succeeded => self.defer(row, now_us + within),
+            _ => self.mark(row),
+        }
     }
 
     /// Wakes consumers of `queue` for what nobody was woken for yet.
