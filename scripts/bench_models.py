@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Compares a served model with the best ONNX Runtime reaches alone, in one run.
 
-  scripts/bench_models.py --bin target/release MODEL.onnx=BODY.json ...
+  scripts/bench_models.py --bin target/release MODEL.onnx=BODY.json[,BODY.json...] ...
 
 For each model: the rows/s of bare `onnxruntime` over batch sizes, threads and sessions, then
 requests/s of `nobat serve` under 16 connections (`nobat bench`, which shares the cores), then the
 ratio. A body is what `:predict` takes, with one row; its values are also what the bare runs get.
+With several bodies (of several shapes, say) the connections are shared out among them, all at once,
+and the ratio is the sum of each one's: the part of the machine's best that was made use of.
 
 Needs numpy and onnxruntime of the version that scripts/setup installs.
 """
@@ -76,7 +78,7 @@ def bare(path, body, seconds):
     return best
 
 
-def served(binary, path, body, seconds, connections):
+def served(binary, path, bodies, seconds, connections):
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -89,19 +91,24 @@ def served(binary, path, body, seconds, connections):
                     break
                 except OSError:
                     time.sleep(0.1)
-            file = pathlib.Path(folder) / "body.json"
-            file.write_text(json.dumps(body))
-            command = [binary, "bench", path.stem, "--input", file, "--url", url, "--duration", str(seconds)]
-            text = subprocess.run([*command, "--connections", str(connections)], check=True, capture_output=True, text=True).stdout
+            running = []
+            for at, body in enumerate(bodies):
+                file = pathlib.Path(folder) / f"body{at}.json"
+                file.write_text(json.dumps(body))
+                command = [binary, "bench", path.stem, "--input", file, "--url", url, "--duration", str(seconds)]
+                command += ["--connections", str(connections // len(bodies))]
+                running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            texts = [bench.communicate()[0] for bench in running]
+            assert all(bench.returncode == 0 for bench in running), texts
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
-    return float(re.search(r"requests/s\s+([\d.]+)", text).group(1)), re.search(r"p50.*", text).group(0)
+    return [(float(re.search(r"requests/s\s+([\d.]+)", text).group(1)), re.search(r"p50.*", text).group(0)) for text in texts]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL.onnx=BODY.json")
+    parser.add_argument("models", nargs="+", metavar="MODEL.onnx=BODY.json[,...]")
     parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("target/release"), help="folder of the nobat binary")
     parser.add_argument("--seconds", type=int, default=5, help="length of the served run")
     parser.add_argument("--connections", type=int, default=16)
@@ -109,11 +116,15 @@ def main():
     for pair in arguments.models:
         path, found, file = pair.partition("=")
         if not found:
-            sys.exit(f"bench_models: `{pair}` is not MODEL.onnx=BODY.json")
-        path, body = pathlib.Path(path), json.loads(pathlib.Path(file).read_text())
-        alone, how = bare(path, body, 0.5)
-        rate, latency = served(arguments.bin / "nobat", path, body, arguments.seconds, arguments.connections)
-        print(f"{path.stem}: alone {alone:.0f} rows/s ({how}); served {rate:.0f} requests/s ({latency}); ratio {rate / alone:.2f}", flush=True)
+            sys.exit(f"bench_models: `{pair}` is not MODEL.onnx=BODY.json[,...]")
+        path, bodies = pathlib.Path(path), [json.loads(pathlib.Path(name).read_text()) for name in file.split(",")]
+        alone = [bare(path, body, 0.5) for body in bodies]
+        told = served(arguments.bin / "nobat", path, bodies, arguments.seconds, arguments.connections)
+        for name, (best, how), (rate, latency) in zip(file.split(","), alone, told):
+            stem = pathlib.Path(name).stem
+            print(f"{path.stem}, {stem}: alone {best:.0f} rows/s ({how}); served {rate:.0f} requests/s ({latency})")
+        ratio = sum(rate / best for (best, _), (rate, _) in zip(alone, told))
+        print(f"{path.stem}: ratio {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

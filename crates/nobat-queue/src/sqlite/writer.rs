@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::folder::unavailable;
 use super::journal::Journal;
-use super::lane::CALL_INSERT_WITHIN_US;
+use super::lane::CALL_END_WITHIN_US;
 use super::machine::Group;
 use super::shared::{Shared, WriterState};
 
@@ -28,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// had work, and how often: an insert that is to wait for its settlement then
 /// need not wake it only to say so.
 const LINGER_US: u64 = 100_000;
-const LOOK_EVERY_US: u64 = CALL_INSERT_WITHIN_US;
+const LOOK_EVERY_US: u64 = CALL_END_WITHIN_US;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,

@@ -110,27 +110,31 @@ if total > 0 then
       local by = sub(member, 1, 8)
       if what == 'R' then
         requeue(key, rec, now)
+      elseif what == 'F' then
+        -- Thousands fail at once when a dependency does: each string is made once.
+        local attempts, deaths, flags = byte(rec, 2, 4)
+        local head = head_len(rec)
+        local size = head + unpack_at('<I4', rec, head - 3)
+        local body = band(flags, BLOB + STRIPPED) ~= 0 and head or size
+        local due = now + tonumber(ARGV[at + 3])
+        local queued, score = unpack_at('<dd', rec, 13)
+        -- Under aging its place is that of its due time; under strict its old one.
+        if step > 0 then score = due - (queued - score) end
+        local s = #sets
+        sets[s + 1] = base .. key
+        sets[s + 2] = char(PENDING, math.min(attempts + 1, 255), deaths, bor(flags, TAIL)) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body) .. by .. char(code) .. pack('<dI2', now, #message) .. message
+        if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
+        bytes_added = bytes_added + size
+        if due > now then
+          scheds[#scheds + 1] = string.format('%d', due)
+          scheds[#scheds + 1] = key
+          if not first_due or due < first_due then first_due = due end
+        else
+          call('ZADD', base .. 'ready', score, key)
+        end
       else
         rec = char(PENDING, math.min(byte(rec, 2) + 1, 255)) .. sub(rec, 3)
-        if what == 'F' then
-          local due = now + tonumber(ARGV[at + 3])
-          local queued, score = unpack_at('<dd', rec, 13)
-          -- Under aging its place is that of its due time; under strict its old one.
-          if step > 0 then score = due - (queued - score) end
-          local flags = bor(byte(rec, 4), TAIL)
-          rec = sub(rec, 1, 3) .. char(flags) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body_len(rec)) .. tail(by, code, message, now)
-          sets[#sets + 1] = base .. key
-          sets[#sets + 1] = rec
-          if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
-          bytes_added = bytes_added + cost(rec)
-          if due > now then
-            scheds[#scheds + 1] = string.format('%d', due)
-            scheds[#scheds + 1] = key
-            if not first_due or due < first_due then first_due = due end
-          else
-            call('ZADD', base .. 'ready', score, key)
-          end
-        elseif what == 'D' then
+        if what == 'D' then
           bury(key, rec, by, code, message, now)
         else
           finish(key, rec, EXPIRED, by, code, message, now)

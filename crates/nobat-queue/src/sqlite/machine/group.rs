@@ -19,8 +19,8 @@ use super::Machine;
 use super::idempotency::Known;
 use super::job::{Dirty, Job, Payload, Phase, QueueNo, Row, Stored};
 
-/// Most jobs in one group, so that one commit stays short.
-const MAX_WRITES: usize = 4_096;
+/// Most jobs in one group: it is put together, and taken leave of, under the lock.
+const MAX_WRITES: usize = 128;
 /// Most payload and result bytes in one group (but at least one job).
 const MAX_BYTES: u64 = 32 << 20;
 
@@ -34,8 +34,10 @@ pub(crate) struct Lag {
     marked: VecDeque<Row>,
     /// Rows ever taken off `marked`: a mark's number is this plus its place.
     taken: u64,
-    /// Rows that may wait, with the time to which.
+    /// New rows that may wait, with the time to which.
     deferred: VecDeque<(u64, Row)>,
+    /// Ended rows that may wait, likewise.
+    ended: VecDeque<(u64, Row)>,
     queues: Vec<QueueNo>,
     /// Idempotency keys of this row and all before it are forgotten.
     forget_keys_to: Option<Row>,
@@ -128,7 +130,8 @@ impl Lag {
 
     /// When a deferred row must be written.
     pub(super) fn next_flush(&self) -> Option<u64> {
-        self.deferred.front().map(|&(at, _)| at)
+        let firsts = [self.deferred.front(), self.ended.front()];
+        firsts.into_iter().flatten().map(|&(at, _)| at).min()
     }
 }
 
@@ -148,6 +151,14 @@ impl Machine {
         if let Some(job) = self.jobs.get_mut(&row) {
             job.dirty = Dirty::Deferred;
             self.lag.deferred.push_back((at_us, row));
+        }
+    }
+
+    /// A job ended whose caller is answered already: a group carries its end by `at_us`.
+    pub(super) fn defer_end(&mut self, row: Row, at_us: u64) {
+        if let Some(job) = self.jobs.get_mut(&row) {
+            job.dirty = Dirty::Deferred;
+            self.lag.ended.push_back((at_us, row));
         }
     }
 
@@ -172,12 +183,13 @@ impl Machine {
     /// Takes the next group; empty when there is nothing to write.
     pub(crate) fn take_group(&mut self, now_us: u64) -> Group {
         if self.has_marks() || self.lag.next_flush().is_some_and(|at_us| at_us <= now_us) {
-            // A commit costs the same for one row or a hundred: whatever has ended goes along.
-            for (at_us, row) in std::mem::take(&mut self.lag.deferred) {
-                let Some(job) = self.jobs.get(&row).filter(|job| job.dirty == Dirty::Deferred) else { continue };
-                match at_us <= now_us || job.state().is_terminal() {
-                    true => self.mark(row),
-                    false => self.lag.deferred.push_back((at_us, row)),
+            // A commit costs little more for a hundred rows than for one: whatever has ended
+            // goes along, and new ones that are due.
+            let due = self.lag.deferred.iter().take_while(|(at_us, _)| *at_us <= now_us).count();
+            let due: Vec<_> = self.lag.ended.drain(..).chain(self.lag.deferred.drain(..due)).collect();
+            for (_, row) in due {
+                if self.jobs.get(&row).is_some_and(|job| job.dirty == Dirty::Deferred) {
+                    self.mark(row);
                 }
             }
         }

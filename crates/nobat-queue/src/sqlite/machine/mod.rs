@@ -51,9 +51,9 @@ pub(crate) enum Commit {
     /// Nobody is answered before the job is settled: its insert may wait this
     /// long for the settlement to join it, in microseconds.
     Within(u64),
-    /// As `Within`, and who called is answered from memory: a success may wait as
-    /// long, too.
-    Relaxed(u64),
+    /// As `Within`, and who called is answered from memory: a success may wait, too,
+    /// so long.
+    Relaxed { insert_us: u64, end_us: u64 },
 }
 
 /// An enqueued job.
@@ -214,7 +214,7 @@ impl Machine {
             stored: Stored::No,
             dirty: Dirty::No,
             relaxed_us: match commit {
-                Commit::Relaxed(us) => us,
+                Commit::Relaxed { end_us, .. } => end_us,
                 Commit::Now | Commit::Within(_) => 0,
             },
         };
@@ -232,7 +232,7 @@ impl Machine {
         self.lag.mark_queue(queue);
         match commit {
             Commit::Now => self.mark(row),
-            Commit::Within(us) | Commit::Relaxed(us) => self.defer(row, now_us + us),
+            Commit::Within(us) | Commit::Relaxed { insert_us: us, .. } => self.defer(row, now_us + us),
         }
         self.wake(queue);
         Ok(Enqueued { id, duplicate: false })
@@ -340,8 +340,9 @@ impl Machine {
         queue.drain.count(now_us);
         self.lag.mark_queue(job.queue);
         match (job.relaxed_us, job.dirty) {
-            (1.., Dirty::Deferred) if state == JobState::Succeeded => {}
-            (within @ 1.., Dirty::No) if state == JobState::Succeeded => self.defer(row, now_us + within),
+            (within @ 1.., Dirty::No | Dirty::Deferred) if state == JobState::Succeeded => {
+                self.defer_end(row, now_us + within);
+            }
             _ => self.mark(row),
         }
     }

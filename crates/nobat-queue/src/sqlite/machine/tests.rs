@@ -92,7 +92,7 @@ impl World {
                 };
                 let commit = match (call, self.known.len() % 2) {
                     (true, 0) => Commit::Within(10_000),
-                    (true, _) => Commit::Relaxed(10_000),
+                    (true, _) => Commit::Relaxed { insert_us: 10_000, end_us: 3_000 },
                     (false, _) => Commit::Now,
                 };
                 let enqueued =
