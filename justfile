@@ -67,6 +67,10 @@ fuzz *args:
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}
 
+# The container image, built and run where no registry can be reached (root; about 15 minutes).
+image:
+    scripts/check-image
+
 # Known advisories against the dependencies; needs the advisory database from the network.
 advisories:
     cargo deny check advisories
