@@ -185,11 +185,13 @@ impl Machine {
         if self.has_marks() || self.lag.next_flush().is_some_and(|at_us| at_us <= now_us) {
             // A commit costs little more for a hundred rows than for one: whatever has ended
             // goes along, and new ones that are due.
-            let due = self.lag.deferred.iter().take_while(|(at_us, _)| *at_us <= now_us).count();
-            let due: Vec<_> = self.lag.ended.drain(..).chain(self.lag.deferred.drain(..due)).collect();
-            for (_, row) in due {
-                if self.jobs.get(&row).is_some_and(|job| job.dirty == Dirty::Deferred) {
-                    self.mark(row);
+            let ended = std::mem::take(&mut self.lag.ended).into_iter().map(|(_, row)| (0, row));
+            for (at_us, row) in ended.chain(std::mem::take(&mut self.lag.deferred)) {
+                match self.jobs.get(&row).is_some_and(|job| job.dirty == Dirty::Deferred) {
+                    true if at_us <= now_us => self.mark(row),
+                    true => self.lag.deferred.push_back((at_us, row)),
+                    // It is marked already: kept, it would only wake the writer.
+                    false => {}
                 }
             }
         }
