@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, header};
 use tokio::sync::mpsc;
@@ -134,7 +133,7 @@ async fn measure(args: Args, asked: Arc<Asked>) -> Result<()> {
     if let Some(file) = &args.samples {
         write_samples(file, &samples, from).with_context(|| format!("cannot write `{}`", file.display()))?;
     }
-    print!("{}", report(&args, &samples)?);
+    print!("{}", report(&args, &samples));
     Ok(())
 }
 
@@ -180,17 +179,23 @@ fn write_samples(file: &std::path::Path, samples: &[Sample], from: Instant) -> R
     Ok(out.flush()?)
 }
 
-fn report(args: &Args, samples: &[Sample]) -> Result<String> {
-    let mut latency_us = Histogram::<u64>::new(3)?;
+/// The smallest value that `share` of `sorted` do not exceed; zero when there are none.
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()
+}
+
+fn report(args: &Args, samples: &[Sample]) -> String {
     let answered = samples.iter().filter(|sample| sample.status == 200);
-    answered.for_each(|sample| latency_us.saturating_record(sample.took.as_micros() as u64));
+    let mut took: Vec<Duration> = answered.map(|sample| sample.took).collect();
+    took.sort_unstable();
     let seconds = args.duration as f64;
-    let ms = |quantile: f64| latency_us.value_at_quantile(quantile) as f64 / 1000.0;
+    let ms = |share: f64| percentile(&took, share).as_secs_f64() * 1e3;
     let mut lines = vec![match args.rate {
         None => format!("connections     {}", args.connections),
         Some(_) => format!("arrivals/s      {:.0}", samples.len() as f64 / seconds),
     }];
-    lines.push(format!("requests/s      {:.0}", latency_us.len() as f64 / seconds));
+    lines.push(format!("requests/s      {:.0}", took.len() as f64 / seconds));
     lines.push(format!(
         "latency ms      p50 {:.2}   p90 {:.2}   p99 {:.2}   max {:.2}",
         ms(0.5),
@@ -207,11 +212,37 @@ fn report(args: &Args, samples: &[Sample]) -> Result<String> {
     let mut statuses: Vec<u16> = samples.iter().map(|sample| sample.status).filter(|&status| status != 200).collect();
     statuses.sort_unstable();
     statuses.dedup();
-    lines.push(format!("failed          {}", samples.len() as u64 - latency_us.len()));
+    lines.push(format!("failed          {}", samples.len() - took.len()));
     for status in statuses {
         let with = refused(status).filter(|sample| sample.retry_after).count();
         let name = if status == 0 { "no answer".to_owned() } else { format!("HTTP {status}") };
         lines.push(format!("  {name:<13} {} ({with} with Retry-After)", refused(status).count()));
     }
-    Ok(lines.join("\n") + "\n")
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn latencies_of_every_length_are_told() {
+        let line = Line::parse_from(["bench", "digits", "--input", "digit.json", "--deadline", "100"]);
+        let start = Instant::now();
+        let sample = |ms, status| Sample { start, took: Duration::from_millis(ms), status, retry_after: status == 429 };
+        let mut samples: Vec<Sample> = (1..=100).rev().map(|ms| sample(ms, 200)).collect();
+        samples.extend([sample(30_000, 200), sample(1, 429)]);
+        let told = report(&line.args, &samples);
+        assert!(told.contains("p50 51.00   p90 91.00   p99 100.00   max 30000.00"), "{told}");
+        assert!(told.contains("in time/s       20\n") && told.contains("failed          1\n"), "{told}");
+        assert!(told.contains("HTTP 429      1 (1 with Retry-After)"), "{told}");
+        assert!(report(&line.args, &[]).contains("p50 0.00"));
+    }
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use nobat_core::config::without_password;
 
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::sqlite::SqliteQueue;
 
 use crate::client::block_on;
 use crate::config::Settings;
@@ -50,19 +51,8 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     let library = nobat_worker::engine::library::environment().map(|_| "loads".to_owned());
     tell("onnx runtime", library.map_err(anyhow::Error::from));
     if let Ok(settings) = settings {
-        let (name, health) = block_on(async {
-            let name = match settings.store.redis.as_str() {
-                "" => settings.store.data.display().to_string(),
-                url => without_password(url),
-            };
-            let health = match store::open(&settings).await {
-                Ok(queue) => queue.health().await.map_err(anyhow::Error::from),
-                Err(error) => Err(error),
-            };
-            Ok((name, health))
-        })?;
-        let warnings = health.as_ref().map(|health| health.warnings.clone()).unwrap_or_default();
-        tell("store", health.map(|health| format!("{} at {name}", health.store)));
+        let (found, warnings) = look_at_store(&settings);
+        tell("store", found);
         warnings.iter().for_each(|warning| println!("warning               {warning}"));
         if args.queue {
             let findings = block_on(audit(&settings, args.model, args.repair));
@@ -84,6 +74,28 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} of the checks failed"),
     }
+}
+
+/// What the store says of itself, and what it warns of.
+fn look_at_store(settings: &Settings) -> (Result<String>, Vec<String>) {
+    let data = &settings.store.data;
+    let name = match settings.store.redis.as_str() {
+        "" => data.display().to_string(),
+        url => without_password(url),
+    };
+    // A folder belongs to one process: one that serves has opened it, and tells
+    // of its store's health itself.
+    if settings.store.redis.is_empty()
+        && let Some(holder) = SqliteQueue::holder(data)
+    {
+        return (
+            Ok(format!("the data folder {name} is served by {holder}; its /readyz?verbose tells its health")),
+            Vec::new(),
+        );
+    }
+    let health = block_on(async { Ok(store::open(settings).await?.health().await?) });
+    let warnings = health.as_ref().map(|health| health.warnings.clone()).unwrap_or_default();
+    (health.map(|health| format!("{} at {name}", health.store)), warnings)
 }
 
 /// What is out of order in the queues on Redis, a line each.

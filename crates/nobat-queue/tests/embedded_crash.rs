@@ -221,8 +221,10 @@ async fn a_second_process_is_refused_and_the_folder_is_free_after_a_kill() {
     for part in [&*folder.path().display().to_string(), &format!("process {}", child.id()), "--redis"] {
         assert!(refused.message.contains(part), "`{}` lacks `{part}`", refused.message);
     }
+    assert_eq!(SqliteQueue::holder(folder.path()), Some(format!("process {}", child.id())));
     child.kill().expect("killed");
     child.wait().expect("gone");
+    assert_eq!(SqliteQueue::holder(folder.path()), None);
     SqliteQueue::open(folder.path(), QueueSettings::default()).expect("free again");
 }
 

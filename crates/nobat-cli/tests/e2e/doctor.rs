@@ -1,4 +1,4 @@
-//! `nobat doctor --queue` on a queue that somebody has been at.
+//! `nobat doctor`: beside a server, and on a queue that somebody has been at.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,6 +7,25 @@ use std::time::Duration;
 
 use crate::rig::onnx;
 use crate::rig::process::{Process, Redis, Service, free_port, worker};
+
+#[test]
+fn doctor_beside_a_server_finds_the_data_folder_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 1);
+    let mut service = Service::serve(folder.path(), &models, &[], &[]);
+    service.wait_for_model("echo");
+    let data = folder.path().join("data").display().to_string();
+    let look = || {
+        let mut process = Process::start(folder.path(), "nobat", &["doctor"], &[("NOBAT_STORE__DATA", &data)]);
+        (process.wait(Duration::from_secs(60)).expect("it ends").success(), process.output())
+    };
+    let (well, output) = look();
+    let holder = format!("served by process {}", service.process.id());
+    assert!(well && output.contains(&holder), "{output}");
+    service.process.kill();
+    let (well, output) = look();
+    assert!(well && output.contains(" at ") && !output.contains("served by"), "{output}");
+}
 
 #[test]
 fn doctor_names_and_mends_a_key_of_the_wrong_type_and_missing_bookkeeping() {

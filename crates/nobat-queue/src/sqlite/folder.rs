@@ -21,6 +21,23 @@ use nobat_core::{Error, ErrorCode, Result};
 
 use super::machine::Row;
 
+/// The process that holds the folder at `path`, as it signed itself; none when
+/// the folder is free or not there.
+pub(super) fn holder(path: &Path) -> Option<String> {
+    let name = path.join("lock");
+    // Closing the file gives the lock back.
+    match File::open(&name).ok()?.try_lock() {
+        Err(TryLockError::WouldBlock) => Some(signature(&name)),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
+}
+
+/// Who signed the lock at `name`.
+fn signature(name: &Path) -> String {
+    let pid = fs::read_to_string(name).unwrap_or_default();
+    if pid.trim().is_empty() { "another process".into() } else { format!("process {}", pid.trim()) }
+}
+
 /// The folder, held by this process.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -47,9 +64,7 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&name).unwrap_or_default();
-                let holder =
-                    if holder.trim().is_empty() { "another process" } else { &format!("process {}", holder.trim()) };
+                let holder = signature(&name);
                 let remedy = "stop it, choose another folder with --data, or share one queue between processes with --redis redis://HOST:6379";
                 return Err(unavailable(path, &format!("is in use by {holder}; {remedy}")));
             }

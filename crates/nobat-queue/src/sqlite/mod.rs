@@ -78,6 +78,13 @@ impl SqliteQueue {
         SqliteQueue::start(folder, journal, settings)
     }
 
+    /// The process that holds folder `dir` at this moment, such as `process 4711`;
+    /// none when [`open`](SqliteQueue::open) would find the folder free.
+    #[must_use]
+    pub fn holder(dir: &Path) -> Option<String> {
+        folder::holder(dir)
+    }
+
     fn start(folder: Folder, mut journal: Journal, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
         let dir = folder.path().to_owned();
         let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
