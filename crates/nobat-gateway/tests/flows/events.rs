@@ -17,7 +17,9 @@ async fn each_event_of_a_job_is_told() {
     house.behave("two", Manner::Fails { again: true });
     house.behave("three", Manner::Hangs);
     let succeeded = house.enqueue("one", &hook("")).await;
-    let dead = house.enqueue("two", &hook("&max_retries=1&retry_delay=4s")).await;
+    // An attempt that failed is told when a look finds the job between two of them:
+    // a watch rests two seconds, and the sender looks every two.
+    let dead = house.enqueue("two", &hook("&max_retries=1&retry_delay=12s")).await;
     let expired = house.enqueue("three", &hook("&deadline=1s")).await;
     let cancelled = house.enqueue("one", &hook("&delay=1h")).await;
     assert_eq!(house.post(&format!("/api/v1/jobs/{cancelled}/cancel"), &json!({})).await.status, 200);

@@ -19,8 +19,12 @@ use crate::config::{BatchingConfig, PolicyKind};
 const RUN_SHARE: f64 = 0.5;
 /// Runs looked back on.
 const WINDOW: usize = 512;
-/// Runs between two fits of the regression.
+/// Runs between two fits of the regression once there are many; also the share
+/// of the runs, one in so many, that must be new for a fit while there are few.
 const REFIT_EVERY: u32 = 16;
+/// Most that the cap grows at one fit: no line is evidence far outside its points,
+/// least of all one through runs of nearly one size.
+const GROWTH: f64 = 1.2;
 /// Runs before a job may be dropped on their word.
 const EVIDENCE: usize = 8;
 /// The percentile held against the slo.
@@ -41,6 +45,8 @@ pub struct Controller {
     sure: Fit,
     likely: Fit,
     runs: u32,
+    /// The fit, by its run, that the cap of the quantile policy stands on.
+    capped_by: u32,
     last_back_off: Option<BackOff>,
 }
 
@@ -58,7 +64,9 @@ impl Fit {
     }
 
     fn line(&mut self, samples: &VecDeque<(u32, f64)>, runs: u32) -> Option<Line> {
-        if self.line.is_none() || runs.wrapping_sub(self.at_run) >= REFIT_EVERY {
+        // The first runs teach the most and are the cheapest to fit.
+        let rest = (samples.len() as u32 / REFIT_EVERY).clamp(1, REFIT_EVERY);
+        if self.line.is_none() || runs.wrapping_sub(self.at_run) >= rest {
             (self.line, self.at_run) = (fit_quantile(samples, self.quantile), runs);
         }
         self.line
@@ -122,6 +130,7 @@ impl Controller {
             sure: Fit::new(QUANTILE),
             likely: Fit::new(LIKELY),
             runs: 0,
+            capped_by: 0,
             last_back_off: None,
         }
     }
@@ -192,17 +201,23 @@ impl Controller {
         }
     }
 
+    /// The largest batch that the fitted line keeps within the target. Moves once
+    /// a fit: a line that has not seen the runs at the cap says nothing of them.
     fn largest_within(&mut self, target: f64) {
         let Some(line) = self.sure.line(&self.samples, self.runs) else { return };
+        if std::mem::replace(&mut self.capped_by, self.sure.at_run) == self.sure.at_run {
+            return;
+        }
         let largest = self.samples.iter().map(|&(rows, _)| rows).max().unwrap_or(1);
         let before = self.cap();
+        let seen = f64::from(largest.min(before));
         let allowed = match line.per_row > 0.0 {
             true => ((target - line.base) / line.per_row).floor(),
             false if line.base <= target => f64::from(self.max),
-            false => 1.0,
+            // No slope is known: as if all of it were per row.
+            false => (seen * target / line.base).floor(),
         };
-        // Doubling beyond what was seen: a line is not evidence far outside its points.
-        self.cap = allowed.clamp(1.0, f64::from(largest.saturating_mul(2).min(self.max)));
+        self.cap = allowed.min((seen * GROWTH).floor().max(seen + 1.0)).clamp(1.0, f64::from(self.max));
         if self.cap() < before {
             let latency_s = line.at(before);
             self.last_back_off =
@@ -338,6 +353,18 @@ mod tests {
             controller.observe(rows, Duration::from_secs_f64(latency / 1e3));
         }
         (controller.cap(), base_ms + per_row_ms * f64::from(controller.cap()))
+    }
+
+    #[test]
+    fn a_window_of_one_size_and_a_little_noise_lets_no_run_far_beyond_the_objective() {
+        let noise: Vec<f64> = (0..17).map(|at| if at == 15 { 0.097 } else { 0.0 }).collect();
+        let mut controller = Controller::new(&config(PolicyKind::Quantile, 50.0), 128);
+        for step in 0..5_000 {
+            let rows = controller.cap();
+            let latency = (3.44 + 1.76 * f64::from(rows)) * (1.0 + noise[step % noise.len()]);
+            assert!(latency <= 25.0 * 1.2 * 1.1 + 1.76, "run {step} of {rows} rows took {latency} ms");
+            controller.observe(rows, Duration::from_secs_f64(latency / 1e3));
+        }
     }
 
     proptest! {
