@@ -230,7 +230,7 @@ pub struct LoadingConfig {
 
 impl Default for LoadingConfig {
     fn default() -> LoadingConfig {
-        LoadingConfig { verify_batching: true, probe_ms: 1_000, memory_limit_bytes: None, manifest: None }
+        LoadingConfig { verify_batching: true, probe_ms: 2_000, memory_limit_bytes: None, manifest: None }
     }
 }
 
