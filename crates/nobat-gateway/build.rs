@@ -21,7 +21,11 @@ const JSON_MESSAGES: [&str; 8] = [
     "RepositoryIndexResponse",
 ];
 
+include!("../../build/pack_relocations.rs");
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    pack_relocations();
+    println!("cargo::rerun-if-changed=../../build");
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed={CORE}");
     let files = protox::compile([SERVICE], ["proto", CORE])?;
