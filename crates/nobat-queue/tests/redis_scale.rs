@@ -21,6 +21,11 @@ use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(120);
 
+/// Jobs that keep a worker busy while the usual time is taken.
+fn ordinary() -> usize {
+    amount(5_000, 20_000)
+}
+
 /// A healthy job among others: of high priority, its time from call to answer.
 struct Healthy {
     usual_ms: f64,
@@ -42,9 +47,12 @@ async fn median_ms(lane: &dyn Lane, calls: usize, pause: Duration) -> f64 {
 
 impl Healthy {
     /// Its usual time, while ordinary jobs keep the workers busy.
-    async fn usual(lane: &Arc<dyn Lane>, others: usize) -> Healthy {
-        enqueue_all(&**lane, (0..others).map(|_| job("ordinary"))).await;
-        Healthy { usual_ms: median_ms(&**lane, 40, Duration::from_millis(2)).await }
+    async fn usual(queue: &RedisQueue, lane: &Arc<dyn Lane>) -> Healthy {
+        enqueue_all(&**lane, (0..ordinary()).map(|_| job("ordinary"))).await;
+        let usual_ms = median_ms(&**lane, 40, Duration::from_millis(2)).await;
+        let left = queue.counts("digits").await.expect("counted").queued;
+        assert!(left > 0, "the ordinary jobs ran out before the healthy ones did");
+        Healthy { usual_ms }
     }
 
     /// Compares with its time in a storm, and looks what calls cost the server.
@@ -144,8 +152,8 @@ async fn a_healthy_job_runs_beside_the_leases_of_a_dead_worker() {
     let queue = queue(&server, QueueSettings { lease_ms: 5_000, ..QueueSettings::default() }).await;
     let lane = queue.lane();
     let mut worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
-    let healthy = Healthy::usual(&lane, 5_000).await;
-    finished(&queue, 5_040).await;
+    let healthy = Healthy::usual(&queue, &lane).await;
+    finished(&queue, (ordinary() + 40) as u64).await;
     worker.abort();
     let _ = (&mut worker).await;
     enqueue_all(&*lane, (0..jobs).map(|_| job("held"))).await;
@@ -158,7 +166,7 @@ async fn a_healthy_job_runs_beside_the_leases_of_a_dead_worker() {
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(Duration::from_millis(5_000)).await;
     healthy.compare(&format!("{jobs} leases of a dead worker"), &*lane, &server).await;
-    finished(&queue, (5_140 + jobs) as u64).await;
+    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
     worker.abort();
 }
 
@@ -169,8 +177,8 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
     let queue = queue(&server, QueueSettings::default()).await;
     let lane = queue.lane();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
-    let healthy = Healthy::usual(&lane, 5_000).await;
-    finished(&queue, 5_040).await;
+    let healthy = Healthy::usual(&queue, &lane).await;
+    finished(&queue, (ordinary() + 40) as u64).await;
     // Long enough for all to be enqueued before.
     let due = Instant::now() + Duration::from_secs(amount(4, 40) as u64);
     let delayed = (0..jobs).map(|_| {
@@ -182,7 +190,7 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
     healthy.compare(&format!("{jobs} due in one second"), &*lane, &server).await;
-    finished(&queue, (5_140 + jobs) as u64).await;
+    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
     println!("all done {:.1} s after they were due", due.elapsed().as_secs_f64());
     worker.abort();
 }
@@ -194,8 +202,8 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
     let queue = queue(&server, QueueSettings::default()).await;
     let lane = queue.lane();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), fail_storm));
-    let healthy = Healthy::usual(&lane, 5_000).await;
-    finished(&queue, 5_040).await;
+    let healthy = Healthy::usual(&queue, &lane).await;
+    finished(&queue, (ordinary() + 40) as u64).await;
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     let storm = tokio::spawn({
         let lane = lane.clone();
@@ -204,7 +212,7 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     healthy.compare(&format!("{jobs} failing jobs"), &*lane, &server).await;
     storm.await.expect("no panic");
-    finished(&queue, (5_140 + jobs) as u64).await;
+    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
     let counts = queue.counts("digits").await.expect("counted");
     assert_eq!(counts.dead, jobs.min(10_000) as u64, "dead letters are capped");
     worker.abort();

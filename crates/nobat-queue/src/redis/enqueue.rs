@@ -164,7 +164,7 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing], again: bool) ->
         .arg(inner.prefix.hand_channel());
     for outgoing in batch {
         cmd.arg(&key_of(outgoing.id)[..])
-            .arg(&outgoing.encoded.first[..])
+            .arg(&[record::state::PENDING, 0, 0, outgoing.encoded.flags][..])
             .arg(outgoing.priority)
             .arg(&outgoing.encoded.rest);
     }

@@ -91,9 +91,10 @@ impl Inner {
     }
 
     pub(crate) async fn live_workers(&self) -> Result<Vec<WorkerInfo>> {
-        let now_ms = self.server_ms().await?;
         let key = self.prefix.global("workers");
-        let reply = self.send(redis::cmd("HGETALL").arg(&key)).await?;
+        let mut all = redis::cmd("HGETALL");
+        // Asked for together: gateways do this for ever, and each answer wakes two threads.
+        let (now_ms, reply) = futures::try_join!(self.server_ms(), self.send(all.arg(&key)))?;
         let all: HashMap<String, String> = redis::from_redis_value(reply)
             .map_err(|e| Error::new(ErrorCode::Internal, format!("redis key `{key}` cannot be read: {e}")))?;
         let mut live = Vec::with_capacity(all.len());

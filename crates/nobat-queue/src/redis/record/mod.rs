@@ -7,23 +7,28 @@
 //! 1      attempts that have ended (saturating)
 //! 2      deaths: workers lost while holding it
 //! 3      flags     [`Flags`]
-//! 4..12  created   us, f64   ┐ written by the scripts, from TIME
-//! 12..20 queued    us, f64   │ (enqueued, or last became due)
-//! 20..28 score     f64       ┘ its place in `ready`, kept through leases
-//! 28..36 lane      who to publish to (zeros: nobody)
-//! 36..40 ttl       of its result, ms, f32 (exact to 4 hours)
-//! 40     length of the header that follows
-//! 41..   header    [deadline us f64], then varints: horizon, owner, rows,
+//! times            created   us, f64   ┐ written by the scripts, from TIME: one
+//!                  queued    us, f64   │ number for all three where they are
+//!                  score     f64       ┘ alike, all three with `TIMES`
+//! [lane 8]         who to publish to, with `REPLY`
+//! ttl              of its result, ms, f32 (exact to 4 hours)
+//! length 1         of the header that follows
+//! header           [deadline us f64], then varints: horizon, owner, rows,
 //!                  priority, retry policy, trace; payload length u32 at its end
-//! ..     payload   unless it travels beside (`BLOB`) or was dropped (`STRIPPED`)
-//! ..     tail      with `TAIL`: token 8, code 1, at us f64, length u16, message
+//! payload          unless it travels beside (`BLOB`) or was dropped (`STRIPPED`)
+//! tail             with `TAIL`: token 8, code 1, at us f64, length u16, message
 //! ```
+//!
+//! Queued is when it was enqueued or last became due; the score is its place in
+//! `ready`, kept through leases. A job of priority 0 that is enqueued for now has
+//! all three alike. Every byte counts where it decides the allocator's size class:
+//! a job of digits (281 bytes) fills one of 320 bytes so, and 384 with all fields.
 //!
 //! A job that succeeded is repacked ([`ended`]).
 //!
 //! `leased` is not stored: it is "pending, and neither ready nor scheduled", so
-//! that leasing writes nothing into the record. The scripts read and patch the
-//! first 41 bytes, the deadline and the tail; nothing else is known to them.
+//! that leasing writes nothing into the record. The scripts read and patch what
+//! stands before the header, the deadline and the tail; nothing else is known to them.
 
 mod ended;
 
@@ -60,19 +65,19 @@ pub(crate) mod flag {
     pub(crate) const TAIL: u8 = 8;
     /// The payload was dropped.
     pub(crate) const STRIPPED: u8 = 16;
+    /// Created, queued and score differ, and each stands for itself.
+    pub(crate) const TIMES: u8 = 32;
 }
 
-/// Bytes before the header.
-pub(crate) const FIXED: usize = 41;
 /// A trace longer than this is cut: the header's length is one byte.
 const TRACE_MAX: usize = 160;
 
 /// What the scripts need apart from the record when a job is enqueued.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoded {
-    /// Bytes 0..4.
-    pub(crate) first: [u8; 4],
-    /// Bytes 28 and on; the scripts put the times between.
+    /// [`flag`]s, without `TIMES`.
+    pub(crate) flags: u8,
+    /// What follows the times, which the scripts put in front.
     pub(crate) rest: Vec<u8>,
     /// A payload that travels beside.
     pub(crate) blob: Option<Bytes>,
@@ -83,10 +88,10 @@ pub(crate) fn encode(job: &NewJob, horizon_min: u32, lane: Option<[u8; 8]>) -> E
     let blob = job.payload.len() > super::keys::INLINE_MAX;
     let mut flags = 0;
     let mut rest = Vec::with_capacity(80 + job.trace.len() + if blob { 0 } else { job.payload.len() });
-    if lane.is_some() {
+    if let Some(lane) = lane {
         flags |= flag::REPLY;
+        rest.extend_from_slice(&lane);
     }
-    rest.extend_from_slice(&lane.unwrap_or_default());
     let ttl_ms = job.options.result_ttl.as_millis().max(1) as f32;
     rest.extend_from_slice(&ttl_ms.to_le_bytes());
     let length_at = rest.len();
@@ -114,7 +119,7 @@ pub(crate) fn encode(job: &NewJob, horizon_min: u32, lane: Option<[u8; 8]>) -> E
     if !blob {
         rest.extend_from_slice(&job.payload);
     }
-    Encoded { first: [state::PENDING, 0, 0, flags], rest, blob: blob.then(|| job.payload.clone()) }
+    Encoded { flags, rest, blob: blob.then(|| job.payload.clone()) }
 }
 
 /// A parsed record of a job that has no result.
@@ -155,13 +160,24 @@ pub(crate) struct Tail {
 impl Record {
     /// Parses a record that is not a succeeded one; `None` when malformed.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Record> {
-        let fixed: &[u8; FIXED] = bytes.first_chunk()?;
-        let [state, attempts, deaths, flags] = *fixed.first_chunk()?;
+        let (&[state, attempts, deaths, flags], mut rest) = bytes.split_first_chunk()?;
         if !matches!(state, state::PENDING | state::DEAD | state::CANCELLED | state::EXPIRED) {
             return None;
         }
-        let head_len = FIXED + usize::from(fixed[40]);
-        let mut head = bytes.get(FIXED..head_len)?;
+        let created_us = take_f64(&mut rest)?;
+        let mut queued_us = created_us;
+        if flags & flag::TIMES != 0 {
+            queued_us = take_f64(&mut rest)?;
+            let _score = take_f64(&mut rest)?;
+        }
+        let mut lane = [0; 8];
+        if flags & flag::REPLY != 0 {
+            (lane, rest) = rest.split_first_chunk().map(|(lane, rest)| (*lane, rest))?;
+        }
+        let (ttl_ms, rest) = rest.split_first_chunk()?;
+        let (&head_len, mut head) = rest.split_first()?;
+        head = head.get(..usize::from(head_len))?;
+        let head_len = bytes.len() - rest.len() + 1 + usize::from(head_len);
         let deadline_us = match flags & flag::DEADLINE {
             0 => None,
             _ => Some(take_f64(&mut head)?),
@@ -187,10 +203,10 @@ impl Record {
             attempts,
             deaths,
             flags,
-            created_us: f64_at(fixed, 4),
-            queued_us: f64_at(fixed, 12),
-            lane: fixed[28..36].try_into().ok()?,
-            ttl_ms: f32::from_le_bytes(fixed[36..40].try_into().ok()?).max(1.0) as u64,
+            created_us,
+            queued_us,
+            lane,
+            ttl_ms: f32::from_le_bytes(*ttl_ms).max(1.0) as u64,
             deadline_us,
             horizon_min,
             owner,
@@ -227,12 +243,6 @@ pub(crate) fn code_number(code: ErrorCode) -> u8 {
 /// Time a leased job has left.
 pub(crate) fn time_left(record: &Record, now_us: u64) -> Option<Duration> {
     record.deadline_us.map(|at| Duration::from_micros(at.saturating_sub(now_us)))
-}
-
-fn f64_at(bytes: &[u8; FIXED], at: usize) -> u64 {
-    let mut wide = [0; 8];
-    wide.copy_from_slice(&bytes[at..at + 8]);
-    f64::from_le_bytes(wide).max(0.0) as u64
 }
 
 fn take_f64(input: &mut &[u8]) -> Option<u64> {

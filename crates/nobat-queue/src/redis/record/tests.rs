@@ -13,15 +13,31 @@ fn queue() -> QueueKeys {
     QueueKeys { model: "digits".into(), base: "nobat{digits}:".into(), number: 3 }
 }
 
-/// What the enqueue script makes of an encoded job.
-fn stored(job: &NewJob, now_us: u64) -> Vec<u8> {
-    let encoded = encode(job, HORIZON_MIN, Some(*b"lane0001"));
-    let mut out = encoded.first.to_vec();
-    for value in [now_us, now_us + 5, 77] {
+/// What the enqueue script makes of an encoded job; one that is `plain` has no
+/// lane, and one time.
+fn stored(job: &NewJob, now_us: u64, plain: bool) -> Vec<u8> {
+    let encoded = encode(job, HORIZON_MIN, (!plain).then_some(*b"lane0001"));
+    let (times, values) = if plain { (0, &[now_us][..]) } else { (flag::TIMES, &[now_us, now_us + 5, 77][..]) };
+    let mut out = vec![state::PENDING, 0, 0, encoded.flags | times];
+    for &value in values {
         out.extend_from_slice(&(value as f64).to_le_bytes());
     }
     out.extend_from_slice(&encoded.rest);
     out
+}
+
+#[test]
+fn a_waiting_job_of_digits_fills_a_block_of_320_bytes() {
+    let job = NewJob {
+        model: "digits".into(),
+        owner: OwnerId::ANONYMOUS,
+        options: JobOptions::default(),
+        payload: vec![0; 281].into(),
+        rows: 1,
+        trace: "".into(),
+    };
+    // Redis's string has five bytes of header, and a zero at its end.
+    assert!(stored(&job, 1_700_000_000_000_000, true).len() + 6 <= 320);
 }
 
 fn any_job() -> impl Strategy<Value = NewJob> {
@@ -64,8 +80,8 @@ fn ended(record: &[u8], head_len: usize, state: u8, attempts: u8, tail: &Tail) -
 
 proptest! {
     #[test]
-    fn a_record_reads_back(job in any_job()) {
-        let bytes = stored(&job, 1_700_000_000_000_000);
+    fn a_record_reads_back(job in any_job(), plain in any::<bool>()) {
+        let bytes = stored(&job, 1_700_000_000_000_000, plain);
         let record = Record::parse(&bytes).expect("reads back");
         prop_assert_eq!(record.priority, job.options.priority);
         prop_assert_eq!(record.owner, job.owner);
@@ -73,6 +89,8 @@ proptest! {
         prop_assert_eq!(record.retry, job.options.retry);
         prop_assert_eq!(record.ttl_ms, 3_600_000);
         prop_assert_eq!(record.created_us, 1_700_000_000_000_000);
+        prop_assert_eq!(record.queued_us, 1_700_000_000_000_000 + if plain { 0 } else { 5 });
+        prop_assert_eq!(record.lane, if plain { [0; 8] } else { *b"lane0001" });
         prop_assert!(job.trace.starts_with(record.trace.as_str()));
         prop_assert_eq!(record.deadline_us.is_some(), job.options.deadline.is_some());
         if job.payload.len() <= super::super::keys::INLINE_MAX {
@@ -84,7 +102,7 @@ proptest! {
 
     #[test]
     fn an_ended_record_keeps_its_error(job in any_job(), message in "\\PC{0,50}") {
-        let bytes = stored(&job, 5);
+        let bytes = stored(&job, 5, message.len() % 2 == 0);
         let record = Record::parse(&bytes).expect("reads back");
         let tail = Tail { token: 9, at_us: 70_000, error: JobError { code: ErrorCode::DeadlineExceeded, message } };
         let ended = ended(&bytes, record.head_len, state::EXPIRED, 2, &tail);
@@ -95,7 +113,7 @@ proptest! {
 
     #[test]
     fn a_succeeded_record_reads_back(job in any_job(), attempts in 1u8.., outputs in prop::collection::vec(any::<u8>(), 0..99)) {
-        let record = Record::parse(&stored(&job, 5)).expect("reads back");
+        let record = Record::parse(&stored(&job, 5, false)).expect("reads back");
         let result = JobResult { explain: Explain::default(), outputs: outputs.into() };
         let ids = IdIssuer::new([1; 16]);
         let packed = succeeded(&record, attempts, 1_700_000_000_123_456, &result.encode(), None);

@@ -6,7 +6,9 @@ local call, byte, sub, char = redis.call, string.byte, string.sub, string.char
 local pack, unpack_at, band, bor = struct.pack, struct.unpack, bit.band, bit.bor
 local base = KEYS[1]
 
-local DEADLINE, BLOB, REPLY, TAIL, STRIPPED = 1, 2, 4, 8, 16
+local DEADLINE, BLOB, REPLY, TAIL, STRIPPED, TIMES = 1, 2, 4, 8, 16, 32
+-- No record is shorter: one time, no lane, and a header of its payload's length.
+local SHORTEST = 21
 local PENDING, DEAD, CANCELLED, EXPIRED, CORRUPT = 1, 3, 4, 5, 6
 
 -- Set by a script that ends jobs: the lanes' channel prefix, what dead letters
@@ -15,6 +17,8 @@ local channel, max_dead, dead_ttl, watching
 -- What the script changed: waiting bytes, jobs ended for good, and those of them
 -- that were cancelled or expired.
 local bytes_added, ended, dropped = 0, 0, 0
+-- Dead letters it made: their times and keys.
+local buried = {}
 
 local function now_us()
   local t = call('TIME')
@@ -26,8 +30,50 @@ local function read(key)
   return call('MGET', base .. key)[1]
 end
 
+-- Where what follows the times begins.
+local function after_times(flags)
+  return band(flags, TIMES) ~= 0 and 29 or 13
+end
+
+-- Where the header's length stands; the ttl is the four bytes before it.
+local function header_at(flags)
+  return after_times(flags) + (band(flags, REPLY) ~= 0 and 12 or 4)
+end
+
 local function head_len(rec)
-  return 41 + byte(rec, 41)
+  local at = header_at(byte(rec, 4))
+  return at + (byte(rec, at) or 255)
+end
+
+-- When it was created and queued, and its score.
+local function times_of(rec)
+  if band(byte(rec, 4), TIMES) ~= 0 then return unpack_at('<ddd', rec, 5) end
+  local time = unpack_at('<d', rec, 5)
+  return time, time, time
+end
+
+-- The first bytes of a record: of its times, one stands for all that are alike.
+local function begin(state, attempts, deaths, flags, created, queued, score)
+  if created == queued and queued == score then
+    return char(state, attempts, deaths, band(flags, 255 - TIMES)) .. pack('<d', created)
+  end
+  return char(state, attempts, deaths, bor(flags, TIMES)) .. pack('<ddd', created, queued, score)
+end
+
+local function deadline_of(rec)
+  return (unpack_at('<d', rec, header_at(byte(rec, 4)) + 1))
+end
+
+-- What follows the times, with another deadline.
+local function dated(rest, flags, deadline)
+  local at = band(flags, REPLY) ~= 0 and 14 or 6
+  return sub(rest, 1, at - 1) .. pack('<d', deadline) .. sub(rest, at + 8)
+end
+
+-- The lane that waits for a job which has the flag REPLY.
+local function lane_of(rec)
+  local at = after_times(byte(rec, 4))
+  return sub(rec, at, at + 7)
 end
 
 local function payload_len(rec)
@@ -45,11 +91,18 @@ local function body_len(rec)
   return head_len(rec) + payload_len(rec)
 end
 
--- Whether a pending record is whole enough to be patched.
+-- Whether a pending record is whole enough to be patched: where its inline payload
+-- ends, or false.
 local function sound(rec)
-  if not rec or #rec < 45 or byte(rec, 1) ~= PENDING then return false end
-  local head = head_len(rec)
-  return head >= 45 and #rec >= head and #rec >= body_len(rec)
+  if not rec or #rec < SHORTEST then return false end
+  local state, _, _, flags = byte(rec, 1, 4)
+  if state ~= PENDING then return false end
+  local at = header_at(flags)
+  local length = byte(rec, at)
+  if not length or length < 4 or #rec < at + length then return false end
+  local body = at + length
+  if band(flags, BLOB + STRIPPED) == 0 then body = body + unpack_at('<I4', rec, body - 3) end
+  return #rec >= body and body
 end
 
 local function tail(token, code, message, now)
@@ -72,7 +125,7 @@ end
 
 local function notify(key, rec)
   if band(byte(rec, 4), REPLY) ~= 0 then
-    call('PUBLISH', channel .. sub(rec, 29, 36), frame(key, rec))
+    call('PUBLISH', channel .. lane_of(rec), frame(key, rec))
   end
   if watching then notify_watchers(key, rec) end
 end
@@ -86,7 +139,7 @@ end
 -- Ends a job as cancelled or expired, readable for its result's ttl.
 local function finish(key, rec, state, token, code, message, now)
   local out = stripped(rec, state, tail(token, code, message, now))
-  local ttl = string.format('%d', (unpack_at('<f', rec, 37)))
+  local ttl = string.format('%d', (unpack_at('<f', rec, header_at(byte(rec, 4)) - 4)))
   call('SET', base .. key, out, 'PX', ttl)
   if band(byte(rec, 4), BLOB) ~= 0 then call('UNLINK', base .. key .. ':in') end
   ended, dropped = ended + 1, dropped + 1
@@ -100,16 +153,9 @@ local function bury(key, rec, token, code, message, now)
   local out = char(DEAD, byte(rec, 2), byte(rec, 3), flags) .. sub(rec, 5, body_len(rec)) .. tail_bytes
   call('SET', base .. key, out, 'PX', dead_ttl)
   if band(flags, BLOB) ~= 0 then call('PEXPIRE', base .. key .. ':in', dead_ttl) end
-  call('ZADD', base .. 'dead', now, key)
-  local over = call('ZCARD', base .. 'dead') - max_dead
-  if over > 0 then
-    for _, old in ipairs(call('ZRANGE', base .. 'dead', 0, math.min(over, 100) - 1)) do
-      call('ZREM', base .. 'dead', old)
-      call('UNLINK', base .. old, base .. old .. ':in')
-    end
-  end
+  buried[#buried + 1], buried[#buried + 2] = string.format('%d', now), key
   ended = ended + 1
-  notify(key, stripped(rec, DEAD, tail_bytes))
+  if watching or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
 end
 
 -- Keeps what cannot be read among the dead letters, as it is but for its state.
@@ -118,24 +164,40 @@ local function entomb(key, rec, now)
   call('ZADD', base .. 'dead', now, key)
   call('PEXPIRE', base .. key, dead_ttl)
   ended = ended + 1
-  if #rec >= 45 then notify(key, char(CORRUPT) .. sub(rec, 2)) end
+  if #rec >= SHORTEST then notify(key, char(CORRUPT) .. sub(rec, 2)) end
 end
 
 -- Puts a job back among the ready at the place its record names.
 local function requeue(key, rec, now)
   if band(byte(rec, 4), DEADLINE) ~= 0 then
-    local deadline = unpack_at('<d', rec, 42)
+    local deadline = deadline_of(rec)
     if deadline <= now then
       return finish(key, rec, EXPIRED, '\0\0\0\0\0\0\0\0', CODE_DEADLINE, 'the deadline passed before the job ran; allow more time or add workers', now)
     end
     call('ZADD', base .. 'due', deadline, key)
   end
-  call('ZADD', base .. 'ready', (unpack_at('<d', rec, 21)), key)
+  local _, _, score = times_of(rec)
+  call('ZADD', base .. 'ready', score, key)
   bytes_added = bytes_added + cost(rec)
+end
+
+-- Files the dead letters that the script made, and drops the oldest over the cap: in
+-- a command each, because thousands fail at once when a dependency does.
+local function file_dead()
+  if #buried == 0 then return end
+  call('ZADD', base .. 'dead', unpack(buried))
+  local over = call('ZCARD', base .. 'dead') - max_dead
+  if over <= 0 then return end
+  local old = call('ZRANGE', base .. 'dead', 0, math.min(over, #buried + 100) - 1)
+  call('ZREM', base .. 'dead', unpack(old))
+  local names = {}
+  for at = 1, #old do names[at * 2 - 1], names[at * 2] = base .. old[at], base .. old[at] .. ':in' end
+  call('UNLINK', unpack(names))
 end
 
 -- Writes down what the script changed, for a script that changes little.
 local function account()
+  file_dead()
   if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
   if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
   if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end

@@ -3,7 +3,7 @@
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
 --         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix, 8 whether the
 --         call is repeated (0 or 1), 9 hand-over channel prefix,
---         then per job: key, bytes 0..4 of its record, priority, bytes 28.. of it,
+--         then per job: key, bytes 0..4 of its record, priority, what follows its times,
 --         then per special: index, delay us, deadline us (0: none),
 --         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
@@ -16,6 +16,12 @@ local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local again = ARGV[8] == '1'
 local HEAD, EACH = 9, 4
+local args, format = ARGV, string.format
+-- The flags in a record's first bytes, of which most jobs have the same.
+local flags_of = setmetatable({}, { __index = function(known, first)
+  known[first] = byte(first, 4)
+  return known[first]
+end })
 
 local special
 if m > 0 then
@@ -44,25 +50,30 @@ local function retry_after()
 end
 
 local out, adds, sets, first_due, added = {}, {}, {}, nil, 0
+-- Whether the scores of `adds` rise, as those of one priority do.
+local sorted, highest = true, -math.huge
 local function except(index, verdict, detail)
   out[#out + 1] = index
   out[#out + 1] = verdict
   out[#out + 1] = detail
 end
 
--- What a job will count for, as `cost` of its record: `rest` begins at byte 28 of
--- it, and a large payload travels beside.
-local function size(rest)
-  local head = 13 + byte(rest, 13)
+-- What a job will count for at most, as `cost` of its record: a large payload
+-- travels beside.
+local function size(flags, rest)
+  local head = header_at(band(flags, 255 - TIMES)) - 12
+  head = head + byte(rest, head)
   return 28 + head + unpack_at('<I4', rest, head - 3)
 end
 
+local s, a = 0, 0
 for index = 1, n do
   local at = HEAD + (index - 1) * EACH
-  local key, first, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  local key, first, priority, rest = args[at + 1], args[at + 2], args[at + 3], args[at + 4]
+  local flags = flags_of[first]
   local own = special and special[index]
   local accepted = true
-  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(rest) > max_bytes then
+  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(flags, rest) > max_bytes then
     -- A repeated try of a job that is in already is not refused.
     accepted = again and call('EXISTS', base .. key) == 1
     if not accepted then except(index, 'full', retry_after()) end
@@ -90,23 +101,28 @@ for index = 1, n do
         queued = due
       end
       if own[2] > 0 then
-        rest = sub(rest, 1, 13) .. pack('<d', position + own[2]) .. sub(rest, 22)
+        rest = dated(rest, flags, position + own[2])
       end
     end
-    local score
-    if step > 0 then
-      score = queued - ARGV[at + 3] * step
-    else
-      score = (255 - ARGV[at + 3]) * 17592186044416 + seq + 1
+    local score = queued
+    if step == 0 then
+      score = (255 - priority) * 17592186044416 + seq + 1
+    elseif priority ~= '0' then
+      score = queued - priority * step
     end
-    local rec = first .. pack('<ddd', position, queued, score) .. rest
-    local blob = band(byte(first, 4), BLOB) ~= 0
+    local rec
+    if score == position and not due then
+      rec = first .. pack('<d', position) .. rest
+    else
+      rec = begin(PENDING, 0, 0, flags, position, queued, score) .. rest
+    end
+    local blob = flags % 4 >= BLOB
     local new = true
     if again then
       new = call('SET', base .. key, rec, 'NX')
     else
-      sets[#sets + 1] = base .. key
-      sets[#sets + 1] = rec
+      sets[s + 1], sets[s + 2] = base .. key, rec
+      s = s + 2
     end
     if new then
       last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
@@ -117,8 +133,10 @@ for index = 1, n do
         call('ZADD', base .. 'sched', due, key)
         if not first_due or due < first_due then first_due = due end
       else
-        adds[#adds + 1] = string.format('%d', score)
-        adds[#adds + 1] = key
+        if score < highest then sorted = false end
+        highest = score
+        adds[a + 1], adds[a + 2] = format('%d', score), key
+        a = a + 2
       end
     elseif blob and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
       -- The repeat has put the payload there again, with a ttl.
@@ -143,12 +161,16 @@ local function hand_over()
     end
     local token, order = sub(member, 9, 16), {}
     for i = 1, added do order[i] = i end
-    table.sort(order, function(a, b) return tonumber(adds[a * 2 - 1]) < tonumber(adds[b * 2 - 1]) end)
-    local frames, leases = { token, pack('<d', now) }, {}
-    for place, i in ipairs(order) do
+    if not sorted then
+      table.sort(order, function(a, b) return tonumber(adds[a * 2 - 1]) < tonumber(adds[b * 2 - 1]) end)
+    end
+    local frames, leases, f = { token, pack('<d', now) }, {}, 2
+    for place = 1, added do
+      local i = order[place]
       local key, rec = adds[i * 2], sets[i * 2]
-      frames[#frames + 1] = frame(key, rec)
-      leases[place * 2 - 1], leases[place * 2] = string.format('%d', now + lease + place), token .. key
+      frames[f + 1], frames[f + 2], frames[f + 3] = key, pack('<I4', #rec), rec
+      leases[place * 2 - 1], leases[place * 2] = format('%d', now + lease + place), token .. key
+      f = f + 3
     end
     if call('PUBLISH', ARGV[9] .. sub(member, 1, 8), table.concat(frames)) > 0 then
       call('ZADD', base .. 'leases', unpack(leases))

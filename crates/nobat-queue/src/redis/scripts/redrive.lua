@@ -14,23 +14,23 @@ local meta = call('HMGET', base .. 'meta', 'last', 'seq')
 local last, seq, went = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, 0
 for _, key in ipairs(keys) do
   local rec = call('ZSCORE', base .. 'dead', key) and read(key)
-  if rec and byte(rec, 1) == DEAD and #rec >= 45 then
+  if rec and byte(rec, 1) == DEAD and #rec >= SHORTEST then
     call('ZREM', base .. 'dead', key)
     last, seq, went = math.max(now, last + 1), seq + 1, went + 1
-    local created, queued, score = unpack_at('<ddd', rec, 5)
+    local created, queued, score = times_of(rec)
     if step > 0 then
       score = last - (queued - score)
     else
       score = math.floor(score / 17592186044416) * 17592186044416 + seq
     end
     local flags = band(byte(rec, 4), 255 - TAIL)
-    local rest = sub(rec, 29, body_len(rec))
+    local rest = sub(rec, after_times(flags), body_len(rec))
     if band(flags, DEADLINE) ~= 0 then
-      local deadline = last + unpack_at('<d', rec, 42) - created
-      rest = sub(rest, 1, 13) .. pack('<d', deadline) .. sub(rest, 22)
+      local deadline = last + deadline_of(rec) - created
+      rest = dated(rest, flags, deadline)
       call('ZADD', base .. 'due', deadline, key)
     end
-    rec = char(PENDING, 0, 0, flags) .. pack('<ddd', last, last, score) .. rest
+    rec = begin(PENDING, 0, 0, flags, last, last, score) .. rest
     call('SET', base .. key, rec)
     if band(flags, BLOB) ~= 0 then call('PERSIST', base .. key .. ':in') end
     call('ZADD', base .. 'ready', score, key)

@@ -20,6 +20,7 @@
 -- time is recognised: settlements as done, leases under its token as taken.
 
 local HEAD = 14
+local args, format = ARGV, string.format
 local want, token, again, step = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 max_dead, dead_ttl, channel = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local stored, others = tonumber(ARGV[13]), tonumber(ARGV[14])
@@ -40,7 +41,7 @@ local function done_before(index, member)
   end
   local at = HEAD + stored * 4 + (index - stored - 1) * 5
   if ARGV[at + 2] == 'R' then return true end
-  if not rec or #rec < 45 or band(byte(rec, 4), TAIL) == 0 then return false end
+  if not rec or #rec < SHORTEST or band(byte(rec, 4), TAIL) == 0 then return false end
   local from = body_len(rec)
   return sub(rec, from + 1, from + 8) == sub(member, 1, 8)
 end
@@ -48,8 +49,8 @@ end
 if total > 0 then
   watching = rare and call('EXISTS', base .. 'watch') == 1
   local members = {}
-  for index = 1, stored do members[index] = ARGV[HEAD + index * 4 - 3] end
-  for index = 1, others do members[stored + index] = ARGV[HEAD + stored * 4 + index * 5 - 4] end
+  for index = 1, stored do members[index] = args[HEAD + index * 4 - 3] end
+  for index = 1, others do members[stored + index] = args[HEAD + stored * 4 + index * 5 - 4] end
   local held
   if total == 1 then
     held = { call('ZREM', base .. 'leases', members[1]) == 1 }
@@ -68,23 +69,30 @@ if total > 0 then
     end
   end
 
+  -- Most have the same ttl, and many the same length.
+  local plain_ttl, last_len, packed_len
   local lane, frames, f = '', {}, 0
   for index = 1, stored do
     if held[index] then
       local at = HEAD + index * 4
-      local key, ttl, rec = sub(members[index], 9), ARGV[at - 2], ARGV[at]
-      if byte(ttl, 1) == 45 then
-        ttl = sub(ttl, 2)
-        call('UNLINK', base .. key .. ':in')
+      local key, ttl, to, rec = sub(members[index], 9), args[at - 2], args[at - 1], args[at]
+      if ttl ~= plain_ttl then
+        if byte(ttl, 1) == 45 then
+          ttl = sub(ttl, 2)
+          call('UNLINK', base .. key .. ':in')
+        else
+          plain_ttl = ttl
+        end
       end
       call('PSETEX', base .. key, ttl, rec)
       ended = ended + 1
-      if ARGV[at - 1] ~= lane then
+      if to ~= lane then
         if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
-        lane, f = ARGV[at - 1], 0
+        lane, f = to, 0
       end
       if lane ~= '' then
-        frames[f + 1], frames[f + 2], frames[f + 3] = key, pack('<I4', #rec), rec
+        if #rec ~= last_len then last_len, packed_len = #rec, pack('<I4', #rec) end
+        frames[f + 1], frames[f + 2], frames[f + 3] = key, packed_len, rec
         f = f + 3
       end
       if watching then notify_watchers(key, rec) end
@@ -104,30 +112,31 @@ if total > 0 then
   for index = 1, others do
     local member = members[stored + index]
     local rec = held[stored + index] and records[index]
-    if sound(rec) then
+    local body = sound(rec)
+    if body then
       local at = HEAD + stored * 4 + (index - 1) * 5
-      local key, what, code, message = sub(member, 9), ARGV[at + 2], tonumber(ARGV[at + 4]), ARGV[at + 5]
+      local key, what, code, message = sub(member, 9), args[at + 2], tonumber(args[at + 4]), args[at + 5]
       local by = sub(member, 1, 8)
       if what == 'R' then
         requeue(key, rec, now)
       elseif what == 'F' then
         -- Thousands fail at once when a dependency does: each string is made once.
         local attempts, deaths, flags = byte(rec, 2, 4)
-        local head = head_len(rec)
-        local size = head + unpack_at('<I4', rec, head - 3)
-        local body = band(flags, BLOB + STRIPPED) ~= 0 and head or size
         local due = now + tonumber(ARGV[at + 3])
-        local queued, score = unpack_at('<dd', rec, 13)
+        local created, queued, score = times_of(rec)
         -- Under aging its place is that of its due time; under strict its old one.
         if step > 0 then score = due - (queued - score) end
         local s = #sets
         sets[s + 1] = base .. key
-        sets[s + 2] = char(PENDING, math.min(attempts + 1, 255), deaths, bor(flags, TAIL)) .. sub(rec, 5, 12) .. pack('<dd', due, score) .. sub(rec, 29, body) .. by .. char(code) .. pack('<dI2', now, #message) .. message
-        if band(flags, DEADLINE) ~= 0 then call('ZADD', base .. 'due', (unpack_at('<d', rec, 42)), key) end
-        bytes_added = bytes_added + size
+        if attempts < 255 then attempts = attempts + 1 end
+        local first, from = begin(PENDING, attempts, deaths, bor(flags, TAIL), created, due, score), after_times(flags)
+        sets[s + 2] = first .. sub(rec, from, body) .. by .. pack('<I1dI2', code, now, #message) .. message
+        if flags % 2 == DEADLINE then call('ZADD', base .. 'due', deadline_of(rec), key) end
+        bytes_added = bytes_added + #first + body - from + 1
+        if flags % 4 >= BLOB then bytes_added = bytes_added + payload_len(rec) end
         if due > now then
-          scheds[#scheds + 1] = string.format('%d', due)
-          scheds[#scheds + 1] = key
+          local d = #scheds
+          scheds[d + 1], scheds[d + 2] = format('%d', due), key
           if not first_due or due < first_due then first_due = due end
         else
           call('ZADD', base .. 'ready', score, key)
@@ -206,7 +215,7 @@ if #keys > 0 then
     local state, attempts, deaths, flags
     if rec and #rec > 0 then
       state, attempts, deaths, flags = byte(rec, 1, 4)
-      if state == PENDING and (#rec < 45 or band(flags, BLOB + TAIL) ~= 0 and not sound(rec)) then state = CORRUPT end
+      if state == PENDING and (#rec < SHORTEST or (flags % 4 >= BLOB or flags % 16 >= TAIL) and not sound(rec)) then state = CORRUPT end
     end
     if state == PENDING and deaths > 0 and taken > 0 then
       -- Held by a worker that died: it runs alone, and not in this batch.
@@ -217,15 +226,15 @@ if #keys > 0 then
       taken = taken + 1
       -- A microsecond apart, so that leases of a dead worker expire, and are
       -- reaped a bounded number a call, in the order they were taken in.
-      leases[taken * 2 - 1], leases[taken * 2] = string.format('%d', expiry + taken), token .. keys[i]
+      leases[taken * 2 - 1], leases[taken * 2] = format('%d', expiry + taken), token .. keys[i]
       reply[r + 1], reply[r + 2] = keys[i], rec
       r = r + 2
-      if band(flags, BLOB + TAIL) == 0 then
+      if flags % 4 < BLOB and flags % 16 < TAIL then
         bytes_added = bytes_added - #rec
       else
         bytes_added = bytes_added - cost(rec)
       end
-      if band(flags, DEADLINE) ~= 0 then
+      if flags % 2 == DEADLINE then
         due = due or {}
         due[#due + 1] = keys[i]
       end
@@ -257,6 +266,7 @@ else
   end
 end
 
+file_dead()
 if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end
 if bytes_added ~= 0 or ended ~= 0 or sweeps then
   local bytes = math.max((tonumber(meta[2]) or 0) + bytes_added, 0)

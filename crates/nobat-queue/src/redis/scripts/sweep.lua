@@ -46,8 +46,9 @@ local function promote(now, most)
   for i = 1, #keys do
     -- Its score was fixed when it was scheduled; a missing record is dropped.
     local rec = records[i]
-    if rec and #rec >= 28 then
-      adds[#adds + 1] = string.format('%d', (unpack_at('<d', rec, 21)))
+    if rec and #rec >= SHORTEST then
+      local _, _, score = times_of(rec)
+      adds[#adds + 1] = string.format('%d', score)
       adds[#adds + 1] = keys[i]
     end
   end

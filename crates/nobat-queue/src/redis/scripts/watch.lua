@@ -7,7 +7,7 @@
 local rec = read(ARGV[1])
 if not rec then return false end
 if byte(rec, 1) ~= PENDING then return rec end
-if band(byte(rec, 4), REPLY) == 0 or sub(rec, 29, 36) ~= ARGV[2] then
+if band(byte(rec, 4), REPLY) == 0 or lane_of(rec) ~= ARGV[2] then
   local lanes = call('HGET', base .. 'watch', ARGV[1]) or ''
   for at = 1, #lanes, 8 do
     if sub(lanes, at, at + 7) == ARGV[2] then return 1 end
