@@ -20,44 +20,53 @@ use redis_support::shim::Shim;
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(120);
-
-/// Jobs that keep a worker busy while the usual time is taken.
-fn ordinary() -> usize {
-    amount(5_000, 20_000)
-}
+/// Healthy jobs in a storm.
+const CALLS: usize = 100;
 
 /// A healthy job among others: of high priority, its time from call to answer.
 struct Healthy {
     usual_ms: f64,
+    /// Jobs that ran while this was measured.
+    jobs: u64,
 }
 
-async fn median_ms(lane: &dyn Lane, calls: usize, pause: Duration) -> f64 {
-    let mut took = Vec::new();
-    for _ in 0..calls {
-        let started = Instant::now();
-        let options = JobOptions { priority: 200, ..JobOptions::default() };
-        let view = lane.call(job_with("healthy", options), SOON).await.expect("answered");
-        assert_eq!(view.state, JobState::Succeeded);
-        took.push(started.elapsed().as_secs_f64() * 1000.0);
-        tokio::time::sleep(pause).await;
-    }
+async fn call_ms(lane: &dyn Lane) -> f64 {
+    let started = Instant::now();
+    let options = JobOptions { priority: 200, ..JobOptions::default() };
+    let view = lane.call(job_with("healthy", options), SOON).await.expect("answered");
+    assert_eq!(view.state, JobState::Succeeded);
+    started.elapsed().as_secs_f64() * 1000.0
+}
+
+fn median(mut took: Vec<f64>) -> f64 {
     took.sort_by(f64::total_cmp);
     took[took.len() / 2]
 }
 
 impl Healthy {
-    /// Its usual time, while ordinary jobs keep the workers busy.
+    /// Its usual time, while ordinary jobs keep the worker busy.
     async fn usual(queue: &RedisQueue, lane: &Arc<dyn Lane>) -> Healthy {
-        enqueue_all(&**lane, (0..ordinary()).map(|_| job("ordinary"))).await;
-        let usual_ms = median_ms(&**lane, 40, Duration::from_millis(2)).await;
-        let left = queue.counts("digits").await.expect("counted").queued;
-        assert!(left > 0, "the ordinary jobs ran out before the healthy ones did");
-        Healthy { usual_ms }
+        let (mut took, mut jobs) = (Vec::new(), 0);
+        for _ in 0..40 {
+            if queue.counts("digits").await.expect("counted").queued < 1_000 {
+                enqueue_all(&**lane, (0..5_000).map(|_| job("ordinary"))).await;
+                jobs += 5_000;
+            }
+            took.push(call_ms(&**lane).await);
+            jobs += 1;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Healthy { usual_ms: median(took), jobs }
     }
 
     /// Compares with its time in a storm, and looks what calls cost the server.
     async fn compare(&self, name: &str, lane: &dyn Lane, server: &Server) {
-        let storm_ms = median_ms(lane, 100, Duration::from_millis(5)).await;
+        let mut took = Vec::new();
+        for _ in 0..CALLS {
+            took.push(call_ms(lane).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let storm_ms = median(took);
         let info: String = redis::cmd("INFO").arg("latencystats").query(&mut server.connection()).expect("told");
         let calls = info.lines().find(|line| line.starts_with("latency_percentiles_usec_evalsha")).unwrap_or("none");
         println!("{name}: a healthy job takes {storm_ms:.2} ms, usually {:.2} ms; calls {calls}", self.usual_ms);
@@ -153,7 +162,7 @@ async fn a_healthy_job_runs_beside_the_leases_of_a_dead_worker() {
     let lane = queue.lane();
     let mut worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
     let healthy = Healthy::usual(&queue, &lane).await;
-    finished(&queue, (ordinary() + 40) as u64).await;
+    finished(&queue, healthy.jobs).await;
     worker.abort();
     let _ = (&mut worker).await;
     enqueue_all(&*lane, (0..jobs).map(|_| job("held"))).await;
@@ -166,7 +175,7 @@ async fn a_healthy_job_runs_beside_the_leases_of_a_dead_worker() {
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(Duration::from_millis(5_000)).await;
     healthy.compare(&format!("{jobs} leases of a dead worker"), &*lane, &server).await;
-    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
+    finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     worker.abort();
 }
 
@@ -178,7 +187,7 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
     let lane = queue.lane();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
     let healthy = Healthy::usual(&queue, &lane).await;
-    finished(&queue, (ordinary() + 40) as u64).await;
+    finished(&queue, healthy.jobs).await;
     // Long enough for all to be enqueued before.
     let due = Instant::now() + Duration::from_secs(amount(4, 40) as u64);
     let delayed = (0..jobs).map(|_| {
@@ -190,7 +199,7 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
     healthy.compare(&format!("{jobs} due in one second"), &*lane, &server).await;
-    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
+    finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     println!("all done {:.1} s after they were due", due.elapsed().as_secs_f64());
     worker.abort();
 }
@@ -203,7 +212,7 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
     let lane = queue.lane();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), fail_storm));
     let healthy = Healthy::usual(&queue, &lane).await;
-    finished(&queue, (ordinary() + 40) as u64).await;
+    finished(&queue, healthy.jobs).await;
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     let storm = tokio::spawn({
         let lane = lane.clone();
@@ -212,7 +221,7 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     healthy.compare(&format!("{jobs} failing jobs"), &*lane, &server).await;
     storm.await.expect("no panic");
-    finished(&queue, (ordinary() + 140 + jobs) as u64).await;
+    finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     let counts = queue.counts("digits").await.expect("counted");
     assert_eq!(counts.dead, jobs.min(10_000) as u64, "dead letters are capped");
     worker.abort();

@@ -248,9 +248,9 @@ impl Inner {
     /// Since when the job that runs next has been queued.
     async fn age_ms(&self, base: &str, key: &[u8], now_us: u64) -> Result<u64> {
         let name = [base.as_bytes(), key].concat();
-        match self.send(redis::cmd("GETRANGE").arg(name).arg(12).arg(19)).await? {
+        match self.send(redis::cmd("GETRANGE").arg(name).arg(0).arg(record::TIMES_END - 1)).await? {
             Value::BulkString(bytes) => {
-                let queued_us = <[u8; 8]>::try_from(bytes).map_or(now_us, |bytes| f64::from_le_bytes(bytes) as u64);
+                let queued_us = record::queued_us(&bytes).unwrap_or(now_us);
                 Ok(now_us.saturating_sub(queued_us) / 1000)
             }
             _ => Ok(0),

@@ -69,6 +69,8 @@ pub(crate) mod flag {
     pub(crate) const TIMES: u8 = 32;
 }
 
+/// Where the times of a record end at the latest.
+pub(crate) const TIMES_END: usize = 28;
 /// A trace longer than this is cut: the header's length is one byte.
 const TRACE_MAX: usize = 160;
 
@@ -164,12 +166,7 @@ impl Record {
         if !matches!(state, state::PENDING | state::DEAD | state::CANCELLED | state::EXPIRED) {
             return None;
         }
-        let created_us = take_f64(&mut rest)?;
-        let mut queued_us = created_us;
-        if flags & flag::TIMES != 0 {
-            queued_us = take_f64(&mut rest)?;
-            let _score = take_f64(&mut rest)?;
-        }
+        let (created_us, queued_us) = take_times(flags, &mut rest)?;
         let mut lane = [0; 8];
         if flags & flag::REPLY != 0 {
             (lane, rest) = rest.split_first_chunk().map(|(lane, rest)| (*lane, rest))?;
@@ -243,6 +240,22 @@ pub(crate) fn code_number(code: ErrorCode) -> u8 {
 /// Time a leased job has left.
 pub(crate) fn time_left(record: &Record, now_us: u64) -> Option<Duration> {
     record.deadline_us.map(|at| Duration::from_micros(at.saturating_sub(now_us)))
+}
+
+/// When the job was queued, from as much of its record as [`TIMES_END`].
+pub(crate) fn queued_us(begin: &[u8]) -> Option<u64> {
+    let (&[_, _, _, flags], mut rest) = begin.split_first_chunk()?;
+    take_times(flags, &mut rest).map(|(_, queued)| queued)
+}
+
+/// When it was created and queued; the score is the scripts' business.
+fn take_times(flags: u8, rest: &mut &[u8]) -> Option<(u64, u64)> {
+    let created = take_f64(rest)?;
+    if flags & flag::TIMES == 0 {
+        return Some((created, created));
+    }
+    let queued = take_f64(rest)?;
+    take_f64(rest).map(|_score| (created, queued))
 }
 
 fn take_f64(input: &mut &[u8]) -> Option<u64> {

@@ -90,6 +90,7 @@ proptest! {
         prop_assert_eq!(record.ttl_ms, 3_600_000);
         prop_assert_eq!(record.created_us, 1_700_000_000_000_000);
         prop_assert_eq!(record.queued_us, 1_700_000_000_000_000 + if plain { 0 } else { 5 });
+        prop_assert_eq!(queued_us(&bytes[..TIMES_END.min(bytes.len())]), Some(record.queued_us));
         prop_assert_eq!(record.lane, if plain { [0; 8] } else { *b"lane0001" });
         prop_assert!(job.trace.starts_with(record.trace.as_str()));
         prop_assert_eq!(record.deadline_us.is_some(), job.options.deadline.is_some());
