@@ -287,3 +287,58 @@ async fn every_state_is_listed() {
     seen.sort_by_key(|(id, _)| *id);
     assert_eq!(seen, expected);
 }
+
+/// A record is longer with a lane, or once its times differ: what a job counts for
+/// while it waits must be taken back whole, and no more.
+#[tokio::test]
+async fn the_bytes_of_waiting_jobs_are_in_balance_after_every_kind_of_wait() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    // Never due, so that too much taken back shows as well.
+    let hour = Duration::from_secs(3600);
+    lane.enqueue(job_with("guard", JobOptions { delay: Some(hour), ..JobOptions::default() })).await.expect("accepted");
+    let guard = queue.counts("digits").await.expect("counted").queued_bytes;
+    let some = Duration::from_millis(1);
+    let kinds = [
+        JobOptions::default(),
+        JobOptions { priority: 7, ..JobOptions::default() },
+        JobOptions { delay: Some(some), ..JobOptions::default() },
+        JobOptions { deadline: Some(hour), ..JobOptions::default() },
+    ];
+    let mut ids = Vec::new();
+    for options in &kinds {
+        for size in [3, 10_000] {
+            ids.push(lane.enqueue(job_with(vec![7; size], options.clone())).await.expect("accepted").id);
+        }
+    }
+    // One more has a lane that waits.
+    let waiting = tokio::spawn({
+        let lane = lane.clone();
+        async move { lane.call(job("called"), SOON).await }
+    });
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let count = ids.len() + 1;
+    // They fail, fail for good, are redriven, and succeed.
+    for retry_in in [Some(some), None] {
+        let leased = lease(&mut *consumer, count).await;
+        let settle = leased.iter().map(|job| Settlement {
+            id: job.id,
+            token: job.token,
+            outcome: Outcome::Failed {
+                error: JobError { code: ErrorCode::InferenceFailed, message: "not yet".to_owned() },
+                retry_in,
+            },
+        });
+        consumer.step(settle.collect(), 0).await.expect("answered");
+    }
+    assert_eq!(waiting.await.expect("no panic").expect("answered").state, JobState::Dead);
+    assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, guard);
+    assert_eq!(queue.redrive("digits", &[], 100).await.expect("redriven"), count as u64);
+    let leased = lease(&mut *consumer, count).await;
+    consumer.step(leased.iter().map(echo).collect(), 0).await.expect("answered");
+    assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, guard);
+    for id in ids {
+        assert_eq!(queue.get(id).await.expect("the store answers").expect("is there").state, JobState::Succeeded);
+    }
+}
