@@ -13,8 +13,8 @@
 //! [lane 8]         who to publish to, with `REPLY`
 //! ttl              of its result, ms, f32 (exact to 4 hours)
 //! length 1         of the header that follows
-//! header           [deadline us f64], then varints: horizon, owner, rows,
-//!                  priority, retry policy, trace; payload length u32 at its end
+//! header           [deadline us f64], [`part`]s 1, horizon varint, then those parts;
+//!                  payload length u32 at its end
 //! payload          unless it travels beside (`BLOB`) or was dropped (`STRIPPED`)
 //! tail             with `TAIL`: token 8, code 1, at us f64, length u16, message
 //! ```
@@ -22,7 +22,8 @@
 //! Queued is when it was enqueued or last became due; the score is its place in
 //! `ready`, kept through leases. A job of priority 0 that is enqueued for now has
 //! all three alike. Every byte counts where it decides the allocator's size class:
-//! a job of digits (281 bytes) fills one of 320 bytes so, and 384 with all fields.
+//! a job of digits (278 bytes, and a request id) fills one of 320 bytes so, and 384
+//! with all fields.
 //!
 //! A job that succeeded is repacked ([`ended`]).
 //!
@@ -39,7 +40,7 @@ use nobat_core::job::{JobError, NewJob};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::varint::{put_u64 as put_varint, take_u64 as take_varint};
 use nobat_core::{ErrorCode, OwnerId};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
 pub(crate) use ended::{CORRUPT, Stored, corrupt_view, read, set_result, succeeded};
 
@@ -67,6 +68,22 @@ pub(crate) mod flag {
     pub(crate) const STRIPPED: u8 = 16;
     /// Created, queued and score differ, and each stands for itself.
     pub(crate) const TIMES: u8 = 32;
+}
+
+/// What a header has because it is not the usual.
+mod part {
+    /// Owner, varint: not anonymous.
+    pub(super) const OWNER: u8 = 1;
+    /// Rows, varint: not one.
+    pub(super) const ROWS: u8 = 2;
+    /// Priority, a byte: not 0.
+    pub(super) const PRIORITY: u8 = 4;
+    /// Retry policy: not the default.
+    pub(super) const RETRY: u8 = 8;
+    /// Trace: length, a byte, and text.
+    pub(super) const TRACE: u8 = 16;
+    /// Trace of 16 hexadecimal digits, as which request ids are made: 8 bytes.
+    pub(super) const TRACE_HEX: u8 = 32;
 }
 
 /// Where the times of a record end at the latest.
@@ -105,17 +122,28 @@ pub(crate) fn encode(job: &NewJob, horizon_min: u32, lane: Option<[u8; 8]>) -> E
     if blob {
         flags |= flag::BLOB;
     }
+    let parts_at = rest.len();
+    let mut parts = 0;
+    rest.push(parts);
     put_varint(&mut rest, u64::from(horizon_min));
-    put_varint(&mut rest, job.owner.0);
-    put_varint(&mut rest, u64::from(job.rows));
-    rest.push(job.options.priority);
-    put_retry(&mut rest, job.options.retry);
-    let mut cut = job.trace.len().min(TRACE_MAX);
-    while !job.trace.is_char_boundary(cut) {
-        cut -= 1;
+    if job.owner != OwnerId::ANONYMOUS {
+        parts |= part::OWNER;
+        put_varint(&mut rest, job.owner.0);
     }
-    put_varint(&mut rest, cut as u64);
-    rest.extend_from_slice(&job.trace.as_bytes()[..cut]);
+    if job.rows != 1 {
+        parts |= part::ROWS;
+        put_varint(&mut rest, u64::from(job.rows));
+    }
+    if job.options.priority != 0 {
+        parts |= part::PRIORITY;
+        rest.push(job.options.priority);
+    }
+    if job.options.retry != RetryPolicy::default() {
+        parts |= part::RETRY;
+        put_retry(&mut rest, job.options.retry);
+    }
+    parts |= put_trace(&mut rest, &job.trace);
+    rest[parts_at] = parts;
     rest.extend_from_slice(&(job.payload.len() as u32).to_le_bytes());
     rest[length_at] = (rest.len() - length_at - 1) as u8;
     if !blob {
@@ -179,15 +207,14 @@ impl Record {
             0 => None,
             _ => Some(take_f64(&mut head)?),
         };
+        let parts = take_byte(&mut head)?;
+        let has = |part: u8| parts & part != 0;
         let horizon_min = u32::try_from(take_varint(&mut head)?).ok()?;
-        let owner = OwnerId(take_varint(&mut head)?);
-        let rows = u32::try_from(take_varint(&mut head)?).ok()?;
-        let (&priority, tail) = head.split_first()?;
-        head = tail;
-        let retry = take_retry(&mut head)?;
-        let trace_len = usize::try_from(take_varint(&mut head)?).ok()?;
-        let trace = std::str::from_utf8(head.get(..trace_len)?).ok()?.into();
-        head = &head[trace_len..];
+        let owner = if has(part::OWNER) { OwnerId(take_varint(&mut head)?) } else { OwnerId::ANONYMOUS };
+        let rows = if has(part::ROWS) { u32::try_from(take_varint(&mut head)?).ok()? } else { 1 };
+        let priority = if has(part::PRIORITY) { take_byte(&mut head)? } else { 0 };
+        let retry = if has(part::RETRY) { take_retry(&mut head)? } else { RetryPolicy::default() };
+        let trace = take_trace(parts, &mut head)?;
         let payload_len = u32::from_le_bytes(*head.first_chunk()?) as usize;
         let inline = if flags & (flag::BLOB | flag::STRIPPED) == 0 { payload_len } else { 0 };
         let tail_at = head_len.checked_add(inline).filter(|&end| end <= bytes.len())?;
@@ -264,13 +291,47 @@ fn take_f64(input: &mut &[u8]) -> Option<u64> {
     Some(f64::from_le_bytes(*bytes).max(0.0) as u64)
 }
 
-/// One byte for the default policy, which nearly every job has.
-fn put_retry(out: &mut Vec<u8>, retry: RetryPolicy) {
-    if retry == RetryPolicy::default() {
-        out.push(0);
-        return;
+fn take_byte(input: &mut &[u8]) -> Option<u8> {
+    let (&byte, rest) = input.split_first()?;
+    *input = rest;
+    Some(byte)
+}
+
+/// Appends a trace, cut to [`TRACE_MAX`] bytes; says which [`part`] it became.
+fn put_trace(out: &mut Vec<u8>, trace: &str) -> u8 {
+    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if trace.len() == 16
+        && trace.bytes().all(lower)
+        && let Ok(bits) = u64::from_str_radix(trace, 16)
+    {
+        out.extend_from_slice(&bits.to_be_bytes());
+        return part::TRACE_HEX;
     }
-    out.push(1);
+    let cut = &trace[..trace.floor_char_boundary(TRACE_MAX)];
+    if cut.is_empty() {
+        return 0;
+    }
+    out.push(cut.len() as u8);
+    out.extend_from_slice(cut.as_bytes());
+    part::TRACE
+}
+
+fn take_trace(parts: u8, input: &mut &[u8]) -> Option<SmolStr> {
+    if parts & part::TRACE_HEX != 0 {
+        let (bits, rest) = input.split_first_chunk()?;
+        *input = rest;
+        return Some(format_smolstr!("{:016x}", u64::from_be_bytes(*bits)));
+    }
+    if parts & part::TRACE == 0 {
+        return Some(SmolStr::default());
+    }
+    let len = usize::from(take_byte(input)?);
+    let (text, rest) = input.split_at_checked(len)?;
+    *input = rest;
+    Some(std::str::from_utf8(text).ok()?.into())
+}
+
+fn put_retry(out: &mut Vec<u8>, retry: RetryPolicy) {
     out.push(retry.max_retries);
     out.push(retry.jitter_pct);
     for value in [retry.delay_ms, u32::from(retry.factor_pct), retry.max_delay_ms] {
@@ -279,24 +340,15 @@ fn put_retry(out: &mut Vec<u8>, retry: RetryPolicy) {
 }
 
 fn take_retry(input: &mut &[u8]) -> Option<RetryPolicy> {
-    let (&kind, rest) = input.split_first()?;
-    *input = rest;
-    match kind {
-        0 => Some(RetryPolicy::default()),
-        1 => {
-            let (&[max_retries, jitter_pct], rest) = input.split_first_chunk()?;
-            *input = rest;
-            let mut next = || take_varint(input);
-            Some(RetryPolicy {
-                max_retries,
-                jitter_pct,
-                delay_ms: u32::try_from(next()?).ok()?,
-                factor_pct: u16::try_from(next()?).ok()?,
-                max_delay_ms: u32::try_from(next()?).ok()?,
-            })
-        }
-        _ => None,
-    }
+    let (max_retries, jitter_pct) = (take_byte(input)?, take_byte(input)?);
+    let mut next = || take_varint(input);
+    Some(RetryPolicy {
+        max_retries,
+        jitter_pct,
+        delay_ms: u32::try_from(next()?).ok()?,
+        factor_pct: u16::try_from(next()?).ok()?,
+        max_delay_ms: u32::try_from(next()?).ok()?,
+    })
 }
 
 #[cfg(test)]
