@@ -80,7 +80,7 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     assert_eq!(lane.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
 
-    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.connection()).expect("flushed");
+    redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.connection()).expect("flushed");
     assert_eq!(lane.call(job("flushed"), SOON).await.expect("answered").state, JobState::Succeeded);
 
     let mut admin = server.connection();

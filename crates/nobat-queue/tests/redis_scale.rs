@@ -68,13 +68,13 @@ impl Healthy {
         }
         let storm_ms = median(took);
         let info: String = redis::cmd("INFO").arg("latencystats").query(&mut server.connection()).expect("told");
-        let calls = info.lines().find(|line| line.starts_with("latency_percentiles_usec_evalsha")).unwrap_or("none");
+        let calls = info.lines().find(|line| line.starts_with("latency_percentiles_usec_fcall")).unwrap_or("none");
         println!("{name}: a healthy job takes {storm_ms:.2} ms, usually {:.2} ms; calls {calls}", self.usual_ms);
         let p99: f64 = calls.split("p99=").nth(1).and_then(|t| t.split(',').next()).expect("told").parse().expect("us");
         assert!(p99 <= 50_000.0, "{calls}");
         assert!(storm_ms <= self.usual_ms * 10.0 + 50.0, "{storm_ms} ms in the storm, {} ms usually", self.usual_ms);
         let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).expect("told");
-        let scripts = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).expect("scripts were called");
+        let scripts = stats.lines().find(|line| line.starts_with("cmdstat_fcall:")).expect("scripts were called");
         assert!(scripts.trim_end().ends_with("rejected_calls=0,failed_calls=0"), "{scripts}");
     }
 }

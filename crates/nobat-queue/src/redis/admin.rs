@@ -73,7 +73,7 @@ impl Queue for RedisQueue {
         let queue = self.inner.queue_of(id).await?.ok_or_else(not_found)?;
         let mut cmd = scripts::CANCEL.on(&queue.base);
         cmd.arg("any").arg(self.inner.prefix.lane_channel()).arg(&key_of(id)[..]);
-        let reply = self.inner.call(&scripts::CANCEL, &cmd).await?;
+        let reply = self.inner.send(&cmd).await?;
         let Value::Array(parts) = reply else { return Err(unexpected("a cancel's reply", &reply)) };
         match <[Value; 2]>::try_from(parts) {
             Ok([Value::Int(1), Value::BulkString(bytes)]) => self.inner.view(&queue, id, bytes.into()).await,
@@ -103,7 +103,7 @@ impl Queue for RedisQueue {
             .dead(ids, limit, |count| {
                 let mut cmd = scripts::REDRIVE.on(&queue.base);
                 cmd.arg(step_us).arg(count);
-                (&scripts::REDRIVE, cmd)
+                cmd
             })
             .await
     }
@@ -114,7 +114,7 @@ impl Queue for RedisQueue {
             .dead(ids, limit, |count| {
                 let mut cmd = scripts::PURGE.on(&queue.base);
                 cmd.arg(count);
-                (&scripts::PURGE, cmd)
+                cmd
             })
             .await
     }
@@ -164,7 +164,7 @@ impl Inner {
         let Some(queue) = self.queue_of(id).await? else { return Ok(None) };
         let mut cmd = scripts::GET.on(&queue.base);
         cmd.arg(&key_of(id)[..]);
-        let reply = self.call(&scripts::GET, &cmd).await?;
+        let reply = self.send(&cmd).await?;
         let Some((bytes, pending)) = read_reply(reply)? else { return Ok(None) };
         self.finish_view(&queue, id, bytes, pending).await.map(Some)
     }
@@ -259,26 +259,21 @@ impl Inner {
 
     /// Calls a dead-letter script for `ids`, or in turns for up to `limit` of the
     /// oldest.
-    async fn dead(
-        &self,
-        ids: &[JobId],
-        limit: usize,
-        call: impl Fn(usize) -> (&'static scripts::Script, redis::Cmd),
-    ) -> Result<u64> {
+    async fn dead(&self, ids: &[JobId], limit: usize, call: impl Fn(usize) -> redis::Cmd) -> Result<u64> {
         let mut went = 0;
         if !ids.is_empty() {
             for chunk in ids.chunks(DEAD_CHUNK) {
-                let (script, mut cmd) = call(0);
+                let mut cmd = call(0);
                 for id in chunk {
                     cmd.arg(&key_of(*id)[..]);
                 }
-                went += count(self.call(script, &cmd).await?)?;
+                went += count(self.send(&cmd).await?)?;
             }
             return Ok(went);
         }
         while went < limit as u64 {
-            let (script, cmd) = call(DEAD_CHUNK.min(limit - went as usize));
-            match count(self.call(script, &cmd).await?)? {
+            let cmd = call(DEAD_CHUNK.min(limit - went as usize));
+            match count(self.send(&cmd).await?)? {
                 0 => break,
                 some => went += some,
             }

@@ -203,7 +203,7 @@ impl Inner {
         let mut cmd = scripts::AUDIT.on(&queue.base);
         cmd.arg(set).arg(member).arg(key).arg(u8::from(repair)).arg(u64::from(self.settings.dead_ttl_s) * 1000);
         cmd.arg(self.prefix.lane_channel());
-        match self.call(&scripts::AUDIT, &cmd).await? {
+        match self.send(&cmd).await? {
             Value::Int(verdict) => Ok(verdict),
             other => Err(unexpected("a verdict", &other)),
         }

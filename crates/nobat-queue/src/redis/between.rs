@@ -36,7 +36,7 @@ impl Inner {
         let mut cmd = scripts::RATE.on(&self.prefix.rate(owner));
         // Whole microseconds: the script keeps its state as one such number.
         cmd.arg(interval.as_micros().max(1) as u64).arg(window.as_micros().max(1) as u64);
-        let reply = self.hub.call(&scripts::RATE, &cmd).await.map_err(|e| coded(&e))?;
+        let reply = self.hub.send(&cmd).await.map_err(|e| coded(&e))?;
         let parts = match reply {
             Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(|_| unexpected("a rate", &Value::Nil))?,
             other => return Err(unexpected("a rate", &other)),

@@ -17,7 +17,7 @@ use redis::{
     PushInfo, RedisError, RedisResult, ServerErrorKind, Value,
 };
 
-use super::scripts::Script;
+use super::scripts;
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -168,8 +168,18 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    /// Sends one command.
+    /// Sends one command; a server that does not know its function gets the library.
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        match self.send_once(cmd).await {
+            Err(e) if is_unknown(&e) => {
+                self.load().await?;
+                self.send_once(cmd).await
+            }
+            other => other,
+        }
+    }
+
+    async fn send_once(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let reply = match self {
             Link::Single(link) => link.req_packed_command(cmd).await,
             Link::Cluster(link) => link.req_packed_command(cmd).await,
@@ -191,8 +201,18 @@ impl Link {
         reply.and_then(Value::extract_error)
     }
 
-    /// Sends commands of one slot together; the replies in their order.
+    /// As [`Link::send`], commands of one slot together; the replies in their order.
     pub(crate) async fn send_all(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self.send_all_once(pipeline).await {
+            Err(e) if is_unknown(&e) => {
+                self.load().await?;
+                self.send_all_once(pipeline).await
+            }
+            other => other,
+        }
+    }
+
+    async fn send_all_once(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.cmd_iter().count();
         let replies = match self {
             Link::Single(link) => link.req_packed_commands(pipeline, 0, count).await?,
@@ -201,37 +221,15 @@ impl Link {
         replies.into_iter().map(Value::extract_error).collect()
     }
 
-    /// Calls a script, giving its text to a server that does not know it.
-    pub(crate) async fn call(&mut self, script: &Script, cmd: &Cmd) -> RedisResult<Value> {
-        match self.send(cmd).await {
-            Err(e) if is_no_script(&e) => {
-                self.load(script).await?;
-                self.send(cmd).await
-            }
-            other => other,
-        }
-    }
-
-    /// As [`Link::call`], among commands of the same slot; all their replies.
-    pub(crate) async fn call_among(&mut self, script: &Script, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        match self.send_all(pipeline).await {
-            Err(e) if is_no_script(&e) => {
-                self.load(script).await?;
-                self.send_all(pipeline).await
-            }
-            other => other,
-        }
-    }
-
-    /// Gives the server a script's text.
-    pub(crate) async fn load(&mut self, script: &Script) -> RedisResult<()> {
-        log::debug!(script = script.name; "loading a script into redis");
-        self.send(redis::cmd("SCRIPT").arg("LOAD").arg(&script.text)).await.map(drop)
+    /// Gives the server the library of scripts.
+    pub(crate) async fn load(&mut self) -> RedisResult<()> {
+        log::debug!("loading the scripts into redis");
+        self.send_once(&scripts::load()).await.map(drop)
     }
 }
 
-fn is_no_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) || error.code() == Some("NOSCRIPT")
+fn is_unknown(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("Function not found"))
 }
 
 /// What to do about a failed command.
@@ -422,12 +420,6 @@ impl Hub {
     /// Says that whatever connection there is broke.
     pub(crate) fn broken_now(&self) {
         self.current.lock().link = None;
-    }
-
-    /// Calls a script once; a fault of the connection closes it.
-    pub(crate) async fn call(&self, script: &Script, cmd: &Cmd) -> RedisResult<Value> {
-        let (mut link, generation) = self.link().await?;
-        self.judge(link.call(script, cmd).await, generation)
     }
 
     /// Sends a command once; a fault of the connection closes it.

@@ -21,7 +21,7 @@ use super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::marker::Marker;
 use super::record::{self, Record, flag};
 use super::settle::{Call, Clock};
-use super::{Inner, random_name, random_u128, scripts, unexpected};
+use super::{Inner, random_name, random_u128, unexpected};
 use crate::queue::{Consumer, Step};
 
 /// Settlements one call carries; the rest go in the next.
@@ -260,16 +260,14 @@ async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want
     let cmd = call.command(inner, queue, want);
     let blobs = call.blobs(queue);
     let reply = if blobs.is_empty() {
-        link.call(&scripts::STEP, &cmd).await
+        link.send(&cmd).await
     } else {
         let mut pipeline = Pipeline::new();
         for (key, ttl_ms, bytes) in blobs {
             pipeline.cmd("SET").arg(key).arg(&bytes[..]).arg("PX").arg(ttl_ms);
         }
         pipeline.add_command(cmd);
-        link.call_among(&scripts::STEP, &pipeline)
-            .await
-            .map(|replies| replies.into_iter().next_back().unwrap_or(Value::Nil))
+        link.send_all(&pipeline).await.map(|replies| replies.into_iter().next_back().unwrap_or(Value::Nil))
     };
     if let Err(e) = &reply
         && fault(e) == Fault::Broken

@@ -110,7 +110,7 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
     let kept = !fsync && shared.inner.server.append_only() && batch.iter().any(|outgoing| outgoing.ack.is_some());
     let beside: Vec<_> = batch.iter().filter_map(|outgoing| outgoing.blob().map(|blob| (outgoing.id, blob))).collect();
     if beside.is_empty() && !fsync && !kept {
-        return shared.hub.call(&scripts::ENQUEUE, &cmd).await;
+        return shared.hub.send(&cmd).await;
     }
     let mut pipeline = Pipeline::new();
     for (id, blob) in beside {
@@ -125,7 +125,7 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
         pipeline.add_command(written::question());
     }
     let (mut link, generation) = shared.hub.link().await?;
-    let replies = match link.call_among(&scripts::ENQUEUE, &pipeline).await {
+    let replies = match link.send_all(&pipeline).await {
         Ok(replies) if kept => written::wait(&mut link, queue, replies.last()).await.map(|()| replies),
         other => other,
     };

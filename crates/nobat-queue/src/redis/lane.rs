@@ -106,7 +106,7 @@ impl RedisLane {
         let leaving = Leaving { shared, queue: &queue, id, number, watched: true, abandon: false };
         let mut cmd = scripts::WATCH.on(&queue.base);
         cmd.arg(&key_of(id)[..]).arg(&shared.name[..]);
-        match patient(&shared.hub, Some(&scripts::WATCH), &cmd).await? {
+        match patient(&shared.hub, &cmd).await? {
             Value::Nil => return Ok(None),
             Value::BulkString(bytes) => return shared.inner.view(&queue, id, bytes.into()).await.map(Some),
             _ => {}
@@ -225,7 +225,7 @@ impl Drop for Leaving<'_> {
                     let mut cmd = scripts::UNWATCH.on(&queue.base);
                     cmd.arg(&key_of(id)[..]).arg(&shared.name[..]);
                     // Left behind it costs a few bytes until the job ends.
-                    let _ = shared.hub.call(&scripts::UNWATCH, &cmd).await;
+                    let _ = shared.hub.send(&cmd).await;
                 });
             }
         }
@@ -350,7 +350,7 @@ async fn abandon(shared: Arc<Shared>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
     for (_, id) in &batch {
         cmd.arg(&key_of(*id)[..]);
     }
-    if let Err(e) = shared.hub.call(&scripts::CANCEL, &cmd).await {
+    if let Err(e) = shared.hub.send(&cmd).await {
         log::debug!(model = queue.model.as_str(), jobs = batch.len(); "jobs whose callers left could not be cancelled and will run: {e}");
     }
 }

@@ -56,7 +56,6 @@ use smol_str::SmolStr;
 use crate::queue::{Durability, QueueSettings};
 use connect::{Backoff, Fault, Hub, Target, coded, fault};
 use keys::{Prefix, QueueKeys};
-use scripts::Script;
 
 /// The deployment's queues on Redis. Cheap to clone behind its [`Arc`].
 pub struct RedisQueue {
@@ -163,14 +162,9 @@ impl Drop for Inner {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Inner {
-    /// Calls a script that may be repeated, waiting out a short fault.
-    async fn call(&self, script: &Script, cmd: &Cmd) -> Result<Value> {
-        patient(&self.hub, Some(script), cmd).await
-    }
-
     /// Sends a command that may be repeated, waiting out a short fault.
     async fn send(&self, cmd: &Cmd) -> Result<Value> {
-        patient(&self.hub, None, cmd).await
+        patient(&self.hub, cmd).await
     }
 
     /// The queue of a model that was met before.
@@ -189,7 +183,7 @@ impl Inner {
         }
         let mut cmd = scripts::NUMBER.on(&self.prefix.global(""));
         cmd.arg(model);
-        match self.call(&scripts::NUMBER, &cmd).await? {
+        match self.send(&cmd).await? {
             Value::Int(number) => Ok(self.remember(model, number as u64)),
             other => Err(unexpected("a queue number", &other)),
         }
@@ -243,15 +237,11 @@ impl Inner {
 }
 
 /// Sends what may be repeated, waiting out a short fault.
-async fn patient(hub: &Hub, script: Option<&Script>, cmd: &Cmd) -> Result<Value> {
+async fn patient(hub: &Hub, cmd: &Cmd) -> Result<Value> {
     let started = std::time::Instant::now();
     let mut backoff = Backoff::default();
     loop {
-        let reply = match script {
-            Some(script) => hub.call(script, cmd).await,
-            None => hub.send(cmd).await,
-        };
-        match reply {
+        match hub.send(cmd).await {
             Ok(value) => return Ok(value),
             Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => return Err(coded(&e)),
             Err(_) => tokio::time::sleep(backoff.next()).await,

@@ -39,9 +39,9 @@ impl Renewer for RedisRenewer {
                 cmd.arg(&member(*id, *token)[..]);
             }
             // Safe to repeat: a lease renewed twice is renewed.
-            let reply = match self.hub.call(&scripts::RENEW, &cmd).await {
+            let reply = match self.hub.send(&cmd).await {
                 Ok(reply) => reply,
-                Err(_) => self.hub.call(&scripts::RENEW, &cmd).await.map_err(|e| coded(&e))?,
+                Err(_) => self.hub.send(&cmd).await.map_err(|e| coded(&e))?,
             };
             match reply {
                 Value::BulkString(flags) if flags.len() == chunk.len() => {

@@ -1,7 +1,10 @@
 //! The Lua scripts: one per transition, each atomic (see the head of each file).
 //!
-//! They are sent by digest; a server that has forgotten them (restart, failover,
-//! `SCRIPT FLUSH`) answers NOSCRIPT and gets the text again ([`super::connect`]).
+//! They are the functions of one library, which the server keeps: what they share is
+//! made once and not by each call, and restarts and failovers keep it. Its name holds
+//! the digest of its text, so that builds of several versions may share a server. One
+//! that does not know it (it lost its data, `FUNCTION FLUSH`) gets the text again
+//! ([`super::connect`]).
 
 use std::sync::LazyLock;
 
@@ -10,62 +13,71 @@ use redis::Cmd;
 
 use super::record::code_number;
 
-/// A script as the server knows it.
+/// A function of the library.
 pub(crate) struct Script {
-    pub(crate) name: &'static str,
-    pub(crate) text: String,
-    sha: String,
+    /// As the server knows it: the library's name and the function's own.
+    name: LazyLock<String>,
 }
 
 impl Script {
-    fn new(name: &'static str, parts: &[&str]) -> Script {
-        let mut text = format!(
-            "local CODE_DEADLINE, CODE_FAILED, CODE_CANCELLED = {}, {}, {}\n",
-            code_number(ErrorCode::DeadlineExceeded),
-            code_number(ErrorCode::InferenceFailed),
-            code_number(ErrorCode::JobCancelled),
-        );
-        for part in parts {
-            text.push_str(part);
-        }
-        let sha = redis::Script::new(&text).get_hash().to_owned();
-        Script { name, text, sha }
-    }
-
     /// The call on the queue at `base`, ready for its arguments.
     pub(crate) fn on(&self, base: &str) -> Cmd {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&self.sha).arg(1).arg(base);
+        let mut cmd = redis::cmd("FCALL");
+        cmd.arg(self.name.as_bytes()).arg(1).arg(base);
         cmd
     }
+}
+
+/// The library: its name and its text.
+struct Library {
+    name: String,
+    text: String,
+}
+
+static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    let codes = format!(
+        "local CODE_DEADLINE, CODE_FAILED, CODE_CANCELLED = {}, {}, {}\n",
+        code_number(ErrorCode::DeadlineExceeded),
+        code_number(ErrorCode::InferenceFailed),
+        code_number(ErrorCode::JobCancelled),
+    );
+    let parts = [COMMON, SWEEP].into_iter().chain(FUNCTIONS.iter().copied()).collect::<Vec<_>>().join("\n");
+    let body = codes + &parts;
+    let name = format!("nobat_{}", &redis::Script::new(&body).get_hash()[..16]);
+    let text = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}");
+    Library { name, text }
+});
+
+/// The command that gives the library to a server; to one that has it, no change.
+pub(crate) fn load() -> Cmd {
+    let mut cmd = redis::cmd("FUNCTION");
+    cmd.arg("LOAD").arg("REPLACE").arg(&LIBRARY.text);
+    cmd
 }
 
 const COMMON: &str = include_str!("scripts/common.lua");
 const SWEEP: &str = include_str!("scripts/sweep.lua");
 
-macro_rules! scripts {
-    ($($constant:ident = $name:literal [$($part:expr),*];)*) => {
-        $(pub(crate) static $constant: LazyLock<Script> =
-            LazyLock::new(|| Script::new($name, &[$($part,)* include_str!(concat!("scripts/", $name, ".lua"))]));)*
-        /// Every script, for the server to load before it is asked for one.
-        pub(crate) fn all() -> Vec<&'static Script> {
-            vec![$(&$constant),*]
-        }
+macro_rules! functions {
+    ($($constant:ident = $name:literal;)*) => {
+        $(pub(crate) static $constant: Script =
+            Script { name: LazyLock::new(|| format!("{}_{}", LIBRARY.name, $name)) };)*
+        const FUNCTIONS: &[&str] = &[$(include_str!(concat!("scripts/", $name, ".lua"))),*];
     };
 }
 
-scripts! {
-    ENQUEUE = "enqueue" [COMMON];
-    STEP = "step" [COMMON, SWEEP];
-    TICK = "tick" [COMMON, SWEEP];
-    RENEW = "renew" [COMMON];
-    GET = "get" [COMMON];
-    WATCH = "watch" [COMMON];
-    UNWATCH = "unwatch" [COMMON];
-    CANCEL = "cancel" [COMMON];
-    REDRIVE = "redrive" [COMMON];
-    PURGE = "purge" [COMMON];
-    AUDIT = "audit" [COMMON];
-    NUMBER = "number" [];
-    RATE = "rate" [];
+functions! {
+    ENQUEUE = "enqueue";
+    STEP = "step";
+    TICK = "tick";
+    RENEW = "renew";
+    GET = "get";
+    WATCH = "watch";
+    UNWATCH = "unwatch";
+    CANCEL = "cancel";
+    REDRIVE = "redrive";
+    PURGE = "purge";
+    AUDIT = "audit";
+    NUMBER = "number";
+    RATE = "rate";
 }

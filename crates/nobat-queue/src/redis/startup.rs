@@ -59,9 +59,7 @@ pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings
         )));
     }
     let (mut link, _) = hub.link().await.map_err(|e| coded(&e))?;
-    for script in super::scripts::all() {
-        link.load(script).await.map_err(|e| coded(&e))?;
-    }
+    link.load().await.map_err(|e| coded(&e))?;
     let secret_key = prefix.global("secret");
     let mut fresh = [0; 16];
     getrandom::fill(&mut fresh)

@@ -155,7 +155,7 @@ async fn tick(inner: &Inner, queue: &QueueKeys) {
         .arg(settings.max_dead)
         .arg(u64::from(settings.dead_ttl_s) * 1000)
         .arg(inner.prefix.lane_channel());
-    match inner.hub.call(&scripts::TICK, &cmd).await {
+    match inner.hub.send(&cmd).await {
         Ok(Value::Array(reply)) => match reply[..] {
             [Value::Int(1), Value::Int(wait_us)] => {
                 inner.timers.plan(queue, true, Duration::from_micros(wait_us.max(0) as u64));

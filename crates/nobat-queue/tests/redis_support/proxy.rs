@@ -30,7 +30,7 @@ impl Proxy {
                 let seen = scripted.clone();
                 std::thread::spawn(move || {
                     pump(there.0, there.1, |bytes| {
-                        if bytes.windows(7).any(|window| window == b"EVALSHA") {
+                        if bytes.windows(5).any(|window| window == b"FCALL") {
                             seen.store(true, Ordering::SeqCst);
                         }
                         true

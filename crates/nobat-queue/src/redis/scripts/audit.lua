@@ -6,19 +6,14 @@
 --         again when it was in none), 3 it was dead-lettered
 -- Atomic: a job in motion is not mistaken for a lost one.
 
-local set, member, key, repair = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-dead_ttl, channel = ARGV[5], ARGV[6]
-watching = call('TYPE', base .. 'watch').ok == 'hash'
-local now = now_us()
-local rec = read(key)
-
 -- A set that is of another type (a finding of its own) holds nothing.
 local function in_set(name, who)
   local score = redis.pcall('ZSCORE', base .. name, who)
   return type(score) == 'string'
 end
 
-local function placed()
+-- Whether a pending job stands anywhere.
+local function placed(key)
   if in_set('ready', key) or in_set('sched', key) then return true end
   local place = '0'
   repeat
@@ -32,35 +27,46 @@ local function placed()
   return false
 end
 
-if set == '' then
-  if not rec or in_set('dead', key) then return 0 end
-  local state = byte(rec, 1)
-  if state == PENDING and placed() then return 0 end
-  if state ~= PENDING and state and (band(state, 7) == 2 or state <= CORRUPT) then return 0 end
-  if not repair then return 1 end
-  if sound(rec) then
-    requeue(key, rec, now)
-    call('ZADD', base .. 'marker', 0, '0')
-    call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added))
-    return 2
+local function audit(KEYS, ARGV)
+  start(KEYS)
+  local set, member, key, repair = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+  dead_ttl, channel = ARGV[5], ARGV[6]
+  watching = call('TYPE', base .. 'watch').ok == 'hash'
+  local now = now_us()
+  local rec = read(key)
+
+  if set == '' then
+    if not rec or in_set('dead', key) then return 0 end
+    local state = byte(rec, 1)
+    if state == PENDING and placed(key) then return 0 end
+    if state ~= PENDING and state and (band(state, 7) == 2 or state <= CORRUPT) then return 0 end
+    if not repair then return 1 end
+    if sound(rec) then
+      requeue(key, rec, now)
+      call('ZADD', base .. 'marker', 0, '0')
+      call('HINCRBY', base .. 'meta', 'bytes', format('%d', bytes_added))
+      return 2
+    end
+    entomb(key, rec, now)
+    return 3
   end
-  entomb(key, rec, now)
-  return 3
+
+  if not in_set(set, member) then return 0 end
+  local state = rec and byte(rec, 1)
+  if set == 'dead' then
+    if state == DEAD or state == CORRUPT then return 0 end
+  elseif state == PENDING and sound(rec) then
+    return 0
+  elseif set == 'leases' and state == CANCELLED then
+    return 0
+  end
+  if not repair then return 1 end
+  call('ZREM', base .. set, member)
+  if set ~= 'dead' and rec and (state == PENDING or state == nil or (band(state, 7) ~= 2 and state > CORRUPT)) then
+    entomb(key, rec, now)
+    return 3
+  end
+  return 2
 end
 
-if not in_set(set, member) then return 0 end
-local state = rec and byte(rec, 1)
-if set == 'dead' then
-  if state == DEAD or state == CORRUPT then return 0 end
-elseif state == PENDING and sound(rec) then
-  return 0
-elseif set == 'leases' and state == CANCELLED then
-  return 0
-end
-if not repair then return 1 end
-call('ZREM', base .. set, member)
-if set ~= 'dead' and rec and (state == PENDING or state == nil or (band(state, 7) ~= 2 and state > CORRUPT)) then
-  entomb(key, rec, now)
-  return 3
-end
-return 2
+register('audit', audit)

@@ -7,34 +7,39 @@
 -- Atomic: a waiting job leaves the order and ends; a leased one ends at once and
 -- is remembered in `cx`, so that its worker's settle is refused.
 
-channel = ARGV[2]
-watching = call('EXISTS', base .. 'watch') == 1
-local now, out = now_us(), {}
-for i = 3, #ARGV do
-  local key = ARGV[i]
-  local rec = read(key)
-  local verdict, record = false, ''
-  if rec then
-    if not sound(rec) then
-      verdict, record = 2, rec
-    else
-      local waiting = call('ZREM', base .. 'ready', key) + call('ZREM', base .. 'sched', key)
-      if waiting > 0 then
-        bytes_added = bytes_added - cost(rec)
-        call('ZREM', base .. 'due', key)
-      elseif ARGV[1] == 'any' then
-        call('SADD', base .. 'cx', key)
-      end
-      if waiting > 0 or ARGV[1] == 'any' then
-        finish(key, rec, CANCELLED, '\0\0\0\0\0\0\0\0', CODE_CANCELLED, 'the job was cancelled', now)
-        verdict, record = 1, read(key)
+local function cancel(KEYS, ARGV)
+  start(KEYS)
+  channel = ARGV[2]
+  watching = call('EXISTS', base .. 'watch') == 1
+  local now, out = now_us(), {}
+  for i = 3, #ARGV do
+    local key = ARGV[i]
+    local rec = read(key)
+    local verdict, record = false, ''
+    if rec then
+      if not sound(rec) then
+        verdict, record = 2, rec
       else
-        verdict = 0
+        local waiting = call('ZREM', base .. 'ready', key) + call('ZREM', base .. 'sched', key)
+        if waiting > 0 then
+          bytes_added = bytes_added - cost(rec)
+          call('ZREM', base .. 'due', key)
+        elseif ARGV[1] == 'any' then
+          call('SADD', base .. 'cx', key)
+        end
+        if waiting > 0 or ARGV[1] == 'any' then
+          finish(key, rec, CANCELLED, '\0\0\0\0\0\0\0\0', CODE_CANCELLED, 'the job was cancelled', now)
+          verdict, record = 1, read(key)
+        else
+          verdict = 0
+        end
       end
     end
+    out[#out + 1] = verdict
+    out[#out + 1] = record
   end
-  out[#out + 1] = verdict
-  out[#out + 1] = record
+  account()
+  return out
 end
-account()
-return out
+
+register('cancel', cancel)

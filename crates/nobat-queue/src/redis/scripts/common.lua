@@ -1,24 +1,46 @@
--- What every script shares: short names, the clock, the record's layout (see
--- record.rs), and how a job ends. Prepended to each script when it is loaded.
+-- What every function shares: short names, the clock, the record's layout (see
+-- record.rs), and how a job ends. The library's first part: what stands here is made
+-- once, when the library is loaded, and not by each call.
 -- KEYS[1] is the queue's base; every other key is derived from it.
 
-local call, byte, sub, char = redis.call, string.byte, string.sub, string.char
-local pack, unpack_at, band, bor = struct.pack, struct.unpack, bit.band, bit.bor
-local base = KEYS[1]
+-- Bound by the first call: while a library is loaded the server shows it none of these.
+local call, byte, sub, char, format
+local pack, unpack_at, band, bor, unpack, tonumber
+local base
 
 local DEADLINE, BLOB, REPLY, TAIL, STRIPPED, TIMES = 1, 2, 4, 8, 16, 32
 -- No record is shorter: one time, no lane, and a header of its payload's length.
 local SHORTEST = 21
 local PENDING, DEAD, CANCELLED, EXPIRED, CORRUPT = 1, 3, 4, 5, 6
 
--- Set by a script that ends jobs: the lanes' channel prefix, what dead letters
+-- Set by a function that ends jobs: the lanes' channel prefix, what dead letters
 -- get, and whether anybody waits for another lane's job.
 local channel, max_dead, dead_ttl, watching
--- What the script changed: waiting bytes, jobs ended for good, and those of them
+-- What the call changed: waiting bytes, jobs ended for good, and those of them
 -- that were cancelled or expired.
 local bytes_added, ended, dropped = 0, 0, 0
 -- Dead letters it made: their times and keys.
 local buried = {}
+
+-- Opens a call: nothing is left of the one before, which may have failed midway.
+local function start(keys)
+  if not call then
+    call, byte, sub, char, format = redis.call, string.byte, string.sub, string.char, string.format
+    pack, unpack_at, band, bor = struct.pack, struct.unpack, bit.band, bit.bor
+    unpack, tonumber = _G.unpack, _G.tonumber
+  end
+  base = keys[1]
+  bytes_added, ended, dropped, watching = 0, 0, 0, false
+  if #buried > 0 then buried = {} end
+end
+
+-- Makes a function callable. Settling and ending jobs frees memory, so most go on
+-- when the server is out of it.
+local function register(name, callback, flags)
+  redis.register_function({
+    function_name = LIBRARY .. '_' .. name, callback = callback, flags = flags or { 'allow-oom' },
+  })
+end
 
 local function now_us()
   local t = call('TIME')
@@ -139,7 +161,7 @@ end
 -- Ends a job as cancelled or expired, readable for its result's ttl.
 local function finish(key, rec, state, token, code, message, now)
   local out = stripped(rec, state, tail(token, code, message, now))
-  local ttl = string.format('%d', (unpack_at('<f', rec, header_at(byte(rec, 4)) - 4)))
+  local ttl = format('%d', (unpack_at('<f', rec, header_at(byte(rec, 4)) - 4)))
   call('SET', base .. key, out, 'PX', ttl)
   if band(byte(rec, 4), BLOB) ~= 0 then call('UNLINK', base .. key .. ':in') end
   ended, dropped = ended + 1, dropped + 1
@@ -153,7 +175,7 @@ local function bury(key, rec, token, code, message, now)
   local out = char(DEAD, byte(rec, 2), byte(rec, 3), flags) .. sub(rec, 5, body_len(rec)) .. tail_bytes
   call('SET', base .. key, out, 'PX', dead_ttl)
   if band(flags, BLOB) ~= 0 then call('PEXPIRE', base .. key .. ':in', dead_ttl) end
-  buried[#buried + 1], buried[#buried + 2] = string.format('%d', now), key
+  buried[#buried + 1], buried[#buried + 2] = format('%d', now), key
   ended = ended + 1
   if watching or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
 end
@@ -181,7 +203,7 @@ local function requeue(key, rec, now)
   bytes_added = bytes_added + cost(rec)
 end
 
--- Files the dead letters that the script made, and drops the oldest over the cap: in
+-- Files the dead letters that the call made, and drops the oldest over the cap: in
 -- a command each, because thousands fail at once when a dependency does.
 local function file_dead()
   if #buried == 0 then return end
@@ -195,10 +217,10 @@ local function file_dead()
   call('UNLINK', unpack(names))
 end
 
--- Writes down what the script changed, for a script that changes little.
+-- Writes down what the call changed, for a function that changes little.
 local function account()
   file_dead()
-  if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', string.format('%d', bytes_added)) end
+  if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', format('%d', bytes_added)) end
   if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
   if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end
 end

@@ -12,50 +12,19 @@
 -- at all. In a repeated call, a key that exists already was enqueued by an earlier
 -- try whose reply was lost: accepted, and nothing is written.
 
-local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local again = ARGV[8] == '1'
 local HEAD, EACH = 9, 4
-local args, format = ARGV, string.format
--- The flags in a record's first bytes, of which most jobs have the same.
-local flags_of = setmetatable({}, { __index = function(known, first)
-  known[first] = byte(first, 4)
-  return known[first]
-end })
-
-local special
-if m > 0 then
-  special = {}
-  for s = 1, m do
-    local at = HEAD + n * EACH + (s - 1) * 5
-    special[tonumber(ARGV[at + 1])] = { tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5] }
-  end
-end
-
-local now = now_us()
-local meta = call('HMGET', base .. 'meta', 'last', 'seq', 'bytes', 'enq', 'paused', 'rate')
-local last, seq, bytes = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
-local waiting = 0
-if max_jobs > 0 then
-  waiting = call('ZCARD', base .. 'ready') + call('ZCARD', base .. 'sched')
-end
 
 -- Milliseconds until a tenth of the limit is free again, at the measured rate.
-local function retry_after()
-  local rate = tonumber(meta[6]) or 0
-  if rate <= 0 then return 5000 end
+local function retry_after(rate, max_jobs, waiting)
+  if not rate or rate <= 0 then return 5000 end
   local over = 1
   if max_jobs > 0 then over = math.max(1, waiting - max_jobs * 0.9) end
   return math.floor(math.min(math.max(over / rate * 1000, 100), 60000))
 end
 
-local out, adds, sets, first_due, added = {}, {}, {}, nil, 0
--- Whether the scores of `adds` rise, as those of one priority do.
-local sorted, highest = true, -math.huge
-local function except(index, verdict, detail)
-  out[#out + 1] = index
-  out[#out + 1] = verdict
-  out[#out + 1] = detail
+local function except(out, index, verdict, detail)
+  local o = #out
+  out[o + 1], out[o + 2], out[o + 3] = index, verdict, detail
 end
 
 -- What a job will count for at most, as `cost` of its record: a large payload
@@ -66,90 +35,10 @@ local function size(flags, rest)
   return 28 + head + unpack_at('<I4', rest, head - 3)
 end
 
-local s, a = 0, 0
-for index = 1, n do
-  local at = HEAD + (index - 1) * EACH
-  local key, first, priority, rest = args[at + 1], args[at + 2], args[at + 3], args[at + 4]
-  local flags = flags_of[first]
-  local own = special and special[index]
-  local accepted = true
-  if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(flags, rest) > max_bytes then
-    -- A repeated try of a job that is in already is not refused.
-    accepted = again and call('EXISTS', base .. key) == 1
-    if not accepted then except(index, 'full', retry_after()) end
-  end
-  if accepted and own and own[3] ~= '' then
-    local known = call('GET', base .. 'i:' .. own[3])
-    if not known then
-      call('SET', base .. 'i:' .. own[3], own[4] .. key, 'PX', ARGV[6])
-    elseif sub(known, 21) ~= key then
-      accepted = false
-      if sub(known, 1, 16) == sub(own[4], 1, 16) then
-        except(index, 'duplicate', sub(known, 17))
-      else
-        except(index, 'mismatch', '')
-      end
-    end
-  end
-  if accepted then
-    local position = last + 1
-    if position < now then position = now end
-    local queued, due = position, nil
-    if own then
-      if own[1] > 0 then
-        due = position + own[1]
-        queued = due
-      end
-      if own[2] > 0 then
-        rest = dated(rest, flags, position + own[2])
-      end
-    end
-    local score = queued
-    if step == 0 then
-      score = (255 - priority) * 17592186044416 + seq + 1
-    elseif priority ~= '0' then
-      score = queued - priority * step
-    end
-    local rec
-    if score == position and not due then
-      rec = first .. pack('<d', position) .. rest
-    else
-      rec = begin(PENDING, 0, 0, flags, position, queued, score) .. rest
-    end
-    local blob = flags % 4 >= BLOB
-    local new = true
-    if again then
-      new = call('SET', base .. key, rec, 'NX')
-    else
-      sets[s + 1], sets[s + 2] = base .. key, rec
-      s = s + 2
-    end
-    if new then
-      last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
-      bytes = bytes + (blob and cost(rec) or #rec)
-      if own and own[2] > 0 then call('ZADD', base .. 'due', position + own[2], key) end
-      if blob then call('PERSIST', base .. key .. ':in') end
-      if due then
-        call('ZADD', base .. 'sched', due, key)
-        if not first_due or due < first_due then first_due = due end
-      else
-        if score < highest then sorted = false end
-        highest = score
-        adds[a + 1], adds[a + 2] = format('%d', score), key
-        a = a + 2
-      end
-    elseif blob and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
-      -- The repeat has put the payload there again, with a ttl.
-      call('PERSIST', base .. key .. ':in')
-    end
-  end
-end
-
 -- Leases all of these jobs to one consumer that waits, if nothing is ahead of them,
 -- and pushes them to it: one wake-up and no call of its own until they ran. Whoever
 -- gets no such message (it died, or its connection did) is parked no more.
-local function hand_over()
-  if again or m > 0 or added == 0 or #adds ~= added * 2 or meta[5] == '1' then return false end
+local function hand_over(hand_channel, adds, sets, added, sorted, now)
   if call('EXISTS', base .. 'ready') == 1 then return false end
   for _ = 1, 3 do
     local member = call('SPOP', base .. 'parked')
@@ -159,20 +48,21 @@ local function hand_over()
       call('SADD', base .. 'parked', member)
       return false
     end
-    local token, order = sub(member, 9, 16), {}
-    for i = 1, added do order[i] = i end
+    local token, order = sub(member, 9, 16), nil
     if not sorted then
+      order = {}
+      for i = 1, added do order[i] = i end
       table.sort(order, function(a, b) return tonumber(adds[a * 2 - 1]) < tonumber(adds[b * 2 - 1]) end)
     end
     local frames, leases, f = { token, pack('<d', now) }, {}, 2
     for place = 1, added do
-      local i = order[place]
+      local i = order and order[place] or place
       local key, rec = adds[i * 2], sets[i * 2]
       frames[f + 1], frames[f + 2], frames[f + 3] = key, pack('<I4', #rec), rec
       leases[place * 2 - 1], leases[place * 2] = format('%d', now + lease + place), token .. key
       f = f + 3
     end
-    if call('PUBLISH', ARGV[9] .. sub(member, 1, 8), table.concat(frames)) > 0 then
+    if call('PUBLISH', hand_channel .. sub(member, 1, 8), table.concat(frames)) > 0 then
       call('ZADD', base .. 'leases', unpack(leases))
       return true
     end
@@ -180,15 +70,127 @@ local function hand_over()
   return false
 end
 
-if #sets > 0 then call('MSET', unpack(sets)) end
-local handed = hand_over()
-if handed then bytes = tonumber(meta[3]) or 0 end
-if added > 0 then
-  call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
+local function enqueue(KEYS, ARGV)
+  start(KEYS)
+  local n, m, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+  local max_jobs, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+  local again = ARGV[8] == '1'
+
+  local special
+  if m > 0 then
+    special = {}
+    for s = 1, m do
+      local at = HEAD + n * EACH + (s - 1) * 5
+      special[tonumber(ARGV[at + 1])] = { tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5] }
+    end
+  end
+
+  local now = now_us()
+  local meta = call('HMGET', base .. 'meta', 'last', 'seq', 'bytes', 'enq', 'paused', 'rate')
+  local last, seq, bytes = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
+  local waiting = 0
+  if max_jobs > 0 then
+    waiting = call('ZCARD', base .. 'ready') + call('ZCARD', base .. 'sched')
+  end
+
+  local out, adds, sets, first_due, added = {}, {}, {}, nil, 0
+  -- Whether the scores of `adds` rise, as those of one priority do.
+  local sorted, highest = true, -math.huge
+  -- The last job's first bytes and the flags in them: most have the same.
+  local known_first, flags
+  local s, a = 0, 0
+  for index = 1, n do
+    local at = HEAD + (index - 1) * EACH
+    local key, first, priority, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    if first ~= known_first then known_first, flags = first, byte(first, 4) end
+    local own = special and special[index]
+    local accepted = true
+    if max_jobs > 0 and waiting >= max_jobs or max_bytes > 0 and bytes + size(flags, rest) > max_bytes then
+      -- A repeated try of a job that is in already is not refused.
+      accepted = again and call('EXISTS', base .. key) == 1
+      if not accepted then except(out, index, 'full', retry_after(tonumber(meta[6]), max_jobs, waiting)) end
+    end
+    if accepted and own and own[3] ~= '' then
+      local known = call('GET', base .. 'i:' .. own[3])
+      if not known then
+        call('SET', base .. 'i:' .. own[3], own[4] .. key, 'PX', ARGV[6])
+      elseif sub(known, 21) ~= key then
+        accepted = false
+        if sub(known, 1, 16) == sub(own[4], 1, 16) then
+          except(out, index, 'duplicate', sub(known, 17))
+        else
+          except(out, index, 'mismatch', '')
+        end
+      end
+    end
+    if accepted then
+      local position = last + 1
+      if position < now then position = now end
+      local queued, due = position, nil
+      if own then
+        if own[1] > 0 then
+          due = position + own[1]
+          queued = due
+        end
+        if own[2] > 0 then
+          rest = dated(rest, flags, position + own[2])
+        end
+      end
+      local score = queued
+      if step == 0 then
+        score = (255 - priority) * 17592186044416 + seq + 1
+      elseif priority ~= '0' then
+        score = queued - priority * step
+      end
+      local rec
+      if score == position and not due then
+        rec = first .. pack('<d', position) .. rest
+      else
+        rec = begin(PENDING, 0, 0, flags, position, queued, score) .. rest
+      end
+      local blob = flags % 4 >= BLOB
+      local new = true
+      if again then
+        new = call('SET', base .. key, rec, 'NX')
+      else
+        sets[s + 1], sets[s + 2] = base .. key, rec
+        s = s + 2
+      end
+      if new then
+        last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
+        bytes = bytes + (blob and cost(rec) or #rec)
+        if own and own[2] > 0 then call('ZADD', base .. 'due', position + own[2], key) end
+        if blob then call('PERSIST', base .. key .. ':in') end
+        if due then
+          call('ZADD', base .. 'sched', due, key)
+          if not first_due or due < first_due then first_due = due end
+        else
+          if score < highest then sorted = false end
+          highest = score
+          adds[a + 1], adds[a + 2] = format('%d', score), key
+          a = a + 2
+        end
+      elseif blob and call('GETRANGE', base .. key, 0, 0) == char(PENDING) then
+        -- The repeat has put the payload there again, with a ttl.
+        call('PERSIST', base .. key .. ':in')
+      end
+    end
+  end
+
+  if #sets > 0 then call('MSET', unpack(sets)) end
+  local plain = not again and m == 0 and added > 0 and #adds == added * 2 and meta[5] ~= '1'
+  local handed = plain and hand_over(ARGV[9], adds, sets, added, sorted, now)
+  if handed then bytes = tonumber(meta[3]) or 0 end
+  if added > 0 then
+    call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
+  end
+  if #adds > 0 and not handed then
+    call('ZADD', base .. 'ready', unpack(adds))
+    if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
+  end
+  if first_due then nudge(ARGV[7], first_due) end
+  return out
 end
-if #adds > 0 and not handed then
-  call('ZADD', base .. 'ready', unpack(adds))
-  if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
-end
-if first_due then nudge(ARGV[7], first_due) end
-return out
+
+-- Refused when the server is out of memory.
+register('enqueue', enqueue, {})

@@ -5,9 +5,14 @@
 --         s scheduled, l leased
 -- Atomic: record and place belong together.
 
-local rec = read(ARGV[1])
-if not rec then return false end
-if byte(rec, 1) ~= PENDING then return { rec, '' } end
-if call('ZSCORE', base .. 'ready', ARGV[1]) then return { rec, 'q' } end
-if call('ZSCORE', base .. 'sched', ARGV[1]) then return { rec, 's' } end
-return { rec, 'l' }
+local function get(KEYS, ARGV)
+  start(KEYS)
+  local rec = read(ARGV[1])
+  if not rec then return false end
+  if byte(rec, 1) ~= PENDING then return { rec, '' } end
+  if call('ZSCORE', base .. 'ready', ARGV[1]) then return { rec, 'q' } end
+  if call('ZSCORE', base .. 'sched', ARGV[1]) then return { rec, 's' } end
+  return { rec, 'l' }
+end
+
+register('get', get)

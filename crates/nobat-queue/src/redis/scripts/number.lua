@@ -4,9 +4,14 @@
 -- result  the number, the same for ever
 -- Atomic: two processes get one number.
 
-local queues = KEYS[1] .. 'queues'
-local known = redis.call('HGET', queues, ARGV[1])
-if known then return tonumber(known) end
-local number = redis.call('HLEN', queues) + 1
-redis.call('HSET', queues, ARGV[1], number)
-return number
+local function number(KEYS, ARGV)
+  start(KEYS)
+  local queues = base .. 'queues'
+  local known = call('HGET', queues, ARGV[1])
+  if known then return tonumber(known) end
+  local number = call('HLEN', queues) + 1
+  call('HSET', queues, ARGV[1], number)
+  return number
+end
+
+register('number', number, {})

@@ -4,13 +4,18 @@
 -- result  how many went
 -- Atomic.
 
-local keys, went = {}, 0
-for i = 2, #ARGV do keys[i - 1] = ARGV[i] end
-if #keys == 0 then keys = call('ZRANGE', base .. 'dead', 0, tonumber(ARGV[1]) - 1) end
-for _, key in ipairs(keys) do
-  if call('ZREM', base .. 'dead', key) == 1 then
-    call('UNLINK', base .. key, base .. key .. ':in')
-    went = went + 1
+local function purge(KEYS, ARGV)
+  start(KEYS)
+  local keys, went = {}, 0
+  for i = 2, #ARGV do keys[i - 1] = ARGV[i] end
+  if #keys == 0 then keys = call('ZRANGE', base .. 'dead', 0, tonumber(ARGV[1]) - 1) end
+  for _, key in ipairs(keys) do
+    if call('ZREM', base .. 'dead', key) == 1 then
+      call('UNLINK', base .. key, base .. key .. ':in')
+      went = went + 1
+    end
   end
+  return went
 end
-return went
+
+register('purge', purge)

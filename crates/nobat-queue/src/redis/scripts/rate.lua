@@ -4,15 +4,18 @@
 -- result  1 allowed or 0 refused, microseconds until the bucket is full
 -- Atomic: all gateways take from one bucket; it goes by itself once it is full.
 
-local call = redis.call
-local time = call('TIME')
-local now = time[1] * 1000000 + time[2]
-local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local full = tonumber(call('GET', KEYS[1]) or '0')
--- A bucket of a rate that was larger before, or of a clock that went back,
--- refuses for one window at most.
-full = math.min(math.max(full, now), now + window)
-local after = full + interval
-if after - now > window then return { 0, full - now } end
-call('SET', KEYS[1], string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000))
-return { 1, after - now }
+local function rate(KEYS, ARGV)
+  start(KEYS)
+  local now = now_us()
+  local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+  local full = tonumber(call('GET', KEYS[1]) or '0')
+  -- A bucket of a rate that was larger before, or of a clock that went back,
+  -- refuses for one window at most.
+  full = math.min(math.max(full, now), now + window)
+  local after = full + interval
+  if after - now > window then return { 0, full - now } end
+  call('SET', KEYS[1], format('%.0f', after), 'PX', math.ceil((after - now) / 1000))
+  return { 1, after - now }
+end
+
+register('rate', rate)

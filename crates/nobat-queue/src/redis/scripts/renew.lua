@@ -5,20 +5,25 @@
 -- Fenced: only the exact lease that is held, and not of a cancelled job.
 -- Leases stay in the order they are given in, a microsecond apart (see step).
 
-local expiry = now_us() + ARGV[1]
-local members = {}
-for i = 2, #ARGV do members[i - 1] = ARGV[i] end
-local held = call('ZMSCORE', base .. 'leases', unpack(members))
-local cancelled = call('EXISTS', base .. 'cx') == 1
-local adds, out = { 'XX' }, {}
-for i, member in ipairs(members) do
-  if held[i] and not (cancelled and call('SISMEMBER', base .. 'cx', sub(member, 9)) == 1) then
-    adds[#adds + 1] = string.format('%d', expiry + i)
-    adds[#adds + 1] = member
-    out[i] = '1'
-  else
-    out[i] = '0'
+local function renew(KEYS, ARGV)
+  start(KEYS)
+  local expiry = now_us() + ARGV[1]
+  local members = {}
+  for i = 2, #ARGV do members[i - 1] = ARGV[i] end
+  local held = call('ZMSCORE', base .. 'leases', unpack(members))
+  local cancelled = call('EXISTS', base .. 'cx') == 1
+  local adds, out = { 'XX' }, {}
+  for i, member in ipairs(members) do
+    if held[i] and not (cancelled and call('SISMEMBER', base .. 'cx', sub(member, 9)) == 1) then
+      adds[#adds + 1] = format('%d', expiry + i)
+      adds[#adds + 1] = member
+      out[i] = '1'
+    else
+      out[i] = '0'
+    end
   end
+  if #adds > 1 then call('ZADD', base .. 'leases', unpack(adds)) end
+  return table.concat(out)
 end
-if #adds > 1 then call('ZADD', base .. 'leases', unpack(adds)) end
-return table.concat(out)
+
+register('renew', renew)

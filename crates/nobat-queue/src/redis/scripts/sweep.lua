@@ -1,6 +1,6 @@
 -- What time does to a queue, at most 100 of each a call: expired leases come
 -- back at their old place (or are quarantined), due jobs become ready, waiting
--- jobs past their deadline expire. Prepended to step and tick.
+-- jobs past their deadline expire. Before step and tick.
 --
 -- A step leases after it has reaped, though more may have expired than it could
 -- take: healthy jobs do not wait for a dead worker's thousands. Leases are reaped
@@ -48,7 +48,7 @@ local function promote(now, most)
     local rec = records[i]
     if rec and #rec >= SHORTEST then
       local _, _, score = times_of(rec)
-      adds[#adds + 1] = string.format('%d', score)
+      adds[#adds + 1] = format('%d', score)
       adds[#adds + 1] = keys[i]
     end
   end

@@ -6,31 +6,36 @@
 -- result  0 when another process keeps the timers, else 1 and us until the next call
 -- Atomic: the role is held for as long as the pause, and a little more.
 
-local keeper = call('GET', base .. 'keeper')
-if keeper and sub(keeper, 1, 8) ~= ARGV[1] then return { 0 } end
-max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
-watching = call('EXISTS', base .. 'watch') == 1
-local now, pause = now_us(), tonumber(ARGV[2])
-local again = now + pause
-local SWEEP = 50
-local reaped, promoted, expired = reap(now, SWEEP), promote(now, SWEEP), expire(now, SWEEP)
--- When very many are due at once the others are served in between.
-local soonest = now
-if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then soonest = now + 2000 end
+local function tick(KEYS, ARGV)
+  start(KEYS)
+  local keeper = call('GET', base .. 'keeper')
+  if keeper and sub(keeper, 1, 8) ~= ARGV[1] then return { 0 } end
+  max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  watching = call('EXISTS', base .. 'watch') == 1
+  local now, pause = now_us(), tonumber(ARGV[2])
+  local again = now + pause
+  local SWEEP = 50
+  local reaped, promoted, expired = reap(now, SWEEP), promote(now, SWEEP), expire(now, SWEEP)
+  -- When very many are due at once the others are served in between.
+  local soonest = now
+  if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then soonest = now + 2000 end
 
-for _, set in ipairs({ 'leases', 'sched', 'due' }) do
-  local head = call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
-  if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), soonest) end
+  for _, set in ipairs({ 'leases', 'sched', 'due' }) do
+    local head = call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
+    if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), soonest) end
+  end
+  -- Dead letters whose records have run out.
+  local old = call('ZRANGEBYSCORE', base .. 'dead', '-inf', now - tonumber(ARGV[4]) * 1000, 'LIMIT', 0, SWEEP)
+  if #old > 0 then call('ZREM', base .. 'dead', unpack(old)) end
+  -- Also gives back a wake-up that a killed consumer took with it.
+  if call('ZCARD', base .. 'ready') > 0 and call('HGET', base .. 'meta', 'paused') ~= '1' then
+    call('ZADD', base .. 'marker', 0, '0')
+  end
+  -- Of consumers that were killed while nobody enqueued.
+  call('EXPIRE', base .. 'parked', 3600)
+  account()
+  call('SET', base .. 'keeper', ARGV[1] .. format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
+  return { 1, again - now }
 end
--- Dead letters whose records have run out.
-local old = call('ZRANGEBYSCORE', base .. 'dead', '-inf', now - tonumber(ARGV[4]) * 1000, 'LIMIT', 0, SWEEP)
-if #old > 0 then call('ZREM', base .. 'dead', unpack(old)) end
--- Also gives back a wake-up that a killed consumer took with it.
-if call('ZCARD', base .. 'ready') > 0 and call('HGET', base .. 'meta', 'paused') ~= '1' then
-  call('ZADD', base .. 'marker', 0, '0')
-end
--- Of consumers that were killed while nobody enqueued.
-call('EXPIRE', base .. 'parked', 3600)
-account()
-call('SET', base .. 'keeper', ARGV[1] .. string.format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
-return { 1, again - now }
+
+register('tick', tick)

@@ -4,15 +4,20 @@
 -- result  nothing
 -- Atomic: other lanes' interest stays.
 
-local lanes = call('HGET', base .. 'watch', ARGV[1]) or ''
-local kept = ''
-for at = 1, #lanes, 8 do
-  local lane = sub(lanes, at, at + 7)
-  if lane ~= ARGV[2] then kept = kept .. lane end
+local function unwatch(KEYS, ARGV)
+  start(KEYS)
+  local lanes = call('HGET', base .. 'watch', ARGV[1]) or ''
+  local kept = ''
+  for at = 1, #lanes, 8 do
+    local lane = sub(lanes, at, at + 7)
+    if lane ~= ARGV[2] then kept = kept .. lane end
+  end
+  if kept == '' then
+    call('HDEL', base .. 'watch', ARGV[1])
+  else
+    call('HSET', base .. 'watch', ARGV[1], kept)
+  end
+  return false
 end
-if kept == '' then
-  call('HDEL', base .. 'watch', ARGV[1])
-else
-  call('HSET', base .. 'watch', ARGV[1], kept)
-end
-return false
+
+register('unwatch', unwatch)

@@ -4,14 +4,19 @@
 -- result  nil when there is no record, the record when the job has ended, else 1
 -- Atomic: a job that ends after this call is published to the lane.
 
-local rec = read(ARGV[1])
-if not rec then return false end
-if byte(rec, 1) ~= PENDING then return rec end
-if band(byte(rec, 4), REPLY) == 0 or lane_of(rec) ~= ARGV[2] then
-  local lanes = call('HGET', base .. 'watch', ARGV[1]) or ''
-  for at = 1, #lanes, 8 do
-    if sub(lanes, at, at + 7) == ARGV[2] then return 1 end
+local function watch(KEYS, ARGV)
+  start(KEYS)
+  local rec = read(ARGV[1])
+  if not rec then return false end
+  if byte(rec, 1) ~= PENDING then return rec end
+  if band(byte(rec, 4), REPLY) == 0 or lane_of(rec) ~= ARGV[2] then
+    local lanes = call('HGET', base .. 'watch', ARGV[1]) or ''
+    for at = 1, #lanes, 8 do
+      if sub(lanes, at, at + 7) == ARGV[2] then return 1 end
+    end
+    call('HSET', base .. 'watch', ARGV[1], lanes .. ARGV[2])
   end
-  call('HSET', base .. 'watch', ARGV[1], lanes .. ARGV[2])
+  return 1
 end
-return 1
+
+register('watch', watch)
