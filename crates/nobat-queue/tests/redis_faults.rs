@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nobat_core::job::JobState;
+use nobat_core::job::{JobError, JobState, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId};
 use nobat_queue::Queue;
 use nobat_queue::queue::{Consumer, QueueSettings};
@@ -105,6 +105,45 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
     assert_eq!(lane.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
     assert!(queue.health().await.expect("it is back").warnings.is_empty());
     worker.abort();
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let mut accepted = Vec::new();
+    for payload in ["succeeds", "fails", "waits"] {
+        accepted.push(lane.enqueue(job(payload)).await.expect("accepted").id);
+    }
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let leased = lease(&mut *consumer, 2).await;
+    let mut admin = server.connection();
+    let mut limit = |bytes: u32| {
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).exec(&mut admin).expect("set");
+    };
+    limit(1_000_000);
+    let refused = lane.enqueue(job("too many")).await.expect_err("there is no memory for it");
+    assert_eq!(refused.code, ErrorCode::QueueUnavailable);
+    assert!(refused.message.contains("raise maxmemory or drain the queues"), "{refused}");
+
+    let mut renewer = queue.renewer().await.expect("opens");
+    let held: Vec<_> = leased.iter().map(|job| (job.id, job.token)).collect();
+    let renewed = renewer.renew("digits", &held).await.expect("answered");
+    assert_eq!(renewed, [nobat_queue::queue::Renewal::Renewed; 2]);
+    let error = JobError { code: ErrorCode::InferenceFailed, message: "it always fails".to_owned() };
+    let failed =
+        Settlement { id: leased[1].id, token: leased[1].token, outcome: Outcome::Failed { error, retry_in: None } };
+    let step = consumer.step(vec![echo(&leased[0]), failed], 8).await.expect("answered");
+    assert!(step.refused.is_empty());
+    assert_eq!(step.leased.len(), 1, "the waiting job runs");
+    assert!(consumer.step(vec![echo(&step.leased[0])], 0).await.expect("answered").refused.is_empty());
+    for (id, state) in accepted.iter().zip([JobState::Succeeded, JobState::Dead, JobState::Succeeded]) {
+        assert_eq!(lane.wait(*id, SOON).await.expect("answered").expect("is there").state, state);
+    }
+
+    limit(0);
+    lane.enqueue(job("fits again")).await.expect("accepted");
 }
 
 /// `everysec` lets Redis answer before it has written, while an fsync runs.
