@@ -113,7 +113,9 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     let queue = queue(&server, QueueSettings::default()).await;
     let lane = queue.lane();
     let mut accepted = Vec::new();
-    for payload in ["succeeds", "fails", "waits"] {
+    // The first has a result that travels beside its record.
+    let large = vec![7; 100_000];
+    for payload in [large.clone(), b"fails".to_vec(), b"waits".to_vec()] {
         accepted.push(lane.enqueue(job(payload)).await.expect("accepted").id);
     }
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
@@ -141,9 +143,39 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     for (id, state) in accepted.iter().zip([JobState::Succeeded, JobState::Dead, JobState::Succeeded]) {
         assert_eq!(lane.wait(*id, SOON).await.expect("answered").expect("is there").state, state);
     }
+    let view = queue.get(accepted[0]).await.expect("answered").expect("is there");
+    assert_eq!(view.result.expect("has a result").outputs, large);
+    // A process that starts now, for a queue that is known: to drain it.
+    let late = RedisQueue::connect(&server.url(), QueueSettings::default(), "nobat").await.expect("connects");
+    late.consumer("digits", "late").await.expect("opens");
 
     limit(0);
     lane.enqueue(job("fits again")).await.expect("accepted");
+}
+
+/// A full disk (MISCONF) and missing replicas (NOREPLICAS) refuse every write.
+#[tokio::test]
+async fn where_writes_are_refused_jobs_can_still_be_read() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let ended = lane.enqueue(job("ended")).await.expect("accepted").id;
+    assert_eq!(lane.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    worker.abort();
+    let waits = lane.enqueue(job("waits")).await.expect("accepted").id;
+
+    let set = ["SET", "min-replicas-to-write", "1"];
+    redis::cmd("CONFIG").arg(&set).exec(&mut server.connection()).expect("set");
+    let refused = lane.enqueue(job("too late")).await.expect_err("no write is taken");
+    assert_eq!(refused.code, ErrorCode::QueueUnavailable, "{refused}");
+    assert_eq!(queue.get(ended).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    assert_eq!(queue.get(waits).await.expect("answered").expect("is there").state, JobState::Queued);
+    assert_eq!(lane.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    assert_eq!(lane.wait(waits, SOON).await.expect_err("nobody can watch it").code, ErrorCode::QueueUnavailable);
+    // A process that starts now reads as well.
+    let late = RedisQueue::connect(&server.url(), QueueSettings::default(), "nobat").await.expect("connects");
+    assert_eq!(late.get(ended).await.expect("answered").expect("is there").state, JobState::Succeeded);
 }
 
 /// `everysec` lets Redis answer before it has written, while an fsync runs.

@@ -222,7 +222,7 @@ impl Link {
     }
 
     /// Gives the server the library of scripts.
-    pub(crate) async fn load(&mut self) -> RedisResult<()> {
+    async fn load(&mut self) -> RedisResult<()> {
         log::debug!("loading the scripts into redis");
         self.send_once(&scripts::load()).await.map(drop)
     }

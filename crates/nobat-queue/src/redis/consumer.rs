@@ -15,13 +15,13 @@ use nobat_core::job::{JobError, LeaseToken, LeasedJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId, Result};
 use redis::{Pipeline, RedisResult, Value};
 
-use super::connect::{Backoff, Fault, Hub, coded, fault};
+use super::connect::{Backoff, Fault, Hub, Link, coded, fault};
 use super::handoff::{Handed, Handoff, Parked};
 use super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::marker::Marker;
 use super::record::{self, Record, flag};
 use super::settle::{Call, Clock};
-use super::{Inner, random_name, random_u128, unexpected};
+use super::{Inner, random_name, random_u128, scripts, unexpected};
 use crate::queue::{Consumer, Step};
 
 /// Settlements one call carries; the rest go in the next.
@@ -259,15 +259,11 @@ async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want
     let (mut link, generation) = hub.link().await?;
     let cmd = call.command(inner, queue, want);
     let blobs = call.blobs(queue);
-    let reply = if blobs.is_empty() {
-        link.send(&cmd).await
-    } else {
-        let mut pipeline = Pipeline::new();
-        for (key, ttl_ms, bytes) in blobs {
-            pipeline.cmd("SET").arg(key).arg(&bytes[..]).arg("PX").arg(ttl_ms);
-        }
-        pipeline.add_command(cmd);
-        link.send_all(&pipeline).await.map(|replies| replies.into_iter().next_back().unwrap_or(Value::Nil))
+    // First, and by themselves: no job may end without its result.
+    let stored = if blobs.is_empty() { Ok(()) } else { store(&mut link, &blobs).await };
+    let reply = match stored {
+        Ok(()) => link.send(&cmd).await,
+        Err(e) => Err(e),
     };
     if let Err(e) = &reply
         && fault(e) == Fault::Broken
@@ -275,6 +271,26 @@ async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want
         hub.broken(generation);
     }
     reply
+}
+
+/// Stores results that travel beside their records: key, ttl, bytes.
+async fn store(link: &mut Link, blobs: &[(Vec<u8>, i64, &Bytes)]) -> RedisResult<()> {
+    let mut plain = Pipeline::new();
+    for (key, ttl_ms, bytes) in blobs {
+        plain.cmd("SET").arg(&key[..]).arg(&bytes[..]).arg("PX").arg(*ttl_ms);
+    }
+    match link.send_all(&plain).await {
+        Err(e) if e.code() == Some("OOM") => {
+            let mut squeezed = Pipeline::new();
+            for (key, ttl_ms, bytes) in blobs {
+                let mut cmd = scripts::PUT.on(&key[..]);
+                cmd.arg(*ttl_ms).arg(&bytes[..]);
+                squeezed.add_command(cmd);
+            }
+            link.send_all(&squeezed).await.map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 #[async_trait]

@@ -181,6 +181,11 @@ impl Inner {
         if let Some(known) = self.known_queue(model) {
             return Ok(known);
         }
+        // Asked first: also a server that refuses writes can tell a known one.
+        let known = self.send(redis::cmd("HGET").arg(self.prefix.global("queues")).arg(model)).await?;
+        if let Ok(Some(number)) = redis::from_redis_value::<Option<u64>>(known) {
+            return Ok(self.remember(model, number));
+        }
         let mut cmd = scripts::NUMBER.on(&self.prefix.global(""));
         cmd.arg(model);
         match self.send(&cmd).await? {

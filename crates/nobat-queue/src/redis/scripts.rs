@@ -9,7 +9,7 @@
 use std::sync::LazyLock;
 
 use nobat_core::ErrorCode;
-use redis::Cmd;
+use redis::{Cmd, ToRedisArgs};
 
 use super::record::code_number;
 
@@ -20,8 +20,9 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// The call on the queue at `base`, ready for its arguments.
-    pub(crate) fn on(&self, base: &str) -> Cmd {
+    /// The call on the queue at `base` (or on the one key it is about), ready for its
+    /// arguments.
+    pub(crate) fn on(&self, base: impl ToRedisArgs) -> Cmd {
         let mut cmd = redis::cmd("FCALL");
         cmd.arg(self.name.as_bytes()).arg(1).arg(base);
         cmd
@@ -48,7 +49,7 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
     Library { name, text }
 });
 
-/// The command that gives the library to a server; to one that has it, no change.
+/// The command that gives the library to a server that does not have it.
 pub(crate) fn load() -> Cmd {
     let mut cmd = redis::cmd("FUNCTION");
     cmd.arg("LOAD").arg("REPLACE").arg(&LIBRARY.text);
@@ -80,4 +81,5 @@ functions! {
     AUDIT = "audit";
     NUMBER = "number";
     RATE = "rate";
+    PUT = "put";
 }

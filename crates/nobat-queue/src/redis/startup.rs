@@ -58,14 +58,19 @@ pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings
             "redis has maxmemory-policy `{policy}`, which would drop jobs; set `maxmemory-policy noeviction`"
         )));
     }
-    let (mut link, _) = hub.link().await.map_err(|e| coded(&e))?;
-    link.load().await.map_err(|e| coded(&e))?;
+    // A server without the scripts is given them by any first call; this one reads.
+    let probe = prefix.global("");
+    hub.send(super::scripts::GET.on(&probe).arg("probe")).await.map_err(|e| coded(&e))?;
     let secret_key = prefix.global("secret");
-    let mut fresh = [0; 16];
-    getrandom::fill(&mut fresh)
-        .map_err(|e| Error::new(ErrorCode::Internal, format!("no random bytes for a secret: {e}")))?;
-    hub.send(redis::cmd("SET").arg(&secret_key).arg(&fresh[..]).arg("NX")).await.map_err(|e| coded(&e))?;
-    let secret = match hub.send(redis::cmd("GET").arg(&secret_key)).await.map_err(|e| coded(&e))? {
+    let mut known = hub.send(redis::cmd("GET").arg(&secret_key)).await.map_err(|e| coded(&e))?;
+    if known == Value::Nil {
+        let mut fresh = [0; 16];
+        getrandom::fill(&mut fresh)
+            .map_err(|e| Error::new(ErrorCode::Internal, format!("no random bytes for a secret: {e}")))?;
+        hub.send(redis::cmd("SET").arg(&secret_key).arg(&fresh[..]).arg("NX")).await.map_err(|e| coded(&e))?;
+        known = hub.send(redis::cmd("GET").arg(&secret_key)).await.map_err(|e| coded(&e))?;
+    }
+    let secret = match known {
         Value::BulkString(bytes) => <[u8; 16]>::try_from(bytes).ok(),
         _ => None,
     };

@@ -34,8 +34,8 @@ local function start(keys)
   if #buried > 0 then buried = {} end
 end
 
--- Makes a function callable. Settling and ending jobs frees memory, so most go on
--- when the server is out of it.
+-- Makes a function callable. Renewing, settling and ending jobs goes on when the
+-- server is out of memory: most of it frees some.
 local function register(name, callback, flags)
   redis.register_function({
     function_name = LIBRARY .. '_' .. name, callback = callback, flags = flags or { 'allow-oom' },

@@ -15,4 +15,5 @@ local function get(KEYS, ARGV)
   return { rec, 'l' }
 end
 
-register('get', get)
+-- Answers also where writes are refused: a full disk, too few replicas.
+register('get', get, { 'no-writes', 'allow-oom' })

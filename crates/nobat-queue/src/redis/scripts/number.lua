@@ -14,4 +14,5 @@ local function number(KEYS, ARGV)
   return number
 end
 
+-- Refused when the server is out of memory.
 register('number', number, {})
