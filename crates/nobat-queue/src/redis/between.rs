@@ -33,7 +33,7 @@ impl Inner {
     }
 
     pub(super) async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<Taken> {
-        let mut cmd = scripts::RATE.on(&self.prefix.rate(owner));
+        let mut cmd = scripts::RATE.on(self.prefix.rate(owner));
         // Whole microseconds: the script keeps its state as one such number.
         cmd.arg(interval.as_micros().max(1) as u64).arg(window.as_micros().max(1) as u64);
         let reply = self.hub.send(&cmd).await.map_err(|e| coded(&e))?;

@@ -186,7 +186,7 @@ impl Inner {
         if let Ok(Some(number)) = redis::from_redis_value::<Option<u64>>(known) {
             return Ok(self.remember(model, number));
         }
-        let mut cmd = scripts::NUMBER.on(&self.prefix.global(""));
+        let mut cmd = scripts::NUMBER.on(self.prefix.global(""));
         cmd.arg(model);
         match self.send(&cmd).await? {
             Value::Int(number) => Ok(self.remember(model, number as u64)),
