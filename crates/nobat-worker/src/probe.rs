@@ -19,8 +19,11 @@ const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];
 const TIMED_DIM: i64 = 64;
 /// A run below this is the transport's business, not the batch size's.
 const TINY_RUN: Duration = Duration::from_micros(300);
+/// Sizes whose runs cost a row at most so many times the least cost the same: what is
+/// between them is as likely noise.
+const SAME: f64 = 1.04;
 /// A larger batch must cost a row this much less to be worth its latency.
-const WORTH: f64 = 1.02;
+const WORTH: f64 = 1.01;
 /// What a run costs beside it, as if it took longer: a session stands idle while its
 /// batch is settled and the next is leased and fetched. Measured with ResNet-18
 /// over Redis on two busy cores, where a core's idle time is 1 to 3 ms a batch.
@@ -143,7 +146,7 @@ fn next_size(runs: &[(u32, Duration)], limit: u32, left: Duration) -> Option<u32
     let &(rows, took) = runs.last()?;
     let pays = match runs {
         [.., before, _, last] => cost_of_row(*last) * WORTH < cost_of_row(*before),
-        [before, last] => cost_of_row(*last) < cost_of_row(*before) * WORTH,
+        [before, last] => cost_of_row(*last) < cost_of_row(*before) * SAME,
         _ => true,
     };
     let size = rows.saturating_mul(2);
@@ -161,10 +164,17 @@ fn again(runs: &[(u32, Duration)]) -> impl Iterator<Item = usize> + use<> {
     std::iter::repeat_n(round, ROUNDS).flatten()
 }
 
-/// The smallest size that costs a row little more than the best one.
+/// The smallest size that costs a row little more than the best one. Runs that are the
+/// [`SAME`] but for noise count as equal, so that the steps between them decide.
 fn pick(runs: &[(u32, Duration)]) -> (u32, Duration) {
-    let best = runs.iter().map(|&run| cost_of_row(run)).fold(f64::INFINITY, f64::min);
-    let found = runs.iter().find(|&&run| cost_of_row(run) <= best * WORTH);
+    let run_of_row = |&(rows, took): &(u32, Duration)| took.as_secs_f64() / f64::from(rows);
+    let least = runs.iter().map(run_of_row).fold(f64::INFINITY, f64::min);
+    let smoothed = |&(rows, took): &(u32, Duration)| {
+        let same = run_of_row(&(rows, took)) <= least * SAME;
+        cost_of_row((rows, if same { Duration::from_secs_f64(least * f64::from(rows)) } else { took }))
+    };
+    let best = runs.iter().map(smoothed).fold(f64::INFINITY, f64::min);
+    let found = runs.iter().find(|&run| smoothed(run) <= best * WORTH);
     found.copied().unwrap_or((1, Duration::ZERO))
 }
 
@@ -339,9 +349,11 @@ mod tests {
     #[test]
     fn the_smallest_size_near_the_best_is_picked() {
         // A sequence model: much is won up to 4, then nothing.
-        assert_eq!(pick(&runs(&[9.0, 17.0, 31.0, 63.0])).0, 4);
-        // Rows that cost the same in every batch: what is won is the steps between.
-        assert_eq!(pick(&runs(&[20.5, 40.4, 80.4, 160.4])).0, 4);
+        assert_eq!(pick(&runs(&[19.0, 36.0, 66.0, 138.0])).0, 4);
+        // Rows that cost the same in every batch, but for noise: what is won is the steps between.
+        for flat in [[40.0, 80.0, 160.0, 320.0], [41.0, 80.0, 165.0, 320.0], [40.0, 83.0, 163.0, 330.0]] {
+            assert_eq!(pick(&runs(&flat)).0, 4, "{flat:?}");
+        }
         // Long runs: a step is nothing beside one.
         assert_eq!(pick(&runs(&[500.0, 1_000.0])).0, 1);
         // Larger batches hurt.
