@@ -10,6 +10,7 @@ use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_gateway::{Gateway, GatewayHandle};
 use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
+use nobat_worker::config::ProviderKind;
 
 use crate::config::Settings;
 use crate::store;
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// Redis with the queues, instead of the embedded one.
     #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
     redis: Option<String>,
+    /// Execution provider: cpu, cuda.
+    #[arg(long, env = "NOBAT_PROVIDER")]
+    provider: Option<ProviderKind>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
     #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
     log_level: Option<String>,
@@ -71,6 +75,7 @@ impl Args {
         set(&mut settings.gateway.metrics, self.metrics);
         set(&mut settings.gateway.auth.keys, self.keys);
         settings.gateway.auth.insecure |= self.insecure;
+        settings.worker.provider.kind = self.provider.unwrap_or(settings.worker.provider.kind);
         set(&mut settings.store.redis, self.redis);
         set(&mut settings.log.level, self.log_level);
         let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);

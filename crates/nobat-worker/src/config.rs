@@ -193,6 +193,9 @@ pub struct ProviderConfig {
     pub device_id: i32,
     /// Most GPU memory for the arena; none is no limit.
     pub memory_limit_bytes: Option<u64>,
+    /// Let a GPU round FP32 products to TF32's 10 bits of mantissa: faster, but a
+    /// row's answer then depends on the batch it shares, in the third digit.
+    pub tf32: bool,
     /// What to do when the provider cannot be used.
     pub fallback: Fallback,
     /// Keep the runtime's memory arena; off returns memory after each run.
@@ -207,6 +210,7 @@ impl Default for ProviderConfig {
             kind: ProviderKind::Cpu,
             device_id: 0,
             memory_limit_bytes: None,
+            tf32: false,
             fallback: Fallback::None,
             arena: true,
             intra_threads: 1,

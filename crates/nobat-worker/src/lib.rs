@@ -18,6 +18,7 @@ mod executor;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod golden;
+mod gpu;
 pub mod model;
 pub mod probe;
 mod renew;

@@ -19,8 +19,17 @@ pub struct Resources {
     pub session_bytes: u64,
     /// Measured run time per row at the best batch size, in seconds.
     pub row_s: f64,
-    /// Whether runs execute on a GPU.
-    pub gpu: bool,
+    /// The GPU that runs execute on, if they do.
+    pub gpu: Option<Gpu>,
+}
+
+/// Memory on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gpu {
+    /// Memory that may still be used, in bytes; `None` where the driver does not say.
+    pub free_bytes: Option<u64>,
+    /// Measured memory of one session, in bytes.
+    pub session_bytes: u64,
 }
 
 /// Sessions for a model whose first session is already open.
@@ -30,19 +39,34 @@ pub struct Resources {
 pub fn sessions(asked: Sessions, resources: Resources) -> Result<u32, String> {
     let Resources { cores, free_bytes, session_bytes, row_s, gpu } = resources;
     let by_cores = 2 * cores + 1;
-    // The open session's memory is no longer free: it counts itself.
-    let by_memory = u32::try_from(free_bytes / session_bytes.max(1)).unwrap_or(u32::MAX).saturating_add(1);
-    let most = by_cores.min(by_memory).max(1);
+    let by_memory = fit(free_bytes, session_bytes);
+    let on_gpu = gpu.and_then(|gpu| Some((gpu.free_bytes?, gpu.session_bytes)));
+    let by_gpu = on_gpu.map_or(u32::MAX, |(free, session)| fit(free, session));
+    let most = by_cores.min(by_memory).min(by_gpu).max(1);
     match asked {
-        Sessions::Auto if gpu || row_s < TINY_ROW_S => Ok(1),
+        // One session keeps a GPU busy; another takes its memory again.
+        Sessions::Auto if gpu.is_some() || row_s < TINY_ROW_S => Ok(1),
         Sessions::Auto => Ok(cores.clamp(1, most)),
         Sessions::Count(count) if count <= most => Ok(count),
-        Sessions::Count(count) => Err(format!(
-            "{count} sessions do not fit: {cores} cores allow 2 x {cores} + 1 = {by_cores}, and {} MB free at {} MB a session allow {by_memory}; ask for {most} or fewer, or for `auto`",
-            free_bytes / 1_000_000,
-            session_bytes / 1_000_000,
-        )),
+        Sessions::Count(count) => {
+            let gpu = on_gpu.map_or_else(String::new, |(free, session)| {
+                format!(", and {} on the GPU allow {by_gpu}", room(free, session))
+            });
+            Err(format!(
+                "{count} sessions do not fit: {cores} cores allow 2 x {cores} + 1 = {by_cores}, and {} allow {by_memory}{gpu}; ask for {most} or fewer, or for `auto`",
+                room(free_bytes, session_bytes),
+            ))
+        }
     }
+}
+
+/// How many sessions memory holds. The open session's is no longer free: it counts itself.
+fn fit(free_bytes: u64, session_bytes: u64) -> u32 {
+    u32::try_from(free_bytes / session_bytes.max(1)).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+fn room(free_bytes: u64, session_bytes: u64) -> String {
+    format!("{} MB free at {} MB a session", free_bytes / 1_000_000, session_bytes / 1_000_000)
 }
 
 /// Cores this process may use.
@@ -81,7 +105,7 @@ mod tests {
     const MB: u64 = 1_000_000;
 
     fn box_of(cores: u32, free_mb: u64, session_mb: u64, row_s: f64) -> Resources {
-        Resources { cores, free_bytes: free_mb * MB, session_bytes: session_mb * MB, row_s, gpu: false }
+        Resources { cores, free_bytes: free_mb * MB, session_bytes: session_mb * MB, row_s, gpu: None }
     }
 
     #[test]
@@ -89,7 +113,21 @@ mod tests {
         assert_eq!(sessions(Sessions::Auto, box_of(4, 10_000, 1, 1e-5)), Ok(1));
         assert_eq!(sessions(Sessions::Auto, box_of(4, 10_000, 100, 0.01)), Ok(4));
         assert_eq!(sessions(Sessions::Auto, box_of(4, 250, 100, 0.01)), Ok(3));
-        assert_eq!(sessions(Sessions::Auto, Resources { gpu: true, ..box_of(4, 10_000, 100, 0.01) }), Ok(1));
+        assert_eq!(sessions(Sessions::Auto, on_gpu(Some(10_000), 100)), Ok(1));
+    }
+
+    /// A GPU in a box of 16 cores and memory enough.
+    fn on_gpu(free_mb: Option<u64>, session_mb: u64) -> Resources {
+        let gpu = Gpu { free_bytes: free_mb.map(|mb| mb * MB), session_bytes: session_mb * MB };
+        Resources { gpu: Some(gpu), ..box_of(16, 100_000, 100, 0.01) }
+    }
+
+    #[test]
+    fn a_gpus_memory_bounds_its_sessions() {
+        assert_eq!(sessions(Sessions::Count(3), on_gpu(Some(4_000), 2_000)), Ok(3));
+        let refusal = sessions(Sessions::Count(4), on_gpu(Some(4_000), 2_000)).expect_err("four of 2 GB");
+        assert!(refusal.contains("4000 MB free at 2000 MB a session on the GPU allow 3; ask for 3"), "{refusal}");
+        assert_eq!(sessions(Sessions::Count(4), on_gpu(None, 0)), Ok(4));
     }
 
     #[test]

@@ -182,7 +182,8 @@ fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<Session
                 .with_device_id(provider.device_id)
                 // Exhaustive search benchmarks every new batch size for hundreds of milliseconds.
                 .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+                .with_tf32(provider.tf32);
             if let Some(bytes) = provider.memory_limit_bytes {
                 cuda = cuda.with_memory_limit(bytes as usize);
             }

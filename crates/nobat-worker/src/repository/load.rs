@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 use super::guard::{self, GuardError};
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
-use crate::config::{BatchingConfig, PolicyKind, WorkerConfig};
+use crate::config::{BatchingConfig, PolicyKind, ProviderKind, WorkerConfig};
 use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
-use crate::golden;
 use crate::probe::{self, Rows};
-use crate::sizing;
+use crate::sizing::{self, Gpu};
+use crate::{golden, gpu};
 
 /// Rows per run when the batch axis is free and nothing else says.
 const DEFAULT_MAX_BATCH: u32 = 32;
@@ -33,6 +33,8 @@ pub struct Prepared {
     pub row_s: f64,
     /// Memory the first session took.
     pub session_bytes: u64,
+    /// The GPU it runs on, if it does.
+    pub gpu: Option<Gpu>,
 }
 
 /// Why a version cannot be served; one line that names file and remedy.
@@ -123,6 +125,9 @@ pub fn prepare(
     let path = || found.file.display().to_string();
     guard::check(&found.file).map_err(|reason| LoadError::Guarded { path: path(), reason })?;
     let before = sizing::resident_bytes();
+    let on_gpu = config.provider.kind == ProviderKind::Cuda;
+    let gpu_free = || gpu::free_bytes(config.provider.device_id).filter(|_| on_gpu);
+    let gpu_before = gpu_free();
     let mut engine = open(found, config)?;
     let described =
         engine.describe().map_err(|reason| LoadError::Refused { path: found.file.display().to_string(), reason })?;
@@ -167,7 +172,11 @@ pub fn prepare(
         settings: settings.gateway.clone(),
     };
     let session_bytes = sizing::resident_bytes().saturating_sub(before);
-    Ok(Prepared { signature, engine: Box::new(engine), batching, row_s, session_bytes })
+    let gpu = on_gpu.then(|| {
+        let free_bytes = gpu_free();
+        Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
+    });
+    Ok(Prepared { signature, engine: Box::new(engine), batching, row_s, session_bytes, gpu })
 }
 
 /// Whether jobs may share a run, and the most rows of one.

@@ -191,7 +191,7 @@ impl Shared {
                     free_bytes: config.loading.memory_limit_bytes.unwrap_or(u64::MAX).min(sizing::free_bytes()),
                     session_bytes: prepared.session_bytes,
                     row_s: prepared.row_s,
-                    gpu: config.provider.kind == crate::config::ProviderKind::Cuda,
+                    gpu: prepared.gpu,
                 },
             )?,
             (0, None) => return Ok(()),
