@@ -64,6 +64,11 @@ def main():
     save("fixed_batch", [node("Neg", ["x"], ["y"])], [value("x", T.FLOAT, [1, 4])], [value("y", T.FLOAT, [1, 4])])
     save("mixing", [node("Softmax", ["x"], ["y"], axis=0)], [value("x", T.FLOAT, ["batch", 4])],
          [value("y", T.FLOAT, ["batch", 4])])
+    small = constant("small", np.array(1e-4, np.float32))
+    save("mixing_small", [node("Softmax", ["x"], ["s"], axis=0), node("Mul", ["s", "small"], ["y"])],
+         [value("x", T.FLOAT, ["batch", 4])], [value("y", T.FLOAT, ["batch", 4])], [small])
+    save("independent_small", [node("Softmax", ["x"], ["s"], axis=1), node("Mul", ["s", "small"], ["y"])],
+         [value("x", T.FLOAT, ["batch", 4])], [value("y", T.FLOAT, ["batch", 4])], [small])
     save("data_dependent", [node("NonZero", ["x"], ["y"])], [value("x", T.FLOAT, ["batch", 4])],
          [value("y", T.INT64, [2, "n"])])
 
@@ -86,6 +91,14 @@ def main():
     save("slow", [node("Loop", ["n", "on", "x"], ["y"], body=body)],
          [value("n", T.INT64, []), value("x", T.FLOAT, ["batch", 16])], [value("y", T.FLOAT, ["batch", 16])],
          [constant("weights", weights), constant("on", np.array(True))])
+
+    # Never ends; adds weights that a test brings along, from this file or another.
+    save("endless", [node("Loop", ["forever", "on", "x"], ["y"], body=body)],
+         [value("x", T.FLOAT, ["batch", 16])], [value("y", T.FLOAT, ["batch", 16])],
+         [constant("weights", weights), constant("on", np.array(True)),
+          constant("forever", np.array(2**62, np.int64))])
+    save("needs_weights", [node("Add", ["x", "weights"], ["y"])], [value("x", T.FLOAT, ["batch", 2])],
+         [value("y", T.FLOAT, ["batch", 2])], check=False)
 
     # Asks for as much memory as its input says.
     save("big_memory", [node("Expand", ["one", "shape"], ["big"]), node("ReduceSum", ["big"], ["y"], keepdims=0)],

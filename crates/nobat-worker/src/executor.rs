@@ -29,6 +29,10 @@ use crate::batch::intake::{Batch, Intake};
 use crate::model::Model;
 use crate::runner::Runner;
 
+/// Pauses before a session that stopped starts again.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// One running session of a model.
 pub(crate) struct Executor {
     /// Its engines; locked by the thread while a batch runs, so whoever swaps
@@ -88,15 +92,16 @@ struct Session {
 
 impl Session {
     async fn serve(self, mut draining: watch::Receiver<bool>) {
-        let mut pause = Duration::from_millis(50);
-        while !*draining.borrow() {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
             let consumer = tokio::select! {
+                biased;
+                () = drained(&mut draining) => return,
                 consumer = self.queue.consumer(&self.model.name, &self.worker) => consumer,
-                _ = draining.changed() => continue,
             };
             let outcome = match consumer {
                 Ok(consumer) => {
-                    pause = Duration::from_millis(50);
+                    pause = SHORTEST_PAUSE;
                     let intake = Intake::new(Arc::clone(&self.model), Arc::clone(&self.desk));
                     let backend = LeaseBackend::new(consumer, intake, Arc::clone(&self.desk));
                     self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
@@ -108,9 +113,9 @@ impl Session {
                 log::warn!(model, session = self.number, retry_ms; "a session stopped and starts again: {reason}");
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    _ = draining.changed() => {}
+                    () = drained(&mut draining) => return,
                 }
-                pause = (pause * 2).min(Duration::from_secs(2));
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -121,12 +126,16 @@ impl Session {
             .catch_panic()
             .build(RunBatch(Arc::clone(&self.runner)))
             .run_until(async move {
-                // An error means the sender is gone, which is a drain too.
-                let _ = draining.wait_for(|&drain| drain).await;
+                drained(&mut draining).await;
                 Ok::<(), WorkerError>(())
             })
             .await
     }
+}
+
+/// Waits for the drain. An error means that nobody is left to ask for one, which is a drain too.
+async fn drained(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|&drain| drain).await;
 }
 
 /// The apalis service: one task is one batch, run inline.

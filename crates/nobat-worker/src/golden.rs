@@ -1,8 +1,9 @@
 //! Golden outputs: what a version must answer before it may serve.
 //!
-//! A `golden.json` beside the model (in the version's folder or the model's)
-//! holds inputs and outputs in the Open Inference Protocol's JSON form and a
-//! tolerance. The whole file runs as one request.
+//! A `golden.json` beside the model (in the version's folder or the model's; for a
+//! plain `NAME.onnx` among others `NAME.golden.json`) holds inputs and outputs in
+//! the Open Inference Protocol's JSON form and a tolerance. The whole file runs as
+//! one request.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use nobat_core::tensor::{Datatype, Shape};
 use serde::Deserialize;
 
 use crate::engine::buffer::Buffer;
-use crate::engine::{Engine, InputData, InputView, OutputData};
-use crate::probe::numbers;
+use crate::engine::{Engine, InputData, InputView, OutputData, RunError};
+use crate::probe::{Bound, numbers};
 use nobat_core::signature::TensorSpec;
 
 /// The file's name.
@@ -43,7 +44,8 @@ pub fn find(model_file: &Path) -> Option<PathBuf> {
     let above = version
         .parent()
         .filter(|_| version.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
-    [Some(version), above].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file())
+    let in_folders = [Some(version), above].into_iter().flatten().map(|folder| folder.join(FILE));
+    [model_file.with_extension(FILE)].into_iter().chain(in_folders).find(|path| path.is_file())
 }
 
 /// Runs the golden inputs and compares.
@@ -55,11 +57,12 @@ pub fn check(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     outputs: &[TensorSpec],
+    bound: &Bound<'_>,
 ) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
     let golden: Golden =
         serde_json::from_str(&text).map_err(|error| format!("`{}` is not golden data: {error}", path.display()))?;
-    compare(&golden, engine, inputs, outputs)
+    compare(&golden, engine, inputs, outputs, bound)
         .map_err(|reason| format!("golden check of `{}`: {reason}", path.display()))
 }
 
@@ -68,6 +71,7 @@ fn compare(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     outputs: &[TensorSpec],
+    bound: &Bound<'_>,
 ) -> Result<(), String> {
     let mut prepared: Vec<(usize, Shape, Buffer, Vec<&str>)> = Vec::new();
     for tensor in &golden.inputs {
@@ -107,7 +111,7 @@ fn compare(
         .collect();
     let mut outcome = Ok(());
     engine
-        .run(&views, None, &mut |got| {
+        .run(&views, Some(bound.next()), &mut |got| {
             outcome = golden.outputs.iter().try_for_each(|want| {
                 let at = outputs
                     .iter()
@@ -133,7 +137,13 @@ fn compare(
                 }
             });
         })
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| match error {
+            RunError::Failed(reason) => reason,
+            RunError::Ended(_) => {
+                let limit = bound.run.as_secs_f64();
+                format!("the run was ended after {limit} s; give golden inputs that the model answers sooner")
+            }
+        })?;
     outcome
 }
 
@@ -184,4 +194,22 @@ fn push(buffer: &mut Buffer, datatype: Datatype, value: &serde_json::Value) -> O
         Datatype::Bytes => return None,
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_named_like_the_model_comes_before_the_folders() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("1")).expect("a folder");
+        assert_eq!(find(&path("a.onnx")), None);
+        std::fs::write(path(FILE), "{}").expect("a file");
+        std::fs::write(path("a.golden.json"), "{}").expect("a file");
+        assert_eq!(find(&path("a.onnx")), Some(path("a.golden.json")));
+        assert_eq!(find(&path("b.onnx")), Some(path(FILE)));
+        assert_eq!(find(&path("1/model.onnx")), Some(path(FILE)));
+    }
 }

@@ -3,6 +3,7 @@
 //! One queue per model, any number of versions behind it. Readers take the
 //! table without a lock; a load or unload swaps a whole new one in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,12 +14,13 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
+use crate::repository::settings::LoadSettings;
 use crate::stats::Stats;
 
 /// One ready version of a model.
 #[derive(Debug)]
 pub struct Version {
-    /// What it takes and gives, as published.
+    /// What it takes and gives. Its labels and the gateway's settings are the table's.
     pub signature: ModelSignature,
     /// Its batch controller, shared by the model's sessions.
     pub controller: Mutex<Controller>,
@@ -26,6 +28,8 @@ pub struct Version {
     pub stats: Stats,
     /// Most input bytes in one run.
     pub max_batch_bytes: u64,
+    /// The settings it was loaded with.
+    pub loaded_with: LoadSettings,
     /// Set when a run showed that rows are not independent after all.
     unbatched: AtomicBool,
 }
@@ -38,8 +42,14 @@ impl Version {
             controller: Mutex::new(controller),
             stats,
             max_batch_bytes,
+            loaded_with: LoadSettings::default(),
             unbatched: AtomicBool::new(false),
         }
+    }
+
+    /// The same, loaded with these settings.
+    pub fn with(self, loaded_with: LoadSettings) -> Version {
+        Version { loaded_with, ..self }
     }
 
     /// Whether rows of different jobs may share a run.
@@ -73,6 +83,30 @@ pub struct Table {
     pub versions: Vec<Arc<Version>>,
     /// The one that answers when none is asked for.
     pub default: usize,
+    /// The ready version that each label names.
+    pub labels: BTreeMap<SmolStr, SmolStr>,
+    /// What the gateway reads, the same for every version.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Table {
+    /// The versions as they are published.
+    pub fn signatures(&self) -> Vec<ModelSignature> {
+        let published = |version: &Arc<Version>| {
+            let own = &version.signature;
+            let labels = self.labels.iter().filter(|(_, named)| **named == own.version);
+            ModelSignature {
+                labels: labels.map(|(label, _)| label.clone()).collect(),
+                settings: self.settings.clone(),
+                ..own.clone()
+            }
+        };
+        self.versions.iter().map(published).collect()
+    }
+
+    fn version(&self, number: &str) -> Option<&Arc<Version>> {
+        self.versions.iter().find(|version| version.signature.version == number)
+    }
 }
 
 /// A model and its current table.
@@ -109,9 +143,7 @@ impl Model {
         let table = self.table.load();
         let found = match asked {
             "" => table.versions.get(table.default),
-            _ => table.versions.iter().find(|version| version.signature.version == asked).or_else(|| {
-                table.versions.iter().find(|version| version.signature.labels.iter().any(|label| label == asked))
-            }),
+            _ => table.version(asked).or_else(|| table.version(table.labels.get(asked)?)),
         };
         if let Some(version) = found {
             return Ok(Arc::clone(version));

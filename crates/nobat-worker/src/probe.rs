@@ -5,13 +5,18 @@
 //! over axis 0 has one too. So two different rows run alone and together, and
 //! the answers must agree. The timing runs warm up every batch size they try.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nobat_core::JobId;
+use nobat_core::job::LeaseToken;
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Shape};
+use nobat_queue::backend::Lease;
 
 use crate::engine::buffer::Buffer;
-use crate::engine::{Engine, InputData, InputView, OutputData, RunError};
+use crate::engine::{Engine, InputData, InputView, OutputData, RunError, RunLimit};
+use crate::watchdog::Watchdog;
 
 /// Sizes tried for dimensions that the model leaves open, in order, until one runs.
 const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];
@@ -34,8 +39,53 @@ const LONG_RUN: Duration = Duration::from_millis(40);
 const CLOSE: f64 = 1.1;
 /// How often, at most.
 const ROUNDS: usize = 4;
-/// Rows' answers may differ so much, relative to the largest, by kernel choice.
+/// Rows' answers may differ so much, relative to the output's largest, by kernel choice.
 const TOLERANCE: f64 = 2e-3;
+/// Longest run at load. A row of the largest models takes seconds; one that ran for
+/// this long most likely never ends, and no other model loads meanwhile.
+pub const RUN_LIMIT: Duration = Duration::from_secs(30);
+/// Stands for a lease in runs at load, which belong to no job.
+const NO_JOB: Lease = (JobId { random: 0, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(0));
+
+/// What ends the runs of a load.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    /// Who ends them.
+    pub watchdog: &'a Watchdog,
+    /// The longest a run may take.
+    pub run: Duration,
+    /// Ends every run from now on: the worker drains.
+    pub stop: &'a AtomicBool,
+}
+
+impl Bound<'_> {
+    /// For the next run.
+    pub fn next(&self) -> RunLimit<'_> {
+        let left = if self.stop.load(Ordering::Relaxed) { Duration::ZERO } else { self.run };
+        RunLimit { at: Some(Instant::now() + left), lease: NO_JOB, watchdog: self.watchdog }
+    }
+
+    /// Ends the run of a load that is under way.
+    pub fn end(watchdog: &Watchdog) {
+        watchdog.end(&[NO_JOB]);
+    }
+}
+
+/// A run of made-up input that was ended by its [`Bound`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a run of made-up input was ended after {} s; look for a loop that does not end on zeros and small numbers, or export a smaller model", .0.as_secs_f64()
+)]
+pub struct Endless(Duration);
+
+/// What a run gave; `None` where the model refuses made-up input.
+fn ran<T>(outcome: Result<T, RunError>, bound: &Bound<'_>) -> Result<Option<T>, Endless> {
+    match outcome {
+        Ok(given) => Ok(Some(given)),
+        Err(RunError::Failed(_)) => Ok(None),
+        Err(RunError::Ended(_)) => Err(Endless(bound.run)),
+    }
+}
 
 /// What the rows of a model showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,23 +99,28 @@ pub enum Rows {
 }
 
 /// Whether the model's rows are independent.
-pub fn verify_rows(engine: &mut dyn Engine, inputs: &[TensorSpec]) -> Rows {
+///
+/// # Errors
+/// [`Endless`].
+pub fn verify_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], bound: &Bound<'_>) -> Result<Rows, Endless> {
     let mut reason = String::new();
     for dim in OPEN_DIMS {
-        match compare_rows(engine, inputs, dim) {
-            Ok(rows) => return rows,
-            Err(error) => reason = error.to_string(),
+        match compare_rows(engine, inputs, dim, bound) {
+            Ok(rows) => return Ok(rows),
+            Err(RunError::Failed(why)) => reason = why,
+            Err(RunError::Ended(_)) => return Err(Endless(bound.run)),
         }
     }
-    Rows::Unknown(reason)
+    Ok(Rows::Unknown(reason))
 }
 
-fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64) -> Result<Rows, RunError> {
+fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64, bound: &Bound<'_>) -> Result<Rows, RunError> {
     // Alone first: an error there is about the made-up input, not the batch.
-    let first = run(engine, inputs, &[0], dim)?;
-    let second = run(engine, inputs, &[1], dim)?;
-    let both = match run(engine, inputs, &[0, 1], dim) {
+    let first = run(engine, inputs, &[0], dim, bound)?;
+    let second = run(engine, inputs, &[1], dim, bound)?;
+    let both = match run(engine, inputs, &[0, 1], dim, bound) {
         Ok(both) => both,
+        Err(error @ RunError::Ended(_)) => return Err(error),
         Err(error) => return Ok(Rows::Mixed(format!("two rows together fail ({error}) where each alone runs"))),
     };
     for (at, both) in both.iter().enumerate() {
@@ -73,12 +128,12 @@ fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64) -> Res
             return Ok(Rows::Mixed(format!("output {at} has shape {:?} for two rows", both.shape.as_slice())));
         }
         let half = both.values.len() / 2;
+        let alone = first[at].values.iter().chain(&second[at].values);
+        let scale = alone
+            .filter(|value| value.is_finite())
+            .fold(least_scale(both.datatype), |most, value| most.max(value.abs()));
         for (row, alone) in [(0, &first[at]), (1, &second[at])] {
             let together = &both.values[row * half..(row + 1) * half];
-            let scale = alone
-                .values
-                .iter()
-                .fold(1.0f64, |most, value| if value.is_finite() { most.max(value.abs()) } else { most });
             let differs =
                 |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * scale);
             if together.len() != alone.values.len() || alone.values.iter().zip(together).any(differs) {
@@ -87,6 +142,16 @@ fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64) -> Res
         }
     }
     Ok(Rows::Independent)
+}
+
+/// The scale below which differences are noise: made-up input is of about one, and what
+/// is left of such values when they cancel out is their rounding, which is coarse in the
+/// halved datatypes.
+fn least_scale(datatype: Datatype) -> f64 {
+    match datatype {
+        Datatype::Fp16 | Datatype::Bf16 => 1.0,
+        _ => 1e-4,
+    }
 }
 
 /// The measured best batch size.
@@ -103,21 +168,25 @@ pub struct BatchSize {
 /// Times batch sizes 1, 2, 4, … up to `limit` as long as they pay and `budget`
 /// lasts, those that are close to each other again in turn, and picks one. `None`
 /// when made-up input does not run.
+///
+/// # Errors
+/// [`Endless`].
 pub fn best_batch_size(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     limit: u32,
     budget: Duration,
-) -> Option<BatchSize> {
+    bound: &Bound<'_>,
+) -> Result<Option<BatchSize>, Endless> {
     let until = Instant::now() + budget;
-    let dim = [TIMED_DIM].into_iter().chain(OPEN_DIMS).find(|&dim| run(engine, inputs, &[0], dim).is_ok())?;
-    let single = time_of(engine, inputs, 1, dim, until)?;
+    let Some(dim) = dim_that_runs(engine, inputs, bound)? else { return Ok(None) };
+    let Some(single) = ran(time_of(engine, inputs, 1, dim, until, bound), bound)? else { return Ok(None) };
     if single < TINY_RUN {
-        return Some(BatchSize { rows: limit, row_s: single.as_secs_f64(), measured: false });
+        return Ok(Some(BatchSize { rows: limit, row_s: single.as_secs_f64(), measured: false }));
     }
     let mut runs = vec![(1, single)];
     while let Some(size) = next_size(&runs, limit, until.saturating_duration_since(Instant::now())) {
-        let Some(took) = time_of(engine, inputs, size, dim, until) else { break };
+        let Ok(took) = time_of(engine, inputs, size, dim, until, bound) else { break };
         runs.push((size, took));
     }
     // What the machine does beside makes a run slower, for a while. The least of runs
@@ -127,11 +196,21 @@ pub fn best_batch_size(
         if least > until.saturating_duration_since(Instant::now()) {
             break;
         }
-        let Some(took) = time_once(engine, inputs, size, dim) else { break };
+        let Ok(took) = time_once(engine, inputs, size, dim, bound) else { break };
         runs[at].1 = least.min(took);
     }
     let (rows, took) = pick(&runs);
-    Some(BatchSize { rows, row_s: took.as_secs_f64() / f64::from(rows), measured: true })
+    Ok(Some(BatchSize { rows, row_s: took.as_secs_f64() / f64::from(rows), measured: true }))
+}
+
+/// The size for open dimensions with which one row runs.
+fn dim_that_runs(engine: &mut dyn Engine, inputs: &[TensorSpec], bound: &Bound<'_>) -> Result<Option<i64>, Endless> {
+    for dim in [TIMED_DIM].into_iter().chain(OPEN_DIMS) {
+        if ran(run_only(engine, inputs, &[0], dim, bound), bound)?.is_some() {
+            return Ok(Some(dim));
+        }
+    }
+    Ok(None)
 }
 
 /// Time of a row, with its share of what its run costs beside it.
@@ -181,68 +260,102 @@ fn pick(runs: &[(u32, Duration)]) -> (u32, Duration) {
 /// Runs every batch bucket once, 1, 2, 4, … and `limit`, for at most `budget`:
 /// the first run of a size plans and allocates, which no caller should wait for.
 /// Input that does not run warms nothing.
-pub fn warm_up(engine: &mut dyn Engine, inputs: &[TensorSpec], limit: u32, budget: Duration) {
+///
+/// # Errors
+/// [`Endless`], for a single row; a larger batch that takes too long is left cold.
+pub fn warm_up(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    limit: u32,
+    budget: Duration,
+    bound: &Bound<'_>,
+) -> Result<(), Endless> {
     let until = Instant::now() + budget;
-    let Some(dim) = [TIMED_DIM].into_iter().chain(OPEN_DIMS).find(|&dim| run(engine, inputs, &[0], dim).is_ok()) else {
-        return;
-    };
+    let Some(dim) = dim_that_runs(engine, inputs, bound)? else { return Ok(()) };
     let sizes = (1..u32::BITS).map(|power| 1 << power).take_while(|&size| size < limit).chain([limit]);
     for size in sizes {
         let kinds: Vec<u32> = (0..size).map(|row| row % 2).collect();
-        if Instant::now() >= until || run_only(engine, inputs, &kinds, dim).is_err() {
-            return;
+        if Instant::now() >= until || run_only(engine, inputs, &kinds, dim, bound).is_err() {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Best of three runs after one that warms up; a long one is timed once.
-fn time_of(engine: &mut dyn Engine, inputs: &[TensorSpec], rows: u32, dim: i64, until: Instant) -> Option<Duration> {
-    let warming = time_once(engine, inputs, rows, dim)?;
+fn time_of(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    rows: u32,
+    dim: i64,
+    until: Instant,
+    bound: &Bound<'_>,
+) -> Result<Duration, RunError> {
+    let warming = time_once(engine, inputs, rows, dim, bound)?;
     if Instant::now() + warming > until {
-        return Some(warming);
+        return Ok(warming);
     }
     let mut best = warming;
     for _ in 0..3 {
-        let took = time_once(engine, inputs, rows, dim)?;
+        let took = time_once(engine, inputs, rows, dim, bound)?;
         best = best.min(took);
         if took >= LONG_RUN || Instant::now() >= until {
             break;
         }
     }
-    Some(best)
+    Ok(best)
 }
 
-fn time_once(engine: &mut dyn Engine, inputs: &[TensorSpec], rows: u32, dim: i64) -> Option<Duration> {
+fn time_once(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    rows: u32,
+    dim: i64,
+    bound: &Bound<'_>,
+) -> Result<Duration, RunError> {
     let kinds: Vec<u32> = (0..rows).map(|row| row % 2).collect();
     let started = Instant::now();
-    run_only(engine, inputs, &kinds, dim).ok()?;
-    Some(started.elapsed())
+    run_only(engine, inputs, &kinds, dim, bound)?;
+    Ok(started.elapsed())
 }
 
 /// One output of a made-up run, as numbers.
 struct Probed {
+    datatype: Datatype,
     shape: Shape,
     values: Vec<f64>,
 }
 
-fn run(engine: &mut dyn Engine, inputs: &[TensorSpec], kinds: &[u32], dim: i64) -> Result<Vec<Probed>, RunError> {
+fn run(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    kinds: &[u32],
+    dim: i64,
+    bound: &Bound<'_>,
+) -> Result<Vec<Probed>, RunError> {
     let mut probed = Vec::new();
     with_input(inputs, kinds, dim, |views| {
-        engine.run(views, None, &mut |outputs| {
+        engine.run(views, Some(bound.next()), &mut |outputs| {
             for output in outputs {
                 let values = match &output.data {
                     OutputData::Raw(raw) => numbers(output.datatype, raw),
                     OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
                 };
-                probed.push(Probed { shape: output.shape.into(), values });
+                probed.push(Probed { datatype: output.datatype, shape: output.shape.into(), values });
             }
         })
     })?;
     Ok(probed)
 }
 
-fn run_only(engine: &mut dyn Engine, inputs: &[TensorSpec], kinds: &[u32], dim: i64) -> Result<(), RunError> {
-    with_input(inputs, kinds, dim, |views| engine.run(views, None, &mut |_| {}))
+fn run_only(
+    engine: &mut dyn Engine,
+    inputs: &[TensorSpec],
+    kinds: &[u32],
+    dim: i64,
+    bound: &Bound<'_>,
+) -> Result<(), RunError> {
+    with_input(inputs, kinds, dim, |views| engine.run(views, Some(bound.next()), &mut |_| {}))
 }
 
 /// Lends made-up inputs with one row per entry of `kinds`; rows of different

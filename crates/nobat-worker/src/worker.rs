@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,20 +20,27 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
 
-use crate::config::WorkerConfig;
+use crate::config::{Sessions, WorkerConfig};
 use crate::engine::library::{LibraryError, environment};
 use crate::executor::Executor;
 use crate::model::{Model, Version};
+use crate::probe::Bound;
 use crate::renew::{self, Desks};
+use crate::repository::manifest::Manifest;
 use crate::repository::scan::{FoundModel, ScanError, scan};
 use crate::watchdog::Watchdog;
 
+mod install;
 mod loading;
+
+use loading::Loader;
 
 /// A worker is forgotten so long after its last heartbeat.
 const REGISTRATION_TTL: Duration = Duration::from_secs(15);
 /// Three heartbeats fit into the ttl.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often a drain ends the run of a load: a run may begin just after it was looked for.
+const END_EVERY: Duration = Duration::from_millis(20);
 
 /// Why a worker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -84,12 +91,16 @@ struct Shared {
     served: Mutex<BTreeMap<SmolStr, Served>>,
     changed: Notify,
     nonce: AtomicU64,
+    /// Set under the lock of `served`: no executor is put there afterwards.
+    draining: AtomicBool,
 }
 
 /// One model of this process.
 struct Served {
     model: Arc<Model>,
     executors: Vec<Executor>,
+    /// The setting that the number of executors was found by.
+    asked: Sessions,
     /// Versions that are loading or failed to load.
     pending: Vec<ModelSignature>,
 }
@@ -103,6 +114,8 @@ impl Worker {
     /// [`StartError`], one line that says what to mend.
     pub fn start(config: WorkerConfig, queue: Arc<dyn Queue>) -> Result<WorkerHandle, StartError> {
         environment()?;
+        // Before the scan: what is published from here on is found by it or by a reload.
+        let manifest = Manifest::of(config.loading.manifest.clone());
         let found = scan(&config.models)?;
         let shared = Arc::new(Shared {
             config,
@@ -112,9 +125,12 @@ impl Worker {
             started_at_ms: now_ms(),
             watchdog: Watchdog::start()?,
             desks: Desks::default(),
-            served: Mutex::new(found.values().map(|model| (model.name.clone(), Served::loading(model))).collect()),
+            served: Mutex::new(
+                found.models.values().map(|model| (model.name.clone(), Served::loading(model))).collect(),
+            ),
             changed: Notify::new(),
             nonce: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
         });
         let (stop, stopping) = watch::channel(false);
         let (orders, inbox) = crossbeam_channel::unbounded();
@@ -122,8 +138,8 @@ impl Worker {
         let renewer =
             renew::start(Arc::clone(&shared.queue), shared.desks.clone(), shared.watchdog.clone(), stopping.clone())?;
         let loader = {
-            let shared = Arc::clone(&shared);
-            let work = move || shared.load_orders(&inbox, found, &tell_loaded);
+            let loader = Loader::new(Arc::clone(&shared));
+            let work = move || loader.run(&inbox, found, manifest, &tell_loaded);
             std::thread::Builder::new().name("nobat-load".into()).spawn(work)?
         };
         let registrar = {
@@ -183,12 +199,19 @@ impl WorkerHandle {
     /// Drains: stops leasing, finishes what runs, gives the rest back, leaves
     /// the registry. Blocks until that is done.
     pub fn drain(mut self) {
+        let served = {
+            let mut served = self.shared.served.lock();
+            self.shared.draining.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *served)
+        };
+        // The sessions first: a load may take its time, and they must lease nothing meanwhile.
+        install::end(served.into_values().flat_map(|served| served.executors).collect());
         let _ = self.orders.send(Order::Stop);
+        while self.loader.as_ref().is_some_and(|loader| !loader.is_finished()) {
+            Bound::end(&self.shared.watchdog);
+            std::thread::sleep(END_EVERY);
+        }
         join(self.loader.take());
-        let served = std::mem::take(&mut *self.shared.served.lock());
-        let executors: Vec<Executor> = served.into_values().flat_map(|served| served.executors).collect();
-        executors.iter().for_each(Executor::drain);
-        executors.into_iter().for_each(Executor::join);
         // Only now: until here leases were still to be renewed.
         self.stop.send_replace(true);
         join(self.registrar.take());
@@ -209,7 +232,12 @@ impl Served {
     fn loading(found: &FoundModel) -> Served {
         let pending =
             found.versions.iter().map(|version| unready(&found.name, &version.version, ModelState::Loading, ""));
-        Served { model: Arc::new(Model::new(found.name.clone())), executors: Vec::new(), pending: pending.collect() }
+        Served {
+            model: Arc::new(Model::new(found.name.clone())),
+            executors: Vec::new(),
+            asked: Sessions::default(),
+            pending: pending.collect(),
+        }
     }
 }
 
@@ -275,6 +303,10 @@ impl Shared {
         }
     }
 
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     fn versions(&self) -> Vec<Arc<Version>> {
         self.served.lock().values().flat_map(|served| served.model.table().versions.clone()).collect()
     }
@@ -286,8 +318,7 @@ impl Shared {
     fn signatures(&self) -> Vec<ModelSignature> {
         let served = self.served.lock();
         let all = served.values().flat_map(|served| {
-            let table = served.model.table();
-            let ready = table.versions.iter().map(|version| version.signature.clone()).collect::<Vec<_>>();
+            let ready = served.model.table().signatures();
             ready.into_iter().chain(served.pending.iter().cloned())
         });
         all.collect()

@@ -48,11 +48,15 @@ pub enum GuardError {
 /// # Errors
 /// [`GuardError`], naming tensor, location and remedy.
 pub fn check(file: &Path) -> Result<Vec<PathBuf>, GuardError> {
-    let folder = match file.parent() {
+    check_model(&std::fs::read(file)?, folder_of(file))
+}
+
+/// The folder that a model file's external data lies beneath.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    check_model(&std::fs::read(file)?, folder)
+    }
 }
 
 /// As [`check`], for the bytes of a model file in `folder`.

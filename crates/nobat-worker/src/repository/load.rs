@@ -1,20 +1,19 @@
-//! From a found file to a version ready to serve: digest, open, describe,
-//! verify, find the batch size.
+//! From a found file to a version ready to serve: check, open, describe, verify,
+//! find the batch size, open its further sessions.
 
-use std::io::Read;
-use std::path::Path;
 use std::time::Duration;
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
-use sha2::{Digest, Sha256};
 
+use super::files::{self, Files};
 use super::guard::{self, GuardError};
+use super::memory::Memory;
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
-use crate::config::{BatchingConfig, PolicyKind, ProviderKind, WorkerConfig};
+use crate::config::{PolicyKind, ProviderKind};
 use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
-use crate::probe::{self, Rows};
+use crate::probe::{self, Bound, Endless, Rows};
 use crate::sizing::{self, Gpu};
 use crate::{golden, gpu};
 
@@ -27,8 +26,6 @@ pub struct Prepared {
     pub signature: ModelSignature,
     /// The first session.
     pub engine: Box<dyn Engine>,
-    /// Its batching, as configured for this model.
-    pub batching: BatchingConfig,
     /// Run time per row at the best batch size, in seconds.
     pub row_s: f64,
     /// Memory the first session took.
@@ -40,21 +37,21 @@ pub struct Prepared {
 /// Why a version cannot be served; one line that names file and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read `{path}`: {reason}")]
-    Unreadable {
-        /// Which file.
-        path: String,
-        /// The system's words.
-        reason: std::io::Error,
-    },
-    /// It names data outside its folder, or is no model.
+    /// It cannot be read, is no model, or names data outside its folder.
     #[error("`{path}` {reason}")]
     Guarded {
         /// Which file.
         path: String,
         /// Why.
         reason: GuardError,
+    },
+    /// It does not fit into memory.
+    #[error("`{path}` is not opened: {reason}")]
+    TooLarge {
+        /// Which file.
+        path: String,
+        /// The arithmetic.
+        reason: String,
     },
     /// It answers other than its golden outputs.
     #[error("`{path}` is not put in service: {reason}")]
@@ -64,6 +61,14 @@ pub enum LoadError {
         /// Which element.
         reason: String,
     },
+    /// A run at load did not end.
+    #[error("`{path}` is not put in service: {reason}")]
+    Endless {
+        /// Which file.
+        path: String,
+        /// After how long.
+        reason: Endless,
+    },
     /// ONNX Runtime refused it.
     #[error("`{path}` cannot be served: {reason}")]
     Refused {
@@ -72,145 +77,188 @@ pub enum LoadError {
         /// Why.
         reason: OpenError,
     },
+    /// Its sessions may hold different weights.
+    #[error("`{path}` or its external data changed while it was loaded; reload the models when it is whole")]
+    Changed {
+        /// Which file.
+        path: String,
+    },
 }
 
-/// SHA-256 of the file's bytes, the first 16 in hex.
+/// One version to load, and what its load goes by.
+pub struct Load<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// Where it is.
+    pub found: &'a FoundVersion,
+    /// What was read of its files before any session opened.
+    pub files: &'a Files,
+    /// The model's settings.
+    pub settings: &'a ModelSettings,
+    /// What ends its runs.
+    pub bound: &'a Bound<'a>,
+}
+
+/// Reads a version's files: see [`files::read`].
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn digest(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0u8; 1 << 20];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => break,
-            read => hasher.update(&chunk[..read]),
+/// [`LoadError::Guarded`].
+pub fn read(found: &FoundVersion) -> Result<Files, LoadError> {
+    files::read(&found.file).map_err(|reason| LoadError::Guarded { path: found.file.display().to_string(), reason })
+}
+
+impl Load<'_> {
+    /// Everything up to the further sessions.
+    ///
+    /// # Errors
+    /// [`LoadError`], when nothing has changed for those who serve.
+    pub fn prepare(&self) -> Result<Prepared, LoadError> {
+        let before = sizing::resident_bytes();
+        let gpu_before = self.gpu_free();
+        let mut engine = self.open()?;
+        let described = engine.describe().map_err(|reason| LoadError::Refused { path: self.path(), reason })?;
+        if let Some(file) = golden::find(&self.found.file) {
+            golden::check(&file, &mut engine, &described.inputs, &described.outputs, self.bound)
+                .map_err(|reason| LoadError::Golden { path: self.path(), reason })?;
         }
-    }
-    Ok(hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Opens one more session on a version that was [`prepare`]d, and warms it up.
-///
-/// # Errors
-/// [`LoadError::Refused`].
-pub fn open_again(
-    found: &FoundVersion,
-    signature: &ModelSignature,
-    config: &WorkerConfig,
-) -> Result<OnnxEngine, LoadError> {
-    let mut engine = open(found, config)?;
-    let budget = Duration::from_millis(config.loading.probe_ms);
-    probe::warm_up(&mut engine, &signature.inputs, signature.max_batch_size, budget);
-    Ok(engine)
-}
-
-fn open(found: &FoundVersion, config: &WorkerConfig) -> Result<OnnxEngine, LoadError> {
-    OnnxEngine::open(&found.file, config.provider.intra_threads as usize, &config.provider)
-        .map_err(|reason| LoadError::Refused { path: found.file.display().to_string(), reason })
-}
-
-/// Loads a version: everything up to the swap.
-///
-/// # Errors
-/// [`LoadError`], when nothing has changed for those who serve.
-pub fn prepare(
-    name: &str,
-    found: &FoundVersion,
-    digest: String,
-    settings: &ModelSettings,
-) -> Result<Prepared, LoadError> {
-    let config = &settings.config;
-    let path = || found.file.display().to_string();
-    guard::check(&found.file).map_err(|reason| LoadError::Guarded { path: path(), reason })?;
-    let before = sizing::resident_bytes();
-    let on_gpu = config.provider.kind == ProviderKind::Cuda;
-    let gpu_free = || gpu::free_bytes(config.provider.device_id).filter(|_| on_gpu);
-    let gpu_before = gpu_free();
-    let mut engine = open(found, config)?;
-    let described =
-        engine.describe().map_err(|reason| LoadError::Refused { path: found.file.display().to_string(), reason })?;
-    if let Some(file) = golden::find(&found.file) {
-        golden::check(&file, &mut engine, &described.inputs, &described.outputs)
-            .map_err(|reason| LoadError::Golden { path: path(), reason })?;
-    }
-    let batching = config.batching;
-    let (batched, limit) = batch_axis(name, &mut engine, &described.inputs, &described.outputs, config);
-    let (max_batch_size, row_s) = match batched {
-        false => (1, row_time(&mut engine, &described.inputs)),
-        true if batching.policy == PolicyKind::None => (1, row_time(&mut engine, &described.inputs)),
-        true => {
-            let budget = Duration::from_millis(config.loading.probe_ms);
-            // An operator's own size is taken as it is; only its cost is measured.
-            let tried = if batching.max_batch_size > 0 { 1 } else { limit };
-            match probe::best_batch_size(&mut engine, &described.inputs, tried, budget) {
-                Some(best) => {
-                    let rows = if batching.max_batch_size > 0 { limit } else { best.rows };
-                    log::info!(model = name, rows, row_us = (best.row_s * 1e6) as u64; "batches of model `{name}` hold up to {rows} rows");
-                    (rows, best.row_s)
+        let batching = &self.settings.config.batching;
+        let (batched, limit) = self.batch_axis(&mut engine, &described.inputs, &described.outputs)?;
+        let fixed = batching.max_batch_size > 0;
+        let (max_batch_size, row_s) = match batched && batching.policy != PolicyKind::None {
+            false => (1, self.row_time(&mut engine, &described.inputs)?),
+            true => {
+                // An operator's own size is taken as it is; only its cost is measured.
+                let tried = if fixed { 1 } else { limit };
+                match self.endless(probe::best_batch_size(
+                    &mut engine,
+                    &described.inputs,
+                    tried,
+                    self.budget(),
+                    self.bound,
+                ))? {
+                    Some(best) => {
+                        let rows = if fixed { limit } else { best.rows };
+                        log::info!(model = self.name, rows, row_us = (best.row_s * 1e6) as u64; "batches of model `{}` hold up to {rows} rows", self.name);
+                        (rows, best.row_s)
+                    }
+                    None => (limit, 0.0),
                 }
-                None => (limit, 0.0),
             }
-        }
-    };
-    probe::warm_up(&mut engine, &described.inputs, max_batch_size, Duration::from_millis(config.loading.probe_ms));
-    let labels = settings.labels.iter().filter(|(_, version)| **version == found.version);
-    let signature = ModelSignature {
-        name: name.into(),
-        version: found.version.clone(),
-        digest,
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: described.inputs,
-        outputs: described.outputs,
-        batched,
-        max_batch_size,
-        max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
-        finite: settings.finite,
-        labels: labels.map(|(label, _)| label.clone()).collect(),
-        settings: settings.gateway.clone(),
-    };
-    let session_bytes = sizing::resident_bytes().saturating_sub(before);
-    let gpu = on_gpu.then(|| {
-        let free_bytes = gpu_free();
-        Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
-    });
-    Ok(Prepared { signature, engine: Box::new(engine), batching, row_s, session_bytes, gpu })
-}
+        };
+        self.warm_up(&mut engine, &described.inputs, max_batch_size)?;
+        let signature = ModelSignature {
+            name: self.name.into(),
+            version: self.found.version.clone(),
+            digest: self.files.digest.clone(),
+            state: ModelState::Ready,
+            reason: String::new(),
+            inputs: described.inputs,
+            outputs: described.outputs,
+            batched,
+            max_batch_size,
+            max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
+            finite: self.settings.finite,
+            labels: Vec::new(),
+            settings: serde_json::Map::new(),
+        };
+        let session_bytes = sizing::resident_bytes().saturating_sub(before);
+        let gpu = (self.settings.config.provider.kind == ProviderKind::Cuda).then(|| {
+            let free_bytes = self.gpu_free();
+            Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
+        });
+        Ok(Prepared { signature, engine: Box::new(engine), row_s, session_bytes, gpu })
+    }
 
-/// Whether jobs may share a run, and the most rows of one.
-fn batch_axis(
-    name: &str,
-    engine: &mut OnnxEngine,
-    inputs: &[TensorSpec],
-    outputs: &[TensorSpec],
-    config: &WorkerConfig,
-) -> (bool, u32) {
-    let limit = match config.batching.max_batch_size {
-        0 => DEFAULT_MAX_BATCH,
-        size => size,
-    };
-    let free = |specs: &[TensorSpec]| !specs.is_empty() && specs.iter().all(|spec| spec.shape.first() == Some(&-1));
-    if !free(inputs) {
-        return (false, 1);
-    }
-    if !config.loading.verify_batching {
-        return (free(outputs), limit);
-    }
-    match probe::verify_rows(engine, inputs) {
-        Rows::Independent => (true, limit),
-        Rows::Mixed(why) => {
-            log::warn!(model = name; "model `{name}` runs one request at a time: {why}");
-            (false, 1)
+    /// The engines of so many sessions, the first included. All are of the same
+    /// files: what changed between two opens is refused.
+    ///
+    /// # Errors
+    /// [`LoadError`], as [`Load::prepare`].
+    pub fn sessions(
+        &self,
+        first: Box<dyn Engine>,
+        signature: &ModelSignature,
+        count: u32,
+    ) -> Result<Vec<Box<dyn Engine>>, LoadError> {
+        let mut engines = vec![first];
+        while engines.len() < count as usize {
+            let mut engine = self.open()?;
+            self.warm_up(&mut engine, &signature.inputs, signature.max_batch_size)?;
+            engines.push(Box::new(engine));
         }
-        Rows::Unknown(why) => {
-            log::debug!(model = name; "rows of model `{name}` could not be compared on made-up input: {why}");
-            (free(outputs), limit)
+        match read(self.found)? == *self.files {
+            true => Ok(engines),
+            false => Err(LoadError::Changed { path: self.path() }),
         }
     }
-}
 
-fn row_time(engine: &mut OnnxEngine, inputs: &[TensorSpec]) -> f64 {
-    probe::best_batch_size(engine, inputs, 1, Duration::from_millis(200)).map_or(0.0, |best| best.row_s)
+    /// Free memory of the GPU the model runs on; `None` on the CPU and where the driver does not say.
+    fn gpu_free(&self) -> Option<u64> {
+        let provider = &self.settings.config.provider;
+        (provider.kind == ProviderKind::Cuda).then(|| gpu::free_bytes(provider.device_id)).flatten()
+    }
+
+    /// Opens a session. The guard comes first each time: the files may be others by now.
+    fn open(&self) -> Result<OnnxEngine, LoadError> {
+        let config = &self.settings.config;
+        guard::check(&self.found.file).map_err(|reason| LoadError::Guarded { path: self.path(), reason })?;
+        Memory::now(config.loading.memory_limit_bytes)
+            .fits(self.files)
+            .map_err(|reason| LoadError::TooLarge { path: self.path(), reason })?;
+        OnnxEngine::open(&self.found.file, config.provider.intra_threads as usize, &config.provider)
+            .map_err(|reason| LoadError::Refused { path: self.path(), reason })
+    }
+
+    /// Whether jobs may share a run, and the most rows of one.
+    fn batch_axis(
+        &self,
+        engine: &mut OnnxEngine,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(bool, u32), LoadError> {
+        let (name, config) = (self.name, &self.settings.config);
+        let limit = match config.batching.max_batch_size {
+            0 => DEFAULT_MAX_BATCH,
+            size => size,
+        };
+        let free = |specs: &[TensorSpec]| !specs.is_empty() && specs.iter().all(|spec| spec.shape.first() == Some(&-1));
+        if !free(inputs) {
+            return Ok((false, 1));
+        }
+        if !config.loading.verify_batching {
+            return Ok((free(outputs), limit));
+        }
+        Ok(match self.endless(probe::verify_rows(engine, inputs, self.bound))? {
+            Rows::Independent => (true, limit),
+            Rows::Mixed(why) => {
+                log::warn!(model = name; "model `{name}` runs one request at a time: {why}");
+                (false, 1)
+            }
+            Rows::Unknown(why) => {
+                log::warn!(model = name; "whether rows of model `{name}` are independent could not be checked, its axes decide: it refuses made-up input ({why}); set batching.policy = \"none\" for it if they are not");
+                (free(outputs), limit)
+            }
+        })
+    }
+
+    fn row_time(&self, engine: &mut OnnxEngine, inputs: &[TensorSpec]) -> Result<f64, LoadError> {
+        let best = probe::best_batch_size(engine, inputs, 1, Duration::from_millis(200), self.bound);
+        Ok(self.endless(best)?.map_or(0.0, |best| best.row_s))
+    }
+
+    fn warm_up(&self, engine: &mut OnnxEngine, inputs: &[TensorSpec], rows: u32) -> Result<(), LoadError> {
+        self.endless(probe::warm_up(engine, inputs, rows, self.budget(), self.bound))
+    }
+
+    fn endless<T>(&self, outcome: Result<T, Endless>) -> Result<T, LoadError> {
+        outcome.map_err(|reason| LoadError::Endless { path: self.path(), reason })
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_millis(self.settings.config.loading.probe_ms)
+    }
+
+    fn path(&self) -> String {
+        self.found.file.display().to_string()
+    }
 }

@@ -1,9 +1,11 @@
 //! Models on disk: which folders are models, what their settings say, whether
 //! their files may be opened, and what it takes to serve one.
 
+pub mod files;
 pub mod guard;
 pub mod load;
 pub mod manifest;
+pub mod memory;
 mod pbtxt;
 pub mod scan;
 pub mod settings;

@@ -2,7 +2,7 @@
 //! Triton repository (`name/1/model.onnx`) or TensorFlow Serving's version
 //! folders. Reads names only; no model file is opened here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,15 @@ pub struct FoundVersion {
     pub version: SmolStr,
     /// The model file.
     pub file: PathBuf,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Every model, by name.
+    pub models: BTreeMap<SmolStr, FoundModel>,
+    /// Folders that could not be read, by the name of the model that each may hold.
+    pub unreadable: BTreeSet<SmolStr>,
 }
 
 /// Why a path holds no models.
@@ -58,18 +67,19 @@ pub enum ScanError {
 }
 
 /// Finds every model under `paths`, by name. An empty folder is no error: its
-/// models may come later, with a reload.
+/// models may come later, with a reload. A folder beneath one of the paths that
+/// cannot be read is left out with a warning: it is no reason to serve nothing.
 ///
 /// # Errors
 /// [`ScanError`] for what an operator has to mend.
-pub fn scan(paths: &[PathBuf]) -> Result<BTreeMap<SmolStr, FoundModel>, ScanError> {
-    let mut found: BTreeMap<SmolStr, FoundModel> = BTreeMap::new();
+pub fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
+    let mut found = Found::default();
     for path in paths {
-        for model in scan_path(path)? {
-            if let Some(first) = found.get(&model.name) {
+        for model in scan_path(path, &mut found.unreadable)? {
+            if let Some(first) = found.models.get(&model.name) {
                 return Err(ScanError::Twice { name: model.name.clone(), first: place(first), second: place(&model) });
             }
-            found.insert(model.name.clone(), model);
+            found.models.insert(model.name.clone(), model);
         }
     }
     Ok(found)
@@ -80,7 +90,7 @@ fn place(model: &FoundModel) -> PathBuf {
     model.folder.clone().or_else(first_file).unwrap_or_default()
 }
 
-fn scan_path(path: &Path) -> Result<Vec<FoundModel>, ScanError> {
+fn scan_path(path: &Path, skipped: &mut BTreeSet<SmolStr>) -> Result<Vec<FoundModel>, ScanError> {
     let unreadable = |reason| ScanError::Unreadable { path: path.to_owned(), reason };
     let meta = std::fs::metadata(path).map_err(unreadable)?;
     if meta.is_file() {
@@ -94,12 +104,20 @@ fn scan_path(path: &Path) -> Result<Vec<FoundModel>, ScanError> {
     }
     let mut models = Vec::new();
     for entry in entries(path).map_err(unreadable)? {
+        let Some(name) = entry.file_name().and_then(|name| name.to_str()) else {
+            log::warn!("`{}` is left out: its name is not UTF-8; rename it", entry.display());
+            continue;
+        };
         if entry.is_file() && is_onnx(&entry) {
             models.push(single(&entry));
-        } else if entry.is_dir()
-            && let Some(model) = model_folder(&entry).map_err(unreadable)?
-        {
-            models.push(model);
+        } else if entry.is_dir() {
+            match model_folder(&entry) {
+                Ok(model) => models.extend(model),
+                Err(error) => {
+                    log::warn!("`{}` is left out: {error}; mend or remove what cannot be read in it", entry.display());
+                    skipped.insert(name.into());
+                }
+            }
         }
     }
     Ok(models)
@@ -113,7 +131,12 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let mut versions = Vec::new();
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else { continue };
-        if let Some(file) = version_file(&entry)? {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", entry.display()));
+        // A plain file of that name is no version. A link to nothing may be a version that is being replaced.
+        if !std::fs::metadata(&entry).map_err(named)?.is_dir() {
+            continue;
+        }
+        if let Some(file) = version_file(&entry).map_err(named)? {
             versions.push((number, FoundVersion { version: number.to_string().into(), file }));
         }
     }
@@ -198,7 +221,7 @@ mod tests {
     }
 
     fn names(paths: &[PathBuf]) -> Vec<String> {
-        let found = scan(paths).expect("scans");
+        let found = scan(paths).expect("scans").models;
         let describe = |model: &FoundModel| {
             let versions: Vec<_> = model.versions.iter().map(|version| version.version.as_str()).collect();
             format!("{}:{}", model.name, versions.join(","))
@@ -239,6 +262,21 @@ mod tests {
     #[test]
     fn an_empty_folder_holds_no_models_yet() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        assert!(scan(&[root.path().to_owned()]).expect("scans").is_empty());
+        assert!(scan(&[root.path().to_owned()]).expect("scans").models.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_named_hides_no_neighbour() {
+        use std::os::unix::ffi::OsStrExt;
+
+        // A link to nothing, as a version that is being replaced, fails for every user, root too.
+        let root = tree(&["good/1/model.onnx", "broken/2/model.onnx", "flat.onnx", "good/7", "2024"]);
+        std::os::unix::fs::symlink("gone", root.path().join("broken/3")).expect("a link");
+        std::fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"\xff.onnx")), b"x").expect("a file");
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert_eq!(found.models.keys().collect::<Vec<_>>(), ["flat", "good"]);
+        assert_eq!(found.unreadable.iter().collect::<Vec<_>>(), ["broken"]);
+        let error = scan(&[root.path().join("broken")]).expect_err("named by the operator").to_string();
+        assert!(error.contains("broken/3"), "{error}");
     }
 }

@@ -1,19 +1,19 @@
-//! Per-model settings: an optional `model.toml` beside the model, or the common
-//! fields of a Triton `config.pbtxt`.
+//! Per-model settings: an optional `model.toml` beside the model (`NAME.toml` for a
+//! plain `NAME.onnx`), or the common fields of a Triton `config.pbtxt`.
 //!
 //! Both only override what the worker's configuration says; a plain file needs
 //! neither. Unknown keys are refused by name. `model.toml` wins over
 //! `config.pbtxt`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
 
 use super::pbtxt::{self, Field};
 use super::scan::{FoundModel, FoundVersion};
-use crate::config::{PolicyKind, Sessions, WorkerConfig};
+use crate::config::{BatchingConfig, PolicyKind, ProviderConfig, Sessions, WorkerConfig};
 
 /// Which versions serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +83,46 @@ pub struct ModelSettings {
     pub config: WorkerConfig,
 }
 
+/// The settings that a version is loaded with: under others it must be loaded anew.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadSettings {
+    /// Refuse NaN and infinities in float inputs.
+    pub finite: bool,
+    /// How it is batched.
+    pub batching: BatchingConfig,
+    /// Where it runs.
+    pub provider: ProviderConfig,
+}
+
+impl ModelSettings {
+    /// What a load goes by.
+    pub fn of_load(&self) -> LoadSettings {
+        let WorkerConfig { batching, provider, .. } = &self.config;
+        LoadSettings { finite: self.finite, batching: *batching, provider: provider.clone() }
+    }
+
+    /// The versions that serve, oldest first; at least one.
+    ///
+    /// # Errors
+    /// When the policy selects none of those found.
+    pub fn select<'a>(&self, found: &'a [FoundVersion]) -> Result<Vec<&'a FoundVersion>, String> {
+        let selected = self.versions.select(found);
+        if !selected.is_empty() {
+            return Ok(selected);
+        }
+        let numbers: Vec<&str> = found.iter().map(|found| found.version.as_str()).collect();
+        Err(format!(
+            "its settings select none of its versions; found: {}; name one of them in `versions`",
+            numbers.join(", ")
+        ))
+    }
+}
+
 /// `model.toml` as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ModelFile {
-    versions: VersionPolicy,
+    versions: Option<VersionPolicy>,
     labels: BTreeMap<SmolStr, toml::Value>,
     default_version: Option<toml::Value>,
     finite: bool,
@@ -103,20 +138,30 @@ struct ModelFile {
 /// One line that names file, key and remedy.
 pub fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, String> {
     let mut settings = ModelSettings { config: config.clone(), ..ModelSettings::default() };
-    let Some(folder) = &found.folder else { return Ok(settings) };
-    if let Some(text) = read_file(&folder.join("config.pbtxt"))? {
-        apply_pbtxt(&text, &mut settings)
-            .map_err(|reason| format!("`{}`: {reason}", folder.join("config.pbtxt").display()))?;
+    if let Some(path) = found.folder.as_ref().map(|folder| folder.join("config.pbtxt"))
+        && let Some(text) = read_file(&path)?
+    {
+        apply_pbtxt(&text, &mut settings).map_err(|reason| format!("`{}`: {reason}", path.display()))?;
     }
-    if let Some(text) = read_file(&folder.join("model.toml"))? {
-        apply_toml(&text, &mut settings)
-            .map_err(|reason| format!("`{}`: {reason}", folder.join("model.toml").display()))?;
+    if let Some(path) = toml_of(found)
+        && let Some(text) = read_file(&path)?
+    {
+        apply_toml(&text, &mut settings).map_err(|reason| format!("`{}`: {reason}", path.display()))?;
     }
     let batching = &settings.config.batching;
     if batching.slo_ms > 0.0 {
         settings.gateway.entry("slo_ms").or_insert_with(|| batching.slo_ms.into());
     }
     Ok(settings)
+}
+
+/// `model.toml` in the model's folder; of a plain file among others the `.toml` that is
+/// named like it.
+fn toml_of(found: &FoundModel) -> Option<PathBuf> {
+    match &found.folder {
+        Some(folder) => Some(folder.join("model.toml")),
+        None => found.versions.first().map(|version| version.file.with_extension("toml")),
+    }
 }
 
 /// Reads a `config.pbtxt` alone, over the defaults.
@@ -142,8 +187,8 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
         toml::Value::String(text) => SmolStr::from(text.as_str()),
         other => other.to_string().into(),
     };
-    if file.versions != VersionPolicy::default() {
-        settings.versions = file.versions;
+    if let Some(versions) = file.versions {
+        settings.versions = versions;
     }
     settings.labels.extend(file.labels.iter().map(|(label, value)| (label.clone(), version(value))));
     settings.default_version = file.default_version.as_ref().map(version);
@@ -245,6 +290,27 @@ mod tests {
         assert_eq!(settings.config.batching.max_rows, 1024);
         assert_eq!(settings.gateway["slo_ms"], 50.0);
         assert_eq!(settings.gateway["routing_key"], "vision.digits");
+    }
+
+    #[test]
+    fn a_plain_file_has_settings_under_its_own_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("a.toml"), "sessions = 2").expect("a file");
+        let sessions = |name: &str| {
+            let file = folder.path().join(name);
+            let versions = vec![FoundVersion { version: "1".into(), file }];
+            let found = FoundModel { name: "m".into(), folder: None, versions };
+            read(&found, &WorkerConfig::default()).expect("reads").config.sessions
+        };
+        assert_eq!((sessions("a.onnx"), sessions("b.onnx")), (Sessions::Count(2), Sessions::Auto));
+    }
+
+    #[test]
+    fn model_toml_wins_over_a_triton_configuration_also_with_a_default() {
+        let all = ("config.pbtxt", "version_policy { all {} }");
+        let versions = |text: &str| read_with(&[all, ("model.toml", text)]).expect("reads").versions;
+        assert_eq!(versions("versions = \"latest\""), VersionPolicy::Latest(1));
+        assert_eq!(versions("finite = true"), VersionPolicy::All);
     }
 
     #[test]

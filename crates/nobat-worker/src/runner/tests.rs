@@ -80,7 +80,7 @@ fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
     let version =
         Arc::new(Version::new(signature, controller, Stats::new(ModelStatistics::new("scripted", "1")), 1 << 20));
     let model = Arc::new(Model::new("scripted".into()));
-    model.replace(Table { versions: vec![Arc::clone(&version)], default: 0 });
+    model.replace(Table { versions: vec![Arc::clone(&version)], ..Table::default() });
     let desk = Arc::new(Desk::default());
     let mut runner = Runner::new("w1".into(), Arc::clone(&desk), Watchdog::start().expect("a thread"));
     let runs = Arc::new(Mutex::new(Vec::new()));

@@ -3,163 +3,163 @@
 //! A load never disturbs what serves: the new sessions are open before the old
 //! ones are let go, and a failed one leaves the old version serving and says why.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nobat_core::signature::ModelState;
 use nobat_core::statistics::ModelStatistics;
-use nobat_queue::backend::Desk;
-use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+use super::install::{Fresh, Retired};
 use super::{Order, Served, Shared, unready};
 use crate::batch::controller::Controller;
-use crate::engine::Engine;
 use crate::executor::Executor;
-use crate::model::{Model, Table, Version};
-use crate::repository::load::{self, Prepared};
+use crate::model::{Table, Version};
+use crate::probe::{Bound, RUN_LIMIT};
+use crate::repository::load::{self, Load, Prepared};
 use crate::repository::manifest::Manifest;
-use crate::repository::scan::{FoundModel, scan};
+use crate::repository::memory::Memory;
+use crate::repository::scan::{Found, FoundModel, FoundVersion, scan};
 use crate::repository::settings::{self, ModelSettings};
-use crate::runner::Runner;
 use crate::sizing::{self, Resources};
 use crate::stats::Stats;
 
-/// How long jobs planned on a replaced version may keep it in memory.
-const RETIRE_LIMIT: Duration = Duration::from_secs(60);
 /// How often the manifest is looked at.
 const MANIFEST_EVERY: Duration = Duration::from_secs(1);
+/// How often replaced versions are looked at: their memory is wanted back.
+const RETIRE_EVERY: Duration = Duration::from_millis(20);
 
-impl Shared {
-    pub(super) fn load_orders(
-        &self,
-        inbox: &Receiver<Order>,
-        found: BTreeMap<SmolStr, FoundModel>,
-        loaded: &watch::Sender<bool>,
-    ) {
-        let mut deferred = Vec::new();
-        for model in found.values() {
-            match inbox.try_recv() {
-                Ok(Order::Stop) => return,
-                Ok(order) => deferred.push(order),
-                Err(_) => {}
-            }
-            self.load(model);
-        }
-        loaded.send_replace(true);
-        deferred.into_iter().for_each(|order| self.obey(order));
-        let mut manifest = Manifest::of(self.config.loading.manifest.clone());
-        loop {
-            match inbox.recv_timeout(MANIFEST_EVERY) {
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(order) => self.obey(order),
-                Err(RecvTimeoutError::Timeout) if manifest.changed() => {
-                    log::info!("the manifest changed; looking for changed models");
-                    self.reload(None);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
+/// The loading thread's state.
+pub(super) struct Loader {
+    pub(super) shared: Arc<Shared>,
+    /// Replaced versions that planned jobs may still need.
+    pub(super) retired: Vec<Retired>,
+}
+
+impl Loader {
+    pub(super) fn new(shared: Arc<Shared>) -> Loader {
+        Loader { shared, retired: Vec::new() }
     }
 
-    fn obey(&self, order: Order) {
-        match order {
-            Order::Stop => {}
-            Order::Unload(name) => self.unload(&name),
-            Order::LoadAll => self.reload(None),
-            Order::Load(name) => self.reload(Some(&name)),
+    /// Loads what was found, then obeys orders until it is told to stop.
+    pub(super) fn run(
+        mut self,
+        inbox: &Receiver<Order>,
+        found: Found,
+        mut manifest: Manifest,
+        loaded: &watch::Sender<bool>,
+    ) {
+        self.load_each(found.models.values());
+        loaded.send_replace(true);
+        while !self.shared.is_draining() {
+            let pause = if self.retired.is_empty() { MANIFEST_EVERY } else { RETIRE_EVERY };
+            match inbox.recv_timeout(pause) {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Unload(name)) => self.unload(&name),
+                Ok(Order::LoadAll) => self.reload(None),
+                Ok(Order::Load(name)) => self.reload(Some(&name)),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if manifest.changed() {
+                log::info!("the manifest changed; looking for changed models");
+                self.reload(None);
+            }
+            self.retire();
         }
     }
 
     /// Scans again and loads what changed; without a name, also unloads what is gone.
-    fn reload(&self, only: Option<&SmolStr>) {
-        let found = match scan(&self.config.models) {
+    fn reload(&mut self, only: Option<&SmolStr>) {
+        let found = match scan(&self.shared.config.models) {
             Ok(found) => found,
             Err(error) => {
                 log::error!("models are not reloaded: {error}");
                 return;
             }
         };
-        for model in found.values().filter(|model| only.is_none_or(|only| model.name == *only)) {
-            self.load(model);
+        let wanted = |name: &SmolStr| only.is_none_or(|only| name == only);
+        self.load_each(found.models.values().filter(|model| wanted(&model.name)));
+        let known: Vec<SmolStr> = self.shared.served.lock().keys().cloned().collect();
+        // What cannot be read is not known to be gone.
+        let gone = |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name);
+        for name in known.iter().filter(|name| wanted(name) && gone(name)) {
+            self.unload(name);
         }
-        let known: Vec<SmolStr> = self.served.lock().keys().cloned().collect();
-        for name in known.into_iter().filter(|name| !found.contains_key(name) && only.is_none_or(|only| name == only)) {
-            self.unload(&name);
+    }
+
+    fn load_each<'a>(&mut self, models: impl Iterator<Item = &'a FoundModel>) {
+        for model in models {
+            if self.shared.is_draining() {
+                return;
+            }
+            if let Err(reason) = self.load(model) {
+                self.refuse(model, &reason);
+            }
         }
     }
 
     fn unload(&self, name: &SmolStr) {
-        let Some(served) = self.served.lock().remove(name) else { return };
-        self.changed.notify_one();
+        let Some(served) = self.shared.served.lock().remove(name) else { return };
+        self.shared.changed.notify_one();
         served.executors.iter().for_each(Executor::drain);
         served.executors.into_iter().for_each(Executor::join);
         log::info!(model = name.as_str(); "unloaded model `{name}`");
     }
 
     /// Loads a model's changed versions, then swaps them in and retires the old.
-    fn load(&self, found: &FoundModel) {
+    fn load(&mut self, found: &FoundModel) -> Result<(), String> {
         let started = Instant::now();
         let name = &found.name;
-        let model = {
-            let mut served = self.served.lock();
-            Arc::clone(&served.entry(name.clone()).or_insert_with(|| Served::loading(found)).model)
+        let shared = Arc::clone(&self.shared);
+        let (model, running, asked) = {
+            let mut served = shared.served.lock();
+            let own = served.entry(name.clone()).or_insert_with(|| Served::loading(found));
+            (Arc::clone(&own.model), own.executors.len() as u32, own.asked)
         };
+        let settings = settings::read(found, &shared.config)?;
+        let wanted = settings.select(&found.versions)?;
         let old = model.table();
-        let mut versions: Vec<Arc<Version>> = Vec::new();
-        let mut fresh: Vec<(Arc<Version>, Prepared)> = Vec::new();
-        let mut pending = Vec::new();
-        let settings = match settings::read(found, &self.config) {
-            Ok(settings) => settings,
-            Err(reason) => return self.refuse(found, &reason),
-        };
-        for version in settings.versions.select(&found.versions) {
-            let current = old.versions.iter().find(|current| current.signature.version == version.version);
-            let prepared = load::digest(&version.file)
-                .map_err(|reason| load::LoadError::Unreadable { path: version.file.display().to_string(), reason })
-                .and_then(|digest| match current {
-                    Some(current) if current.signature.digest == digest => Ok(None),
-                    _ => load::prepare(name, version, digest, &settings).map(Some),
-                });
-            match prepared {
-                Ok(None) => versions.extend(current.cloned()),
-                Ok(Some(prepared)) => {
-                    let counted =
-                        current.map_or_else(|| ModelStatistics::new(name, &version.version), |old| old.stats.counted());
-                    let ready = Arc::new(Version::new(
-                        prepared.signature.clone(),
-                        Controller::new(&prepared.batching, prepared.signature.max_batch_size),
-                        Stats::new(counted),
-                        prepared.batching.max_batch_bytes,
-                    ));
-                    versions.push(Arc::clone(&ready));
-                    fresh.push((ready, prepared));
+        // Another number of sessions needs engines of every version for each.
+        let resize = running > 0 && asked != settings.config.sessions;
+        let sessions = (running > 0 && !resize).then_some(running);
+        let mut turn = Turn { shared: &shared, name, settings: &settings, anew: resize, sessions };
+        let (mut versions, mut fresh, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+        for found in wanted {
+            let current = old.versions.iter().find(|current| current.signature.version == found.version);
+            let outcome = turn.load(found, current);
+            if shared.is_draining() {
+                return Ok(());
+            }
+            match outcome {
+                Ok(Some(loaded)) => {
+                    versions.push(Arc::clone(&loaded.version));
+                    fresh.push(loaded);
                 }
-                Err(error) => {
-                    log::error!(model = name.as_str(), version = version.version.as_str(); "{error}");
+                Ok(None) => versions.extend(current.cloned()),
+                Err(reason) => {
+                    log::error!(model = name.as_str(), version = found.version.as_str(); "{reason}");
                     versions.extend(current.cloned());
-                    pending.push(unready(name, &version.version, ModelState::Failed, &error.to_string()));
+                    pending.push(unready(name, &found.version, ModelState::Failed, &reason));
                 }
             }
         }
-        if versions.is_empty() {
-            // What served before goes on serving.
+        if versions.is_empty() || (resize && fresh.len() < versions.len()) {
+            // What served before goes on serving, as it was.
             versions.clone_from(&old.versions);
+            fresh.clear();
         }
-        let named = settings.default_version.as_ref();
-        let default = named.and_then(|named| versions.iter().position(|version| version.signature.version == *named));
-        let table = Table { default: default.unwrap_or(versions.len().saturating_sub(1)), versions };
-        if let Err(reason) = self.swap(found, &settings, &model, fresh, table) {
-            return self.refuse(found, &reason);
+        if !versions.is_empty() {
+            let table = table(&old, versions, &settings);
+            self.install(&model, table, fresh, settings.config.sessions, resize)?;
         }
-        if let Some(served) = self.served.lock().get_mut(name) {
+        if let Some(served) = shared.served.lock().get_mut(name) {
             served.pending = pending;
         }
-        self.changed.notify_one();
+        shared.changed.notify_one();
         log::info!(model = name.as_str(), ms = started.elapsed().as_millis() as u64; "model `{name}` is loaded as far as it can be");
+        Ok(())
     }
 
     /// Says why a model did not load; what served before goes on serving.
@@ -167,116 +167,76 @@ impl Shared {
         let name = &found.name;
         log::error!(model = name.as_str(); "model `{name}` is not loaded: {reason}");
         let version = found.versions.last().map_or("1", |version| &version.version);
-        if let Some(served) = self.served.lock().get_mut(name) {
+        if let Some(served) = self.shared.served.lock().get_mut(name) {
             served.pending = vec![unready(name, version, ModelState::Failed, reason)];
         }
-        self.changed.notify_one();
+        self.shared.changed.notify_one();
     }
+}
 
-    fn swap(
-        &self,
-        found: &FoundModel,
-        settings: &ModelSettings,
-        model: &Arc<Model>,
-        fresh: Vec<(Arc<Version>, Prepared)>,
-        table: Table,
-    ) -> Result<(), String> {
-        let config = &settings.config;
-        let running = self.served.lock().get(&model.name).map_or(0, |served| served.executors.len());
-        let sessions = match (running, fresh.first()) {
-            (0, Some((_, prepared))) => sizing::sessions(
-                config.sessions,
-                Resources {
-                    cores: sizing::cores(),
-                    free_bytes: config.loading.memory_limit_bytes.unwrap_or(u64::MAX).min(sizing::free_bytes()),
-                    session_bytes: prepared.session_bytes,
-                    row_s: prepared.row_s,
-                    gpu: prepared.gpu,
-                },
-            )?,
-            (0, None) => return Ok(()),
-            (running, _) => running as u32,
+/// The versions of one model, loaded one after the other.
+struct Turn<'a> {
+    shared: &'a Shared,
+    name: &'a SmolStr,
+    settings: &'a ModelSettings,
+    /// Load each anew, changed or not.
+    anew: bool,
+    /// Engines per version; where nothing serves yet, the first that loads decides.
+    sessions: Option<u32>,
+}
+
+impl Turn<'_> {
+    /// Loads a version; `None` when `current` is the same already.
+    fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<Fresh>, String> {
+        let files = load::read(found).map_err(|error| error.to_string())?;
+        let with = self.settings.of_load();
+        let same = |own: &Arc<Version>| own.signature.digest == files.digest && own.loaded_with == with;
+        if !self.anew && current.is_some_and(same) {
+            return Ok(None);
+        }
+        let bound = Bound { watchdog: &self.shared.watchdog, run: RUN_LIMIT, stop: &self.shared.draining };
+        let load = Load { name: self.name, found, files: &files, settings: self.settings, bound: &bound };
+        let prepared = load.prepare().map_err(|error| error.to_string())?;
+        let sessions = match self.sessions {
+            Some(sessions) => sessions,
+            None => *self.sessions.insert(self.fitting(&prepared)?),
         };
-        // One engine per session and fresh version, all opened before any is used.
-        let mut engines: Vec<Vec<(Arc<Version>, Box<dyn Engine>)>> = (0..sessions).map(|_| Vec::new()).collect();
-        for (version, prepared) in fresh {
-            let file = found.versions.iter().find(|file| file.version == version.signature.version);
-            let mut first = Some(prepared.engine);
-            for own in &mut engines {
-                let engine = match (first.take(), file) {
-                    (Some(first), _) => first,
-                    (None, Some(file)) => {
-                        let again = load::open_again(file, &version.signature, config);
-                        Box::new(again.map_err(|error| error.to_string())?)
-                    }
-                    (None, None) => continue,
-                };
-                own.push((Arc::clone(&version), engine));
-            }
-        }
-        let old = model.table();
-        if running == 0 {
-            self.start_executors(model, engines, table)?;
-        } else {
-            // A runner is locked while a batch runs; the table of models must not wait for it.
-            for (runner, own) in self.runners(&model.name).into_iter().zip(engines) {
-                let mut runner = runner.lock();
-                own.into_iter().for_each(|(version, engine)| runner.put(version, engine));
-            }
-            model.replace(table);
-        }
-        self.retire(model, &old);
-        Ok(())
+        let Prepared { signature, engine, .. } = prepared;
+        let engines = load.sessions(engine, &signature, sessions).map_err(|error| error.to_string())?;
+        let batching = &self.settings.config.batching;
+        let counted =
+            current.map_or_else(|| ModelStatistics::new(self.name, &found.version), |own| own.stats.counted());
+        let controller = Controller::new(batching, signature.max_batch_size);
+        let version = Version::new(signature, controller, Stats::new(counted), batching.max_batch_bytes);
+        Ok(Some(Fresh { version: Arc::new(version.with(with)), engines }))
     }
 
-    fn start_executors(
-        &self,
-        model: &Arc<Model>,
-        engines: Vec<Vec<(Arc<Version>, Box<dyn Engine>)>>,
-        table: Table,
-    ) -> Result<(), String> {
-        let short: SmolStr = self.id.chars().take(6).collect();
-        let mut executors = Vec::new();
-        // Jobs are decoded against the table, so it stands before the first lease.
-        model.replace(table);
-        for (number, own) in engines.into_iter().enumerate() {
-            let desk = Arc::new(Desk::default());
-            let mut runner = Runner::new(short.clone(), Arc::clone(&desk), self.watchdog.clone());
-            own.into_iter().for_each(|(version, engine)| runner.put(version, engine));
-            self.desks.add(model.name.clone(), &desk);
-            let (queue, model, number) = (Arc::clone(&self.queue), Arc::clone(model), number as u32);
-            let executor = Executor::start(queue, model, self.id.clone(), number, desk, runner)
-                .map_err(|error| format!("cannot start a thread: {error}; raise the process limit"))?;
-            executors.push(executor);
-        }
-        if let Some(served) = self.served.lock().get_mut(&model.name) {
-            served.executors = executors;
-        }
-        Ok(())
+    /// How many sessions the model gets, by what its first one took.
+    fn fitting(&self, prepared: &Prepared) -> Result<u32, String> {
+        let config = &self.settings.config;
+        let resources = Resources {
+            cores: sizing::cores(),
+            free_bytes: Memory::now(config.loading.memory_limit_bytes).left(),
+            session_bytes: prepared.session_bytes,
+            row_s: prepared.row_s,
+            gpu: prepared.gpu,
+        };
+        sizing::sessions(config.sessions, resources)
     }
+}
 
-    fn runners(&self, model: &str) -> Vec<Arc<Mutex<Runner>>> {
-        let served = self.served.lock();
-        let executors = served.get(model).map_or(&[][..], |served| &served.executors);
-        executors.iter().map(|executor| Arc::clone(&executor.runner)).collect()
-    }
-
-    /// Drops replaced versions once no planned job needs them.
-    fn retire(&self, model: &Arc<Model>, old: &Table) {
-        let current = model.table();
-        let gone = old.versions.iter().filter(|old| !current.versions.iter().any(|now| Arc::ptr_eq(now, old)));
-        for version in gone {
-            let give_up = Instant::now() + RETIRE_LIMIT;
-            let sessions = self.served.lock().get(&model.name).map_or(0, |served| served.executors.len());
-            // One reference in `old`, one per session's engine; more are planned jobs.
-            while Arc::strong_count(version) > sessions + 1 && Instant::now() < give_up {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            // The lock is held only for the take; the engine is dropped here, on the loading thread.
-            for runner in self.runners(&model.name) {
-                let engine = runner.lock().remove(version);
-                drop(engine);
-            }
-        }
-    }
+/// The table of these ready versions, as the settings name them. What names a version
+/// that is not ready stays where it was: its callers are served meanwhile.
+fn table(old: &Table, versions: Vec<Arc<Version>>, settings: &ModelSettings) -> Table {
+    let position = |number: &SmolStr| versions.iter().position(|version| version.signature.version == *number);
+    let labels = settings.labels.iter().filter_map(|(label, number)| {
+        let number =
+            [Some(number), old.labels.get(label)].into_iter().flatten().find(|number| position(number).is_some())?;
+        Some((label.clone(), number.clone()))
+    });
+    let newest = versions.len().saturating_sub(1);
+    let was = || old.versions.get(old.default).and_then(|version| position(&version.signature.version));
+    let default =
+        settings.default_version.as_ref().map_or(newest, |named| position(named).or_else(was).unwrap_or(newest));
+    Table { labels: labels.collect(), default, settings: settings.gateway.clone(), versions }
 }

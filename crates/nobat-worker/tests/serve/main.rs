@@ -3,4 +3,6 @@
 mod bad_input;
 mod deployment;
 mod lifecycle;
+mod reload;
 mod shapes;
+mod weighted;

@@ -1,0 +1,61 @@
+//! What a version is made of on disk: its model file and the external data that
+//! the file names, checked, measured and hashed in one pass.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::guard::{self, GuardError};
+
+/// The files of a version as they were when read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// SHA-256 of the model file and then of its external files, in the order of
+    /// their paths; the first 16 bytes in hex.
+    pub digest: String,
+    /// Size of the model file.
+    pub model_bytes: u64,
+    /// Size of the external files.
+    pub external_bytes: u64,
+}
+
+/// Checks a model file as [`guard::check`] does and reads all it is made of.
+///
+/// # Errors
+/// [`GuardError`]; nothing was handed to ONNX Runtime.
+pub fn read(model: &Path) -> Result<Files, GuardError> {
+    let mut hasher = Sha256::new();
+    let (model_bytes, external) = {
+        let bytes = std::fs::read(model)?;
+        hasher.update(&bytes);
+        (bytes.len() as u64, guard::check_model(&bytes, guard::folder_of(model))?)
+    };
+    let mut external_bytes = 0;
+    for file in external {
+        external_bytes += hash(&file, &mut hasher).map_err(|error| named(&file, &error))?;
+    }
+    let digest = hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Files { digest, model_bytes, external_bytes })
+}
+
+fn hash(path: &PathBuf, hasher: &mut Sha256) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut chunk = vec![0u8; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(bytes),
+            read => {
+                hasher.update(&chunk[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}
+
+/// The system's words do not say which file.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("external data `{}`: {error}", path.display()))
+}

@@ -1,0 +1,166 @@
+//! Puts loaded versions into the sessions of a model, and takes replaced ones
+//! out once no job needs them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_queue::backend::Desk;
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+
+use super::Shared;
+use super::loading::Loader;
+use crate::config::Sessions;
+use crate::engine::Engine;
+use crate::executor::Executor;
+use crate::model::{Model, Table, Version};
+use crate::runner::Runner;
+
+/// A replaced version that is still needed after so long is worth a line in the log.
+const RETIRE_WARNING: Duration = Duration::from_secs(60);
+/// How long a session's next pause between two batches is waited for.
+const RETIRE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// A version that loaded, with an engine for each session.
+pub(super) struct Fresh {
+    pub(super) version: Arc<Version>,
+    pub(super) engines: Vec<Box<dyn Engine>>,
+}
+
+/// A replaced version whose engines are still there.
+pub(super) struct Retired {
+    model: Arc<Model>,
+    version: Arc<Version>,
+    since: Instant,
+    told: bool,
+}
+
+impl Loader {
+    /// Makes a table of ready versions the model's own. `resized` says that
+    /// `sessions` are another number than serve now, and that all versions are fresh.
+    pub(super) fn install(
+        &mut self,
+        model: &Arc<Model>,
+        table: Table,
+        fresh: Vec<Fresh>,
+        sessions: Sessions,
+        resized: bool,
+    ) -> Result<(), String> {
+        let old = model.table();
+        let runners = self.shared.runners(&model.name);
+        if runners.is_empty() || resized {
+            return self.restart(model, table, fresh, sessions);
+        }
+        for Fresh { version, engines } in fresh {
+            // A runner is locked while a batch runs; the table of models must not wait for it.
+            for (runner, engine) in runners.iter().zip(engines) {
+                runner.lock().put(Arc::clone(&version), engine);
+            }
+        }
+        let stays = |own: &&Arc<Version>| table.versions.iter().any(|now| Arc::ptr_eq(now, own));
+        let gone = old.versions.iter().filter(|own| !stays(own));
+        let (since, told) = (Instant::now(), false);
+        self.retired.extend(gone.map(|own| Retired {
+            model: Arc::clone(model),
+            version: Arc::clone(own),
+            since,
+            told,
+        }));
+        model.replace(table);
+        Ok(())
+    }
+
+    /// Ends the model's sessions, if it has any, and starts those of `fresh`.
+    fn restart(&self, model: &Arc<Model>, table: Table, fresh: Vec<Fresh>, sessions: Sessions) -> Result<(), String> {
+        // A session without the engines of the table, or with others, must lease nothing.
+        let before = self.shared.served.lock().get_mut(&model.name).map(|served| std::mem::take(&mut served.executors));
+        end(before.unwrap_or_default());
+        // Jobs are decoded against the table, so it stands before the first lease.
+        model.replace(table);
+        let started = self.start(model, fresh).inspect_err(|_| model.replace(Table::default()))?;
+        let left = {
+            let mut served = self.shared.served.lock();
+            match served.get_mut(&model.name) {
+                // A drain takes what stands here under the same lock; what comes later would outlive it.
+                Some(served) if !self.shared.is_draining() => {
+                    served.asked = sessions;
+                    std::mem::replace(&mut served.executors, started)
+                }
+                _ => started,
+            }
+        };
+        end(left);
+        Ok(())
+    }
+
+    /// One executor per session, each with its own engine of every version.
+    fn start(&self, model: &Arc<Model>, fresh: Vec<Fresh>) -> Result<Vec<Executor>, String> {
+        let shared = &self.shared;
+        let count = fresh.first().map_or(0, |fresh| fresh.engines.len());
+        let mut own: Vec<Vec<(Arc<Version>, Box<dyn Engine>)>> = (0..count).map(|_| Vec::new()).collect();
+        for Fresh { version, engines } in fresh {
+            own.iter_mut().zip(engines).for_each(|(own, engine)| own.push((Arc::clone(&version), engine)));
+        }
+        let short: SmolStr = shared.id.chars().take(6).collect();
+        let mut executors = Vec::new();
+        for (number, own) in own.into_iter().enumerate() {
+            let desk = Arc::new(Desk::default());
+            let mut runner = Runner::new(short.clone(), Arc::clone(&desk), shared.watchdog.clone());
+            own.into_iter().for_each(|(version, engine)| runner.put(version, engine));
+            shared.desks.add(model.name.clone(), &desk);
+            let (queue, of) = (Arc::clone(&shared.queue), Arc::clone(model));
+            match Executor::start(queue, of, shared.id.clone(), number as u32, desk, runner) {
+                Ok(executor) => executors.push(executor),
+                Err(error) => {
+                    end(executors);
+                    return Err(format!("cannot start a thread: {error}; raise the process limit"));
+                }
+            }
+        }
+        Ok(executors)
+    }
+
+    /// Drops replaced versions that no planned job needs any more. Those that are
+    /// needed stay, for as long as it takes.
+    pub(super) fn retire(&mut self) {
+        let shared = &self.shared;
+        self.retired.retain_mut(|retired| {
+            let runners = shared.runners(&retired.model.name);
+            // One reference here, one per session's engine; more are a table still read, or planned jobs.
+            if Arc::strong_count(&retired.version) > runners.len() + 1 {
+                retired.warn();
+                return true;
+            }
+            // The lock is held only for the take; the engine is dropped here, on the loading thread.
+            let taken = runners.iter().map(|runner| {
+                let engine = runner.try_lock_for(RETIRE_PATIENCE).map(|mut runner| runner.remove(&retired.version));
+                engine.is_some()
+            });
+            !taken.fold(true, |all, taken| all && taken)
+        });
+    }
+}
+
+impl Retired {
+    fn warn(&mut self) {
+        if !self.told && self.since.elapsed() > RETIRE_WARNING {
+            self.told = true;
+            let (model, version) = (self.model.name.as_str(), self.version.signature.version.as_str());
+            log::warn!(model, version; "a replaced version of model `{model}` stays in memory: jobs leased before still wait to run on it");
+        }
+    }
+}
+
+impl Shared {
+    fn runners(&self, model: &str) -> Vec<Arc<Mutex<Runner>>> {
+        let served = self.served.lock();
+        let executors = served.get(model).map_or(&[][..], |served| &served.executors);
+        executors.iter().map(|executor| Arc::clone(&executor.runner)).collect()
+    }
+}
+
+/// Drains executors, all at once, and waits for their ends.
+pub(super) fn end(executors: Vec<Executor>) {
+    executors.iter().for_each(Executor::drain);
+    executors.into_iter().for_each(Executor::join);
+}
