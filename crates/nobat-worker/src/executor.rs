@@ -172,3 +172,31 @@ impl Future for RunFuture {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nobat_queue::queue::QueueSettings;
+    use nobat_queue::sqlite::SqliteQueue;
+
+    use super::*;
+    use crate::watchdog::Watchdog;
+
+    #[test]
+    fn an_executor_that_nobody_holds_ends() {
+        let data = tempfile::tempdir().expect("a folder");
+        let queue = SqliteQueue::open(data.path(), QueueSettings::default()).expect("a queue");
+        let desk = Arc::new(Desk::default());
+        let runner = Runner::new("w".into(), Arc::clone(&desk), Watchdog::start().expect("a thread"));
+        let model = Arc::new(Model::new("m".into()));
+        let executor = Executor::start(queue, model, "w".into(), 0, desk, runner).expect("a thread");
+        let Executor { drain, thread, .. } = executor;
+        drop(drain);
+        let (thread, give_up) = (thread.expect("a thread"), Instant::now() + Duration::from_secs(30));
+        while !thread.is_finished() {
+            assert!(Instant::now() < give_up, "it runs on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -132,11 +132,11 @@ impl Loader {
                 return true;
             }
             // The lock is held only for the take; the engine is dropped here, on the loading thread.
-            let taken = runners.iter().map(|runner| {
+            // A session that is busy for longer is looked at again.
+            !runners.iter().all(|runner| {
                 let engine = runner.try_lock_for(RETIRE_PATIENCE).map(|mut runner| runner.remove(&retired.version));
                 engine.is_some()
-            });
-            !taken.fold(true, |all, taken| all && taken)
+            })
         });
     }
 }
