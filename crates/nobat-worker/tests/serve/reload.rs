@@ -10,7 +10,7 @@ use nobat_queue::queue::QueueSettings;
 use nobat_worker::config::{LoadingConfig, Sessions};
 use nobat_worker::{Worker, WorkerConfig};
 
-use crate::deployment::{Deployment, as_floats, floats, once, quick, request, test_model};
+use crate::deployment::{Deployment, as_floats, floats, longs, once, quick, request, test_model};
 use crate::weighted::{adds, adds_external, publish, weights};
 
 async fn start(files: &[(&str, &[u8])], config: impl FnOnce(&Path) -> WorkerConfig) -> Deployment {
@@ -19,7 +19,8 @@ async fn start(files: &[(&str, &[u8])], config: impl FnOnce(&Path) -> WorkerConf
         publish(&models.path().join(file), bytes);
     }
     let config = config(models.path());
-    Deployment::start(models, config, QueueSettings::default()).await
+    // A cancelled run is ended with the next renewal.
+    Deployment::start(models, config, QueueSettings { lease_ms: 3_000, ..QueueSettings::default() }).await
 }
 
 fn write(deployment: &Deployment, file: &str, bytes: &[u8]) {
@@ -230,4 +231,43 @@ async fn a_drain_waits_for_no_load() {
     tokio::task::spawn_blocking(move || worker.drain()).await.expect("a drain");
     // The run of `b` that is under way would last for its limit of thirty seconds.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_run_without_an_end_holds_up_no_swap_and_no_other_load() {
+    let slow = std::fs::read(test_model("slow")).expect("a test model");
+    let deployment = start(&[("slow.onnx", &slow)], |_| WorkerConfig { sessions: Sessions::Count(1), ..quick() }).await;
+    let steps = |n: i64| request(vec![longs("n", &[], &[n]), floats("x", &[1, 16], &[0.5; 16])]);
+    let state = async |id| deployment.queue.get(id).await.expect("the queue answers").expect("a job").state;
+    let leased = async |id| {
+        while state(id).await != JobState::Leased {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let first = deployment.enqueue("slow", &steps(i64::MAX / 2), once()).await;
+    leased(first.id).await;
+
+    // The same graph under another producer's name.
+    let before = deployment.signature("slow").digest;
+    let at = slow.windows(11).position(|window| window == b"nobat-tests").expect("the producer's name");
+    let mut renamed = slow.clone();
+    renamed[at] = b'N';
+    write(&deployment, "slow.onnx", &renamed);
+    deployment.worker.reload();
+    deployment.until("slow", |own| of(own, "1").is_some_and(|own| own.digest != before)).await;
+    assert_eq!(state(first.id).await, JobState::Leased);
+    deployment.queue.cancel(first.id).await.expect("a cancellation");
+    deployment.answer("slow", &steps(3)).await;
+
+    let second = deployment.enqueue("slow", &steps(i64::MAX / 2), once()).await;
+    leased(second.id).await;
+    std::fs::remove_file(deployment.models.path().join("slow.onnx")).expect("a removal");
+    deployment.worker.reload();
+    deployment.until("slow", <[_]>::is_empty).await;
+    write(&deployment, "other.onnx", &adds(5.0));
+    deployment.worker.reload();
+    deployment.until("other", |own| of(own, "1").is_some()).await;
+    assert_eq!(state(second.id).await, JobState::Leased, "an unloaded model finishes what runs");
+    deployment.queue.cancel(second.id).await.expect("a cancellation");
+    deployment.drain().await;
 }
