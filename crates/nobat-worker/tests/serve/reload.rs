@@ -1,8 +1,10 @@
 //! What a reload sees: new weights wherever they lie, new settings, a manifest.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobOptions, JobState};
 use nobat_core::signature::{ModelSignature, ModelState};
@@ -108,14 +110,16 @@ async fn changed_settings_of_an_unchanged_file_take_effect() {
 }
 
 #[tokio::test]
-async fn another_number_of_sessions_takes_effect_under_load() {
+async fn another_number_of_sessions_takes_effect_under_load_and_fails_no_request() {
+    let zeros_once = zeros("");
     let deployment = start(&[("adder/model.onnx", &adds(1.0)), ("adder/model.toml", b"")], |_| quick()).await;
-    for sessions in [3, 1] {
+    for sessions in [3, 1, 2] {
         write(&deployment, "adder/model.toml", format!("sessions = {sessions}").as_bytes());
         deployment.worker.reload();
         let give_up = Instant::now() + crate::deployment::PATIENCE;
         loop {
-            assert_eq!(added(&deployment, "adder", "").await, 1.0);
+            let answers = join_all((0..16).map(|_| deployment.job("adder", &zeros_once, once()))).await;
+            assert!(answers.iter().all(|view| view.state == JobState::Succeeded), "{answers:?}");
             let workers = deployment.queue.workers().await.expect("workers");
             if workers.iter().any(|own| own.sessions == sessions) {
                 break;
@@ -123,6 +127,21 @@ async fn another_number_of_sessions_takes_effect_under_load() {
             assert!(Instant::now() < give_up, "not {sessions} sessions");
         }
     }
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_unloads_nothing_and_hides_no_neighbour() {
+    let (one, two) = (adds(1.0), adds(2.0));
+    let deployment = start(&[("adder/1/model.onnx", &one), ("gone.onnx", &two)], |_| quick()).await;
+    // A version that is being put there, as far as a scan can see.
+    symlink("nothing", deployment.models.path().join("adder/2")).expect("a link");
+    std::fs::remove_file(deployment.models.path().join("gone.onnx")).expect("a removal");
+    write(&deployment, "new.onnx", &two);
+    deployment.worker.reload();
+    deployment.until("gone", <[_]>::is_empty).await;
+    deployment.until("new", |own| of(own, "1").is_some()).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0);
     deployment.drain().await;
 }
 
