@@ -44,7 +44,8 @@ pub struct ModelSignature {
     pub name: SmolStr,
     /// Version folder, `1` for a plain file.
     pub version: SmolStr,
-    /// SHA-256 of the model file (first 16 bytes, hex); changes with the weights.
+    /// SHA-256 of the model file and its external data (first 16 bytes, hex); changes
+    /// with the weights.
     pub digest: String,
     /// Where it stands.
     #[serde(default)]

@@ -26,18 +26,53 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 use crate::batch::intake::{Batch, Intake};
-use crate::model::Model;
+use crate::engine::Engine;
+use crate::model::{Model, Version};
 use crate::runner::Runner;
 
 /// Pauses before a session that stopped starts again.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A session's engines. Whoever adds one waits for no batch, however long it runs.
+pub(crate) struct Engines {
+    /// Locked by the session's thread while a batch runs.
+    runner: Mutex<Runner>,
+    /// Added since the last batch began; the next one finds them in the runner.
+    added: Mutex<Vec<(Arc<Version>, Box<dyn Engine>)>>,
+}
+
+impl Engines {
+    /// Adds a version's engine for the batches that are planned from now on.
+    pub(crate) fn add(&self, version: Arc<Version>, engine: Box<dyn Engine>) {
+        self.added.lock().push((version, engine));
+    }
+
+    /// Drops a version's engine; false, and nothing is done, where a batch runs for
+    /// longer than `patience`. The locks are held for the take and not for the drop.
+    pub(crate) fn drop_engine(&self, version: &Arc<Version>, patience: Duration) -> bool {
+        let taken = self.runner.try_lock_for(patience).map(|mut runner| {
+            self.settle_in(&mut runner);
+            runner.remove(version)
+        });
+        taken.is_some()
+    }
+
+    fn run(&self, batch: Batch) {
+        let mut runner = self.runner.lock();
+        self.settle_in(&mut runner);
+        runner.run(batch);
+    }
+
+    fn settle_in(&self, runner: &mut Runner) {
+        self.added.lock().drain(..).for_each(|(version, engine)| runner.put(version, engine));
+    }
+}
+
 /// One running session of a model.
 pub(crate) struct Executor {
-    /// Its engines; locked by the thread while a batch runs, so whoever swaps
-    /// an engine waits for that batch and no longer.
-    pub(crate) runner: Arc<Mutex<Runner>>,
+    /// Its engines.
+    pub(crate) engines: Arc<Engines>,
     drain: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,18 +90,23 @@ impl Executor {
         desk: Arc<Desk>,
         runner: Runner,
     ) -> std::io::Result<Executor> {
-        let runner = Arc::new(Mutex::new(runner));
+        let engines = Arc::new(Engines { runner: Mutex::new(runner), added: Mutex::default() });
         let (drain, draining) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let session = Session { queue, model, worker, number, desk, runner: Arc::clone(&runner) };
+        let session = Session { queue, model, worker, number, desk, engines: Arc::clone(&engines) };
         let name = format!("nobat-run-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(session.serve(draining)))?;
-        Ok(Executor { runner, drain, thread: Some(thread) })
+        Ok(Executor { engines, drain, thread: Some(thread) })
     }
 
     /// Asks the thread to finish its batch, give back the rest and end.
     pub(crate) fn drain(&self) {
         self.drain.send_replace(true);
+    }
+
+    /// Whether its thread has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the drained thread's end.
@@ -87,7 +127,7 @@ struct Session {
     worker: SmolStr,
     number: u32,
     desk: Arc<Desk>,
-    runner: Arc<Mutex<Runner>>,
+    engines: Arc<Engines>,
 }
 
 impl Session {
@@ -124,7 +164,7 @@ impl Session {
         WorkerBuilder::new(&*format!("{}/{}#{}", self.worker, self.model.name, self.number))
             .backend(backend)
             .catch_panic()
-            .build(RunBatch(Arc::clone(&self.runner)))
+            .build(RunBatch(Arc::clone(&self.engines)))
             .run_until(async move {
                 drained(&mut draining).await;
                 Ok::<(), WorkerError>(())
@@ -140,7 +180,7 @@ async fn drained(draining: &mut watch::Receiver<bool>) {
 
 /// The apalis service: one task is one batch, run inline.
 #[derive(Clone)]
-struct RunBatch(Arc<Mutex<Runner>>);
+struct RunBatch(Arc<Engines>);
 
 impl Service<Task<Batch>> for RunBatch {
     type Response = ();
@@ -152,13 +192,13 @@ impl Service<Task<Batch>> for RunBatch {
     }
 
     fn call(&mut self, task: Task<Batch>) -> RunFuture {
-        RunFuture { runner: Arc::clone(&self.0), batch: Some(task.args) }
+        RunFuture { engines: Arc::clone(&self.0), batch: Some(task.args) }
     }
 }
 
 /// Runs its batch when first polled, where the panic layer watches.
 struct RunFuture {
-    runner: Arc<Mutex<Runner>>,
+    engines: Arc<Engines>,
     batch: Option<Batch>,
 }
 
@@ -167,8 +207,36 @@ impl Future for RunFuture {
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(batch) = self.batch.take() {
-            self.runner.lock().run(batch);
+            self.engines.run(batch);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nobat_queue::queue::QueueSettings;
+    use nobat_queue::sqlite::SqliteQueue;
+
+    use super::*;
+    use crate::watchdog::Watchdog;
+
+    #[test]
+    fn an_executor_that_nobody_holds_ends() {
+        let data = tempfile::tempdir().expect("a folder");
+        let queue = SqliteQueue::open(data.path(), QueueSettings::default()).expect("a queue");
+        let desk = Arc::new(Desk::default());
+        let runner = Runner::new("w".into(), Arc::clone(&desk), Watchdog::start().expect("a thread"));
+        let model = Arc::new(Model::new("m".into()));
+        let executor = Executor::start(queue, model, "w".into(), 0, desk, runner).expect("a thread");
+        let Executor { drain, thread, .. } = executor;
+        drop(drain);
+        let (thread, give_up) = (thread.expect("a thread"), Instant::now() + Duration::from_secs(30));
+        while !thread.is_finished() {
+            assert!(Instant::now() < give_up, "it runs on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::watchdog::{Ended, Watchdog};
 
 pub mod buffer;
 pub mod library;
+mod message;
 pub mod onnx;
 
 /// One input of a batch.

@@ -16,6 +16,7 @@ use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
 use smallvec::SmallVec;
 
 use super::library::{LibraryError, environment};
+use super::message::{clean, refusal};
 use super::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
 use crate::config::{Fallback, ProviderConfig, ProviderKind};
 
@@ -148,7 +149,7 @@ impl Engine for OnnxEngine {
 }
 
 fn open_with(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<Session, OpenError> {
-    let model = |error: ort::Error| OpenError::Model(clean(&error.to_string()));
+    let model = |error: ort::Error| OpenError::Model(refusal(&error.to_string()));
     let builder = Session::builder(environment()?).map_err(model)?;
     let mut builder = configure(builder, intra_threads).map_err(OpenError::Model)?;
     builder = provide(builder, provider)?;
@@ -319,17 +320,4 @@ fn output(value: &DynValue, datatype: Datatype) -> ort::Result<OutputView<'_>> {
 
 fn failed(error: ort::Error) -> RunError {
     RunError::Failed(clean(&error.to_string()))
-}
-
-/// One line of the runtime's message, without its own file names.
-fn clean(message: &str) -> String {
-    let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
-    match line.split_once(".cc:") {
-        Some((before, after)) => {
-            let head = before.rsplit_once(' ').map_or("", |(head, _)| head);
-            let tail = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-            format!("{} {}", head.trim_end(), tail).trim().to_owned()
-        }
-        None => line.trim().to_owned(),
-    }
 }

@@ -262,3 +262,101 @@ impl Load<'_> {
         self.found.file.display().to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::config::{LoadingConfig, WorkerConfig};
+    use crate::watchdog::Watchdog;
+
+    fn test_model(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
+    }
+
+    /// A folder with a copy of the test model.
+    fn copied(name: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(format!("{name}.onnx"));
+        std::fs::copy(test_model(name), &file).expect("a test model");
+        (folder, file)
+    }
+
+    fn quick() -> ModelSettings {
+        let loading = LoadingConfig { probe_ms: 20, ..LoadingConfig::default() };
+        ModelSettings { config: WorkerConfig { loading, ..WorkerConfig::default() }, ..ModelSettings::default() }
+    }
+
+    /// Begins to load `file` and hands the load and what was prepared to `then`.
+    fn load<T>(
+        file: &Path,
+        settings: &ModelSettings,
+        then: impl FnOnce(&Load<'_>, Result<Prepared, LoadError>) -> T,
+    ) -> T {
+        let (watchdog, stop) = (Watchdog::start().expect("a thread"), AtomicBool::new(false));
+        let bound = Bound { watchdog: &watchdog, run: Duration::from_millis(200), stop: &stop };
+        let found = FoundVersion { version: "1".into(), file: file.to_owned() };
+        let files = read(&found).expect("a model");
+        let load = Load { name: "m", found: &found, files: &files, settings, bound: &bound };
+        then(&load, load.prepare())
+    }
+
+    fn refusal(file: &Path, settings: &ModelSettings) -> String {
+        load(file, settings, |_, prepared| prepared.err().expect("a refusal").to_string())
+    }
+
+    #[test]
+    fn sessions_of_one_version_are_all_of_one_file() {
+        let (_folder, file) = copied("identity_fp32");
+        let sessions_after = |replaced: &[u8]| {
+            load(&file, &quick(), |load, prepared| {
+                let Prepared { signature, engine, .. } = prepared.expect("a model");
+                std::fs::write(&file, replaced).expect("a file");
+                load.sessions(engine, &signature, 2).map(|engines| engines.len()).map_err(|error| error.to_string())
+            })
+        };
+        let same = std::fs::read(&file).expect("a file");
+        assert_eq!(sessions_after(&same), Ok(2));
+        let error = sessions_after(&std::fs::read(test_model("mixing")).expect("a file")).expect_err("another file");
+        assert!(error.contains("changed while it was loaded") && error.contains("reload"), "{error}");
+        std::fs::write(&file, same).expect("a file");
+        let error = sessions_after(b"half a fil").expect_err("not a model");
+        assert!(error.contains("is not an ONNX model"), "the guard comes before each open: {error}");
+    }
+
+    #[test]
+    fn a_run_that_does_not_end_is_ended_and_names_the_model() {
+        for verify_batching in [true, false] {
+            let mut settings = quick();
+            settings.config.loading.verify_batching = verify_batching;
+            let error = refusal(&test_model("endless"), &settings);
+            assert!(error.contains("endless.onnx") && error.contains("ended after 0.2 s"), "{error}");
+        }
+        let (folder, file) = copied("slow");
+        let row = r#"[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"#;
+        let golden = format!(
+            r#"{{"inputs": [{{"name": "n", "datatype": "INT64", "shape": [], "data": [4611686018427387904]}},
+                {{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": {row}}}], "outputs": []}}"#
+        );
+        std::fs::write(folder.path().join("slow.golden.json"), golden).expect("a file");
+        let error = refusal(&file, &quick());
+        assert!(error.contains("slow.golden.json") && error.contains("ended after 0.2 s"), "{error}");
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_is_not_opened() {
+        let mut settings = quick();
+        settings.config.loading.memory_limit_bytes = Some(1);
+        let error = refusal(&test_model("identity_fp32"), &settings);
+        assert!(error.contains("is not opened") && error.contains("loading.memory_limit_bytes"), "{error}");
+    }
+
+    #[test]
+    fn rows_that_mix_are_found_however_small_the_outputs() {
+        let batched =
+            |name: &str| load(&test_model(name), &quick(), |_, prepared| prepared.expect("a model").signature.batched);
+        assert_eq!((batched("mixing_small"), batched("independent_small")), (false, true));
+    }
+}

@@ -19,7 +19,7 @@ pub struct Memory {
 impl Memory {
     /// Now, under `loading.memory_limit_bytes`.
     pub fn now(limit_bytes: Option<u64>) -> Memory {
-        Memory { free_bytes: sizing::free_bytes(), limit_bytes, resident_bytes: sizing::resident_bytes() }
+        Memory { free_bytes: free_bytes(), limit_bytes, resident_bytes: sizing::resident_bytes() }
     }
 
     /// What may still be taken.
@@ -56,6 +56,30 @@ impl Memory {
     }
 }
 
+/// What the system has available, within the control group's limit.
+fn free_bytes() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let system =
+        read("/proc/meminfo").and_then(|text| counted(&text, "MemAvailable:")).map_or(u64::MAX, |kb| kb * 1024);
+    let group = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}")).unwrap_or_default();
+    system.min(left_in_group(&group("max"), &group("current"), &group("stat")))
+}
+
+/// What a control group may still take. Cached files count as taken, and reading a
+/// model caches it, but the kernel gives them up for memory that is asked for.
+fn left_in_group(max: &str, current: &str, stat: &str) -> u64 {
+    let (Ok(max), Ok(current)) = (max.trim().parse::<u64>(), current.trim().parse::<u64>()) else { return u64::MAX };
+    let cached = ["inactive_file", "active_file"].iter().filter_map(|key| counted(stat, key)).sum();
+    max.saturating_sub(current.saturating_sub(cached))
+}
+
+/// The number that stands after `key` on a line of its own.
+fn counted(text: &str, key: &str) -> Option<u64> {
+    let mut words =
+        text.lines().map(str::split_whitespace).find_map(|mut words| (words.next()? == key).then_some(words))?;
+    words.next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +96,16 @@ mod tests {
         assert_eq!(memory.left(), 500 * MB);
         assert_eq!(Memory { limit_bytes: Some(600 * MB), ..memory }.left(), 400 * MB);
         assert_eq!(Memory { limit_bytes: Some(100 * MB), ..memory }.left(), 0);
+    }
+
+    #[test]
+    fn cached_files_do_not_count_as_taken() {
+        let stat = "anon 1000\nfile 5000\nactive_file 1000\ninactive_file 3000\n";
+        assert_eq!(left_in_group("10000\n", "6000\n", stat), 8000);
+        assert_eq!(left_in_group("10000\n", "6000\n", ""), 4000);
+        assert_eq!(left_in_group("max\n", "6000\n", stat), u64::MAX);
+        assert_eq!(left_in_group("", "", ""), u64::MAX);
+        assert!(free_bytes() > 0);
     }
 
     #[test]

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_queue::backend::Desk;
-use parking_lot::Mutex;
 use smol_str::SmolStr;
 
 use super::Shared;
 use super::loading::Loader;
 use crate::config::Sessions;
 use crate::engine::Engine;
-use crate::executor::Executor;
+use crate::executor::{Engines, Executor};
 use crate::model::{Model, Table, Version};
 use crate::runner::Runner;
 
@@ -47,14 +46,13 @@ impl Loader {
         resized: bool,
     ) -> Result<(), String> {
         let old = model.table();
-        let runners = self.shared.runners(&model.name);
-        if runners.is_empty() || resized {
+        let sessions_now = self.shared.sessions(&model.name);
+        if sessions_now.is_empty() || resized {
             return self.restart(model, table, fresh, sessions);
         }
         for Fresh { version, engines } in fresh {
-            // A runner is locked while a batch runs; the table of models must not wait for it.
-            for (runner, engine) in runners.iter().zip(engines) {
-                runner.lock().put(Arc::clone(&version), engine);
+            for (session, engine) in sessions_now.iter().zip(engines) {
+                session.add(Arc::clone(&version), engine);
             }
         }
         let stays = |own: &&Arc<Version>| table.versions.iter().any(|now| Arc::ptr_eq(now, own));
@@ -120,24 +118,23 @@ impl Loader {
         Ok(executors)
     }
 
-    /// Drops replaced versions that no planned job needs any more. Those that are
-    /// needed stay, for as long as it takes.
+    /// Drops replaced versions that no planned job needs any more, and sessions of
+    /// unloaded models whose last batch is done. The others stay, for as long as it takes.
     pub(super) fn retire(&mut self) {
         let shared = &self.shared;
         self.retired.retain_mut(|retired| {
-            let runners = shared.runners(&retired.model.name);
+            let sessions = shared.sessions(&retired.model.name);
             // One reference here, one per session's engine; more are a table still read, or planned jobs.
-            if Arc::strong_count(&retired.version) > runners.len() + 1 {
+            if Arc::strong_count(&retired.version) > sessions.len() + 1 {
                 retired.warn();
                 return true;
             }
-            // The lock is held only for the take; the engine is dropped here, on the loading thread.
-            let taken = runners.iter().map(|runner| {
-                let engine = runner.try_lock_for(RETIRE_PATIENCE).map(|mut runner| runner.remove(&retired.version));
-                engine.is_some()
-            });
-            !taken.fold(true, |all, taken| all && taken)
+            // A session that is busy for longer is looked at again.
+            !sessions.iter().all(|session| session.drop_engine(&retired.version, RETIRE_PATIENCE))
         });
+        for executor in self.unloaded.extract_if(.., |executor| executor.has_ended()) {
+            executor.join();
+        }
     }
 }
 
@@ -152,10 +149,10 @@ impl Retired {
 }
 
 impl Shared {
-    fn runners(&self, model: &str) -> Vec<Arc<Mutex<Runner>>> {
+    fn sessions(&self, model: &str) -> Vec<Arc<Engines>> {
         let served = self.served.lock();
         let executors = served.get(model).map_or(&[][..], |served| &served.executors);
-        executors.iter().map(|executor| Arc::clone(&executor.runner)).collect()
+        executors.iter().map(|executor| Arc::clone(&executor.engines)).collect()
     }
 }
 

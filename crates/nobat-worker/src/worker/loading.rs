@@ -12,7 +12,7 @@ use nobat_core::statistics::ModelStatistics;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use super::install::{Fresh, Retired};
+use super::install::{Fresh, Retired, end};
 use super::{Order, Served, Shared, unready};
 use crate::batch::controller::Controller;
 use crate::executor::Executor;
@@ -28,7 +28,7 @@ use crate::stats::Stats;
 
 /// How often the manifest is looked at.
 const MANIFEST_EVERY: Duration = Duration::from_secs(1);
-/// How often replaced versions are looked at: their memory is wanted back.
+/// How often replaced versions and unloaded sessions are looked at: their memory is wanted back.
 const RETIRE_EVERY: Duration = Duration::from_millis(20);
 
 /// The loading thread's state.
@@ -36,11 +36,13 @@ pub(super) struct Loader {
     pub(super) shared: Arc<Shared>,
     /// Replaced versions that planned jobs may still need.
     pub(super) retired: Vec<Retired>,
+    /// Drained sessions of unloaded models, which finish a batch.
+    pub(super) unloaded: Vec<Executor>,
 }
 
 impl Loader {
     pub(super) fn new(shared: Arc<Shared>) -> Loader {
-        Loader { shared, retired: Vec::new() }
+        Loader { shared, retired: Vec::new(), unloaded: Vec::new() }
     }
 
     /// Loads what was found, then obeys orders until it is told to stop.
@@ -54,9 +56,10 @@ impl Loader {
         self.load_each(found.models.values());
         loaded.send_replace(true);
         while !self.shared.is_draining() {
-            let pause = if self.retired.is_empty() { MANIFEST_EVERY } else { RETIRE_EVERY };
+            let idle = self.retired.is_empty() && self.unloaded.is_empty();
+            let pause = if idle { MANIFEST_EVERY } else { RETIRE_EVERY };
             match inbox.recv_timeout(pause) {
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Order::Unload(name)) => self.unload(&name),
                 Ok(Order::LoadAll) => self.reload(None),
                 Ok(Order::Load(name)) => self.reload(Some(&name)),
@@ -68,6 +71,8 @@ impl Loader {
             }
             self.retire();
         }
+        // Part of the drain: what they run is settled while its lease is still renewed.
+        end(self.unloaded);
     }
 
     /// Scans again and loads what changed; without a name, also unloads what is gone.
@@ -100,11 +105,11 @@ impl Loader {
         }
     }
 
-    fn unload(&self, name: &SmolStr) {
+    fn unload(&mut self, name: &SmolStr) {
         let Some(served) = self.shared.served.lock().remove(name) else { return };
         self.shared.changed.notify_one();
         served.executors.iter().for_each(Executor::drain);
-        served.executors.into_iter().for_each(Executor::join);
+        self.unloaded.extend(served.executors);
         log::info!(model = name.as_str(); "unloaded model `{name}`");
     }
 

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod deployment;
+mod hostile;
 mod lifecycle;
 mod reload;
 mod shapes;

@@ -1,8 +1,10 @@
 //! What a reload sees: new weights wherever they lie, new settings, a manifest.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobOptions, JobState};
 use nobat_core::signature::{ModelSignature, ModelState};
@@ -10,7 +12,7 @@ use nobat_queue::queue::QueueSettings;
 use nobat_worker::config::{LoadingConfig, Sessions};
 use nobat_worker::{Worker, WorkerConfig};
 
-use crate::deployment::{Deployment, as_floats, floats, once, quick, request, test_model};
+use crate::deployment::{Deployment, as_floats, floats, longs, once, quick, request, test_model};
 use crate::weighted::{adds, adds_external, publish, weights};
 
 async fn start(files: &[(&str, &[u8])], config: impl FnOnce(&Path) -> WorkerConfig) -> Deployment {
@@ -19,7 +21,8 @@ async fn start(files: &[(&str, &[u8])], config: impl FnOnce(&Path) -> WorkerConf
         publish(&models.path().join(file), bytes);
     }
     let config = config(models.path());
-    Deployment::start(models, config, QueueSettings::default()).await
+    // A cancelled run is ended with the next renewal.
+    Deployment::start(models, config, QueueSettings { lease_ms: 3_000, ..QueueSettings::default() }).await
 }
 
 fn write(deployment: &Deployment, file: &str, bytes: &[u8]) {
@@ -107,14 +110,16 @@ async fn changed_settings_of_an_unchanged_file_take_effect() {
 }
 
 #[tokio::test]
-async fn another_number_of_sessions_takes_effect_under_load() {
+async fn another_number_of_sessions_takes_effect_under_load_and_fails_no_request() {
+    let zeros_once = zeros("");
     let deployment = start(&[("adder/model.onnx", &adds(1.0)), ("adder/model.toml", b"")], |_| quick()).await;
-    for sessions in [3, 1] {
+    for sessions in [3, 1, 2] {
         write(&deployment, "adder/model.toml", format!("sessions = {sessions}").as_bytes());
         deployment.worker.reload();
         let give_up = Instant::now() + crate::deployment::PATIENCE;
         loop {
-            assert_eq!(added(&deployment, "adder", "").await, 1.0);
+            let answers = join_all((0..16).map(|_| deployment.job("adder", &zeros_once, once()))).await;
+            assert!(answers.iter().all(|view| view.state == JobState::Succeeded), "{answers:?}");
             let workers = deployment.queue.workers().await.expect("workers");
             if workers.iter().any(|own| own.sessions == sessions) {
                 break;
@@ -122,6 +127,21 @@ async fn another_number_of_sessions_takes_effect_under_load() {
             assert!(Instant::now() < give_up, "not {sessions} sessions");
         }
     }
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_unloads_nothing_and_hides_no_neighbour() {
+    let (one, two) = (adds(1.0), adds(2.0));
+    let deployment = start(&[("adder/1/model.onnx", &one), ("gone.onnx", &two)], |_| quick()).await;
+    // A version that is being put there, as far as a scan can see.
+    symlink("nothing", deployment.models.path().join("adder/2")).expect("a link");
+    std::fs::remove_file(deployment.models.path().join("gone.onnx")).expect("a removal");
+    write(&deployment, "new.onnx", &two);
+    deployment.worker.reload();
+    deployment.until("gone", <[_]>::is_empty).await;
+    deployment.until("new", |own| of(own, "1").is_some()).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0);
     deployment.drain().await;
 }
 
@@ -230,4 +250,43 @@ async fn a_drain_waits_for_no_load() {
     tokio::task::spawn_blocking(move || worker.drain()).await.expect("a drain");
     // The run of `b` that is under way would last for its limit of thirty seconds.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_run_without_an_end_holds_up_no_swap_and_no_other_load() {
+    let slow = std::fs::read(test_model("slow")).expect("a test model");
+    let deployment = start(&[("slow.onnx", &slow)], |_| WorkerConfig { sessions: Sessions::Count(1), ..quick() }).await;
+    let steps = |n: i64| request(vec![longs("n", &[], &[n]), floats("x", &[1, 16], &[0.5; 16])]);
+    let state = async |id| deployment.queue.get(id).await.expect("the queue answers").expect("a job").state;
+    let leased = async |id| {
+        while state(id).await != JobState::Leased {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let first = deployment.enqueue("slow", &steps(i64::MAX / 2), once()).await;
+    leased(first.id).await;
+
+    // The same graph under another producer's name.
+    let before = deployment.signature("slow").digest;
+    let at = slow.windows(11).position(|window| window == b"nobat-tests").expect("the producer's name");
+    let mut renamed = slow.clone();
+    renamed[at] = b'N';
+    write(&deployment, "slow.onnx", &renamed);
+    deployment.worker.reload();
+    deployment.until("slow", |own| of(own, "1").is_some_and(|own| own.digest != before)).await;
+    assert_eq!(state(first.id).await, JobState::Leased);
+    deployment.queue.cancel(first.id).await.expect("a cancellation");
+    deployment.answer("slow", &steps(3)).await;
+
+    let second = deployment.enqueue("slow", &steps(i64::MAX / 2), once()).await;
+    leased(second.id).await;
+    std::fs::remove_file(deployment.models.path().join("slow.onnx")).expect("a removal");
+    deployment.worker.reload();
+    deployment.until("slow", <[_]>::is_empty).await;
+    write(&deployment, "other.onnx", &adds(5.0));
+    deployment.worker.reload();
+    deployment.until("other", |own| of(own, "1").is_some()).await;
+    assert_eq!(state(second.id).await, JobState::Leased, "an unloaded model finishes what runs");
+    deployment.queue.cancel(second.id).await.expect("a cancellation");
+    deployment.drain().await;
 }

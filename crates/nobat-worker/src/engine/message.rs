@@ -1,0 +1,129 @@
+//! ONNX Runtime's messages for people: one line, without what only its own
+//! developers read, and with what to do about a refused model.
+
+/// What to do about a refusal that contains the first.
+const REMEDIES: [(&str, &str); 8] = [
+    ("is not a registered function/op", OPERATOR),
+    ("No Op registered", OPERATOR),
+    ("opset", "export it with a lower opset or install a newer ONNX Runtime (NOBAT_ORT_LIB)"),
+    ("IR version", "save it with a lower `ir_version` or install a newer ONNX Runtime (NOBAT_ORT_LIB)"),
+    (
+        "Could not find an implementation",
+        "the runtime has no such operator for these datatypes on this provider: export the node in float32",
+    ),
+    ("xternal", EXTERNAL),
+    ("out of bounds", EXTERNAL),
+    ("Protobuf parsing failed", "the file is damaged: copy or export it again"),
+];
+const OPERATOR: &str =
+    "the runtime does not know this operator and no custom-operator libraries are loaded: export it with standard ones";
+const EXTERNAL: &str =
+    "the external data do not hold what the model file says of them: copy both again, or export them together";
+const OTHERWISE: &str = "run onnx.checker on it and export it again";
+
+/// Says no more than that there was an error.
+const NOISE: [&str; 2] = ["Exception during initialization: ", "[ONNXRuntimeError] : 1 : FAIL : "];
+
+/// Why a model was refused, with the remedy.
+pub(super) fn refusal(message: &str) -> String {
+    let reason = clean(message);
+    let remedy = REMEDIES.iter().find(|(part, _)| reason.contains(part)).map_or(OTHERWISE, |(_, remedy)| remedy);
+    format!("{}; {remedy}", reason.trim_end_matches('.'))
+}
+
+/// One line of a message, without the runtime's own file and function names.
+pub(super) fn clean(message: &str) -> String {
+    let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
+    let mut line = without_model_path(line).to_owned();
+    // An error of an error names the place of each.
+    while let Some((head, tail)) = place(&line) {
+        let head = head.rsplit_once([' ', ':']).map_or("", |(head, _)| head);
+        line = format!("{} {}", head.trim_end(), without_function(tail));
+    }
+    NOISE.iter().fold(line, |line, noise| line.replace(noise, "")).trim().to_owned()
+}
+
+/// The caller says which model it is.
+fn without_model_path(line: &str) -> &str {
+    let Some(after) = line.strip_prefix("Load model from ") else { return line };
+    let end = after.find(".onnx").map(|at| at + ".onnx".len());
+    end.map_or(line, |end| after[end..].trim_start_matches(" failed:").trim_start())
+}
+
+/// What stands before and after a place in the runtime's source, such as `graph.cc:12`.
+fn place(line: &str) -> Option<(&str, &str)> {
+    let found = [".cc:", ".h:"].iter().filter_map(|end| Some((line.find(end)?, end.len())));
+    let (at, length) = found.min()?;
+    let tail = line[at + length..].trim_start_matches(|c: char| c.is_ascii_digit());
+    Some((&line[..at], tail.trim_start()))
+}
+
+/// Drops the name or the whole signature of a C++ function at the beginning.
+fn without_function(text: &str) -> &str {
+    let Some(open) = text.find('(').filter(|&open| text[..open].contains("::")) else {
+        let is_name = |word: &str| word.chars().filter(char::is_ascii_uppercase).count() > 1;
+        return text.split_once(' ').filter(|(word, _)| is_name(word)).map_or(text, |(_, rest)| rest);
+    };
+    let mut depth = 0;
+    for (at, character) in text[open..].char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' if depth == 1 => {
+                let rest = text[open + at + 1..].trim_start();
+                return rest.strip_prefix("const ").unwrap_or(rest);
+            }
+            ')' => depth -= 1,
+            _ => {}
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_what_is_wrong_and_what_to_do() {
+        let cases = [
+            (
+                "Load model from /m/odd.onnx failed:Fatal error: not.here:Nonsense(-1) is not a registered function/op",
+                "Fatal error: not.here:Nonsense(-1) is not a registered function/op; the runtime does not know",
+            ),
+            (
+                "Load model from /m/new.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model_load_utils.h:46 void onnxruntime::model_load_utils::ValidateOpsetForDomain(const std::unordered_map<std::__cxx11::basic_string<char>, int>&, bool, int) ONNX Runtime only *guarantees* support for opset 26.",
+                "ONNX Runtime only *guarantees* support for opset 26; export it with a lower opset",
+            ),
+            (
+                "Load model from /m/ir.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:181 onnxruntime::Model::Model(onnx::ModelProto&&, const onnxruntime::PathString&) Unsupported model IR version: 99, max supported IR version: 13",
+                "Unsupported model IR version: 99, max supported IR version: 13; save it with a lower",
+            ),
+            (
+                "Could not find an implementation for Conv(11) node with name 'convolves'",
+                "Could not find an implementation for Conv(11) node with name 'convolves'; the runtime has no such",
+            ),
+            (
+                "Exception during initialization: /onnxruntime_src/onnxruntime/core/optimizer/initializer.cc:43 onnxruntime::Initializer::Initializer(const onnx::TensorProto&) [ONNXRuntimeError] : 1 : FAIL : tensorprotoutils.cc:1876 GetExtDataFromTensorProto External initializer: w offset: 0 size to read: 8 given file_length: 4 are out of bounds or can not be read in full.",
+                "External initializer: w offset: 0 size to read: 8 given file_length: 4 are out of bounds or can not be read in full; the external data do not hold",
+            ),
+            (
+                "Load model from /m/x.onnx failed:This is an invalid model. Error: the graph is not acyclic.",
+                "This is an invalid model. Error: the graph is not acyclic; run onnx.checker",
+            ),
+        ];
+        for (message, wanted) in cases {
+            let refusal = refusal(message);
+            assert!(refusal.starts_with(wanted), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn failures_keep_the_node_and_lose_the_place_in_the_source() {
+        let message = "Non-zero status code returned while running Gather node. Name:'g' Status Message: /onnxruntime_src/include/onnxruntime/core/framework/op_kernel_context.h:42 virtual onnxruntime::common::Status onnxruntime::Gather::Compute(onnxruntime::OpKernelContext*) const indices element out of data bounds\nmore";
+        assert_eq!(
+            clean(message),
+            "Non-zero status code returned while running Gather node. Name:'g' Status Message: indices element out of data bounds"
+        );
+        assert_eq!(clean("\nplain words\n"), "plain words");
+    }
+}
