@@ -100,7 +100,8 @@ pub fn open_again(
 ) -> Result<OnnxEngine, LoadError> {
     let mut engine = open(found, config)?;
     let budget = Duration::from_millis(config.loading.probe_ms);
-    probe::warm_up(&mut engine, &signature.inputs, signature.max_batch_size, budget);
+    let max_bytes = config.batching.max_batch_bytes;
+    probe::warm_up(&mut engine, &signature.inputs, signature.max_batch_size, max_bytes, budget);
     Ok(engine)
 }
 
@@ -139,7 +140,7 @@ pub fn prepare(
             let budget = Duration::from_millis(config.loading.probe_ms);
             // An operator's own size is taken as it is; only its cost is measured.
             let tried = if batching.max_batch_size > 0 { 1 } else { limit };
-            match probe::best_batch_size(&mut engine, &described.inputs, tried, budget) {
+            match probe::best_batch_size(&mut engine, &described.inputs, tried, batching.max_batch_bytes, budget) {
                 Some(best) => {
                     let rows = if batching.max_batch_size > 0 { limit } else { best.rows };
                     log::info!(model = name, rows, row_us = (best.row_s * 1e6) as u64; "batches of model `{name}` hold up to {rows} rows");
@@ -149,7 +150,8 @@ pub fn prepare(
             }
         }
     };
-    probe::warm_up(&mut engine, &described.inputs, max_batch_size, Duration::from_millis(config.loading.probe_ms));
+    let budget = Duration::from_millis(config.loading.probe_ms);
+    probe::warm_up(&mut engine, &described.inputs, max_batch_size, batching.max_batch_bytes, budget);
     let labels = settings.labels.iter().filter(|(_, version)| **version == found.version);
     let signature = ModelSignature {
         name: name.into(),
@@ -203,5 +205,5 @@ fn batch_axis(
 }
 
 fn row_time(engine: &mut OnnxEngine, inputs: &[TensorSpec]) -> f64 {
-    probe::best_batch_size(engine, inputs, 1, Duration::from_millis(200)).map_or(0.0, |best| best.row_s)
+    probe::best_batch_size(engine, inputs, 1, u64::MAX, Duration::from_millis(200)).map_or(0.0, |best| best.row_s)
 }
