@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nobat_core::signature::ModelState;
-use nobat_core::statistics::ModelStatistics;
 use nobat_queue::backend::Desk;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -26,7 +25,6 @@ use crate::repository::scan::{FoundModel, scan};
 use crate::repository::settings::{self, ModelSettings};
 use crate::runner::Runner;
 use crate::sizing::{self, Resources};
-use crate::stats::Stats;
 
 /// How long jobs planned on a replaced version may keep it in memory.
 const RETIRE_LIMIT: Duration = Duration::from_secs(60);
@@ -127,12 +125,10 @@ impl Shared {
             match prepared {
                 Ok(None) => versions.extend(current.cloned()),
                 Ok(Some(prepared)) => {
-                    let counted =
-                        current.map_or_else(|| ModelStatistics::new(name, &version.version), |old| old.stats.counted());
                     let ready = Arc::new(Version::new(
                         prepared.signature.clone(),
                         Controller::new(&prepared.batching, prepared.signature.max_batch_size),
-                        Stats::new(counted),
+                        self.counters.of(name, &version.version),
                         prepared.batching.max_batch_bytes,
                     ));
                     versions.push(Arc::clone(&ready));
