@@ -133,9 +133,7 @@ impl Runner {
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut turn))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-            let message =
-                format!("the run of model `{}` panicked: {}", version.signature.name, text.unwrap_or("no message"));
-            Err(Failure { code: ErrorCode::InferenceFailed, message, again: true })
+            Err(Failure::panicked(text.unwrap_or("no message"), version))
         });
         if outcome.is_err() {
             self.settled.truncate(before);
@@ -221,7 +219,7 @@ impl Turn<'_> {
             let ran = self.once(std::slice::from_ref(item), from..to, 0, &mut |outputs, _| {
                 batch_axis(version, outputs, to - from)?;
                 joined.resize_with(outputs.len(), Joined::default);
-                joined.iter_mut().zip(outputs).try_for_each(|(whole, output)| whole.append(output))
+                joined.iter_mut().zip(outputs).try_for_each(|(whole, output)| whole.append(version, output))
             })?;
             version.stats.ran_part(ran.times);
             trace(version, item, &ran);

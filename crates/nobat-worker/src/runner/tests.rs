@@ -194,6 +194,15 @@ fn an_output_without_the_batch_axis_stops_batching_and_answers_single_rows() {
         assert_eq!(answer(outcome), Some(vec![*number as f32 * 2.0]));
     }
     assert!(!bench.version.batches());
+    // Rows that one request brings cannot be told apart either.
+    let mut bench = self::bench(4, false);
+    let outcomes = bench.run(vec![job(1, &[1.0; 10], 0)]);
+    let Outcome::Failed { error, retry_in: None } = &outcomes[0].1 else { panic!("{outcomes:?}") };
+    assert_eq!(
+        error.message,
+        "model `scripted` version 1: output `y` has shape [1] for 4 rows; its first axis is not the batch axis, \
+         send one row per request"
+    );
 }
 
 #[test]
