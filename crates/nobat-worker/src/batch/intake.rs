@@ -288,7 +288,8 @@ fn limits(version: &Version, most: u32, now: Instant) -> Limits {
     let mut controller = version.controller.lock();
     let (cap, delay) = match version.batches() {
         true => (controller.cap(), controller.delay()),
-        false => (u32::MAX, Duration::ZERO),
+        // One job, however large: the first one is always picked.
+        false => (1, Duration::ZERO),
     };
     let rows = cap.min(most);
     let run = if delay.is_zero() { None } else { controller.run(rows, now) };

@@ -341,3 +341,28 @@ fn a_split_job_counts_once_with_the_times_of_all_its_runs() {
     let explain = result(&outcomes[0].1).expect("answered").explain;
     assert_eq!((explain.infer_us, explain.output_us), (seen.infer.ns / 1_000, seen.output.ns / 1_000));
 }
+
+#[test]
+fn a_delay_never_makes_a_held_job_miss_its_deadline() {
+    let ms = Duration::from_millis;
+    for policy in [PolicyKind::Fixed, PolicyKind::Delayed] {
+        let config = BatchingConfig { policy, max_queue_delay_ms: 10_000.0, ..BatchingConfig::default() };
+        let mut bench = bench_of(config, 8, true);
+        let due = |number| LeasedJob { time_left: Some(ms(200)), ..job(number, &[1.0], 0) };
+        let now = Instant::now();
+        bench.intake.admit(vec![due(1)], now);
+        assert!(matches!(bench.intake.next(now), Next::Run(_)), "{policy:?}: nothing is known of runs yet");
+
+        for _ in 0..16 {
+            let run = Run { rows: 1, fills: 1, took: ms(20), ended: now };
+            bench.version.controller.lock().observe(run);
+        }
+        // First in line is a job without a deadline, alone in its bucket because it killed a worker.
+        bench.intake.admit(vec![job(2, &[1.0], 1), due(3)], now);
+        let Next::Wait(wait) = bench.intake.next(now) else { panic!("{policy:?}: no wait") };
+        assert!(wait > ms(100) && wait < ms(180), "{policy:?}: {wait:?}");
+        // A timer that is a little late.
+        let Next::Run(batch) = bench.intake.next(now + wait + ms(1)) else { panic!("{policy:?}: no run") };
+        assert_eq!(batch.items[0].job.token, LeaseToken(3), "{policy:?}: neither dropped nor passed over");
+    }
+}

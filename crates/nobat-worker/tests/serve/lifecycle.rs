@@ -165,3 +165,28 @@ async fn a_model_that_is_unloaded_and_loaded_again_counts_on() {
     assert_eq!((counted.inference_count, counted.success.count), (4, 2));
     deployment.drain().await;
 }
+
+#[tokio::test]
+async fn the_metrics_show_what_batching_does() {
+    let mut config = quick();
+    // An objective that no run meets, so that the cap backs off.
+    config.batching.slo_ms = 0.000_001;
+    let deployment = Deployment::with(&["identity_fp32"], config, QueueSettings::default()).await;
+    let metrics = nobat_ops::Metrics::new();
+    metrics.snapshot("worker", deployment.worker.families());
+    for _ in 0..3 {
+        deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
+    }
+    let text = metrics.render();
+    let value = |name: &str| {
+        let series = format!("{name}{{model=\"identity_fp32\",version=\"1\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    };
+    assert_eq!((value("nv_inference_count"), value("nobat_batch_cap_rows")), (3.0, 1.0));
+    assert_eq!(value("nobat_batch_back_offs_total"), 3.0);
+    assert!(value("nobat_batch_wait_seconds_total") > 0.0 && value("nobat_batch_fit_base_seconds") > 0.0);
+    assert_eq!(value("nobat_batch_fit_row_seconds"), 0.0);
+    assert_eq!(value("nobat_jobs_expired_total"), 0.0);
+    deployment.drain().await;
+}
