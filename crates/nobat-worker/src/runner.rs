@@ -330,4 +330,6 @@ fn micros(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod tests;

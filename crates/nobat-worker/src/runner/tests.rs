@@ -50,11 +50,11 @@ impl Engine for Scripted {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     runner: Runner,
-    intake: Intake,
-    desk: Arc<Desk>,
-    version: Arc<Version>,
+    pub(super) intake: Intake,
+    pub(super) desk: Arc<Desk>,
+    pub(super) version: Arc<Version>,
     runs: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -62,7 +62,7 @@ fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
     bench_of(BatchingConfig { max_batch_bytes: 1 << 20, ..BatchingConfig::default() }, max_batch_size, batch_axis)
 }
 
-fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: bool) -> Bench {
+pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: bool) -> Bench {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 1], optional: false };
     let signature = ModelSignature {
@@ -92,7 +92,7 @@ fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: bool) -> Be
     Bench { runner, intake: Intake::new(model, Arc::clone(&desk)), desk, version, runs }
 }
 
-fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
+pub(super) fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
     let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let shape = [values.len() as i64, 1].as_slice().into();
     let input = Tensor { name: "x".into(), datatype: Datatype::Fp32, shape, data: data.into() };
