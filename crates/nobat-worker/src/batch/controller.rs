@@ -26,8 +26,12 @@ const AGE: Duration = Duration::from_secs(30);
 /// A long run is looked back on for as long as so many of its kind take, so that
 /// there is evidence of slow models too.
 const AGE_IN_RUNS: u32 = 2 * EVIDENCE as u32;
-/// Where nothing ran for so long, a job without hope may run all the same.
+/// Where nothing ran for so long, jobs without hope may run all the same.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// And for so many times as long as the last run took, to spend little on them.
+const PROBE_AFTER_RUNS: u32 = 4;
+/// A run that is so many times as fast as all that are remembered is of a new time.
+const NEW_TIME: u32 = 2;
 /// Runs between two fits of the regression once there are many; also the share
 /// of the runs, one in so many, that must be new for a fit while there are few.
 const REFIT_EVERY: u32 = 16;
@@ -78,6 +82,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether it is far faster than `old`, also if all of `old` was per row.
+    fn outdates(&self, old: &Run) -> bool {
+        let share = (f64::from(self.rows) / f64::from(old.rows.max(1))).min(1.0);
+        self.fills > 0 && self.took * NEW_TIME < old.took.mul_f64(share)
+    }
+
     fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.ended) <= AGE.max(self.took.saturating_mul(AGE_IN_RUNS))
     }
@@ -203,10 +213,11 @@ impl Controller {
         took(true).min().or_else(|| took(false).max())
     }
 
-    /// Whether one job that seems without hope may run: where nothing ran for a
+    /// Whether a batch that seems without hope may run: where nothing ran for a
     /// while, only a run can show whether it is so still.
     pub fn probe(&mut self, now: Instant) -> bool {
-        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= PROBE_AFTER);
+        let runs = self.samples.back().map_or(Duration::ZERO, |run| run.took * PROBE_AFTER_RUNS);
+        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= PROBE_AFTER.max(runs));
         if quiet {
             self.last = Some(now);
         }
@@ -227,6 +238,10 @@ impl Controller {
             return false;
         }
         self.forget(run.ended);
+        if self.samples.len() >= EVIDENCE && self.samples.iter().all(|old| run.outdates(old)) {
+            self.changes = self.changes.wrapping_add(self.samples.len() as u32);
+            self.samples.clear();
+        }
         if self.samples.len() == WINDOW {
             self.samples.pop_front();
         }
@@ -436,14 +451,35 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_hope_is_let_through_where_nothing_ran_for_a_second() {
+    fn a_run_far_faster_than_all_remembered_ones_makes_them_forgotten() {
+        let after = |run| {
+            let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 32);
+            for _ in 0..64 {
+                controller.observe(full(32, Duration::from_millis(400)));
+            }
+            controller.observe(run);
+            controller.likely(Instant::now()).is_some()
+        };
+        assert!(!after(full(32, Duration::from_millis(20))));
+        assert!(after(full(32, Duration::from_millis(220))), "noise");
+        assert!(after(full(1, Duration::from_millis(12))), "a row has its share of 32");
+        assert!(!after(full(1, Duration::from_millis(5))));
+        assert!(after(Run { fills: 0, ..full(32, Duration::from_millis(20)) }), "it was ended");
+    }
+
+    #[test]
+    fn jobs_without_hope_are_let_through_where_nothing_ran_for_a_second() {
         let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 8);
         let began = Instant::now();
-        controller.observe(Run { ended: began, ..full(1, Duration::from_secs(1)) });
+        controller.observe(Run { ended: began, ..full(1, Duration::from_millis(100)) });
         let probes: Vec<bool> =
             (1..=24).map(|tenth| controller.probe(began + Duration::from_millis(100 * tenth))).collect();
         assert_eq!(probes.iter().filter(|&&probe| probe).count(), 2);
         assert!(probes[9] && probes[19]);
+        let long = began + Duration::from_secs(60);
+        controller.observe(Run { ended: long, ..full(1, Duration::from_secs(3)) });
+        assert!(!controller.probe(long + Duration::from_secs(11)), "a run is worth more than the quiet");
+        assert!(controller.probe(long + Duration::from_secs(12)));
     }
 
     /// A model whose run takes `base + per_row * rows`, with some noise upwards.

@@ -272,11 +272,11 @@ fn judge(version: &Version, slots: &[Slot], bucket: u32, now: Instant) -> (Triag
     let least = own().map(|slot| slot.rows).min().unwrap_or(1);
     let mut verdict = triage(slots, bucket, cap, run, controller.fastest(least, now), now);
     if verdict.hopeless.len() == own().count() {
-        // Nothing of it would run, and nothing be learnt: the one with most time may try.
-        let left = |&at: &usize| slots[at].deadline.filter(|&deadline| deadline > now);
-        let most = verdict.hopeless.iter().copied().filter(|at| left(at).is_some()).max_by_key(left);
-        if let Some(most) = most.filter(|_| controller.probe(now)) {
-            verdict.hopeless.retain(|&at| at != most);
+        // Nothing of it would run, and nothing be learnt.
+        let passed = |&at: &usize| slots[at].deadline.is_some_and(|deadline| deadline <= now);
+        if !verdict.hopeless.iter().all(passed) && controller.probe(now) {
+            verdict.hopeless.retain(passed);
+            verdict.rows = cap;
         }
     }
     let run = run(verdict.rows);
