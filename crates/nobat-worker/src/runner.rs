@@ -222,7 +222,6 @@ impl Turn<'_> {
                 joined.iter_mut().zip(outputs).try_for_each(|(whole, output)| whole.append(version, output))
             })?;
             version.stats.ran_part(ran.times);
-            trace(version, item, &ran);
             total = BatchTimes {
                 rows: total.rows.max(to - from),
                 input: total.input + ran.times.input,
@@ -234,6 +233,7 @@ impl Turn<'_> {
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
         let packed = pack(version, item, &views, None, &explain(item, worker, started, &total));
         version.stats.joined(total, waits(item, started));
+        trace(version, item, &Ran { started, ended: Instant::now(), times: total });
         self.settled.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
         Ok(())
     }
