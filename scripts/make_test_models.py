@@ -43,6 +43,19 @@ def main():
         save(f"identity_{name}", [node("Identity", ["x"], ["y"])], [value("x", kind, ["batch", "n"])],
              [value("y", kind, ["batch", "n"])])
 
+    # Every datatype, computed with: y = x W + 1 in floats, cast there and back. Text holds numbers; a bool is whether
+    # x W is other than 0.
+    weights = [[1, 2, 0, 0], [0, 1, 3, 0], [0, 0, 1, 1], [2, 0, 0, 1]]
+    for name, kind in types.items():
+        exact = T.DOUBLE if name in ("fp64", "int64", "uint64", "bytes") else T.FLOAT
+        array = np.float64 if exact == T.DOUBLE else np.float32
+        bias = 0 if name == "bool" else 1
+        save(f"linear_{name}",
+             [node("Cast", ["x"], ["exact"], to=exact), node("MatMul", ["exact", "weights"], ["product"]),
+              node("Add", ["product", "bias"], ["sum"]), node("Cast", ["sum"], ["y"], to=kind)],
+             [value("x", kind, ["batch", 4])], [value("y", kind, ["batch", 4])],
+             [constant("weights", np.array(weights, array)), constant("bias", np.array([bias] * 4, array))])
+
     # Bytes under a name that TensorFlow Serving answers in base64.
     save("named_bytes", [node("Identity", ["image_bytes"], ["echo_bytes"])],
          [value("image_bytes", T.STRING, ["batch"])], [value("echo_bytes", T.STRING, ["batch"])])

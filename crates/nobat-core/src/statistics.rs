@@ -120,6 +120,7 @@ impl ModelStatistics {
         self.last_inference_ms = self.last_inference_ms.max(now_ms);
         self.inference_count += u64::from(times.rows);
         self.execution_count += 1;
+        // A job of several batches has its times counted by itself.
         self.input.add_many(jobs, times.input);
         self.infer.add_many(jobs, times.infer);
         self.output.add_many(jobs, times.output);
@@ -127,6 +128,14 @@ impl ModelStatistics {
         batch.input.add(times.input);
         batch.infer.add(times.infer);
         batch.output.add(times.output);
+    }
+
+    /// Counts the times of one job that ran in several batches, each of which was
+    /// counted as for no job.
+    pub fn record_times(&mut self, times: BatchTimes) {
+        self.input.add(times.input);
+        self.infer.add(times.infer);
+        self.output.add(times.output);
     }
 
     /// Counts one job of a batch: its time in the queue (to the start of its

@@ -120,14 +120,10 @@ impl Desk {
         lost
     }
 
-    /// Leases marked lost and not yet forgotten.
-    pub fn lost(&self) -> Vec<Lease> {
-        self.inner.lock().lost.clone()
-    }
-
-    /// Whether any lease was lost lately (a cheap check before [`Desk::lost`]).
-    pub fn any_lost(&self) -> bool {
-        !self.inner.lock().lost.is_empty()
+    /// Takes the leases that were lost since the last call: whoever holds their
+    /// jobs lets go of them now, so nobody need remember them.
+    pub fn take_lost(&self) -> Vec<Lease> {
+        std::mem::take(&mut self.inner.lock().lost)
     }
 
     /// Notes newly leased jobs; the backend does so before its form sees them.
@@ -148,9 +144,6 @@ impl Desk {
             inner.leases.clear();
         } else {
             inner.leases.retain(|lease| !done.contains(lease));
-        }
-        if inner.leases.is_empty() {
-            inner.lost.clear();
         }
     }
 }
@@ -388,7 +381,8 @@ mod tests {
         let desk = desk(0..4);
         assert_eq!(desk.mark_lost(&[lease(2), lease(9)]), [lease(2)]);
         assert_eq!(desk.leases(), [lease(0), lease(1), lease(3)]);
-        assert_eq!(desk.lost(), [lease(2)]);
+        assert_eq!(desk.take_lost(), [lease(2)]);
+        assert!(desk.take_lost().is_empty(), "told once");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod config;
 pub mod engine;
 mod executor;
+mod exposition;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod golden;

@@ -8,7 +8,7 @@ use clap::Parser;
 use nobat_core::config::{Layers, StoreSettings, without_password};
 use nobat_core::logging::{self, LogSettings};
 use nobat_core::signature::ModelState;
-use nobat_ops::{Metrics, MetricsServer, Stop, notify, traces, triton};
+use nobat_ops::{Metrics, MetricsServer, Stop, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_scheduler::SchedulerSettings;
@@ -123,8 +123,7 @@ async fn serve(
     let worker = Worker::start(worker, queue.clone())?;
     let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
     let series = Metrics::new();
-    let statistics = worker.statistics();
-    series.snapshot("nobat_worker", move || triton::families(&statistics()));
+    series.snapshot("nobat_worker", worker.families());
     let _listener = match metrics.as_str() {
         "" => None,
         address => Some(MetricsServer::start(address, series).await?),

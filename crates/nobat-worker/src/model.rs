@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use nobat_core::signature::ModelSignature;
 use nobat_core::{Error, ErrorCode};
 use parking_lot::Mutex;
+use serde_json::json;
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
@@ -30,6 +32,8 @@ pub struct Version {
     pub max_batch_bytes: u64,
     /// The settings it was loaded with.
     pub loaded_with: LoadSettings,
+    /// Whether the policy lets jobs share a run.
+    together: bool,
     /// Set when a run showed that rows are not independent after all.
     unbatched: AtomicBool,
 }
@@ -39,6 +43,7 @@ impl Version {
     pub fn new(signature: ModelSignature, controller: Controller, stats: Stats, max_batch_bytes: u64) -> Version {
         Version {
             signature,
+            together: controller.batches(),
             controller: Mutex::new(controller),
             stats,
             max_batch_bytes,
@@ -54,16 +59,23 @@ impl Version {
 
     /// Whether rows of different jobs may share a run.
     pub fn batches(&self) -> bool {
+        self.together && self.splits()
+    }
+
+    /// Whether rows of one job may run apart.
+    pub fn splits(&self) -> bool {
         self.signature.batched && !self.unbatched.load(Ordering::Relaxed)
     }
 
     /// Batching state beside the counters, for people and gateways.
     pub fn report(&self) -> serde_json::Value {
-        let mut report = self.controller.lock().report();
+        let mut report = self.controller.lock().report(Instant::now());
         report["model"] = self.signature.name.as_str().into();
         report["version"] = self.signature.version.as_str().into();
         report["batched"] = self.batches().into();
-        report["waits"] = self.stats.extra();
+        let counted = self.stats.counted();
+        report["back_offs"] = counted.back_offs.into();
+        report["waits"] = json!({ "batch_wait": counted.batch_wait, "expired": counted.expired });
         report
     }
 

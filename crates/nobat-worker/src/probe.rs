@@ -165,9 +165,9 @@ pub struct BatchSize {
     pub measured: bool,
 }
 
-/// Times batch sizes 1, 2, 4, … up to `limit` as long as they pay and `budget`
-/// lasts, those that are close to each other again in turn, and picks one. `None`
-/// when made-up input does not run.
+/// Times batch sizes 1, 2, 4, … up to `limit` as long as they pay, fit into
+/// `max_bytes` of input and `budget` lasts, those that are close to each other again
+/// in turn, and picks one. `None` when made-up input does not run.
 ///
 /// # Errors
 /// [`Endless`].
@@ -175,6 +175,7 @@ pub fn best_batch_size(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     limit: u32,
+    max_bytes: u64,
     budget: Duration,
     bound: &Bound<'_>,
 ) -> Result<Option<BatchSize>, Endless> {
@@ -185,7 +186,8 @@ pub fn best_batch_size(
         return Ok(Some(BatchSize { rows: limit, row_s: single.as_secs_f64(), measured: false }));
     }
     let mut runs = vec![(1, single)];
-    while let Some(size) = next_size(&runs, limit, until.saturating_duration_since(Instant::now())) {
+    let most = limit.min(rows_within(inputs, dim, max_bytes));
+    while let Some(size) = next_size(&runs, most, until.saturating_duration_since(Instant::now())) {
         let Ok(took) = time_of(engine, inputs, size, dim, until, bound) else { break };
         runs.push((size, took));
     }
@@ -257,9 +259,9 @@ fn pick(runs: &[(u32, Duration)]) -> (u32, Duration) {
     found.copied().unwrap_or((1, Duration::ZERO))
 }
 
-/// Runs every batch bucket once, 1, 2, 4, … and `limit`, for at most `budget`:
-/// the first run of a size plans and allocates, which no caller should wait for.
-/// Input that does not run warms nothing.
+/// Runs every batch bucket once, 1, 2, 4, … and `limit`, as far as `max_bytes` of
+/// input allow and for at most `budget`: the first run of a size plans and
+/// allocates, which no caller should wait for. Input that does not run warms nothing.
 ///
 /// # Errors
 /// [`Endless`], for a single row; a larger batch that takes too long is left cold.
@@ -267,11 +269,13 @@ pub fn warm_up(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     limit: u32,
+    max_bytes: u64,
     budget: Duration,
     bound: &Bound<'_>,
 ) -> Result<(), Endless> {
     let until = Instant::now() + budget;
     let Some(dim) = dim_that_runs(engine, inputs, bound)? else { return Ok(()) };
+    let limit = limit.min(rows_within(inputs, dim, max_bytes));
     let sizes = (1..u32::BITS).map(|power| 1 << power).take_while(|&size| size < limit).chain([limit]);
     for size in sizes {
         let kinds: Vec<u32> = (0..size).map(|row| row % 2).collect();
@@ -280,6 +284,19 @@ pub fn warm_up(
         }
     }
     Ok(())
+}
+
+/// Most rows of made-up input that a real run may have: the runtime's arena keeps
+/// the peak of a larger one for good.
+fn rows_within(inputs: &[TensorSpec], dim: i64, max_bytes: u64) -> u32 {
+    let row_bytes = |spec: &TensorSpec| {
+        let elements: i64 = spec.shape.iter().skip(1).map(|&own| if own < 0 { dim } else { own }).product();
+        // Texts of one digit.
+        elements as u64 * spec.datatype.size().unwrap_or(1) as u64
+    };
+    let batched = inputs.iter().filter(|spec| !spec.optional && spec.shape.first() == Some(&-1));
+    let row: u64 = batched.map(row_bytes).sum();
+    u32::try_from(max_bytes / row.max(1)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Best of three runs after one that warms up; a long one is timed once.
@@ -457,6 +474,44 @@ mod tests {
 
     fn runs(ms: &[f64]) -> Vec<(u32, Duration)> {
         ms.iter().enumerate().map(|(at, ms)| (1 << at, Duration::from_secs_f64(ms / 1e3))).collect()
+    }
+
+    /// Notes the rows of its runs; a run takes a millisecond and a little a row.
+    struct Noting(Vec<i64>);
+
+    impl Engine for Noting {
+        fn run(
+            &mut self,
+            inputs: &[InputView<'_>],
+            _: Option<crate::engine::RunLimit<'_>>,
+            take: &mut dyn FnMut(&[crate::engine::OutputView<'_>]),
+        ) -> Result<(), RunError> {
+            self.0.push(inputs[0].shape[0]);
+            std::thread::sleep(Duration::from_micros(1_000 + 10 * inputs[0].shape[0] as u64));
+            take(&[]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_made_up_run_is_larger_than_a_real_one_may_be() {
+        let spec = |shape: &[i64]| TensorSpec {
+            name: "x".into(),
+            datatype: Datatype::Fp32,
+            shape: shape.to_vec(),
+            optional: false,
+        };
+        // 1 KiB a row: an open dimension is timed at 64.
+        let inputs = [spec(&[-1, -1, 3]), spec(&[-1, 64])];
+        let budget = Duration::from_secs(60);
+        let (watchdog, stop) = (Watchdog::start().expect("starts"), AtomicBool::new(false));
+        let bound = Bound { watchdog: &watchdog, run: RUN_LIMIT, stop: &stop };
+        let mut engine = Noting(Vec::new());
+        warm_up(&mut engine, &inputs, 32, 5 << 10, budget, &bound).expect("it ends");
+        let found =
+            best_batch_size(&mut engine, &inputs, 32, 5 << 10, budget, &bound).expect("it ends").expect("it runs");
+        assert_eq!(engine.0.iter().max(), Some(&5));
+        assert_eq!(found.rows, 4);
     }
 
     #[test]

@@ -11,15 +11,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_core::{Error, ErrorCode};
 use nobat_ops::traces::{self, Span};
 use nobat_queue::backend::Desk;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
+use crate::batch::controller::Run;
 use crate::batch::intake::{Batch, Item};
 use crate::engine::buffer::Buffer;
 use crate::engine::{Engine, InputView, OutputView, RunError, RunLimit};
@@ -27,9 +28,11 @@ use crate::model::Version;
 use crate::stats::JobWaits;
 use crate::watchdog::{Ended, Watchdog};
 
+mod failure;
 mod gather;
 mod scatter;
 
+use failure::Failure;
 use gather::fill;
 use scatter::{Joined, batch_axis, pack};
 
@@ -43,45 +46,11 @@ pub(crate) struct Runner {
     settled: Vec<Settlement>,
 }
 
-/// A failed run of several rows or one.
-struct Failure {
-    code: ErrorCode,
-    message: String,
-    /// Whether another attempt may fare better.
-    again: bool,
-}
-
-impl Failure {
-    fn run(error: RunError, version: &Version) -> Failure {
-        let (model, number) = (&version.signature.name, &version.signature.version);
-        match error {
-            RunError::Failed(reason) => Failure {
-                code: ErrorCode::InferenceFailed,
-                message: format!("model `{model}` version {number} failed: {reason}"),
-                again: true,
-            },
-            RunError::Ended(Ended::TimedOut) => Failure {
-                code: ErrorCode::DeadlineExceeded,
-                message: format!("the run of model `{model}` was ended at the job's deadline; allow more time"),
-                again: false,
-            },
-            RunError::Ended(Ended::Abandoned) => Failure {
-                code: ErrorCode::JobCancelled,
-                message: format!("the run of model `{model}` was ended: its job is cancelled or runs elsewhere"),
-                again: false,
-            },
-        }
-    }
-
-    fn invalid(message: String) -> Failure {
-        Failure { code: ErrorCode::InvalidTensor, message, again: false }
-    }
-}
-
-/// The times of one finished run.
+/// One finished run; while its outputs are split, their time is still open.
 struct Ran {
-    times: BatchTimes,
     started: Instant,
+    ended: Instant,
+    times: BatchTimes,
 }
 
 impl Runner {
@@ -104,9 +73,9 @@ impl Runner {
 
     /// Runs a batch and puts a settlement for each of its jobs on the desk.
     pub(crate) fn run(&mut self, batch: Batch) {
-        let Batch { version, items, cap } = batch;
+        let Batch { version, items, cap, fills } = batch;
         match self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, &version)) {
-            Some(at) => self.attempt(at, &version, &items, cap),
+            Some(at) => self.attempt(at, &version, &items, cap, fills),
             None => {
                 let message = format!(
                     "model `{}` version {} was unloaded while the job waited",
@@ -121,13 +90,13 @@ impl Runner {
         self.desk.settle_all(&mut self.settled);
     }
 
-    fn attempt(&mut self, engine: usize, version: &Version, items: &[Item], cap: u32) {
+    fn attempt(&mut self, engine: usize, version: &Version, items: &[Item], cap: u32, fills: u32) {
         let started = Instant::now();
         let outcome = match items {
-            [item] if version.batches() && item.rows > cap => {
+            [item] if version.splits() && item.rows > cap => {
                 self.guarded(engine, version, |turn| turn.run_split(item, cap))
             }
-            _ => self.guarded(engine, version, |turn| turn.run_whole(items)),
+            _ => self.guarded(engine, version, |turn| turn.run_whole(items, fills)),
         };
         match (outcome, items) {
             (Ok(()), _) => {}
@@ -139,8 +108,8 @@ impl Runner {
                 let (model, jobs) = (version.signature.name.as_str(), items.len());
                 log::debug!(model, jobs; "a batch failed and is halved: {}", failure.message);
                 let (left, right) = items.split_at(items.len() / 2);
-                self.attempt(engine, version, left, cap);
-                self.attempt(engine, version, right, cap);
+                self.attempt(engine, version, left, cap, 0);
+                self.attempt(engine, version, right, cap, 0);
             }
         }
     }
@@ -164,9 +133,7 @@ impl Runner {
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut turn))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-            let message =
-                format!("the run of model `{}` panicked: {}", version.signature.name, text.unwrap_or("no message"));
-            Err(Failure { code: ErrorCode::InferenceFailed, message, again: true })
+            Err(Failure::panicked(text.unwrap_or("no message"), version))
         });
         if outcome.is_err() {
             self.settled.truncate(before);
@@ -213,37 +180,29 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     /// One run over all rows of `items`.
-    fn run_whole(&mut self, items: &[Item]) -> Result<(), Failure> {
+    fn run_whole(&mut self, items: &[Item], fills: u32) -> Result<(), Failure> {
         let rows: u32 = items.iter().map(|item| item.rows).sum();
         let (worker, version) = (self.worker, self.version);
         let mut fresh = Vec::with_capacity(items.len());
-        let ran = self.once(
-            items,
-            0..rows,
-            &mut |outputs, explain, since_run| {
-                if items.len() > 1 {
-                    batch_axis(version, outputs, rows)?;
-                }
-                let mut first = 0;
-                for item in items {
-                    let explain = Explain { output_us: micros(since_run.elapsed()), ..explain_for(item, explain) };
-                    let part = match items.len() {
-                        1 => None,
-                        _ => Some((first, item.rows, rows)),
-                    };
-                    let packed = pack(version, item, outputs, part, &explain);
-                    fresh.push(Settlement {
-                        id: item.job.id,
-                        token: item.job.token,
-                        outcome: Outcome::Succeeded(packed),
-                    });
-                    first += item.rows;
-                }
-                Ok(())
-            },
-            worker,
-        )?;
-        self.count(items, &ran);
+        let ran = self.once(items, 0..rows, fills, &mut |outputs, ran| {
+            if items.len() > 1 {
+                batch_axis(version, outputs, rows)?;
+            }
+            let mut first = 0;
+            for item in items {
+                let times = BatchTimes { output: ran.ended.elapsed(), ..ran.times };
+                let part = match items.len() {
+                    1 => None,
+                    _ => Some((first, item.rows, rows)),
+                };
+                let packed = pack(version, item, outputs, part, &explain(item, worker, ran.started, &times));
+                fresh.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
+                first += item.rows;
+            }
+            Ok(())
+        })?;
+        version.stats.ran(ran.times, items.iter().map(|item| waits(item, ran.started)));
+        items.iter().for_each(|item| trace(version, item, &ran));
         self.settled.append(&mut fresh);
         Ok(())
     }
@@ -251,53 +210,47 @@ impl Turn<'_> {
     /// Several runs over the rows of one large item, joined.
     fn run_split(&mut self, item: &Item, cap: u32) -> Result<(), Failure> {
         let (worker, version) = (self.worker, self.version);
-        let items = std::slice::from_ref(item);
+        let started = Instant::now();
         let mut joined: Vec<Joined> = Vec::new();
-        let mut total = Explain::default();
+        let mut total = BatchTimes::default();
         let mut from = 0;
-        let mut first_start = None;
         while from < item.rows {
-            let to = (from + cap).min(item.rows);
-            let ran = self.once(
-                items,
-                from..to,
-                &mut |outputs, explain, _| {
-                    batch_axis(version, outputs, to - from)?;
-                    total.input_us += explain.input_us;
-                    total.infer_us += explain.infer_us;
-                    total.batch_size = total.batch_size.max(to - from);
-                    joined.resize_with(outputs.len(), Joined::default);
-                    for (whole, output) in joined.iter_mut().zip(outputs) {
-                        whole.append(output)?;
-                    }
-                    Ok(())
-                },
-                worker,
-            )?;
-            first_start.get_or_insert(ran.started);
-            // The job counts once, with its last run.
-            self.count(if to == item.rows { items } else { &[] }, &ran);
+            let to = item.rows.min(from.saturating_add(cap));
+            let ran = self.once(std::slice::from_ref(item), from..to, 0, &mut |outputs, _| {
+                batch_axis(version, outputs, to - from)?;
+                joined.resize_with(outputs.len(), Joined::default);
+                joined.iter_mut().zip(outputs).try_for_each(|(whole, output)| whole.append(version, output))
+            })?;
+            version.stats.ran_part(ran.times);
+            total = BatchTimes {
+                rows: total.rows.max(to - from),
+                input: total.input + ran.times.input,
+                infer: total.infer + ran.times.infer,
+                output: total.output + ran.times.output,
+            };
             from = to;
         }
-        total.batch_wait_us = micros(first_start.map_or(Duration::ZERO, |start| start - item.since));
-        total.worker = worker.clone();
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
-        let packed = pack(version, item, &views, None, &explain_for(item, &total));
+        let packed = pack(version, item, &views, None, &explain(item, worker, started, &total));
+        version.stats.joined(total, waits(item, started));
+        trace(version, item, &Ran { started, ended: Instant::now(), times: total });
         self.settled.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
         Ok(())
     }
 
-    /// One call of the engine over `rows` of the concatenated items.
+    /// One call of the engine over `rows` of the concatenated items, which fill a
+    /// cap of `fills` or of their own number.
     fn once(
         &mut self,
         items: &[Item],
         rows: std::ops::Range<u32>,
-        split: &mut dyn FnMut(&[OutputView<'_>], &Explain, Instant) -> Result<(), Failure>,
-        worker: &SmolStr,
+        fills: u32,
+        split: &mut dyn FnMut(&[OutputView<'_>], &Ran) -> Result<(), Failure>,
     ) -> Result<Ran, Failure> {
         let started = Instant::now();
         let filled = fill(self.version, self.buffers, items, &rows)?;
         let views: SmallVec<[InputView<'_>; 2]> = filled.views(self.version, self.buffers);
+        let rows = rows.end - rows.start;
         let limit = match items {
             // Ending a run ends it for all its jobs, so only for one alone.
             [item] => Some(RunLimit { at: item.deadline, lease: item.lease(), watchdog: self.watchdog }),
@@ -305,38 +258,32 @@ impl Turn<'_> {
         };
         let before_run = Instant::now();
         let mut outcome = Ok(());
-        let mut times = None;
-        let engine = &mut *self.engine;
-        engine
-            .run(&views, limit, &mut |outputs| {
-                let after_run = Instant::now();
-                let explain = Explain {
-                    batch_wait_us: micros(items.first().map_or(Duration::ZERO, |item| started - item.since)),
-                    input_us: micros(before_run - started),
-                    infer_us: micros(after_run - before_run),
-                    batch_size: rows.end - rows.start,
-                    worker: worker.clone(),
-                    ..Explain::default()
-                };
-                outcome = split(outputs, &explain, after_run);
-                times = Some(BatchTimes {
-                    rows: rows.end - rows.start,
-                    input: before_run - started,
-                    infer: after_run - before_run,
-                    output: after_run.elapsed(),
-                });
-            })
-            .map_err(|error| Failure::run(error, self.version))?;
+        let mut ran = None;
+        let run = self.engine.run(&views, limit, &mut |outputs| {
+            let ended = Instant::now();
+            let (input, infer) = (before_run - started, ended - before_run);
+            let times = BatchTimes { rows, input, infer, output: Duration::ZERO };
+            let ran = ran.insert(Ran { started, ended, times });
+            outcome = split(outputs, ran);
+            ran.times.output = ended.elapsed();
+        });
+        if let Err(error) = run {
+            if matches!(error, RunError::Ended(Ended::TimedOut)) {
+                self.learn(rows, 0, started);
+            }
+            return Err(Failure::run(error, self.version));
+        }
         outcome?;
-        let times =
-            times.ok_or_else(|| Failure::run(RunError::Failed("the runtime gave no outputs".into()), self.version))?;
-        self.version.controller.lock().observe(times.rows, started.elapsed());
-        Ok(Ran { times, started })
+        self.learn(rows, rows.max(fills), started);
+        ran.ok_or_else(|| Failure::run(RunError::Failed("the runtime gave no outputs".into()), self.version))
     }
 
-    fn count(&self, items: &[Item], ran: &Ran) {
-        self.version.stats.ran(ran.times, items.iter().map(|item| waits(item, ran.started)));
-        items.iter().for_each(|item| trace(self.version, item, ran));
+    fn learn(&self, rows: u32, fills: u32, started: Instant) {
+        let ended = Instant::now();
+        let backs_off = self.version.controller.lock().observe(Run { rows, fills, took: ended - started, ended });
+        if backs_off {
+            self.version.stats.backed_off();
+        }
     }
 }
 
@@ -363,13 +310,18 @@ fn waits(item: &Item, started: Instant) -> JobWaits {
     JobWaits { queue, batch_wait: started.saturating_duration_since(item.since) }
 }
 
-/// The explanation of one item of a run.
-fn explain_for(item: &Item, run: &Explain) -> Explain {
+/// How an item's answer came about, its attempts so far included.
+fn explain(item: &Item, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Explain {
+    let waits = waits(item, started);
     Explain {
-        queue_us: item.job.leased_at_us.saturating_sub(item.job.queued_at_us),
+        queue_us: micros(waits.queue),
+        batch_wait_us: micros(waits.batch_wait),
+        input_us: micros(times.input),
+        infer_us: micros(times.infer),
+        output_us: micros(times.output),
+        batch_size: times.rows,
         attempts: item.job.attempt,
-        worker: run.worker.clone(),
-        ..*run
+        worker: worker.clone(),
     }
 }
 
@@ -377,11 +329,7 @@ fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { code: error.code, message: error.message, again: false }
-    }
-}
-
+#[cfg(test)]
+mod overload;
 #[cfg(test)]
 mod tests;

@@ -1,26 +1,49 @@
-//! One model version's counters, shared by its sessions.
+//! A model version's counters, shared by its sessions and by all that serve under
+//! its number, one after the other.
 //!
 //! The numbers are [`ModelStatistics`], which every gateway sums; beside them
-//! stand the two that only nobat has: time between lease and run, and jobs
-//! dropped for their deadline. A batch is counted before its jobs are settled.
+//! stand those that only nobat has: time between lease and run, jobs dropped for
+//! their deadline, back-offs of the batch controller. A batch is counted before
+//! its jobs are settled. Counters never fall while the worker lives.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nobat_core::statistics::{BatchTimes, ModelStatistics, Tally};
 use parking_lot::Mutex;
-use serde_json::json;
+use smol_str::SmolStr;
 
-/// Counters behind one lock, taken once per batch.
-#[derive(Debug)]
-pub struct Stats {
-    inner: Mutex<Inner>,
+/// The counters of every version that a worker ever served.
+#[derive(Debug, Default)]
+pub struct Counters(Mutex<BTreeMap<(SmolStr, SmolStr), Stats>>);
+
+impl Counters {
+    /// A version's counters: those from before, if it served before.
+    pub fn of(&self, model: &str, version: &str) -> Stats {
+        let mut all = self.0.lock();
+        let stats = all.entry((model.into(), version.into()));
+        stats.or_insert_with(|| Stats::new(ModelStatistics::new(model, version))).clone()
+    }
 }
 
-#[derive(Debug)]
-struct Inner {
-    counted: ModelStatistics,
-    batch_wait: Tally,
-    expired: u64,
+/// Counters behind one lock, taken once per batch.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    inner: Arc<Mutex<Counted>>,
+}
+
+/// What was counted.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// What gateways sum.
+    pub statistics: ModelStatistics,
+    /// Jobs that ran: leased to the start of their run.
+    pub batch_wait: Tally,
+    /// Jobs dropped for their deadline.
+    pub expired: u64,
+    /// How often the batch controller backed off.
+    pub back_offs: u64,
 }
 
 /// One job of a run: how long it was queued, and leased before the run.
@@ -33,28 +56,35 @@ pub struct JobWaits {
 }
 
 impl Stats {
-    /// Counters of a version that has not run, or `earlier` counters to go on
-    /// from: a reload must not make them fall.
-    pub fn new(counted: ModelStatistics) -> Stats {
-        Stats { inner: Mutex::new(Inner { counted, batch_wait: Tally::default(), expired: 0 }) }
+    /// Counters that begin at `statistics`.
+    pub fn new(statistics: ModelStatistics) -> Stats {
+        let counted = Counted { statistics, batch_wait: Tally::default(), expired: 0, back_offs: 0 };
+        Stats { inner: Arc::new(Mutex::new(counted)) }
     }
 
     /// Counts one run and the jobs that were in it.
     pub fn ran(&self, times: BatchTimes, jobs: impl ExactSizeIterator<Item = JobWaits>) {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let mut inner = self.inner.lock();
-        inner.counted.record_batch(times, jobs.len() as u64, now_ms);
-        for job in jobs {
-            let waited = job.queue + job.batch_wait;
-            inner.counted.record_job(true, waited, waited + times.input + times.infer + times.output);
-            inner.batch_wait.add(job.batch_wait);
-        }
+        inner.statistics.record_batch(times, jobs.len() as u64, now_ms());
+        jobs.for_each(|job| inner.succeeded(times, job));
+    }
+
+    /// Counts one of several runs of a job.
+    pub fn ran_part(&self, times: BatchTimes) {
+        self.inner.lock().statistics.record_batch(times, 0, now_ms());
+    }
+
+    /// Counts a job whose runs took `times` in all.
+    pub fn joined(&self, times: BatchTimes, job: JobWaits) {
+        let mut inner = self.inner.lock();
+        inner.statistics.record_times(times);
+        inner.succeeded(times, job);
     }
 
     /// Counts a failed attempt.
     pub fn failed(&self, waits: JobWaits, took: Duration) {
         let waited = waits.queue + waits.batch_wait;
-        self.inner.lock().counted.record_job(false, waited, waited + took);
+        self.inner.lock().statistics.record_job(false, waited, waited + took);
     }
 
     /// Counts a job dropped for its deadline.
@@ -62,35 +92,74 @@ impl Stats {
         self.inner.lock().expired += 1;
     }
 
-    /// The counters now.
-    pub fn counted(&self) -> ModelStatistics {
-        self.inner.lock().counted.clone()
+    /// Counts a back-off of the batch controller.
+    pub fn backed_off(&self) {
+        self.inner.lock().back_offs += 1;
     }
 
-    /// What stands beside the counters in a report.
-    pub fn extra(&self) -> serde_json::Value {
-        let inner = self.inner.lock();
-        json!({ "batch_wait": inner.batch_wait, "expired": inner.expired })
+    /// The counters now.
+    pub fn counted(&self) -> Counted {
+        self.inner.lock().clone()
     }
+}
+
+impl Counted {
+    fn succeeded(&mut self, times: BatchTimes, job: JobWaits) {
+        let waited = job.queue + job.batch_wait;
+        self.statistics.record_job(true, waited, waited + times.input + times.infer + times.output);
+        self.batch_wait.add(job.batch_wait);
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
     #[test]
     fn a_run_counts_rows_runs_jobs_and_their_waits() {
-        let ms = Duration::from_millis;
         let stats = Stats::new(ModelStatistics::new("m", "1"));
-        let times = BatchTimes { rows: 6, input: ms(1), infer: ms(10), output: ms(2) };
-        stats.ran(times, vec![JobWaits { queue: ms(10), batch_wait: ms(1) }; 3].into_iter());
-        stats.failed(JobWaits { queue: ms(1), batch_wait: ms(1) }, ms(5));
+        let times = BatchTimes { rows: 6, input: MS, infer: 10 * MS, output: 2 * MS };
+        stats.ran(times, vec![JobWaits { queue: 10 * MS, batch_wait: MS }; 3].into_iter());
+        stats.failed(JobWaits { queue: MS, batch_wait: MS }, 5 * MS);
         stats.expired();
-        let seen = stats.counted();
-        assert_eq!((seen.inference_count, seen.execution_count), (6, 1));
-        assert_eq!(seen.success, Tally { count: 3, ns: 72_000_000 });
-        assert_eq!(seen.fail, Tally { count: 1, ns: 7_000_000 });
-        assert_eq!(stats.extra()["batch_wait"]["ns"], 3_000_000);
-        assert_eq!(stats.extra()["expired"], 1);
+        stats.backed_off();
+        let Counted { statistics, batch_wait, expired, back_offs } = stats.counted();
+        assert_eq!((statistics.inference_count, statistics.execution_count), (6, 1));
+        assert_eq!(statistics.success, Tally { count: 3, ns: 72_000_000 });
+        assert_eq!(statistics.fail, Tally { count: 1, ns: 7_000_000 });
+        assert_eq!((batch_wait.ns, expired, back_offs), (3_000_000, 1, 1));
+    }
+
+    #[test]
+    fn a_job_of_several_runs_counts_once_with_the_times_of_all() {
+        let stats = Stats::new(ModelStatistics::new("m", "1"));
+        let part = BatchTimes { rows: 4, input: MS, infer: 10 * MS, output: 2 * MS };
+        (0..3).for_each(|_| stats.ran_part(part));
+        stats.joined(
+            BatchTimes { rows: 12, input: 3 * MS, infer: 30 * MS, output: 6 * MS },
+            JobWaits { queue: MS, batch_wait: MS },
+        );
+        let Counted { statistics, batch_wait, .. } = stats.counted();
+        assert_eq!((statistics.inference_count, statistics.execution_count), (12, 3));
+        assert_eq!(statistics.infer, Tally { count: 1, ns: 30_000_000 });
+        assert_eq!(statistics.input, Tally { count: 1, ns: 3_000_000 });
+        assert_eq!(statistics.success, Tally { count: 1, ns: 41_000_000 });
+        assert_eq!(statistics.queue.count, batch_wait.count);
+        assert_eq!((statistics.batches[0].rows, statistics.batches[0].infer.count), (4, 3));
+    }
+
+    #[test]
+    fn a_version_that_comes_back_counts_on() {
+        let counters = Counters::default();
+        counters.of("m", "1").expired();
+        counters.of("m", "1").expired();
+        assert_eq!(counters.of("m", "1").counted().expired, 2);
+        assert_eq!(counters.of("m", "2").counted().expired, 0);
     }
 }

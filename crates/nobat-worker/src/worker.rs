@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_core::statistics::{ModelStatistics, WorkerReport};
+use nobat_core::statistics::WorkerReport;
+use nobat_ops::snapshot::Family;
 use nobat_queue::Queue;
 use nobat_queue::queue::{WorkerCommand, WorkerInfo};
 use parking_lot::Mutex;
@@ -23,11 +24,13 @@ use tokio::sync::{Notify, watch};
 use crate::config::{Sessions, WorkerConfig};
 use crate::engine::library::{LibraryError, environment};
 use crate::executor::Executor;
+use crate::exposition;
 use crate::model::{Model, Version};
 use crate::probe::Bound;
 use crate::renew::{self, Desks};
 use crate::repository::manifest::Manifest;
 use crate::repository::scan::{FoundModel, ScanError, scan};
+use crate::stats::Counters;
 use crate::watchdog::Watchdog;
 
 mod install;
@@ -88,6 +91,7 @@ struct Shared {
     started_at_ms: u64,
     watchdog: Watchdog,
     desks: Desks,
+    counters: Counters,
     served: Mutex<BTreeMap<SmolStr, Served>>,
     changed: Notify,
     nonce: AtomicU64,
@@ -125,6 +129,7 @@ impl Worker {
             started_at_ms: now_ms(),
             watchdog: Watchdog::start()?,
             desks: Desks::default(),
+            counters: Counters::default(),
             served: Mutex::new(
                 found.models.values().map(|model| (model.name.clone(), Served::loading(model))).collect(),
             ),
@@ -184,11 +189,11 @@ impl WorkerHandle {
         self.shared.signatures()
     }
 
-    /// Reads the counters of every version whenever it is called; nothing after
-    /// the drain. For a metrics listener.
-    pub fn statistics(&self) -> impl Fn() -> Vec<ModelStatistics> + Send + Sync + 'static {
+    /// Reads the counters and the batching of every version whenever it is
+    /// called; nothing after the drain. For a metrics listener.
+    pub fn families(&self) -> impl Fn() -> Vec<Family> + Send + Sync + 'static {
         let shared = Arc::downgrade(&self.shared);
-        move || shared.upgrade().map(|shared| shared.statistics()).unwrap_or_default()
+        move || shared.upgrade().map(|shared| exposition::families(&shared.versions())).unwrap_or_default()
     }
 
     /// Looks for new, changed and removed models, in the background.
@@ -290,7 +295,7 @@ impl Shared {
         let sessions = served.values().map(|served| served.executors.len() as u32).sum();
         drop(served);
         let versions = self.versions();
-        let statistics = versions.iter().map(|version| version.stats.counted()).collect();
+        let statistics = versions.iter().map(|version| version.stats.counted().statistics).collect();
         let mut report = serde_json::to_value(WorkerReport { nonce, statistics }).unwrap_or_default();
         report["batching"] = versions.iter().map(|version| version.report()).collect();
         WorkerInfo {
@@ -309,10 +314,6 @@ impl Shared {
 
     fn versions(&self) -> Vec<Arc<Version>> {
         self.served.lock().values().flat_map(|served| served.model.table().versions.clone()).collect()
-    }
-
-    fn statistics(&self) -> Vec<ModelStatistics> {
-        self.versions().iter().map(|version| version.stats.counted()).collect()
     }
 
     fn signatures(&self) -> Vec<ModelSignature> {

@@ -1,24 +1,37 @@
 //! The controllers: how many rows a run may have, and how long it may wait.
 //!
-//! Pure: a controller is told each run's rows and latency and says the cap. Two
+//! Pure: a controller is told each run's rows, latency and end and says the cap. Two
 //! adapt to an objective, both after Clipper (Crankshaw et al., NSDI 2017,
 //! section 4.3): additive increase with a back-off of 10 %, and a quantile
-//! regression of the 99th percentile of latency on batch size.
+//! regression of the 99th percentile of latency on batch size. What it remembers
+//! ages: a slow spell must not condemn the jobs that come after it.
 //!
 //! The objective is the answer's p99 from enqueue; a job may arrive just after
 //! a run began, so a run may use half of it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::regression::{Line, fit_quantile};
 use crate::config::{BatchingConfig, PolicyKind};
 
 /// Share of the slo that one run may take.
 const RUN_SHARE: f64 = 0.5;
 /// Runs looked back on.
 const WINDOW: usize = 512;
+/// How long a run is looked back on.
+const AGE: Duration = Duration::from_secs(30);
+/// A long run is looked back on for as long as so many of its kind take, so that
+/// there is evidence of slow models too.
+const AGE_IN_RUNS: u32 = 2 * EVIDENCE as u32;
+/// Where nothing ran for so long, jobs without hope may run all the same.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// And for so many times as long as the last run took, to spend little on them.
+const PROBE_AFTER_RUNS: u32 = 4;
+/// A run that is so many times as fast as all that are remembered is of a new time.
+const NEW_TIME: u32 = 2;
 /// Runs between two fits of the regression once there are many; also the share
 /// of the runs, one in so many, that must be new for a fit while there are few.
 const REFIT_EVERY: u32 = 16;
@@ -41,13 +54,43 @@ pub struct Controller {
     delay: Duration,
     target: Option<Duration>,
     cap: f64,
-    samples: VecDeque<(u32, f64)>,
+    samples: VecDeque<Run>,
+    /// Samples that came or went, ever.
+    changes: u32,
     sure: Fit,
     likely: Fit,
     runs: u32,
-    /// The fit, by its run, that the cap of the quantile policy stands on.
+    /// When the last run ended, or a job was let through as a probe.
+    last: Option<Instant>,
+    /// The fit, by its change, that the cap of the quantile policy stands on.
     capped_by: u32,
     last_back_off: Option<BackOff>,
+}
+
+/// One run, as the controller learns from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its rows.
+    pub rows: u32,
+    /// The cap that it filled: its rows, or the whole cap where the next job did
+    /// not fit beside them; 0 for a run that was ended before it finished.
+    pub fills: u32,
+    /// How long it took; at least so long, if it was ended.
+    pub took: Duration,
+    /// When it ended.
+    pub ended: Instant,
+}
+
+impl Run {
+    /// Whether it is far faster than `old`, also if all of `old` was per row.
+    fn outdates(&self, old: &Run) -> bool {
+        let share = (f64::from(self.rows) / f64::from(old.rows.max(1))).min(1.0);
+        self.fills > 0 && self.took * NEW_TIME < old.took.mul_f64(share)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.ended) <= AGE.max(self.took.saturating_mul(AGE_IN_RUNS))
+    }
 }
 
 /// A line that is fitted anew when somebody asks and enough has happened.
@@ -55,41 +98,22 @@ pub struct Controller {
 struct Fit {
     quantile: f64,
     line: Option<Line>,
-    at_run: u32,
+    at_change: u32,
 }
 
 impl Fit {
     fn new(quantile: f64) -> Fit {
-        Fit { quantile, line: None, at_run: 0 }
+        Fit { quantile, line: None, at_change: 0 }
     }
 
-    fn line(&mut self, samples: &VecDeque<(u32, f64)>, runs: u32) -> Option<Line> {
+    fn line(&mut self, samples: &VecDeque<Run>, changes: u32) -> Option<Line> {
         // The first runs teach the most and are the cheapest to fit.
         let rest = (samples.len() as u32 / REFIT_EVERY).clamp(1, REFIT_EVERY);
-        if self.line.is_none() || runs.wrapping_sub(self.at_run) >= rest {
-            (self.line, self.at_run) = (fit_quantile(samples, self.quantile), runs);
+        if self.line.is_none() || changes.wrapping_sub(self.at_change) >= rest {
+            let runs = samples.iter().map(|run| (run.rows, run.took.as_secs_f64()));
+            (self.line, self.at_change) = (fit_quantile(runs, self.quantile), changes);
         }
         self.line
-    }
-}
-
-/// A fitted line: `latency_s = base + per_row * rows`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
-    /// Seconds at zero rows.
-    pub base: f64,
-    /// Seconds per row.
-    pub per_row: f64,
-}
-
-impl Line {
-    fn at(self, rows: u32) -> f64 {
-        self.base + self.per_row * f64::from(rows)
-    }
-
-    /// How long a run of `rows` takes by this line.
-    pub fn run(self, rows: u32) -> Duration {
-        Duration::from_secs_f64(self.at(rows).max(0.0))
     }
 }
 
@@ -127,12 +151,19 @@ impl Controller {
             target: slo.map(|slo| slo.mul_f64(RUN_SHARE)),
             cap,
             samples: VecDeque::new(),
+            changes: 0,
             sure: Fit::new(QUANTILE),
             likely: Fit::new(LIKELY),
             runs: 0,
+            last: None,
             capped_by: 0,
             last_back_off: None,
         }
+    }
+
+    /// Whether jobs may share a run at all.
+    pub fn batches(&self) -> bool {
+        self.kind != PolicyKind::None
     }
 
     /// Most rows in the next run.
@@ -145,89 +176,139 @@ impl Controller {
         self.delay
     }
 
-    /// Whether the wait must leave room for the run before the earliest deadline.
-    pub fn heeds_deadlines(&self) -> bool {
-        matches!(self.kind, PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile)
-    }
-
-    /// How long a run of `rows` is expected to take at the 99th percentile;
-    /// `None` before there is evidence.
-    pub fn predict(&mut self, rows: u32) -> Option<Duration> {
-        Some(self.sure.line(&self.samples, self.runs)?.run(rows))
+    /// How long a run of `rows` is expected to take, where a wait must leave room
+    /// for it: at the 99th percentile for policies that heed deadlines, else
+    /// likely. `None` before there is evidence.
+    pub fn run(&mut self, rows: u32, now: Instant) -> Option<Duration> {
+        self.forget(now);
+        let fit = match self.kind {
+            PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile => &mut self.sure,
+            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed => &mut self.likely,
+        };
+        Some(fit.line(&self.samples, self.changes)?.run(rows))
     }
 
     /// How long runs are likely to take, by their rows: three of four are no
     /// longer. `None` before there is evidence.
-    pub fn likely(&mut self) -> Option<Line> {
-        self.likely.line(&self.samples, self.runs)
-    }
-
-    /// The fastest of the remembered runs of at most `rows` rows: what not even
-    /// a lucky run stays below. `None` before there is evidence.
-    pub fn fastest(&self, rows: u32) -> Option<Duration> {
+    pub fn likely(&mut self, now: Instant) -> Option<Line> {
+        self.forget(now);
         if self.samples.len() < EVIDENCE {
             return None;
         }
-        let runs = self.samples.iter().filter(|&&(own, _)| own <= rows).map(|&(_, latency)| latency);
-        runs.min_by(f64::total_cmp).map(Duration::from_secs_f64)
+        self.likely.line(&self.samples, self.changes)
     }
 
-    /// Learns from one run.
-    pub fn observe(&mut self, rows: u32, latency: Duration) {
-        let latency_s = latency.as_secs_f64();
+    /// The fastest of the remembered runs of at most `rows` rows, or what none
+    /// finished within: what not even a lucky run stays below. `None` before there
+    /// is evidence.
+    pub fn fastest(&mut self, rows: u32, now: Instant) -> Option<Duration> {
+        self.forget(now);
+        if self.samples.len() < EVIDENCE {
+            return None;
+        }
+        let took = |finished| {
+            let of_size = self.samples.iter().filter(move |run| run.rows <= rows && (run.fills > 0) == finished);
+            of_size.map(|run| run.took)
+        };
+        took(true).min().or_else(|| took(false).max())
+    }
+
+    /// Whether a batch that seems without hope may run: where nothing ran for a
+    /// while, only a run can show whether it is so still.
+    pub fn probe(&mut self, now: Instant) -> bool {
+        let runs = self.samples.back().map_or(Duration::ZERO, |run| run.took * PROBE_AFTER_RUNS);
+        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= PROBE_AFTER.max(runs));
+        if quiet {
+            self.last = Some(now);
+        }
+        quiet
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let before = self.samples.len();
+        self.samples.retain(|run| run.is_fresh(now));
+        self.changes = self.changes.wrapping_add((before - self.samples.len()) as u32);
+    }
+
+    /// Learns from one run. Returns whether the cap backs off from it.
+    pub fn observe(&mut self, run: Run) -> bool {
+        self.last = Some(run.ended);
+        if run.fills == 0 && self.likely(run.ended).is_some_and(|line| line.run(run.rows) > run.took) {
+            // It was ended before runs like it end: nothing new.
+            return false;
+        }
+        self.forget(run.ended);
+        if self.samples.len() >= EVIDENCE && self.samples.iter().all(|old| run.outdates(old)) {
+            self.changes = self.changes.wrapping_add(self.samples.len() as u32);
+            self.samples.clear();
+        }
         if self.samples.len() == WINDOW {
             self.samples.pop_front();
         }
-        self.samples.push_back((rows, latency_s));
+        self.samples.push_back(run);
+        self.changes = self.changes.wrapping_add(1);
         self.runs = self.runs.wrapping_add(1);
-        let Some(target) = self.target.map(|target| target.as_secs_f64()) else { return };
+        let Some(target) = self.target.map(|target| target.as_secs_f64()) else { return false };
         match self.kind {
-            PolicyKind::Aimd => self.additive_increase(rows, latency_s, target),
+            PolicyKind::Aimd => self.additive_increase(run, target),
             PolicyKind::Quantile => self.largest_within(target),
             PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed | PolicyKind::Delayed => {}
         }
+        self.last_back_off.is_some_and(|off| off.at_run == self.runs)
     }
 
     /// One row more after a full run within the target, a tenth less after a miss.
-    fn additive_increase(&mut self, rows: u32, latency_s: f64, target: f64) {
+    fn additive_increase(&mut self, run: Run, target: f64) {
         let before = self.cap();
+        let latency_s = run.took.as_secs_f64();
         if latency_s > target {
             self.cap = (self.cap * 0.9).max(1.0);
-            self.last_back_off =
-                Some(BackOff { at_run: self.runs, rows, latency_s, cap_before: before, cap_after: self.cap() });
-        } else if rows >= before {
+            self.back_off(run.rows, latency_s, before);
+        } else if run.fills >= before {
             // A run below the cap says nothing about a larger one.
             self.cap = (self.cap + 1.0).min(f64::from(self.max));
         }
     }
 
     /// The largest batch that the fitted line keeps within the target. Moves once
-    /// a fit: a line that has not seen the runs at the cap says nothing of them.
+    /// a fit, and grows only beside runs that filled the cap: a line that has not
+    /// seen those says nothing of larger ones.
     fn largest_within(&mut self, target: f64) {
-        let Some(line) = self.sure.line(&self.samples, self.runs) else { return };
-        if std::mem::replace(&mut self.capped_by, self.sure.at_run) == self.sure.at_run {
+        let Some(line) = self.sure.line(&self.samples, self.changes) else { return };
+        if std::mem::replace(&mut self.capped_by, self.sure.at_change) == self.sure.at_change {
             return;
         }
-        let largest = self.samples.iter().map(|&(rows, _)| rows).max().unwrap_or(1);
+        let filled = self.samples.iter().map(|run| run.fills).max().unwrap_or(1);
         let before = self.cap();
-        let seen = f64::from(largest.min(before));
+        let seen = f64::from(filled.clamp(1, before));
         let allowed = match line.per_row > 0.0 {
             true => ((target - line.base) / line.per_row).floor(),
             false if line.base <= target => f64::from(self.max),
             // No slope is known: as if all of it were per row.
             false => (seen * target / line.base).floor(),
         };
-        self.cap = allowed.min((seen * GROWTH).floor().max(seen + 1.0)).clamp(1.0, f64::from(self.max));
+        // Few callers are no reason to shrink it: only the line is.
+        let most = (seen * GROWTH).floor().max(seen + 1.0).max(f64::from(before));
+        self.cap = allowed.min(most).clamp(1.0, f64::from(self.max));
         if self.cap() < before {
-            let latency_s = line.at(before);
-            self.last_back_off =
-                Some(BackOff { at_run: self.runs, rows: before, latency_s, cap_before: before, cap_after: self.cap() });
+            self.back_off(before, line.at(before), before);
         }
     }
 
+    fn back_off(&mut self, rows: u32, latency_s: f64, cap_before: u32) {
+        let cap_after = self.cap();
+        self.last_back_off = Some(BackOff { at_run: self.runs, rows, latency_s, cap_before, cap_after });
+    }
+
+    /// The line that runs do not exceed at the 99th percentile, for reports.
+    pub fn fit(&mut self, now: Instant) -> Option<Line> {
+        self.forget(now);
+        self.sure.line(&self.samples, self.changes)
+    }
+
     /// The controller's state for people and gateways.
-    pub fn report(&mut self) -> serde_json::Value {
-        let fit = self.sure.line(&self.samples, self.runs);
+    pub fn report(&mut self, now: Instant) -> serde_json::Value {
+        let fit = self.fit(now);
         let name = serde_json::to_value(self.kind).unwrap_or_default();
         json!({
             "policy": name,
@@ -247,58 +328,6 @@ impl Controller {
     }
 }
 
-/// Linear quantile regression by iteratively reweighted least squares on the
-/// pinball loss (Koenker and Bassett, Econometrica 1978; the reweighting after
-/// Schlossmacher, JASA 1973). `None` without samples.
-pub fn fit_quantile(samples: &VecDeque<(u32, f64)>, quantile: f64) -> Option<Line> {
-    let &(first_rows, first) = samples.front()?;
-    let one_size = samples.iter().all(|&(rows, _)| rows == first_rows);
-    if one_size {
-        // No slope to fit: the quantile itself, as if all of it were per row
-        // would promise too much for larger runs, so it is all base.
-        let mut sorted: Vec<f64> = samples.iter().map(|&(_, latency)| latency).collect();
-        sorted.sort_by(f64::total_cmp);
-        let at = ((sorted.len() as f64 * quantile).ceil() as usize).clamp(1, sorted.len()) - 1;
-        return Some(Line { base: sorted[at], per_row: 0.0 });
-    }
-    let scale = samples.iter().map(|&(_, latency)| latency).fold(first, f64::max).max(1e-9);
-    let floor = scale * 1e-4;
-    let mut line = weighted_line(samples, |_, _| 1.0);
-    for _ in 0..30 {
-        let previous = line;
-        line = weighted_line(samples, |rows, latency| {
-            let residual = latency - previous.at(rows);
-            let side = if residual >= 0.0 { quantile } else { 1.0 - quantile };
-            side / residual.abs().max(floor)
-        });
-        // A run never gets cheaper with more rows; noise may say so.
-        line.per_row = line.per_row.max(0.0);
-        if (line.base - previous.base).abs() + (line.per_row - previous.per_row).abs() < scale * 1e-6 {
-            break;
-        }
-    }
-    Some(line)
-}
-
-fn weighted_line(samples: &VecDeque<(u32, f64)>, weight: impl Fn(u32, f64) -> f64) -> Line {
-    let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for &(rows, y) in samples {
-        let x = f64::from(rows);
-        let k = weight(rows, y);
-        w += k;
-        wx += k * x;
-        wy += k * y;
-        wxx += k * x * x;
-        wxy += k * x * y;
-    }
-    let spread = w * wxx - wx * wx;
-    if spread.abs() <= f64::EPSILON * w * wxx {
-        return Line { base: wy / w, per_row: 0.0 };
-    }
-    let per_row = ((w * wxy - wx * wy) / spread).max(0.0);
-    Line { base: (wy - per_row * wx) / w, per_row }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -309,6 +338,10 @@ mod tests {
         BatchingConfig { policy, slo_ms, ..BatchingConfig::default() }
     }
 
+    fn full(rows: u32, took: Duration) -> Run {
+        Run { rows, fills: rows, took, ended: Instant::now() }
+    }
+
     #[test]
     fn policies_without_an_objective_keep_their_cap() {
         for (policy, cap) in
@@ -316,7 +349,7 @@ mod tests {
         {
             let mut controller = Controller::new(&config(policy, 0.0), 32);
             for rows in 1..100 {
-                controller.observe(rows, Duration::from_millis(500));
+                controller.observe(full(rows, Duration::from_millis(500)));
             }
             assert_eq!(controller.cap(), cap, "{policy:?}");
         }
@@ -327,21 +360,126 @@ mod tests {
         let mut controller = Controller::new(&config(PolicyKind::Auto, 50.0), 64);
         for step in 1..=30 {
             assert_eq!(controller.cap(), step);
-            controller.observe(controller.cap(), Duration::from_millis(5));
+            controller.observe(full(controller.cap(), Duration::from_millis(5)));
         }
         assert_eq!(controller.cap(), 31);
-        controller.observe(31, Duration::from_millis(26));
+        controller.observe(full(31, Duration::from_millis(26)));
         assert_eq!(controller.cap(), 27);
-        assert!(controller.report()["last_back_off"]["why"].to_string().contains("31 rows took 26.00 ms"));
+        assert!(
+            controller.report(Instant::now())["last_back_off"]["why"].to_string().contains("31 rows took 26.00 ms")
+        );
     }
 
     #[test]
     fn aimd_does_not_climb_on_runs_below_the_cap() {
         let mut controller = Controller::new(&config(PolicyKind::Aimd, 50.0), 64);
-        controller.observe(1, Duration::from_millis(1));
-        controller.observe(1, Duration::from_millis(1));
-        controller.observe(1, Duration::from_millis(1));
+        controller.observe(full(1, Duration::from_millis(1)));
+        controller.observe(full(1, Duration::from_millis(1)));
+        controller.observe(full(1, Duration::from_millis(1)));
         assert_eq!(controller.cap(), 2);
+    }
+
+    #[test]
+    fn the_cap_grows_where_requests_of_several_rows_fill_it_as_far_as_they_can() {
+        for policy in [PolicyKind::Aimd, PolicyKind::Quantile] {
+            let mut controller = Controller::new(&config(policy, 50.0), 64);
+            for _ in 0..600 {
+                let cap = controller.cap();
+                // Requests of three rows, more of them than fit.
+                let rows = (cap / 3 * 3).max(cap.min(3));
+                let took = Duration::from_micros(1_000 + 100 * u64::from(rows));
+                controller.observe(Run { fills: cap, ..full(rows, took) });
+            }
+            assert_eq!(controller.cap(), 64, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn few_callers_do_not_shrink_the_cap_and_a_run_that_was_ended_does_not_grow_it() {
+        for policy in [PolicyKind::Aimd, PolicyKind::Quantile] {
+            let mut controller = Controller::new(&config(policy, 50.0), 64);
+            while controller.cap() < 20 {
+                controller.observe(full(controller.cap(), Duration::from_millis(5)));
+            }
+            let grown = controller.cap();
+            let later = Instant::now() + 2 * AGE;
+            for _ in 0..100 {
+                controller.observe(Run { ended: later, ..full(1, Duration::from_millis(2)) });
+            }
+            assert_eq!(controller.cap(), grown, "{policy:?}");
+        }
+        let mut controller = Controller::new(&config(PolicyKind::Aimd, 50.0), 64);
+        controller.observe(Run { fills: 0, ..full(1, Duration::from_millis(1)) });
+        assert_eq!(controller.cap(), 1);
+    }
+
+    #[test]
+    fn a_slow_spell_is_forgotten_and_long_runs_are_remembered_longer() {
+        let (mut spell, mut slow) =
+            (Controller::new(&config(PolicyKind::Fixed, 0.0), 8), Controller::new(&config(PolicyKind::Fixed, 0.0), 8));
+        let began = Instant::now();
+        for _ in 0..EVIDENCE {
+            spell.observe(Run { ended: began, ..full(1, Duration::from_secs(1)) });
+            slow.observe(Run { ended: began, ..full(1, Duration::from_secs(10)) });
+        }
+        for (after, spell_known, slow_known) in
+            [(AGE, true, true), (AGE + Duration::from_secs(1), false, true), (Duration::from_secs(161), false, false)]
+        {
+            let now = began + after;
+            assert_eq!(spell.likely(now).is_some(), spell_known, "{after:?}");
+            assert_eq!(spell.fastest(1, now).is_some(), spell_known, "{after:?}");
+            assert_eq!(slow.likely(now).is_some(), slow_known, "{after:?}");
+            assert_eq!(slow.run(8, now), slow_known.then_some(Duration::from_secs(10)), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn runs_that_were_ended_say_how_long_runs_take_at_least() {
+        let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 8);
+        let ended = |ms| Run { fills: 0, ..full(1, Duration::from_millis(ms)) };
+        for at in 1..=EVIDENCE as u64 {
+            controller.observe(ended(40 + at));
+        }
+        assert_eq!(controller.fastest(1, Instant::now()), Some(Duration::from_millis(48)), "none finished within");
+        // Those that had no time say nothing; one that finished says it all.
+        for _ in 0..WINDOW {
+            controller.observe(ended(1));
+        }
+        assert!(controller.likely(Instant::now()).is_some_and(|line| line.run(1) > Duration::from_millis(40)));
+        controller.observe(full(1, Duration::from_millis(45)));
+        assert_eq!(controller.fastest(1, Instant::now()), Some(Duration::from_millis(45)));
+    }
+
+    #[test]
+    fn a_run_far_faster_than_all_remembered_ones_makes_them_forgotten() {
+        let after = |run| {
+            let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 32);
+            for _ in 0..64 {
+                controller.observe(full(32, Duration::from_millis(400)));
+            }
+            controller.observe(run);
+            controller.likely(Instant::now()).is_some()
+        };
+        assert!(!after(full(32, Duration::from_millis(20))));
+        assert!(after(full(32, Duration::from_millis(220))), "noise");
+        assert!(after(full(1, Duration::from_millis(12))), "a row has its share of 32");
+        assert!(!after(full(1, Duration::from_millis(5))));
+        assert!(after(Run { fills: 0, ..full(32, Duration::from_millis(20)) }), "it was ended");
+    }
+
+    #[test]
+    fn jobs_without_hope_are_let_through_where_nothing_ran_for_a_second() {
+        let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 8);
+        let began = Instant::now();
+        controller.observe(Run { ended: began, ..full(1, Duration::from_millis(100)) });
+        let probes: Vec<bool> =
+            (1..=24).map(|tenth| controller.probe(began + Duration::from_millis(100 * tenth))).collect();
+        assert_eq!(probes.iter().filter(|&&probe| probe).count(), 2);
+        assert!(probes[9] && probes[19]);
+        let long = began + Duration::from_secs(60);
+        controller.observe(Run { ended: long, ..full(1, Duration::from_secs(3)) });
+        assert!(!controller.probe(long + Duration::from_secs(11)), "a run is worth more than the quiet");
+        assert!(controller.probe(long + Duration::from_secs(12)));
     }
 
     /// A model whose run takes `base + per_row * rows`, with some noise upwards.
@@ -350,7 +488,7 @@ mod tests {
         for step in 0..600 {
             let rows = controller.cap();
             let latency = (base_ms + per_row_ms * f64::from(rows)) * (1.0 + noise[step % noise.len()]);
-            controller.observe(rows, Duration::from_secs_f64(latency / 1e3));
+            controller.observe(full(rows, Duration::from_secs_f64(latency / 1e3)));
         }
         (controller.cap(), base_ms + per_row_ms * f64::from(controller.cap()))
     }
@@ -363,7 +501,7 @@ mod tests {
             let rows = controller.cap();
             let latency = (3.44 + 1.76 * f64::from(rows)) * (1.0 + noise[step % noise.len()]);
             assert!(latency <= 25.0 * 1.2 * 1.1 + 1.76, "run {step} of {rows} rows took {latency} ms");
-            controller.observe(rows, Duration::from_secs_f64(latency / 1e3));
+            controller.observe(full(rows, Duration::from_secs_f64(latency / 1e3)));
         }
     }
 
@@ -389,28 +527,9 @@ mod tests {
             let policy = if quantile { PolicyKind::Quantile } else { PolicyKind::Aimd };
             let mut controller = Controller::new(&config(policy, 50.0), max);
             for (rows, ms) in runs {
-                controller.observe(rows, Duration::from_millis(ms));
+                controller.observe(full(rows, Duration::from_millis(ms)));
                 prop_assert!((1..=max).contains(&controller.cap()));
             }
-        }
-
-        #[test]
-        fn about_a_hundredth_of_the_runs_lies_above_the_fitted_line(
-            base in 0.001f64..0.01, per_row in 0.0001f64..0.01, seed in any::<u64>(),
-        ) {
-            let mut state = seed | 1;
-            let mut samples = VecDeque::new();
-            for at in 0..WINDOW {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let noise = (state >> 11) as f64 / (1u64 << 53) as f64;
-                let rows = 1 + (at % 16) as u32;
-                samples.push_back((rows, (base + per_row * f64::from(rows)) * (1.0 + 0.2 * noise)));
-            }
-            let line = fit_quantile(&samples, QUANTILE).expect("samples");
-            let above = samples.iter().filter(|&&(rows, latency)| latency > line.at(rows) * 1.0005).count();
-            prop_assert!(above <= WINDOW * 4 / 100, "{above} of {WINDOW} above");
         }
     }
 }

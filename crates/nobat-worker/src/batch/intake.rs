@@ -16,13 +16,15 @@ use nobat_queue::backend::{Desk, Form, Lease, Next};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
-use super::planner::{Limits, Plan, Slot, plan};
-use super::triage::triage;
+use super::planner::{Limits, Picked, Plan, Slot, plan};
+use super::triage::{Triage, triage};
 use crate::model::{Model, Version};
 
 /// Most jobs leased at once, whatever the cap: more puts all sessions in
 /// lockstep and keeps jobs from idle workers.
 const MAX_LEASE: usize = 64;
+/// Weight of a job in the average of rows.
+const NEWEST: f64 = 0.125;
 
 /// A job ready to run.
 #[derive(Debug)]
@@ -55,8 +57,11 @@ pub struct Batch {
     pub version: Arc<Version>,
     /// At least one.
     pub items: Vec<Item>,
-    /// Most rows in one run, by the controller.
+    /// Most rows in one run: a job of more is split.
     pub cap: u32,
+    /// The controller's cap, where these jobs fill it as far as the next one
+    /// allowed; else 0.
+    pub fills: u32,
 }
 
 /// What must agree for two jobs to share a run.
@@ -79,6 +84,9 @@ pub struct Intake {
     desk: Arc<Desk>,
     held: VecDeque<(Slot, Item)>,
     rows: u32,
+    bytes: u64,
+    /// Rows of a job, on average: jobs are leased, rows are run.
+    job_rows: f64,
     buckets: Vec<(u32, Bucket)>,
     next_bucket: u32,
 }
@@ -86,7 +94,8 @@ pub struct Intake {
 impl Intake {
     /// An empty intake for one session of `model`.
     pub fn new(model: Arc<Model>, desk: Arc<Desk>) -> Intake {
-        Intake { model, desk, held: VecDeque::new(), rows: 0, buckets: Vec::new(), next_bucket: 0 }
+        let (held, buckets) = (VecDeque::new(), Vec::new());
+        Intake { model, desk, held, rows: 0, bytes: 0, job_rows: 1.0, buckets, next_bucket: 0 }
     }
 
     fn take(&mut self, job: LeasedJob, now: Instant) {
@@ -94,8 +103,9 @@ impl Intake {
         let (id, token, attempt, retry) = (job.id, job.token, job.attempt, job.retry);
         match self.prepare(job, now, deadline) {
             Ok((bucket, item)) => {
-                let slot = Slot { bucket, rows: item.rows, since: now, deadline };
-                self.rows = self.rows.saturating_add(item.rows);
+                let slot = Slot { bucket, rows: item.rows, bytes: input_bytes(&item.inputs), since: now, deadline };
+                self.rows = self.rows.saturating_add(slot.rows);
+                self.bytes = self.bytes.saturating_add(slot.bytes);
                 self.held.push_back((slot, item));
             }
             Err(error) => {
@@ -121,6 +131,8 @@ impl Intake {
                 inputs[at] = Some(tensor);
             }
         }
+        // A job over the cap fills a run, however far it is over.
+        self.job_rows += (f64::from(rows.min(signature.max_batch_size)) - self.job_rows) * NEWEST;
         let bucket = self.bucket(version, &inputs, job.deaths > 0);
         Ok((bucket, Item { job, inputs, outputs: request.outputs, rows, since: now, deadline }))
     }
@@ -158,45 +170,44 @@ impl Intake {
     }
 
     /// Settles jobs that cannot make their deadlines, before they cost a run.
-    /// Returns the most rows that the next run of the front bucket may have for
-    /// the others to make theirs.
-    fn drop_hopeless(&mut self, now: Instant) -> u32 {
-        let Some((front, _)) = self.held.front() else { return u32::MAX };
+    /// Returns the most rows that the next run of a bucket may have for the
+    /// others in it to make theirs; buckets without deadlines are not in it.
+    fn drop_hopeless(&mut self, now: Instant) -> Allowed {
+        let mut allowed = Allowed::new();
         if self.held.iter().all(|(slot, _)| slot.deadline.is_none()) {
-            return u32::MAX;
+            return allowed;
         }
-        let bucket = front.bucket;
         let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
-        let Some(version) = self.version_of(bucket).cloned() else { return u32::MAX };
-        let (verdict, run) = {
-            let mut controller = version.controller.lock();
-            let cap = if version.batches() { controller.cap() } else { 1 };
-            let likely = controller.likely();
-            let run = |rows| likely.map(|line| line.run(rows));
-            let verdict = triage(&slots, bucket, cap, run, controller.fastest(1), now);
-            let run = run(verdict.rows);
-            (verdict, run)
-        };
-        let mut hopeless = verdict.hopeless.into_iter().peekable();
+        let mut hopeless: Vec<(usize, Option<Duration>)> = Vec::new();
+        for (bucket, Bucket { version, .. }) in &self.buckets {
+            if slots.iter().any(|slot| slot.bucket == *bucket && slot.deadline.is_some()) {
+                let (verdict, run) = judge(version, &slots, *bucket, now);
+                allowed.push((*bucket, verdict.rows));
+                hopeless.extend(verdict.hopeless.into_iter().map(|at| (at, run)));
+            }
+        }
+        if hopeless.is_empty() {
+            return allowed;
+        }
+        hopeless.sort_unstable_by_key(|&(at, _)| at);
+        let mut hopeless = hopeless.into_iter().peekable();
         let held = std::mem::take(&mut self.held);
         self.held.reserve(held.len());
         for (at, (slot, item)) in held.into_iter().enumerate() {
-            let left = slot.deadline.map(|deadline| deadline.saturating_duration_since(now));
-            match left {
-                Some(left) if hopeless.next_if_eq(&at).is_some() || left.is_zero() => {
-                    self.give_up(slot, &item, left, run);
-                }
-                _ => self.held.push_back((slot, item)),
+            match hopeless.next_if(|&(own, _)| own == at) {
+                Some((_, run)) => self.give_up(slot, &item, run, now),
+                None => self.held.push_back((slot, item)),
             }
         }
-        verdict.rows
+        allowed
     }
 
-    fn give_up(&mut self, slot: Slot, item: &Item, left: Duration, run: Option<Duration>) {
+    fn give_up(&mut self, slot: Slot, item: &Item, run: Option<Duration>, now: Instant) {
         if let Some(version) = self.version_of(slot.bucket) {
             version.stats.expired();
         }
-        self.rows = self.rows.saturating_sub(slot.rows);
+        self.let_go(&slot);
+        let left = slot.deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now));
         let message = match run {
             Some(run) if !left.is_zero() => format!(
                 "the deadline is in {:.1} ms and a run takes {:.1} ms; allow more time or send less",
@@ -209,26 +220,94 @@ impl Intake {
         self.desk.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
     }
 
+    /// Takes what was picked of the held jobs.
+    fn batch(&mut self, picked: Picked, slots: &[Slot]) -> Next<Batch> {
+        let first = &slots[picked.slots[0]];
+        let Some(version) = self.version_of(first.bucket).cloned() else { return Next::Empty };
+        let cap = if picked.slots.len() == 1 { piece(&version, first) } else { u32::MAX };
+        let mut items = Vec::with_capacity(picked.slots.len());
+        let mut at_picked = picked.slots.into_iter().peekable();
+        let mut kept = VecDeque::with_capacity(self.held.len());
+        for (at, (slot, item)) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            if at_picked.next_if_eq(&at).is_some() {
+                self.let_go(&slot);
+                items.push(item);
+            } else {
+                kept.push_back((slot, item));
+            }
+        }
+        self.held = kept;
+        // Stale buckets would keep a replaced version in memory.
+        let held = &self.held;
+        self.buckets.retain(|(own, _)| held.iter().any(|(slot, _)| slot.bucket == *own));
+        Next::Run(Batch { version, items, cap, fills: picked.fills })
+    }
+
+    fn let_go(&mut self, slot: &Slot) {
+        self.rows = self.rows.saturating_sub(slot.rows);
+        self.bytes = self.bytes.saturating_sub(slot.bytes);
+    }
+
     fn drop_lost(&mut self) {
-        if !self.desk.any_lost() {
+        let lost = self.desk.take_lost();
+        if lost.is_empty() {
             return;
         }
-        let lost = self.desk.lost();
         self.held.retain(|(_, item)| !lost.contains(&item.lease()));
         self.rows = self.held.iter().map(|(slot, _)| slot.rows).sum();
+        self.bytes = self.held.iter().map(|(slot, _)| slot.bytes).sum();
     }
 }
 
-/// Most rows of this item's shape that fit the byte bound.
-fn rows_within(bytes: u64, item: &Item) -> u32 {
-    let size: usize = item
-        .inputs
-        .iter()
-        .flatten()
-        .map(|tensor| if tensor.datatype == Datatype::Bytes { tensor.data.len() * 2 } else { tensor.data.len() })
-        .sum();
-    let per_row = (size as u64 / u64::from(item.rows.max(1))).max(1);
-    u32::try_from(bytes / per_row).unwrap_or(u32::MAX).max(1)
+/// Most rows of a bucket's next run, where deadlines limit it.
+type Allowed = SmallVec<[(u32, u32); 2]>;
+
+/// Triage of a bucket, and how long a run of the size that it allows takes.
+fn judge(version: &Version, slots: &[Slot], bucket: u32, now: Instant) -> (Triage, Option<Duration>) {
+    let mut controller = version.controller.lock();
+    let cap = if version.batches() { controller.cap() } else { 1 };
+    let likely = controller.likely(now);
+    let run = |rows| likely.map(|line| line.run(rows));
+    let own = || slots.iter().filter(|slot| slot.bucket == bucket);
+    let least = own().map(|slot| slot.rows).min().unwrap_or(1);
+    let mut verdict = triage(slots, bucket, cap, run, controller.fastest(least, now), now);
+    if verdict.hopeless.len() == own().count() {
+        // Nothing of it would run, and nothing be learnt.
+        let passed = |&at: &usize| slots[at].deadline.is_some_and(|deadline| deadline <= now);
+        if !verdict.hopeless.iter().all(passed) && controller.probe(now) {
+            verdict.hopeless.retain(passed);
+            verdict.rows = cap;
+        }
+    }
+    let run = run(verdict.rows);
+    (verdict, run)
+}
+
+/// What the version's controller allows a run now, of `most` rows at most.
+fn limits(version: &Version, most: u32, now: Instant) -> Limits {
+    let mut controller = version.controller.lock();
+    let (cap, delay) = match version.batches() {
+        true => (controller.cap(), controller.delay()),
+        // One job, however large: the first one is always picked.
+        false => (1, Duration::ZERO),
+    };
+    let rows = cap.min(most);
+    let run = if delay.is_zero() { None } else { controller.run(rows, now) };
+    Limits { rows, bytes: version.max_batch_bytes, delay, run }
+}
+
+/// Most rows of a job in one run: all of them where jobs run alone, if the bytes allow it.
+fn piece(version: &Version, slot: &Slot) -> u32 {
+    let cap = if version.batches() { version.controller.lock().cap() } else { u32::MAX };
+    let per_row = (slot.bytes / u64::from(slot.rows.max(1))).max(1);
+    let within = u32::try_from(version.max_batch_bytes / per_row).unwrap_or(u32::MAX);
+    cap.min(within).max(1)
+}
+
+/// Bytes of a job's inputs in a run; texts are copied out of their frames.
+fn input_bytes(inputs: &[Option<Tensor>]) -> u64 {
+    let bytes = |tensor: &Tensor| tensor.data.len() as u64 * if tensor.datatype == Datatype::Bytes { 2 } else { 1 };
+    inputs.iter().flatten().map(bytes).sum()
 }
 
 impl Form for Intake {
@@ -244,7 +323,9 @@ impl Form for Intake {
             true => version.controller.lock().cap(),
             false => 1,
         });
-        (cap.saturating_sub(self.rows) as usize).min(MAX_LEASE)
+        // Rounded up: that the next job does not fit shows that the cap is too small.
+        let jobs = f64::from(cap.saturating_sub(self.rows)) / self.job_rows;
+        (jobs.ceil() as usize).min(MAX_LEASE)
     }
 
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
@@ -256,55 +337,37 @@ impl Form for Intake {
 
     fn next(&mut self, now: Instant) -> Next<Batch> {
         self.drop_lost();
-        let most = self.drop_hopeless(now);
-        let Some((front, first)) = self.held.front() else {
+        let allowed = self.drop_hopeless(now);
+        let Some((front, _)) = self.held.front() else {
             self.buckets.clear();
             return Next::Empty;
         };
-        let Some(version) = self.version_of(front.bucket).cloned() else { return Next::Empty };
-        let (cap, limits) = {
-            let mut controller = version.controller.lock();
-            let cap = controller.cap().min(most).min(rows_within(version.max_batch_bytes, first));
-            let delay = if version.batches() { controller.delay() } else { Duration::ZERO };
-            let waits = !delay.is_zero() && controller.heeds_deadlines();
-            let run = if waits { controller.predict(cap) } else { None };
-            (cap, Limits { rows: cap, delay, run })
-        };
+        let Some(version) = self.version_of(front.bucket) else { return Next::Empty };
+        let most = |bucket| allowed.iter().find(|(own, _)| *own == bucket).map_or(u32::MAX, |&(_, rows)| rows);
+        let of_front = limits(version, most(front.bucket), now);
         let one_bucket = self.held.iter().all(|(slot, _)| slot.bucket == front.bucket);
-        if one_bucket && self.rows <= cap && limits.delay.is_zero() {
+        let fits = self.rows <= of_front.rows && self.bytes <= of_front.bytes;
+        if one_bucket && fits && of_front.delay.is_zero() {
             // The common case needs no plan: everything held is one batch.
-            self.rows = 0;
-            let number = front.bucket;
+            let (version, number) = (Arc::clone(version), front.bucket);
             self.buckets.retain(|(own, _)| *own == number);
+            (self.rows, self.bytes) = (0, 0);
             let items = self.held.drain(..).map(|(_, item)| item).collect();
-            return Next::Run(Batch { version, items, cap });
+            return Next::Run(Batch { version, items, cap: u32::MAX, fills: 0 });
         }
         let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
-        match plan(&slots, &limits, now) {
+        let limits_of = |bucket| match self.version_of(bucket) {
+            Some(version) if bucket != front.bucket => limits(version, most(bucket), now),
+            _ => of_front,
+        };
+        match plan(&slots, limits_of, self.room() > 0, now) {
             Plan::Wait(wait) => Next::Wait(wait),
-            Plan::Run(picked) => {
-                let mut items = Vec::with_capacity(picked.len());
-                let mut picked = picked.into_iter().peekable();
-                let mut kept = VecDeque::with_capacity(self.held.len());
-                for (at, (slot, item)) in std::mem::take(&mut self.held).into_iter().enumerate() {
-                    if picked.next_if_eq(&at).is_some() {
-                        self.rows = self.rows.saturating_sub(slot.rows);
-                        items.push(item);
-                    } else {
-                        kept.push_back((slot, item));
-                    }
-                }
-                self.held = kept;
-                // Stale buckets would keep a replaced version in memory.
-                let held = &self.held;
-                self.buckets.retain(|(own, _)| held.iter().any(|(slot, _)| slot.bucket == *own));
-                Next::Run(Batch { version, items, cap })
-            }
+            Plan::Run(picked) => self.batch(picked, &slots),
         }
     }
 
     fn release(&mut self) -> Vec<Lease> {
-        self.rows = 0;
+        (self.rows, self.bytes) = (0, 0);
         self.held.drain(..).map(|(_, item)| item.lease()).collect()
     }
 }

@@ -1,11 +1,14 @@
 //! The batch planner: one pure function from waiting jobs to the next batch.
 //!
-//! Rows are counted, not requests. Jobs of one bucket (version and shape) run
-//! together; the bucket of the first job in lease order goes first, so that
-//! priority decides and no bucket starves. A job of more rows than the cap runs
-//! alone (the runner splits it): it is never stuck.
+//! Rows are counted, not requests, and bytes beside them. Jobs of one bucket
+//! (version and shape) run together; the bucket of the first job in lease order
+//! goes first, so that priority decides and no bucket starves. Only while that
+//! one waits for more may another go that has nothing to wait for. A job of more
+//! rows than the cap runs alone (the runner splits it): it is never stuck.
 
 use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
 
 /// A waiting job as the planner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,65 +17,105 @@ pub struct Slot {
     pub bucket: u32,
     /// Rows along the batch axis.
     pub rows: u32,
+    /// Input bytes.
+    pub bytes: u64,
     /// When it was leased.
     pub since: Instant,
     /// When its answer is due.
     pub deadline: Option<Instant>,
 }
 
-/// What the controller allows the bucket at the front.
+/// What the controller allows one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most rows in the run.
     pub rows: u32,
+    /// Most input bytes in the run.
+    pub bytes: u64,
     /// How long the oldest job may wait for others.
     pub delay: Duration,
-    /// How long the run is expected to take, where the delay must leave room
-    /// for it before the earliest deadline.
+    /// How long the run is expected to take, for which a wait leaves room before
+    /// a deadline; where nothing is known, a job with a deadline does not wait.
     pub run: Option<Duration>,
 }
 
 /// The planner's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Run the slots at these positions, ascending.
-    Run(Vec<usize>),
+    /// Run these.
+    Run(Picked),
     /// Ask again after this long, or when more jobs came.
     Wait(Duration),
+}
+
+/// A batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// Positions of its slots, ascending; at least one.
+    pub slots: Vec<usize>,
+    /// The cap that it fills, because the rows of the bucket's next job are over
+    /// it; 0 where nothing shows that more rows would come.
+    pub fills: u32,
 }
 
 /// Share of the time to a deadline that waiting may use up: 8 % stays for what
 /// is not the run (transport, splitting).
 pub(crate) const BUDGET: f64 = 0.92;
 
-/// Decides the next batch. `slots` is in lease order and not empty; `limits`
-/// are those of the first slot's bucket.
-pub fn plan(slots: &[Slot], limits: &Limits, now: Instant) -> Plan {
-    let Some(first) = slots.first() else { return Plan::Wait(Duration::ZERO) };
-    let mut picked = Vec::with_capacity(slots.len());
-    let mut rows = 0u32;
-    let mut full = false;
+/// A wait ends so much early: timers wake up late, by a millisecond and more.
+const TIMER: Duration = Duration::from_millis(2);
+
+/// Decides the next batch. `slots` is in lease order and not empty; `limits` are
+/// those of a bucket; `room` says whether more jobs could come.
+pub fn plan(slots: &[Slot], limits: impl Fn(u32) -> Limits, room: bool, now: Instant) -> Plan {
+    let mut seen: SmallVec<[u32; 4]> = SmallVec::new();
     let mut wait_until = None::<Instant>;
-    for (at, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.bucket == first.bucket) {
-        if !picked.is_empty() && rows.saturating_add(slot.rows) > limits.rows {
+    for slot in slots {
+        if seen.contains(&slot.bucket) {
+            continue;
+        }
+        seen.push(slot.bucket);
+        let (picked, until) = gather(slots, slot.bucket, &limits(slot.bucket), now);
+        match until {
+            Some(until) if room && until > now => {
+                wait_until = Some(wait_until.map_or(until, |earlier| earlier.min(until)));
+            }
+            _ => return Plan::Run(picked),
+        }
+    }
+    Plan::Wait(wait_until.map_or(Duration::ZERO, |until| until - now))
+}
+
+/// The next batch of a bucket, and until when it may wait for more; `None` when
+/// it is full.
+fn gather(slots: &[Slot], bucket: u32, limits: &Limits, now: Instant) -> (Picked, Option<Instant>) {
+    let mut picked = Picked { slots: Vec::new(), fills: 0 };
+    let (mut rows, mut bytes) = (0u32, 0u64);
+    let mut wait_until = None::<Instant>;
+    for (at, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.bucket == bucket) {
+        let (with_rows, with_bytes) = (rows.saturating_add(slot.rows), bytes.saturating_add(slot.bytes));
+        if !picked.slots.is_empty() && (with_rows > limits.rows || with_bytes > limits.bytes) {
             // Later, smaller jobs may still fit, but letting them pass would
             // starve this one.
-            full = true;
-            break;
+            picked.fills = if with_rows > limits.rows { limits.rows } else { 0 };
+            return (picked, None);
         }
-        picked.push(at);
-        rows = rows.saturating_add(slot.rows);
-        let mut until = slot.since + limits.delay;
-        if let (Some(deadline), Some(run)) = (slot.deadline, limits.run) {
-            let left = deadline.saturating_duration_since(now).mul_f64(BUDGET);
-            until = until.min(now + left.saturating_sub(run));
-        }
+        picked.slots.push(at);
+        (rows, bytes) = (with_rows, with_bytes);
+        let until = latest_start(slot, limits, now);
         wait_until = Some(wait_until.map_or(until, |earlier| earlier.min(until)));
     }
-    match wait_until {
-        Some(until) if !full && rows < limits.rows && until > now => Plan::Wait(until - now),
-        _ => Plan::Run(picked),
-    }
+    (picked, wait_until.filter(|_| rows < limits.rows && bytes < limits.bytes))
+}
+
+/// Until when a slot may wait.
+fn latest_start(slot: &Slot, limits: &Limits, now: Instant) -> Instant {
+    let until = slot.since + limits.delay;
+    let Some(deadline) = slot.deadline else { return until };
+    let Some(run) = limits.run else { return now };
+    // When what is left, less its share for the rest, is just the run.
+    let left = deadline.saturating_duration_since(now);
+    until.min(now + left.saturating_sub(run.div_f64(BUDGET) + TIMER))
 }
 
 #[cfg(test)]
@@ -87,6 +130,7 @@ mod tests {
                 Slot {
                     bucket,
                     rows,
+                    bytes: 10 * u64::from(rows),
                     since: origin + Duration::from_millis(50 - age),
                     deadline: left.map(|left| origin + Duration::from_millis(50 + left)),
                 }
@@ -94,55 +138,75 @@ mod tests {
         prop::collection::vec(slot, 1..40)
     }
 
+    fn limits(rows: u32, delay_ms: u64, run_ms: Option<u64>) -> Limits {
+        let ms = Duration::from_millis;
+        Limits { rows, bytes: u64::MAX, delay: ms(delay_ms), run: run_ms.map(ms) }
+    }
+
+    fn last(slots: &[Slot]) -> Instant {
+        slots.iter().map(|slot| slot.since).max().expect("not empty")
+    }
+
+    fn rows_of(slots: &[Slot], bucket: u32) -> u32 {
+        slots.iter().filter(|slot| slot.bucket == bucket).map(|slot| slot.rows).sum()
+    }
+
     proptest! {
         #[test]
-        fn a_batch_is_one_bucket_within_the_cap_and_starts_with_the_first_job(
-            slots in slots(Instant::now()), rows in 1u32..64, delay in 0u64..20, run in prop::option::of(0u64..30),
+        fn a_batch_is_one_bucket_within_the_cap_from_its_first_job_on(
+            slots in slots(Instant::now()), rows in 1u32..64, bytes in 1u64..640, delay in 0u64..20,
+            run in prop::option::of(0u64..30), room: bool,
         ) {
-            let now = slots.iter().map(|slot| slot.since).max().expect("not empty");
-            let limits = Limits { rows, delay: Duration::from_millis(delay), run: run.map(Duration::from_millis) };
-            if let Plan::Run(picked) = plan(&slots, &limits, now) {
-                prop_assert_eq!(picked[0], 0);
-                prop_assert!(picked.windows(2).all(|pair| pair[0] < pair[1]));
-                prop_assert!(picked.iter().all(|&at| slots[at].bucket == slots[0].bucket));
-                let total: u32 = picked.iter().map(|&at| slots[at].rows).sum();
-                prop_assert!(total <= rows || picked.len() == 1);
+            let limits = Limits { bytes, ..limits(rows, delay, run) };
+            if let Plan::Run(picked) = plan(&slots, |_| limits, room, last(&slots)) {
+                let bucket = slots[picked.slots[0]].bucket;
+                prop_assert_eq!(slots.iter().position(|slot| slot.bucket == bucket), Some(picked.slots[0]));
+                prop_assert!(picked.slots.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(picked.slots.iter().all(|&at| slots[at].bucket == bucket));
+                let total: u32 = picked.slots.iter().map(|&at| slots[at].rows).sum();
+                let size: u64 = picked.slots.iter().map(|&at| slots[at].bytes).sum();
+                prop_assert!((total <= rows && size <= bytes) || picked.slots.len() == 1);
+                prop_assert!(picked.fills == 0 || (picked.fills == rows && rows_of(&slots, bucket) > rows));
             }
         }
 
         #[test]
-        fn without_a_delay_a_free_session_never_waits(slots in slots(Instant::now()), rows in 1u32..64) {
-            let now = slots.iter().map(|slot| slot.since).max().expect("not empty");
-            let limits = Limits { rows, delay: Duration::ZERO, run: None };
-            prop_assert!(matches!(plan(&slots, &limits, now), Plan::Run(_)));
+        fn a_free_session_waits_only_where_waiting_can_help(
+            slots in slots(Instant::now()), rows in 1u32..64, delay in 0u64..50, run in prop::option::of(0u64..30),
+            room: bool,
+        ) {
+            if let Plan::Wait(wait) = plan(&slots, |_| limits(rows, delay, run), room, last(&slots)) {
+                prop_assert!(room && delay > 0 && wait > Duration::ZERO);
+                // No bucket is full.
+                prop_assert!((0..3).all(|bucket| rows_of(&slots, bucket) < rows));
+            }
         }
 
         #[test]
-        fn a_wait_ends_within_the_delay_and_before_the_earliest_deadline(
-            slots in slots(Instant::now()), rows in 1u32..64, delay in 1u64..50, run in 0u64..30,
+        fn a_wait_ends_within_the_delay_and_before_any_deadline_with_room_for_the_run(
+            slots in slots(Instant::now()), rows in 1u32..64, delay in 1u64..50, run in prop::option::of(0u64..30),
         ) {
-            let now = slots.iter().map(|slot| slot.since).max().expect("not empty");
-            let limits = Limits { rows, delay: Duration::from_millis(delay), run: Some(Duration::from_millis(run)) };
-            if let Plan::Wait(wait) = plan(&slots, &limits, now) {
-                prop_assert!(wait <= limits.delay && wait > Duration::ZERO);
-                let of_bucket: Vec<_> = slots.iter().filter(|slot| slot.bucket == slots[0].bucket).collect();
-                for deadline in of_bucket.iter().filter_map(|slot| slot.deadline) {
-                    prop_assert!(now + wait + Duration::from_millis(run) <= deadline);
+            let now = last(&slots);
+            if let Plan::Wait(wait) = plan(&slots, |_| limits(rows, delay, run), true, now) {
+                prop_assert!(slots.iter().all(|slot| now + wait <= slot.since + Duration::from_millis(delay)));
+                for deadline in slots.iter().filter_map(|slot| slot.deadline) {
+                    let run = run.expect("without evidence no deadline waits");
+                    prop_assert!(now + wait + Duration::from_millis(run) < deadline);
                 }
-                // It waits only because the batch is not full.
-                prop_assert!(of_bucket.iter().map(|slot| slot.rows).sum::<u32>() < rows);
             }
         }
 
         #[test]
         fn running_what_is_planned_ends_every_job_in_lease_order_of_its_bucket(slots in slots(Instant::now()), rows in 1u32..64) {
-            let limits = Limits { rows, delay: Duration::ZERO, run: None };
             let now = Instant::now() + Duration::from_secs(1);
             let mut left = slots.clone();
             let mut turns = 0;
             while !left.is_empty() {
-                let Plan::Run(picked) = plan(&left, &limits, now) else { panic!("a free session waited") };
-                for at in picked.into_iter().rev() {
+                let Plan::Run(picked) = plan(&left, |_| limits(rows, 0, None), true, now) else {
+                    panic!("a free session waited")
+                };
+                prop_assert_eq!(picked.slots[0], 0, "without a wait the first job goes first");
+                for at in picked.slots.into_iter().rev() {
                     left.remove(at);
                 }
                 turns += 1;
@@ -151,11 +215,56 @@ mod tests {
         }
     }
 
+    fn slot(bucket: u32, rows: u32, left_ms: Option<u64>, now: Instant) -> Slot {
+        let deadline = left_ms.map(|left| now + Duration::from_millis(left));
+        Slot { bucket, rows, bytes: 0, since: now, deadline }
+    }
+
+    fn run(slots: &[usize], fills: u32) -> Plan {
+        Plan::Run(Picked { slots: slots.to_vec(), fills })
+    }
+
     #[test]
     fn a_job_over_the_cap_runs_alone() {
         let now = Instant::now();
-        let slot = |rows| Slot { bucket: 0, rows, since: now, deadline: None };
-        let limits = Limits { rows: 8, delay: Duration::from_secs(1), run: None };
-        assert_eq!(plan(&[slot(20), slot(1)], &limits, now), Plan::Run(vec![0]));
+        let slots = [slot(0, 20, None, now), slot(0, 1, None, now)];
+        assert_eq!(plan(&slots, |_| limits(8, 1_000, None), true, now), run(&[0], 8));
+    }
+
+    #[test]
+    fn a_wait_never_outlasts_the_deadline_of_another_buckets_job() {
+        let now = Instant::now();
+        let slots = [slot(0, 1, None, now), slot(1, 1, Some(100), now)];
+        let Plan::Wait(wait) = plan(&slots, |_| limits(8, 1_000, Some(20)), true, now) else { panic!("no wait") };
+        assert!(wait < Duration::from_millis(80), "{wait:?}");
+        // Then it is the pressed one that goes.
+        assert_eq!(plan(&slots, |_| limits(8, 1_000, Some(20)), true, now + wait), run(&[1], 0));
+    }
+
+    #[test]
+    fn a_job_with_a_deadline_does_not_wait_before_runs_are_known() {
+        let now = Instant::now();
+        let of_known_run = |run| plan(&[slot(0, 1, Some(500), now)], |_| limits(8, 1_000, run), true, now);
+        assert_eq!(of_known_run(None), run(&[0], 0));
+        assert!(matches!(of_known_run(Some(5)), Plan::Wait(_)));
+    }
+
+    #[test]
+    fn a_full_bucket_goes_while_the_first_one_waits_and_nothing_waits_without_room() {
+        let now = Instant::now();
+        let slots = [slot(0, 1, None, now), slot(1, 4, None, now)];
+        assert_eq!(plan(&slots, |_| limits(4, 1_000, None), true, now), run(&[1], 0));
+        let slots = [slot(0, 1, None, now), slot(1, 3, None, now)];
+        assert!(matches!(plan(&slots, |_| limits(4, 1_000, None), true, now), Plan::Wait(_)));
+        assert_eq!(plan(&slots, |_| limits(4, 1_000, None), false, now), run(&[0], 0));
+    }
+
+    #[test]
+    fn bytes_cut_a_batch_as_rows_do_but_are_no_sign_of_a_small_cap() {
+        let now = Instant::now();
+        let slots = [slot(0, 1, None, now); 4].map(|slot| Slot { bytes: 30, ..slot });
+        let bytes = |bytes| plan(&slots, |_| Limits { bytes, ..limits(8, 0, None) }, true, now);
+        assert_eq!(bytes(100), run(&[0, 1, 2], 0));
+        assert_eq!(bytes(10), run(&[0], 0));
     }
 }

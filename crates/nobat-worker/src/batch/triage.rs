@@ -82,7 +82,7 @@ mod tests {
 
     fn slots(now: Instant, left_ms: &[Option<u64>]) -> Vec<Slot> {
         let deadline = |left: &Option<u64>| left.map(|left| now + Duration::from_millis(left));
-        left_ms.iter().map(|left| Slot { bucket: 0, rows: 1, since: now, deadline: deadline(left) }).collect()
+        left_ms.iter().map(|left| Slot { bucket: 0, rows: 1, bytes: 0, since: now, deadline: deadline(left) }).collect()
     }
 
     /// 5 ms and half a millisecond a row.
@@ -132,7 +132,7 @@ mod tests {
     fn a_job_of_many_rows_is_judged_by_all_of_them() {
         let now = Instant::now();
         let deadline = Some(now + Duration::from_millis(40));
-        let large = Slot { bucket: 0, rows: 100, since: now, deadline };
+        let large = Slot { bucket: 0, rows: 100, bytes: 0, since: now, deadline };
         let small = Slot { rows: 1, ..large };
         assert_eq!(judge(&[large, small], now).hopeless, vec![0], "55 ms for a hundred rows");
     }

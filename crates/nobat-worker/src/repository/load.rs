@@ -133,6 +133,7 @@ impl Load<'_> {
                     &mut engine,
                     &described.inputs,
                     tried,
+                    batching.max_batch_bytes,
                     self.budget(),
                     self.bound,
                 ))? {
@@ -242,12 +243,13 @@ impl Load<'_> {
     }
 
     fn row_time(&self, engine: &mut OnnxEngine, inputs: &[TensorSpec]) -> Result<f64, LoadError> {
-        let best = probe::best_batch_size(engine, inputs, 1, Duration::from_millis(200), self.bound);
+        let best = probe::best_batch_size(engine, inputs, 1, u64::MAX, Duration::from_millis(200), self.bound);
         Ok(self.endless(best)?.map_or(0.0, |best| best.row_s))
     }
 
     fn warm_up(&self, engine: &mut OnnxEngine, inputs: &[TensorSpec], rows: u32) -> Result<(), LoadError> {
-        self.endless(probe::warm_up(engine, inputs, rows, self.budget(), self.bound))
+        let max_bytes = self.settings.config.batching.max_batch_bytes;
+        self.endless(probe::warm_up(engine, inputs, rows, max_bytes, self.budget(), self.bound))
     }
 
     fn endless<T>(&self, outcome: Result<T, Endless>) -> Result<T, LoadError> {

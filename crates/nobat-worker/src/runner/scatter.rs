@@ -2,7 +2,6 @@
 //! with one copy out of the runtime's buffer.
 
 use bytes::Bytes;
-use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::infer::InferResponse;
 use nobat_core::tensor::{Datatype, Shape, put_bytes_element};
@@ -18,11 +17,8 @@ pub(super) fn batch_axis(version: &Version, outputs: &[OutputView<'_>], rows: u3
         if output.shape.first() != Some(&i64::from(rows)) {
             let why = format!("output `{}` has shape {:?} for {rows} rows", spec.name, output.shape);
             version.stop_batching(&why);
-            return Err(Failure {
-                code: ErrorCode::InferenceFailed,
-                message: format!("{why}; its first axis is not the batch axis, send one row per request"),
-                again: false,
-            });
+            let what = format!("{why}; its first axis is not the batch axis, send one row per request");
+            return Err(Failure::outputs(&what, version));
         }
     }
     Ok(())
@@ -100,22 +96,19 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    pub(super) fn append(&mut self, output: &OutputView<'_>) -> Result<(), Failure> {
+    pub(super) fn append(&mut self, version: &Version, output: &OutputView<'_>) -> Result<(), Failure> {
         match self.datatype {
             None => {
                 self.datatype = Some(output.datatype);
                 self.shape = output.shape.into();
             }
             Some(_) if self.shape[1..] != output.shape[1..] => {
-                return Err(Failure {
-                    code: ErrorCode::InferenceFailed,
-                    message: format!(
-                        "an output has shape {:?} for some rows and {:?} for others; send fewer rows per request",
-                        self.shape.as_slice(),
-                        output.shape
-                    ),
-                    again: false,
-                });
+                let what = format!(
+                    "an output has shape {:?} for some rows and {:?} for others; send fewer rows per request",
+                    self.shape.as_slice(),
+                    output.shape
+                );
+                return Err(Failure::outputs(&what, version));
             }
             Some(_) => self.shape[0] += output.shape[0],
         }

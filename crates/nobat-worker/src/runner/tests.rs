@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::batch::controller::Controller;
 use crate::batch::intake::Intake;
-use crate::config::BatchingConfig;
+use crate::config::{BatchingConfig, PolicyKind};
 use crate::engine::{InputData, OutputData};
 use crate::model::{Model, Table};
 use crate::stats::Stats;
@@ -50,15 +50,19 @@ impl Engine for Scripted {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     runner: Runner,
-    intake: Intake,
-    desk: Arc<Desk>,
-    version: Arc<Version>,
+    pub(super) intake: Intake,
+    pub(super) desk: Arc<Desk>,
+    pub(super) version: Arc<Version>,
     runs: Arc<Mutex<Vec<usize>>>,
 }
 
 fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
+    bench_of(BatchingConfig { max_batch_bytes: 1 << 20, ..BatchingConfig::default() }, max_batch_size, batch_axis)
+}
+
+pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: bool) -> Bench {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 1], optional: false };
     let signature = ModelSignature {
@@ -76,9 +80,9 @@ fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
         labels: vec![],
         settings: serde_json::Map::new(),
     };
-    let controller = Controller::new(&BatchingConfig::default(), max_batch_size);
-    let version =
-        Arc::new(Version::new(signature, controller, Stats::new(ModelStatistics::new("scripted", "1")), 1 << 20));
+    let controller = Controller::new(&config, max_batch_size);
+    let stats = Stats::new(ModelStatistics::new("scripted", "1"));
+    let version = Arc::new(Version::new(signature, controller, stats, config.max_batch_bytes));
     let model = Arc::new(Model::new("scripted".into()));
     model.replace(Table { versions: vec![Arc::clone(&version)], ..Table::default() });
     let desk = Arc::new(Desk::default());
@@ -88,7 +92,7 @@ fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
     Bench { runner, intake: Intake::new(model, Arc::clone(&desk)), desk, version, runs }
 }
 
-fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
+pub(super) fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
     let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let shape = [values.len() as i64, 1].as_slice().into();
     let input = Tensor { name: "x".into(), datatype: Datatype::Fp32, shape, data: data.into() };
@@ -112,9 +116,13 @@ fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
 impl Bench {
     /// Runs everything leased; returns outcomes by job number.
     fn run(&mut self, jobs: Vec<LeasedJob>) -> Vec<(u64, Outcome)> {
-        let now = Instant::now();
+        self.run_at(Instant::now(), jobs)
+    }
+
+    /// The same, as if it were `now`.
+    fn run_at(&mut self, now: Instant, jobs: Vec<LeasedJob>) -> Vec<(u64, Outcome)> {
         self.intake.admit(jobs, now);
-        while let Next::Run(batch) = self.intake.next(Instant::now()) {
+        while let Next::Run(batch) = self.intake.next(now) {
             self.runner.run(batch);
         }
         let settled = self.desk.take_outbox();
@@ -124,9 +132,13 @@ impl Bench {
     }
 }
 
-fn answer(outcome: &Outcome) -> Option<Vec<f32>> {
+fn result(outcome: &Outcome) -> Option<JobResult> {
     let Outcome::Succeeded(packed) = outcome else { return None };
-    let result = JobResult::decode(packed.clone()).expect("a packed result");
+    Some(JobResult::decode(packed.clone()).expect("a packed result"))
+}
+
+fn answer(outcome: &Outcome) -> Option<Vec<f32>> {
+    let result = result(outcome)?;
     let response = InferResponse::decode(&result.outputs).expect("a packed response");
     Some(response.outputs[0].data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
 }
@@ -159,8 +171,8 @@ fn a_failing_and_a_panicking_row_cost_only_their_own_jobs_an_attempt() {
         }
     }
     assert!(bench.runs.lock().len() <= 2 * 2 * 5 + 1, "halving, not one by one: {:?}", bench.runs.lock());
-    assert_eq!(bench.version.stats.counted().fail.count, 2);
-    assert_eq!(bench.version.stats.counted().success.count, 30);
+    assert_eq!(bench.version.stats.counted().statistics.fail.count, 2);
+    assert_eq!(bench.version.stats.counted().statistics.success.count, 30);
 }
 
 #[test]
@@ -171,7 +183,7 @@ fn a_job_of_many_rows_is_split_into_runs_within_the_cap_and_joined() {
     assert_eq!(answer(&outcomes[0].1), Some(many.iter().map(|value| value * 2.0).collect()));
     assert_eq!(answer(&outcomes[1].1), Some(vec![14.0]));
     assert!(bench.runs.lock().iter().all(|&rows| rows <= 4));
-    assert_eq!(bench.version.stats.counted().success.count, 2);
+    assert_eq!(bench.version.stats.counted().statistics.success.count, 2);
 }
 
 #[test]
@@ -182,6 +194,15 @@ fn an_output_without_the_batch_axis_stops_batching_and_answers_single_rows() {
         assert_eq!(answer(outcome), Some(vec![*number as f32 * 2.0]));
     }
     assert!(!bench.version.batches());
+    // Rows that one request brings cannot be told apart either.
+    let mut bench = self::bench(4, false);
+    let outcomes = bench.run(vec![job(1, &[1.0; 10], 0)]);
+    let Outcome::Failed { error, retry_in: None } = &outcomes[0].1 else { panic!("{outcomes:?}") };
+    assert_eq!(
+        error.message,
+        "model `scripted` version 1: output `y` has shape [1] for 4 rows; its first axis is not the batch axis, \
+         send one row per request"
+    );
 }
 
 #[test]
@@ -212,4 +233,136 @@ fn a_deadline_that_passed_is_settled_without_a_run() {
     let outcomes = bench.run(vec![late]);
     assert!(matches!(&outcomes[0].1, Outcome::Expired(error) if error.code == ErrorCode::DeadlineExceeded));
     assert!(bench.runs.lock().is_empty());
+}
+
+#[test]
+fn a_slow_spell_does_not_condemn_the_jobs_that_come_after_it() {
+    let mut bench = bench(8, true);
+    let began = Instant::now();
+    let ms = Duration::from_millis;
+    let slow = |rows| Run { rows, fills: rows, took: ms(400), ended: began };
+    for _ in 0..16 {
+        bench.version.controller.lock().observe(slow(1));
+    }
+    let mut made_at = |after: u64| {
+        let jobs = (1..=4).map(|number| LeasedJob { time_left: Some(ms(400)), ..job(number, &[1.0], 0) });
+        let outcomes = bench.run_at(began + ms(after), jobs.collect());
+        assert_eq!(outcomes.len(), 4, "each is settled");
+        outcomes.iter().filter(|(_, outcome)| answer(outcome).is_some()).count()
+    };
+    assert_eq!(made_at(500), 0, "by the evidence a run takes as long as they have");
+    assert_eq!(made_at(1_700), 4, "after a quiet while they are tried");
+    assert_eq!(made_at(1_800), 4, "and show that runs are fast again");
+}
+
+#[test]
+fn old_evidence_drops_nobody() {
+    let mut bench = bench(8, true);
+    let began = Instant::now();
+    let slow = Run { rows: 1, fills: 1, took: Duration::from_secs(1), ended: began };
+    for _ in 0..16 {
+        bench.version.controller.lock().observe(slow);
+    }
+    let jobs =
+        (1..=4).map(|number| LeasedJob { time_left: Some(Duration::from_millis(400)), ..job(number, &[1.0], 0) });
+    let outcomes = bench.run_at(began + Duration::from_secs(31), jobs.collect());
+    assert!(outcomes.iter().all(|(_, outcome)| answer(outcome).is_some()));
+}
+
+#[test]
+fn a_policy_without_batches_runs_a_request_whole_as_far_as_the_bytes_allow() {
+    let none = BatchingConfig { policy: PolicyKind::None, ..BatchingConfig::default() };
+    let many: Vec<f32> = (0..10).map(|at| at as f32).collect();
+    let doubled: Vec<f32> = many.iter().map(|value| value * 2.0).collect();
+    for (max_batch_bytes, runs) in [(1 << 20, vec![10, 1]), (16, vec![4, 4, 2, 1])] {
+        let mut bench = bench_of(BatchingConfig { max_batch_bytes, ..none }, 1, true);
+        let outcomes = bench.run(vec![job(1, &many, 0), job(2, &[7.0], 0)]);
+        assert_eq!(answer(&outcomes[0].1).as_ref(), Some(&doubled));
+        assert_eq!(answer(&outcomes[1].1), Some(vec![14.0]));
+        assert_eq!(*bench.runs.lock(), runs);
+    }
+}
+
+#[test]
+fn a_lease_counts_the_rows_of_its_jobs() {
+    let mut bench = bench(32, true);
+    assert_eq!(bench.intake.room(), 32);
+    for number in 0..64 {
+        bench.run(vec![job(number, &[1.0; 4], 0)]);
+    }
+    assert_eq!(bench.intake.room(), 8 + 1, "32 rows of about 4 a job, rounded up");
+    bench.intake.admit(vec![job(1, &[1.0; 4], 0); 7], Instant::now());
+    assert_eq!(bench.intake.room(), 1 + 1);
+    // One job of very many rows fills a run like any over the cap.
+    bench.run(vec![job(2, &[1.0; 1000], 0)]);
+    assert!(bench.intake.room() >= 4, "{}", bench.intake.room());
+}
+
+#[test]
+fn the_cap_grows_with_requests_of_several_rows() {
+    for policy in [PolicyKind::Aimd, PolicyKind::Quantile] {
+        let config = BatchingConfig { policy, slo_ms: 60_000.0, ..BatchingConfig::default() };
+        let mut bench = bench_of(config, 16, true);
+        let mut number = 0;
+        for _ in 0..400 {
+            // As many as are leased at once while more wait.
+            let jobs = (0..bench.intake.room()).map(|at| job(number + at as u64, &[1.0; 3], 0)).collect();
+            number += 100;
+            bench.intake.admit(jobs, Instant::now());
+            let Next::Run(batch) = bench.intake.next(Instant::now()) else { panic!("a free session waited") };
+            bench.runner.run(batch);
+        }
+        assert_eq!(bench.version.controller.lock().cap(), 16, "{policy:?}");
+    }
+}
+
+#[test]
+fn each_answer_tells_its_own_wait() {
+    let mut bench = bench(8, true);
+    let earlier = Instant::now();
+    let later = earlier + Duration::from_millis(20);
+    bench.intake.admit(vec![job(1, &[1.0], 0)], earlier);
+    bench.intake.admit(vec![job(2, &[2.0], 0)], later);
+    std::thread::sleep(Duration::from_millis(21));
+    let outcomes = bench.run(vec![]);
+    let waits: Vec<u64> =
+        outcomes.iter().map(|(_, outcome)| result(outcome).expect("answered").explain.batch_wait_us).collect();
+    assert!(waits[0] - waits[1] == 20_000, "{waits:?}");
+}
+
+#[test]
+fn a_split_job_counts_once_with_the_times_of_all_its_runs() {
+    let mut bench = bench(4, true);
+    let outcomes = bench.run(vec![job(1, &[1.0; 10], 0)]);
+    let seen = bench.version.stats.counted().statistics;
+    assert_eq!((seen.execution_count, seen.inference_count, seen.success.count, seen.infer.count), (3, 10, 1, 1));
+    assert_eq!(seen.infer.ns, seen.batches.iter().map(|batch| batch.infer.ns).sum::<u64>());
+    assert_eq!(seen.output.ns, seen.batches.iter().map(|batch| batch.output.ns).sum::<u64>());
+    let explain = result(&outcomes[0].1).expect("answered").explain;
+    assert_eq!((explain.infer_us, explain.output_us), (seen.infer.ns / 1_000, seen.output.ns / 1_000));
+}
+
+#[test]
+fn a_delay_never_makes_a_held_job_miss_its_deadline() {
+    let ms = Duration::from_millis;
+    for policy in [PolicyKind::Fixed, PolicyKind::Delayed] {
+        let config = BatchingConfig { policy, max_queue_delay_ms: 10_000.0, ..BatchingConfig::default() };
+        let mut bench = bench_of(config, 8, true);
+        let due = |number| LeasedJob { time_left: Some(ms(200)), ..job(number, &[1.0], 0) };
+        let now = Instant::now();
+        bench.intake.admit(vec![due(1)], now);
+        assert!(matches!(bench.intake.next(now), Next::Run(_)), "{policy:?}: nothing is known of runs yet");
+
+        for _ in 0..16 {
+            let run = Run { rows: 1, fills: 1, took: ms(20), ended: now };
+            bench.version.controller.lock().observe(run);
+        }
+        // First in line is a job without a deadline, alone in its bucket because it killed a worker.
+        bench.intake.admit(vec![job(2, &[1.0], 1), due(3)], now);
+        let Next::Wait(wait) = bench.intake.next(now) else { panic!("{policy:?}: no wait") };
+        assert!(wait > ms(100) && wait < ms(180), "{policy:?}: {wait:?}");
+        // A timer that is a little late.
+        let Next::Run(batch) = bench.intake.next(now + wait + ms(1)) else { panic!("{policy:?}: no run") };
+        assert_eq!(batch.items[0].job.token, LeaseToken(3), "{policy:?}: neither dropped nor passed over");
+    }
 }

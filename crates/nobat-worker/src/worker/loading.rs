@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nobat_core::signature::ModelState;
-use nobat_core::statistics::ModelStatistics;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
@@ -24,7 +23,6 @@ use crate::repository::memory::Memory;
 use crate::repository::scan::{Found, FoundModel, FoundVersion, scan};
 use crate::repository::settings::{self, ModelSettings};
 use crate::sizing::{self, Resources};
-use crate::stats::Stats;
 
 /// How often the manifest is looked at.
 const MANIFEST_EVERY: Duration = Duration::from_secs(1);
@@ -209,10 +207,13 @@ impl Turn<'_> {
         let Prepared { signature, engine, .. } = prepared;
         let engines = load.sessions(engine, &signature, sessions).map_err(|error| error.to_string())?;
         let batching = &self.settings.config.batching;
-        let counted =
-            current.map_or_else(|| ModelStatistics::new(self.name, &found.version), |own| own.stats.counted());
         let controller = Controller::new(batching, signature.max_batch_size);
-        let version = Version::new(signature, controller, Stats::new(counted), batching.max_batch_bytes);
+        let version = Version::new(
+            signature,
+            controller,
+            self.shared.counters.of(self.name, &found.version),
+            batching.max_batch_bytes,
+        );
         Ok(Some(Fresh { version: Arc::new(version.with(with)), engines }))
     }
 

@@ -17,20 +17,24 @@ async fn one_bad_row_among_32_burns_one_attempt_and_31_succeed() {
         let (deployment, asked) = (&deployment, request(vec![longs("index", &[1], &[index])]));
         async move { (index, deployment.job("fails_on_marked_row", &asked, once()).await) }
     });
+    let mut largest = 0;
     for (index, view) in join_all(jobs).await {
         if index == 99 {
             assert_eq!((view.state, view.attempts), (JobState::Dead, 1));
             let error = view.error.expect("an error");
             assert_eq!(error.code, ErrorCode::InferenceFailed);
             assert!(
-                error.message.contains("Gather") && error.message.contains("fails_on_marked_row"),
+                error.message.starts_with("model `fails_on_marked_row` version 1 failed at its Gather node")
+                    && error.message.ends_with("; send indices within the model's range"),
                 "{}",
                 error.message
             );
         } else {
             assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
+            largest = largest.max(view.result.expect("a result").explain.batch_size);
         }
     }
+    assert!(largest > 1, "they shared runs");
     deployment.drain().await;
 }
 
@@ -47,16 +51,37 @@ async fn failures_at_run_time_are_contained_and_the_neighbour_model_serves_on() 
         request(vec![tensor("x", nobat_core::tensor::Datatype::Bytes, &[1, 1], data)])
     };
     let cases = [
-        ("integer_division", request(vec![ints("a", 1), ints("b", 0)]), ErrorCode::InferenceFailed),
-        ("reshape_fails", request(vec![floats("x", &[1, 4], &[0.0; 4])]), ErrorCode::InferenceFailed),
-        ("big_memory", terabytes, ErrorCode::InferenceFailed),
-        ("identity_bytes", not_text, ErrorCode::InvalidTensor),
-        ("identity_fp32", request(vec![floats("nope", &[1, 1], &[0.0])]), ErrorCode::InvalidTensor),
+        (
+            "integer_division",
+            request(vec![ints("a", 1), ints("b", 0)]),
+            ErrorCode::InferenceFailed,
+            "model `integer_division` version 1 failed at its Div node: Compute Integer division by zero; \
+             send no zero as a divisor",
+        ),
+        (
+            "reshape_fails",
+            request(vec![floats("x", &[1, 4], &[0.0; 4])]),
+            ErrorCode::InferenceFailed,
+            "model `reshape_fails` version 1 failed at its Reshape node: The input tensor cannot be reshaped to the \
+             requested shape. Input shape:{1,4}, requested shape:{-1,7}; \
+             send inputs of shapes that the model can compute with",
+        ),
+        (
+            "big_memory",
+            terabytes,
+            ErrorCode::InferenceFailed,
+            "model `big_memory` version 1 failed at its Expand node: Failed to allocate memory for requested buffer \
+             of size 17592186044416; send fewer or smaller rows, or give the worker more memory",
+        ),
+        ("identity_bytes", not_text, ErrorCode::InvalidTensor, "element 0 is not UTF-8"),
+        ("identity_fp32", request(vec![floats("nope", &[1, 1], &[0.0])]), ErrorCode::InvalidTensor, "`x` is missing"),
     ];
-    for (model, asked, code) in cases {
+    for (model, asked, code, says) in cases {
         let view = deployment.job(model, &asked, once()).await;
         assert_eq!(view.state, JobState::Dead, "{model}");
-        assert_eq!(view.error.map(|error| error.code), Some(code), "{model}");
+        let error = view.error.expect("an error");
+        assert_eq!(error.code, code, "{model}");
+        assert!(error.message.contains(says), "{model}: {}", error.message);
         deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
     }
     deployment.drain().await;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nobat_core::OwnerId;
@@ -9,8 +10,9 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobResult, JobState, JobView, NewJob};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::signature::{ModelSignature, ModelState};
+use nobat_core::statistics::WorkerReport;
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_queue::queue::{Accepted, Lane, Queue, QueueSettings};
+use nobat_queue::queue::{Accepted, Lane, Queue, QueueSettings, WorkerCommand};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_worker::config::LoadingConfig;
 use nobat_worker::{Worker, WorkerConfig, WorkerHandle};
@@ -94,6 +96,24 @@ impl Deployment {
                 return;
             }
             assert!(std::time::Instant::now() < deadline, "{model} stays {own:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The worker's counters, read after this call.
+    pub(crate) async fn report(&self) -> WorkerReport {
+        static NONCE: AtomicU64 = AtomicU64::new(1);
+        let nonce = NONCE.fetch_add(1, Ordering::Relaxed);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            self.queue.command(&WorkerCommand::Report { nonce }).await.expect("a command");
+            let workers = self.queue.workers().await.expect("workers");
+            let report =
+                workers.first().and_then(|own| serde_json::from_value::<WorkerReport>(own.report.clone()).ok());
+            match report {
+                Some(report) if report.nonce == nonce => return report,
+                _ => assert!(std::time::Instant::now() < deadline, "no report came"),
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use nobat_core::job::JobState;
 use nobat_core::signature::ModelState;
-use nobat_core::statistics::WorkerReport;
 use nobat_queue::queue::{QueueSettings, WorkerCommand};
 
-use crate::deployment::{Deployment, PATIENCE, as_floats, floats, longs, once, quick, request, test_model};
+use crate::deployment::{Deployment, as_floats, floats, longs, once, quick, request, test_model};
 
 #[tokio::test]
 async fn a_job_longer_than_three_leases_runs_once() {
@@ -52,43 +51,7 @@ fn resident() -> u64 {
 }
 
 #[tokio::test]
-async fn a_hundred_swaps_leave_no_memory_behind() {
-    let deployment = Deployment::of(&["identity_fp32"]).await;
-    let original = std::fs::read(test_model("identity_fp32")).expect("a model");
-    let mut renamed = original.clone();
-    let at = original.windows(11).position(|window| window == b"nobat-tests").expect("the producer's name");
-    renamed[at] = b'N';
-    let mut after_warm_up = 0;
-    for round in 0..100 {
-        let before = deployment.signature("identity_fp32").digest;
-        let file = deployment.models.path().join("next.tmp");
-        std::fs::write(&file, if round % 2 == 0 { &renamed } else { &original }).expect("a file");
-        std::fs::rename(&file, deployment.models.path().join("identity_fp32.onnx")).expect("a rename");
-        deployment.worker.reload();
-        let answers = (0..8u8).map(|value| {
-            let asked = request(vec![floats("x", &[1, 1], &[f32::from(value)])]);
-            let deployment = &deployment;
-            async move {
-                let (answer, _) = deployment.answer("identity_fp32", &asked).await;
-                assert_eq!(as_floats(&answer.outputs[0]), [f32::from(value)]);
-            }
-        });
-        futures::join!(
-            join_all(answers),
-            deployment.until("identity_fp32", |own| own.len() == 1 && own[0].digest != before)
-        );
-        if round == 20 {
-            after_warm_up = resident();
-        }
-    }
-    // A session that stayed would cost megabytes each: eighty of them, hundreds.
-    let grown = resident().saturating_sub(after_warm_up);
-    assert!(grown < 40 << 20, "{} MiB more after 80 swaps", grown >> 20);
-    deployment.drain().await;
-}
-
-#[tokio::test]
-async fn swapping_a_model_under_load_fails_no_request() {
+async fn a_hundred_swaps_under_load_fail_no_request_and_leave_no_memory_behind() {
     let deployment = Arc::new(Deployment::of(&["identity_fp32"]).await);
     // The same graph under another producer name: another digest, the same answers.
     let original = std::fs::read(test_model("identity_fp32")).expect("a model");
@@ -114,20 +77,27 @@ async fn swapping_a_model_under_load_fails_no_request() {
         }
     });
     let swaps = async {
-        for round in 0..10 {
+        let mut after_warm_up = 0;
+        for round in 0..100 {
             let before = deployment.signature("identity_fp32").digest;
             let file = deployment.models.path().join("next.tmp");
             std::fs::write(&file, if round % 2 == 0 { &renamed } else { &original }).expect("a file");
             std::fs::rename(&file, deployment.models.path().join("identity_fp32.onnx")).expect("a rename");
             deployment.worker.reload();
             deployment.until("identity_fp32", |own| own.len() == 1 && own[0].digest != before).await;
+            if round == 20 {
+                after_warm_up = resident();
+            }
         }
+        // A session that stayed would cost megabytes each: eighty of them, hundreds.
+        let grown = resident().saturating_sub(after_warm_up);
+        assert!(grown < 40 << 20, "{} MiB more after 80 swaps", grown >> 20);
         done.store(true, Ordering::Relaxed);
     };
     let (counts, ()) = futures::join!(join_all(callers), swaps);
-    assert!(counts.iter().all(|&count| count > 0));
-    let counted = deployment.queue.workers().await.expect("workers");
-    assert_eq!(counted.len(), 1);
+    assert!(counts.iter().all(|&count| count >= 100), "each was answered all the while: {counts:?}");
+    let counted = deployment.report().await.statistics;
+    assert_eq!(counted[0].success.count, counts.iter().map(|&count| u64::from(count)).sum::<u64>());
     Arc::into_inner(deployment).expect("the only holder").drain().await;
 }
 
@@ -160,18 +130,7 @@ async fn a_report_asked_for_counts_what_was_answered_before() {
     for _ in 0..5 {
         deployment.answer("identity_fp32", &request(vec![floats("x", &[2, 1], &[1.0, 2.0])])).await;
     }
-    let give_up = Instant::now() + PATIENCE;
-    let report = loop {
-        deployment.queue.command(&WorkerCommand::Report { nonce: 42 }).await.expect("a command");
-        let workers = deployment.queue.workers().await.expect("workers");
-        let report: Option<WorkerReport> =
-            workers.first().and_then(|own| serde_json::from_value(own.report.clone()).ok());
-        match report {
-            Some(report) if report.nonce == 42 => break report,
-            _ => assert!(Instant::now() < give_up, "no report came"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let report = deployment.report().await;
     let counted = &report.statistics[0];
     assert_eq!((counted.model.as_str(), counted.inference_count, counted.success.count), ("identity_fp32", 10, 5));
     assert_eq!(counted.batches.iter().map(|batch| u64::from(batch.rows) * batch.infer.count).sum::<u64>(), 10);
@@ -187,4 +146,47 @@ async fn a_drain_leaves_the_registry_and_no_lease_behind() {
     assert!(queue.workers().await.expect("workers").is_empty());
     let counts = queue.counts("identity_fp32").await.expect("counts");
     assert_eq!((counts.leased, counts.queued), (0, 0));
+}
+
+#[tokio::test]
+async fn a_model_that_is_unloaded_and_loaded_again_counts_on() {
+    let deployment = Deployment::of(&["identity_fp32"]).await;
+    let asked = request(vec![floats("x", &[2, 1], &[1.0, 2.0])]);
+    deployment.answer("identity_fp32", &asked).await;
+    let file = deployment.models.path().join("identity_fp32.onnx");
+    std::fs::remove_file(&file).expect("a removal");
+    deployment.worker.reload();
+    deployment.until("identity_fp32", <[_]>::is_empty).await;
+    std::fs::copy(test_model("identity_fp32"), &file).expect("a model");
+    deployment.worker.reload();
+    deployment.until("identity_fp32", |own| own.iter().any(|own| own.state == ModelState::Ready)).await;
+    deployment.answer("identity_fp32", &asked).await;
+    let counted = &deployment.report().await.statistics[0];
+    assert_eq!((counted.inference_count, counted.success.count), (4, 2));
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn the_metrics_show_what_batching_does() {
+    let mut config = quick();
+    // An objective that no run meets, so that the cap backs off.
+    config.batching.slo_ms = 0.000_001;
+    let deployment = Deployment::with(&["identity_fp32"], config, QueueSettings::default()).await;
+    let metrics = nobat_ops::Metrics::new();
+    metrics.snapshot("worker", deployment.worker.families());
+    for _ in 0..3 {
+        deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;
+    }
+    let text = metrics.render();
+    let value = |name: &str| {
+        let series = format!("{name}{{model=\"identity_fp32\",version=\"1\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    };
+    assert_eq!((value("nv_inference_count"), value("nobat_batch_cap_rows")), (3.0, 1.0));
+    assert_eq!(value("nobat_batch_back_offs_total"), 3.0);
+    assert!(value("nobat_batch_wait_seconds_total") > 0.0 && value("nobat_batch_fit_base_seconds") > 0.0);
+    assert_eq!(value("nobat_batch_fit_row_seconds"), 0.0);
+    assert_eq!(value("nobat_jobs_expired_total"), 0.0);
+    deployment.drain().await;
 }

@@ -1,6 +1,7 @@
 //! A whole worker on real models, over the embedded queue.
 
 mod bad_input;
+mod batched;
 mod deployment;
 mod hostile;
 mod lifecycle;

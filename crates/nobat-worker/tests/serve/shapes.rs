@@ -1,8 +1,13 @@
 //! Datatypes, shapes, several inputs and outputs; batched equals unbatched.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::tensor::{Datatype, put_bytes_element};
+use nobat_queue::queue::QueueSettings;
+use nobat_worker::WorkerConfig;
+use nobat_worker::config::Sessions;
 
 use crate::deployment::{Deployment, as_floats, digits, floats, longs, quick, request, tensor};
 
@@ -145,9 +150,10 @@ async fn the_golden_digits_match_python_one_by_one_in_one_request_and_from_64_ca
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_concurrent_requests_each_get_their_own_answer() {
+async fn a_hundred_thousand_concurrent_requests_over_three_sessions_each_get_their_own_answer() {
     const CALLERS: u32 = 100_000;
-    let deployment = Deployment::of(&["identity_fp32"]).await;
+    let config = WorkerConfig { sessions: Sessions::Count(3), ..quick() };
+    let deployment = Deployment::with(&["identity_fp32"], config, QueueSettings::default()).await;
     let calls = (0..CALLERS).map(|caller| {
         let deployment = &deployment;
         async move {
@@ -155,10 +161,15 @@ async fn a_hundred_thousand_concurrent_requests_each_get_their_own_answer() {
             let rows = i64::from(caller % 3) + 1;
             let own: Vec<f32> = (0..rows).map(|row| caller as f32 + row as f32 / 4.0).collect();
             let asked = request(vec![floats("x", &[rows, 1], &own)]);
-            let (answer, _) = deployment.answer("identity_fp32", &asked).await;
+            let (answer, result) = deployment.answer("identity_fp32", &asked).await;
             assert_eq!(as_floats(&answer.outputs[0]), own, "caller {caller}");
+            result.explain.batch_size
         }
     });
-    futures::future::join_all(calls).await;
+    let all = tokio::time::timeout(Duration::from_secs(300), join_all(calls));
+    let sizes = all.await.expect("all are answered within five minutes");
+    assert!(sizes.into_iter().max() > Some(16), "runs were large");
+    let workers = deployment.queue.workers().await.expect("workers");
+    assert_eq!(workers[0].sessions, 3);
     deployment.drain().await;
 }

@@ -1,0 +1,75 @@
+//! What a worker shows on its own metrics listener, read when it is scraped: its
+//! statistics under Triton's names, and the state of its batching under ours.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nobat_core::statistics::ModelStatistics;
+use nobat_ops::snapshot::{Family, Kind};
+use nobat_ops::triton;
+
+use crate::batch::regression::Line;
+use crate::model::Version;
+use crate::stats::Counted;
+
+/// A version as it is shown.
+struct Shown {
+    labels: Vec<(&'static str, String)>,
+    counted: Counted,
+    cap: u32,
+    fit: Option<Line>,
+}
+
+/// A series' name, its help, its kind and how it is read.
+type Series = (&'static str, &'static str, Kind, fn(&Shown) -> Option<f64>);
+
+const SERIES: &[Series] = &[
+    ("nobat_batch_wait_seconds_total", "Leased to the start of the run, all jobs that ran.", Kind::Counter, |shown| {
+        Some(shown.counted.batch_wait.ns as f64 / 1e9)
+    }),
+    ("nobat_jobs_expired_total", "Jobs that the worker gave up for their deadline.", Kind::Counter, |shown| {
+        Some(shown.counted.expired as f64)
+    }),
+    ("nobat_batch_back_offs_total", "Times that the batch cap backed off from a slow run.", Kind::Counter, |shown| {
+        Some(shown.counted.back_offs as f64)
+    }),
+    ("nobat_batch_cap_rows", "Most rows in the next run.", Kind::Gauge, |shown| Some(f64::from(shown.cap))),
+    ("nobat_batch_fit_base_seconds", "A run's p99 at no rows, by the fitted line.", Kind::Gauge, |shown| {
+        Some(shown.fit?.base)
+    }),
+    ("nobat_batch_fit_row_seconds", "What a row adds to a run's p99, by the fitted line.", Kind::Gauge, |shown| {
+        Some(shown.fit?.per_row)
+    }),
+];
+
+/// The families of these versions.
+pub(crate) fn families(versions: &[Arc<Version>]) -> Vec<Family> {
+    let shown: Vec<Shown> = versions.iter().map(|version| Shown::of(version)).collect();
+    let statistics: Vec<ModelStatistics> = shown.iter().map(|shown| shown.counted.statistics.clone()).collect();
+    let own = SERIES.iter().map(|&(name, help, kind, value)| {
+        let mut family = Family::new(name, help, kind);
+        for shown in &shown {
+            if let Some(value) = value(shown) {
+                family.push(shown.labels.clone(), value);
+            }
+        }
+        family
+    });
+    triton::families(&statistics).into_iter().chain(own).collect()
+}
+
+impl Shown {
+    fn of(version: &Version) -> Shown {
+        let signature = &version.signature;
+        let (cap, fit) = {
+            let mut controller = version.controller.lock();
+            (controller.cap(), controller.fit(Instant::now()))
+        };
+        Shown {
+            labels: vec![("model", signature.name.to_string()), ("version", signature.version.to_string())],
+            counted: version.stats.counted(),
+            cap,
+            fit,
+        }
+    }
+}
