@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use nobat_core::job::{JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
+use nobat_core::job::{JobError, JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
 use nobat_core::score::Aging;
 use nobat_core::signature::ModelSignature;
 use nobat_core::{IdIssuer, JobId, OwnerId, Result};
@@ -165,6 +165,36 @@ pub struct WorkerInfo {
     /// a reader may want, as one JSON object.
     #[serde(default)]
     pub report: serde_json::Value,
+}
+
+/// Where a worker stands with the loads and unloads of one model that it was
+/// sent: an entry, by the model's name, of [`LOADS`] in its report. A worker
+/// carries them out in turn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadProgress {
+    /// Commands for this model taken up since it started.
+    pub taken: u64,
+    /// Those of them that are carried out.
+    pub done: u64,
+    /// Why the last of those failed: `model_not_found` where its repository has
+    /// no such model, else what kept a version from loading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+}
+
+/// Name of the [`LoadProgress`] entries in a worker's report; a worker that knows
+/// them has it from its start.
+pub const LOADS: &str = "loads";
+
+impl WorkerInfo {
+    /// Where this worker stands with `model`; `None` when it is of a build that does
+    /// not say.
+    pub fn load_progress(&self, model: &str) -> Option<LoadProgress> {
+        match self.report.get(LOADS)?.get(model) {
+            None => Some(LoadProgress::default()),
+            Some(progress) => LoadProgress::deserialize(progress).ok(),
+        }
+    }
 }
 
 /// What the store says about itself.
