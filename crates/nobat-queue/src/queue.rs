@@ -28,6 +28,12 @@ pub const LEASE: Duration = Duration::from_secs(15);
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// A job whose worker died this often is quarantined as dead.
 pub const MAX_DEATHS: u32 = 3;
+/// A job with this many deaths is on its last chance: of a queue's, one at a time is
+/// under lease. Jobs that were at hand each time when another one killed their
+/// process would be quarantined with it otherwise.
+pub const LAST_CHANCE: u32 = MAX_DEATHS - 1;
+/// How long a job on its last chance waits, at a time, while another one runs.
+pub const POSTPONED: Duration = Duration::from_millis(50);
 /// Most expired leases one step takes back, and most due jobs it promotes.
 pub const SWEEP_LIMIT: usize = 100;
 
