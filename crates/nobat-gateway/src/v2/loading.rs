@@ -154,7 +154,7 @@ impl Before {
                 Some(error) => failed = failed.or(Some(format!("worker {}: {}", worker.host, error.message))),
             }
         }
-        told.then(|| match failed {
+        told.then_some(match failed {
             _ if under => Progress::Under,
             _ if !begun => Progress::NotBegun,
             Some(reason) => Progress::Failed(reason),
