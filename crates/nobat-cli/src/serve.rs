@@ -11,6 +11,7 @@ use nobat_gateway::{Gateway, GatewayHandle};
 use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
 use nobat_worker::config::ProviderKind;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::store;
@@ -23,7 +24,8 @@ use crate::store;
     nobat serve ./model.onnx\n  \
     nobat serve --models ./models --data ./nobat-data --listen 0.0.0.0:8000\n  \
     nobat serve --models ./models --redis redis://127.0.0.1:6379\n\n\
-    SIGTERM and SIGINT drain: what runs is finished, what waits stays queued; a second one ends at once.")]
+    SIGTERM and SIGINT drain: what runs is finished, what waits stays queued; a second one ends at once.\n\
+    SIGHUP looks for new, changed and removed models.")]
 pub(crate) struct Args {
     /// Model files, or folders of models.
     #[arg(value_name = "MODEL")]
@@ -104,6 +106,7 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
 
 async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let queue = store::open(&settings).await?;
     let models = settings.worker.models.clone();
     if settings.gateway.threads == 0 {
@@ -129,7 +132,12 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     notify::ready();
     tokio::spawn(notify::watchdog());
 
-    stop.asked().await;
+    loop {
+        tokio::select! {
+            () = stop.asked() => break,
+            _ = hangup.recv() => worker.reload(),
+        }
+    }
     log::info!("draining: finishing what runs, leaving what waits in the queue");
     notify::stopping();
     let drain = async {

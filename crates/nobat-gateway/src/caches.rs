@@ -52,6 +52,17 @@ impl CacheOutcome {
         }
     }
 
+    /// Its name in explanations and in `Server-Timing`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheOutcome::None => "none",
+            CacheOutcome::Hit => "hit",
+            CacheOutcome::Miss => "miss",
+            CacheOutcome::Coalesced => "coalesced",
+            CacheOutcome::Bypass => "bypass",
+        }
+    }
+
     /// Reads the number of a variant back.
     pub(crate) fn from_u8(number: u8) -> CacheOutcome {
         use CacheOutcome::{Bypass, Coalesced, Hit, Miss, None};

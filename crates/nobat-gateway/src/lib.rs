@@ -38,6 +38,7 @@ pub mod routes;
 pub mod routing;
 pub mod server;
 pub mod state;
+mod timing;
 pub mod tls;
 pub mod v2;
 pub mod webhook;

@@ -43,6 +43,8 @@ pub struct Predictor {
 pub struct Prediction {
     /// The job that produced it; `None` when no job was needed.
     pub job: Option<JobId>,
+    /// What the model's cache had to do with it.
+    pub cache: CacheOutcome,
     /// Where its time went.
     pub explain: Explain,
     /// The outputs.
@@ -239,14 +241,16 @@ impl Predictor {
     ) -> Result<Answer> {
         let caches::Place { cache, key, .. } = &place;
         let until = Instant::now() + wait;
-        let hit = |packed: Bytes| {
-            context.notes.set_cache(CacheOutcome::Hit);
-            Prediction::of_packed(&packed).map(Answer::Done)
+        let kept = |packed: &Bytes, outcome: CacheOutcome| {
+            context.notes.set_cache(outcome);
+            Prediction::of_packed(packed, outcome).map(Answer::Done)
         };
+        let hit = |packed: Bytes| kept(&packed, CacheOutcome::Hit);
         if context.fresh {
             context.notes.set_cache(CacheOutcome::Bypass);
-            let answer = self.run(context, target, job(), wait).await?;
-            if let Answer::Done(prediction) = &answer {
+            let mut answer = self.run(context, target, job(), wait).await?;
+            if let Answer::Done(prediction) = &mut answer {
+                prediction.cache = CacheOutcome::Bypass;
                 cache.put(*key, prediction.packed(), Instant::now());
             }
             return Ok(answer);
@@ -260,10 +264,7 @@ impl Predictor {
                 Join::Follow(follower) => {
                     let left = until.saturating_duration_since(Instant::now());
                     match tokio::time::timeout(left, follower.wait()).await {
-                        Ok(Some(landed)) => {
-                            context.notes.set_cache(CacheOutcome::Coalesced);
-                            return Prediction::of_packed(&landed?).map(Answer::Done);
-                        }
+                        Ok(Some(landed)) => return kept(&landed?, CacheOutcome::Coalesced),
                         // The leader gave up; perhaps this one leads.
                         Ok(None) => {}
                         // Its wait is over; like any other, it goes on as a job.
@@ -277,9 +278,10 @@ impl Predictor {
                     }
                     context.notes.set_cache(CacheOutcome::Miss);
                     let left = until.saturating_duration_since(Instant::now());
-                    let answer = self.run(context, target, job(), left).await;
-                    match &answer {
+                    let mut answer = self.run(context, target, job(), left).await;
+                    match &mut answer {
                         Ok(Answer::Done(prediction)) => {
+                            prediction.cache = CacheOutcome::Miss;
                             let packed = prediction.packed();
                             flight.land(Ok(packed.clone()), Instant::now());
                             self.share_answer(&place, &packed).await;
@@ -459,9 +461,9 @@ impl Prediction {
     }
 
     /// Reads kept outputs; no job ran.
-    fn of_packed(packed: &Bytes) -> Result<Prediction> {
+    fn of_packed(packed: &Bytes, cache: CacheOutcome) -> Result<Prediction> {
         let response = InferResponse::decode(packed)?;
-        Ok(Prediction { job: None, explain: Explain::default(), response })
+        Ok(Prediction { job: None, cache, explain: Explain::default(), response })
     }
 
     /// Reads a succeeded job's outputs; they stay slices of the stored result.
@@ -474,7 +476,7 @@ impl Prediction {
             .result
             .ok_or_else(|| Error::new(ErrorCode::ResultExpired, "the job's result has outlived its ttl").for_job(id))?;
         let response = InferResponse::decode(&result.outputs).map_err(|error| error.for_job(id))?;
-        Ok(Prediction { job: Some(id), explain: result.explain, response })
+        Ok(Prediction { job: Some(id), cache: CacheOutcome::None, explain: result.explain, response })
     }
 }
 

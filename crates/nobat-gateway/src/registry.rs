@@ -270,11 +270,20 @@ impl ModelEntry {
             self.versions.push(VersionEntry { signature: Arc::new(signature.clone()), workers: vec![worker.clone()] });
             return;
         };
+        // What keeps a worker from loading a version is told beside the one that serves.
+        let untold = |of: &ModelSignature| of.state == ModelState::Failed && !of.reason.is_empty();
         match rank(signature.state).cmp(&rank(known.signature.state)) {
             Ordering::Equal => known.workers.push(worker.clone()),
             Ordering::Greater => {
-                known.signature = Arc::new(signature.clone());
+                let mut better = signature.clone();
+                if untold(&known.signature) {
+                    better.reason.clone_from(&known.signature.reason);
+                }
+                known.signature = Arc::new(better);
                 known.workers = vec![worker.clone()];
+            }
+            Ordering::Less if untold(signature) && known.signature.reason.is_empty() => {
+                Arc::make_mut(&mut known.signature).reason.clone_from(&signature.reason);
             }
             Ordering::Less => {}
         }
@@ -419,6 +428,18 @@ mod tests {
         let entry = view.model("m").expect("known");
         assert_eq!(entry.versions[0].workers, ["b", "c"]);
         assert!(view.resolve("m", Want::Default).is_ok());
+    }
+
+    #[test]
+    fn why_a_worker_could_not_load_a_version_is_told_beside_the_one_that_serves() {
+        let ready = || signature("m", "1", ModelState::Ready);
+        let failed = || ModelSignature { reason: "cut short".into(), ..signature("m", "1", ModelState::Failed) };
+        for models in [vec![ready(), failed()], vec![failed(), ready()]] {
+            let view = Snapshot::default().next(vec![worker("a", models)]);
+            let version = &view.model("m").expect("known").versions[0];
+            assert_eq!((version.signature.state, version.signature.reason.as_str()), (ModelState::Ready, "cut short"));
+            assert_eq!(version.workers, ["a"]);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use nobat_core::job::{JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
+use nobat_core::job::{JobError, JobState, JobView, LeaseToken, LeasedJob, NewJob, Settlement};
 use nobat_core::score::Aging;
 use nobat_core::signature::ModelSignature;
 use nobat_core::{IdIssuer, JobId, OwnerId, Result};
@@ -28,6 +28,12 @@ pub const LEASE: Duration = Duration::from_secs(15);
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// A job whose worker died this often is quarantined as dead.
 pub const MAX_DEATHS: u32 = 3;
+/// A job with this many deaths is on its last chance: of a queue's, one at a time is
+/// under lease. Jobs that were at hand each time when another one killed their
+/// process would be quarantined with it otherwise.
+pub const LAST_CHANCE: u32 = MAX_DEATHS - 1;
+/// How long a job on its last chance waits, at a time, while another one runs.
+pub const POSTPONED: Duration = Duration::from_millis(50);
 /// Most expired leases one step takes back, and most due jobs it promotes.
 pub const SWEEP_LIMIT: usize = 100;
 
@@ -165,6 +171,36 @@ pub struct WorkerInfo {
     /// a reader may want, as one JSON object.
     #[serde(default)]
     pub report: serde_json::Value,
+}
+
+/// Where a worker stands with the loads and unloads of one model that it was
+/// sent: an entry, by the model's name, of [`LOADS`] in its report. A worker
+/// carries them out in turn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadProgress {
+    /// Commands for this model taken up since it started.
+    pub taken: u64,
+    /// Those of them that are carried out.
+    pub done: u64,
+    /// Why the last of those failed: `model_not_found` where its repository has
+    /// no such model, else what kept a version from loading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+}
+
+/// Name of the [`LoadProgress`] entries in a worker's report; a worker that knows
+/// them has it from its start.
+pub const LOADS: &str = "loads";
+
+impl WorkerInfo {
+    /// Where this worker stands with `model`; `None` when it is of a build that does
+    /// not say.
+    pub fn load_progress(&self, model: &str) -> Option<LoadProgress> {
+        match self.report.get(LOADS)?.get(model) {
+            None => Some(LoadProgress::default()),
+            Some(progress) => LoadProgress::deserialize(progress).ok(),
+        }
+    }
 }
 
 /// What the store says about itself.

@@ -7,6 +7,7 @@ use crate::rig::golden;
 use crate::rig::http::Http;
 use crate::rig::onnx;
 use crate::rig::process::{Redis, Service, free_port, root, worker};
+use crate::rig::wait_for;
 
 #[test]
 fn the_first_answer_comes_soon_after_the_start() {
@@ -70,6 +71,21 @@ fn a_worker_killed_under_load_loses_no_accepted_job() {
         }
     }
     every_job_has_its_own_answer(http, &accepted);
+}
+
+#[test]
+fn sighup_serves_what_is_new_and_forgets_what_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 0);
+    let mut service = Service::serve(folder.path(), &models, &[], &[]);
+    service.wait_for_model("echo");
+    std::fs::rename(models.join("echo"), models.join("parrot")).expect("renamed");
+    service.process.signal("-HUP");
+    service.wait_for_model("parrot");
+    let mut http = service.http();
+    let answer = http.post("/v1/models/parrot:predict", &onnx::body(7, 1)).expect("an answer");
+    assert_eq!((answer.status, answer.json()["predictions"][0][63].as_f64()), (200, Some(7.0)), "{}", answer.text());
+    wait_for("echo is forgotten", || http.get("/v1/models/echo").is_ok_and(|answer| answer.status == 404));
 }
 
 /// Fires jobs until the service refuses or goes, and returns id -> value.

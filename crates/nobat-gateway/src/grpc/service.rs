@@ -26,9 +26,16 @@ use crate::limits::Permit;
 use crate::meters::Protocol;
 use crate::predict::{Predictor, answered_version};
 use crate::registry::Want;
+use crate::timing::{self, server_timing};
 use crate::v2::{config, metadata, outputs, repository, settings};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
+
+/// An answer and its `Server-Timing`.
+struct Timed {
+    timing: String,
+    response: ModelInferResponse,
+}
 
 /// Requests of one stream that run at a time; more wait in the connection.
 const STREAM_WIDTH: usize = 128;
@@ -79,7 +86,7 @@ impl Service {
         metadata: &MetadataMap,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-    ) -> Result<ModelInferResponse> {
+    ) -> Result<Timed> {
         let started = Instant::now();
         let outcome = match self.enter(metadata, Scope::Predict) {
             Ok((context, permit)) => {
@@ -107,7 +114,7 @@ impl Service {
         permit: Option<Permit>,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-    ) -> Result<ModelInferResponse> {
+    ) -> Result<Timed> {
         // Held to the end: it counts the call as in flight.
         let mut permit = permit;
         if let Some(permit) = &mut permit {
@@ -121,7 +128,7 @@ impl Service {
         context: &RequestContext,
         message: ModelInferRequest,
         deadline: Option<Instant>,
-    ) -> Result<ModelInferResponse> {
+    ) -> Result<Timed> {
         let Call { model, version, id, parameters, requested, request } = convert::decode(message)?;
         let target = self.predictor.resolve(named(&model)?, want(&version))?;
         let mut options = parameters.job_options();
@@ -134,8 +141,9 @@ impl Service {
         }
         let prediction = self.predictor.predict(context, &target, request, options).await?;
         let version = answered_version(&prediction, &target);
+        let timing = server_timing(&prediction);
         let outputs = outputs::select(prediction.response, &requested, &target.signature)?;
-        Ok(convert::encode(&target.signature.name, &version, id, outputs))
+        Ok(Timed { timing, response: convert::encode(&target.signature.name, &version, id, outputs) })
     }
 
     async fn stream_infer(
@@ -146,7 +154,12 @@ impl Service {
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
         let (error_message, mut response) = match self.serve(&metadata, message, deadline).await {
-            Ok(response) => (String::new(), response),
+            Ok(Timed { timing, mut response }) => {
+                // A stream's metadata is sent once, before its first answer.
+                let timing = InferParameter { parameter_choice: Some(ParameterChoice::StringParam(timing)) };
+                response.parameters.insert(timing::NAME.into(), timing);
+                (String::new(), response)
+            }
             Err(error) => (error.message, ModelInferResponse { id, ..ModelInferResponse::default() }),
         };
         // One answer per request: each is its request's last.
@@ -194,7 +207,12 @@ impl GrpcInferenceService for Service {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let (metadata, extensions, message) = request.into_parts();
         let deadline = extensions.get().map(|Deadline(deadline)| *deadline);
-        self.serve(&metadata, message, deadline).await.map(Response::new).map_err(status)
+        let Timed { timing, response } = self.serve(&metadata, message, deadline).await.map_err(status)?;
+        let mut response = Response::new(response);
+        if let Ok(timing) = timing.try_into() {
+            response.metadata_mut().insert(timing::NAME, timing);
+        }
+        Ok(response)
     }
 
     type ModelStreamInferStream =

@@ -18,6 +18,7 @@ use crate::error::{Shape, finish, method_not_allowed, not_allowed};
 use crate::json::{request, write};
 use crate::predict::{Prediction, Predictor};
 use crate::registry::{Target, Want};
+use crate::timing::{SERVER_TIMING, server_timing};
 
 mod describe;
 mod rank;
@@ -114,10 +115,16 @@ pub(super) async fn predict_json(
     let asked = Asked::read(request, payload, predictor, model, want).await?;
     let (tensors, form) = request::read(&asked.body, &asked.target.signature, "instances")?;
     let prediction = asked.predict(request, predictor, tensors).await?;
+    let timing = server_timing(&prediction);
     let outputs = &prediction.response.outputs;
     let mut json = Vec::with_capacity(64 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
     write::answer(&mut json, outputs, form);
-    Ok(HttpResponse::Ok().content_type("application/json").body(json))
+    Ok(answered(timing, json))
+}
+
+/// 200 with a predicting call's JSON.
+fn answered(timing: String, json: Vec<u8>) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").insert_header((SERVER_TIMING, timing)).body(json)
 }
 
 /// A predicting call, its body read and its model found.

@@ -146,8 +146,11 @@ async fn collect<'a>(
         }
     }
     // The slowest child explains the answer's time.
-    let Some(explain) =
-        answers.iter().map(|(_, answer)| &answer.explain).max_by_key(|explain| explain.total()).cloned()
+    let Some((explain, cache)) = answers
+        .iter()
+        .map(|(_, answer)| (&answer.explain, answer.cache))
+        .max_by_key(|(explain, _)| explain.total())
+        .map(|(explain, cache)| (explain.clone(), cache))
     else {
         return Err(failure.unwrap_or_else(|| {
             Error::new(ErrorCode::InvalidParameter, "no target has the outputs that were asked for")
@@ -156,7 +159,7 @@ async fn collect<'a>(
     let place = |target: &SmolStr| children.iter().position(|(name, _)| name == target);
     answers.sort_by_key(|(target, _)| place(target));
     let answers = answers.into_iter().map(|(target, answer)| (target.clone(), answer.response)).collect();
-    Ok(Prediction { job: None, explain, response: join::join(how, answers)? })
+    Ok(Prediction { job: None, cache, explain, response: join::join(how, answers)? })
 }
 
 /// A child's request; under `all` it is asked only for its own outputs, and not

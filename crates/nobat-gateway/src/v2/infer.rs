@@ -18,6 +18,7 @@ use super::{answer, named, serve};
 use crate::body;
 use crate::context::RequestContext;
 use crate::predict::{Predictor, answered_version};
+use crate::timing::{SERVER_TIMING, server_timing};
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -45,9 +46,11 @@ async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let prediction = predictor.predict(&RequestContext::of(request), &target, wanted, parameters.job_options()).await?;
     let version = answered_version(&prediction, &target);
+    let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;
     let body = json::write(&id, &signature.name, &version, &outputs, all_binary);
     let mut response = HttpResponse::Ok();
+    response.insert_header((SERVER_TIMING, timing));
     match body.document {
         Some(length) => {
             response.insert_header((CONTENT_TYPE, "application/octet-stream"));

@@ -15,6 +15,7 @@ mod classification;
 pub(crate) mod config;
 mod infer;
 pub(crate) mod json;
+mod loading;
 pub(crate) mod metadata;
 mod models;
 pub(crate) mod outputs;

@@ -203,7 +203,9 @@ async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration) {
             let outputs = vec![Tensor { name: "out".into(), ..request.inputs[0].clone() }];
             let mut packed = Vec::new();
             InferResponse { version: "1".into(), outputs }.encode(&mut packed);
-            let result = JobResult { explain: Explain::default(), outputs: packed.into() };
+            let explain =
+                Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
+            let result = JobResult { explain, outputs: packed.into() };
             settle.push(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) });
         }
     }

@@ -7,4 +7,5 @@ mod keys;
 mod limits;
 mod operations;
 mod shared;
+mod timing;
 mod tls;

@@ -1,13 +1,16 @@
 //! v2 over HTTP: what clients send and what they are told when it is wrong.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::tensor::Datatype;
+use nobat_gateway::grpc::proto::RepositoryModelLoadRequest;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
-use super::support::{MAX_BODY, Server};
+use super::support::{MAX_BODY, Script, Server};
 
 const INFER: &str = "/v2/models/digits/infer";
 const GOOD: &str = r#"{"id":"","inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3.5,-4]}]}"#;
@@ -301,6 +304,55 @@ async fn statistics_are_fresh_and_add_up() {
     let all = server.get("/v2/models/stats").await.json();
     assert_eq!(all["model_stats"].as_array().expect("a list").len(), 16);
     assert_eq!(server.get("/v2/models/nope/stats").await.status, 404);
+}
+
+#[actix_web::test]
+async fn a_load_answers_when_the_worker_has_done_it_and_not_before() {
+    let server = Server::start().await;
+    let done = Arc::new(Notify::new());
+    server.next_load(Script { hold: Some(done.clone()), fails: None });
+    let url = server.url("/v2/repository/models/digits/load");
+    let loading = tokio::spawn(server.client.post(url).send());
+    while server.loads_taken("digits") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The version before serves, which is not the answer: long enough for several looks.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!loading.is_finished(), "answered before the load was done");
+    done.notify_one();
+    assert_eq!(loading.await.expect("a task").expect("an answer").status(), 200);
+    let again = server.post("/v2/repository/models/digits/load", &[], "").await;
+    assert_eq!(again.status, 200, "an unchanged model: {:?}", again.body);
+    let unknown = server.post("/v2/repository/models/nope/load", &[], "").await;
+    assert_eq!((unknown.status, &unknown.json()["code"]), (404, &json!("model_not_found")), "{:?}", unknown.body);
+}
+
+#[actix_web::test]
+async fn a_load_that_fails_is_an_error_though_the_version_before_goes_on_serving() {
+    let server = Server::start().await;
+    let reason = "digits/1/model.onnx is cut short; copy it again";
+    let fails = || Script { hold: None, fails: Some(reason) };
+    server.next_load(fails());
+    let refused = server.post("/v2/repository/models/digits/load", &[], "").await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("model_not_ready")), "{:?}", refused.body);
+    let message = refused.json()["error"].as_str().expect("a message").to_owned();
+    assert!(message.contains(reason) && message.contains("the version before goes on serving"), "{message}");
+    let row = async || {
+        let index = server.post("/v2/repository/index", &[], "").await.json();
+        index.as_array().expect("rows").iter().find(|row| row["name"] == "digits").expect("listed").clone()
+    };
+    let shown = row().await;
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("READY"), &json!(reason)));
+    assert_eq!(server.post("/v2/models/digits/infer", &[], GOOD).await.status, 200);
+
+    server.next_load(fails());
+    let load = RepositoryModelLoadRequest { model_name: "digits".into(), ..Default::default() };
+    let status = server.grpc().await.repository_model_load(load).await.expect_err("it failed");
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains(reason), "{status}");
+
+    assert_eq!(server.post("/v2/repository/models/digits/load", &[], "").await.status, 200, "it is mended");
+    assert_eq!(row().await["reason"], json!(""));
 }
 
 #[actix_web::test]

@@ -6,18 +6,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
-use nobat_core::job::{JobResult, LeasedJob, Outcome, Settlement};
+use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::{BatchTimes, ModelStatistics, WorkerReport};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, WorkerCommand, WorkerInfo};
+use nobat_queue::queue::{LOADS, LoadProgress, QueueSettings, WorkerCommand, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
@@ -31,6 +33,7 @@ pub(crate) struct Server {
     pub grpc: SocketAddr,
     pub queue: Arc<SqliteQueue>,
     pub client: reqwest::Client,
+    worker: Arc<Worker>,
     _handle: GatewayHandle,
     _worker: Vec<JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -71,18 +74,31 @@ struct Worker {
     queue: Arc<SqliteQueue>,
     models: Mutex<BTreeMap<String, ModelSignature>>,
     counted: Mutex<BTreeMap<String, ModelStatistics>>,
+    loads: Mutex<BTreeMap<String, LoadProgress>>,
+    script: Mutex<Script>,
+}
+
+/// How the worker carries out what it is told to load.
+#[derive(Default)]
+pub(crate) struct Script {
+    /// Not before this is notified.
+    pub hold: Option<Arc<Notify>>,
+    /// It fails for this reason, and what served before goes on serving.
+    pub fails: Option<&'static str>,
 }
 
 impl Worker {
     async fn register(&self, nonce: u64) {
         let report = WorkerReport { nonce, statistics: self.counted.lock().values().cloned().collect() };
+        let mut report = serde_json::to_value(report).expect("a report serializes");
+        report[LOADS] = serde_json::to_value(&*self.loads.lock()).expect("it serializes");
         let info = WorkerInfo {
             id: "scripted".into(),
             host: "test".into(),
             started_at_ms: 0,
             sessions: 1,
             models: self.models.lock().values().cloned().collect(),
-            report: serde_json::to_value(report).expect("a report serializes"),
+            report,
         };
         self.queue.register_worker(&info, TTL).await.expect("registers");
     }
@@ -90,19 +106,53 @@ impl Worker {
     async fn obey(self: Arc<Worker>) {
         loop {
             let nonce = match self.queue.next_command().await {
-                WorkerCommand::Load { model } if model == "late" => {
-                    self.models.lock().insert("late".into(), signature("late", Datatype::Fp32, vec![-1, 4]));
+                WorkerCommand::Load { model } => {
+                    self.begin(&model).await;
+                    let error = self.load(&model).await.err();
+                    self.end(&model, error);
                     0
                 }
-                WorkerCommand::Load { .. } => 0,
                 WorkerCommand::Unload { model } => {
-                    self.models.lock().remove(model.as_str());
+                    self.begin(&model).await;
+                    self.models.lock().retain(|_, known| known.name != model);
+                    self.end(&model, None);
                     0
                 }
                 WorkerCommand::Report { nonce } => nonce,
             };
             self.register(nonce).await;
         }
+    }
+
+    async fn begin(&self, model: &str) {
+        self.loads.lock().entry(model.into()).or_default().taken += 1;
+        self.register(0).await;
+    }
+
+    fn end(&self, model: &str, error: Option<JobError>) {
+        let mut loads = self.loads.lock();
+        let progress = loads.entry(model.into()).or_default();
+        *progress = LoadProgress { done: progress.taken, error, ..*progress };
+    }
+
+    /// Its repository has `late`, and what it serves.
+    async fn load(&self, model: &str) -> Result<(), JobError> {
+        let Script { hold, fails } = std::mem::take(&mut *self.script.lock());
+        if let Some(hold) = hold {
+            hold.notified().await;
+        }
+        let mut models = self.models.lock();
+        if model == "late" {
+            models.insert("late".into(), signature("late", Datatype::Fp32, vec![-1, 4]));
+        }
+        let Some(ready) = models.get(model).cloned() else {
+            return Err(JobError { code: ErrorCode::ModelNotFound, message: "not in the repository".into() });
+        };
+        let failed = format!("{model} failed");
+        models.remove(&failed);
+        let Some(reason) = fails else { return Ok(()) };
+        models.insert(failed, ModelSignature { state: ModelState::Failed, reason: reason.into(), ..ready });
+        Err(JobError { code: ErrorCode::ModelNotReady, message: reason.into() })
     }
 
     async fn serve(self: Arc<Worker>, model: String) {
@@ -145,7 +195,13 @@ impl Server {
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("a store");
         let models: BTreeMap<_, _> =
             signatures().into_iter().map(|signature| (signature.name.to_string(), signature)).collect();
-        let worker = Arc::new(Worker { queue: queue.clone(), models: Mutex::new(models), counted: Mutex::default() });
+        let worker = Arc::new(Worker {
+            queue: queue.clone(),
+            models: Mutex::new(models),
+            counted: Mutex::default(),
+            loads: Mutex::default(),
+            script: Mutex::default(),
+        });
         worker.register(0).await;
         let names: Vec<String> = worker.models.lock().keys().filter(|name| *name != "stuck").cloned().collect();
         let mut tasks = vec![tokio::spawn(worker.clone().obey())];
@@ -164,10 +220,21 @@ impl Server {
             grpc: handle.grpc_addr().expect("gRPC is on"),
             queue,
             client: reqwest::Client::new(),
+            worker,
             _handle: handle,
             _worker: tasks,
             _dir: dir,
         }
+    }
+
+    /// Has the worker carry out its next load so.
+    pub(crate) fn next_load(&self, script: Script) {
+        *self.worker.script.lock() = script;
+    }
+
+    /// How many loads of `model` the worker has taken up.
+    pub(crate) fn loads_taken(&self, model: &str) -> u64 {
+        self.worker.loads.lock().get(model).map_or(0, |progress| progress.taken)
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

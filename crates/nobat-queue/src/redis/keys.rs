@@ -22,7 +22,7 @@
 //! | `nobat{m}:due` | zset | waiting jobs that have a deadline, by deadline (us) | enqueue, step | |
 //! | `nobat{m}:marker` | zset | one member while there may be work: what idle consumers block on | enqueue, step, tick | until popped |
 //! | `nobat{m}:parked` | set | consumers that wait and may be handed jobs: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until handed to; an hour after the last tick |
-//! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `at`/`was`/`rate` (drain rate) | all scripts | |
+//! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
 //! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |

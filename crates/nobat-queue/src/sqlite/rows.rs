@@ -81,7 +81,7 @@ pub(crate) fn error_text(job: &Job) -> Option<String> {
 /// leased jobs go back to their old places.
 pub(crate) fn stored_phase(phase: &Phase) -> (u8, u64) {
     match phase {
-        Phase::Queued | Phase::Leased { .. } | Phase::Finished(_) | Phase::Purged => (0, 0),
+        Phase::Queued | Phase::Postponed { .. } | Phase::Leased { .. } | Phase::Finished(_) | Phase::Purged => (0, 0),
         Phase::Scheduled { due_us } => (1, *due_us),
         Phase::Failed { due_us } => (2, *due_us),
         Phase::Dead { at_us } => (3, *at_us),

@@ -2,7 +2,7 @@
 
 use nobat_core::ErrorCode;
 use nobat_core::job::{JobState, LeaseToken, Settlement};
-use nobat_queue::queue::Renewal;
+use nobat_queue::queue::{LAST_CHANCE, Renewal};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -19,6 +19,7 @@ on_every_store! {
     a_renewed_lease_does_not_expire
     a_job_that_kills_three_workers_is_quarantined_and_its_neighbours_are_not
     a_job_that_outlived_a_worker_runs_alone
+    of_jobs_on_their_last_chance_one_runs_at_a_time
     a_released_job_keeps_its_place_and_burns_no_attempt
     a_lease_that_expires_wakes_nobody_twice
 }
@@ -179,6 +180,36 @@ async fn a_job_that_outlived_a_worker_runs_alone(backend: Backend) {
     assert_eq!(payloads(&lease(&mut next, 8).await), ["fresh and urgent"], "the batch ends before a suspect");
     assert_eq!(payloads(&lease(&mut next, 8).await), ["suspect"]);
     assert_eq!(payloads(&lease(&mut next, 8).await), ["after"]);
+}
+
+async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
+    let store = backend.open_with(short_leases(1_000)).await;
+    let lane = store.queue.lane();
+    for payload in ["first", "second"] {
+        lane.enqueue(job(payload)).await.expect("accepted");
+    }
+    let sessions = async || {
+        let mut two = Vec::new();
+        for name in ["a", "b"] {
+            two.push(store.queue.consumer(MODEL, name).await.expect("a consumer"));
+        }
+        two
+    };
+    for _ in 0..LAST_CHANCE {
+        // A process of two sessions dies while each of them holds one.
+        for mut session in sessions().await {
+            assert_eq!(lease_all(&mut session, 1).await.len(), 1);
+        }
+        tokio::time::sleep(ms(1_100)).await;
+    }
+    lane.enqueue(job("fresh")).await.expect("accepted");
+    let mut sessions = sessions().await;
+    let first = lease_all(&mut sessions[0], 1).await;
+    assert_eq!((payloads(&first), first[0].deaths), (vec!["first".to_owned()], LAST_CHANCE));
+    assert_eq!(payloads(&lease_all(&mut sessions[1], 1).await), ["fresh"], "what is healthy does not wait");
+    settle(&mut sessions[0], vec![success(&first[0], "ok")]).await;
+    let second = lease_all(&mut sessions[1], 1).await;
+    assert_eq!((payloads(&second), second[0].deaths), (vec!["second".to_owned()], LAST_CHANCE));
 }
 
 async fn a_released_job_keeps_its_place_and_burns_no_attempt(backend: Backend) {

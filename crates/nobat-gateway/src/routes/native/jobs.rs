@@ -12,7 +12,7 @@ use nobat_queue::route_jobs;
 use smol_str::SmolStr;
 
 use super::lookup;
-use super::objects::{JobList, JobObject, ResultObject};
+use super::objects::{ExplainObject, JobList, JobObject, ResultObject};
 use super::predict::{accepted_job, bounded, id_text};
 use crate::context::RequestContext;
 use crate::error::{Shape, finish};
@@ -22,6 +22,7 @@ use crate::predict::{Answer, Prediction, Predictor};
 use crate::routes::docs::Refusals;
 use crate::routes::prefer::{PREFER, Prefer};
 use crate::routes::query;
+use crate::timing::{SERVER_TIMING, server_timing};
 
 const MAX_PAGE: usize = 1_000;
 
@@ -199,32 +200,18 @@ pub(super) fn answered(prediction: &Prediction, model: &str, form: Form) -> Http
     write::members(&mut json, outputs, form);
     json.extend_from_slice(b",\"explain\":");
     // Writing to a vector cannot fail, and the struct has no map with odd keys.
-    let _ = serde_json::to_writer(&mut json, &prediction.explain);
+    let _ = serde_json::to_writer(&mut json, &ExplainObject::of(&prediction.explain, prediction.cache));
     json.push(b'}');
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((header::VARY, PREFER.as_str()))
-        .insert_header(("server-timing", server_timing(prediction)))
+        .insert_header((SERVER_TIMING, server_timing(prediction)))
         .body(json)
 }
 
 /// 202 with a job that has not ended; 202 too for a duplicate that has.
 pub(super) fn pending(view: &JobView) -> HttpResponse {
     accepted_job(&JobObject::from(view))
-}
-
-/// W3C Server Timing: milliseconds per phase.
-fn server_timing(prediction: &Prediction) -> String {
-    let explain = &prediction.explain;
-    let ms = |us: u64| us as f64 / 1_000.0;
-    format!(
-        "queue;dur={:.3}, batch;dur={:.3}, input;dur={:.3}, infer;dur={:.3}, output;dur={:.3}",
-        ms(explain.queue_us),
-        ms(explain.batch_wait_us),
-        ms(explain.input_us),
-        ms(explain.infer_us),
-        ms(explain.output_us)
-    )
 }
 
 fn wait_and_form(request: &HttpRequest, known: &[&'static str]) -> Result<(Option<Duration>, Form)> {

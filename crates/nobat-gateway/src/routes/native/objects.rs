@@ -8,7 +8,10 @@ use nobat_core::statistics::ModelStatistics;
 use nobat_queue::queue::Counts;
 use nobat_queue::route_jobs;
 use serde::Serialize;
+use smol_str::SmolStr;
 use utoipa::ToSchema;
+
+use crate::caches::CacheOutcome;
 
 /// A job as its caller sees it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,12 +92,17 @@ pub struct ExplainObject {
     pub batch_size: u32,
     /// Attempts, the successful one included.
     pub attempts: u32,
-    /// Short id of the worker that ran it.
-    pub worker: String,
+    /// Short id of the worker that ran it; empty when no run of its own did.
+    #[schema(value_type = String)]
+    pub worker: SmolStr,
+    /// What the model's cache did for this answer: `hit`, `miss`, `coalesced` (an
+    /// identical request's run) or `bypass`; `none` without one, and for a job that is read later.
+    pub cache: &'static str,
 }
 
-impl From<&Explain> for ExplainObject {
-    fn from(explain: &Explain) -> ExplainObject {
+impl ExplainObject {
+    /// Explains an answer that the cache had this to do with.
+    pub fn of(explain: &Explain, cache: CacheOutcome) -> ExplainObject {
         ExplainObject {
             queue_us: explain.queue_us,
             batch_wait_us: explain.batch_wait_us,
@@ -103,7 +111,8 @@ impl From<&Explain> for ExplainObject {
             output_us: explain.output_us,
             batch_size: explain.batch_size,
             attempts: explain.attempts,
-            worker: explain.worker.to_string(),
+            worker: explain.worker.clone(),
+            cache: cache.name(),
         }
     }
 }
@@ -121,7 +130,7 @@ impl From<&JobView> for JobObject {
             created_at_ms: view.created_at_ms,
             finished_at_ms: view.finished_at_ms,
             error: view.error.as_ref().map(|error| JobErrorObject { code: error.code, message: error.message.clone() }),
-            explain: view.result.as_ref().map(|result| ExplainObject::from(&result.explain)),
+            explain: view.result.as_ref().map(|result| ExplainObject::of(&result.explain, CacheOutcome::None)),
         }
     }
 }
@@ -276,7 +285,8 @@ pub struct VersionObject {
     /// Where it stands.
     #[schema(value_type = String, example = "ready")]
     pub state: ModelState,
-    /// Why, when it failed or is not ready.
+    /// Why, when it failed or is not ready; when it is ready, why a worker could not
+    /// load it anew, if so.
     pub reason: String,
     /// SHA-256 of the model file (first 16 bytes, hex).
     pub digest: String,

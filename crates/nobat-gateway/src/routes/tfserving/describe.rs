@@ -91,11 +91,9 @@ fn version_status(version: &VersionEntry) -> VersionStatus<'_> {
         ModelState::Unloading => ("UNLOADING", "OK"),
         ModelState::Failed => ("END", "INTERNAL"),
     };
-    VersionStatus {
-        version: &signature.version,
-        state,
-        status: Status { error_code: code, error_message: &signature.reason },
-    }
+    // A version that serves though a worker could not load it anew has a reason too.
+    let error_message = if state == "AVAILABLE" { "" } else { &signature.reason };
+    VersionStatus { version: &signature.version, state, status: Status { error_code: code, error_message } }
 }
 
 fn signature_def(signature: &ModelSignature) -> Value {

@@ -11,10 +11,11 @@ use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
 
-use super::Asked;
+use super::{Asked, answered};
 use crate::json::{request, write};
 use crate::predict::Predictor;
 use crate::registry::Want;
+use crate::timing::server_timing;
 use crate::v2::outputs::labels;
 
 /// Answers `{"result": [[[label, score], …], …]}`.
@@ -31,7 +32,7 @@ pub(super) async fn classify(
         shape.len() == 2 && shape[1] != 1
     })?;
     let names = labels(&signature, &scores);
-    let scores = run(request, predictor, asked, &scores).await?;
+    let (scores, timing) = run(request, predictor, asked, &scores).await?;
     let classes = scores.shape.get(1).map_or(0, |&classes| classes as usize);
     let values = floats(&scores);
     let mut json = Vec::with_capacity(32 + 24 * values.len());
@@ -51,7 +52,7 @@ pub(super) async fn classify(
         json.push(b']');
     }
     json.extend_from_slice(b"]}");
-    Ok(HttpResponse::Ok().content_type("application/json").body(json))
+    Ok(answered(timing, json))
 }
 
 /// Answers `{"result": [value, …]}`.
@@ -66,7 +67,8 @@ pub(super) async fn regress(
     let value = output(&asked.target.signature, "regress", "a float output with one value per row", |shape| {
         matches!(shape, [_] | [_, 1])
     })?;
-    let values = floats(&run(request, predictor, asked, &value).await?);
+    let (value, timing) = run(request, predictor, asked, &value).await?;
+    let values = floats(&value);
     let mut json = b"{\"result\":[".to_vec();
     for (row, &value) in values.iter().enumerate() {
         if row > 0 {
@@ -75,7 +77,7 @@ pub(super) async fn regress(
         write::float(&mut json, value);
     }
     json.extend_from_slice(b"]}");
-    Ok(HttpResponse::Ok().content_type("application/json").body(json))
+    Ok(answered(timing, json))
 }
 
 /// The name of the first float output of a fitting shape.
@@ -93,10 +95,13 @@ fn output(
     })
 }
 
-async fn run(request: &HttpRequest, predictor: &Predictor, asked: Asked, output: &str) -> Result<Tensor> {
+/// One output of a run, and its `Server-Timing`.
+async fn run(request: &HttpRequest, predictor: &Predictor, asked: Asked, output: &str) -> Result<(Tensor, String)> {
     let (tensors, _) = request::read(&asked.body, &asked.target.signature, "examples")?;
-    let outputs = asked.predict(request, predictor, tensors).await?.response.outputs;
-    outputs.into_iter().find(|tensor| tensor.name == output).ok_or_else(|| {
+    let prediction = asked.predict(request, predictor, tensors).await?;
+    let timing = server_timing(&prediction);
+    let found = prediction.response.outputs.into_iter().find(|tensor| tensor.name == output);
+    found.map(|tensor| (tensor, timing)).ok_or_else(|| {
         Error::new(ErrorCode::InvalidWorkerResult, format!("the worker's answer lacks output `{output}`"))
     })
 }

@@ -213,7 +213,7 @@ local function step(KEYS, ARGV)
     local leases, taken, lost = {}, 0, 0
     local expiry = now + ARGV[2]
     local count = #keys
-    local due
+    local due, busy
     for i = 1, count do
       local rec = records[i]
       local state, attempts, deaths, flags
@@ -225,6 +225,20 @@ local function step(KEYS, ARGV)
         -- Held by a worker that died: it runs alone, and not in this batch.
         count = i - 1
         break
+      end
+      if state == PENDING and deaths >= LAST_CHANCE then
+        if busy == nil then
+          local other = call('HGET', base .. 'meta', 'last_chance')
+          busy = other and call('ZSCORE', base .. 'leases', other)
+        end
+        if busy then
+          -- Out of the order for a moment, its place kept.
+          call('ZADD', base .. 'sched', format('%d', now + POSTPONED), keys[i])
+          nudge(ARGV[9], now + POSTPONED)
+          state = false
+        else
+          call('HSET', base .. 'meta', 'last_chance', token .. keys[i])
+        end
       end
       if state == PENDING then
         taken = taken + 1
@@ -250,7 +264,7 @@ local function step(KEYS, ARGV)
         -- Not a record: dead-lettered alone, its neighbours served.
         entomb(keys[i], rec, now)
       end
-      -- What is left is missing or ended already: dropped from the order.
+      -- What is left is missing, ended already or postponed: dropped from the order.
     end
     if count > 0 then call('ZREMRANGEBYRANK', base .. 'ready', 0, count - 1) end
     if taken > 0 then call('ZADD', base .. 'leases', unpack(leases)) end

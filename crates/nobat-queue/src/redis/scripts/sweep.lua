@@ -8,6 +8,12 @@
 -- renewed) in: a step that wants no more than the limit finds them in turn.
 
 local MAX_DEATHS = 3
+-- One more, and it is quarantined: of a queue's such jobs, one at a time is under
+-- lease. Those that were at hand each time when another one killed their process
+-- would be quarantined with it otherwise.
+local LAST_CHANCE = MAX_DEATHS - 1
+-- How long one waits, at a time, while another one runs, us.
+local POSTPONED = 50000
 
 local function reap(now, most)
   local members = call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, most)

@@ -27,7 +27,12 @@ impl Machine {
 
     /// Cancels a job whose caller has left, if no consumer holds it.
     pub(crate) fn abandon(&mut self, now_us: u64, id: JobId) {
-        let waits = |job: &Job| matches!(job.phase, Phase::Queued | Phase::Scheduled { .. } | Phase::Failed { .. });
+        let waits = |job: &Job| {
+            matches!(
+                job.phase,
+                Phase::Queued | Phase::Postponed { .. } | Phase::Scheduled { .. } | Phase::Failed { .. }
+            )
+        };
         if self.find(id).is_some_and(waits) {
             let error =
                 JobError { code: ErrorCode::JobCancelled, message: "the caller left before the job ran".into() };

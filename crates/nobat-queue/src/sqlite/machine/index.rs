@@ -15,7 +15,7 @@ use super::sleepers::Sleepers;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) queues: Vec<QueueState>,
-    /// Scheduled and failed jobs by the time they are due.
+    /// Scheduled, failed and postponed jobs by the time they are due.
     pub(crate) scheduled: BTreeSet<(u64, Row)>,
     /// Waiting jobs that have a deadline.
     pub(crate) deadlines: BTreeSet<(u64, Row)>,
@@ -38,6 +38,8 @@ pub(crate) struct QueueState {
     pub(crate) drain: DrainRate,
     pub(crate) scheduled: u64,
     pub(crate) leased: u64,
+    /// The lease last given to a job on its last chance.
+    pub(crate) last_chance: Option<(Row, LeaseToken)>,
     /// Payload bytes of ready, scheduled and failed jobs.
     pub(crate) waiting_bytes: u64,
     pub(crate) paused: bool,
@@ -63,6 +65,7 @@ impl Index {
             drain: DrainRate::default(),
             scheduled: 0,
             leased: 0,
+            last_chance: None,
             waiting_bytes: 0,
             paused,
             enqueued,
@@ -77,7 +80,7 @@ impl Index {
     pub(crate) fn enter(&mut self, row: Row, job: &Job) {
         let queue = &mut self.queues[job.queue as usize];
         match job.phase {
-            Phase::Scheduled { due_us } | Phase::Failed { due_us } => {
+            Phase::Scheduled { due_us } | Phase::Failed { due_us } | Phase::Postponed { due_us } => {
                 self.scheduled.insert((due_us, row));
                 queue.scheduled += 1;
             }
@@ -104,7 +107,7 @@ impl Index {
     pub(crate) fn leave(&mut self, row: Row, job: &Job) {
         let queue = &mut self.queues[job.queue as usize];
         match job.phase {
-            Phase::Scheduled { due_us } | Phase::Failed { due_us } => {
+            Phase::Scheduled { due_us } | Phase::Failed { due_us } | Phase::Postponed { due_us } => {
                 self.scheduled.remove(&(due_us, row));
                 queue.scheduled -= 1;
             }
@@ -131,7 +134,7 @@ impl Index {
 }
 
 fn is_waiting(phase: &Phase) -> bool {
-    matches!(phase, Phase::Scheduled { .. } | Phase::Failed { .. } | Phase::Queued)
+    matches!(phase, Phase::Scheduled { .. } | Phase::Failed { .. } | Phase::Postponed { .. } | Phase::Queued)
 }
 
 /// How fast a queue drains, for an honest `Retry-After`.

@@ -80,6 +80,9 @@ pub(crate) enum Phase {
     Failed { due_us: u64 },
     /// In its queue's ready order.
     Queued,
+    /// On its last chance while another job has its own: out of the ready order for a
+    /// moment, its place kept.
+    Postponed { due_us: u64 },
     /// Held by a consumer.
     Leased { token: LeaseToken, expires_us: u64 },
     /// A dead letter.
@@ -131,7 +134,7 @@ impl Job {
     pub(crate) fn state(&self) -> JobState {
         match &self.phase {
             Phase::Scheduled { .. } => JobState::Scheduled,
-            Phase::Failed { .. } => JobState::Failed,
+            Phase::Failed { .. } | Phase::Postponed { .. } => JobState::Failed,
             Phase::Queued => JobState::Queued,
             Phase::Leased { .. } => JobState::Leased,
             Phase::Dead { .. } => JobState::Dead,

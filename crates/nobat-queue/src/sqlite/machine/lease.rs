@@ -5,10 +5,10 @@ use nobat_core::job::{JobError, JobState, LeaseToken, LeasedJob, Outcome, Settle
 use nobat_core::{ErrorCode, JobId};
 use std::time::Duration;
 
-use super::job::{Payload, Phase, QueueNo, Row};
+use super::job::{Job, Payload, Phase, QueueNo, Row};
 use super::sleepers::ConsumerNo;
 use super::{Machine, micros};
-use crate::queue::{MAX_DEATHS, SWEEP_LIMIT};
+use crate::queue::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SWEEP_LIMIT};
 
 impl Machine {
     /// Adds a consumer of a queue.
@@ -39,8 +39,8 @@ impl Machine {
     }
 
     /// Leases up to `want` jobs in order, appending them to `out`; whether ready
-    /// jobs are left. A job that outlived a worker comes alone. The payload of a
-    /// job past the byte budget is empty here: see [`Machine::payload_on_disk`].
+    /// jobs are left. A job that outlived a worker comes alone, and one on its last
+    /// chance only while no other is. The payload of a job past the byte budget is empty here: see [`Machine::payload_on_disk`].
     pub(crate) fn lease(
         &mut self,
         now_us: u64,
@@ -54,17 +54,25 @@ impl Machine {
             return false;
         }
         let expires_us = now_us + u64::from(self.settings.lease_ms) * 1_000;
-        let (mut late, first) = (0, out.len());
-        while out.len() - first < want && late < SWEEP_LIMIT {
+        let busy = self.last_chance_is_leased(queue);
+        let (mut passed, first) = (0, out.len());
+        while out.len() - first < want && passed < SWEEP_LIMIT {
             let Some(row) = self.index.queues[queue as usize].ready.first(self.aging) else { break };
             let Some(job) = self.jobs.get_mut(&row) else { break };
             if job.deadline_us.is_some_and(|at| at <= now_us) {
                 self.expire(now_us, row);
-                late += 1;
+                passed += 1;
                 continue;
             }
             if job.deaths > 0 && out.len() > first {
                 break;
+            }
+            if job.deaths >= LAST_CHANCE && busy {
+                self.index.leave(row, job);
+                job.phase = Phase::Postponed { due_us: now_us + micros(POSTPONED) };
+                self.index.enter(row, job);
+                passed += 1;
+                continue;
             }
             self.next_token += 1;
             let token = LeaseToken(self.next_token);
@@ -89,12 +97,23 @@ impl Machine {
                 },
                 trace: job.trace.clone(),
             });
+            if job.deaths >= LAST_CHANCE {
+                self.index.queues[queue as usize].last_chance = Some((row, token));
+            }
             if job.deaths > 0 {
                 break;
             }
         }
         self.wake(queue);
         self.index.queues[queue as usize].ready.len() > 0
+    }
+
+    /// Whether a job of this queue runs on its last chance.
+    fn last_chance_is_leased(&self, queue: QueueNo) -> bool {
+        self.index.queues[queue as usize].last_chance.is_some_and(|(row, token)| {
+            let leased = |job: &Job| matches!(job.phase, Phase::Leased { token: held, .. } if held == token);
+            self.jobs.get(&row).is_some_and(|job| leased(job))
+        })
     }
 
     /// Whether a leased job's payload must be read from the journal.

@@ -298,14 +298,18 @@ impl Machine {
     }
 
     /// A scheduled or failed job is due: it joins the ready order as of `due_us`
-    /// under aging, and at its old place under strict priority.
+    /// under aging, and at its old place under strict priority. A postponed one is
+    /// back at its place.
     fn promote(&mut self, due_us: u64, row: Row) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
         self.index.leave(row, job);
+        let postponed = matches!(job.phase, Phase::Postponed { .. });
         job.phase = Phase::Queued;
-        job.queued_us = due_us;
-        if self.aging != Aging::Strict {
-            job.position = due_us as i64;
+        if !postponed {
+            job.queued_us = due_us;
+            if self.aging != Aging::Strict {
+                job.position = due_us as i64;
+            }
         }
         let queue = job.queue;
         self.index.enter(row, job);

@@ -9,6 +9,7 @@ use nobat_core::job::{JobError, JobOptions, LeasedJob, Outcome, Settlement};
 use proptest::prelude::*;
 
 use super::*;
+use crate::queue::LAST_CHANCE;
 
 const MODELS: [&str; 2] = ["a", "b"];
 
@@ -178,11 +179,11 @@ impl World {
         let (mut scheduled, mut deadlines, mut dead, mut resident) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);
         for (queue, state) in machine.index.queues.iter().enumerate() {
-            let (mut ready, mut due, mut leased, mut bytes) = (0, 0, 0, 0);
+            let (mut ready, mut due, mut leased, mut bytes, mut last_chances) = (0, 0, 0, 0, 0);
             for (&row, job) in machine.jobs.iter().filter(|(_, job)| job.queue as usize == queue) {
                 resident += job.payload.resident();
                 let waits = match job.phase {
-                    Phase::Scheduled { due_us } | Phase::Failed { due_us } => {
+                    Phase::Scheduled { due_us } | Phase::Failed { due_us } | Phase::Postponed { due_us } => {
                         scheduled.insert((due_us, row));
                         due += 1;
                         true
@@ -193,6 +194,7 @@ impl World {
                     }
                     Phase::Leased { .. } => {
                         leased += 1;
+                        last_chances += u32::from(job.deaths >= LAST_CHANCE);
                         false
                     }
                     Phase::Dead { at_us } => {
@@ -211,6 +213,7 @@ impl World {
                 (ready, due, leased, bytes)
             );
             assert!(state.dead.len() <= 3);
+            assert!(last_chances <= 1, "one last chance at a time");
         }
         assert_eq!(
             (&machine.index.scheduled, &machine.index.deadlines, &machine.index.dead),

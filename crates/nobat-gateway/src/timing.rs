@@ -1,0 +1,90 @@
+//! `Server-Timing` (W3C): where an answer's time went and how it came about, in
+//! one line that every protocol sends beside a blocking answer: an HTTP header,
+//! initial metadata of a gRPC call, a parameter of a streamed response.
+//!
+//! The phases carry `dur` in milliseconds; `batch` carries the rows of its batch,
+//! `attempts`, `worker` and `cache` their value, each as `desc`. An answer that no
+//! run of its own brought (a cache's, another request's) has `cache` alone.
+
+use std::fmt::Write;
+
+use actix_web::http::header::HeaderName;
+
+use crate::caches::CacheOutcome;
+use crate::predict::Prediction;
+
+/// The name, of the header and of the metadata key.
+pub(crate) const NAME: &str = "server-timing";
+/// The header.
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static(NAME);
+
+/// Room for usual numbers: the line is allocated once.
+const USUAL_LENGTH: usize = 224;
+
+/// The line for a prediction.
+pub(crate) fn server_timing(prediction: &Prediction) -> String {
+    let (explain, cache) = (&prediction.explain, prediction.cache);
+    let mut line = String::with_capacity(USUAL_LENGTH);
+    if explain.attempts > 0 {
+        phase(&mut line, "queue", explain.queue_us);
+        phase(&mut line, ", batch", explain.batch_wait_us);
+        // Writing to a string cannot fail.
+        let _ = write!(line, ";desc={}", explain.batch_size);
+        phase(&mut line, ", input", explain.input_us);
+        phase(&mut line, ", infer", explain.infer_us);
+        phase(&mut line, ", output", explain.output_us);
+        let _ = write!(line, ", attempts;desc={}", explain.attempts);
+        // A worker's word: only what a header can carry unquoted goes into it.
+        if explain.worker.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !explain.worker.is_empty() {
+            let _ = write!(line, ", worker;desc={}", explain.worker);
+        }
+    }
+    if cache != CacheOutcome::None {
+        let comma = if line.is_empty() { "" } else { ", " };
+        let _ = write!(line, "{comma}cache;desc={}", cache.name());
+    }
+    line
+}
+
+/// Milliseconds to the microsecond, in whole numbers: cheaper than a float and exact.
+fn phase(line: &mut String, name: &str, us: u64) {
+    let _ = write!(line, "{name};dur={}.{:03}", us / 1_000, us % 1_000);
+}
+
+#[cfg(test)]
+mod tests {
+    use nobat_core::explain::Explain;
+    use nobat_core::infer::InferResponse;
+
+    use super::*;
+
+    fn line(explain: Explain, cache: CacheOutcome) -> String {
+        let response = InferResponse { version: "1".into(), outputs: vec![] };
+        server_timing(&Prediction { job: None, cache, explain, response })
+    }
+
+    #[test]
+    fn a_line_tells_the_phases_the_batch_the_attempts_the_worker_and_the_cache() {
+        let explain = Explain {
+            queue_us: 1_234,
+            batch_wait_us: 5,
+            input_us: 60,
+            infer_us: 2_000_001,
+            output_us: 0,
+            batch_size: 32,
+            attempts: 2,
+            worker: "abc123".into(),
+        };
+        let told = "queue;dur=1.234, batch;dur=0.005;desc=32, input;dur=0.060, infer;dur=2000.001, output;dur=0.000, \
+                    attempts;desc=2, worker;desc=abc123";
+        assert_eq!(line(explain.clone(), CacheOutcome::None), told);
+        assert_eq!(line(explain.clone(), CacheOutcome::Miss), format!("{told}, cache;desc=miss"));
+        let line = line(Explain { worker: "a b\r\nx: y".into(), ..explain }, CacheOutcome::None);
+        assert!(line.ends_with("attempts;desc=2"), "{line}");
+    }
+
+    #[test]
+    fn an_answer_without_a_run_tells_the_cache_alone() {
+        assert_eq!(line(Explain::default(), CacheOutcome::Hit), "cache;desc=hit");
+    }
+}
