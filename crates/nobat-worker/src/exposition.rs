@@ -63,7 +63,7 @@ impl Shown {
         let signature = &version.signature;
         let (cap, fit) = {
             let mut controller = version.controller.lock();
-            (controller.cap(), controller.fit(Instant::now()))
+            (controller.cap(), controller.evidence().sure(Instant::now()))
         };
         Shown {
             labels: vec![("model", signature.name.to_string()), ("version", signature.version.to_string())],

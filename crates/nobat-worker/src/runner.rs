@@ -20,7 +20,7 @@ use nobat_queue::backend::Desk;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
-use crate::batch::controller::Run;
+use crate::batch::evidence::Run;
 use crate::batch::intake::{Batch, Item};
 use crate::engine::buffer::Buffer;
 use crate::engine::{Engine, InputView, OutputView, RunError, RunLimit};

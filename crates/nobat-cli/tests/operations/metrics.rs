@@ -64,7 +64,15 @@ fn every_series_of_the_rules_and_the_dashboard_exists_on_a_running_stack() {
         shown.contains("nobat_batches_total") && shown.contains("nobat_queue_oldest_seconds")
     });
     let own = names(&scrape(of_worker));
-    for name in ["nv_inference_count", "nv_inference_exec_count", "nobat_batches_total", "nobat_build_info"] {
+    for name in [
+        "nv_inference_count",
+        "nv_inference_exec_count",
+        "nobat_batches_total",
+        "nobat_batch_wait_seconds_total",
+        "nobat_batch_cap_rows",
+        "nobat_jobs_expired_total",
+        "nobat_build_info",
+    ] {
         assert!(own.contains(name), "the worker shows no {name}: {own:?}");
     }
     assert_eq!(Http::new(of_worker).get("/livez").expect("an answer").status, 200);

@@ -3,49 +3,23 @@
 //! Pure: a controller is told each run's rows, latency and end and says the cap. Two
 //! adapt to an objective, both after Clipper (Crankshaw et al., NSDI 2017,
 //! section 4.3): additive increase with a back-off of 10 %, and a quantile
-//! regression of the 99th percentile of latency on batch size. What it remembers
-//! ages: a slow spell must not condemn the jobs that come after it.
+//! regression of the 99th percentile of latency on batch size.
 //!
 //! The objective is the answer's p99 from enqueue; a job may arrive just after
 //! a run began, so a run may use half of it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::regression::{Line, fit_quantile};
+use super::evidence::{Evidence, QUANTILE, Run};
 use crate::config::{BatchingConfig, PolicyKind};
 
 /// Share of the slo that one run may take.
 const RUN_SHARE: f64 = 0.5;
-/// Runs looked back on.
-const WINDOW: usize = 512;
-/// How long a run is looked back on.
-const AGE: Duration = Duration::from_secs(30);
-/// A long run is looked back on for as long as so many of its kind take, so that
-/// there is evidence of slow models too.
-const AGE_IN_RUNS: u32 = 2 * EVIDENCE as u32;
-/// Where nothing ran for so long, jobs without hope may run all the same.
-const PROBE_AFTER: Duration = Duration::from_secs(1);
-/// And for so many times as long as the last run took, to spend little on them.
-const PROBE_AFTER_RUNS: u32 = 4;
-/// A run that is so many times as fast as all that are remembered is of a new time.
-const NEW_TIME: u32 = 2;
-/// Runs between two fits of the regression once there are many; also the share
-/// of the runs, one in so many, that must be new for a fit while there are few.
-const REFIT_EVERY: u32 = 16;
 /// Most that the cap grows at one fit: no line is evidence far outside its points,
 /// least of all one through runs of nearly one size.
 const GROWTH: f64 = 1.2;
-/// Runs before a job may be dropped on their word.
-const EVIDENCE: usize = 8;
-/// The percentile held against the slo.
-const QUANTILE: f64 = 0.99;
-/// The percentile that decides whether a job is worth running: giving one up that
-/// would have made it costs as much as running one too late.
-const LIKELY: f64 = 0.75;
-
 /// A model version's controller.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -54,67 +28,11 @@ pub struct Controller {
     delay: Duration,
     target: Option<Duration>,
     cap: f64,
-    samples: VecDeque<Run>,
-    /// Samples that came or went, ever.
-    changes: u32,
-    sure: Fit,
-    likely: Fit,
+    evidence: Evidence,
     runs: u32,
-    /// When the last run ended, or a job was let through as a probe.
-    last: Option<Instant>,
     /// The fit, by its change, that the cap of the quantile policy stands on.
     capped_by: u32,
     last_back_off: Option<BackOff>,
-}
-
-/// One run, as the controller learns from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Its rows.
-    pub rows: u32,
-    /// The cap that it filled: its rows, or the whole cap where the next job did
-    /// not fit beside them; 0 for a run that was ended before it finished.
-    pub fills: u32,
-    /// How long it took; at least so long, if it was ended.
-    pub took: Duration,
-    /// When it ended.
-    pub ended: Instant,
-}
-
-impl Run {
-    /// Whether it is far faster than `old`, also if all of `old` was per row.
-    fn outdates(&self, old: &Run) -> bool {
-        let share = (f64::from(self.rows) / f64::from(old.rows.max(1))).min(1.0);
-        self.fills > 0 && self.took * NEW_TIME < old.took.mul_f64(share)
-    }
-
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.ended) <= AGE.max(self.took.saturating_mul(AGE_IN_RUNS))
-    }
-}
-
-/// A line that is fitted anew when somebody asks and enough has happened.
-#[derive(Clone, Copy, Debug)]
-struct Fit {
-    quantile: f64,
-    line: Option<Line>,
-    at_change: u32,
-}
-
-impl Fit {
-    fn new(quantile: f64) -> Fit {
-        Fit { quantile, line: None, at_change: 0 }
-    }
-
-    fn line(&mut self, samples: &VecDeque<Run>, changes: u32) -> Option<Line> {
-        // The first runs teach the most and are the cheapest to fit.
-        let rest = (samples.len() as u32 / REFIT_EVERY).clamp(1, REFIT_EVERY);
-        if self.line.is_none() || changes.wrapping_sub(self.at_change) >= rest {
-            let runs = samples.iter().map(|run| (run.rows, run.took.as_secs_f64()));
-            (self.line, self.at_change) = (fit_quantile(runs, self.quantile), changes);
-        }
-        self.line
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,12 +68,8 @@ impl Controller {
             delay,
             target: slo.map(|slo| slo.mul_f64(RUN_SHARE)),
             cap,
-            samples: VecDeque::new(),
-            changes: 0,
-            sure: Fit::new(QUANTILE),
-            likely: Fit::new(LIKELY),
+            evidence: Evidence::new(),
             runs: 0,
-            last: None,
             capped_by: 0,
             last_back_off: None,
         }
@@ -176,77 +90,27 @@ impl Controller {
         self.delay
     }
 
+    /// What its runs showed.
+    pub fn evidence(&mut self) -> &mut Evidence {
+        &mut self.evidence
+    }
+
     /// How long a run of `rows` is expected to take, where a wait must leave room
     /// for it: at the 99th percentile for policies that heed deadlines, else
     /// likely. `None` before there is evidence.
     pub fn run(&mut self, rows: u32, now: Instant) -> Option<Duration> {
-        self.forget(now);
-        let fit = match self.kind {
-            PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile => &mut self.sure,
-            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed => &mut self.likely,
+        let line = match self.kind {
+            PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile => self.evidence.sure(now),
+            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed => self.evidence.likely(now),
         };
-        Some(fit.line(&self.samples, self.changes)?.run(rows))
-    }
-
-    /// How long runs are likely to take, by their rows: three of four are no
-    /// longer. `None` before there is evidence.
-    pub fn likely(&mut self, now: Instant) -> Option<Line> {
-        self.forget(now);
-        if self.samples.len() < EVIDENCE {
-            return None;
-        }
-        self.likely.line(&self.samples, self.changes)
-    }
-
-    /// The fastest of the remembered runs of at most `rows` rows, or what none
-    /// finished within: what not even a lucky run stays below. `None` before there
-    /// is evidence.
-    pub fn fastest(&mut self, rows: u32, now: Instant) -> Option<Duration> {
-        self.forget(now);
-        if self.samples.len() < EVIDENCE {
-            return None;
-        }
-        let took = |finished| {
-            let of_size = self.samples.iter().filter(move |run| run.rows <= rows && (run.fills > 0) == finished);
-            of_size.map(|run| run.took)
-        };
-        took(true).min().or_else(|| took(false).max())
-    }
-
-    /// Whether a batch that seems without hope may run: where nothing ran for a
-    /// while, only a run can show whether it is so still.
-    pub fn probe(&mut self, now: Instant) -> bool {
-        let runs = self.samples.back().map_or(Duration::ZERO, |run| run.took * PROBE_AFTER_RUNS);
-        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= PROBE_AFTER.max(runs));
-        if quiet {
-            self.last = Some(now);
-        }
-        quiet
-    }
-
-    fn forget(&mut self, now: Instant) {
-        let before = self.samples.len();
-        self.samples.retain(|run| run.is_fresh(now));
-        self.changes = self.changes.wrapping_add((before - self.samples.len()) as u32);
+        Some(line?.run(rows))
     }
 
     /// Learns from one run. Returns whether the cap backs off from it.
     pub fn observe(&mut self, run: Run) -> bool {
-        self.last = Some(run.ended);
-        if run.fills == 0 && self.likely(run.ended).is_some_and(|line| line.run(run.rows) > run.took) {
-            // It was ended before runs like it end: nothing new.
+        if !self.evidence.add(run) {
             return false;
         }
-        self.forget(run.ended);
-        if self.samples.len() >= EVIDENCE && self.samples.iter().all(|old| run.outdates(old)) {
-            self.changes = self.changes.wrapping_add(self.samples.len() as u32);
-            self.samples.clear();
-        }
-        if self.samples.len() == WINDOW {
-            self.samples.pop_front();
-        }
-        self.samples.push_back(run);
-        self.changes = self.changes.wrapping_add(1);
         self.runs = self.runs.wrapping_add(1);
         let Some(target) = self.target.map(|target| target.as_secs_f64()) else { return false };
         match self.kind {
@@ -274,13 +138,12 @@ impl Controller {
     /// a fit, and grows only beside runs that filled the cap: a line that has not
     /// seen those says nothing of larger ones.
     fn largest_within(&mut self, target: f64) {
-        let Some(line) = self.sure.line(&self.samples, self.changes) else { return };
-        if std::mem::replace(&mut self.capped_by, self.sure.at_change) == self.sure.at_change {
+        let Some((line, fit)) = self.evidence.fitted() else { return };
+        if std::mem::replace(&mut self.capped_by, fit) == fit {
             return;
         }
-        let filled = self.samples.iter().map(|run| run.fills).max().unwrap_or(1);
         let before = self.cap();
-        let seen = f64::from(filled.clamp(1, before));
+        let seen = f64::from(self.evidence.filled().clamp(1, before));
         let allowed = match line.per_row > 0.0 {
             true => ((target - line.base) / line.per_row).floor(),
             false if line.base <= target => f64::from(self.max),
@@ -300,15 +163,9 @@ impl Controller {
         self.last_back_off = Some(BackOff { at_run: self.runs, rows, latency_s, cap_before, cap_after });
     }
 
-    /// The line that runs do not exceed at the 99th percentile, for reports.
-    pub fn fit(&mut self, now: Instant) -> Option<Line> {
-        self.forget(now);
-        self.sure.line(&self.samples, self.changes)
-    }
-
     /// The controller's state for people and gateways.
     pub fn report(&mut self, now: Instant) -> serde_json::Value {
-        let fit = self.fit(now);
+        let fit = self.evidence.sure(now);
         let name = serde_json::to_value(self.kind).unwrap_or_default();
         json!({
             "policy": name,
@@ -402,7 +259,7 @@ mod tests {
                 controller.observe(full(controller.cap(), Duration::from_millis(5)));
             }
             let grown = controller.cap();
-            let later = Instant::now() + 2 * AGE;
+            let later = Instant::now() + Duration::from_secs(60);
             for _ in 0..100 {
                 controller.observe(Run { ended: later, ..full(1, Duration::from_millis(2)) });
             }
@@ -411,75 +268,6 @@ mod tests {
         let mut controller = Controller::new(&config(PolicyKind::Aimd, 50.0), 64);
         controller.observe(Run { fills: 0, ..full(1, Duration::from_millis(1)) });
         assert_eq!(controller.cap(), 1);
-    }
-
-    #[test]
-    fn a_slow_spell_is_forgotten_and_long_runs_are_remembered_longer() {
-        let (mut spell, mut slow) =
-            (Controller::new(&config(PolicyKind::Fixed, 0.0), 8), Controller::new(&config(PolicyKind::Fixed, 0.0), 8));
-        let began = Instant::now();
-        for _ in 0..EVIDENCE {
-            spell.observe(Run { ended: began, ..full(1, Duration::from_secs(1)) });
-            slow.observe(Run { ended: began, ..full(1, Duration::from_secs(10)) });
-        }
-        for (after, spell_known, slow_known) in
-            [(AGE, true, true), (AGE + Duration::from_secs(1), false, true), (Duration::from_secs(161), false, false)]
-        {
-            let now = began + after;
-            assert_eq!(spell.likely(now).is_some(), spell_known, "{after:?}");
-            assert_eq!(spell.fastest(1, now).is_some(), spell_known, "{after:?}");
-            assert_eq!(slow.likely(now).is_some(), slow_known, "{after:?}");
-            assert_eq!(slow.run(8, now), slow_known.then_some(Duration::from_secs(10)), "{after:?}");
-        }
-    }
-
-    #[test]
-    fn runs_that_were_ended_say_how_long_runs_take_at_least() {
-        let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 8);
-        let ended = |ms| Run { fills: 0, ..full(1, Duration::from_millis(ms)) };
-        for at in 1..=EVIDENCE as u64 {
-            controller.observe(ended(40 + at));
-        }
-        assert_eq!(controller.fastest(1, Instant::now()), Some(Duration::from_millis(48)), "none finished within");
-        // Those that had no time say nothing; one that finished says it all.
-        for _ in 0..WINDOW {
-            controller.observe(ended(1));
-        }
-        assert!(controller.likely(Instant::now()).is_some_and(|line| line.run(1) > Duration::from_millis(40)));
-        controller.observe(full(1, Duration::from_millis(45)));
-        assert_eq!(controller.fastest(1, Instant::now()), Some(Duration::from_millis(45)));
-    }
-
-    #[test]
-    fn a_run_far_faster_than_all_remembered_ones_makes_them_forgotten() {
-        let after = |run| {
-            let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 32);
-            for _ in 0..64 {
-                controller.observe(full(32, Duration::from_millis(400)));
-            }
-            controller.observe(run);
-            controller.likely(Instant::now()).is_some()
-        };
-        assert!(!after(full(32, Duration::from_millis(20))));
-        assert!(after(full(32, Duration::from_millis(220))), "noise");
-        assert!(after(full(1, Duration::from_millis(12))), "a row has its share of 32");
-        assert!(!after(full(1, Duration::from_millis(5))));
-        assert!(after(Run { fills: 0, ..full(32, Duration::from_millis(20)) }), "it was ended");
-    }
-
-    #[test]
-    fn jobs_without_hope_are_let_through_where_nothing_ran_for_a_second() {
-        let mut controller = Controller::new(&config(PolicyKind::Fixed, 0.0), 8);
-        let began = Instant::now();
-        controller.observe(Run { ended: began, ..full(1, Duration::from_millis(100)) });
-        let probes: Vec<bool> =
-            (1..=24).map(|tenth| controller.probe(began + Duration::from_millis(100 * tenth))).collect();
-        assert_eq!(probes.iter().filter(|&&probe| probe).count(), 2);
-        assert!(probes[9] && probes[19]);
-        let long = began + Duration::from_secs(60);
-        controller.observe(Run { ended: long, ..full(1, Duration::from_secs(3)) });
-        assert!(!controller.probe(long + Duration::from_secs(11)), "a run is worth more than the quiet");
-        assert!(controller.probe(long + Duration::from_secs(12)));
     }
 
     /// A model whose run takes `base + per_row * rows`, with some noise upwards.

@@ -266,15 +266,15 @@ type Allowed = SmallVec<[(u32, u32); 2]>;
 fn judge(version: &Version, slots: &[Slot], bucket: u32, now: Instant) -> (Triage, Option<Duration>) {
     let mut controller = version.controller.lock();
     let cap = if version.batches() { controller.cap() } else { 1 };
-    let likely = controller.likely(now);
+    let likely = controller.evidence().likely(now);
     let run = |rows| likely.map(|line| line.run(rows));
     let own = || slots.iter().filter(|slot| slot.bucket == bucket);
     let least = own().map(|slot| slot.rows).min().unwrap_or(1);
-    let mut verdict = triage(slots, bucket, cap, run, controller.fastest(least, now), now);
+    let mut verdict = triage(slots, bucket, cap, run, controller.evidence().fastest(least, now), now);
     if verdict.hopeless.len() == own().count() {
         // Nothing of it would run, and nothing be learnt.
         let passed = |&at: &usize| slots[at].deadline.is_some_and(|deadline| deadline <= now);
-        if !verdict.hopeless.iter().all(passed) && controller.probe(now) {
+        if !verdict.hopeless.iter().all(passed) && controller.evidence().probe(now) {
             verdict.hopeless.retain(passed);
             verdict.rows = cap;
         }
