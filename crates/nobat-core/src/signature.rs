@@ -67,6 +67,10 @@ pub struct ModelSignature {
     /// Refuse NaN and infinities in float inputs.
     #[serde(default)]
     pub finite: bool,
+    /// Whether it answers those who name no version. Where no version does, the
+    /// newest ready one answers.
+    #[serde(default)]
+    pub default: bool,
     /// Labels such as `stable`, each naming this version.
     #[serde(default)]
     pub labels: Vec<SmolStr>,
@@ -198,6 +202,7 @@ mod tests {
             max_batch_size: 2,
             max_rows: 4,
             finite: true,
+            default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
         }

@@ -115,6 +115,7 @@ fn signature(name: &str) -> ModelSignature {
         max_batch_size: 8,
         max_rows: 64,
         finite: true,
+        default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
     }

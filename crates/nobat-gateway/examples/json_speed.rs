@@ -69,6 +69,7 @@ fn signature(shape: &[i64]) -> ModelSignature {
         max_batch_size: 8,
         max_rows: 8,
         finite: false,
+        default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
     }

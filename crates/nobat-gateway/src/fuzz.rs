@@ -108,6 +108,7 @@ fn model(datatype: Datatype) -> ModelSignature {
         max_batch_size: 4,
         max_rows: 8,
         finite: true,
+        default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
     }

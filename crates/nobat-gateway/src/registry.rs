@@ -59,7 +59,7 @@ pub struct VersionEntry {
 /// Which version a caller asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want<'a> {
-    /// The newest ready one.
+    /// The one that the model's settings name, else the newest ready one.
     Default,
     /// By number or name.
     Version(&'a str),
@@ -217,13 +217,15 @@ impl ModelEntry {
         ModelEntry { name, versions: vec![VersionEntry { signature, workers: vec!["route".into()] }] }
     }
 
-    /// The version a caller without a wish gets: the newest ready one with a
-    /// live worker, else the newest ready one, else the newest.
+    /// The version a caller without a wish gets: of those that are ready on a live
+    /// worker the one its settings name, else the newest; else the newest ready one,
+    /// else the newest.
     pub fn default_version(&self) -> &VersionEntry {
         let ready = |version: &&VersionEntry| version.signature.state == ModelState::Ready;
-        self.versions
-            .iter()
-            .find(|version| ready(version) && version.is_live())
+        let live = || self.versions.iter().filter(|version| ready(version) && version.is_live());
+        live()
+            .find(|version| version.signature.default)
+            .or_else(|| live().next())
             .or_else(|| self.versions.iter().find(ready))
             .unwrap_or(&self.versions[0])
     }
@@ -273,7 +275,12 @@ impl ModelEntry {
         // What keeps a worker from loading a version is told beside the one that serves.
         let untold = |of: &ModelSignature| of.state == ModelState::Failed && !of.reason.is_empty();
         match rank(signature.state).cmp(&rank(known.signature.state)) {
-            Ordering::Equal => known.workers.push(worker.clone()),
+            Ordering::Equal => {
+                known.workers.push(worker.clone());
+                if signature.default && !known.signature.default {
+                    Arc::make_mut(&mut known.signature).default = true;
+                }
+            }
             Ordering::Greater => {
                 let mut better = signature.clone();
                 if untold(&known.signature) {
@@ -386,6 +393,7 @@ mod tests {
             max_batch_size: 8,
             max_rows: 64,
             finite: false,
+            default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
         }
@@ -416,6 +424,22 @@ mod tests {
         assert_eq!((target.signature.version.as_str(), target.pinned.as_str(), target.live), ("10", "", true));
         let pinned = view.resolve("m", Want::Version("2")).expect("version 2");
         assert_eq!(pinned.pinned, "2");
+    }
+
+    #[test]
+    fn the_version_that_the_settings_name_is_the_default_while_it_is_served() {
+        let named = |state| ModelSignature { default: true, ..signature("m", "2", state) };
+        let newer = || signature("m", "10", ModelState::Ready);
+        let unnamed = || signature("m", "2", ModelState::Ready);
+        let default = |workers: Vec<WorkerInfo>| {
+            let view = Snapshot::default().next(workers);
+            view.resolve("m", Want::Default).expect("a ready version").signature.version.clone()
+        };
+        assert_eq!(default(vec![worker("a", vec![named(ModelState::Ready), newer()])]), "2");
+        assert_eq!(default(vec![worker("a", vec![named(ModelState::Failed), newer()])]), "10");
+        // Its worker is the second to tell of it.
+        let two = vec![worker("a", vec![unnamed(), newer()]), worker("b", vec![named(ModelState::Ready)])];
+        assert_eq!(default(two), "2");
     }
 
     #[test]

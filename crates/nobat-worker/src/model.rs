@@ -104,16 +104,17 @@ pub struct Table {
 impl Table {
     /// The versions as they are published.
     pub fn signatures(&self) -> Vec<ModelSignature> {
-        let published = |version: &Arc<Version>| {
+        let published = |(at, version): (usize, &Arc<Version>)| {
             let own = &version.signature;
             let labels = self.labels.iter().filter(|(_, named)| **named == own.version);
             ModelSignature {
+                default: at == self.default,
                 labels: labels.map(|(label, _)| label.clone()).collect(),
                 settings: self.settings.clone(),
                 ..own.clone()
             }
         };
-        self.versions.iter().map(published).collect()
+        self.versions.iter().enumerate().map(published).collect()
     }
 
     fn version(&self, number: &str) -> Option<&Arc<Version>> {

@@ -260,6 +260,7 @@ fn unready(name: &str, version: &str, state: ModelState, reason: &str) -> ModelS
         max_batch_size: 1,
         max_rows: 1,
         finite: false,
+        default: false,
         labels: Vec::new(),
         settings: serde_json::Map::new(),
     }

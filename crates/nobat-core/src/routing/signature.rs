@@ -199,6 +199,7 @@ mod tests {
             max_batch_size: inputs as u32 * 4,
             max_rows: 64,
             finite: false,
+            default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
         }

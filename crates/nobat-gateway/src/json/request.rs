@@ -280,6 +280,7 @@ mod tests {
             max_batch_size: 8,
             max_rows: 8,
             finite: false,
+            default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
         }

@@ -133,6 +133,7 @@ mod tests {
             max_batch_size: 32,
             max_rows: 64,
             finite: false,
+            default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
         }

@@ -171,6 +171,7 @@ fn info(settings: &serde_json::Value) -> WorkerInfo {
         max_batch_size: 8,
         max_rows: 64,
         finite: true,
+        default: false,
         labels: vec![],
         settings: settings.as_object().cloned().unwrap_or_default(),
     };

@@ -139,6 +139,7 @@ fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Model
         max_batch_size: 8,
         max_rows: 64,
         finite: true,
+        default: false,
         labels: vec!["stable".into()],
         settings: serde_json::Map::new(),
     }

@@ -65,6 +65,7 @@ fn signature(name: &str, datatype: Datatype, shape: Vec<i64>) -> ModelSignature 
         max_batch_size: 8,
         max_rows: 64,
         finite: false,
+        default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
     }

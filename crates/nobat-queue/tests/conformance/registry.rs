@@ -31,6 +31,7 @@ fn worker(id: &str, models: &[&str]) -> WorkerInfo {
         max_batch_size: 32,
         max_rows: 1_024,
         finite: false,
+        default: false,
         labels: Vec::new(),
         settings: serde_json::Map::new(),
     };

@@ -159,6 +159,7 @@ impl Load<'_> {
             max_batch_size,
             max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
             finite: self.settings.finite,
+            default: false,
             labels: Vec::new(),
             settings: serde_json::Map::new(),
         };

@@ -77,6 +77,7 @@ pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: 
         max_batch_size,
         max_rows: 1024,
         finite: false,
+        default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
     };

@@ -70,6 +70,7 @@ async fn labels_and_the_default_name_versions_and_move_with_a_reload() {
     let files: [(&str, &[u8]); 3] =
         [("adder/1/model.onnx", &one), ("adder/2/model.onnx", &two), ("adder/model.toml", first.as_bytes())];
     let deployment = start(&files, |_| quick()).await;
+    deployment.until("adder", |own| of(own, "1").is_some_and(|own| own.default)).await;
     for (asked, adds) in [("", 1.0), ("1", 1.0), ("2", 2.0), ("stable", 1.0), ("canary", 2.0)] {
         assert_eq!(added(&deployment, "adder", asked).await, adds, "`{asked}`");
     }
@@ -80,6 +81,7 @@ async fn labels_and_the_default_name_versions_and_move_with_a_reload() {
     write(&deployment, "adder/model.toml", toml(text).as_bytes());
     deployment.worker.reload();
     deployment.until("adder", |own| labelled(own, "stable") == ["2"]).await;
+    deployment.until("adder", |own| of(own, "2").is_some_and(|own| own.default) && !own[0].default).await;
     // `canary` stays where it was until a version 3 is ready.
     deployment.until("adder", |own| labelled(own, "canary") == ["2"]).await;
     deployment.until("adder", |own| own.iter().all(|own| own.settings["routing_key"] == "a.b")).await;

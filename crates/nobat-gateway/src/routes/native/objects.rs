@@ -288,7 +288,7 @@ pub struct VersionObject {
     /// Why, when it failed or is not ready; when it is ready, why a worker could not
     /// load it anew, if so.
     pub reason: String,
-    /// SHA-256 of the model file (first 16 bytes, hex).
+    /// SHA-256 of the model file and its external data (first 16 bytes, hex).
     pub digest: String,
     /// Labels that name this version.
     pub labels: Vec<String>,
