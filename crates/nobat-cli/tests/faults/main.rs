@@ -12,6 +12,7 @@ mod rig;
 mod gateways;
 mod ledger;
 mod network;
+mod poison;
 mod redis;
 mod stopped;
 mod workers;

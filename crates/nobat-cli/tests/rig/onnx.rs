@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// Width of the rows of [`echo`].
 pub(crate) const WIDTH: usize = 64;
+/// Datatypes, as onnx.proto numbers them.
+const FLOAT: u64 = 1;
+const INT64: u64 = 7;
 
 /// A repository with the model `echo`: `x: float[N,64]` comes back as `y`, after
 /// `steps` multiplications by a `size`×`size` identity, which cost time and change
@@ -22,19 +25,35 @@ pub(crate) fn echo(folder: &Path, size: usize, steps: usize) -> PathBuf {
     for (name, rows, columns) in [("widen", WIDTH, size), ("identity", size, size), ("narrow", size, WIDTH)] {
         bytes(&mut graph, 5, &identity(name, rows, columns));
     }
-    bytes(&mut graph, 11, &value("x"));
-    bytes(&mut graph, 12, &value("y"));
+    bytes(&mut graph, 11, &value("x", FLOAT, Some(WIDTH)));
+    bytes(&mut graph, 12, &value("y", FLOAT, Some(WIDTH)));
+    write(folder, "echo", &graph)
+}
 
+/// A repository with the model `division`: `a / b` of two `int64[N]`. The smallest
+/// number by -1 overflows, for which the processor ends the process.
+pub(crate) fn division(folder: &Path) -> PathBuf {
+    let mut graph = Vec::new();
+    bytes(&mut graph, 1, &node("Div", &["a", "b"], "y"));
+    bytes(&mut graph, 2, b"division");
+    bytes(&mut graph, 11, &value("a", INT64, None));
+    bytes(&mut graph, 11, &value("b", INT64, None));
+    bytes(&mut graph, 12, &value("y", INT64, None));
+    write(folder, "division", &graph)
+}
+
+/// Writes a graph as version 1 of a model; the repository.
+fn write(folder: &Path, name: &str, graph: &[u8]) -> PathBuf {
     let mut opset = Vec::new();
     bytes(&mut opset, 1, b"");
     number(&mut opset, 2, 13);
     let mut model = Vec::new();
     number(&mut model, 1, 8);
-    bytes(&mut model, 7, &graph);
+    bytes(&mut model, 7, graph);
     bytes(&mut model, 8, &opset);
 
     let repository = folder.join("models");
-    let version = repository.join("echo/1");
+    let version = repository.join(name).join("1");
     std::fs::create_dir_all(&version).expect("the model's folder");
     std::fs::write(version.join("model.onnx"), model).expect("the model's file");
     repository
@@ -86,16 +105,19 @@ fn identity(name: &str, rows: usize, columns: usize) -> Vec<u8> {
     out
 }
 
-fn value(name: &str) -> Vec<u8> {
+/// A tensor of `N` rows, each of `width` numbers or a single one.
+fn value(name: &str, datatype: u64, width: Option<usize>) -> Vec<u8> {
     let mut free = Vec::new();
     bytes(&mut free, 2, b"N");
-    let mut fixed = Vec::new();
-    number(&mut fixed, 1, WIDTH as u64);
     let mut shape = Vec::new();
     bytes(&mut shape, 1, &free);
-    bytes(&mut shape, 1, &fixed);
+    if let Some(width) = width {
+        let mut fixed = Vec::new();
+        number(&mut fixed, 1, width as u64);
+        bytes(&mut shape, 1, &fixed);
+    }
     let mut tensor = Vec::new();
-    number(&mut tensor, 1, 1);
+    number(&mut tensor, 1, datatype);
     bytes(&mut tensor, 2, &shape);
     let mut kind = Vec::new();
     bytes(&mut kind, 1, &tensor);

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::folder::{Running, unavailable};
 use super::machine::{ConsumerNo, QueueNo};
 use super::shared::Core;
-use crate::queue::{Consumer, Renewal, Renewer, Step};
+use crate::queue::{Consumer, LAST_CHANCE, Renewal, Renewer, Step};
 
 pub(super) struct SqliteConsumer {
     core: Arc<Core>,
@@ -20,6 +20,8 @@ pub(super) struct SqliteConsumer {
     /// What this consumer holds, for the next process to know should this one die.
     running: Running,
     held: Vec<(JobId, LeaseToken)>,
+    /// The one of those that is on its last chance.
+    last_chance: Option<LeaseToken>,
 }
 
 impl SqliteConsumer {
@@ -36,7 +38,7 @@ impl SqliteConsumer {
             core.shared.act(|state, _| state.machine.remove_consumer(queue, number));
             unavailable(folder.path(), &format!("cannot be written: {e}"))
         })?;
-        Ok(SqliteConsumer { core, queue, number, bell, running, held: Vec::new() })
+        Ok(SqliteConsumer { core, queue, number, bell, running, held: Vec::new(), last_chance: None })
     }
 
     /// Reads the payloads that are not in memory; a job whose payload cannot be
@@ -93,11 +95,17 @@ impl Consumer for SqliteConsumer {
         });
         // A caller that is gone has left; that is all a failed send says.
         answers.into_iter().for_each(|(caller, view)| drop(caller.send(Ok(view))));
+        if let Some(job) = step.leased.iter().find(|job| job.deaths >= LAST_CHANCE) {
+            self.last_chance = Some(job.token);
+        }
         if !on_disk.is_empty() {
             self.read_payloads(&mut step.leased, &on_disk);
         }
         self.held.extend(step.leased.iter().map(|job| (job.id, job.token)));
         self.note_held();
+        if let Some(token) = self.last_chance.take_if(|token| self.held.iter().all(|(_, held)| held != token)) {
+            self.core.shared.act(|state, _| state.machine.end_last_chance(self.queue, token));
+        }
         Ok(step)
     }
 

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::job::{Job, Phase, QueueNo, Row};
 use super::ready::Ready;
-use super::sleepers::Sleepers;
+use super::sleepers::{ConsumerNo, Sleepers};
 
 /// Orders over all queues, and the queues.
 #[derive(Debug, Default)]
@@ -38,8 +38,9 @@ pub(crate) struct QueueState {
     pub(crate) drain: DrainRate,
     pub(crate) scheduled: u64,
     pub(crate) leased: u64,
-    /// The lease last given to a job on its last chance.
-    pub(crate) last_chance: Option<(Row, LeaseToken)>,
+    /// The lease of the job on its last chance, until the consumer that held it has
+    /// noted that it holds it no more.
+    pub(crate) last_chance: Option<(ConsumerNo, LeaseToken)>,
     /// Payload bytes of ready, scheduled and failed jobs.
     pub(crate) waiting_bytes: u64,
     pub(crate) paused: bool,

@@ -5,7 +5,7 @@ use nobat_core::job::{JobError, JobState, LeaseToken, LeasedJob, Outcome, Settle
 use nobat_core::{ErrorCode, JobId};
 use std::time::Duration;
 
-use super::job::{Job, Payload, Phase, QueueNo, Row};
+use super::job::{Payload, Phase, QueueNo, Row};
 use super::sleepers::ConsumerNo;
 use super::{Machine, micros};
 use crate::queue::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SWEEP_LIMIT};
@@ -21,7 +21,9 @@ impl Machine {
 
     /// Forgets a consumer; what it was woken for wakes another.
     pub(crate) fn remove_consumer(&mut self, queue: QueueNo, consumer: ConsumerNo) {
-        self.index.queues[queue as usize].sleepers.remove(consumer);
+        let state = &mut self.index.queues[queue as usize];
+        state.sleepers.remove(consumer);
+        state.last_chance.take_if(|(holder, _)| *holder == consumer);
         self.wake(queue);
     }
 
@@ -54,7 +56,7 @@ impl Machine {
             return false;
         }
         let expires_us = now_us + u64::from(self.settings.lease_ms) * 1_000;
-        let busy = self.last_chance_is_leased(queue);
+        let busy = self.index.queues[queue as usize].last_chance.is_some();
         let (mut passed, first) = (0, out.len());
         while out.len() - first < want && passed < SWEEP_LIMIT {
             let Some(row) = self.index.queues[queue as usize].ready.first(self.aging) else { break };
@@ -98,7 +100,7 @@ impl Machine {
                 trace: job.trace.clone(),
             });
             if job.deaths >= LAST_CHANCE {
-                self.index.queues[queue as usize].last_chance = Some((row, token));
+                self.index.queues[queue as usize].last_chance = Some((consumer, token));
             }
             if job.deaths > 0 {
                 break;
@@ -108,12 +110,12 @@ impl Machine {
         self.index.queues[queue as usize].ready.len() > 0
     }
 
-    /// Whether a job of this queue runs on its last chance.
-    fn last_chance_is_leased(&self, queue: QueueNo) -> bool {
-        self.index.queues[queue as usize].last_chance.is_some_and(|(row, token)| {
-            let leased = |job: &Job| matches!(job.phase, Phase::Leased { token: held, .. } if held == token);
-            self.jobs.get(&row).is_some_and(|job| leased(job))
-        })
+    /// The lease of a job on its last chance is over, and noted so where it survives
+    /// the process: the next such job may run. Not before: a job that this one kills
+    /// the process beside would be counted dead with it.
+    pub(crate) fn end_last_chance(&mut self, queue: QueueNo, token: LeaseToken) {
+        let last_chance = &mut self.index.queues[queue as usize].last_chance;
+        last_chance.take_if(|(_, held)| *held == token);
     }
 
     /// Whether a leased job's payload must be read from the journal.
@@ -205,6 +207,9 @@ impl Machine {
             }
             self.index.leases.pop_front();
             if held {
+                if let Some(queue) = self.jobs.get(&row).map(|job| job.queue) {
+                    self.end_last_chance(queue, token);
+                }
                 self.put_back(now_us, row, true);
                 reaped += 1;
             }

@@ -166,7 +166,19 @@ impl World {
             }
         }
         drop(self.machine.take_wakes());
+        self.note_ends();
         self.audit();
+    }
+
+    /// What consumers do once they hold a job no more.
+    fn note_ends(&mut self) {
+        for queue in 0..MODELS.len() {
+            let Some((_, token)) = self.machine.index.queues[queue].last_chance else { continue };
+            let leased = |job: &Job| matches!(job.phase, Phase::Leased { token: held, .. } if held == token);
+            if !self.machine.jobs.values().any(|job| leased(job)) {
+                self.machine.end_last_chance(queue as QueueNo, token);
+            }
+        }
     }
 
     fn take(&mut self, held: usize) -> Option<LeasedJob> {
