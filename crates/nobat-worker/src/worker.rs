@@ -16,7 +16,7 @@ use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::statistics::WorkerReport;
 use nobat_ops::snapshot::Family;
 use nobat_queue::Queue;
-use nobat_queue::queue::{WorkerCommand, WorkerInfo};
+use nobat_queue::queue::{LOADS, LoadProgress, WorkerCommand, WorkerInfo};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
@@ -93,6 +93,8 @@ struct Shared {
     desks: Desks,
     counters: Counters,
     served: Mutex<BTreeMap<SmolStr, Served>>,
+    /// By model: the loads and unloads it was told to carry out.
+    loads: Mutex<BTreeMap<SmolStr, LoadProgress>>,
     changed: Notify,
     nonce: AtomicU64,
     /// Set under the lock of `served`: no executor is put there afterwards.
@@ -133,6 +135,7 @@ impl Worker {
             served: Mutex::new(
                 found.models.values().map(|model| (model.name.clone(), Served::loading(model))).collect(),
             ),
+            loads: Mutex::default(),
             changed: Notify::new(),
             nonce: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -277,8 +280,14 @@ impl Shared {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(HEARTBEAT) => {}
                 command = self.queue.next_command() => match command {
-                    WorkerCommand::Load { model } => drop(orders.send(Order::Load(model))),
-                    WorkerCommand::Unload { model } => drop(orders.send(Order::Unload(model))),
+                    WorkerCommand::Load { model } => {
+                        self.take_up(&model);
+                        let _ = orders.send(Order::Load(model));
+                    }
+                    WorkerCommand::Unload { model } => {
+                        self.take_up(&model);
+                        let _ = orders.send(Order::Unload(model));
+                    }
                     WorkerCommand::Report { nonce } => self.nonce.store(nonce, Ordering::Relaxed),
                 },
                 _ = stop.wait_for(|&stop| stop) => break,
@@ -287,6 +296,11 @@ impl Shared {
         if let Err(error) = self.queue.deregister_worker(&self.id).await {
             log::warn!("cannot leave the registry, which forgets this worker by itself: {error}");
         }
+    }
+
+    /// Counts a command for `model`, before it is ordered.
+    fn take_up(&self, model: &SmolStr) {
+        self.loads.lock().entry(model.clone()).or_default().taken += 1;
     }
 
     fn info(&self) -> WorkerInfo {
@@ -298,6 +312,7 @@ impl Shared {
         let versions = self.versions();
         let statistics = versions.iter().map(|version| version.stats.counted().statistics).collect();
         let mut report = serde_json::to_value(WorkerReport { nonce, statistics }).unwrap_or_default();
+        report[LOADS] = serde_json::to_value(&*self.loads.lock()).unwrap_or_default();
         report["batching"] = versions.iter().map(|version| version.report()).collect();
         WorkerInfo {
             id: self.id.clone(),

@@ -74,6 +74,34 @@ fn a_worker_killed_under_load_loses_no_accepted_job() {
 }
 
 #[test]
+fn a_load_by_api_answers_when_it_is_done_and_with_the_reason_when_it_failed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 0);
+    let mut service = Service::serve(folder.path(), &models, &[], &[]);
+    service.wait_for_model("echo");
+    let mut http = service.http();
+    let mut load = |model: &str| http.post(&format!("/v2/repository/models/{model}/load"), "").expect("an answer");
+    assert_eq!(load("echo").status, 200, "nothing changed");
+    let file = models.join("echo/1/model.onnx");
+    let whole = std::fs::read(&file).expect("the model");
+    std::fs::write(&file, &whole[..whole.len() / 2]).expect("half of it");
+    let refused = load("echo");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let message = refused.text();
+    assert!(message.contains("model.onnx") && message.contains("goes on serving"), "{message}");
+    let mut own = service.http();
+    assert_eq!(own.post("/v1/models/echo:predict", &onnx::body(7, 1)).expect("an answer").status, 200);
+    // Another model in the file's place: served as soon as the answer is there.
+    onnx::echo(folder.path(), 128, 1);
+    let digest =
+        |http: &mut Http| http.get("/api/v1/models/echo").expect("an answer").json()["versions"][0]["digest"].clone();
+    let before = digest(&mut own);
+    assert_eq!(load("echo").status, 200);
+    assert_ne!(digest(&mut own), before);
+    assert_eq!(load("nobody").status, 404);
+}
+
+#[test]
 fn sighup_serves_what_is_new_and_forgets_what_is_gone() {
     let folder = tempfile::tempdir().expect("a folder");
     let models = onnx::echo(folder.path(), 64, 0);

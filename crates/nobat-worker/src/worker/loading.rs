@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use nobat_core::ErrorCode;
+use nobat_core::job::JobError;
 use nobat_core::signature::ModelState;
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -58,14 +60,21 @@ impl Loader {
             let pause = if idle { MANIFEST_EVERY } else { RETIRE_EVERY };
             match inbox.recv_timeout(pause) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(Order::Unload(name)) => self.unload(&name),
-                Ok(Order::LoadAll) => self.reload(None),
-                Ok(Order::Load(name)) => self.reload(Some(&name)),
+                Ok(Order::Unload(name)) => {
+                    self.unload(&name);
+                    self.carried_out(&name, None);
+                }
+                // What failed is logged where it failed.
+                Ok(Order::LoadAll) => drop(self.reload(None)),
+                Ok(Order::Load(name)) => {
+                    let outcome = self.reload(Some(&name));
+                    self.carried_out(&name, outcome.err());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if manifest.changed() {
                 log::info!("the manifest changed; looking for changed models");
-                self.reload(None);
+                drop(self.reload(None));
             }
             self.retire();
         }
@@ -73,15 +82,26 @@ impl Loader {
         end(self.unloaded);
     }
 
+    /// Tells whoever sent a command for `name` that it is done.
+    fn carried_out(&self, name: &SmolStr, error: Option<JobError>) {
+        if let Some(progress) = self.shared.loads.lock().get_mut(name) {
+            progress.done += 1;
+            progress.error = error;
+        }
+        self.shared.changed.notify_one();
+    }
+
     /// Scans again and loads what changed; without a name, also unloads what is gone.
-    fn reload(&mut self, only: Option<&SmolStr>) {
-        let found = match scan(&self.shared.config.models) {
-            Ok(found) => found,
-            Err(error) => {
-                log::error!("models are not reloaded: {error}");
-                return;
-            }
-        };
+    ///
+    /// # Errors
+    /// `model_not_ready` when the scan, or a version of the model named, failed;
+    /// `model_not_found` when it is in no repository.
+    fn reload(&mut self, only: Option<&SmolStr>) -> Result<(), JobError> {
+        let not_ready = |message| JobError { code: ErrorCode::ModelNotReady, message };
+        let found = scan(&self.shared.config.models).map_err(|error| {
+            log::error!("models are not reloaded: {error}");
+            not_ready(error.to_string())
+        })?;
         let wanted = |name: &SmolStr| only.is_none_or(|only| name == only);
         self.load_each(found.models.values().filter(|model| wanted(&model.name)));
         let known: Vec<SmolStr> = self.shared.served.lock().keys().cloned().collect();
@@ -90,6 +110,18 @@ impl Loader {
         for name in known.iter().filter(|name| wanted(name) && gone(name)) {
             self.unload(name);
         }
+        let Some(only) = only else { return Ok(()) };
+        if found.unreadable.contains(only) {
+            return Err(not_ready(format!("the folder of model `{only}` cannot be read; see the log")));
+        }
+        if !found.models.contains_key(only) {
+            let message = format!("no folder of this worker has a model `{only}`");
+            return Err(JobError { code: ErrorCode::ModelNotFound, message });
+        }
+        let served = self.shared.served.lock();
+        let mut pending = served.get(only).into_iter().flat_map(|served| &served.pending);
+        let failed = pending.find(|version| version.state == ModelState::Failed);
+        failed.map_or(Ok(()), |version| Err(not_ready(version.reason.clone())))
     }
 
     fn load_each<'a>(&mut self, models: impl Iterator<Item = &'a FoundModel>) {
