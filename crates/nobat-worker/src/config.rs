@@ -108,6 +108,8 @@ impl FromStr for PolicyKind {
     }
 }
 
+const A_DAY_MS: f64 = 86_400_000.0;
+
 /// Batching, per model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -136,6 +138,21 @@ impl Default for BatchingConfig {
             max_batch_bytes: 64 << 20,
             max_rows: 1024,
         }
+    }
+}
+
+impl BatchingConfig {
+    /// Whether its times are times.
+    ///
+    /// # Errors
+    /// One line that names key, value and remedy.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, ms) in [("slo_ms", self.slo_ms), ("max_queue_delay_ms", self.max_queue_delay_ms)] {
+            if !(0.0..=A_DAY_MS).contains(&ms) {
+                return Err(format!("[batching] {key} = {ms} is no time; give milliseconds from 0 to a day"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -226,7 +243,7 @@ pub struct LoadingConfig {
     pub verify_batching: bool,
     /// Most time spent at load on finding the batch size, in milliseconds.
     pub probe_ms: u64,
-    /// Most memory for all sessions; none is what the system has free.
+    /// Most memory of the process with all its models; none is what the system has free.
     pub memory_limit_bytes: Option<u64>,
     /// File whose change reloads the models, such as `models/manifest`; none watches nothing.
     pub manifest: Option<PathBuf>,

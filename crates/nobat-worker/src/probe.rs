@@ -39,6 +39,8 @@ const LONG_RUN: Duration = Duration::from_millis(40);
 const CLOSE: f64 = 1.1;
 /// How often, at most.
 const ROUNDS: usize = 4;
+/// Most bytes of one made-up input; a model that asks for more is not tried with any.
+const MOST_BYTES: usize = 256 << 20;
 /// Rows' answers may differ so much, relative to the output's largest, by kernel choice.
 const TOLERANCE: f64 = 2e-3;
 /// Longest run at load. A row of the largest models takes seconds; one that ran for
@@ -129,13 +131,15 @@ fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64, bound:
         }
         let half = both.values.len() / 2;
         let alone = first[at].values.iter().chain(&second[at].values);
+        // Texts are equal or not: their numbers say nothing of how close they are.
+        let tolerance = if both.datatype == Datatype::Bytes { 0.0 } else { TOLERANCE };
         let scale = alone
             .filter(|value| value.is_finite())
             .fold(least_scale(both.datatype), |most, value| most.max(value.abs()));
         for (row, alone) in [(0, &first[at]), (1, &second[at])] {
             let together = &both.values[row * half..(row + 1) * half];
             let differs =
-                |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * scale);
+                |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale);
             if together.len() != alone.values.len() || alone.values.iter().zip(together).any(differs) {
                 return Ok(Rows::Mixed(format!("row {row} of output {at} is another beside a second row than alone")));
             }
@@ -161,8 +165,6 @@ pub struct BatchSize {
     pub rows: u32,
     /// Run time per row at that size, in seconds.
     pub row_s: f64,
-    /// Whether sizes were compared (not for tiny models, which take the limit).
-    pub measured: bool,
 }
 
 /// Times batch sizes 1, 2, 4, … up to `limit` as long as they pay, fit into
@@ -183,7 +185,7 @@ pub fn best_batch_size(
     let Some(dim) = dim_that_runs(engine, inputs, bound)? else { return Ok(None) };
     let Some(single) = ran(time_of(engine, inputs, 1, dim, until, bound), bound)? else { return Ok(None) };
     if single < TINY_RUN {
-        return Ok(Some(BatchSize { rows: limit, row_s: single.as_secs_f64(), measured: false }));
+        return Ok(Some(BatchSize { rows: limit, row_s: single.as_secs_f64() }));
     }
     let mut runs = vec![(1, single)];
     let most = limit.min(rows_within(inputs, dim, max_bytes));
@@ -202,7 +204,7 @@ pub fn best_batch_size(
         runs[at].1 = least.min(took);
     }
     let (rows, took) = pick(&runs);
-    Ok(Some(BatchSize { rows, row_s: took.as_secs_f64() / f64::from(rows), measured: true }))
+    Ok(Some(BatchSize { rows, row_s: took.as_secs_f64() / f64::from(rows) }))
 }
 
 /// The size for open dimensions with which one row runs.
@@ -289,14 +291,21 @@ pub fn warm_up(
 /// Most rows of made-up input that a real run may have: the runtime's arena keeps
 /// the peak of a larger one for good.
 fn rows_within(inputs: &[TensorSpec], dim: i64, max_bytes: u64) -> u32 {
-    let row_bytes = |spec: &TensorSpec| {
-        let elements: i64 = spec.shape.iter().skip(1).map(|&own| if own < 0 { dim } else { own }).product();
-        // Texts of one digit.
-        elements as u64 * spec.datatype.size().unwrap_or(1) as u64
-    };
     let batched = inputs.iter().filter(|spec| !spec.optional && spec.shape.first() == Some(&-1));
-    let row: u64 = batched.map(row_bytes).sum();
-    u32::try_from(max_bytes / row.max(1)).unwrap_or(u32::MAX).max(1)
+    let row = batched.map(|spec| row_bytes(spec, dim)).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?));
+    let rows = row.map_or(1, |row| max_bytes / (row as u64).max(1));
+    u32::try_from(rows).unwrap_or(u32::MAX).max(1)
+}
+
+/// Bytes of one row of made-up input, of all of it where there is no batch axis;
+/// `None` where no memory has so many.
+fn row_bytes(spec: &TensorSpec, dim: i64) -> Option<usize> {
+    let axes = &spec.shape[usize::from(spec.shape.first() == Some(&-1))..];
+    let elements = axes
+        .iter()
+        .try_fold(1usize, |all, &own| all.checked_mul(usize::try_from(if own < 0 { dim } else { own }).ok()?))?;
+    // A text is one digit, and where it is.
+    elements.checked_mul(spec.datatype.size().unwrap_or(size_of::<&str>()))
 }
 
 /// Best of three runs after one that warms up; a long one is timed once.
@@ -377,8 +386,20 @@ fn run_only(
 
 /// Lends made-up inputs with one row per entry of `kinds`; rows of different
 /// kinds differ. Integers are 0 and 1 (valid in most vocabularies and flags).
-fn with_input<T>(inputs: &[TensorSpec], kinds: &[u32], dim: i64, work: impl FnOnce(&[InputView<'_>]) -> T) -> T {
+fn with_input<T>(
+    inputs: &[TensorSpec],
+    kinds: &[u32],
+    dim: i64,
+    work: impl FnOnce(&[InputView<'_>]) -> Result<T, RunError>,
+) -> Result<T, RunError> {
     let required: Vec<(usize, &TensorSpec)> = inputs.iter().enumerate().filter(|(_, spec)| !spec.optional).collect();
+    let bytes = required.iter().try_fold(0, |sum: usize, (_, spec)| {
+        let rows = if spec.shape.first() == Some(&-1) { kinds.len() } else { 1 };
+        sum.checked_add(row_bytes(spec, dim)?.checked_mul(rows)?)
+    });
+    if bytes.is_none_or(|bytes| bytes > MOST_BYTES) {
+        return Err(RunError::Failed(format!("its inputs are over {} MiB at {dim} an open axis", MOST_BYTES >> 20)));
+    }
     let mut shapes: Vec<Shape> = Vec::new();
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut texts: Vec<Vec<&str>> = Vec::new();
@@ -512,6 +533,51 @@ mod tests {
             best_batch_size(&mut engine, &inputs, 32, 5 << 10, budget, &bound).expect("it ends").expect("it runs");
         assert_eq!(engine.0.iter().max(), Some(&5));
         assert_eq!(found.rows, 4);
+    }
+
+    fn spec(datatype: Datatype, shape: &[i64]) -> TensorSpec {
+        TensorSpec { name: "x".into(), datatype, shape: shape.into(), optional: false }
+    }
+
+    #[test]
+    fn input_that_no_memory_holds_is_not_made_up() {
+        let (watchdog, stop) = (Watchdog::start().expect("starts"), AtomicBool::new(false));
+        let bound = Bound { watchdog: &watchdog, run: RUN_LIMIT, stop: &stop };
+        for shape in [&[-1, 1 << 20, 1 << 20][..], &[1, 1 << 31, 1 << 31], &[i64::MAX, 4]] {
+            let inputs = [spec(Datatype::Int64, shape)];
+            let mut engine = Noting(Vec::new());
+            assert_eq!(rows_within(&inputs, i64::from(u16::MAX), 1 << 20), if shape[0] < 0 { 1 } else { 1 << 20 });
+            let sizes = best_batch_size(&mut engine, &inputs, 32, u64::MAX, Duration::from_secs(1), &bound);
+            let rows = verify_rows(&mut engine, &inputs, &bound).expect("it ends");
+            assert_eq!(sizes, Ok(None), "{shape:?}");
+            assert!(matches!(&rows, Rows::Unknown(why) if why.contains("over 256 MiB")), "{shape:?}: {rows:?}");
+            assert!(engine.0.is_empty(), "{shape:?}");
+        }
+    }
+
+    /// Answers each row with how many there are.
+    struct Counting;
+
+    impl Engine for Counting {
+        fn run(
+            &mut self,
+            inputs: &[InputView<'_>],
+            _: Option<RunLimit<'_>>,
+            take: &mut dyn FnMut(&[crate::engine::OutputView<'_>]),
+        ) -> Result<(), RunError> {
+            let rows = inputs[0].shape[0];
+            let data = OutputData::Text(vec![format!("class_{rows}"); rows as usize]);
+            take(&[crate::engine::OutputView { datatype: Datatype::Bytes, shape: &[rows], data }]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rows_that_mix_in_a_text_alone_are_seen() {
+        let (watchdog, stop) = (Watchdog::start().expect("starts"), AtomicBool::new(false));
+        let bound = Bound { watchdog: &watchdog, run: RUN_LIMIT, stop: &stop };
+        let rows = verify_rows(&mut Counting, &[spec(Datatype::Fp32, &[-1, 2])], &bound).expect("it ends");
+        assert!(matches!(rows, Rows::Mixed(_)), "{rows:?}");
     }
 
     #[test]

@@ -219,7 +219,9 @@ impl Turn<'_> {
             let ran = self.once(std::slice::from_ref(item), from..to, 0, &mut |outputs, _| {
                 batch_axis(version, outputs, to - from)?;
                 joined.resize_with(outputs.len(), Joined::default);
-                joined.iter_mut().zip(outputs).try_for_each(|(whole, output)| whole.append(version, output))
+                let specs = &version.signature.outputs;
+                let mut rows = joined.iter_mut().zip(specs).zip(outputs);
+                rows.try_for_each(|((whole, spec), output)| whole.append(version, &spec.name, output))
             })?;
             version.stats.ran_part(ran.times);
             total = BatchTimes {

@@ -74,17 +74,6 @@ pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
-/// Memory this process may still take: what the system has available, within
-/// its control group's limit.
-pub fn free_bytes() -> u64 {
-    let system = read_kb("/proc/meminfo", "MemAvailable:").unwrap_or(u64::MAX);
-    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let group = read("/sys/fs/cgroup/memory.max")
-        .zip(read("/sys/fs/cgroup/memory.current"))
-        .map_or(u64::MAX, |(limit, used)| limit.saturating_sub(used));
-    system.min(group)
-}
-
 /// Resident memory of this process, in bytes; 0 where the system does not say.
 pub fn resident_bytes() -> u64 {
     read_kb("/proc/self/status", "VmRSS:").unwrap_or(0)

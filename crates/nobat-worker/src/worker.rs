@@ -40,6 +40,8 @@ use loading::Loader;
 
 /// A worker is forgotten so long after its last heartbeat.
 const REGISTRATION_TTL: Duration = Duration::from_secs(15);
+/// Models whose loads and unloads are remembered: anybody may ask for any name.
+const MOST_LOADS: usize = 1_000;
 /// Three heartbeats fit into the ttl.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often a drain ends the run of a load: a run may begin just after it was looked for.
@@ -300,7 +302,13 @@ impl Shared {
 
     /// Counts a command for `model`, before it is ordered.
     fn take_up(&self, model: &SmolStr) {
-        self.loads.lock().entry(model.clone()).or_default().taken += 1;
+        let served = self.served.lock();
+        let mut loads = self.loads.lock();
+        if loads.len() >= MOST_LOADS {
+            // Whoever asked for a model that is nowhere has its answer by now.
+            loads.retain(|name, progress| progress.done < progress.taken || served.contains_key(name));
+        }
+        loads.entry(model.clone()).or_default().taken += 1;
     }
 
     fn info(&self) -> WorkerInfo {

@@ -54,8 +54,8 @@ impl Run {
         self.fills > 0 && self.took * NEW_TIME < old.took.mul_f64(share)
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.ended) <= AGE.max(self.took.saturating_mul(AGE_IN_RUNS))
+    fn fresh_until(&self) -> Instant {
+        self.ended + AGE.max(self.took.saturating_mul(AGE_IN_RUNS))
     }
 }
 
@@ -63,6 +63,8 @@ impl Run {
 #[derive(Clone, Debug)]
 pub struct Evidence {
     samples: VecDeque<Run>,
+    /// Until then none of them is too old.
+    fresh_until: Option<Instant>,
     /// Samples that came or went, ever.
     changes: u32,
     sure: Fit,
@@ -99,7 +101,7 @@ impl Evidence {
     /// None yet.
     pub fn new() -> Evidence {
         let (sure, likely) = (Fit::new(QUANTILE), Fit::new(LIKELY));
-        Evidence { samples: VecDeque::new(), changes: 0, sure, likely, last: None }
+        Evidence { samples: VecDeque::new(), fresh_until: None, changes: 0, sure, likely, last: None }
     }
 
     /// Adds a run; `false` if it shows nothing new.
@@ -118,6 +120,8 @@ impl Evidence {
             self.samples.pop_front();
         }
         self.samples.push_back(run);
+        let until = run.fresh_until();
+        self.fresh_until = Some(self.fresh_until.map_or(until, |earlier| earlier.min(until)));
         self.changes = self.changes.wrapping_add(1);
         true
     }
@@ -177,8 +181,13 @@ impl Evidence {
     }
 
     fn forget(&mut self, now: Instant) {
+        // Asked several times a batch: it looks at each only when one has grown old.
+        if self.fresh_until.is_none_or(|until| now <= until) {
+            return;
+        }
         let before = self.samples.len();
-        self.samples.retain(|run| run.is_fresh(now));
+        self.samples.retain(|run| now <= run.fresh_until());
+        self.fresh_until = self.samples.iter().map(Run::fresh_until).min();
         self.changes = self.changes.wrapping_add((before - self.samples.len()) as u32);
     }
 }

@@ -21,6 +21,9 @@ const EXTERNAL: &str =
     "the external data do not hold what the model file says of them: copy both again, or export them together";
 const OTHERWISE: &str = "run onnx.checker on it and export it again";
 
+/// Longest line; names of nodes are the model's own words.
+const MOST: usize = 2_000;
+
 /// Says no more than that there was an error.
 const NOISE: [&str; 2] = ["Exception during initialization: ", "[ONNXRuntimeError] : 1 : FAIL : "];
 
@@ -34,7 +37,7 @@ pub(super) fn refusal(message: &str) -> String {
 /// One line of a message, without the runtime's own file and function names.
 pub(super) fn clean(message: &str) -> String {
     let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
-    let mut line = without_model_path(line).to_owned();
+    let mut line: String = without_model_path(line).chars().take(MOST).collect();
     // An error of an error names the place of each.
     while let Some((head, tail)) = place(&line) {
         let head = head.rsplit_once([' ', ':']).map_or("", |(head, _)| head);
@@ -82,6 +85,13 @@ fn without_function(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_with_an_endless_name_costs_no_endless_line() {
+        let line =
+            clean(&format!("Non-zero status code returned while running {}.h:1 Div node", ".h:".repeat(100_000)));
+        assert!(line.len() <= MOST, "{}", line.len());
+    }
 
     #[test]
     fn refusals_name_what_is_wrong_and_what_to_do() {

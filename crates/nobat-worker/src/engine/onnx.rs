@@ -40,6 +40,8 @@ pub enum OpenError {
 /// One session.
 pub struct OnnxEngine {
     session: Session,
+    /// Where it runs; not where it was asked to, after a fallback.
+    provider: ProviderKind,
     /// Names of the inputs, required ones first, as in the signature.
     names: Vec<String>,
     /// How many inputs a request must bring.
@@ -62,19 +64,25 @@ impl OnnxEngine {
     /// # Errors
     /// [`OpenError`], naming what is wrong and what to do.
     pub fn open(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<OnnxEngine, OpenError> {
-        let session = match open_with(path, intra_threads, provider) {
+        let (session, provider) = match open_with(path, intra_threads, provider) {
             Err(OpenError::Provider(reason)) if provider.fallback == Fallback::Cpu => {
                 log::error!("{reason}; serving `{}` on the CPU because fallback = \"cpu\"", path.display());
-                open_with(path, intra_threads, &ProviderConfig { kind: ProviderKind::Cpu, ..provider.clone() })?
+                let cpu = ProviderConfig { kind: ProviderKind::Cpu, ..provider.clone() };
+                (open_with(path, intra_threads, &cpu)?, cpu.kind)
             }
-            opened => opened?,
+            opened => (opened?, provider.kind),
         };
         let required = session.inputs().len();
-        let mut engine = OnnxEngine { session, names: Vec::new(), required, datatypes: Vec::new() };
+        let mut engine = OnnxEngine { session, provider, names: Vec::new(), required, datatypes: Vec::new() };
         let described = engine.describe()?;
         engine.names = described.inputs.iter().map(|spec| spec.name.to_string()).collect();
         engine.datatypes = described.outputs.iter().map(|spec| spec.datatype).collect();
         Ok(engine)
+    }
+
+    /// Where it runs.
+    pub fn provider(&self) -> ProviderKind {
+        self.provider
     }
 
     /// Names, datatypes and shapes from the file.

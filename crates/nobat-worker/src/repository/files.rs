@@ -27,11 +27,8 @@ pub struct Files {
 /// [`GuardError`]; nothing was handed to ONNX Runtime.
 pub fn read(model: &Path) -> Result<Files, GuardError> {
     let mut hasher = Sha256::new();
-    let (model_bytes, external) = {
-        let bytes = std::fs::read(model)?;
-        hasher.update(&bytes);
-        (bytes.len() as u64, guard::check_model(&bytes, guard::folder_of(model))?)
-    };
+    let model_bytes = std::fs::metadata(model)?.len();
+    let external = guard::check_and_hash(model, Some(&mut hasher))?;
     let mut external_bytes = 0;
     for file in external {
         external_bytes += hash(&file, &mut hasher).map_err(|error| named(&file, &error))?;

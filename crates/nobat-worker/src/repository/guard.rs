@@ -10,6 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use prost::Message;
+use prost::bytes::Buf;
+use sha2::Sha256;
+
+use super::stream::Stream;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod files {
@@ -19,6 +23,8 @@ use files::{Attribute, Graph, Model, Node, SparseTensor, Tensor};
 
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: i32 = 1;
+/// The most that a protobuf message holds.
+const MOST_BYTES: u64 = i32::MAX as u64;
 
 /// Why a file is not handed to ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +35,9 @@ pub enum GuardError {
     /// It is not an ONNX model.
     #[error("is not an ONNX model or is truncated ({0}); export it again")]
     NotOnnx(#[from] prost::DecodeError),
+    /// No reader of the format takes it.
+    #[error("has {0} bytes, and the format ends at {MOST_BYTES}; export it with its weights as external data")]
+    TooLarge(u64),
     /// A tensor's data is not where it may be.
     #[error(
         "{tensor} keeps its data in `{location}`, which {reason}; keep external data as plain files beneath the model's folder"
@@ -48,11 +57,24 @@ pub enum GuardError {
 /// # Errors
 /// [`GuardError`], naming tensor, location and remedy.
 pub fn check(file: &Path) -> Result<Vec<PathBuf>, GuardError> {
-    check_model(&std::fs::read(file)?, folder_of(file))
+    check_and_hash(file, None)
+}
+
+/// As [`check`]; `hasher` sees every byte of the model file.
+pub(super) fn check_and_hash(file: &Path, hasher: Option<&mut Sha256>) -> Result<Vec<PathBuf>, GuardError> {
+    let bytes = std::fs::metadata(file)?.len();
+    if bytes > MOST_BYTES {
+        return Err(GuardError::TooLarge(bytes));
+    }
+    let mut stream = Stream::open(file, hasher)?;
+    let checked = check_model(&mut stream, folder_of(file));
+    // What a file that cannot be read to its end seems to say is not what is wrong with it.
+    stream.finish()?;
+    checked
 }
 
 /// The folder that a model file's external data lies beneath.
-pub(super) fn folder_of(file: &Path) -> &Path {
+fn folder_of(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -63,7 +85,7 @@ pub(super) fn folder_of(file: &Path) -> &Path {
 ///
 /// # Errors
 /// As [`check`].
-pub(crate) fn check_model(bytes: &[u8], folder: &Path) -> Result<Vec<PathBuf>, GuardError> {
+pub(crate) fn check_model(bytes: impl Buf, folder: &Path) -> Result<Vec<PathBuf>, GuardError> {
     let model = Model::decode(bytes)?;
     let mut walk = Walk { folder: folder.canonicalize()?, found: Vec::new() };
     if let Some(graph) = &model.graph {
@@ -298,6 +320,15 @@ mod tests {
             std::fs::write(&file, model.encode_to_vec()).expect("a model");
             assert_eq!(check(&file).expect(place).len(), 1, "{place}");
         }
+    }
+
+    #[test]
+    fn a_file_larger_than_the_format_allows_is_not_read() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.onnx");
+        std::fs::File::create(&path).and_then(|file| file.set_len(3 << 30)).expect("a file of holes");
+        let error = check(&path).expect_err("3 GiB").to_string();
+        assert!(error.contains("3221225472 bytes") && error.contains("external data"), "{error}");
     }
 
     #[test]

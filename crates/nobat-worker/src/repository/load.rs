@@ -164,7 +164,7 @@ impl Load<'_> {
             settings: serde_json::Map::new(),
         };
         let session_bytes = sizing::resident_bytes().saturating_sub(before);
-        let gpu = (self.settings.config.provider.kind == ProviderKind::Cuda).then(|| {
+        let gpu = (engine.provider() == ProviderKind::Cuda).then(|| {
             let free_bytes = self.gpu_free();
             Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
         });

@@ -9,3 +9,4 @@ pub mod memory;
 mod pbtxt;
 pub mod scan;
 pub mod settings;
+mod stream;

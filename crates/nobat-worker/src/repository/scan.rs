@@ -3,6 +3,7 @@
 //! folders. Reads names only; no model file is opened here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -108,19 +109,43 @@ fn scan_path(path: &Path, skipped: &mut BTreeSet<SmolStr>) -> Result<Vec<FoundMo
             log::warn!("`{}` is left out: its name is not UTF-8; rename it", entry.display());
             continue;
         };
-        if entry.is_file() && is_onnx(&entry) {
-            models.push(single(&entry));
-        } else if entry.is_dir() {
-            match model_folder(&entry) {
-                Ok(model) => models.extend(model),
-                Err(error) => {
-                    log::warn!("`{}` is left out: {error}; mend or remove what cannot be read in it", entry.display());
-                    skipped.insert(name.into());
-                }
+        match model_at(&entry) {
+            Ok(model) => models.extend(model),
+            Err(error) => {
+                log::warn!("`{}` is left out: {error}; mend or remove what cannot be read in it", entry.display());
+                skipped.insert(model_name(name));
+                // A folder's model has the name of what a link leads to.
+                let target = std::fs::read_link(&entry).ok();
+                let target = target.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+                skipped.extend(target.map(model_name));
             }
         }
     }
     Ok(models)
+}
+
+/// The model that a file or folder among others is, if it is one.
+fn model_at(entry: &Path) -> io::Result<Option<FoundModel>> {
+    match stat(entry)? {
+        Some(meta) if meta.is_dir() => model_folder(entry),
+        Some(meta) if meta.is_file() && is_onnx(entry) => Ok(Some(single(entry))),
+        _ => Ok(None),
+    }
+}
+
+/// The model that a file or folder of this name may hold.
+fn model_name(name: &str) -> SmolStr {
+    name.strip_suffix(".onnx").unwrap_or(name).into()
+}
+
+/// What stands at a path; `None` where nothing does. A link to nothing is an error:
+/// what it names may be about to come.
+fn stat(path: &Path) -> io::Result<Option<Metadata>> {
+    match std::fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))),
+    }
 }
 
 /// A folder that is one model: numbered versions, or a `model.onnx` of its own.
@@ -131,19 +156,17 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let mut versions = Vec::new();
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else { continue };
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", entry.display()));
-        // A plain file of that name is no version. A link to nothing may be a version that is being replaced.
-        if !std::fs::metadata(&entry).map_err(named)?.is_dir() {
-            continue;
-        }
-        if let Some(file) = version_file(&entry).map_err(named)? {
+        // A plain file of that name is no version.
+        if stat(&entry)?.is_some_and(|meta| meta.is_dir())
+            && let Some(file) = version_file(&entry)?
+        {
             versions.push((number, FoundVersion { version: number.to_string().into(), file }));
         }
     }
     versions.sort_by_key(|(number, _)| *number);
     let mut versions: Vec<_> = versions.into_iter().map(|(_, version)| version).collect();
     let plain = folder.join("model.onnx");
-    if versions.is_empty() && plain.is_file() {
+    if versions.is_empty() && stat(&plain)?.is_some_and(|meta| meta.is_file()) {
         versions.push(FoundVersion { version: "1".into(), file: plain });
     }
     Ok((!versions.is_empty()).then(|| FoundModel { name, folder: Some(folder.to_owned()), versions }))
@@ -152,11 +175,17 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
 /// The model file of a version folder: `model.onnx`, else its only `.onnx`.
 fn version_file(folder: &Path) -> io::Result<Option<PathBuf>> {
     let plain = folder.join("model.onnx");
-    if plain.is_file() {
+    if stat(&plain)?.is_some_and(|meta| meta.is_file()) {
         return Ok(Some(plain));
     }
-    let mut files = entries(folder)?.into_iter().filter(|path| path.is_file() && is_onnx(path));
-    Ok(files.next().filter(|_| files.next().is_none()))
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", folder.display()));
+    let mut files = Vec::new();
+    for entry in entries(folder).map_err(named)?.into_iter().filter(|entry| is_onnx(entry)) {
+        if stat(&entry)?.is_some_and(|meta| meta.is_file()) {
+            files.push(entry);
+        }
+    }
+    Ok(files.pop().filter(|_| files.is_empty()))
 }
 
 /// A file given by itself. `digits/1/model.onnx` is model `digits` version 1,
@@ -276,6 +305,15 @@ mod tests {
         let found = scan(&[root.path().to_owned()]).expect("scans");
         assert_eq!(found.models.keys().collect::<Vec<_>>(), ["flat", "good"]);
         assert_eq!(found.unreadable.iter().collect::<Vec<_>>(), ["broken"]);
+        // Links of which the ends are on their way: a model, a folder, a version's file.
+        for (link, end) in [("late.onnx", "blobs/x.onnx"), ("current", "releases/own"), ("good/8/model.onnx", "../x")] {
+            std::fs::create_dir_all(root.path().join("good/8")).expect("a folder");
+            std::os::unix::fs::symlink(end, root.path().join(link)).expect("a link");
+        }
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert_eq!(found.models.keys().collect::<Vec<_>>(), ["flat"]);
+        let unreadable: Vec<_> = found.unreadable.iter().map(SmolStr::as_str).collect();
+        assert_eq!(unreadable, ["broken", "current", "good", "late", "own", "x"]);
         let error = scan(&[root.path().join("broken")]).expect_err("named by the operator").to_string();
         assert!(error.contains("broken/3"), "{error}");
     }

@@ -149,6 +149,7 @@ pub fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, 
         apply_toml(&text, &mut settings).map_err(|reason| format!("`{}`: {reason}", path.display()))?;
     }
     let batching = &settings.config.batching;
+    batching.check()?;
     if batching.slo_ms > 0.0 {
         settings.gateway.entry("slo_ms").or_insert_with(|| batching.slo_ms.into());
     }

@@ -96,7 +96,8 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    pub(super) fn append(&mut self, version: &Version, output: &OutputView<'_>) -> Result<(), Failure> {
+    /// Adds the rows of a run; `name` is the output's.
+    pub(super) fn append(&mut self, version: &Version, name: &str, output: &OutputView<'_>) -> Result<(), Failure> {
         match self.datatype {
             None => {
                 self.datatype = Some(output.datatype);
@@ -104,7 +105,7 @@ impl Joined {
             }
             Some(_) if self.shape[1..] != output.shape[1..] => {
                 let what = format!(
-                    "an output has shape {:?} for some rows and {:?} for others; send fewer rows per request",
+                    "output `{name}` has shape {:?} for some rows and {:?} for others; send fewer rows per request",
                     self.shape.as_slice(),
                     output.shape
                 );

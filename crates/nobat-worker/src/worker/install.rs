@@ -28,66 +28,62 @@ pub(super) struct Fresh {
 
 /// A replaced version whose engines are still there.
 pub(super) struct Retired {
-    model: Arc<Model>,
+    model: SmolStr,
     version: Arc<Version>,
+    /// The sessions that have an engine of it yet.
+    sessions: Vec<Arc<Engines>>,
     since: Instant,
     told: bool,
 }
 
 impl Loader {
-    /// Makes a table of ready versions the model's own. `resized` says that
-    /// `sessions` are another number than serve now, and that all versions are fresh.
-    pub(super) fn install(
-        &mut self,
-        model: &Arc<Model>,
-        table: Table,
-        fresh: Vec<Fresh>,
-        sessions: Sessions,
-        resized: bool,
-    ) -> Result<(), String> {
+    /// Puts fresh versions into the sessions that run, and a new table before them.
+    pub(super) fn swap(&mut self, model: &Arc<Model>, table: Table, fresh: Vec<Fresh>) {
         let old = model.table();
-        let sessions_now = self.shared.sessions(&model.name);
-        if sessions_now.is_empty() || resized {
-            return self.restart(model, table, fresh, sessions);
-        }
+        let sessions = self.shared.sessions(&model.name);
         for Fresh { version, engines } in fresh {
-            for (session, engine) in sessions_now.iter().zip(engines) {
+            for (session, engine) in sessions.iter().zip(engines) {
                 session.add(Arc::clone(&version), engine);
             }
         }
         let stays = |own: &&Arc<Version>| table.versions.iter().any(|now| Arc::ptr_eq(now, own));
         let gone = old.versions.iter().filter(|own| !stays(own));
-        let (since, told) = (Instant::now(), false);
         self.retired.extend(gone.map(|own| Retired {
-            model: Arc::clone(model),
+            model: model.name.clone(),
             version: Arc::clone(own),
-            since,
-            told,
+            sessions: sessions.clone(),
+            since: Instant::now(),
+            told: false,
         }));
         model.replace(table);
-        Ok(())
     }
 
-    /// Ends the model's sessions, if it has any, and starts those of `fresh`.
-    fn restart(&self, model: &Arc<Model>, table: Table, fresh: Vec<Fresh>, sessions: Sessions) -> Result<(), String> {
-        // A session without the engines of the table, or with others, must lease nothing.
-        let before = self.shared.served.lock().get_mut(&model.name).map(|served| std::mem::take(&mut served.executors));
-        end(before.unwrap_or_default());
-        // Jobs are decoded against the table, so it stands before the first lease.
+    /// Starts sessions of these versions, in the place of those that run, if any. Those
+    /// finish what they hold, and a long run of theirs holds nobody up.
+    pub(super) fn restart(
+        &mut self,
+        name: &SmolStr,
+        table: Table,
+        fresh: Vec<Fresh>,
+        asked: Sessions,
+    ) -> Result<(), String> {
+        // Theirs alone: a session of before has no engines of this table's versions.
+        let model = Arc::new(Model::new(name.clone()));
         model.replace(table);
-        let started = self.start(model, fresh).inspect_err(|_| model.replace(Table::default()))?;
+        let started = self.start(&model, fresh)?;
         let left = {
             let mut served = self.shared.served.lock();
-            match served.get_mut(&model.name) {
+            match served.get_mut(name) {
                 // A drain takes what stands here under the same lock; what comes later would outlive it.
                 Some(served) if !self.shared.is_draining() => {
-                    served.asked = sessions;
+                    (served.model, served.asked) = (model, asked);
                     std::mem::replace(&mut served.executors, started)
                 }
                 _ => started,
             }
         };
-        end(left);
+        left.iter().for_each(Executor::drain);
+        self.unloaded.extend(left);
         Ok(())
     }
 
@@ -121,29 +117,21 @@ impl Loader {
     /// Drops replaced versions that no planned job needs any more, and sessions of
     /// unloaded models whose last batch is done. The others stay, for as long as it takes.
     pub(super) fn retire(&mut self) {
-        let shared = &self.shared;
-        self.retired.retain_mut(|retired| {
-            let sessions = shared.sessions(&retired.model.name);
-            // One reference here, one per session's engine; more are a table still read, or planned jobs.
-            if Arc::strong_count(&retired.version) > sessions.len() + 1 {
-                retired.warn();
-                return true;
+        self.retired.retain_mut(|Retired { model, version, sessions, since, told }| {
+            // One reference here, one per engine; more are a table still read, or planned jobs.
+            if Arc::strong_count(version) <= sessions.len() + 1 {
+                // A session that is busy for longer is looked at again.
+                sessions.retain(|session| !session.drop_engine(version, RETIRE_PATIENCE));
             }
-            // A session that is busy for longer is looked at again.
-            !sessions.iter().all(|session| session.drop_engine(&retired.version, RETIRE_PATIENCE))
+            if !sessions.is_empty() && !*told && since.elapsed() > RETIRE_WARNING {
+                *told = true;
+                let version = version.signature.version.as_str();
+                log::warn!(model = model.as_str(), version; "a replaced version of model `{model}` stays in memory: jobs leased before still wait to run on it, or run");
+            }
+            !sessions.is_empty()
         });
         for executor in self.unloaded.extract_if(.., |executor| executor.has_ended()) {
             executor.join();
-        }
-    }
-}
-
-impl Retired {
-    fn warn(&mut self) {
-        if !self.told && self.since.elapsed() > RETIRE_WARNING {
-            self.told = true;
-            let (model, version) = (self.model.name.as_str(), self.version.signature.version.as_str());
-            log::warn!(model, version; "a replaced version of model `{model}` stays in memory: jobs leased before still wait to run on it");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A load never disturbs what serves: the new sessions are open before the old
 //! ones are let go, and a failed one leaves the old version serving and says why.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ pub(super) struct Loader {
     pub(super) shared: Arc<Shared>,
     /// Replaced versions that planned jobs may still need.
     pub(super) retired: Vec<Retired>,
-    /// Drained sessions of unloaded models, which finish a batch.
+    /// Drained sessions of unloaded models, and such that others replaced, which finish a batch.
     pub(super) unloaded: Vec<Executor>,
 }
 
@@ -104,6 +105,11 @@ impl Loader {
         })?;
         let wanted = |name: &SmolStr| only.is_none_or(|only| name == only);
         self.load_each(found.models.values().filter(|model| wanted(&model.name)));
+        if self.shared.is_draining() {
+            return Err(not_ready(
+                "the worker drains and loads nothing any more; ask again when another serves".into(),
+            ));
+        }
         let known: Vec<SmolStr> = self.shared.served.lock().keys().cloned().collect();
         // What cannot be read is not known to be gone.
         let gone = |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name);
@@ -129,9 +135,14 @@ impl Loader {
             if self.shared.is_draining() {
                 return;
             }
-            if let Err(reason) = self.load(model) {
+            // No model takes the loading of the others along.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.load(model)));
+            let outcome = outcome.unwrap_or_else(|_| Err("its load panicked; the log says where".into()));
+            if let Err(reason) = outcome {
                 self.refuse(model, &reason);
             }
+            // The next one may need the memory.
+            self.retire();
         }
     }
 
@@ -156,10 +167,10 @@ impl Loader {
         let settings = settings::read(found, &shared.config)?;
         let wanted = settings.select(&found.versions)?;
         let old = model.table();
-        // Another number of sessions needs engines of every version for each.
-        let resize = running > 0 && asked != settings.config.sessions;
-        let sessions = (running > 0 && !resize).then_some(running);
-        let mut turn = Turn { shared: &shared, name, settings: &settings, anew: resize, sessions };
+        // Sessions that are to be started need engines of every version.
+        let restart = running == 0 || asked != settings.config.sessions;
+        let sessions = (!restart).then_some(running);
+        let mut turn = Turn { shared: &shared, name, settings: &settings, anew: restart, sessions };
         let (mut versions, mut fresh, mut pending) = (Vec::new(), Vec::new(), Vec::new());
         for found in wanted {
             let current = old.versions.iter().find(|current| current.signature.version == found.version);
@@ -180,14 +191,16 @@ impl Loader {
                 }
             }
         }
-        if versions.is_empty() || (resize && fresh.len() < versions.len()) {
+        if versions.is_empty() || (restart && fresh.len() < versions.len()) {
             // What served before goes on serving, as it was.
-            versions.clone_from(&old.versions);
             fresh.clear();
+            versions.clone_from(&old.versions);
         }
-        if !versions.is_empty() {
-            let table = table(&old, versions, &settings);
-            self.install(&model, table, fresh, settings.config.sessions, resize)?;
+        let table = table(&old, versions, &settings);
+        if restart && !fresh.is_empty() {
+            self.restart(name, table, fresh, settings.config.sessions)?;
+        } else if !table.versions.is_empty() {
+            self.swap(&model, table, fresh);
         }
         if let Some(served) = shared.served.lock().get_mut(name) {
             served.pending = pending;

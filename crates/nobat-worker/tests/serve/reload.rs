@@ -133,6 +133,31 @@ async fn another_number_of_sessions_takes_effect_under_load_and_fails_no_request
 }
 
 #[tokio::test]
+async fn a_refused_number_of_sessions_leaves_those_that_serve() {
+    let files: [(&str, &[u8]); 2] = [("adder/model.onnx", &adds(1.0)), ("adder/model.toml", b"sessions = 2")];
+    let deployment = start(&files, |_| quick()).await;
+    for (toml, reason) in [("sessions = 999", "ask for"), ("sessions = 1\n[batching]\nslo_ms = inf", "slo_ms = inf")] {
+        write(&deployment, "adder/model.toml", toml.as_bytes());
+        deployment.worker.reload();
+        deployment.until("adder", |own| own.iter().any(|own| own.reason.contains(reason))).await;
+        assert_eq!(added(&deployment, "adder", "").await, 1.0, "{toml}");
+        let workers = deployment.queue.workers().await.expect("workers");
+        assert_eq!(workers.iter().map(|own| own.sessions).sum::<u32>(), 2, "{toml}");
+    }
+    // A fresh file beside a number that cannot be had serves neither.
+    write(&deployment, "adder/model.toml", b"sessions = 999");
+    write(&deployment, "adder/model.onnx", &adds(2.0));
+    deployment.worker.reload();
+    deployment.until("adder", |own| own.iter().any(|own| own.reason.contains("ask for"))).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0);
+    write(&deployment, "adder/model.toml", b"sessions = 1");
+    deployment.worker.reload();
+    deployment.until("adder", |own| own.iter().all(|own| own.reason.is_empty())).await;
+    assert_eq!(added(&deployment, "adder", "").await, 2.0);
+    deployment.drain().await;
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_read_unloads_nothing_and_hides_no_neighbour() {
     let (one, two) = (adds(1.0), adds(2.0));
     let deployment = start(&[("adder/1/model.onnx", &one), ("gone.onnx", &two)], |_| quick()).await;
