@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 use nobat_core::JobId;
 use nobat_core::job::LeaseToken;
 use nobat_core::signature::TensorSpec;
-use nobat_core::tensor::{Datatype, Shape};
+use nobat_core::tensor::Datatype;
 use nobat_queue::backend::Lease;
 
-use crate::engine::buffer::Buffer;
-use crate::engine::{Engine, InputData, InputView, OutputData, RunError, RunLimit};
+use crate::engine::{Engine, RunError, RunLimit};
 use crate::watchdog::Watchdog;
+
+mod made_up;
+
+pub use made_up::numbers;
+use made_up::{rows_within, run, run_only};
 
 /// Sizes tried for dimensions that the model leaves open, in order, until one runs.
 const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];
@@ -39,8 +43,6 @@ const LONG_RUN: Duration = Duration::from_millis(40);
 const CLOSE: f64 = 1.1;
 /// How often, at most.
 const ROUNDS: usize = 4;
-/// Most bytes of one made-up input; a model that asks for more is not tried with any.
-const MOST_BYTES: usize = 256 << 20;
 /// Rows' answers may differ so much, relative to the output's largest, by kernel choice.
 const TOLERANCE: f64 = 2e-3;
 /// Longest run at load. A row of the largest models takes seconds; one that ran for
@@ -288,26 +290,6 @@ pub fn warm_up(
     Ok(())
 }
 
-/// Most rows of made-up input that a real run may have: the runtime's arena keeps
-/// the peak of a larger one for good.
-fn rows_within(inputs: &[TensorSpec], dim: i64, max_bytes: u64) -> u32 {
-    let batched = inputs.iter().filter(|spec| !spec.optional && spec.shape.first() == Some(&-1));
-    let row = batched.map(|spec| row_bytes(spec, dim)).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?));
-    let rows = row.map_or(1, |row| max_bytes / (row as u64).max(1));
-    u32::try_from(rows).unwrap_or(u32::MAX).max(1)
-}
-
-/// Bytes of one row of made-up input, of all of it where there is no batch axis;
-/// `None` where no memory has so many.
-fn row_bytes(spec: &TensorSpec, dim: i64) -> Option<usize> {
-    let axes = &spec.shape[usize::from(spec.shape.first() == Some(&-1))..];
-    let elements = axes
-        .iter()
-        .try_fold(1usize, |all, &own| all.checked_mul(usize::try_from(if own < 0 { dim } else { own }).ok()?))?;
-    // A text is one digit, and where it is.
-    elements.checked_mul(spec.datatype.size().unwrap_or(size_of::<&str>()))
-}
-
 /// Best of three runs after one that warms up; a long one is timed once.
 fn time_of(
     engine: &mut dyn Engine,
@@ -345,153 +327,10 @@ fn time_once(
     Ok(started.elapsed())
 }
 
-/// One output of a made-up run, as numbers.
-struct Probed {
-    datatype: Datatype,
-    shape: Shape,
-    values: Vec<f64>,
-}
-
-fn run(
-    engine: &mut dyn Engine,
-    inputs: &[TensorSpec],
-    kinds: &[u32],
-    dim: i64,
-    bound: &Bound<'_>,
-) -> Result<Vec<Probed>, RunError> {
-    let mut probed = Vec::new();
-    with_input(inputs, kinds, dim, |views| {
-        engine.run(views, Some(bound.next()), &mut |outputs| {
-            for output in outputs {
-                let values = match &output.data {
-                    OutputData::Raw(raw) => numbers(output.datatype, raw),
-                    OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
-                };
-                probed.push(Probed { datatype: output.datatype, shape: output.shape.into(), values });
-            }
-        })
-    })?;
-    Ok(probed)
-}
-
-fn run_only(
-    engine: &mut dyn Engine,
-    inputs: &[TensorSpec],
-    kinds: &[u32],
-    dim: i64,
-    bound: &Bound<'_>,
-) -> Result<(), RunError> {
-    with_input(inputs, kinds, dim, |views| engine.run(views, Some(bound.next()), &mut |_| {}))
-}
-
-/// Lends made-up inputs with one row per entry of `kinds`; rows of different
-/// kinds differ. Integers are 0 and 1 (valid in most vocabularies and flags).
-fn with_input<T>(
-    inputs: &[TensorSpec],
-    kinds: &[u32],
-    dim: i64,
-    work: impl FnOnce(&[InputView<'_>]) -> Result<T, RunError>,
-) -> Result<T, RunError> {
-    let required: Vec<(usize, &TensorSpec)> = inputs.iter().enumerate().filter(|(_, spec)| !spec.optional).collect();
-    let bytes = required.iter().try_fold(0, |sum: usize, (_, spec)| {
-        let rows = if spec.shape.first() == Some(&-1) { kinds.len() } else { 1 };
-        sum.checked_add(row_bytes(spec, dim)?.checked_mul(rows)?)
-    });
-    if bytes.is_none_or(|bytes| bytes > MOST_BYTES) {
-        return Err(RunError::Failed(format!("its inputs are over {} MiB at {dim} an open axis", MOST_BYTES >> 20)));
-    }
-    let mut shapes: Vec<Shape> = Vec::new();
-    let mut buffers: Vec<Buffer> = Vec::new();
-    let mut texts: Vec<Vec<&str>> = Vec::new();
-    for (_, spec) in &required {
-        let batched = spec.shape.first() == Some(&-1);
-        let mut shape: Shape = spec.shape.iter().map(|&own| if own < 0 { dim } else { own }).collect();
-        if batched {
-            shape[0] = kinds.len() as i64;
-        }
-        let all: usize = shape.iter().product::<i64>() as usize;
-        let rows = if batched { kinds.len() } else { 1 };
-        let per_row = all / rows.max(1);
-        let mut buffer = Buffer::default();
-        let mut text = Vec::new();
-        buffer.reset(spec.datatype.size().unwrap_or(0) * all);
-        for row in 0..rows {
-            let kind = kinds.get(row).copied().unwrap_or(0);
-            for at in 0..per_row {
-                match spec.datatype {
-                    Datatype::Bytes => text.push(if kind == 0 { "0" } else { "1" }),
-                    datatype => push_number(&mut buffer, datatype, kind, at),
-                }
-            }
-        }
-        shapes.push(shape);
-        buffers.push(buffer);
-        texts.push(text);
-    }
-    let views: Vec<InputView<'_>> = required
-        .iter()
-        .enumerate()
-        .map(|(at, (index, spec))| InputView {
-            index: *index,
-            datatype: spec.datatype,
-            shape: &shapes[at],
-            data: match spec.datatype {
-                Datatype::Bytes => InputData::Text(&texts[at]),
-                _ => InputData::Raw(buffers[at].bytes()),
-            },
-        })
-        .collect();
-    work(&views)
-}
-
-fn push_number(buffer: &mut Buffer, datatype: Datatype, kind: u32, at: usize) {
-    // Small and different along the row and between kinds.
-    let float = if kind == 0 { (at % 7) as f32 * 0.1 } else { 0.9 - (at % 5) as f32 * 0.15 };
-    match datatype {
-        Datatype::Fp32 => buffer.push(&float.to_le_bytes()),
-        Datatype::Fp64 => buffer.push(&f64::from(float).to_le_bytes()),
-        Datatype::Fp16 => buffer.push(&half::f16::from_f32(float).to_le_bytes()),
-        Datatype::Bf16 => buffer.push(&half::bf16::from_f32(float).to_le_bytes()),
-        Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => buffer.push(&[kind as u8]),
-        Datatype::Uint16 | Datatype::Int16 => buffer.push(&(kind as u16).to_le_bytes()),
-        Datatype::Uint32 | Datatype::Int32 => buffer.push(&kind.to_le_bytes()),
-        Datatype::Uint64 | Datatype::Int64 => buffer.push(&u64::from(kind).to_le_bytes()),
-        Datatype::Bytes => {}
-    }
-}
-
-/// Elements as numbers, for comparing.
-pub fn numbers(datatype: Datatype, raw: &[u8]) -> Vec<f64> {
-    macro_rules! read {
-        ($type:ty, $size:literal) => {
-            raw.as_chunks::<$size>().0.iter().map(|&bytes| <$type>::from_le_bytes(bytes) as f64).collect()
-        };
-    }
-    match datatype {
-        Datatype::Bool | Datatype::Uint8 => raw.iter().map(|&byte| f64::from(byte)).collect(),
-        Datatype::Int8 => read!(i8, 1),
-        Datatype::Uint16 => read!(u16, 2),
-        Datatype::Int16 => read!(i16, 2),
-        Datatype::Uint32 => read!(u32, 4),
-        Datatype::Int32 => read!(i32, 4),
-        Datatype::Uint64 => read!(u64, 8),
-        Datatype::Int64 => read!(i64, 8),
-        Datatype::Fp16 => raw.as_chunks::<2>().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f64()).collect(),
-        Datatype::Bf16 => raw.as_chunks::<2>().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f64()).collect(),
-        Datatype::Fp32 => read!(f32, 4),
-        Datatype::Fp64 => read!(f64, 8),
-        Datatype::Bytes => Vec::new(),
-    }
-}
-
-/// A number that differs for different texts, for comparing.
-fn text_number(text: &str) -> f64 {
-    text.bytes().fold(7.0, |number, byte| (number * 31.0 + f64::from(byte)) % 1e9)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{InputView, OutputData, OutputView};
 
     fn runs(ms: &[f64]) -> Vec<(u32, Duration)> {
         ms.iter().enumerate().map(|(at, ms)| (1 << at, Duration::from_secs_f64(ms / 1e3))).collect()
@@ -505,7 +344,7 @@ mod tests {
             &mut self,
             inputs: &[InputView<'_>],
             _: Option<crate::engine::RunLimit<'_>>,
-            take: &mut dyn FnMut(&[crate::engine::OutputView<'_>]),
+            take: &mut dyn FnMut(&[OutputView<'_>]),
         ) -> Result<(), RunError> {
             self.0.push(inputs[0].shape[0]);
             std::thread::sleep(Duration::from_micros(1_000 + 10 * inputs[0].shape[0] as u64));
@@ -563,11 +402,11 @@ mod tests {
             &mut self,
             inputs: &[InputView<'_>],
             _: Option<RunLimit<'_>>,
-            take: &mut dyn FnMut(&[crate::engine::OutputView<'_>]),
+            take: &mut dyn FnMut(&[OutputView<'_>]),
         ) -> Result<(), RunError> {
             let rows = inputs[0].shape[0];
             let data = OutputData::Text(vec![format!("class_{rows}"); rows as usize]);
-            take(&[crate::engine::OutputView { datatype: Datatype::Bytes, shape: &[rows], data }]);
+            take(&[OutputView { datatype: Datatype::Bytes, shape: &[rows], data }]);
             Ok(())
         }
     }
