@@ -225,8 +225,8 @@ fn cost_of_row((rows, took): (u32, Duration)) -> f64 {
 }
 
 /// The size to time after these: twice the last, while two doublings pay; one
-/// alone may be lost in noise. What does not fit in the budget, warmed up and timed
-/// once, would be judged by its cold run and leave the arena its peak for nothing.
+/// alone may be lost in noise. It must fit in half of the budget, warmed up and timed
+/// once: the other half is for timing again what is close, without which noise picks.
 fn next_size(runs: &[(u32, Duration)], limit: u32, left: Duration) -> Option<u32> {
     let &(rows, took) = runs.last()?;
     let pays = match runs {
@@ -235,7 +235,7 @@ fn next_size(runs: &[(u32, Duration)], limit: u32, left: Duration) -> Option<u32
         _ => true,
     };
     let size = rows.saturating_mul(2);
-    (pays && size <= limit && took * 4 <= left).then_some(size)
+    (pays && size <= limit && took * 8 <= left).then_some(size)
 }
 
 /// Which of the runs to time again, in this order; none if one is far ahead.
@@ -451,6 +451,7 @@ mod tests {
         assert_eq!(next_size(&runs(&[9.0, 30.0]), 32, long), None);
         assert_eq!(next_size(&runs(&[9.0, 17.0, 31.0, 63.0]), 32, long), Some(16));
         assert_eq!(next_size(&runs(&[9.0, 17.0, 31.0, 63.0, 130.0]), 32, long), None);
-        assert_eq!(next_size(&runs(&[300.0]), 32, Duration::from_secs(1)), None);
+        assert_eq!(next_size(&runs(&[100.0]), 32, Duration::from_secs(1)), Some(2));
+        assert_eq!(next_size(&runs(&[130.0]), 32, Duration::from_secs(1)), None);
     }
 }
