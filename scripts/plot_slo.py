@@ -157,6 +157,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=15, help="length of each measured run")
     arguments = parser.parse_args()
     binary = arguments.bin / "nobat"
+    arguments.out.mkdir(parents=True, exist_ok=True)
     verdicts = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
