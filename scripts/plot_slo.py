@@ -144,7 +144,9 @@ def draw(path, policy, capacity, runs):
         bottom.stairs(np.histogram(samples[samples[:, 2] != 200][:, 0], edges)[0], edges, color="tab:grey", label="refused")
         bottom.axhline(0.9 * capacity, color="black", linewidth=0.8, linestyle=":", label="90 % of capacity")
         bottom.set_xlabel("seconds")
-        bottom.legend(loc="center right")
+        # Above the lines, whatever they do.
+        bottom.set_ylim(0, bottom.get_ylim()[1] * 1.35)
+        bottom.legend(loc="upper center", ncols=3)
     axes[0][0].set_ylabel("latency, ms")
     axes[1][0].set_ylabel("requests/s")
     figure.savefig(path, dpi=110)
