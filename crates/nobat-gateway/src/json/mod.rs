@@ -3,7 +3,7 @@
 //! [`Reader`] is a strict cursor over the body's bytes; [`tensor`] reads nested
 //! lists into the little-endian buffer that goes into the job; [`request`]
 //! knows the row and column forms of TensorFlow Serving, which the native API
-//! shares; [`write`] prints outputs into one buffer.
+//! shares; [`mod@write`] prints outputs into one buffer.
 //!
 //! Invariants:
 //! - Strict RFC 8259: no NaN tokens, no trailing commas, no control characters
