@@ -115,6 +115,7 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     }
     let worker = Worker::start(settings.worker, queue.clone())?;
     let gateway = Gateway::start(settings.gateway, queue.clone()).await?;
+    gateway.metrics().snapshot("nobat_worker", worker.batching());
     let scheduler =
         nobat_scheduler::start(&settings.scheduler, queue, &settings.store.redis, &settings.store.prefix).await?;
     let failed = tokio::select! {

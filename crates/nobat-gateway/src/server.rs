@@ -149,6 +149,11 @@ impl GatewayHandle {
         self.grpc.as_ref().map(GrpcServer::address)
     }
 
+    /// Its series, to which others of the process may be added.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Where metrics are shown; `None` when they are off.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(MetricsServer::address)

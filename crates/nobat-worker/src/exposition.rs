@@ -42,11 +42,16 @@ const SERIES: &[Series] = &[
     }),
 ];
 
-/// The families of these versions.
-pub(crate) fn families(versions: &[Arc<Version>]) -> Vec<Family> {
+/// The statistics of these versions under Triton's names.
+pub(crate) fn statistics(versions: &[Arc<Version>]) -> Vec<Family> {
+    let statistics: Vec<ModelStatistics> = versions.iter().map(|version| version.stats.counted().statistics).collect();
+    triton::families(&statistics)
+}
+
+/// What only a worker knows of these versions: their batching.
+pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
     let shown: Vec<Shown> = versions.iter().map(|version| Shown::of(version)).collect();
-    let statistics: Vec<ModelStatistics> = shown.iter().map(|shown| shown.counted.statistics.clone()).collect();
-    let own = SERIES.iter().map(|&(name, help, kind, value)| {
+    let families = SERIES.iter().map(|&(name, help, kind, value)| {
         let mut family = Family::new(name, help, kind);
         for shown in &shown {
             if let Some(value) = value(shown) {
@@ -55,7 +60,7 @@ pub(crate) fn families(versions: &[Arc<Version>]) -> Vec<Family> {
         }
         family
     });
-    triton::families(&statistics).into_iter().chain(own).collect()
+    families.collect()
 }
 
 impl Shown {

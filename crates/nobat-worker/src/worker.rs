@@ -198,7 +198,18 @@ impl WorkerHandle {
     /// called; nothing after the drain. For a metrics listener.
     pub fn families(&self) -> impl Fn() -> Vec<Family> + Send + Sync + 'static {
         let shared = Arc::downgrade(&self.shared);
-        move || shared.upgrade().map(|shared| exposition::families(&shared.versions())).unwrap_or_default()
+        let batching = self.batching();
+        move || {
+            let statistics = shared.upgrade().map(|shared| exposition::statistics(&shared.versions()));
+            statistics.into_iter().flatten().chain(batching()).collect()
+        }
+    }
+
+    /// Of [`WorkerHandle::families`] the batching alone, for a process whose gateway
+    /// shows the counters of every worker.
+    pub fn batching(&self) -> impl Fn() -> Vec<Family> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.upgrade().map(|shared| exposition::batching(&shared.versions())).unwrap_or_default()
     }
 
     /// Looks for new, changed and removed models, in the background.

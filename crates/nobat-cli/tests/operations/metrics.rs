@@ -130,3 +130,19 @@ fn the_dashboard_is_complete() {
     }
     assert!(panels.len() >= 8);
 }
+
+#[test]
+fn nobat_serve_shows_the_batching_of_its_own_worker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 0);
+    let mut service = Service::serve(folder.path(), &models, &[], &[("NOBAT_METRICS", "127.0.0.1:0")]);
+    service.wait_for_model("echo");
+    assert_eq!(service.http().post("/v1/models/echo:predict", &onnx::body(7, 1)).expect("an answer").status, 200);
+    let mut http = Http::new(metrics_of(&service.process));
+    let shown = http.get("/metrics").expect("metrics").text();
+    for line in ["nobat_batch_cap_rows{model=\"echo\",version=\"1\"} ", "nobat_batch_wait_seconds_total{model=\"echo\""]
+    {
+        assert_eq!(shown.matches(line).count(), 1, "{line} in\n{shown}");
+    }
+    assert_eq!(shown.matches("# TYPE nv_inference_count ").count(), 1, "{shown}");
+}
