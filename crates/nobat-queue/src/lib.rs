@@ -18,6 +18,7 @@
 //! - No call's cost grows with the backlog.
 
 pub mod backend;
+pub mod condition;
 mod entropy;
 #[doc(hidden)]
 pub mod fuzz;
@@ -28,5 +29,6 @@ pub mod route_jobs;
 pub mod sqlite;
 pub mod watch;
 
+pub use condition::{Condition, Refusal};
 pub use ledger::Ledger;
 pub use queue::{Consumer, Lane, Queue, Renewer};

@@ -8,6 +8,7 @@
 //!   round trip, and waits for work without polling. Its [`Renewer`] lives on
 //!   another thread, where an inference cannot starve it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use nobat_core::{IdIssuer, JobId, OwnerId, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::condition::Condition;
 use crate::ledger::Ledger;
 
 /// How long a lease lasts unless renewed.
@@ -336,8 +338,18 @@ pub trait Queue: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Whether the store can be used, and what an operator should know.
+    /// Whether the store can be used, and what an operator should know. Asks it.
     async fn health(&self) -> Result<StoreHealth>;
+
+    /// Whether the store takes jobs at this moment, as what happened to it shows:
+    /// for readiness, which must not ask and wait.
+    fn condition(&self) -> Condition;
+
+    /// The folder of this host in which the store keeps its files; `None` where it
+    /// keeps none here.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// A gateway thread's way into the queues.
@@ -357,7 +369,9 @@ pub trait Lane: Send + Sync {
     /// As [`Lane::enqueue`].
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the job if it is still queued.
+    /// Dropping the future cancels the job if it is still queued and nobody else
+    /// waits for it. A job with an idempotency key goes on: whoever repeats the
+    /// request is to find it.
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView>;
 
     /// Waits for a job's terminal state, up to `timeout`; returns what stands

@@ -13,6 +13,18 @@ pub const WATCHES: &str = "webhook-watch";
 /// When a new watch is looked at first.
 pub const FIRST_LOOK: Duration = Duration::from_secs(2);
 
+/// Longest pause between two looks at a job.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long the record of a watched job is kept after its end at least: some looks and
+/// the restart of a gateway long, or its end could not be told.
+pub const KEPT: Duration = Duration::from_secs(300);
+
+/// How long the result of a watched job is kept whose caller asked for `result_ttl`.
+#[must_use]
+pub fn kept(result_ttl: Duration) -> Duration {
+    result_ttl.max(KEPT)
+}
+
 /// A job that somebody wants to hear of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Watch {

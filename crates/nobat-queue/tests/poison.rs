@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::OwnerId;
-use nobat_core::job::{JobOptions, JobState, NewJob};
+use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, NewJob, Outcome, Settlement};
+use nobat_core::{ErrorCode, OwnerId};
 use nobat_queue::Queue;
 use nobat_queue::queue::{MAX_DEATHS, QueueSettings};
 use nobat_queue::redis::RedisQueue;
@@ -24,6 +24,10 @@ const MODEL: &str = "digits";
 const INNOCENTS: usize = 32;
 const SESSIONS: usize = 4;
 const STORE: &str = "NOBAT_POISON_STORE";
+/// Kills whoever runs it.
+const AT_ONCE: &str = "poison";
+/// Fails once, and kills whoever runs it again.
+const SECOND_TIME: &str = "poison, the second time";
 
 async fn open(store: &str) -> Arc<dyn Queue> {
     let settings = QueueSettings { lease_ms: 1_000, ..QueueSettings::default() };
@@ -51,8 +55,11 @@ fn child() {
             for (consumer, done) in &mut sessions {
                 let leased = consumer.step(std::mem::take(done), 8).await.expect("a step").leased;
                 idle &= leased.is_empty();
-                poisoned |= leased.iter().any(|job| job.payload == "poison");
-                done.extend(leased.iter().map(echo));
+                for job in &leased {
+                    let fails = job.payload == SECOND_TIME && job.attempt == 1;
+                    poisoned |= job.payload == AT_ONCE || job.payload == SECOND_TIME && !fails;
+                    done.push(if fails { fails_once(job) } else { echo(job) });
+                }
             }
             if poisoned {
                 std::process::abort();
@@ -68,11 +75,17 @@ fn child() {
     });
 }
 
-async fn innocents_outlive_the_poison(store: &str) {
-    let job = |payload: String| NewJob {
+fn fails_once(job: &LeasedJob) -> Settlement {
+    let error = JobError { code: ErrorCode::InferenceFailed, message: "not yet".into() };
+    let outcome = Outcome::Failed { error, retry_in: Some(Duration::from_millis(20)) };
+    Settlement { id: job.id, token: job.token, outcome }
+}
+
+async fn innocents_outlive_the_poison(store: &str, poison: &str, delay: Option<Duration>) {
+    let job = |payload: String, delay| NewJob {
         model: MODEL.into(),
         owner: OwnerId(1),
-        options: JobOptions::default(),
+        options: JobOptions { delay, ..JobOptions::default() },
         payload: payload.into(),
         rows: 1,
         trace: "".into(),
@@ -81,14 +94,14 @@ async fn innocents_outlive_the_poison(store: &str) {
     let poison = {
         let queue = open(store).await;
         let lane = queue.lane();
-        let mut poison = None;
+        let mut found = None;
         for number in 0..INNOCENTS {
             if number == INNOCENTS / 2 {
-                poison = Some(lane.enqueue(job("poison".into())).await.expect("accepted").id);
+                found = Some(lane.enqueue(job(poison.into(), delay)).await.expect("accepted").id);
             }
-            innocents.push(lane.enqueue(job(number.to_string())).await.expect("accepted").id);
+            innocents.push(lane.enqueue(job(number.to_string(), None)).await.expect("accepted").id);
         }
-        poison.expect("it is among them")
+        found.expect("it is among them")
     };
     let run = || {
         let mut child = Command::new(std::env::current_exe().expect("a path"));
@@ -112,11 +125,27 @@ async fn innocents_outlive_the_poison(store: &str) {
 #[tokio::test]
 async fn only_the_poison_is_quarantined_on_the_embedded_store() {
     let folder = tempfile::tempdir().expect("a folder");
-    innocents_outlive_the_poison(&folder.path().display().to_string()).await;
+    innocents_outlive_the_poison(&folder.path().display().to_string(), AT_ONCE, None).await;
+}
+
+#[tokio::test]
+async fn a_delayed_and_a_retried_poison_are_quarantined_on_the_embedded_store() {
+    for (poison, delay) in [(AT_ONCE, Some(Duration::from_millis(50))), (SECOND_TIME, None)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        innocents_outlive_the_poison(&folder.path().display().to_string(), poison, delay).await;
+    }
 }
 
 #[tokio::test]
 async fn only_the_poison_is_quarantined_on_redis() {
     let server = Server::start(&[]);
-    innocents_outlive_the_poison(&server.url()).await;
+    innocents_outlive_the_poison(&server.url(), AT_ONCE, None).await;
+}
+
+#[tokio::test]
+async fn a_delayed_and_a_retried_poison_are_quarantined_on_redis() {
+    for (poison, delay) in [(AT_ONCE, Some(Duration::from_millis(50))), (SECOND_TIME, None)] {
+        let server = Server::start(&[]);
+        innocents_outlive_the_poison(&server.url(), poison, delay).await;
+    }
 }

@@ -373,3 +373,25 @@ async fn the_auditor_names_what_is_wrong_and_repairs_it() {
     assert_eq!(view.state, JobState::Succeeded);
     worker.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_that_ends_before_its_enqueue_is_answered_does_not_say_that_the_job_is_gone() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let lane = queue.lane();
+    // The model is known and the connection is open.
+    lane.enqueue(job("before")).await.expect("accepted");
+    redis::cmd("CLIENT").arg("PAUSE").arg(1_500).arg("WRITE").exec(&mut server.connection()).expect("paused");
+    let view = lane.call(job("slow"), Duration::from_millis(100)).await.expect("it is accepted");
+    assert_eq!(view.state, JobState::Queued);
+    assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
+    // A caller that leaves while it is not answered takes its job along.
+    redis::cmd("CLIENT").arg("PAUSE").arg(1_000).arg("WRITE").exec(&mut server.connection()).expect("paused");
+    let left =
+        tokio::time::timeout(Duration::from_millis(300), lane.call(job("left"), Duration::from_millis(50))).await;
+    assert!(left.is_err(), "not answered before the store has it");
+    let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
+    let ended = lane.wait(view.id, SOON).await.expect("the store answers").expect("is there");
+    assert_eq!(ended.state, JobState::Succeeded);
+    worker.abort();
+}

@@ -16,6 +16,7 @@ use super::ledger::RedisLedger;
 use super::record::{self, Stored};
 use super::renewer::RedisRenewer;
 use super::{Inner, RedisQueue, consumer::RedisConsumer, scripts, startup, unexpected};
+use crate::condition::Condition;
 use crate::ledger::Ledger;
 use crate::queue::{
     Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, Taken, WorkerCommand,
@@ -155,6 +156,10 @@ impl Queue for RedisQueue {
 
     async fn health(&self) -> Result<StoreHealth> {
         startup::health(&self.inner.hub, &self.inner.server).await
+    }
+
+    fn condition(&self) -> Condition {
+        self.inner.refusals.watch()
     }
 }
 

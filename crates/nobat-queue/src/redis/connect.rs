@@ -6,6 +6,7 @@
 //! callers repeat what is safe to repeat. Nothing here ends a worker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nobat_core::{Error, ErrorCode, Result};
@@ -17,14 +18,18 @@ use redis::{
     PushInfo, RedisError, RedisResult, ServerErrorKind, Value,
 };
 
+use tokio::sync::Notify;
+
+use super::pulse::Cause;
 use super::scripts;
+use crate::condition::Refusals;
 
 /// How long opening a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply that takes longer means the connection is dead.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MOST: Duration = Duration::from_secs(1);
+const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
 /// What a connection does with messages the server pushes.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -335,6 +340,16 @@ pub(crate) struct Hub {
     // A std-like mutex: held for a clone of a handle, never across an await.
     current: Mutex<Current>,
     opening: tokio::sync::Mutex<Opening>,
+    /// Where the condition of the store is kept, for a connection that decides it.
+    report: Option<Report>,
+    /// Whether this connection is held against the store.
+    troubled: AtomicBool,
+    trouble: Notify,
+}
+
+struct Report {
+    refusals: Arc<Refusals<Cause>>,
+    number: u64,
 }
 
 #[derive(Default)]
@@ -350,6 +365,13 @@ struct Opening {
     last: Option<RedisError>,
 }
 
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // A connection that is not there any more holds nobody up.
+        self.works();
+    }
+}
+
 impl Hub {
     /// A connection that is opened when first used.
     pub(crate) fn new(target: Arc<Target>, runtime: Option<tokio::runtime::Handle>) -> Hub {
@@ -361,7 +383,17 @@ impl Hub {
             runtime,
             current: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            report: None,
+            troubled: AtomicBool::new(false),
+            trouble: Notify::new(),
         }
+    }
+
+    /// Says how it fares: without this connection no job is accepted.
+    pub(crate) fn reporting(mut self, refusals: Arc<Refusals<Cause>>) -> Hub {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        self.report = Some(Report { refusals, number: COUNT.fetch_add(1, Ordering::Relaxed) });
+        self
     }
 
     /// Subscribes to `channels` whenever the connection opens.
@@ -398,9 +430,11 @@ impl Hub {
                 let mut current = self.current.lock();
                 current.generation += 1;
                 current.link = Some(link.clone());
+                self.works();
                 Ok((link, current.generation))
             }
             Err(e) => {
+                self.failed(coded(&e));
                 let pause = opening.backoff.next();
                 opening.not_before = Some(Instant::now() + pause);
                 opening.last = Some(e.clone());
@@ -440,13 +474,51 @@ impl Hub {
         self.judge(link.send_all(pipeline).await, generation)
     }
 
-    fn judge<T>(&self, reply: RedisResult<T>, generation: u64) -> RedisResult<T> {
-        if let Err(e) = &reply
-            && fault(e) == Fault::Broken
-        {
-            self.broken(generation);
+    /// Draws the conclusions of a reply that came on the connection of `generation`.
+    pub(crate) fn judge<T>(&self, reply: RedisResult<T>, generation: u64) -> RedisResult<T> {
+        match &reply {
+            Ok(_) => self.works(),
+            Err(e) if fault(e) == Fault::Broken => {
+                self.broken(generation);
+                self.failed(coded(e));
+            }
+            // Whatever it is asked, it answers so.
+            Err(e) if matches!(e.code(), Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "NOAUTH")) => {
+                self.failed(coded(e));
+            }
+            Err(_) => self.works(),
         }
         reply
+    }
+
+    /// It cannot be used at present.
+    pub(crate) fn failed(&self, error: Error) {
+        if let Some(Report { refusals, number }) = &self.report {
+            refusals.raise(Cause::Connection(*number), error);
+            if !self.troubled.swap(true, Ordering::AcqRel) {
+                self.trouble.notify_one();
+            }
+        }
+    }
+
+    fn works(&self) {
+        if self.troubled.load(Ordering::Relaxed)
+            && self.troubled.swap(false, Ordering::AcqRel)
+            && let Some(Report { refusals, number }) = &self.report
+        {
+            refusals.clear(&Cause::Connection(*number));
+        }
+    }
+
+    /// Resolves when it cannot be used.
+    pub(crate) async fn in_trouble(&self) {
+        while !self.is_troubled() {
+            self.trouble.notified().await;
+        }
+    }
+
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Acquire)
     }
 
     fn open_link(&self) -> Option<(Link, u64)> {

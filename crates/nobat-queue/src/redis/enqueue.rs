@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::connect::{Backoff, Fault, coded, fault};
 use super::keys::{QueueKeys, job_of, key_of};
 use super::lane::{Shared, Travelling};
+use super::pulse::{self, Cause};
 use super::record::{self, Encoded};
 use super::{Inner, scripts, written};
 use crate::queue::Accepted;
@@ -82,9 +83,21 @@ pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travell
     let reply = loop {
         let cmd = command(&shared.inner, &queue, &batch, again);
         match send_once(&shared, &queue, &batch, cmd).await {
-            Ok(reply) => break Ok(reply),
-            Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => break Err(coded(&e)),
-            Err(_) => tokio::time::sleep(backoff.next()).await,
+            Ok(reply) => {
+                if !shared.inner.refusals.is_empty() {
+                    shared.inner.refusals.clear(&Cause::Writes(queue.base.clone()));
+                }
+                break Ok(reply);
+            }
+            Err(e) => {
+                if pulse::refuses(&e) {
+                    shared.inner.refusals.raise(Cause::Writes(queue.base.clone()), coded(&e));
+                }
+                if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE {
+                    break Err(coded(&e));
+                }
+                tokio::time::sleep(backoff.next()).await;
+            }
         }
         again = true;
     };
@@ -129,12 +142,7 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
         Ok(replies) if kept => written::wait(&mut link, queue, replies.last()).await.map(|()| replies),
         other => other,
     };
-    if let Err(e) = &replies
-        && fault(e) == Fault::Broken
-    {
-        shared.hub.broken(generation);
-    }
-    let mut replies = replies?;
+    let mut replies = shared.hub.judge(replies, generation)?;
     if fsync && !on_disk(replies.last()) {
         return Err(
             std::io::Error::new(std::io::ErrorKind::TimedOut, "redis did not write the job to disk in time").into()
@@ -229,7 +237,7 @@ fn verdict_of(
             .ok_or_else(|| super::unexpected("an earlier job", detail)),
         (b"mismatch", _) => Err(Error::new(
             ErrorCode::IdempotencyMismatch,
-            "this idempotency key came with another body before; use a new key for a new request",
+            "this idempotency key came with another request before (body or parameters differ); use a new key",
         )),
         _ => Err(super::unexpected("a verdict", detail)),
     }

@@ -26,7 +26,8 @@
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
 //! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |
-//! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, horizon, job key | enqueue | idempotency ttl |
+//! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, horizon, job key; names nothing once that job has no record | enqueue | idempotency ttl |
+//! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |
 //! | `nobat{:}secret` | string | 16 random bytes that job ids are keyed with | first process | |
 //! | `nobat{:}queues` | hash | model -> queue number | first use of a model | |
 //! | `nobat{:}workers` | hash | worker id -> expiry (ms) and JSON | workers | until expired or deregistered |

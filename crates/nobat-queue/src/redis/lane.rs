@@ -29,7 +29,7 @@ use super::connect::Hub;
 use super::enqueue::{self, Outgoing};
 use super::keys::{QueueKeys, key_of, key_of_random};
 use super::waiters::{News, Waiters, on_push};
-use super::{Inner, patient, random_name, record, scripts};
+use super::{Inner, patient, pulse, random_name, record, scripts};
 use crate::queue::{Accepted, Lane};
 
 /// Most jobs one enqueue call carries: a third of a millisecond of Redis, for which
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     /// Jobs of enqueue calls without an answer, by call.
     in_flight: Mutex<HashMap<u64, Vec<u128>>>,
     calls: AtomicU64,
+    /// Rung when such a call has its answer.
+    answered: Notify,
 }
 
 #[derive(Default)]
@@ -75,7 +77,10 @@ impl RedisLane {
         let name = random_name();
         let waiters = Arc::new(Waiters::default());
         let channel = format!("{}{}", inner.prefix.lane_channel(), String::from_utf8_lossy(&name));
-        let hub = Hub::new(inner.target.clone(), None).subscribed(vec![channel], on_push(waiters.clone()));
+        inner.accepts.store(true, Ordering::Relaxed);
+        let hub = Hub::new(inner.target.clone(), None)
+            .subscribed(vec![channel], on_push(waiters.clone()))
+            .reporting(inner.refusals.clone());
         let shared = Arc::new(Shared {
             inner,
             name,
@@ -85,8 +90,14 @@ impl RedisLane {
             waiters,
             in_flight: Mutex::default(),
             calls: AtomicU64::new(0),
+            answered: Notify::new(),
         });
-        let tasks = vec![tokio::spawn(flush(shared.clone())), tokio::spawn(attend(shared.clone()))];
+        let mending = shared.clone();
+        let tasks = vec![
+            tokio::spawn(flush(shared.clone())),
+            tokio::spawn(attend(shared.clone())),
+            tokio::spawn(async move { pulse::mend(&mending.hub).await }),
+        ];
         RedisLane { shared, tasks }
     }
 
@@ -149,27 +160,45 @@ impl Lane for RedisLane {
         let outgoing = self.prepare(&job, true).await?;
         let (queue, id) = (outgoing.queue.clone(), outgoing.id);
         let shared = &self.shared;
-        let (number, told) = shared.push_awaited(outgoing);
-        let mut leaving = Leaving { shared, queue: &queue, id, number, watched: false, abandon: true };
-        match tokio::time::timeout(timeout, told).await {
-            Ok(Ok(News::Ended(bytes))) => {
+        // Whoever has its key may still ask for it.
+        let abandon = job.options.idempotency.is_none();
+        let (number, mut told) = shared.push_awaited(outgoing);
+        let mut leaving = Leaving { shared, queue: &queue, id, number, watched: false, abandon };
+        let news = match tokio::time::timeout(timeout, &mut told).await {
+            Ok(news) => Some(news.unwrap_or(News::Gone)),
+            Err(_) => {
+                // A job that is still on its way has no record, and is not gone.
+                Box::pin(shared.arrived(id.random)).await;
+                told.try_recv().ok()
+            }
+        };
+        match news {
+            Some(News::Ended(bytes)) => {
                 leaving.told();
                 shared.inner.view(&queue, id, bytes).await
             }
-            Ok(Ok(News::Refused(e))) => {
+            Some(News::Refused(e)) => {
                 leaving.told();
                 Err(e)
             }
-            Ok(Ok(News::Duplicate(first))) => {
+            Some(News::Duplicate(first)) => {
                 leaving.told();
                 let left = deadline.saturating_duration_since(Instant::now());
-                Box::pin(self.wait_on(queue.clone(), first, left)).await?.ok_or_else(|| gone(first))
+                match Box::pin(self.wait_on(queue.clone(), first, left)).await? {
+                    Some(view) => Ok(view),
+                    // Its record has gone since the key was looked up: the key names
+                    // nothing now.
+                    None => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        self.call(job, left).await
+                    }
+                }
             }
-            Ok(_) => {
+            Some(News::Gone) => {
                 leaving.told();
                 Err(gone(id))
             }
-            Err(_) => {
+            None => {
                 leaving.abandon = false;
                 Box::pin(shared.inner.read(id)).await?.ok_or_else(|| gone(id))
             }
@@ -208,7 +237,7 @@ struct Leaving<'a> {
     number: u64,
     /// Registered in the store beside the job's own lane.
     watched: bool,
-    /// The caller left: a queued job is not worth running.
+    /// The caller left: a queued job that nobody else waits for is not worth running.
     abandon: bool,
 }
 
@@ -223,7 +252,7 @@ impl Leaving<'_> {
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         let last = self.shared.waiters.remove(self.id.random, self.number);
-        if self.abandon {
+        if self.abandon && last {
             self.shared.outbox.lock().abandoned.push((self.queue.clone(), self.id));
             self.shared.filled.notify_one();
         } else if self.watched && last {
@@ -276,6 +305,20 @@ impl Shared {
             || self.in_flight.lock().values().any(|jobs| jobs.contains(&job))
     }
 
+    /// Resolves when the enqueue of this job has its answer.
+    async fn arrived(&self, job: u128) {
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            // From here on no bell is missed.
+            answered.as_mut().enable();
+            if !self.on_its_way(job) {
+                return;
+            }
+            answered.await;
+        }
+    }
+
     /// Tells whoever waits for an enqueue's answer.
     pub(crate) fn answer(&self, outgoing: &mut Outgoing, verdict: Result<Accepted>) {
         match (outgoing.ack.take(), verdict) {
@@ -297,6 +340,7 @@ pub(crate) struct Travelling {
 impl Drop for Travelling {
     fn drop(&mut self) {
         self.shared.in_flight.lock().remove(&self.call);
+        self.shared.answered.notify_waiters();
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`renewer`]: leases kept alive from a thread of their own;
 //! - [`timekeeper`]: what time does to idle queues, by one process per queue;
 //! - [`admin`], [`registry`]: reading, dead letters, workers and commands;
+//! - [`pulse`]: whether jobs are taken, for readiness;
 //! - [`between`]: cached answers and rates that gateways share;
 //! - [`connect`]: how connections are made, and come back.
 //!
@@ -34,6 +35,7 @@ mod lane;
 mod ledger;
 pub(crate) mod list;
 mod marker;
+mod pulse;
 mod record;
 mod registry;
 mod renewer;
@@ -46,6 +48,7 @@ mod written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
@@ -53,6 +56,7 @@ use parking_lot::RwLock;
 use redis::{Cmd, Value};
 use smol_str::SmolStr;
 
+use crate::condition::Refusals;
 use crate::queue::{Durability, QueueSettings};
 use connect::{Backoff, Fault, Hub, Target, coded, fault};
 use keys::{Prefix, QueueKeys};
@@ -75,6 +79,9 @@ struct Inner {
     numbering: tokio::sync::Mutex<()>,
     registry: registry::Registry,
     timers: timekeeper::Timers,
+    refusals: Arc<Refusals<pulse::Cause>>,
+    /// Whether this process enqueues: a lane was opened.
+    accepts: AtomicBool,
     server: startup::Server,
     /// Of this process, for timers and commands.
     process: [u8; 8],
@@ -120,7 +127,10 @@ impl RedisQueue {
             format!("{}{}", prefix.keeper_channel(), String::from_utf8_lossy(&process)),
         ];
         let on_push = registry::on_push(channels.clone(), registry.clone(), timers.clone());
-        let hub = Hub::new(target.clone(), Some(runtime.handle().clone())).subscribed(channels, on_push);
+        let refusals = Arc::new(Refusals::default());
+        let hub = Hub::new(target.clone(), Some(runtime.handle().clone()))
+            .subscribed(channels, on_push)
+            .reporting(refusals.clone());
         let prepared = startup::prepare(&hub, &prefix, &settings).await;
         let (server, ids) = match prepared {
             Ok(prepared) => prepared,
@@ -140,11 +150,14 @@ impl RedisQueue {
             numbering: tokio::sync::Mutex::default(),
             registry,
             timers,
+            refusals,
+            accepts: AtomicBool::new(false),
             server,
             process,
             runtime: Some(runtime),
         });
         handle.spawn(timekeeper::run(Arc::downgrade(&inner)));
+        handle.spawn(pulse::run(Arc::downgrade(&inner)));
         Ok(Arc::new(RedisQueue { inner }))
     }
 }

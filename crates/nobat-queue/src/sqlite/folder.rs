@@ -1,4 +1,5 @@
-//! The data folder: who holds it, and which jobs were running in it.
+//! The data folder: who holds it, whether it is still there, who may read it, and
+//! which jobs were running in it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,15 +12,19 @@
 //! synced: the kernel keeps it when the process is killed, which is when it is
 //! needed. It tells the next process which jobs were running when this one
 //! died, so that a job that kills its process each time is quarantined.
+//!
+//! A folder that is made here is its user's alone, and so is every file, whatever the
+//! folder's own rights are.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nobat_core::{Error, ErrorCode, Result};
 
 use super::machine::Row;
+use super::wal::log_of;
 
 /// The process that holds the folder at `path`, as it signed itself; none when
 /// the folder is free or not there.
@@ -38,11 +43,29 @@ fn signature(name: &Path) -> String {
     if pid.trim().is_empty() { "another process".into() } else { format!("process {}", pid.trim()) }
 }
 
+/// Everything a folder of ours may hold: one with anything else is somebody's whose
+/// rights are not ours to change.
+const OURS: [&str; 11] = [
+    "lock",
+    "running",
+    "log",
+    "queue.db",
+    "queue.db-wal",
+    "queue.db-shm",
+    "queue.db-wal.damaged",
+    "ledger.db",
+    "ledger.db-wal",
+    "ledger.db-shm",
+    "ledger.db-wal.damaged",
+];
+
 /// The folder, held by this process.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
     lock: File,
+    /// Files that must stay what they are while the process runs: device and inode.
+    watched: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Folder {
@@ -57,10 +80,16 @@ impl Folder {
                 &format!("cannot be written: {e}; check its owner and free space, or choose another with --data"),
             )
         };
-        fs::create_dir_all(path.join("running")).map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path.join("running")).map_err(unusable)?;
         let name = path.join("lock");
-        let lock =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&name).map_err(unusable)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&name)
+            .map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -72,7 +101,53 @@ impl Folder {
         }
         let pid = std::process::id().to_string();
         lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0)).map_err(unusable)?;
-        Ok(Folder { path: path.to_owned(), lock })
+        let folder = Folder { path: path.to_owned(), lock, watched: Vec::new() };
+        folder.close_to_others().map_err(unusable)?;
+        Ok(folder)
+    }
+
+    /// Takes everybody else's rights to what an earlier version or umask left open, and
+    /// makes the databases, which give their rights to the files beside them.
+    fn close_to_others(&self) -> io::Result<()> {
+        for database in [self.journal(), self.ledger()] {
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(database)?;
+        }
+        let mut foreign = false;
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !OURS.iter().any(|ours| name == *ours) {
+                foreign = true;
+            } else if entry.file_type()?.is_file() {
+                close(&entry.path(), 0o600)?;
+            }
+        }
+        close(&self.path.join("running"), 0o700)?;
+        if !foreign {
+            close(&self.path, 0o700)?;
+        }
+        Ok(())
+    }
+
+    /// From now on its lock, the journal and the journal's log must stay in their places.
+    pub(super) fn watch(&mut self) {
+        let names = [self.path.join("lock"), self.journal(), log_of(&self.journal())];
+        let placed = |name: PathBuf| place(&name).map(|place| (name, place));
+        self.watched = names.into_iter().filter_map(placed).collect();
+    }
+
+    /// Why what this process writes does not reach its folder any more; `None` while
+    /// all is in its place.
+    pub(super) fn lost(&self) -> Option<String> {
+        let (name, _) = self.watched.iter().find(|(name, was)| match fs::metadata(name) {
+            Ok(is) => (is.dev(), is.ino()) != *was,
+            // A folder that cannot be looked at for a moment is not gone.
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        })?;
+        Some(format!(
+            "was removed or replaced while it was in use: `{}` is not the file this process opened, so nothing would be kept; put the folder back, or restart on another",
+            name.display()
+        ))
     }
 
     /// The folder's path.
@@ -110,7 +185,7 @@ impl Folder {
     /// The file in which consumer `number` notes what it runs.
     pub(super) fn running(&self, number: u32) -> io::Result<Running> {
         let name = self.path.join("running").join(number.to_string());
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&name)?;
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&name)?;
         Ok(Running { name, file, rows: Vec::new(), bytes: Vec::new() })
     }
 }
@@ -121,6 +196,25 @@ impl Drop for Folder {
         // started at this moment and still shares it.
         let _ = self.lock.unlock();
     }
+}
+
+/// Takes rights that `mode` does not have away from the file at `path`; those of a
+/// stranger's file are left alone, it is as closed as its owner wants.
+fn close(path: &Path, mode: u32) -> io::Result<()> {
+    let is = fs::metadata(path)?.permissions().mode() & 0o777;
+    match fs::set_permissions(path, Permissions::from_mode(is & mode)) {
+        _ if is & mode == is => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            log::warn!("others may read `{}` (mode {is:o}), and it is not ours to close", path.display());
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Device and inode of a file.
+fn place(name: &Path) -> Option<(u64, u64)> {
+    fs::metadata(name).ok().map(|is| (is.dev(), is.ino()))
 }
 
 /// `queue_unavailable`, naming the folder.
@@ -186,6 +280,68 @@ mod tests {
         assert_eq!(rows, [7, 8, 9]);
         drop(second);
         assert_eq!(folder.were_running().expect("reads"), [7]);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_folder_that_is_made_here_is_its_users_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("new").join("data");
+        let folder = Folder::take(&path).expect("takes it");
+        let _running = folder.running(0).expect("a file");
+        for (name, wanted) in
+            [("", 0o700), ("running", 0o700), ("running/0", 0o600), ("lock", 0o600), ("queue.db", 0o600)]
+        {
+            assert_eq!(mode(&path.join(name)), wanted, "`{name}`");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_left_open_is_closed_and_a_strangers_folder_left_alone() {
+        for (stranger, folder_mode) in [(None, 0o700), (Some("notes.txt"), 0o755)] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let path = dir.path().join("data");
+            fs::create_dir_all(path.join("running")).expect("made");
+            for name in ["lock", "queue.db", "queue.db-wal"].into_iter().chain(stranger) {
+                fs::write(path.join(name), "").expect("written");
+                fs::set_permissions(path.join(name), Permissions::from_mode(0o644)).expect("set");
+            }
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("set");
+            let _held = Folder::take(&path).expect("takes it");
+            assert_eq!(mode(&path), folder_mode);
+            assert_eq!(
+                [mode(&path.join("queue.db")), mode(&path.join("queue.db-wal")), mode(&path.join("lock"))],
+                [0o600; 3]
+            );
+            if let Some(name) = stranger {
+                assert_eq!(mode(&path.join(name)), 0o644, "not ours");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_removed_replaced_or_moved_is_lost_and_one_put_back_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, away) = (dir.path().join("data"), dir.path().join("away"));
+        let mut folder = Folder::take(&path).expect("takes it");
+        fs::write(path.join("queue.db-wal"), "").expect("written");
+        folder.watch();
+        assert_eq!(folder.lost(), None);
+        fs::rename(&path, &away).expect("moved");
+        assert!(folder.lost().expect("lost").contains("removed or replaced"));
+        // A second process takes the place.
+        let other = Folder::take(&path).expect("the path is free");
+        assert!(folder.lost().is_some());
+        drop(other);
+        fs::remove_dir_all(&path).expect("removed");
+        fs::rename(&away, &path).expect("moved back");
+        assert_eq!(folder.lost(), None);
+        // The files alone, without the lock.
+        fs::remove_file(path.join("queue.db-wal")).expect("removed");
+        assert!(folder.lost().expect("lost").contains("queue.db-wal"));
     }
 
     #[test]

@@ -157,9 +157,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Every idempotency key, in order of row.
+    /// Every idempotency key, in order of row, with the end of its job's result if
+    /// there is one.
     pub(crate) fn keys(&self) -> Result<Vec<KeyRecord>, JournalError> {
-        let mut statement = self.db.prepare("SELECT * FROM idempotency ORDER BY row")?;
+        let mut statement = self.db.prepare(
+            "SELECT idempotency.*, results.expires_ms FROM idempotency LEFT JOIN results USING (row) ORDER BY idempotency.row",
+        )?;
         let rows = statement.query_map([], |row| {
             Ok(KeyRecord {
                 queue: row.get(1)?,
@@ -171,6 +174,7 @@ impl Journal {
                     random: u128::from_le_bytes(row.get(5)?),
                     horizon_min: row.get(6)?,
                     expires_us: row.get(7)?,
+                    ends_ms: row.get(8)?,
                 },
             })
         })?;
@@ -272,6 +276,16 @@ impl Journal {
             Some((before_ms, limit)) => self.db.prepare_cached(EXPIRE_RESULTS)?.execute(params![before_ms, limit])?,
             None => 0,
         })
+    }
+
+    /// Writes `bytes` and takes them back: whether the disk takes that much again.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(crate) fn probe(&mut self, bytes: u64) -> Result<(), JournalError> {
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?1))", [bytes])?;
+        self.db.execute("DELETE FROM meta WHERE name='probe'", [])?;
+        Ok(())
     }
 
     /// Lets the database grow no further, as a full disk does.

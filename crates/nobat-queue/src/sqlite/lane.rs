@@ -4,7 +4,7 @@
 //! short lock and the wait for the commit that carries it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nobat_core::job::{JobView, NewJob};
@@ -45,9 +45,12 @@ impl Lane for SqliteLane {
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
         let shared = &self.core.shared;
+        let began = Instant::now();
+        let keyed = job.options.idempotency.is_some();
         // A key promises that no second job is made, and fsync that nothing answered is
         // taken back: both hold only once the end is committed.
-        let relaxed = job.options.idempotency.is_none() && shared.settings.durability == Durability::Memory;
+        let relaxed = !keyed && shared.settings.durability == Durability::Memory;
+        let again = keyed.then(|| job.clone());
         let (enqueued, end) = shared.act(|state, now_us| {
             let commit = match relaxed {
                 true => Commit::Relaxed { insert_us: CALL_INSERT_WITHIN_US, end_us: CALL_END_WITHIN_US },
@@ -60,9 +63,14 @@ impl Lane for SqliteLane {
         let id = enqueued.id;
         let Some(end) = end else {
             // Somebody else's job: wait for it, but leave it alone.
-            return self.wait(id, timeout).await?.ok_or_else(|| gone(id));
+            return match (self.wait(id, timeout).await?, again) {
+                (Some(view), _) => Ok(view),
+                // Its record has gone since the key was looked up: the key names nothing now.
+                (None, Some(job)) => self.call(job, timeout.saturating_sub(began.elapsed())).await,
+                (None, None) => Err(gone(id)),
+            };
         };
-        let mut caller = Caller { core: &self.core, id, present: false };
+        let mut caller = Caller { core: &self.core, id, keyed, present: false };
         let ended = tokio::time::timeout(timeout, end).await;
         caller.present = true;
         drop(caller);
@@ -118,10 +126,11 @@ fn gone(id: JobId) -> Error {
 }
 
 /// Dropped before `present` is set, its caller has left: a job that still waits
-/// is not run for nobody.
+/// is not run for nobody. Whoever has its key may still ask for it.
 struct Caller<'a> {
     core: &'a Core,
     id: JobId,
+    keyed: bool,
     present: bool,
 }
 
@@ -129,8 +138,10 @@ impl Drop for Caller<'_> {
     fn drop(&mut self) {
         if !self.present {
             self.core.shared.act(|state, now_us| {
-                state.drop_waiters(self.id.locator);
-                state.machine.abandon(now_us, self.id);
+                let awaited = state.drop_waiters(self.id.locator);
+                if !awaited && !self.keyed {
+                    state.machine.abandon(now_us, self.id);
+                }
             });
         }
     }

@@ -19,6 +19,7 @@ mod checkpoint;
 mod clock;
 mod consumer;
 mod folder;
+mod guard;
 mod journal;
 mod lane;
 mod ledger;
@@ -30,6 +31,7 @@ mod rows;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod writer;
 
 use std::path::Path;
@@ -48,7 +50,9 @@ use self::lane::{SqliteLane, committed};
 use self::ledger::SqliteLedger;
 use self::machine::{Machine, QueueNo};
 use self::shared::{Core, Shared};
+use self::wal::Damage;
 use self::writer::Writer;
+use crate::condition::Condition;
 use crate::ledger::Ledger;
 use crate::queue::{
     Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
@@ -73,9 +77,10 @@ impl SqliteQueue {
     /// be written, or when a newer version wrote it.
     pub fn open(dir: &Path, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
         let folder = Folder::take(dir)?;
+        let notes = damaged_logs(&folder)?;
         let broken = |e: JournalError| unavailable(dir, &format!("holds no usable queue: {e}"));
         let journal = Journal::open(&folder.journal(), settings.durability).map_err(broken)?;
-        SqliteQueue::start(folder, journal, settings)
+        SqliteQueue::start(folder, journal, settings, notes)
     }
 
     /// The process that holds folder `dir` at this moment, such as `process 4711`;
@@ -85,19 +90,29 @@ impl SqliteQueue {
         folder::holder(dir)
     }
 
-    fn start(folder: Folder, mut journal: Journal, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
+    fn start(
+        mut folder: Folder,
+        mut journal: Journal,
+        settings: QueueSettings,
+        notes: Vec<String>,
+    ) -> Result<Arc<SqliteQueue>> {
         let dir = folder.path().to_owned();
         let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
         let ledger = Arc::new(SqliteLedger::open(&folder.ledger())?);
         let ids = IdIssuer::new(journal.secret().map_err(broken)?);
         let clock = Clock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;
-        let shared = Arc::new(Shared::new(folder, settings, ids, clock, machine));
+        folder.watch();
+        let shared = Arc::new(Shared::new(folder, settings, ids, clock, machine, notes));
+        let mut core = Core { shared: Arc::clone(&shared), writer: None, guard: None };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+            spawned.map_err(|e| Error::new(ErrorCode::Internal, format!("cannot start the thread `{name}`: {e}")))
+        };
         let writer = Writer::new(Arc::clone(&shared), journal);
-        let spawned = std::thread::Builder::new().name("nobat-journal".into()).spawn(move || writer.run());
-        let thread =
-            spawned.map_err(|e| Error::new(ErrorCode::Internal, format!("cannot start the writer thread: {e}")))?;
-        Ok(Arc::new(SqliteQueue { core: Arc::new(Core { shared, writer: Some(thread) }), ledger }))
+        core.writer = Some(spawn("nobat-journal", Box::new(move || writer.run()))?);
+        core.guard = Some(spawn("nobat-guard", Box::new(move || guard::run(shared)))?);
+        Ok(Arc::new(SqliteQueue { core: Arc::new(core), ledger }))
     }
 
     /// Does something to a queue that exists, and waits for its commit.
@@ -109,6 +124,43 @@ impl SqliteQueue {
         committed(ack).await?;
         Ok(out)
     }
+}
+
+/// Says which commits SQLite is about to drop, and keeps a copy of the log that had
+/// them: once it is opened, they are gone.
+fn damaged_logs(folder: &Folder) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for (file, what) in [
+        (folder.journal(), "jobs that were accepted, settled or cancelled"),
+        (folder.ledger(), "routes, periodic tasks and webhooks that were changed"),
+    ] {
+        let log = wal::log_of(&file);
+        let unreadable = |e: std::io::Error| {
+            unavailable(folder.path(), &format!("holds a log that cannot be read: {e}; look at its disk"))
+        };
+        let Some(damage) = wal::damage(&log).map_err(&unreadable)? else { continue };
+        let mut copy = log.clone().into_os_string();
+        copy.push(".damaged");
+        let kept = match std::fs::copy(&log, &copy) {
+            Ok(_) => format!("a copy is kept as `{}`", copy.display()),
+            Err(e) => format!("no copy could be kept: {e}"),
+        };
+        let lost = match damage {
+            Damage::Header { bytes } => format!("its header is, so all of it is dropped, {bytes} bytes"),
+            Damage::From { at, commits, kept } => {
+                format!("at byte {at}: {kept} commits are read, {commits} or more behind it are dropped")
+            }
+        };
+        let note = format!(
+            "the write-ahead log `{}` is damaged, {lost}; {what} last before the last process ended may be lost or run again; {kept}; look at the disk",
+            log.display()
+        );
+        log::error!("{note}");
+        notes.push(note);
+        // As SQLite would, but so that the next start does not find it again.
+        wal::cut(&log, damage).map_err(unreadable)?;
+    }
+    Ok(notes)
 }
 
 /// Builds the machine as the last process left it, and counts a death for every
@@ -262,7 +314,15 @@ impl Queue for SqliteQueue {
         }
         Ok(StoreHealth {
             store: format!("sqlite {} in {}", rusqlite::version(), shared.folder.path().display()),
-            warnings: Vec::new(),
+            warnings: shared.notes.clone(),
         })
+    }
+
+    fn condition(&self) -> Condition {
+        self.core.shared.refusals.watch()
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        Some(self.core.shared.folder.path())
     }
 }

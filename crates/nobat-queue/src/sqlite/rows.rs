@@ -162,6 +162,8 @@ pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         payload: Payload::Disk(row.get(19)?),
         stored: Stored::Yes,
         dirty: Dirty::No,
+        // Its key, if it has one, says so when it is restored.
+        keyed: false,
         relaxed_us: 0,
     })
 }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nobat_core::job::{JobView, NewJob};
 use nobat_core::{Error, IdIssuer, JobId, Result};
@@ -16,23 +17,30 @@ use super::journal::{JournalError, Reader};
 use super::machine::{Commit, ConsumerNo, Enqueued, Machine, Row};
 use super::recent::Recent;
 use super::registry::Registry;
+use crate::condition::Refusals;
 use crate::entropy;
 use crate::queue::QueueSettings;
 
-/// Keeps the writer thread alive for as long as anybody uses the queue.
+/// Lines about the door are this far apart at least.
+const SAY_EVERY_US: u64 = 2_000_000;
+
+/// Keeps the threads alive for as long as anybody uses the queue.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     pub(super) writer: Option<JoinHandle<()>>,
+    pub(super) guard: Option<JoinHandle<()>>,
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
         self.shared.state.lock().stop = true;
         self.shared.work.notify_one();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            log::error!("the queue's writer thread panicked");
+        self.shared.ended.notify_one();
+        for thread in [self.writer.take(), self.guard.take()].into_iter().flatten() {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                log::error!("the queue's thread `{name}` panicked");
+            }
         }
     }
 }
@@ -49,6 +57,12 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Wakes the writer.
     pub(super) work: Condvar,
+    /// Wakes the guard at the end.
+    pub(super) ended: Condvar,
+    /// What readiness sees of [`State::down`].
+    pub(super) refusals: Refusals<()>,
+    /// What a start found out and an operator should know.
+    pub(super) notes: Vec<String>,
     pub(super) registry: Registry,
     readers: Mutex<Vec<Reader>>,
 }
@@ -63,6 +77,11 @@ pub(super) struct State {
     pub(super) writer: WriterState,
     /// Why the journal cannot be written at present.
     pub(super) down: Option<Error>,
+    /// When the commit that is under way began.
+    pub(super) committing_us: Option<u64>,
+    /// When the last line about the door was written, and its changes since.
+    said_us: u64,
+    unsaid: u32,
     pub(super) stop: bool,
 }
 
@@ -94,6 +113,9 @@ impl State {
             recent: Recent::default(),
             writer: WriterState::Busy,
             down: None,
+            committing_us: None,
+            said_us: 0,
+            unsaid: 0,
             stop: false,
         }
     }
@@ -132,14 +154,15 @@ impl State {
         Some((caller.tell, view))
     }
 
-    /// Forgets waiters of `row` that have left.
-    pub(super) fn drop_waiters(&mut self, row: Row) {
-        if let Some(waiters) = self.waiters.get_mut(&row) {
-            waiters.retain(|waiter| !waiter.tell.is_closed());
-            if waiters.is_empty() {
-                self.waiters.remove(&row);
-            }
+    /// Forgets waiters of `row` that have left; whether any are there still.
+    pub(super) fn drop_waiters(&mut self, row: Row) -> bool {
+        let Some(waiters) = self.waiters.get_mut(&row) else { return false };
+        waiters.retain(|waiter| !waiter.tell.is_closed());
+        let awaited = !waiters.is_empty();
+        if !awaited {
+            self.waiters.remove(&row);
         }
+        awaited
     }
 
     /// The bells of the consumers to wake.
@@ -156,6 +179,7 @@ impl Shared {
         ids: IdIssuer,
         clock: Clock,
         machine: Machine,
+        notes: Vec<String>,
     ) -> Shared {
         Shared {
             folder,
@@ -164,6 +188,9 @@ impl Shared {
             clock,
             state: Mutex::new(State::new(machine)),
             work: Condvar::new(),
+            ended: Condvar::new(),
+            refusals: Refusals::default(),
+            notes,
             registry: Registry::new(),
             readers: Mutex::default(),
         }
@@ -192,6 +219,44 @@ impl Shared {
             self.work.notify_one();
         }
         out
+    }
+
+    /// Takes no more jobs, until a commit succeeds; said once.
+    pub(super) fn close(&self, state: &mut State, why: &str) -> Error {
+        let error = unavailable(self.folder.path(), why).retry_after(Duration::from_secs(1));
+        self.refusals.raise((), error.clone());
+        if state.down.replace(error.clone()).is_none() {
+            state.unsaid += 1;
+            self.say(state);
+        }
+        error
+    }
+
+    /// Takes jobs again.
+    pub(super) fn reopen(&self, state: &mut State) {
+        if state.down.take().is_some() {
+            self.refusals.clear(&());
+            state.unsaid += 1;
+            self.say(state);
+        }
+    }
+
+    /// Says how the door stands, if that was not said yet: not each time, a disk on
+    /// the brink of full opens and closes it several times a second.
+    pub(super) fn say(&self, state: &mut State) {
+        let now_us = self.clock.now_us();
+        if state.unsaid == 0 || now_us < state.said_us + SAY_EVERY_US {
+            return;
+        }
+        state.said_us = now_us;
+        let more = match std::mem::take(&mut state.unsaid) {
+            1 => String::new(),
+            count => format!(" ({count} changes since the last line)"),
+        };
+        match &state.down {
+            Some(error) => log::error!("no job is accepted: {error}{more}"),
+            None => log::info!("the data folder `{}` can be written again{more}", self.folder.path().display()),
+        }
     }
 
     /// Reads the journal on this thread, with a connection of the pool.

@@ -24,7 +24,7 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
     let (folder, journal) = parts(dir.path());
     // A quarter of a megabyte.
     journal.limit_pages(64);
-    let queue = SqliteQueue::start(folder, journal, QueueSettings::default()).expect("starts");
+    let queue = SqliteQueue::start(folder, journal, QueueSettings::default(), Vec::new()).expect("starts");
     let lane = queue.lane();
     let mut accepted = Vec::new();
     let refused = loop {
@@ -68,6 +68,164 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
         assert_eq!(view.state, JobState::Succeeded);
     }
     assert_eq!(queue.get(again).await.expect("the store answers").expect("it is there").state, JobState::Queued);
+}
+
+/// Waits until the store takes jobs, or takes none.
+async fn takes(condition: &mut crate::Condition, wanted: bool) {
+    let seen = async {
+        while condition.refusal().is_none() != wanted {
+            condition.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), seen).await.expect("the condition changes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_hangs_or_fails_closes_the_door_and_it_opens_without_a_caller() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let (lane, mut condition) = (queue.lane(), queue.condition());
+    lane.enqueue(job("before")).await.expect("accepted");
+    // Holds up the next commit, as a disk that stalls does, until SQLite gives up.
+    let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
+    db.execute_batch("BEGIN IMMEDIATE").expect("begun");
+    let held_up = tokio::spawn({
+        let lane = queue.lane();
+        async move { lane.enqueue(job("held up")).await }
+    });
+    takes(&mut condition, false).await;
+    assert!(!held_up.is_finished(), "its commit hangs");
+    let refused = lane.enqueue(job("x")).await.expect_err("refused at once");
+    assert!(refused.message.contains("does not answer"), "{refused}");
+    assert_eq!(condition.refusal().expect("refused").error.message, refused.message);
+    assert_eq!(queue.health().await.expect_err("ill").message, refused.message);
+    // SQLite's own patience ends; nothing is left that has to be committed.
+    let refused = held_up.await.expect("no panic").expect_err("not kept");
+    assert!(refused.message.contains("cannot be written"), "{refused}");
+    assert_eq!(queue.counts("m").await.expect("counts").queued, 1);
+    assert!(condition.refusal().is_some());
+    db.execute_batch("ROLLBACK").expect("ended");
+    takes(&mut condition, true).await;
+    lane.enqueue(job("after")).await.expect("accepted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_moved_away_is_noticed_and_nothing_is_accepted_into_it() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let (data, away) = (parent.path().join("data"), parent.path().join("away"));
+    let queue = SqliteQueue::open(&data, QueueSettings::default()).expect("opens");
+    assert_eq!(queue.folder(), Some(&*data));
+    let (lane, mut condition) = (queue.lane(), queue.condition());
+    let before = lane.enqueue(job("before")).await.expect("accepted").id;
+    std::fs::rename(&data, &away).expect("moved");
+    // At once, whether anybody has looked or not.
+    let refused = lane.enqueue(job("x")).await.expect_err("refused");
+    assert!(refused.message.contains("removed or replaced"), "{refused}");
+    takes(&mut condition, false).await;
+    assert!(queue.health().await.expect_err("ill").message.contains("removed or replaced"));
+    // Another process takes the path; this one stays shut.
+    let other = SqliteQueue::open(&data, QueueSettings::default()).expect("the path is free");
+    assert!(other.condition().refusal().is_none());
+    lane.enqueue(job("x")).await.expect_err("refused");
+    drop(other);
+    std::fs::remove_dir_all(&data).expect("removed");
+    std::fs::rename(&away, &data).expect("put back");
+    takes(&mut condition, true).await;
+    let after = lane.enqueue(job("after")).await.expect("accepted").id;
+    // Without a call it is noticed too.
+    std::fs::rename(&data, &away).expect("moved");
+    takes(&mut condition, false).await;
+    std::fs::rename(&away, &data).expect("put back");
+    takes(&mut condition, true).await;
+    drop((lane, queue));
+    let queue = SqliteQueue::open(&data, QueueSettings::default()).expect("opens");
+    for id in [before, after] {
+        assert_eq!(queue.get(id).await.expect("the store answers").expect("kept").state, JobState::Queued);
+    }
+}
+
+/// Copies what is in a folder at this moment, as a killed process leaves it.
+fn killed(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("a folder");
+    for name in ["queue.db", "queue.db-wal", "ledger.db", "ledger.db-wal"] {
+        std::fs::copy(from.join(name), to.path().join(name)).expect("copied");
+    }
+    to
+}
+
+#[tokio::test]
+async fn commits_that_a_damaged_log_loses_are_told_once_and_kept_aside() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let lane = queue.lane();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(lane.enqueue(job(vec![n; 9_000])).await.expect("accepted").id);
+    }
+    let whole = killed(dir.path());
+    let told = SqliteQueue::open(whole.path(), QueueSettings::default()).expect("opens");
+    assert_eq!(told.health().await.expect("well").warnings, Vec::<String>::new());
+    for id in &ids {
+        assert!(told.get(*id).await.expect("the store answers").is_some());
+    }
+    let damaged = killed(dir.path());
+    let log = damaged.path().join("queue.db-wal");
+    let mut bytes = std::fs::read(&log).expect("reads");
+    let at = bytes.len() - 500;
+    bytes[at] ^= 1;
+    std::fs::write(&log, &bytes).expect("written");
+    let told = SqliteQueue::open(damaged.path(), QueueSettings::default()).expect("opens");
+    let warnings = told.health().await.expect("well").warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("is damaged, at byte") && warnings[0].contains("1 or more"), "{warnings:?}");
+    assert!(told.get(ids[4]).await.expect("the store answers").is_none(), "it is lost");
+    assert!(told.get(ids[3]).await.expect("the store answers").is_some());
+    assert_eq!(std::fs::read(damaged.path().join("queue.db-wal.damaged")).expect("kept"), bytes);
+    told.lane().enqueue(job("goes on")).await.expect("accepted");
+    let again = killed(damaged.path());
+    let told = SqliteQueue::open(again.path(), QueueSettings::default()).expect("opens");
+    assert_eq!(told.health().await.expect("well").warnings, Vec::<String>::new(), "told once");
+    assert_eq!(told.counts("m").await.expect("counts").queued, 5);
+}
+
+#[tokio::test]
+async fn a_key_ends_with_its_jobs_record_over_a_restart_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let keyed = |key: &str, kept: Duration| {
+        let mut job = job("keyed");
+        job.options.idempotency = Some(nobat_core::job::Idempotency { key: key.into(), fingerprint: 1 });
+        job.options.result_ttl = kept;
+        job
+    };
+    let kept = [Duration::from_millis(200), Duration::from_secs(600)];
+    let mut first = Vec::new();
+    {
+        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+        let lane = queue.lane();
+        for (key, kept) in ["short", "long", "waits", "purged"].into_iter().zip([kept[0], kept[1], kept[0], kept[1]]) {
+            first.push(lane.enqueue(keyed(key, kept)).await.expect("accepted").id);
+        }
+        for id in &first[..2] {
+            queue.cancel(*id).await.expect("cancelled");
+        }
+        let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
+        let leased = consumer.step(Vec::new(), 2).await.expect("a step").leased;
+        let error = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "no".into() };
+        let outcomes = [Outcome::Released, Outcome::Failed { error, retry_in: None }];
+        let settlements =
+            leased.iter().zip(outcomes).map(|(job, outcome)| Settlement { id: job.id, token: job.token, outcome });
+        consumer.step(settlements.collect(), 0).await.expect("a step");
+        assert_eq!(queue.purge("m", &first[3..], 1).await.expect("purged"), 1);
+    }
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let lane = queue.lane();
+    for (at, (key, duplicate)) in
+        [("short", false), ("long", true), ("waits", true), ("purged", false)].into_iter().enumerate()
+    {
+        let again = lane.enqueue(keyed(key, kept[1])).await.expect("accepted");
+        assert_eq!((again.duplicate, again.id == first[at]), (duplicate, duplicate), "{key}");
+    }
 }
 
 #[tokio::test]

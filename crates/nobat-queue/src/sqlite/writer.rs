@@ -5,14 +5,16 @@
 //! thread also is the queue's alarm clock: it lets deadlines pass, leases
 //! expire and due jobs wake their consumers when nobody else calls.
 //!
-//! A commit that fails (a full or read-only disk) refuses what it would have
-//! accepted, keeps everything else for the next attempt, and closes the door
-//! for new jobs until one succeeds. The process lives on.
+//! A commit that fails (a full or read-only disk, a folder that is gone) refuses
+//! what it would have accepted, keeps everything else for the next attempt, and
+//! closes the door for new jobs until one succeeds. Where nothing is left to commit,
+//! as much as failed is written for a trial, so that the door opens again without
+//! anybody knocking. The process lives on. A commit that hangs, and a folder that
+//! goes while nothing is committed, is the [`guard`](super::guard)'s to notice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::folder::unavailable;
 use super::journal::Journal;
 use super::lane::CALL_END_WITHIN_US;
 use super::machine::Group;
@@ -28,6 +30,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// had work, and how often: an insert that is to wait for its settlement then
 /// need not wake it only to say so.
 const LINGER_US: u64 = 100_000;
+/// Least and most bytes of a trial: it must not succeed where the next job would fail.
+const TRIAL_LEAST: u64 = 64 << 10;
+const TRIAL_MOST: u64 = 1 << 20;
 const LOOK_EVERY_US: u64 = CALL_END_WITHIN_US;
 
 pub(super) struct Writer {
@@ -37,6 +42,8 @@ pub(super) struct Writer {
     expire_at_us: Option<u64>,
     /// No commit before this, after one failed.
     hold_until_us: u64,
+    /// Bytes of the last group that failed.
+    failed_bytes: u64,
     /// When there last was something to commit.
     worked_us: u64,
 }
@@ -45,22 +52,40 @@ pub(super) struct Writer {
 struct Work {
     group: Group,
     expire_before_ms: Option<u64>,
+    /// Nothing to commit: only find out whether it can be.
+    trial: bool,
+    /// The door is closed.
+    closed: bool,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
         let expire_at_us = journal.next_expiry().ok().flatten().map(|ms| ms * 1_000);
-        Writer { shared, journal, expire_at_us, hold_until_us: 0, worked_us: 0 }
+        Writer { shared, journal, expire_at_us, hold_until_us: 0, failed_bytes: 0, worked_us: 0 }
     }
 
     /// Runs until the queue is dropped and everything is committed.
     pub(super) fn run(mut self) {
         while let Some(work) = self.next() {
-            match self.journal.commit(&work.group, work.expire_before_ms.map(|before| (before, EXPIRE_LIMIT))) {
+            match self.commit(&work) {
                 Ok(expired) => self.committed(work, expired),
-                Err(error) => self.failed(work, &error.to_string()),
+                Err(why) => self.failed(work, &why),
             }
         }
+    }
+
+    fn commit(&mut self, work: &Work) -> Result<usize, String> {
+        // Otherwise it is looked for after the commit.
+        if let Some(lost) = work.closed.then(|| self.shared.folder.lost()).flatten() {
+            return Err(lost);
+        }
+        let done = match work.trial {
+            true => self.journal.probe(self.failed_bytes.clamp(TRIAL_LEAST, TRIAL_MOST)).map(|()| 0),
+            false => self.journal.commit(&work.group, work.expire_before_ms.map(|before| (before, EXPIRE_LIMIT))),
+        };
+        done.map_err(|error| {
+            format!("cannot be written: {error}; free or unlock its disk, it is tried again by itself")
+        })
     }
 
     /// Waits for work; `None` when the queue has been dropped.
@@ -77,10 +102,13 @@ impl Writer {
                 let until_us = if state.stop { u64::MAX } else { now_us };
                 let group = state.machine.take_group(until_us);
                 let expire = self.expire_at_us.is_some_and(|at| at <= now_us);
-                if !group.is_empty() || expire {
+                let closed = state.down.is_some();
+                let trial = closed && group.is_empty() && !expire && !state.stop;
+                if !group.is_empty() || expire || trial {
                     state.writer = WriterState::Busy;
+                    state.committing_us = Some(now_us);
                     self.worked_us = now_us;
-                    return Some(Work { group, expire_before_ms: expire.then_some(now_us / 1_000) });
+                    return Some(Work { group, expire_before_ms: expire.then_some(now_us / 1_000), trial, closed });
                 }
                 // Marks without writes: everything they stand for is committed.
                 let done = state.acks.take(group.upto, true);
@@ -112,7 +140,10 @@ impl Writer {
         let now_us = self.shared.clock.now_us();
         let upto = work.group.upto;
         let mut answers = Vec::new();
+        // What went into a folder that went meanwhile is kept by nobody.
+        let lost = self.shared.folder.lost();
         let mut state = self.shared.state.lock();
+        state.committing_us = None;
         let settled = state.machine.committed(work.group);
         let mut first_expiry_ms = None;
         for job in settled {
@@ -126,13 +157,17 @@ impl Writer {
             answers.extend(last.map(|waiter| (waiter.tell, job.view)));
         }
         let acks = state.acks.take(upto, true);
-        if state.down.take().is_some() {
-            log::info!("the data folder `{}` can be written again", self.shared.folder.path().display());
-        }
+        let kept = match lost {
+            Some(why) => Err(self.shared.close(&mut state, &why)),
+            None => {
+                self.shared.reopen(&mut state);
+                Ok(())
+            }
+        };
         drop(state);
         // A receiver that is gone has left; that is all a failed send says.
         answers.into_iter().for_each(|(waiter, view)| drop(waiter.send(Ok(view))));
-        acks.into_iter().for_each(|ack| drop(ack.send(Ok(()))));
+        acks.into_iter().for_each(|ack| drop(ack.send(kept.clone())));
 
         if work.expire_before_ms.is_some() {
             self.expire_at_us = match expired {
@@ -147,23 +182,19 @@ impl Writer {
     }
 
     fn failed(&mut self, work: Work, why: &str) {
-        let path = self.shared.folder.path();
-        let error = unavailable(
-            path,
-            &format!("cannot be written: {why}; free or unlock its disk, it is tried again by itself"),
-        )
-        .retry_after(Duration::from_secs(1));
         let now_us = self.shared.clock.now_us();
         self.hold_until_us = now_us + RETRY_AFTER.as_micros() as u64;
         self.expire_at_us = self.expire_at_us.map(|at| at.max(self.hold_until_us));
+        if !work.trial {
+            self.failed_bytes = work.group.bytes();
+        }
         let upto = work.group.upto;
         let mut state = self.shared.state.lock();
+        state.committing_us = None;
+        let error = self.shared.close(&mut state, why);
         let refused = state.machine.failed(work.group);
         let waiters: Vec<_> = refused.iter().filter_map(|row| state.waiters.remove(row)).flatten().collect();
         let acks = state.acks.take(upto, false);
-        if state.down.replace(error.clone()).is_none() {
-            log::error!("{error}");
-        }
         // A process that ends does not wait for its disk.
         let give_up = state.stop;
         if give_up {

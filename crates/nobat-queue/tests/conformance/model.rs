@@ -49,6 +49,8 @@ impl Model {
     pub(crate) fn enqueue(&mut self, priority: u8, delayed: bool, key: Option<(u8, u128)>) -> Arrival {
         if let Some((key, fingerprint)) = key {
             match self.keys.get(&key) {
+                // A key lives no longer than its job.
+                Some(&(_, number)) if self.jobs[number].purged => {}
                 Some(&(known, number)) if known == fingerprint => return Arrival::Duplicate(number),
                 Some(_) => return Arrival::Mismatch,
                 None => {}

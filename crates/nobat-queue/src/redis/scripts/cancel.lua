@@ -1,7 +1,7 @@
 -- Cancels jobs.
 -- KEYS[1] base
--- ARGV    1 'any', or 'waiting' to leave leased jobs alone, 2 lane channel
---         prefix, then their keys
+-- ARGV    1 'any', or 'waiting' to leave leased jobs alone and those that
+--         another lane waits for, 2 lane channel prefix, then their keys
 -- result  per key: false when there is no record, 0 when it was left alone, 1 and
 --         its record when this call cancelled it, 2 and its record when it had ended
 -- Atomic: a waiting job leaves the order and ends; a leased one ends at once and
@@ -19,6 +19,8 @@ local function cancel(KEYS, ARGV)
     if rec then
       if not sound(rec) then
         verdict, record = 2, rec
+      elseif ARGV[1] ~= 'any' and watching and call('HEXISTS', base .. 'watch', key) == 1 then
+        verdict = 0
       else
         local waiting = call('ZREM', base .. 'ready', key) + call('ZREM', base .. 'sched', key)
         if waiting > 0 then

@@ -7,7 +7,8 @@
 --         then per special: index, delay us, deadline us (0: none),
 --         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
---         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch
+--         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch;
+--         an idempotency key whose job has left no record names nothing
 -- Atomic: a job is in the queue (or leased) with its record and its idempotency key, or not
 -- at all. In a repeated call, a key that exists already was enqueued by an earlier
 -- try whose reply was lost: accepted, and nothing is written.
@@ -99,6 +100,8 @@ local function enqueue(KEYS, ARGV)
   -- The last job's first bytes and the flags in them: most have the same.
   local known_first, flags
   local s, a = 0, 0
+  -- Keys that this call gave to jobs whose records it has yet to write.
+  local given
   for index = 1, n do
     local at = HEAD + (index - 1) * EACH
     local key, first, priority, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
@@ -112,8 +115,12 @@ local function enqueue(KEYS, ARGV)
     end
     if accepted and own and own[3] ~= '' then
       local known = call('GET', base .. 'i:' .. own[3])
+      -- A key lives no longer than the record of its job.
+      if known and not (given and given[own[3]]) and call('EXISTS', base .. sub(known, 21)) == 0 then known = false end
       if not known then
         call('SET', base .. 'i:' .. own[3], own[4] .. key, 'PX', ARGV[6])
+        given = given or {}
+        given[own[3]] = true
       elseif sub(known, 21) ~= key then
         accepted = false
         if sub(known, 1, 16) == sub(own[4], 1, 16) then

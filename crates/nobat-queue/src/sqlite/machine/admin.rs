@@ -25,7 +25,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Cancels a job whose caller has left, if no consumer holds it.
+    /// Cancels a job whose caller has left and for whom nobody else waits, if no
+    /// consumer holds it.
     pub(crate) fn abandon(&mut self, now_us: u64, id: JobId) {
         let waits = |job: &Job| {
             matches!(
@@ -65,6 +66,9 @@ impl Machine {
         self.resident_bytes -= job.payload.resident();
         job.payload = Payload::Disk(0);
         job.phase = Phase::Purged;
+        if job.keyed {
+            self.keys.remove(row);
+        }
         self.mark(row);
     }
 

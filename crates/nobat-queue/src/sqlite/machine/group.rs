@@ -59,6 +59,11 @@ impl Group {
     pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.queues.is_empty() && self.forget_keys_to.is_none()
     }
+
+    /// Payload and result bytes in it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.writes.iter().map(|write| write.job.payload.len() + write.job.result_len()).sum()
+    }
 }
 
 /// One job's change.

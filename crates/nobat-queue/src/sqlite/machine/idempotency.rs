@@ -24,10 +24,14 @@ pub(crate) struct Known {
     pub(crate) horizon_min: u32,
     pub(crate) fingerprint: u128,
     pub(crate) expires_us: u64,
+    /// When the record of its job ends, milliseconds since 1970; `None` while the job
+    /// lives, or is a dead letter.
+    pub(crate) ends_ms: Option<u64>,
 }
 
 /// All keys that are remembered. The ttl is the same for all of one run, so the
-/// order of arrival is the order of expiry.
+/// order of arrival is the order of expiry. A key whose job has left no record names
+/// nothing, though it takes up room until then.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     known: HashMap<Scope, Known>,
@@ -37,7 +41,8 @@ pub(crate) struct Keys {
 impl Keys {
     /// What `scope` stands for at `now_us`.
     pub(crate) fn find(&self, scope: &Scope, now_us: u64) -> Option<&Known> {
-        self.known.get(scope).filter(|known| known.expires_us > now_us)
+        let lives = |known: &&Known| known.ends_ms.is_none_or(|at_ms| at_ms > now_us / 1_000);
+        self.known.get(scope).filter(|known| known.expires_us > now_us).filter(lives)
     }
 
     /// Remembers a key.
@@ -52,7 +57,16 @@ impl Keys {
         self.known.get_key_value(&self.by_age.get(at)?.2).filter(|(_, known)| known.row == row)
     }
 
-    /// Forgets the key of a job that was refused after all.
+    /// The job of this row has ended: its key names something until `at_ms`.
+    pub(crate) fn end(&mut self, row: Row, at_ms: u64) {
+        if let Some(scope) = self.of_row(row).map(|(scope, _)| scope.clone())
+            && let Some(known) = self.known.get_mut(&scope)
+        {
+            known.ends_ms = Some(at_ms);
+        }
+    }
+
+    /// Forgets the key of a job that was refused after all, or is deleted.
     pub(crate) fn remove(&mut self, row: Row) {
         if let Some(scope) = self.of_row(row).map(|(scope, _)| scope.clone()) {
             self.known.remove(&scope);

@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) phase: Phase,
     pub(crate) stored: Stored,
     pub(crate) dirty: Dirty,
+    /// Came with an idempotency key.
+    pub(crate) keyed: bool,
     /// How long its success may wait for a group, because its caller is answered from
     /// memory; 0: not at all.
     pub(crate) relaxed_us: u64,

@@ -220,7 +220,18 @@ impl Machine {
     /// the death. For jobs just restored.
     pub(crate) fn count_death(&mut self, now_us: u64, row: Row) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
-        if !matches!(job.phase, Phase::Queued) {
+        // That a job became due is not written: it may have run since. One that is not
+        // due yet was settled after the consumer noted it, and did not run.
+        let may_have_run = match job.phase {
+            Phase::Queued => true,
+            Phase::Scheduled { due_us } | Phase::Failed { due_us } => due_us <= now_us,
+            Phase::Postponed { .. }
+            | Phase::Leased { .. }
+            | Phase::Dead { .. }
+            | Phase::Finished(_)
+            | Phase::Purged => false,
+        };
+        if !may_have_run {
             return;
         }
         job.attempts += 1;

@@ -127,9 +127,14 @@ impl Machine {
         self.jobs.insert(row, Box::new(job));
     }
 
-    /// Restores an idempotency key as the journal has it; in row order.
-    pub(crate) fn restore_key(&mut self, record: KeyRecord) {
+    /// Restores an idempotency key as the journal has it; in row order, after the jobs.
+    pub(crate) fn restore_key(&mut self, mut record: KeyRecord) {
         self.restore_row(record.known.row);
+        match self.jobs.get_mut(&record.known.row) {
+            Some(job) => job.keyed = true,
+            // Neither the job nor a result of it is left.
+            None => record.known.ends_ms = record.known.ends_ms.or(Some(0)),
+        }
         self.keys.insert(Scope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
     }
 
@@ -178,7 +183,10 @@ impl Machine {
             if known.fingerprint != idempotency.fingerprint {
                 return Err(Error::new(
                     ErrorCode::IdempotencyMismatch,
-                    format!("idempotency key `{}` was used with another request; use a new key", idempotency.key),
+                    format!(
+                        "idempotency key `{}` came with another request before (body or parameters differ); use a new key",
+                        idempotency.key
+                    ),
                 )
                 .for_job(id));
             }
@@ -213,6 +221,7 @@ impl Machine {
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
             stored: Stored::No,
             dirty: Dirty::No,
+            keyed: scope.is_some(),
             relaxed_us: match commit {
                 Commit::Relaxed { end_us, .. } => end_us,
                 Commit::Now | Commit::Within(_) => 0,
@@ -221,8 +230,14 @@ impl Machine {
         let id = job.id(row, &self.ids);
         if let (Some(scope), Some(idempotency)) = (scope, options.idempotency) {
             let expires_us = now_us + u64::from(self.settings.idempotency_ttl_s) * 1_000_000;
-            let known =
-                Known { row, random, horizon_min: job.horizon_min, fingerprint: idempotency.fingerprint, expires_us };
+            let known = Known {
+                row,
+                random,
+                horizon_min: job.horizon_min,
+                fingerprint: idempotency.fingerprint,
+                expires_us,
+                ends_ms: None,
+            };
             self.keys.insert(scope, known);
         }
         self.resident_bytes += job.payload.resident();
@@ -338,6 +353,9 @@ impl Machine {
         job.payload = Payload::Disk(0);
         job.error = error.map(Box::new);
         job.phase = Phase::Finished(Box::new(Finished { state, at_us: now_us, result }));
+        if job.keyed {
+            self.keys.end(row, now_us / 1_000 + job.result_ttl_ms);
+        }
         let queue = &mut self.index.queues[job.queue as usize];
         queue.finished += 1;
         queue.dropped += u64::from(matches!(state, JobState::Cancelled | JobState::Expired));
