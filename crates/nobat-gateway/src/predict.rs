@@ -18,9 +18,8 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
 use nobat_core::routing::Plan;
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::Lane;
 use nobat_queue::queue::Accepted;
-use nobat_queue::route_jobs;
+use nobat_queue::{Lane, route_jobs, watch};
 use smol_str::SmolStr;
 
 use crate::caches::{self, CacheOutcome};
@@ -155,7 +154,7 @@ impl Predictor {
     ///
     /// # Cancel safety
     /// Dropping the future (a client that left) cancels the job if it is still
-    /// queued.
+    /// queued and has no idempotency key.
     pub async fn call(
         &self,
         context: &RequestContext,
@@ -193,10 +192,11 @@ impl Predictor {
                 let leaf = run::leaf(self, &model, &version)?;
                 self.call(context, &leaf, request, options, wait).await
             }
-            // Who is told of a job's end wants a job.
-            _ if options.webhook.is_some() => {
-                let id = run::enqueue(self, context, route, request, options).await?.id;
-                Answer::of(self.wait_for(id, wait).await?)
+            // Who is told of a job's end, or may ask for it again by its key, wants a job:
+            // children's would end with this wait, and their keys name that end.
+            _ if options.webhook.is_some() || options.idempotency.is_some() => {
+                let accepted = run::enqueue(self, context, route, request, options).await?;
+                Answer::of(self.wait_for(accepted.id, wait).await?)
             }
             plan => {
                 let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
@@ -357,6 +357,7 @@ impl Predictor {
             return Box::pin(run::carry_out(self, context, &plan, request, options)).await;
         }
         let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
+        let keyed = options.idempotency.is_some();
         let answer = self.call(context, target, request, options, wait).await.map_err(|error| match error.code {
             ErrorCode::DeadlineExceeded => {
                 Error { message: format!("no answer within {} ms: {}", wait.as_millis(), error.message), ..error }
@@ -365,6 +366,12 @@ impl Predictor {
         });
         match answer? {
             Answer::Done(prediction) => Ok(prediction),
+            // Its key promises the answer to whoever repeats the request.
+            Answer::Pending(view) if keyed => Err(Error::new(
+                ErrorCode::DeadlineExceeded,
+                format!("no answer within {} ms; the job goes on: repeat the request to wait for it", wait.as_millis()),
+            )
+            .for_job(view.id)),
             Answer::Pending(view) => {
                 // Nobody will read the result. It may have settled just now.
                 if let Err(error) = self.shared.queue.cancel(view.id).await
@@ -388,11 +395,12 @@ impl Predictor {
     /// Enqueues a job that was checked. Who is to be told of its end (the job's
     /// webhook, else its API key's) is written down before this returns, so that
     /// no answered job goes untold.
-    pub(crate) async fn accept(&self, context: &RequestContext, job: NewJob) -> Result<Accepted> {
+    pub(crate) async fn accept(&self, context: &RequestContext, mut job: NewJob) -> Result<Accepted> {
         let of_key = || context.grant.as_ref().and_then(|grant| grant.webhook.clone());
         let url = job.options.webhook.clone().or_else(of_key);
         if let Some(url) = &url {
             self.shared.webhooks.check(url)?;
+            job.options.result_ttl = watch::kept(job.options.result_ttl);
         }
         let owner = job.owner;
         let accepted = self.lane.enqueue(job).await?;

@@ -74,7 +74,10 @@ async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done
     };
     let options = JobOptions {
         priority: kind.priority,
-        result_ttl: Duration::from_secs(u64::from(kind.result_ttl_s)),
+        result_ttl: match &kind.webhook {
+            Some(_) => watch::kept(Duration::from_secs(u64::from(kind.result_ttl_s))),
+            None => Duration::from_secs(u64::from(kind.result_ttl_s)),
+        },
         // A run that is carried out twice after a crash finds its job there.
         idempotency: Some(Idempotency { key: run.key.as_str().into(), fingerprint: 0 }),
         ..JobOptions::default()

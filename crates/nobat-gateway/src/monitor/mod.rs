@@ -50,7 +50,8 @@ pub struct MonitorConfig {
     pub max_error_rate: f64,
     /// Free bytes under `disk`: failing below.
     pub min_disk_bytes: u64,
-    /// A folder of the file system to watch.
+    /// A folder of the file system to watch; empty: that of the embedded store, or
+    /// the working folder where the store is elsewhere.
     pub disk: String,
 }
 
@@ -64,7 +65,7 @@ impl Default for MonitorConfig {
             max_queue_age_s: 60,
             max_error_rate: 0.05,
             min_disk_bytes: 512 << 20,
-            disk: ".".into(),
+            disk: String::new(),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Observer {
         self.remember(shared);
         looks.push(self.look_at_errors(config));
         looks.push(self.look_at_latency(shared));
-        looks.push(look_at_disk(config));
+        looks.push(look_at_disk(config, shared.queue.folder()));
         looks
     }
 
@@ -218,11 +218,22 @@ fn look_at_workers(shared: &Shared, workers: &[WorkerInfo]) -> Look {
     bad(WORKERS, format!("{} live workers; none is ready for: {}", workers.len(), orphans.join(", ")))
 }
 
-fn look_at_disk(config: &MonitorConfig) -> Look {
-    match fs4::available_space(Path::new(&config.disk)) {
-        Ok(free) if free >= config.min_disk_bytes => good(DISK, format!("{} MiB are free", free >> 20)),
-        Ok(free) => bad(DISK, format!("{} MiB are free under `{}`", free >> 20, config.disk)),
-        Err(error) => bad(DISK, format!("cannot look at `{}`: {error}", config.disk)),
+fn look_at_disk(config: &MonitorConfig, store: Option<&Path>) -> Look {
+    let disk = watched_disk(config, store);
+    match fs4::available_space(disk) {
+        Ok(free) if free >= config.min_disk_bytes => {
+            good(DISK, format!("{} MiB are free under `{}`", free >> 20, disk.display()))
+        }
+        Ok(free) => bad(DISK, format!("{} MiB are free under `{}`", free >> 20, disk.display())),
+        Err(error) => bad(DISK, format!("cannot look at `{}`: {error}", disk.display())),
+    }
+}
+
+fn watched_disk<'a>(config: &'a MonitorConfig, store: Option<&'a Path>) -> &'a Path {
+    match (config.disk.as_str(), store) {
+        ("", Some(store)) => store,
+        ("", None) => Path::new("."),
+        (named, _) => Path::new(named),
     }
 }
 
@@ -300,6 +311,15 @@ mod tests {
         assert_eq!(slower.pace.per_s, 185.0);
         let idle = pace(Some(Paced { at: start, ..slower }), &counts(0, 1_301, 400), later);
         assert_eq!((idle.pace.per_s, idle.pace.jobs), (185.0, 3), "an empty queue is no slower");
+    }
+
+    #[test]
+    fn the_disk_that_is_watched_is_the_stores_unless_one_is_named() {
+        let (mut config, store) = (MonitorConfig::default(), Path::new("/data"));
+        assert_eq!(watched_disk(&config, Some(store)), store);
+        assert_eq!(watched_disk(&config, None), Path::new("."));
+        config.disk = "/var".into();
+        assert_eq!(watched_disk(&config, Some(store)), Path::new("/var"));
     }
 
     #[test]

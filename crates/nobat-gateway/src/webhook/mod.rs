@@ -217,21 +217,22 @@ impl Delivery {
         Ok(Delivery::new(view.id, event, view.attempts, url, body.to_string(), now_ms))
     }
 
-    /// The message about a job whose record was gone before it could be read.
+    /// The message about a job whose record was gone before it could be read: how it
+    /// ended nobody knows any more, so none of the other events is claimed.
     fn of_lost(id: JobId, url: &str, now_ms: u64) -> Delivery {
         let body = serde_json::json!({
-            "type": "job.expired",
+            "type": "job.gone",
             "timestamp": rfc3339(now_ms),
             "data": {
                 "id": id,
-                "state": JobState::Expired,
+                "state": null,
                 "error": {
                     "code": ErrorCode::ResultExpired,
-                    "message": "the job ended, and its record outlived its ttl before its end could be told",
+                    "message": "the job has no record any more: it was purged, or it ended and outlived its ttl before its end could be told",
                 },
             }
         });
-        Delivery::new(id, "job.expired", 0, url, body.to_string(), now_ms)
+        Delivery::new(id, "job.gone", 0, url, body.to_string(), now_ms)
     }
 
     fn new(id: JobId, event: &'static str, attempts: u32, url: &str, body: String, now_ms: u64) -> Delivery {

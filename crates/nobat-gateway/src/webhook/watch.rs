@@ -10,12 +10,10 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::{JobId, OwnerId, Result};
 use nobat_queue::Queue;
 use nobat_queue::ledger::Due;
-use nobat_queue::watch::{self, FIRST_LOOK, WATCHES, Watch};
+use nobat_queue::watch::{self, FIRST_LOOK, LONGEST_PAUSE, WATCHES, Watch};
 
 use super::{Delivery, Webhooks, now_ms};
 
-/// Longest pause between two looks.
-const MOST: Duration = Duration::from_secs(60);
 /// A watch taken by a gateway that dies comes back after this.
 const LEASE: Duration = Duration::from_secs(15);
 /// Watches looked at in one go.
@@ -74,5 +72,5 @@ impl Webhooks {
 /// A quarter of the job's age, within bounds: a job that takes an hour is told
 /// of a minute late at most, and costs a look a minute.
 fn pause(age_ms: u64) -> Duration {
-    Duration::from_millis(age_ms / 4).clamp(FIRST_LOOK, MOST)
+    Duration::from_millis(age_ms / 4).clamp(FIRST_LOOK, LONGEST_PAUSE)
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nobat_gateway::GatewayConfig;
 use nobat_gateway::auth::{AuthConfig, Keyring, NewKey, Scope, load, store};
+use nobat_queue::Queue;
 use reqwest::Method;
 use serde_json::json;
 
@@ -89,4 +90,34 @@ async fn a_keys_webhook_is_told_of_jobs_that_name_none() {
     let put = house.request(Method::PUT, "/api/v1/routes/r").bearer_auth(&key).body(r#"{"direct": "one"}"#);
     assert_eq!(house.send(put).await.status, 403);
     assert_eq!(send("/api/v1/periodic/t/run").await.status, 403);
+}
+
+#[tokio::test]
+async fn a_success_whose_result_is_kept_shorter_than_a_look_takes_is_told_as_one() {
+    let house = House::start(json!([])).await;
+    let receiver = Receiver::start();
+    let id = house.enqueue("one", &format!("?result_ttl=100ms&webhook={}", receiver.url)).await;
+    let message = receiver.message("job.succeeded", &id).await;
+    assert_eq!(message["data"]["state"], "succeeded", "{message}");
+}
+
+#[tokio::test]
+async fn a_job_without_a_record_is_told_as_gone_and_not_as_something_it_may_not_be() {
+    let house = House::start(json!([])).await;
+    let receiver = Receiver::start();
+    house.behave("two", Manner::Fails { again: false });
+    let id = house.enqueue("two", &format!("?max_retries=0&webhook={}", receiver.url)).await;
+    let job = loop {
+        let job = house.get(&format!("/api/v1/jobs/{id}")).await.json;
+        if job["state"] == "dead" {
+            break id.parse().expect("an id");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(house.queue.purge("two", &[job], 1).await.expect("purged"), 1);
+    let message = receiver.message("job.gone", &id).await;
+    assert_eq!(
+        (&message["data"]["state"], &message["data"]["error"]["code"]),
+        (&json!(null), &json!("result_expired"))
+    );
 }

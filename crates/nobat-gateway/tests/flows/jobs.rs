@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::house::{House, Manner, Receiver, row};
 
-fn group(name: &str, join: &str) -> Value {
+pub(crate) fn group(name: &str, join: &str) -> Value {
     json!({"name": name, "fanout": {"targets": ["one", "two", "three"], "join": join}})
 }
 

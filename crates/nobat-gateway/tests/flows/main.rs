@@ -4,5 +4,6 @@
 mod events;
 mod house;
 mod jobs;
+mod keys;
 mod refusals;
 mod routes;

@@ -91,7 +91,7 @@ async fn predict_one(
     let context = RequestContext::of(request);
     let (mut query, target, body) = read(request, model, payload, predictor).await?;
     let (tensors, form) = json::read(&body, &target.signature, "instances")?;
-    query.options.idempotency = idempotency(request, model, &body)?;
+    query.options.idempotency = idempotency(request.headers(), model, request.query_string(), &body)?;
 
     let prefer = Prefer::of(request.headers());
     let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.shared().config.max_wait()));
@@ -106,33 +106,35 @@ async fn predict_one(
         wait => {
             let scheduled = query.options.delay.is_some_and(|delay| !delay.is_zero());
             let priority = query.options.priority;
-            let accepted = predictor.enqueue(&context, &target, tensors, query.options).await?;
+            let again = query.options.idempotency.is_some().then(|| (tensors.clone(), query.options.clone()));
+            let mut accepted = predictor.enqueue(&context, &target, tensors, query.options).await?;
+            if accepted.duplicate {
+                // It stands wherever it stands by now: read, not assumed.
+                match (predictor.shared().queue.get(accepted.id).await?, again) {
+                    (Some(view), _) if wait.is_none() => return Ok(pending(&view)),
+                    // Its record has gone since the key was looked up: the key names nothing now.
+                    (None, Some((tensors, options))) => {
+                        accepted = predictor.enqueue(&context, &target, tensors, options).await?;
+                    }
+                    _ => {}
+                }
+            }
             // Asked for async: the job goes on whatever the client does.
             if let Some(wait) = wait {
                 let view = lookup::job(predictor, &context, &accepted.id.to_string(), wait).await?;
-                if let Answer::Done(prediction) = Answer::of(view)? {
-                    return Ok(answered(&prediction, &target.signature.name, form));
-                }
+                return match Answer::of(view)? {
+                    Answer::Done(prediction) => Ok(answered(&prediction, &target.signature.name, form)),
+                    Answer::Pending(view) => Ok(pending(&view)),
+                };
             }
             let state = if scheduled { JobState::Scheduled } else { JobState::Queued };
-            accepted_response(predictor, accepted, &target, state, priority).await
+            Ok(accepted_response(accepted, &target, state, priority))
         }
     }
 }
 
-/// 202 with the job. A duplicate stands wherever it stands by now.
-async fn accepted_response(
-    predictor: &Predictor,
-    accepted: Accepted,
-    target: &Target,
-    state: JobState,
-    priority: u8,
-) -> Result<HttpResponse> {
-    if accepted.duplicate
-        && let Some(view) = predictor.shared().queue.get(accepted.id).await?
-    {
-        return Ok(pending(&view));
-    }
+/// 202 with a job that came in just now.
+fn accepted_response(accepted: Accepted, target: &Target, state: JobState, priority: u8) -> HttpResponse {
     let id = accepted.id.to_string();
     let job = JobObject {
         result_url: result_url(&id),
@@ -146,7 +148,7 @@ async fn accepted_response(
         error: None,
         explain: None,
     };
-    Ok(accepted_job(&job))
+    accepted_job(&job)
 }
 
 /// 202 that points at a job.
@@ -234,11 +236,16 @@ async fn read(
 }
 
 /// The `Idempotency-Key` header (draft -07), quoted or bare, and the
-/// fingerprint of what it came with: model, query and body as sent.
-fn idempotency(request: &HttpRequest, model: &str, body: &[u8]) -> Result<Option<Idempotency>> {
-    let Some(key) = idempotency_key(request.headers())? else { return Ok(None) };
+/// fingerprint of what it came with: model, body as sent, and the parameters that
+/// make the job, in whatever order and spelling. How long this caller waits is no
+/// part of it.
+fn idempotency(headers: &HeaderMap, model: &str, query: &str, body: &[u8]) -> Result<Option<Idempotency>> {
+    let Some(key) = idempotency_key(headers)? else { return Ok(None) };
+    let mut options: Vec<_> = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "wait").collect();
+    options.sort_unstable();
+    let options = form_urlencoded::Serializer::new(String::new()).extend_pairs(options).finish();
     let mut hasher = Xxh3::new();
-    for part in [model.as_bytes(), request.query_string().as_bytes(), body] {
+    for part in [model.as_bytes(), options.as_bytes(), body] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
@@ -269,4 +276,30 @@ pub(super) fn id_text(id: Option<JobId>) -> Option<String> {
 /// A wait cut to what the configuration allows.
 pub(super) fn bounded(predictor: &Predictor, wait: Option<Duration>) -> Duration {
     wait.unwrap_or_default().min(predictor.shared().config.max_wait())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    fn fingerprint(query: &str, body: &str) -> u128 {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), HeaderValue::from_static("k"));
+        let found = idempotency(&headers, "m", query, body.as_bytes()).expect("a key");
+        found.expect("a key").fingerprint
+    }
+
+    #[test]
+    fn the_wait_and_the_spelling_of_a_request_are_no_part_of_its_fingerprint() {
+        let plain = fingerprint("", "{}");
+        assert_eq!(fingerprint("wait=3", "{}"), plain);
+        assert_ne!(fingerprint("", "{ }"), plain);
+        let options = fingerprint("priority=3&deadline=5s", "{}");
+        assert_ne!(options, plain, "another job");
+        for same in ["deadline=5s&priority=3", "priority=3&wait=1s&deadline=5s", "deadline=5%73&priority=%33"] {
+            assert_eq!(fingerprint(same, "{}"), options, "{same}");
+        }
+        assert_ne!(fingerprint("priority=3", "{}"), fingerprint("priority=4", "{}"));
+    }
 }
