@@ -2,13 +2,14 @@
 //! entry. The replay of the corpora in the workspace's tests reads this list.
 
 /// Name and entry.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 14] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 15] = [
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),
     ("v2_document", nobat_gateway::fuzz::v2_document),
     ("v2_binary", nobat_gateway::fuzz::v2_binary),
     ("grpc_request", nobat_gateway::fuzz::grpc_request),
     ("query", nobat_gateway::fuzz::query),
+    ("door", nobat_gateway::fuzz::door),
     ("payload", nobat_core::fuzz::payload),
     ("job_id", nobat_core::fuzz::job_id),
     ("cursor", nobat_queue::fuzz::cursor),

@@ -47,6 +47,9 @@ enum Command {
         /// Predictions in flight; 0 takes the gateway's default.
         #[arg(long, default_value_t = 0, value_name = "N")]
         in_flight: u32,
+        /// Highest priority of its jobs, 0 to 255 [default: the gateway's].
+        #[arg(long, value_name = "N")]
+        max_priority: Option<u8>,
     },
     /// Show the keys, without secrets.
     List,
@@ -68,7 +71,7 @@ enum Command {
 pub(crate) fn run(args: Args) -> Result<()> {
     let (path, now_s) = (args.keys.as_path(), auth::now_s());
     match args.command {
-        Command::New { name, scope, models, days, rate, burst, in_flight } => {
+        Command::New { name, scope, models, days, rate, burst, in_flight, max_priority } => {
             let mut ring = if path.exists() { auth::load(path)? } else { Keyring::default() };
             let new = NewKey {
                 name: name.into(),
@@ -78,6 +81,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 rate_per_s: rate,
                 burst,
                 max_in_flight: in_flight,
+                max_priority,
             };
             let key = ring.add(new, now_s)?;
             save(path, &ring)?;

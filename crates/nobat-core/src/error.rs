@@ -73,6 +73,8 @@ error_codes! {
     RequestTimeout = "request_timeout",
     /// The content or transfer encoding is not supported.
     UnsupportedEncoding = "unsupported_encoding",
+    /// The body is not of a type that this call takes.
+    UnsupportedMediaType = "unsupported_media_type",
     /// The same idempotency key came with another body.
     IdempotencyMismatch = "idempotency_mismatch",
     /// This caller's request rate is over its limit.

@@ -22,6 +22,7 @@ pub mod id;
 pub mod infer;
 pub mod job;
 pub mod logging;
+pub mod model_name;
 pub mod oip;
 pub mod retry;
 pub mod routing;

@@ -18,14 +18,20 @@ use std::time::Duration;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
-use actix_web::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, VARY};
+use actix_web::http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, VARY,
+};
 use actix_web::middleware::Next;
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use futures::{FutureExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
+
+use crate::context::RequestContext;
+use crate::limits::COUNTED_FROM;
+use crate::predict::Predictor;
 
 /// How bodies are read.
 #[derive(Clone, Copy, Debug)]
@@ -52,20 +58,80 @@ const DECODE_STEP: usize = 4 << 10;
 /// costs more time than the wire would.
 const COMPRESS_FROM: usize = 1 << 10;
 
-/// Reads a request's body: whole, decompressed, within `limits`.
+/// Reads a request's body: whole, decompressed, within the configured limits, counted
+/// among the bodies in flight until the request ends.
 ///
 /// # Errors
 /// `payload_too_large` (declared, actual or decompressed), `request_timeout`,
-/// `unsupported_encoding`, and `invalid_parameter` for a body that breaks off
-/// or does not decompress.
+/// `unsupported_encoding`, `invalid_parameter` for a body that breaks off or does not
+/// decompress; `queue_full` and `quota_exceeded` when bodies take too much memory.
 ///
 /// # Cancel safety
 /// Not cancel safe: what was read is gone with the future.
-pub async fn read(headers: &HeaderMap, mut payload: web::Payload, limits: &BodyLimits) -> Result<Bytes> {
+pub async fn read(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<Bytes> {
+    let shared = predictor.shared();
+    let count = |bytes: usize| {
+        if bytes as u64 <= COUNTED_FROM {
+            return Ok(());
+        }
+        let context = RequestContext::of(request);
+        let held = context.notes.held(|| shared.edge.limits.hold_bytes(context.grant.as_deref()));
+        held.reach(bytes as u64, &context.notes)
+    };
+    read_counted(request.headers(), payload, &shared.config.body_limits(), &count).await
+}
+
+/// As [`read`], of a body that is to be JSON.
+///
+/// # Errors
+/// As [`read`] and [`require_json`].
+pub async fn read_json(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<Bytes> {
+    let body = read(request, payload, predictor).await?;
+    require_json(request.headers(), &body)?;
+    Ok(body)
+}
+
+/// Refuses a body that is neither JSON nor said to be. What begins as JSON does is
+/// read whatever its type: many clients send none, or a form's.
+///
+/// # Errors
+/// `unsupported_media_type`, naming the type and the remedy.
+pub fn require_json(headers: &HeaderMap, body: &[u8]) -> Result<()> {
+    // A byte order mark is told by the parser.
+    if matches!(body.trim_ascii_start().first(), None | Some(b'{' | b'[' | 0xef)) {
+        return Ok(());
+    }
+    let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence.ends_with("/json") || essence.ends_with("+json") {
+        return Ok(());
+    }
+    let given = match given {
+        None => "it came without a Content-Type".to_owned(),
+        Some(given) => format!("its Content-Type is `{}`", given.chars().take(60).collect::<String>()),
+    };
+    Err(Error::new(
+        ErrorCode::UnsupportedMediaType,
+        format!("the body is not JSON, and {given}; send a JSON object with `Content-Type: application/json`"),
+    ))
+}
+
+/// Counts what a body takes so far.
+type Count<'a> = &'a dyn Fn(usize) -> Result<()>;
+
+async fn read_counted(
+    headers: &HeaderMap,
+    mut payload: web::Payload,
+    limits: &BodyLimits,
+    count: Count<'_>,
+) -> Result<Bytes> {
     let declared = declared_length(headers)?;
     let coding = Coding::of_request(headers)?;
     if declared.is_some_and(|length| length > limits.max_bytes as u64) {
         return Err(too_large(limits.max_bytes));
+    }
+    if let Some(length) = declared.filter(|_| matches!(coding, Coding::Identity)) {
+        count(length as usize)?;
     }
     // Most bodies are plain and here already: no clock is read for them.
     let mut first = None;
@@ -80,14 +146,14 @@ pub async fn read(headers: &HeaderMap, mut payload: web::Payload, limits: &BodyL
     }
     let whole = async {
         match coding {
-            Coding::Identity => read_plain(&mut payload, first, declared, limits).await,
+            Coding::Identity => read_plain(&mut payload, first, declared, limits, count).await,
             Coding::Gzip => {
                 let decoder = MultiGzDecoder::new(Bounded::new(limits.max_bytes));
-                Box::pin(read_encoded(&mut payload, decoder, limits)).await
+                Box::pin(read_encoded(&mut payload, decoder, limits, count)).await
             }
             Coding::Deflate => {
                 let decoder = ZlibDecoder::new(Bounded::new(limits.max_bytes));
-                Box::pin(read_encoded(&mut payload, decoder, limits)).await
+                Box::pin(read_encoded(&mut payload, decoder, limits, count)).await
             }
         }
     };
@@ -103,6 +169,7 @@ async fn read_plain(
     first: Option<Bytes>,
     declared: Option<u64>,
     limits: &BodyLimits,
+    count: Count<'_>,
 ) -> Result<Bytes> {
     let first = match first {
         Some(first) => first,
@@ -130,6 +197,7 @@ async fn read_plain(
         if body.len() + piece.len() > limits.max_bytes {
             return Err(too_large(limits.max_bytes));
         }
+        count(body.len() + piece.len())?;
         body.extend_from_slice(&piece);
         match next(payload, limits).await? {
             Some(more) => piece = more,
@@ -138,7 +206,12 @@ async fn read_plain(
     }
 }
 
-async fn read_encoded<D: Decoder>(payload: &mut web::Payload, mut decoder: D, limits: &BodyLimits) -> Result<Bytes> {
+async fn read_encoded<D: Decoder>(
+    payload: &mut web::Payload,
+    mut decoder: D,
+    limits: &BodyLimits,
+    count: Count<'_>,
+) -> Result<Bytes> {
     let undecodable = |error: &io::Error| match error.kind() {
         io::ErrorKind::StorageFull => too_large(limits.max_bytes),
         _ => Error::new(ErrorCode::InvalidParameter, format!("the body does not decompress: {error}")),
@@ -146,6 +219,7 @@ async fn read_encoded<D: Decoder>(payload: &mut web::Payload, mut decoder: D, li
     while let Some(piece) = next(payload, limits).await? {
         for step in piece.chunks(DECODE_STEP) {
             decoder.write_all(step).map_err(|error| undecodable(&error))?;
+            count(decoder.decoded())?;
             if piece.len() > DECODE_STEP {
                 tokio::task::yield_now().await;
             }
@@ -308,16 +382,26 @@ fn encode(coding: Coding, bytes: &[u8]) -> io::Result<Bytes> {
 
 /// A streaming decompressor over a [`Bounded`] buffer.
 trait Decoder: Write {
+    /// Bytes so far.
+    fn decoded(&self) -> usize;
     fn finish(self) -> io::Result<Bounded>;
 }
 
 impl Decoder for MultiGzDecoder<Bounded> {
+    fn decoded(&self) -> usize {
+        self.get_ref().bytes.len()
+    }
+
     fn finish(self) -> io::Result<Bounded> {
         MultiGzDecoder::finish(self)
     }
 }
 
 impl Decoder for ZlibDecoder<Bounded> {
+    fn decoded(&self) -> usize {
+        self.get_ref().bytes.len()
+    }
+
     fn finish(self) -> io::Result<Bounded> {
         ZlibDecoder::finish(self)
     }
@@ -365,7 +449,7 @@ mod tests {
         }
         let (request, mut payload) = request.to_http_parts();
         let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
-        read(request.headers(), payload, &LIMITS).await
+        read_counted(request.headers(), payload, &LIMITS, &|_| Ok(())).await
     }
 
     fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {

@@ -14,6 +14,7 @@ use crate::body::BodyLimits;
 use crate::caches::CacheOverrides;
 use crate::limits::LimitsConfig;
 use crate::monitor::MonitorConfig;
+use crate::origin::CorsConfig;
 use crate::tls::TlsConfig;
 use crate::webhook::WebhookSettings;
 
@@ -50,6 +51,11 @@ pub struct GatewayConfig {
     pub auth: AuthConfig,
     /// Certificates of HTTP and gRPC; none: both are plain.
     pub tls: TlsConfig,
+    /// Names that the `Host` of a request may have besides addresses and names without a
+    /// dot; none: any, but on a loopback listener without keys those only.
+    pub hosts: Vec<String>,
+    /// Which web pages of other origins may use it.
+    pub cors: CorsConfig,
     /// How much is let in.
     pub limits: LimitsConfig,
     /// What is watched, and who is told.
@@ -78,6 +84,8 @@ impl Default for GatewayConfig {
             default_model: SmolStr::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),
+            hosts: Vec::new(),
+            cors: CorsConfig::default(),
             limits: LimitsConfig::default(),
             monitor: MonitorConfig::default(),
             cache: CacheOverrides::default(),
@@ -93,7 +101,8 @@ impl GatewayConfig {
     /// # Errors
     /// `invalid_parameter`, naming the key and the remedy.
     pub fn validate(&self) -> Result<()> {
-        self.limits.validate()?;
+        self.limits.validate(self.max_body_bytes)?;
+        self.cors.validate()?;
         self.monitor.validate()?;
         self.tls.validate()?;
         self.webhooks.validate()?;

@@ -10,13 +10,15 @@ use std::time::Instant;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
-use nobat_core::{JobId, OwnerId};
+use nobat_core::{JobId, OwnerId, Result};
 use nobat_ops::traces::{self, Span};
+use parking_lot::Mutex;
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::auth::Scope;
 use crate::auth::keyring::Grant;
 use crate::caches::CacheOutcome;
+use crate::limits::{HeldBytes, Quota};
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,6 +58,8 @@ pub struct Notes {
     cache: AtomicU8,
     model: OnceLock<SmolStr>,
     job: OnceLock<JobId>,
+    quota: Mutex<Option<Quota>>,
+    held: OnceLock<HeldBytes>,
 }
 
 impl Notes {
@@ -72,6 +76,26 @@ impl Notes {
     /// Notes what the cache did.
     pub fn set_cache(&self, outcome: CacheOutcome) {
         self.cache.store(outcome as u8, Ordering::Relaxed);
+    }
+
+    /// Notes where the caller's limit stands.
+    pub fn set_quota(&self, quota: Quota) {
+        *self.quota.lock() = Some(quota);
+    }
+
+    /// Where the caller's limit stands, when it has one.
+    pub fn quota(&self) -> Option<Quota> {
+        *self.quota.lock()
+    }
+
+    /// The bytes that this request's body takes, given back with it.
+    pub fn held(&self, hold: impl FnOnce() -> HeldBytes) -> &HeldBytes {
+        self.held.get_or_init(hold)
+    }
+
+    /// The bytes that are counted for this request, if any are.
+    pub fn held_bytes(&self) -> Option<&HeldBytes> {
+        self.held.get()
     }
 
     /// Which model was asked; empty when none was.
@@ -151,6 +175,32 @@ impl RequestContext {
         self.grant.as_ref().filter(|grant| grant.scope < Scope::Admin).map(|grant| grant.owner)
     }
 
+    /// Whether this caller's key is an administrator's.
+    pub fn administers(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.scope >= Scope::Admin)
+    }
+
+    /// Whether this caller may see a model.
+    pub fn covers(&self, model: &str) -> bool {
+        self.grant.as_ref().is_none_or(|grant| grant.covers(model))
+    }
+
+    /// Refuses a model that this caller may not use, and so not look at.
+    ///
+    /// # Errors
+    /// `permission_denied`, whether there is such a model or not.
+    pub fn require_model(&self, model: &str) -> Result<()> {
+        self.grant.as_ref().map_or(Ok(()), |grant| grant.require_model(model))
+    }
+
+    /// As [`RequestContext::require_model`], of the context that [`attach`] made.
+    ///
+    /// # Errors
+    /// As [`RequestContext::require_model`].
+    pub fn require(request: &HttpRequest, model: &str) -> Result<()> {
+        request.extensions().get::<RequestContext>().map_or(Ok(()), |context| context.require_model(model))
+    }
+
     /// The context that [`attach`] made for this request.
     pub fn of(request: &HttpRequest) -> RequestContext {
         request.extensions().get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
@@ -181,7 +231,7 @@ impl RequestContext {
 pub fn attach<S, B>(
     request: ServiceRequest,
     next: &S,
-) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<S, B>
+) -> impl Future<Output = std::result::Result<ServiceResponse<B>, actix_web::Error>> + use<S, B>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
 {

@@ -1,29 +1,31 @@
 //! The door: who a request is from, whether it may come in now, and what is
-//! said, counted and logged when it leaves. Runs before any body is read.
+//! said, counted and logged when it leaves.
 //!
-//! The same [`Edge::enter`] serves HTTP (through [`guard`]) and gRPC.
+//! [`guard`] is around every HTTP request: it refuses what a page of another origin
+//! sends, and accounts for the answer. [`Edge::enter`] lets a request in by its key
+//! and limits; HTTP asks it at the resource that was matched ([`crate::access`]),
+//! gRPC at the method that was named (`grpc::gate`). All of that is decided by the
+//! head alone, before any body is read or inflated.
 
-use std::sync::Arc;
+use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
-use actix_web::error::InternalError;
 use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::{HttpMessage, HttpResponse, web};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::web;
 use nobat_core::Result;
 
-use crate::auth::keyring::Grant;
-use crate::auth::{Authenticator, Scope, scope};
-use crate::context::{REQUEST_ID, RequestContext};
+use crate::auth::{Authenticator, Scope};
+use crate::config::GatewayConfig;
+use crate::context::RequestContext;
 use crate::error::{self, Shape};
 use crate::limits::{Limits, Permit};
 use crate::meters::Protocol;
+use crate::origin::{Asked, Origins, Preflight};
 use crate::predict::Predictor;
 
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Authentication and limits of one gateway.
@@ -32,38 +34,68 @@ pub struct Edge {
     pub auth: Authenticator,
     /// Counts what is let in.
     pub limits: Limits,
-}
-
-/// A request that may go on; its permit is counted until this is dropped.
-pub struct Entry {
-    /// What its caller may do; `None` when authentication is off.
-    pub grant: Option<Arc<Grant>>,
-    /// The caller's place among those in flight; only predictions take one.
-    pub permit: Option<Permit>,
+    /// Which web pages may send what.
+    pub origins: Origins,
 }
 
 impl Edge {
-    /// Lets a request with this `Authorization` in that needs `scope` (`None`:
-    /// open to everybody).
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for keys that cannot be read.
+    pub fn new(config: &GatewayConfig) -> Result<Edge> {
+        let auth = Authenticator::new(&config.auth)?;
+        let is_local = !auth.is_on() && is_loopback(&config.listen);
+        Ok(Edge {
+            origins: Origins::new(config.cors.clone(), &config.hosts, &config.listen, is_local),
+            limits: Limits::new(config.limits.clone()),
+            auth,
+        })
+    }
+
+    /// Lets a request with this `Authorization` in that needs `scope`, and notes in
+    /// its context who it is from and where its limits stand. A prediction's permit
+    /// is counted until it is dropped.
     ///
     /// # Errors
     /// `unauthenticated`, `permission_denied`, and the refusals of [`Limits::admit`].
-    pub fn enter(&self, authorization: Option<&str>, scope: Option<Scope>, now: Instant) -> Result<Entry> {
-        let Some(scope) = scope else { return Ok(Entry { grant: None, permit: None }) };
-        let grant = self.auth.authenticate(authorization)?;
-        if let Some(grant) = &grant {
-            grant.require(scope)?;
+    pub fn enter(
+        &self,
+        context: &mut RequestContext,
+        authorization: Option<&str>,
+        scope: Scope,
+        now: Instant,
+    ) -> Result<Option<Permit>> {
+        self.identify(context, authorization, scope)?;
+        match scope {
+            Scope::Predict => self.limits.admit(context.grant.as_deref(), &context.notes, now).map(Some),
+            Scope::Read | Scope::Admin => Ok(None),
         }
-        let permit = match scope {
-            Scope::Predict => Some(self.limits.admit(grant.as_deref(), now)?),
-            Scope::Read | Scope::Admin => None,
-        };
-        Ok(Entry { grant, permit })
+    }
+
+    /// Notes who a request is from, and refuses one whose key does not go as far as
+    /// `scope`. Nothing is counted.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `permission_denied`.
+    pub fn identify(&self, context: &mut RequestContext, authorization: Option<&str>, scope: Scope) -> Result<()> {
+        if let Some(grant) = self.auth.authenticate(authorization)? {
+            context.owner = grant.owner;
+            let judged = grant.require(scope);
+            context.grant = Some(grant);
+            judged?;
+        }
+        Ok(())
     }
 }
 
-/// Middleware body: lets a request in or refuses it, and accounts for it. Wraps
-/// inside [`crate::context::attach`].
+/// Whether a listener's address is reached from its own host only.
+fn is_loopback(listen: &str) -> bool {
+    listen.to_socket_addrs().is_ok_and(|mut found| found.all(|address| address.ip().is_loopback()))
+}
+
+/// Middleware body: refuses what a foreign page sends, and accounts for every
+/// request. Wraps inside [`crate::context::attach`].
 pub fn guard<S, B>(
     request: ServiceRequest,
     next: &S,
@@ -72,58 +104,37 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
 {
     let shared = request.app_data::<web::Data<Predictor>>().map(|predictor| predictor.shared().clone());
-    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let protocol = Protocol::of_path(request.path());
-    let authorization = text(request.headers(), header::AUTHORIZATION);
-    let scope = scope::required(is_write, request.path());
-    let entry = match &shared {
-        Some(shared) => shared.edge.enter(authorization, scope, Instant::now()),
-        None => Ok(Entry { grant: None, permit: None }),
-    };
-    let context = {
-        let mut extensions = request.extensions_mut();
-        if let (Some(context), Ok(Entry { grant: Some(grant), .. })) = (extensions.get_mut::<RequestContext>(), &entry)
-        {
-            context.owner = grant.owner;
-            context.grant = Some(grant.clone());
-        }
-        extensions.get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
-    };
-    let rated = matches!(&entry, Ok(Entry { permit: Some(permit), .. }) if permit.has_shared_rate());
-    let asked = rated.then(|| (request.method().clone(), request.path().to_owned()));
-    let (answer, mut permit) = match entry {
-        Ok(entry) => (Ok(next.call(request)), entry.permit),
+    let preflight = Preflight::of(request.method(), request.headers());
+    let judged = shared.as_ref().map_or(Ok(()), |shared| {
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        shared.edge.origins.check(Asked::of(request.method(), request.headers(), authority))
+    });
+    let answer = match judged {
+        Ok(()) => Ok(next.call(request)),
         Err(refusal) => {
+            let context = RequestContext::of(request.request());
             let shape = Shape::of_path(request.path());
-            (Err(request.into_response(error::render(&refusal, &context, shape))), None)
+            Err(request.into_response(error::render(&refusal, &context, shape)))
         }
     };
     async move {
-        if let (Some((method, path)), Some(permit), Some(shared)) = (asked, &mut permit, &shared)
-            && let Err(refusal) = permit.settle_rate(&*shared.queue).await
-        {
-            // The request is its handler's by now, which has not been polled and
-            // never will be; its refusal goes out as an error.
-            let response = error::render(&refusal, &context, Shape::of_path(&path));
-            let (status, took) = (response.status().as_u16(), context.started.elapsed());
-            shared.meters.http(protocol, status, took);
-            access(&method, &path, status, took, &context);
-            context.end_span(status);
-            return Err(with_id(response, &context));
-        }
         let mut response = match answer {
             Ok(running) => running.await?.map_into_left_body(),
             Err(refused) => refused.map_into_right_body(),
         };
-        decorate(response.headers_mut(), &context, permit.as_ref());
-        let status = response.status().as_u16();
-        let took = context.started.elapsed();
+        let context = RequestContext::of(response.request());
+        let status = response.status();
+        decorate(response.headers_mut(), &context);
+        if let Some(shared) = &shared {
+            shared.edge.origins.tell(&preflight, status, response.headers_mut());
+        }
+        let (status, took) = (status.as_u16(), context.started.elapsed());
         if let Some(shared) = &shared {
             shared.meters.http(protocol, status, took);
         }
         access(response.request().method(), response.request().path(), status, took, &context);
         context.end_span(status);
-        drop(permit);
         Ok(response)
     }
 }
@@ -158,32 +169,20 @@ fn access(method: &Method, path: &str, status: u16, took: Duration, context: &Re
     );
 }
 
-/// A refusal as an error, with the id that [`crate::context::attach`] gives to answers.
-fn with_id(mut response: HttpResponse, context: &RequestContext) -> actix_web::Error {
-    if let Ok(id) = HeaderValue::from_str(&context.request_id) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    InternalError::from_response("rate_limited", response).into()
-}
-
-fn decorate(headers: &mut HeaderMap, context: &RequestContext, permit: Option<&Permit>) {
+fn decorate(headers: &mut HeaderMap, context: &RequestContext) {
     let cache = context.notes.cache().header();
     if !cache.is_empty() {
         headers.insert(CACHE_STATUS, HeaderValue::from_static(cache));
     }
-    if let Some((rate, decision)) = permit.and_then(|permit| permit.rate) {
-        let (burst, window) = (rate.burst(), rate.window().as_secs_f64().ceil());
-        let policy = format!("\"default\";q={burst};w={window}");
-        let state = format!("\"default\";r={};t={}", decision.remaining, decision.reset.as_secs_f64().ceil());
-        for (name, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(name, value);
-            }
+    let Some(quota) = context.notes.quota() else { return };
+    for (name, value) in quota.headers() {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
         }
     }
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     // A header that is not text is malformed, not absent.
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }

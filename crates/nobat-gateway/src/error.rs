@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Route, web};
 use nobat_core::{Error, ErrorCode};
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub fn http_status(code: ErrorCode) -> StatusCode {
         }
         ErrorCode::ResultExpired => StatusCode::GONE,
         ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode::UnsupportedEncoding | ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::RateLimited | ErrorCode::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Internal | ErrorCode::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
@@ -72,6 +72,7 @@ pub fn grpc_code(code: ErrorCode) -> tonic::Code {
         | ErrorCode::InvalidParameter
         | ErrorCode::InvalidTensor
         | ErrorCode::UnsupportedEncoding
+        | ErrorCode::UnsupportedMediaType
         | ErrorCode::IdempotencyMismatch => tonic::Code::InvalidArgument,
         ErrorCode::Unauthenticated => tonic::Code::Unauthenticated,
         ErrorCode::PermissionDenied => tonic::Code::PermissionDenied,
@@ -164,26 +165,43 @@ pub fn finish(request: &HttpRequest, shape: Shape, outcome: Result<HttpResponse,
     outcome.unwrap_or_else(|error| render(&error, &RequestContext::of(request), shape))
 }
 
-/// The route for the methods that a resource does not have: 405 with `Allow`.
+/// The route for the methods that a resource does not have: 405 with `Allow`, and
+/// 204 with it for OPTIONS.
 /// Register it as the resource's default service.
 pub fn not_allowed(allow: &'static str) -> Route {
     web::route().to(move |request: HttpRequest| async move { method_not_allowed(&request, allow) })
 }
 
-/// 405 with `Allow`, in the shape of the request's path.
+/// 405 with `Allow`, in the shape of the request's path; to OPTIONS that is the
+/// answer, 204.
 pub fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpResponse {
+    let methods = format!("{allow}, OPTIONS");
+    if request.method() == Method::OPTIONS {
+        return HttpResponse::NoContent().insert_header((header::ALLOW, methods)).finish();
+    }
     let error = Error::new(
         ErrorCode::MethodNotAllowed,
         format!("{} is not allowed on {}; use {allow}", request.method(), request.path()),
     );
     let mut response = finish(request, Shape::of_path(request.path()), Err(error));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    if let Ok(methods) = HeaderValue::from_str(&methods) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
     response
 }
 
 /// The handler of paths nobody serves: 404 in the shape of the path.
 pub async fn no_route(request: HttpRequest) -> HttpResponse {
+    nothing_at(&request)
+}
+
+/// 404 in the shape of the path.
+pub fn nothing_at(request: &HttpRequest) -> HttpResponse {
+    // The server as a whole is asked (RFC 9110, section 9.3.7).
+    if request.method() == Method::OPTIONS && request.path() == "*" {
+        return method_not_allowed(request, "GET, HEAD, POST, PUT, DELETE");
+    }
     let error =
         Error::new(ErrorCode::RouteNotFound, format!("nothing is served at {}; see /docs for what is", request.path()));
-    finish(&request, Shape::of_path(request.path()), Err(error))
+    finish(request, Shape::of_path(request.path()), Err(error))
 }

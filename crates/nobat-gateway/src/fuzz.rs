@@ -2,20 +2,32 @@
 //! callers send, to the parser that reads it, and what must hold of whatever
 //! the parser takes.
 
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::{Method, Uri};
+use actix_web::test::TestRequest;
+use actix_web::{App, web};
 use bytes::Bytes;
 use nobat_core::infer::InferRequest;
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
+use nobat_ops::Metrics;
+use nobat_queue::queue::QueueSettings;
+use nobat_queue::sqlite::SqliteQueue;
 use prost::Message;
 
+use crate::auth::{self, AuthConfig, Keyring, NewKey, Scope, now_s};
+use crate::config::GatewayConfig;
 use crate::grpc::convert;
 use crate::json::request;
+use crate::predict::Predictor;
 use crate::routes::query::JobQuery;
+use crate::state::Shared;
 use crate::v2::{binary, json};
+use crate::{context, edge, routes};
 
 /// A body of the native API. The first byte chooses the model's datatype.
 pub fn native_body(data: &[u8]) {
@@ -50,6 +62,87 @@ pub fn grpc_request(data: &[u8]) {
             check(&model(datatype), call.request.clone());
         }
     }
+}
+
+/// A request's path at the door. The first byte chooses the method and whether it comes
+/// with a key that reads: whatever the path looks like, what is matched decides.
+pub fn door(data: &[u8]) {
+    let Some((&choice, path)) = data.split_first() else { return };
+    let Some(path) = std::str::from_utf8(path).ok().filter(|path| path.starts_with('/')) else { return };
+    let Ok(uri) = path.parse::<Uri>() else { return };
+    let method =
+        [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD][usize::from(choice % 8).min(4)].clone();
+    let has_key = choice & 0x10 == 0;
+    actix_web::rt::System::new().block_on(async {
+        let (shared, key) = door_of_a_house();
+        let app = App::new()
+            .app_data(web::Data::new(Predictor::new(shared)))
+            .wrap_fn(edge::guard)
+            .wrap_fn(context::attach)
+            .configure(routes::configure);
+        let app = actix_web::test::init_service(app).await;
+        let mut request = TestRequest::default().method(method.clone()).uri(path);
+        if has_key {
+            request = request.insert_header(("authorization", format!("Bearer {key}")));
+        }
+        let Ok(response) = actix_web::test::try_call_service(&app, request.to_request()).await else { return };
+        let matched = response.request().match_pattern().unwrap_or_default();
+        let refused = matches!(response.status().as_u16(), 401 | 403);
+        let under = |prefix: &str| matched.starts_with(prefix);
+        let of_administrators = under("/api/v1/periodic") || under("/api/v1/webhooks");
+        assert!(refused || !of_administrators, "{method} {uri} reached {matched}: {}", response.status());
+        let reads = matches!(method, Method::GET | Method::HEAD);
+        let asks = matched == "/v2/repository/index" || matched.contains("sharedmemory");
+        let nothing_there = response.status().as_u16() == 404 && matched.is_empty();
+        assert!(
+            refused || nothing_there || (reads && (has_key || is_open(&matched))) || (asks && has_key),
+            "{method} {uri} reached {matched}: {}",
+            response.status()
+        );
+    });
+}
+
+/// What needs no key to be read.
+fn is_open(pattern: &str) -> bool {
+    [
+        "/",
+        "/livez",
+        "/readyz",
+        "/ping",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/docs",
+        "/docs/{_:.*}",
+        "/api/openapi.json",
+    ]
+    .contains(&pattern)
+}
+
+/// A gateway on an empty queue, and a key that reads.
+fn door_of_a_house() -> (Arc<Shared>, &'static str) {
+    static HOUSE: OnceLock<(Arc<Shared>, String)> = OnceLock::new();
+    let (shared, key) = HOUSE.get_or_init(|| {
+        let folder = std::env::temp_dir().join(format!("nobat-fuzz-door-{}", std::process::id()));
+        let mut ring = Keyring::default();
+        let new = NewKey {
+            name: "reader".into(),
+            scope: Scope::Read,
+            models: vec![],
+            valid_s: None,
+            rate_per_s: 0.0,
+            burst: 0,
+            max_in_flight: 0,
+            max_priority: None,
+        };
+        let key = ring.add(new, now_s()).expect("a new key");
+        let queue = SqliteQueue::open(&folder, QueueSettings::default()).expect("an embedded queue");
+        let file = folder.join("keys.toml");
+        auth::store(&file, &ring).expect("a file of keys");
+        let auth = AuthConfig { keys: file.display().to_string(), insecure: false };
+        let config = GatewayConfig { auth, ..GatewayConfig::default() };
+        (Arc::new(Shared::new(config, queue, Metrics::new()).expect("a gateway")), key)
+    });
+    (shared.clone(), key)
 }
 
 /// The query string of a predicting route.

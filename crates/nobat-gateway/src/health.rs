@@ -5,10 +5,11 @@
 //! is no reason to take the gateway out of rotation: jobs can be queued.
 
 use actix_web::http::header;
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
+use crate::access::{Access, resource};
 use crate::error::not_allowed;
 use crate::monitor::State;
 use crate::predict::Predictor;
@@ -16,9 +17,9 @@ use crate::state::Shared;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/livez").get(live).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/readyz").get(ready).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/api/v1/status").get(status).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/livez", Access::OPEN).get(live).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/readyz", Access::OPEN).get(ready).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/api/v1/status", Access::READ).get(status).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn live() -> HttpResponse {

@@ -14,10 +14,12 @@
 //!   the request id.
 //! - Hot paths hold no lock: the registry is read through one atomic load.
 
+mod access;
 pub mod auth;
 pub mod body;
 pub mod caches;
 pub mod config;
+mod connection;
 pub mod context;
 pub mod edge;
 pub mod error;
@@ -26,10 +28,12 @@ pub mod exposition;
 pub mod fuzz;
 pub mod grpc;
 mod health;
+mod http;
 pub mod json;
 pub mod limits;
 pub mod meters;
 pub mod monitor;
+pub mod origin;
 pub mod outbound;
 mod periodic;
 pub mod predict;

@@ -4,12 +4,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::web::{self, Data, Path, ServiceConfig};
+use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_scheduler::board;
 use serde_json::json;
 
+use crate::access::{Access, resource};
 use crate::error::{Shape, finish, not_allowed};
 use crate::predict::Predictor;
 use crate::routes::docs::Refusals;
@@ -23,11 +24,11 @@ const MOST: usize = 100;
 pub(crate) fn configure(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
     config
-        .service(web::resource("/api/v1/periodic").get(list).default_service(not_allowed("GET, HEAD")))
-        .service(web::resource("/api/v1/periodic/{name}").get(show).default_service(not_allowed("GET, HEAD")))
-        .service(web::resource("/api/v1/periodic/{name}/run").post(run).default_service(post()))
-        .service(web::resource("/api/v1/periodic/{name}/pause").post(pause).default_service(post()))
-        .service(web::resource("/api/v1/periodic/{name}/resume").post(resume).default_service(post()));
+        .service(resource("/api/v1/periodic", Access::ADMIN).get(list).default_service(not_allowed("GET, HEAD")))
+        .service(resource("/api/v1/periodic/{name}", Access::ADMIN).get(show).default_service(not_allowed("GET, HEAD")))
+        .service(resource("/api/v1/periodic/{name}/run", Access::ADMIN).post(run).default_service(post()))
+        .service(resource("/api/v1/periodic/{name}/pause", Access::ADMIN).post(pause).default_service(post()))
+        .service(resource("/api/v1/periodic/{name}/resume", Access::ADMIN).post(resume).default_service(post()));
 }
 
 /// List periodic tasks

@@ -141,7 +141,7 @@ impl Predictor {
         if let Some(route) = &target.route {
             return Box::pin(run::enqueue(self, context, route, request, options)).await;
         }
-        let rows = self.check(context, target, &request)?;
+        let rows = self.check(context, target, &request, &options)?;
         self.admit(&target.signature.name, &options, Caller::Leaves)?;
         self.accept(context, job(context, target, request, rows, options)).await
     }
@@ -199,6 +199,7 @@ impl Predictor {
                 Answer::of(self.wait_for(accepted.id, wait).await?)
             }
             plan => {
+                self.charge(context, &plan).await?;
                 let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
                 let options = JobOptions { deadline: Some(deadline), ..options };
                 run::carry_out(self, context, &plan, request, options).await.map(Answer::Done)
@@ -214,7 +215,7 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
-        let rows = self.check(context, target, &request)?;
+        let rows = self.check(context, target, &request, &options)?;
         // Who is told of a job's end wants a job of its own.
         let place = match options.webhook {
             None => self.shared.caches.place(&self.shared.registry, &target.signature, &request, &options),
@@ -354,6 +355,7 @@ impl Predictor {
     ) -> Result<Prediction> {
         if let Some(route) = &target.route {
             let plan = run::plan_for(self, context, route)?;
+            Box::pin(self.charge(context, &plan)).await?;
             return Box::pin(run::carry_out(self, context, &plan, request, options)).await;
         }
         let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
@@ -418,14 +420,32 @@ impl Predictor {
         self.shared.backlog.admit(model, options.priority, deadline, caller, Instant::now())
     }
 
+    /// Whether this caller may ask for its job's priority.
+    pub(crate) fn check_priority(&self, context: &RequestContext, options: &JobOptions) -> Result<()> {
+        self.shared.edge.limits.check_priority(context.grant.as_deref(), options.priority)
+    }
+
+    /// Counts what a plan makes of one call. The first job was counted at the door.
+    pub(crate) async fn charge(&self, context: &RequestContext, plan: &Plan) -> Result<()> {
+        let jobs = plan.models().len();
+        self.shared.edge.limits.charge(context, jobs, &*self.shared.queue).await
+    }
+
     /// Whether this caller may use this model for this request now. Returns its
     /// rows. Rate and in-flight limits were taken at the door.
-    fn check(&self, context: &RequestContext, target: &Target, request: &InferRequest) -> Result<u32> {
+    fn check(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: &InferRequest,
+        options: &JobOptions,
+    ) -> Result<u32> {
         let model = &target.signature.name;
         context.notes.set_model(model);
         if let Some(grant) = &context.grant {
             grant.require_model(model)?;
         }
+        self.check_priority(context, options)?;
         let rows = target.signature.validate(request)?;
         Ok(rows)
     }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, middleware, web};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_ops::{Metrics, MetricsServer};
 use nobat_queue::Queue;
@@ -17,17 +16,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
-use crate::predict::Predictor;
 use crate::routing::jobs::RouteJobs;
 use crate::state::Shared;
-use crate::{body, context, edge, exposition, monitor, routes, webhook};
+use crate::{exposition, http, monitor, webhook};
 
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
-/// Time for a head to arrive complete.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// An idle connection is closed after this.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// The gateway, before it runs.
 pub struct Gateway;
@@ -53,14 +47,14 @@ impl Gateway {
     /// bound.
     pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
         let listener = bind("listen", &config.listen)?;
-        let http = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
+        let address = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
         let grpc = match config.grpc.as_str() {
             "" => None,
             address => Some(bind("grpc", address)?),
         };
         let tls = config.tls.load()?;
         let shared = Arc::new(Shared::new(config, queue, Metrics::new())?);
-        shared.edge.auth.check_address(&shared.config.auth, http)?;
+        shared.edge.auth.check_address(&shared.config.auth, address)?;
         if let Some(listener) = &grpc {
             let address = listener.local_addr().map_err(|error| cannot_bind("grpc", &shared.config.grpc, &error))?;
             shared.edge.auth.check_address(&shared.config.auth, address)?;
@@ -90,46 +84,15 @@ impl Gateway {
             tokio::spawn(webhook::sender::run(shared.webhooks.clone(), shared.queue.clone())),
         ];
         let route_jobs = RouteJobs::start(shared.clone());
-        let server = serve_http(&shared, listener, tls.clone())
+        let server = http::serve(&shared, listener, tls.clone())
             .map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
         let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener, tls)).transpose()?;
         let handle = server.handle();
         let serving = tokio::spawn(server);
         let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
-        log::info!(address = http.to_string().as_str(); "http: listening on {scheme}://{http}");
-        Ok(GatewayHandle { shared, http, metrics, server: handle, serving, grpc, route_jobs, background })
+        log::info!(address = address.to_string().as_str(); "http: listening on {scheme}://{address}");
+        Ok(GatewayHandle { shared, http: address, metrics, server: handle, serving, grpc, route_jobs, background })
     }
-}
-
-fn serve_http(
-    shared: &Arc<Shared>,
-    listener: TcpListener,
-    tls: Option<rustls::ServerConfig>,
-) -> std::io::Result<actix_web::dev::Server> {
-    let state = shared.clone();
-    let server = HttpServer::new(move || {
-        // Runs on each HTTP thread: the lane's I/O belongs to that thread.
-        App::new()
-            .app_data(web::Data::new(Predictor::new(state.clone())))
-            .wrap(middleware::from_fn(body::respond))
-            .wrap_fn(edge::guard)
-            .wrap_fn(context::attach)
-            .configure(routes::configure)
-    });
-    let server = server
-        .workers(shared.config.thread_count())
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(HEAD_TIMEOUT)
-        .tcp_nodelay(true)
-        // A client that closes its side has left: its job is cancelled.
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(u64::from(shared.config.drain_s))
-        .disable_signals();
-    let server = match tls {
-        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
-        None => server.listen(listener)?,
-    };
-    Ok(server.run())
 }
 
 impl GatewayHandle {

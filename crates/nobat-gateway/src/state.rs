@@ -8,11 +8,10 @@ use nobat_core::Result;
 use nobat_ops::Metrics;
 use nobat_queue::Queue;
 
-use crate::auth::Authenticator;
 use crate::caches::Caches;
 use crate::config::GatewayConfig;
 use crate::edge::Edge;
-use crate::limits::{Backlog, Limits};
+use crate::limits::Backlog;
 use crate::meters::Meters;
 use crate::monitor::Status;
 use crate::registry::Registry;
@@ -60,7 +59,7 @@ impl Shared {
         config.validate()?;
         let ledger = queue.ledger();
         Ok(Shared {
-            edge: Edge { auth: Authenticator::new(&config.auth)?, limits: Limits::new(config.limits.clone()) },
+            edge: Edge::new(&config)?,
             caches: Caches::new(queue.ids().derive("result cache"), config.cache.clone())?,
             registry: Registry::default(),
             routes: Routes::new(config.routes.clone(), ledger.clone(), &metrics)?,

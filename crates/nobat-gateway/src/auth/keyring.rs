@@ -32,6 +32,8 @@ pub struct Grant {
     pub burst: u32,
     /// Requests in flight; 0 takes the gateway's default.
     pub max_in_flight: u32,
+    /// Highest priority of its jobs; the gateway's default without one.
+    pub max_priority: Option<u8>,
     /// Who is told of the end of jobs that name no webhook and are not waited for.
     pub webhook: Option<SmolStr>,
 }
@@ -51,16 +53,20 @@ impl Grant {
         ))
     }
 
+    /// Whether this key may use a model, and see it.
+    pub fn covers(&self, model: &str) -> bool {
+        self.models.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => model.starts_with(prefix),
+            None => pattern == model,
+        })
+    }
+
     /// Refuses a model that this key may not use.
     ///
     /// # Errors
     /// `permission_denied`, naming the model and the key.
     pub fn require_model(&self, model: &str) -> Result<()> {
-        let covers = |pattern: &SmolStr| match pattern.strip_suffix('*') {
-            Some(prefix) => model.starts_with(prefix),
-            None => pattern == model,
-        };
-        if self.models.iter().any(covers) {
+        if self.covers(model) {
             return Ok(());
         }
         Err(Error::new(
@@ -99,6 +105,9 @@ pub struct KeyRecord {
     /// Requests in flight; 0 takes the gateway's default.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_in_flight: u32,
+    /// Highest priority of its jobs; the gateway's default without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_priority: Option<u8>,
     /// Who is told of the end of jobs that name no webhook and are not waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<SmolStr>,
@@ -134,6 +143,8 @@ pub struct NewKey {
     pub burst: u32,
     /// Requests in flight; 0 takes the gateway's default.
     pub max_in_flight: u32,
+    /// Highest priority of its jobs; the gateway's default without one.
+    pub max_priority: Option<u8>,
 }
 
 /// The keys of a deployment.
@@ -219,6 +230,7 @@ impl Keyring {
             rate_per_s: new.rate_per_s,
             burst: new.burst,
             max_in_flight: new.max_in_flight,
+            max_priority: new.max_priority,
             webhook: None,
             secrets: vec![SecretRecord { sha256: hex(&key::hash(&secret)), until_s: None }],
         });
@@ -279,6 +291,7 @@ impl Entry {
             rate_per_s: record.rate_per_s,
             burst: record.burst,
             max_in_flight: record.max_in_flight,
+            max_priority: record.max_priority,
             webhook: record.webhook.clone(),
         };
         let expires_at_s = record.expires_at_s.unwrap_or(u64::MAX);
@@ -336,6 +349,7 @@ mod tests {
             rate_per_s: 0.0,
             burst: 0,
             max_in_flight: 0,
+            max_priority: None,
         }
     }
 

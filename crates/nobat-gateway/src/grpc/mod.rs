@@ -7,6 +7,7 @@
 
 mod codec;
 pub(crate) mod convert;
+mod gate;
 pub mod proto;
 mod server;
 mod service;

@@ -10,13 +10,13 @@ use nobat_core::{Error, ErrorCode, Result};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use super::gate::Gate;
 use super::proto::DESCRIPTORS;
 use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
-use super::service::{self, Service};
+use super::service::Service;
 use super::tls;
 use crate::predict::Predictor;
 use crate::state::Shared;
@@ -103,14 +103,14 @@ async fn serve(
     let drain = Duration::from_secs(u64::from(shared.config.drain_s));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<GrpcInferenceServiceServer<Service>>().await;
-    let inference = GrpcInferenceServiceServer::new(Service::new(Predictor::new(shared)))
+    let inference = GrpcInferenceServiceServer::new(Service::new(Predictor::new(shared.clone())))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Deflate);
-    let inference = InterceptedService::new(inference, service::stamp_deadline);
+    let inference = Gate::new(inference, shared);
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let mut signal = stopped.clone();

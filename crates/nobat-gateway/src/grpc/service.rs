@@ -13,16 +13,18 @@ use futures::{Stream, StreamExt};
 use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
 use nobat_core::{Error, ErrorCode, Result};
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, Call};
+use super::gate::Entered;
 use super::proto::grpc_inference_service_server::GrpcInferenceService;
 use super::proto::*;
 use crate::auth::Scope;
 use crate::context::RequestContext;
 use crate::error::{grpc_code, http_status};
-use crate::limits::Permit;
+use crate::limits::{HeldBytes, Permit, Quota};
 use crate::meters::Protocol;
 use crate::predict::{Predictor, answered_version};
 use crate::registry::Want;
@@ -44,20 +46,6 @@ const STREAM_WIDTH: usize = 128;
 /// name it.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(3);
 
-/// When the caller of a call stops waiting, by its `grpc-timeout`.
-#[derive(Clone, Copy)]
-struct Deadline(Instant);
-
-/// Reads a call's deadline as its head arrives, before its message is read. The
-/// transport counts from here too, and answers CANCELLED at its end: a deadline
-/// taken any later would come after that.
-pub(super) fn stamp_deadline(mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
-    if let Some(deadline) = deadline(request.metadata()).map_err(status)? {
-        request.extensions_mut().insert(Deadline(deadline));
-    }
-    Ok(request)
-}
-
 /// The service on one thread, with that thread's way into the queue.
 #[derive(Clone)]
 pub(super) struct Service {
@@ -69,26 +57,24 @@ impl Service {
         Service { predictor }
     }
 
-    /// Lets a call in that needs `scope`; what it returns is held while it runs.
-    fn enter(&self, metadata: &MetadataMap, scope: Scope) -> Result<(RequestContext, Option<Permit>)> {
+    /// Lets one message of a stream in; the permit is held while it runs.
+    fn enter(&self, metadata: &MetadataMap) -> Result<(RequestContext, Option<Permit>)> {
         let mut context = RequestContext::from_text(|name| metadata.get(name).and_then(|value| value.to_str().ok()));
-        let entry = self.predictor.shared().edge.enter(authorization(metadata), Some(scope), context.started)?;
-        if let Some(grant) = entry.grant {
-            context.owner = grant.owner;
-            context.grant = Some(grant);
-        }
-        Ok((context, entry.permit))
+        let now = context.started;
+        let edge = &self.predictor.shared().edge;
+        let permit = edge.enter(&mut context, authorization(metadata), Scope::Predict, now)?;
+        Ok((context, permit))
     }
 
-    /// One prediction, from the door to its answer, counted.
+    /// One prediction that was let in or not, to its answer, counted.
     async fn serve(
         &self,
-        metadata: &MetadataMap,
+        entered: Result<(RequestContext, Option<Permit>)>,
         message: ModelInferRequest,
         deadline: Option<Instant>,
     ) -> Result<Timed> {
         let started = Instant::now();
-        let outcome = match self.enter(metadata, Scope::Predict) {
+        let outcome = match entered {
             Ok((context, permit)) => {
                 let answer = self.admitted(&context, permit, message, deadline);
                 let outcome = match deadline {
@@ -117,9 +103,13 @@ impl Service {
     ) -> Result<Timed> {
         // Held to the end: it counts the call as in flight.
         let mut permit = permit;
+        let shared = self.predictor.shared();
         if let Some(permit) = &mut permit {
-            permit.settle_rate(&*self.predictor.shared().queue).await?;
+            permit.settle_rate(&*shared.queue, &context.notes).await?;
         }
+        // What it is inflated; as it arrived, it was counted on its way.
+        let held = context.notes.held(|| shared.edge.limits.hold_bytes(context.grant.as_deref()));
+        held.reach(message.encoded_len() as u64, &context.notes)?;
         self.infer(context, message, deadline).await
     }
 
@@ -153,7 +143,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
-        let (error_message, mut response) = match self.serve(&metadata, message, deadline).await {
+        let (error_message, mut response) = match self.serve(self.enter(&metadata), message, deadline).await {
             Ok(Timed { timing, mut response }) => {
                 // A stream's metadata is sent once, before its first answer.
                 let timing = InferParameter { parameter_choice: Some(ParameterChoice::StringParam(timing)) };
@@ -181,8 +171,9 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let context = entered(&request)?;
         let ModelReadyRequest { name, version } = request.into_inner();
+        context.require_model(&name).map_err(status)?;
         let ready = match self.predictor.resolve(Some(&name), want(&version)) {
             Ok(target) => target.live,
             Err(error) if error.code == ErrorCode::ModelNotReady => false,
@@ -192,22 +183,28 @@ impl GrpcInferenceService for Service {
     }
 
     async fn server_metadata(&self, request: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        entered(&request)?;
         Ok(Response::new(metadata::server()))
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let context = entered(&request)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
+        context.require_model(&name).map_err(status)?;
         let entry = self.predictor.describe(&name).map_err(status)?;
         let target = entry.resolve(want(&version)).map_err(status)?;
         Ok(Response::new(metadata::model(&entry, &target)))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        let (metadata, extensions, message) = request.into_parts();
-        let deadline = extensions.get().map(|Deadline(deadline)| *deadline);
-        let Timed { timing, response } = self.serve(&metadata, message, deadline).await.map_err(status)?;
+        let (_, extensions, message) = request.into_parts();
+        let call = Entered::of(&extensions).map_err(status)?;
+        let deadline = call.deadline;
+        let notes = call.context.notes.clone();
+        let entered = Ok((call.context.clone(), call.permit()));
+        drop((call, extensions));
+        let answer = self.serve(entered, message, deadline).await;
+        let Timed { timing, response } = answer.map_err(|error| refused(error, notes.quota()))?;
         let mut response = Response::new(response);
         if let Ok(timing) = timing.try_into() {
             response.metadata_mut().insert(timing::NAME, timing);
@@ -223,13 +220,14 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let (metadata, extensions, messages) = request.into_parts();
-        let deadline = extensions.get().map(|Deadline(deadline)| *deadline);
-        // A caller that may not predict is told at once, not per request.
-        self.predictor.shared().edge.auth.authenticate(authorization(&metadata)).map_err(status)?;
+        let call = Entered::of(&extensions).map_err(status)?;
+        let (notes, deadline) = (call.context.notes, call.deadline);
         let (service, metadata) = (self.clone(), Arc::new(metadata));
         let answers = messages
             .map(move |message| {
                 let (service, metadata) = (service.clone(), metadata.clone());
+                // From here on the message is counted by itself.
+                notes.held_bytes().into_iter().for_each(HeldBytes::release);
                 async move { Ok(service.stream_infer(metadata, message?, deadline).await) }
             })
             .buffered(STREAM_WIDTH);
@@ -237,30 +235,32 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let context = entered(&request)?;
         let ModelConfigRequest { name, version } = request.into_inner();
+        context.require_model(&name).map_err(status)?;
         let target = self.predictor.resolve(Some(&name), want(&version)).map_err(status)?;
         Ok(Response::new(ModelConfigResponse { config: Some(config::message(&target.signature)) }))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        let context = entered(&request)?;
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let shared = self.predictor.shared();
-        shared.statistics.collect(shared, &name, &version).await.map(Response::new).map_err(status)
+        shared.statistics.collect(shared, &context, &name, &version).await.map(Response::new).map_err(status)
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
-        Ok(Response::new(repository::index(self.predictor.shared(), request.into_inner().ready)))
+        let context = entered(&request)?;
+        Ok(Response::new(repository::index(self.predictor.shared(), &context, request.into_inner().ready)))
     }
 
     async fn repository_model_load(
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Answer<RepositoryModelLoadResponse> {
-        self.enter(request.metadata(), Scope::Admin).map_err(status)?;
+        let context = entered(&request)?;
         let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
+        context.require_model(&model_name).map_err(status)?;
         repository::check_load_parameters(parameters.keys().map(String::as_str)).map_err(status)?;
         repository::load(self.predictor.shared(), &model_name).await.map_err(status)?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
@@ -270,8 +270,10 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
-        self.enter(request.metadata(), Scope::Admin).map_err(status)?;
-        repository::unload(self.predictor.shared(), &request.into_inner().model_name).await.map_err(status)?;
+        let context = entered(&request)?;
+        let model_name = request.into_inner().model_name;
+        context.require_model(&model_name).map_err(status)?;
+        repository::unload(self.predictor.shared(), &model_name).await.map_err(status)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 
@@ -318,7 +320,7 @@ impl GrpcInferenceService for Service {
     }
 
     async fn trace_setting(&self, request: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        entered(&request)?;
         if !request.into_inner().settings.is_empty() {
             return Err(status(settings::read_only("trace")));
         }
@@ -332,7 +334,7 @@ impl GrpcInferenceService for Service {
     }
 
     async fn log_settings(&self, request: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
-        self.enter(request.metadata(), Scope::Read).map_err(status)?;
+        entered(&request)?;
         use log_settings_response::SettingValue;
         use log_settings_response::setting_value::ParameterChoice;
 
@@ -348,11 +350,34 @@ impl GrpcInferenceService for Service {
     }
 }
 
-/// The status of an error, by the shared table; the code travels beside it.
-fn status(error: Error) -> Status {
+/// Who a call is from, as the door noted it.
+fn entered<T>(request: &Request<T>) -> std::result::Result<RequestContext, Status> {
+    Entered::of(request.extensions()).map(|entered| entered.context).map_err(status)
+}
+
+/// The status of an error, by the shared table; its code travels beside it, and when
+/// to come again.
+pub(super) fn status(error: Error) -> Status {
+    let retry_after = error.retry_after;
     let mut status = Status::new(grpc_code(error.code), error.message);
+    let metadata = status.metadata_mut();
     if let Ok(code) = error.code.as_str().parse() {
-        status.metadata_mut().insert("nobat-error-code", code);
+        metadata.insert("nobat-error-code", code);
+    }
+    if let Some(after) = retry_after {
+        metadata.insert("retry-after", (after.as_secs_f64().ceil().max(1.0) as u64).into());
+    }
+    status
+}
+
+/// As [`status`], with where the caller's limit stands.
+pub(super) fn refused(error: Error, quota: Option<Quota>) -> Status {
+    let is_limit = matches!(error.code, ErrorCode::RateLimited | ErrorCode::QuotaExceeded);
+    let mut status = status(error);
+    for (name, value) in quota.filter(|_| is_limit).iter().flat_map(Quota::headers) {
+        if let Ok(value) = value.parse() {
+            status.metadata_mut().insert(name, value);
+        }
     }
     status
 }
@@ -382,25 +407,9 @@ fn named(model: &str) -> Result<Option<&str>> {
     Ok(Some(model))
 }
 
-/// The instant at which the caller stops waiting, by its `grpc-timeout`: up to
-/// eight digits and a unit (gRPC over HTTP/2, "Requests").
-///
-/// # Errors
-/// `invalid_parameter` when the header is malformed.
-fn deadline(metadata: &MetadataMap) -> Result<Option<Instant>> {
-    let Some(value) = metadata.get("grpc-timeout") else {
-        return Ok(None);
-    };
-    let timeout = value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
-        Error::new(
-            ErrorCode::InvalidParameter,
-            "grpc-timeout is not up to eight digits and one of the units H M S m u n",
-        )
-    })?;
-    Ok(Instant::now().checked_add(timeout))
-}
-
-fn parse_timeout(text: &str) -> Option<Duration> {
+/// Reads a `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2,
+/// "Requests").
+pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let fits = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     let count: u64 = digits.parse().ok().filter(|_| fits)?;

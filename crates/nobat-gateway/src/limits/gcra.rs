@@ -57,32 +57,34 @@ impl Rate {
         Duration::from_nanos(self.interval_ns.saturating_mul(u64::from(self.burst)))
     }
 
-    /// Decides on one request at `now_ns`, over the state `tat_ns`.
-    pub fn decide(self, tat_ns: u64, now_ns: u64) -> Decision {
+    /// Decides on `cost` requests in one at `now_ns`, over the state `tat_ns`.
+    pub fn decide(self, tat_ns: u64, now_ns: u64, cost: u32) -> Decision {
         let window_ns = self.interval_ns.saturating_mul(u64::from(self.burst));
         // A state from the future of this clock (another host, a restart) is
         // cut to a full debt, so it cannot refuse for ever.
         let tat_ns_now = tat_ns.clamp(now_ns, now_ns.saturating_add(window_ns));
-        let next = tat_ns_now.saturating_add(self.interval_ns);
+        let cost_ns = self.interval_ns.saturating_mul(u64::from(cost));
+        let next = tat_ns_now.saturating_add(cost_ns);
         let allowed = next - now_ns <= window_ns;
         let kept = if allowed { next } else { tat_ns_now };
-        Decision { tat_ns: kept, ..self.tell(allowed, kept - now_ns) }
+        Decision { tat_ns: kept, ..self.tell(allowed, kept - now_ns, cost_ns) }
     }
 
     /// What to tell a caller whose bucket is full again in `debt`, as a bucket
     /// kept elsewhere decided.
-    pub fn told(self, allowed: bool, debt: Duration) -> Decision {
-        self.tell(allowed, u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX))
+    pub fn told(self, allowed: bool, debt: Duration, cost: u32) -> Decision {
+        let cost_ns = self.interval_ns.saturating_mul(u64::from(cost));
+        self.tell(allowed, u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX), cost_ns)
     }
 
-    fn tell(self, allowed: bool, debt_ns: u64) -> Decision {
+    fn tell(self, allowed: bool, debt_ns: u64, cost_ns: u64) -> Decision {
         let window_ns = self.interval_ns.saturating_mul(u64::from(self.burst));
         let left_ns = window_ns.saturating_sub(debt_ns);
         Decision {
             allowed,
             remaining: u32::try_from(left_ns / self.interval_ns).unwrap_or(u32::MAX),
             reset: Duration::from_nanos(debt_ns),
-            retry_after: Duration::from_nanos(if allowed { 0 } else { self.interval_ns.saturating_sub(left_ns) }),
+            retry_after: Duration::from_nanos(if allowed { 0 } else { cost_ns.saturating_sub(left_ns) }),
             tat_ns: 0,
         }
     }
@@ -98,7 +100,7 @@ mod tests {
         let rate = Rate::new(10.0, 3).expect("a limit");
         let mut tat = 0;
         let mut at = |now_ms: u64| {
-            let decision = rate.decide(tat, 1_000_000_000 + now_ms * 1_000_000);
+            let decision = rate.decide(tat, 1_000_000_000 + now_ms * 1_000_000, 1);
             tat = decision.tat_ns;
             decision
         };
@@ -119,20 +121,22 @@ mod tests {
     proptest! {
         #[test]
         fn never_more_than_burst_plus_rate_passes_and_retry_after_is_exact(
-            per_s in 0.5f64..1_000.0, burst in 1u32..50, gaps in prop::collection::vec(0u64..50_000_000, 1..300),
+            per_s in 0.5f64..1_000.0, burst in 1u32..50,
+            calls in prop::collection::vec((0u64..50_000_000, 1u32..50), 1..300),
         ) {
             let rate = Rate::new(per_s, burst).expect("a limit");
             let (mut now, mut tat, mut passed) = (1u64 << 40, 0, 0u64);
             let start = now;
-            for gap in gaps {
+            for (gap, cost) in calls {
+                let cost = cost.min(burst);
                 now += gap;
-                let decision = rate.decide(tat, now);
+                let decision = rate.decide(tat, now, cost);
                 if decision.allowed {
-                    passed += 1;
+                    passed += u64::from(cost);
                 } else {
                     let again = now + decision.retry_after.as_nanos() as u64;
-                    prop_assert!(rate.decide(decision.tat_ns, again).allowed, "retry_after was too short");
-                    prop_assert!(!rate.decide(decision.tat_ns, again - 1).allowed, "retry_after was too long");
+                    prop_assert!(rate.decide(decision.tat_ns, again, cost).allowed, "retry_after was too short");
+                    prop_assert!(!rate.decide(decision.tat_ns, again - 1, cost).allowed, "retry_after was too long");
                 }
                 tat = decision.tat_ns;
                 let earned = (now - start) / rate.interval_ns;
@@ -144,7 +148,7 @@ mod tests {
         #[test]
         fn a_state_from_the_future_refuses_for_a_window_at_most(tat: u64, now in 0u64..1 << 60, burst in 1u32..100) {
             let rate = Rate::new(10.0, burst).expect("a limit");
-            let decision = rate.decide(tat, now);
+            let decision = rate.decide(tat, now, 1);
             prop_assert!(decision.reset <= rate.window());
             prop_assert!(decision.retry_after <= rate.window());
         }

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use nobat_core::Result;
+use nobat_core::{OwnerId, Result};
 use nobat_queue::Queue;
 
-use super::{Permit, over};
+use super::{Permit, Quota, Rate, over};
+use crate::context::Notes;
 
 /// A store that takes longer has no say.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -25,26 +26,29 @@ impl Permit {
     ///
     /// # Errors
     /// `rate_limited` with `retry_after`.
-    pub async fn settle_rate(&mut self, queue: &dyn Queue) -> Result<()> {
-        let Some((rate, _)) = self.rate.filter(|_| self.has_shared_rate()) else { return Ok(()) };
-        let asked = queue.take_rate(self.owner, rate.interval(), rate.window());
-        let taken = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(Some(taken))) => taken,
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) => {
-                log::debug!("a rate is counted by this gateway alone: {error}");
-                return Ok(());
-            }
-            Err(_) => {
-                log::debug!("a rate is counted by this gateway alone: the store is slow");
-                return Ok(());
-            }
-        };
-        let decision = rate.told(taken.allowed, taken.debt);
-        if !decision.allowed {
-            return Err(over(rate, decision));
-        }
-        self.rate = Some((rate, decision));
-        Ok(())
+    pub async fn settle_rate(&mut self, queue: &dyn Queue, notes: &Notes) -> Result<()> {
+        let Some(rate) = self.rate.filter(|_| self.has_shared_rate()) else { return Ok(()) };
+        take(queue, self.owner, rate, 1, notes).await
     }
+}
+
+/// Takes `jobs` out of a caller's shared bucket.
+pub(super) async fn take(queue: &dyn Queue, owner: OwnerId, rate: Rate, jobs: u32, notes: &Notes) -> Result<()> {
+    // The bucket counts in time: so many jobs are one of so many intervals.
+    let asked = queue.take_rate(owner, rate.interval().saturating_mul(jobs), rate.window());
+    let taken = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(Some(taken))) => taken,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(error)) => {
+            log::debug!("a rate is counted by this gateway alone: {error}");
+            return Ok(());
+        }
+        Err(_) => {
+            log::debug!("a rate is counted by this gateway alone: the store is slow");
+            return Ok(());
+        }
+    };
+    let decision = rate.told(taken.allowed, taken.debt, jobs);
+    notes.set_quota(Quota::Rate(rate, decision));
+    if decision.allowed { Ok(()) } else { Err(over(rate, decision)) }
 }

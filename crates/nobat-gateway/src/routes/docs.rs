@@ -3,13 +3,14 @@
 use std::sync::LazyLock;
 
 use actix_web::http::header;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use utoipa::{IntoParams, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::native::{events, jobs, models, predict, queues};
+use crate::access::{Access, resource};
 use crate::error::not_allowed;
 use crate::periodic;
 use crate::routing::api as routing;
@@ -17,21 +18,25 @@ use crate::webhook::api as webhook;
 
 mod plain;
 mod refusals;
+mod security;
 mod v2;
 mod variants;
 
 use refusals::Components;
 pub(crate) use refusals::Refusals;
+use security::Security;
 use variants::Variants;
 
 const DOCUMENT: &str = "/api/openapi.json";
 
 /// Adds the document and Swagger UI.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource(DOCUMENT).get(serve).default_service(not_allowed("GET, HEAD")));
-    config.service(web::resource("/docs").get(to_slash).default_service(not_allowed("GET, HEAD")));
+    config.service(resource(DOCUMENT, Access::OPEN).get(serve).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/docs", Access::OPEN).get(to_slash).default_service(not_allowed("GET, HEAD")));
     let settings = Config::new([DOCUMENT]).try_it_out_enabled(true).display_request_duration(true);
     config.service(SwaggerUi::new("/docs/{_:.*}").config(settings));
+    // It has no say on other methods than GET.
+    config.service(resource("/docs/{_:.*}", Access::OPEN).default_service(not_allowed("GET, HEAD")));
 }
 
 /// The OpenAPI document of every route.
@@ -84,7 +89,7 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
         v2::statistics, v2::all_statistics, v2::infer, v2::index, v2::load, v2::unload,
         v2::system_regions, v2::cuda_regions, v2::trace, v2::change_trace, v2::logging, v2::change_logging,
     ),
-    modifiers(&Components, &Variants),
+    modifiers(&Components, &Variants, &Security),
 )]
 struct Document;
 

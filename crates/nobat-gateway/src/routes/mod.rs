@@ -8,6 +8,7 @@ use crate::error::no_route;
 
 pub(crate) mod docs;
 pub mod native;
+pub(crate) mod path;
 pub mod prefer;
 pub mod query;
 mod root;

@@ -1,9 +1,10 @@
 //! `GET /`: a page for browsers, and for clients what kserve's ask for.
 
 use actix_web::http::header;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse};
 
+use crate::access::{Access, resource};
 use crate::error::not_allowed;
 
 /// The page: what is served, links, and a digit to draw. It asks the API that
@@ -12,7 +13,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// Adds `/`.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/").get(root).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/", Access::OPEN).get(root).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn root(request: HttpRequest) -> HttpResponse {

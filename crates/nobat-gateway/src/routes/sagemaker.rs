@@ -2,20 +2,21 @@
 //! `POST /predict`, the shortest way to the only or default model. Both take
 //! and give what TensorFlow Serving's `:predict` does.
 
-use actix_web::web::{self, Data, Payload, ServiceConfig};
+use actix_web::web::{Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
 
 use super::tfserving::predict_json;
+use crate::access::{Access, resource};
 use crate::error::{Shape, finish, not_allowed};
 use crate::predict::Predictor;
 use crate::registry::Want;
 
 /// Adds `/ping`, `/invocations` and `/predict`.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/predict").post(predict).default_service(not_allowed("POST")));
-    config.service(web::resource("/invocations").post(predict).default_service(not_allowed("POST")));
-    config.service(web::resource("/ping").get(ping).default_service(not_allowed("GET, HEAD")));
+    config.service(resource("/predict", Access::PREDICT).post(predict).default_service(not_allowed("POST")));
+    config.service(resource("/invocations", Access::PREDICT).post(predict).default_service(not_allowed("POST")));
+    config.service(resource("/ping", Access::OPEN).get(ping).default_service(not_allowed("GET, HEAD")));
 }
 
 async fn predict(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> HttpResponse {

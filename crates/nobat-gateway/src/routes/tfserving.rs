@@ -1,20 +1,24 @@
 //! TensorFlow Serving's REST API under `/v1/models`, which kserve's v1 protocol
 //! shares: `:predict`, `:classify`, `:regress`, status, metadata.
 //!
-//! Paths are taken apart by hand ([`Call::parse`]): this is the hottest route,
+//! Paths are taken apart by hand ([`Decoded`]): this is the hottest route,
 //! and a model's name, version and verb share one segment.
+
+use std::borrow::Cow;
 
 use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobOptions;
 use nobat_core::{Error, ErrorCode, Result};
-use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
+use super::path::segment;
 use super::prefer::Prefer;
 use super::query::JobQuery;
+use crate::access::{Access, Door, resource};
 use crate::body;
 use crate::context::RequestContext;
-use crate::error::{Shape, finish, method_not_allowed, not_allowed};
+use crate::error::{Shape, finish, method_not_allowed, not_allowed, nothing_at};
 use crate::json::{request, write};
 use crate::predict::{Prediction, Predictor};
 use crate::registry::{Target, Want};
@@ -28,8 +32,8 @@ const MODELS: &str = "/v1/models";
 
 /// Adds `/v1/models` and everything under it.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource(MODELS).get(describe::list).default_service(not_allowed("GET, HEAD")));
-    config.service(web::scope(MODELS).default_service(web::to(serve)));
+    config.service(resource(MODELS, Access::READ).get(describe::list).default_service(not_allowed("GET, HEAD")));
+    config.service(web::scope(MODELS).wrap(Door(Access::PREDICT)).default_service(web::to(serve)));
 }
 
 /// What a path asks for.
@@ -49,16 +53,25 @@ enum Action {
     Metadata,
 }
 
-impl<'a> Call<'a> {
-    /// Takes `{m}[/versions/{v}|/labels/{l}][:verb|/metadata]` apart.
-    fn parse(path: &'a str) -> Option<Call<'a>> {
-        let (path, mut action) = match path.rsplit_once(':') {
-            Some((path, "predict")) => (path, Action::Predict),
-            Some((path, "classify")) => (path, Action::Classify),
-            Some((path, "regress")) => (path, Action::Regress),
-            Some(_) | None => (path, Action::Status),
+/// A path taken apart before its segments are decoded: a slash in a name is none of
+/// the path's.
+struct Decoded<'a>(SmallVec<[Cow<'a, str>; 4]>);
+
+impl<'a> Decoded<'a> {
+    fn of(path: &'a str) -> Decoded<'a> {
+        Decoded(path.split('/').map(segment).collect())
+    }
+
+    /// Reads `{m}[/versions/{v}|/labels/{l}][:verb|/metadata]`.
+    fn call(&self) -> Option<Call<'_>> {
+        let (last, before) = self.0.split_last()?;
+        let (last, mut action) = match last.rsplit_once(':') {
+            Some((last, "predict")) => (last, Action::Predict),
+            Some((last, "classify")) => (last, Action::Classify),
+            Some((last, "regress")) => (last, Action::Regress),
+            Some(_) | None => (&**last, Action::Status),
         };
-        let mut segments = path.split('/');
+        let mut segments = before.iter().map(|segment| &**segment).chain([last]);
         let model = segments.next().filter(|model| !model.is_empty())?;
         let mut want = Want::Default;
         let mut next = segments.next();
@@ -73,7 +86,9 @@ impl<'a> Call<'a> {
         }
         next.is_none().then_some(Call { model, want, action })
     }
+}
 
+impl Call<'_> {
     fn allow(&self) -> &'static str {
         match self.action {
             Action::Predict | Action::Classify | Action::Regress => "POST",
@@ -84,10 +99,13 @@ impl<'a> Call<'a> {
 
 async fn serve(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> HttpResponse {
     let raw = request.path().strip_prefix(MODELS).and_then(|path| path.strip_prefix('/')).unwrap_or_default();
-    let path = if raw.contains('%') { percent_decode_str(raw).decode_utf8_lossy() } else { raw.into() };
-    let Some(call) = Call::parse(&path) else { return crate::error::no_route(request).await };
+    let path = Decoded::of(raw);
+    let Some(call) = path.call() else { return nothing_at(&request) };
     if !call.allow().split(", ").any(|method| method == request.method().as_str()) {
         return method_not_allowed(&request, call.allow());
+    }
+    if let Err(refusal) = RequestContext::require(&request, call.model) {
+        return finish(&request, Shape::Plain, Err(refusal));
     }
     let model = Some(call.model);
     let outcome = match call.action {
@@ -159,7 +177,7 @@ impl Asked {
         let mut options = query.options;
         let wait = query.wait.or_else(|| Prefer::of(request.headers()).wait);
         options.deadline = options.deadline.or(wait);
-        let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+        let body = body::read_json(request, payload, predictor).await?;
         Ok(Asked { target, options, body })
     }
 
@@ -197,8 +215,12 @@ mod tests {
             ("m/metadata:predict", None),
             ("m/versions/1/labels/2", None),
             ("../m:predict", None),
+            ("a%2Fb:predict", call("a/b", Want::Default, Action::Predict)),
+            ("a%252Fb%3Apredict", call("a%2Fb", Want::Default, Action::Predict)),
+            ("m%2Fversions%2F3:predict", call("m/versions/3", Want::Default, Action::Predict)),
+            ("na%C3%AFve+1/versions/%31", call("naïve+1", Want::Version("1"), Action::Status)),
         ] {
-            assert_eq!(Call::parse(path), expected, "{path}");
+            assert_eq!(Decoded::of(path).call(), expected, "{path}");
         }
     }
 }

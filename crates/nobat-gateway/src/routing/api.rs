@@ -7,6 +7,7 @@ use nobat_core::{Error, ErrorCode};
 use serde_json::{Value, json};
 
 use super::{Routes, no_route};
+use crate::access::{Access, resource};
 use crate::context::RequestContext;
 use crate::error::{Shape, not_allowed, render};
 use crate::predict::Predictor;
@@ -17,14 +18,16 @@ const MAX_BODY: usize = 64 << 10;
 
 /// Adds the paths.
 pub fn configure(config: &mut ServiceConfig) {
-    config.service(web::resource("/api/v1/routes").get(list).default_service(not_allowed("GET, HEAD"))).service(
-        web::resource("/api/v1/routes/{name}")
-            .app_data(web::PayloadConfig::new(MAX_BODY))
-            .get(show)
-            .put(put)
-            .delete(remove)
-            .default_service(not_allowed("GET, HEAD, PUT, DELETE")),
-    );
+    config
+        .service(resource("/api/v1/routes", Access::READ).get(list).default_service(not_allowed("GET, HEAD")))
+        .service(
+            resource("/api/v1/routes/{name}", Access::READ)
+                .app_data(web::PayloadConfig::new(MAX_BODY))
+                .get(show)
+                .put(put)
+                .delete(remove)
+                .default_service(not_allowed("GET, HEAD, PUT, DELETE")),
+        );
 }
 
 /// List routes

@@ -71,6 +71,8 @@ pub(crate) async fn enqueue(
             if let Some(grant) = &context.grant {
                 plan.models().into_iter().try_for_each(|model| grant.require_model(model))?;
             }
+            predictor.check_priority(context, &options)?;
+            predictor.charge(context, &plan).await?;
             let routes = &predictor.shared().routes;
             let target = routes.target(route).unwrap_or_else(|| Err(no_route(route)))?;
             let rows = target.signature.validate(&request)?;

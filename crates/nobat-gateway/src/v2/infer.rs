@@ -15,6 +15,7 @@ use super::json::{self, Document};
 use super::outputs;
 use super::parameters::RequestParameters;
 use super::{answer, named, serve};
+use crate::access::Access;
 use crate::body;
 use crate::context::RequestContext;
 use crate::predict::{Predictor, answered_version};
@@ -23,7 +24,7 @@ use crate::timing::{SERVER_TIMING, server_timing};
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
     let paths = ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"];
-    serve(config, &paths, Method::POST, || web::to(infer));
+    serve(config, Access::PREDICT, &paths, Method::POST, || web::to(infer));
 }
 
 async fn infer(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
@@ -32,12 +33,15 @@ async fn infer(request: HttpRequest, payload: web::Payload, predictor: Data<Pred
 }
 
 async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<HttpResponse> {
-    let (model, want) = named(request);
-    let target = predictor.resolve(Some(model), want)?;
+    let named = named(request)?;
+    let target = predictor.resolve(Some(&named.model), named.want())?;
     let signature = &target.signature;
-    let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+    let body = body::read(request, payload, predictor).await?;
     let document = match binary::split(request.headers(), body)? {
-        Parts::Document(text, blobs) => json::read(&text, blobs)?,
+        Parts::Document(text, blobs) => {
+            body::require_json(request.headers(), &text)?;
+            json::read(&text, blobs)?
+        }
         Parts::Raw(bytes) => raw(signature, bytes)?,
     };
     let Document { id, parameters, inputs, requested } = document;

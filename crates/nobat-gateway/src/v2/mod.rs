@@ -25,17 +25,22 @@ mod server;
 pub(crate) mod settings;
 pub(crate) mod statistics;
 
+use std::borrow::Cow;
+
 use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse, Route};
 use nobat_core::{Error, ErrorCode, Result};
 use serde::Serialize;
 
 pub use statistics::Statistics;
 
+use crate::access::{Access, resource};
+use crate::context::RequestContext;
 use crate::error::{Shape, finish, not_allowed};
 use crate::registry::Want;
+use crate::routes::path::segment;
 
 /// Adds every route under `/v2`.
 pub fn configure(config: &mut ServiceConfig) {
@@ -47,19 +52,38 @@ pub fn configure(config: &mut ServiceConfig) {
 }
 
 /// Adds the route of one method at several paths; other methods get 405.
-fn serve(config: &mut ServiceConfig, paths: &[&str], method: Method, route: impl Fn() -> Route) {
+fn serve(config: &mut ServiceConfig, access: Access, paths: &[&str], method: Method, route: impl Fn() -> Route) {
     let allow = if method == Method::GET { "GET, HEAD" } else { "POST" };
     for &path in paths {
         let route = route().method(method.clone());
-        config.service(web::resource(path).route(route).default_service(not_allowed(allow)));
+        config.service(resource(path, access).route(route).default_service(not_allowed(allow)));
     }
 }
 
 /// Which model version a path names.
-fn named(request: &HttpRequest) -> (&str, Want<'_>) {
+struct Named<'a> {
+    model: Cow<'a, str>,
+    version: Option<Cow<'a, str>>,
+}
+
+impl Named<'_> {
+    fn want(&self) -> Want<'_> {
+        self.version.as_deref().map_or(Want::Default, Want::Version)
+    }
+}
+
+/// Reads the names in a path.
+///
+/// # Errors
+/// `permission_denied` for a model that the caller's key does not cover.
+fn named(request: &HttpRequest) -> Result<Named<'_>> {
     let path = request.match_info();
-    let version = path.get("version").map_or(Want::Default, Want::Version);
-    (path.get("model").unwrap_or_default(), version)
+    let named =
+        Named { model: path.get("model").map(segment).unwrap_or_default(), version: path.get("version").map(segment) };
+    if !named.model.is_empty() {
+        RequestContext::require(request, &named.model)?;
+    }
+    Ok(named)
 }
 
 /// Ends a handler: an error takes this protocol's shape.

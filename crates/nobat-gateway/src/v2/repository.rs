@@ -6,21 +6,20 @@
 //! be a path is refused before it travels.
 
 use nobat_core::signature::ModelState;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, model_name};
 
 use super::loading::{self, Verb};
 use super::parameters::clip;
+use crate::context::RequestContext;
 use crate::grpc::proto::RepositoryIndexResponse;
 use crate::grpc::proto::repository_index_response::ModelIndex;
 use crate::registry::{ModelEntry, VersionEntry};
 use crate::state::Shared;
 
-const MAX_NAME: usize = 200;
-
-/// Every model version and its state; only those that serve with `ready_only`.
-pub(crate) fn index(shared: &Shared, ready_only: bool) -> RepositoryIndexResponse {
+/// Every model version that the caller may see, and its state; only those that serve with `ready_only`.
+pub(crate) fn index(shared: &Shared, context: &RequestContext, ready_only: bool) -> RepositoryIndexResponse {
     let registry = shared.registry.load();
-    let mut entries: Vec<&ModelEntry> = registry.models().collect();
+    let mut entries: Vec<&ModelEntry> = registry.models().filter(|entry| context.covers(&entry.name)).collect();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     let versions = entries.iter().flat_map(|entry| entry.versions.iter().rev());
     let models = versions.map(row).filter(|row| !ready_only || row.state == "READY").collect();
@@ -82,20 +81,14 @@ pub(crate) fn check_load_parameters<'a>(mut names: impl Iterator<Item = &'a str>
     }
 }
 
-/// Refuses names that a worker could take for a path.
+/// Refuses names that no model can have.
 fn check_name(model: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'@' | b'+' | b' ');
-    let fits = (1..=MAX_NAME).contains(&model.len())
-        && model.bytes().all(plain)
-        && model.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
-        && !model.contains("..");
-    if fits {
-        return Ok(());
+    match model_name::objection(model) {
+        None => Ok(()),
+        Some(why) => {
+            Err(Error::new(ErrorCode::InvalidParameter, format!("`{}` is not a model name: {why}", clip(model))))
+        }
     }
-    Err(Error::new(
-        ErrorCode::InvalidParameter,
-        format!("`{}` is not a model name; names are letters, digits, `_`, `-` and `.`", clip(model)),
-    ))
 }
 
 #[cfg(test)]
@@ -104,11 +97,10 @@ mod tests {
 
     #[test]
     fn names_that_could_be_paths_are_refused() {
-        for name in ["", "..", ".", "a/b", "../../etc/passwd", "a\\b", "a\0b", ".hidden", "a..b", "é", &"x".repeat(201)]
-        {
+        for name in ["", "..", ".", "a/b", "../../etc/passwd", "a\\b", "a\0b", ".hidden", "a..b", &"x".repeat(201)] {
             assert_eq!(check_name(name).expect_err(name).code, ErrorCode::InvalidParameter);
         }
-        for name in ["digits", "resnet50.v2", "_m", "m-1_x"] {
+        for name in ["digits", "resnet50.v2", "naïve-模型", "per%cent"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
     }

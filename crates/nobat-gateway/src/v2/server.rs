@@ -10,29 +10,35 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{answer, document, metadata, repository, serve, settings};
+use crate::access::{Access, resource};
 use crate::body;
+use crate::context::RequestContext;
 use crate::predict::Predictor;
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    serve(config, &["/v2", "/v2/"], Method::GET, || web::to(about));
-    serve(config, &["/v2/health/live"], Method::GET, || web::to(live));
-    serve(config, &["/v2/health/ready"], Method::GET, || web::to(ready));
-    serve(config, &["/v2/repository/index"], Method::POST, || web::to(index));
-    serve(config, &["/v2/repository/models/{model}/load"], Method::POST, || web::to(load));
-    serve(config, &["/v2/repository/models/{model}/unload"], Method::POST, || web::to(unload));
+    serve(config, Access::READ, &["/v2", "/v2/"], Method::GET, || web::to(about));
+    serve(config, Access::OPEN, &["/v2/health/live"], Method::GET, || web::to(live));
+    serve(config, Access::OPEN, &["/v2/health/ready"], Method::GET, || web::to(ready));
+    serve(config, Access::ASK, &["/v2/repository/index"], Method::POST, || web::to(index));
+    serve(config, Access::READ, &["/v2/repository/models/{model}/load"], Method::POST, || web::to(load));
+    serve(config, Access::READ, &["/v2/repository/models/{model}/unload"], Method::POST, || web::to(unload));
     for kind in ["system", "cuda"] {
         let path = |tail: &str| format!("/v2/{kind}sharedmemory{tail}");
-        serve(config, &[&path("/status"), &path("/region/{region}/status")], Method::GET, || web::to(no_regions));
-        serve(config, &[&path("/region/{region}/register")], Method::POST, || web::to(register));
-        serve(config, &[&path("/unregister"), &path("/region/{region}/unregister")], Method::POST, || {
+        serve(config, Access::READ, &[&path("/status"), &path("/region/{region}/status")], Method::GET, || {
+            web::to(no_regions)
+        });
+        serve(config, Access::ASK, &[&path("/region/{region}/register")], Method::POST, || web::to(register));
+        serve(config, Access::ASK, &[&path("/unregister"), &path("/region/{region}/unregister")], Method::POST, || {
             web::to(unregister)
         });
     }
     for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting"] {
-        config.service(web::resource(path).get(trace).post(change_trace).default_service(allow_both()));
+        config.service(resource(path, Access::READ).get(trace).post(change_trace).default_service(allow_both()));
     }
-    config.service(web::resource("/v2/logging").get(log_settings).post(change_log).default_service(allow_both()));
+    config.service(
+        resource("/v2/logging", Access::READ).get(log_settings).post(change_log).default_service(allow_both()),
+    );
 }
 
 fn allow_both() -> actix_web::Route {
@@ -62,7 +68,7 @@ struct IndexRequest {
 async fn index(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let wanted: IndexRequest = small_body(&request, payload, &predictor).await?;
-        document(&repository::index(predictor.shared(), wanted.ready).models)
+        document(&repository::index(predictor.shared(), &RequestContext::of(&request), wanted.ready).models)
     };
     let outcome = outcome.await;
     answer(&request, outcome)
@@ -78,7 +84,7 @@ async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predi
     let outcome = async {
         let wanted: LoadRequest = small_body(&request, payload, &predictor).await?;
         repository::check_load_parameters(wanted.parameters.keys().map(String::as_str))?;
-        repository::load(predictor.shared(), super::named(&request).0).await?;
+        repository::load(predictor.shared(), &super::named(&request)?.model).await?;
         document(&json!({}))
     };
     let outcome = outcome.await;
@@ -88,7 +94,7 @@ async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predi
 async fn unload(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let _: LoadRequest = small_body(&request, payload, &predictor).await?;
-        repository::unload(predictor.shared(), super::named(&request).0).await?;
+        repository::unload(predictor.shared(), &super::named(&request)?.model).await?;
         document(&json!({}))
     };
     let outcome = outcome.await;
@@ -101,7 +107,7 @@ async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     payload: web::Payload,
     predictor: &Predictor,
 ) -> Result<T> {
-    let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+    let body = body::read(request, payload, predictor).await?;
     let refused = |reason: &dyn std::fmt::Display| {
         Error::new(ErrorCode::InvalidJson, format!("the body is not what this call takes: {reason}"))
     };

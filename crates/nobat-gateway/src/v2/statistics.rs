@@ -15,6 +15,7 @@ use nobat_core::statistics::{ModelStatistics, Tally, WorkerReport};
 use nobat_queue::queue::{WorkerCommand, WorkerInfo};
 use smol_str::SmolStr;
 
+use crate::context::RequestContext;
 use crate::grpc::proto;
 use crate::registry::{ModelEntry, Want};
 use crate::state::Shared;
@@ -44,17 +45,19 @@ impl Default for Statistics {
 
 impl Statistics {
     /// Fresh statistics of one model version, of every version of a model
-    /// (`version` empty), or of all models (`model` empty too).
+    /// (`version` empty), or of all models that the caller may see (`model` empty too).
     ///
     /// # Errors
-    /// `model_not_found`, `version_not_found`, `queue_unavailable`.
+    /// `permission_denied`, `model_not_found`, `version_not_found`, `queue_unavailable`.
     pub(crate) async fn collect(
         &self,
         shared: &Shared,
+        context: &RequestContext,
         model: &str,
         version: &str,
     ) -> Result<proto::ModelStatisticsResponse> {
         if !model.is_empty() {
+            context.require_model(model)?;
             let registry = shared.registry.load();
             let entry = registry.model(model)?;
             if !version.is_empty() {
@@ -65,8 +68,8 @@ impl Statistics {
         request_reports(shared, self.nonce.fetch_add(1, Ordering::Relaxed)).await?;
         let registry = shared.registry.load();
         seen.absorb(&registry.workers);
-        let mut entries: Vec<&ModelEntry> =
-            registry.models().filter(|entry| model.is_empty() || entry.name == model).collect();
+        let asked = |name: &str| if model.is_empty() { context.covers(name) } else { name == model };
+        let mut entries: Vec<&ModelEntry> = registry.models().filter(|entry| asked(&entry.name)).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let sums = seen.sums();
         let mut stats = Vec::new();

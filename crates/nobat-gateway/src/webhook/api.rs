@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, Webhooks, now_ms, rfc3339};
+use crate::access::{Access, resource};
 use crate::error::{Shape, finish, not_allowed};
 use crate::predict::Predictor;
 use crate::routes::docs::Refusals;
@@ -18,14 +19,24 @@ const PAGE: usize = 100;
 /// Adds the paths.
 pub fn configure(config: &mut ServiceConfig) {
     config
-        .service(web::resource("/api/v1/webhooks/deliveries").get(list).default_service(not_allowed("GET, HEAD")))
         .service(
-            web::resource("/api/v1/webhooks/deliveries/{id}/redeliver")
+            resource("/api/v1/webhooks/deliveries", Access::ADMIN).get(list).default_service(not_allowed("GET, HEAD")),
+        )
+        .service(
+            resource("/api/v1/webhooks/deliveries/{id}/redeliver", Access::ADMIN)
                 .post(redeliver)
                 .default_service(not_allowed("POST")),
         )
-        .service(web::resource("/api/v1/webhooks/endpoints").get(endpoints).default_service(not_allowed("GET, HEAD")))
-        .service(web::resource("/api/v1/webhooks/endpoints/enable").post(enable).default_service(not_allowed("POST")));
+        .service(
+            resource("/api/v1/webhooks/endpoints", Access::ADMIN)
+                .get(endpoints)
+                .default_service(not_allowed("GET, HEAD")),
+        )
+        .service(
+            resource("/api/v1/webhooks/endpoints/enable", Access::ADMIN)
+                .post(enable)
+                .default_service(not_allowed("POST")),
+        );
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,8 @@ use nobat_queue::Queue;
 use nobat_queue::queue::{QueueSettings, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
 use reqwest::header::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
@@ -107,6 +109,27 @@ impl House {
 
     pub(crate) async fn get(&self, path: &str, key: Option<&str>) -> Reply {
         send(self.client.get(self.url(path)), key, &[]).await
+    }
+
+    /// Sends text as it stands and reads until the server closes.
+    pub(crate) async fn raw(&self, request: &str) -> Reply {
+        let mut socket = TcpStream::connect(self.gateway.http_addr()).await.expect("connects");
+        socket.write_all(request.as_bytes()).await.expect("sends");
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(30), socket.read_to_end(&mut answer)).await;
+        // A refusal may come with the connection reset behind it.
+        assert!(read.is_ok() || !answer.is_empty(), "no answer to {request:?}");
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.get(9..12).and_then(|digits| digits.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("{request:?} got {text:?}"));
+        let mut headers = HeaderMap::new();
+        for line in head.lines().skip(1) {
+            let (name, value) = line.split_once(": ").expect("a header");
+            let name = reqwest::header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        Reply { status, headers, text: body.to_owned() }
     }
 
     pub(crate) async fn scrape(&self) -> String {

@@ -21,6 +21,7 @@ pub(crate) fn key(name: &str, scope: Scope, models: &[&str], valid_s: Option<u64
         rate_per_s: 0.0,
         burst: 0,
         max_in_flight: 0,
+        max_priority: None,
     }
 }
 
@@ -74,7 +75,7 @@ async fn a_foreign_job_looks_like_one_that_never_was() {
     let dir = tempfile::tempdir().expect("a folder");
     let (mut ring, now) = (Keyring::default(), auth::now_s());
     let mine = ring.add(key("mine", Scope::Admin, &[], None), now).expect("made");
-    let theirs = ring.add(key("theirs", Scope::Admin, &[], None), now).expect("made");
+    let theirs = ring.add(key("theirs", Scope::Predict, &[], None), now).expect("made");
     let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
     let id = house.enqueue(Some(&mine)).await.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!(house.get(&format!("/api/v1/jobs/{id}"), Some(&mine)).await.status, 200);

@@ -1,11 +1,13 @@
 //! The edge over real listeners: cache, keys, limits, metrics, monitor.
 
 mod cache;
+mod doors;
 mod grpc;
 mod house;
 mod keys;
 mod limits;
 mod operations;
+mod origins;
 mod shared;
 mod timing;
 mod tls;

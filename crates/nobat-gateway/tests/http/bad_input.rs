@@ -18,7 +18,7 @@ async fn bad_bodies_are_refused_by_name_on_every_predicting_route() {
     let many_rows = format!("{{\"instances\":[{}[1,2,3,4]]}}", "[1,2,3,4],".repeat(64));
     let cases: &[(&[u8], u16, &str, &str)] = &[
         (b"", 400, "invalid_json", "empty"),
-        (b"hello", 400, "invalid_json", "`hello`"),
+        (b"hello", 415, "unsupported_media_type", "without a Content-Type"),
         (b"[]", 400, "invalid_json", "needs `{`"),
         (b"{}", 400, "invalid_json", "neither `instances` nor `inputs`"),
         (b"{\"instance\":[[1,2,3,4]]}", 400, "invalid_json", "`instance`"),
@@ -74,7 +74,7 @@ async fn bad_paths_methods_and_parameters_are_refused_in_the_shape_of_their_prot
         ("/v1/models/digits/versions/9:predict", 404, "version_not_found"),
         ("/v1/models/digits/labels/beta:predict", 404, "version_not_found"),
         ("/v1/models/digits/versions/1:predict?version=1", 400, "invalid_parameter"),
-        ("/v1/models/..%2f..%2fetc:predict", 404, "route_not_found"),
+        ("/v1/models/..%2f..%2fetc:predict", 404, "model_not_found"),
         ("/v1/models/%00:predict", 404, "model_not_found"),
         ("/v1/models/digits:predict?priority=300", 400, "invalid_parameter"),
         ("/v1/models/digits:predict?unknown=1", 400, "invalid_parameter"),
@@ -93,17 +93,17 @@ async fn bad_paths_methods_and_parameters_are_refused_in_the_shape_of_their_prot
         assert_eq!(reply.header("content-type"), if plain { "application/json" } else { "application/problem+json" });
     }
     for (path, allow) in [
-        ("/v1/models/digits:predict", "POST"),
-        ("/predict", "POST"),
-        ("/api/v1/predict/digits", "POST"),
-        ("/api/v1/jobs/x/cancel", "POST"),
-        ("/api/v1/queues/digits/pause", "POST"),
+        ("/v1/models/digits:predict", "POST, OPTIONS"),
+        ("/predict", "POST, OPTIONS"),
+        ("/api/v1/predict/digits", "POST, OPTIONS"),
+        ("/api/v1/jobs/x/cancel", "POST, OPTIONS"),
+        ("/api/v1/queues/digits/pause", "POST, OPTIONS"),
     ] {
         let reply = house.get(path).await;
         assert_eq!((reply.status, reply.header("allow")), (405, allow), "{path}");
     }
     let reply = house.send(house.client.put(house.url("/api/v1/models"))).await;
-    assert_eq!((reply.refusal(), reply.header("allow")), ((405, "method_not_allowed".into()), "GET, HEAD"));
+    assert_eq!((reply.refusal(), reply.header("allow")), ((405, "method_not_allowed".into()), "GET, HEAD, OPTIONS"));
     house.stop().await;
 }
 

@@ -146,7 +146,7 @@ fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Model
 }
 
 /// Four numbers in; their sum as label, and their shares of it, out.
-fn digits() -> ModelSignature {
+pub(crate) fn digits() -> ModelSignature {
     let outputs = vec![spec("label", Datatype::Int64, &[-1]), spec("probabilities", Datatype::Fp32, &[-1, 4])];
     model("digits", vec![spec("input", Datatype::Fp32, &[-1, 4])], outputs)
 }

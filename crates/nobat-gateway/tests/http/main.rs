@@ -2,8 +2,10 @@
 //! queue, with a scripted worker in place of ONNX Runtime.
 
 mod bad_input;
+mod connections;
 mod every_route;
 mod harness;
 mod jobs;
+mod names;
 mod serving;
 mod snapshot;

@@ -249,10 +249,10 @@ async fn unknown_paths_names_and_methods_are_told_in_the_protocols_shape() {
     }
     assert_eq!(server.post("/v2/models/nope/infer", &[], GOOD).await.status, 404);
     let wrong = server.get(INFER).await;
-    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST, OPTIONS")));
     assert!(wrong.json()["error"].is_string());
     let wrong = server.post("/v2/models/digits", &[], "").await;
-    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD")));
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
     for name in ["..%2f..%2fetc%2fpasswd", "%2e%2e", "a%5cb", ".hidden", "a%00b"] {
         let status = server.post(&format!("/v2/repository/models/{name}/load"), &[], "").await.status;
         assert!(matches!(status, 400 | 404), "{name}: {status}");

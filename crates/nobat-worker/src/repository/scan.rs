@@ -67,7 +67,8 @@ pub enum ScanError {
     },
 }
 
-/// Finds every model under `paths`, by name. An empty folder is no error: its
+/// Finds every model under `paths`, by name; what is named as no model can be is left
+/// out with a warning. An empty folder is no error: its
 /// models may come later, with a reload. A folder beneath one of the paths that
 /// cannot be read is left out with a warning: it is no reason to serve nothing.
 ///
@@ -77,6 +78,10 @@ pub fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
     let mut found = Found::default();
     for path in paths {
         for model in scan_path(path, &mut found.unreadable)? {
+            if let Some(why) = nobat_core::model_name::objection(&model.name) {
+                log::warn!("model `{}` in `{}` is left out: {why}; rename it", model.name, place(&model).display());
+                continue;
+            }
             if let Some(first) = found.models.get(&model.name) {
                 return Err(ScanError::Twice { name: model.name.clone(), first: place(first), second: place(&model) });
             }

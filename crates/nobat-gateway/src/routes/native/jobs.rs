@@ -25,6 +25,9 @@ use crate::routes::query;
 use crate::timing::{SERVER_TIMING, server_timing};
 
 const MAX_PAGE: usize = 1_000;
+/// Calls to the store for a page that is empty so far; a longer search goes on from
+/// the page's cursor.
+const MAX_LOOKS: usize = 20;
 
 /// A job's status
 ///
@@ -140,6 +143,8 @@ pub async fn retry(request: HttpRequest, id: Path<String>, predictor: Data<Predi
 }
 
 /// List your jobs
+///
+/// Everybody's, for a key of scope `admin`.
 #[utoipa::path(
     get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(
@@ -152,7 +157,9 @@ pub async fn retry(request: HttpRequest, id: Path<String>, predictor: Data<Predi
 )]
 pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        let mut filter = ListFilter { owner: Some(RequestContext::of(&request).owner), ..ListFilter::default() };
+        let context = RequestContext::of(&request);
+        let owner = (!context.administers()).then_some(context.owner);
+        let mut filter = ListFilter { owner, ..ListFilter::default() };
         let mut limit = 100;
         let mut cursor = None;
         query::each(request.query_string(), &["model", "state", "limit", "cursor"], |name, value| {
@@ -165,7 +172,7 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
             }
             Ok(())
         })?;
-        page(&predictor, &filter, cursor.as_deref(), limit).await
+        page(&predictor, &context, &filter, cursor.as_deref(), limit).await
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
@@ -174,11 +181,22 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
 /// One page of a list as a response.
 pub(super) async fn page(
     predictor: &Predictor,
+    context: &RequestContext,
     filter: &ListFilter,
     cursor: Option<&str>,
     limit: usize,
 ) -> Result<HttpResponse> {
-    let page = predictor.shared().queue.list(filter, cursor, limit).await?;
+    let look = async |cursor: Option<&str>| {
+        let mut page = predictor.shared().queue.list(filter, cursor, limit).await?;
+        page.jobs.retain(|job| job.owner == context.owner || context.covers(route_jobs::shown(&job.model)));
+        Ok::<_, Error>(page)
+    };
+    let mut page = look(cursor).await?;
+    // A store looks through so many jobs a call, and none of them may be the caller's.
+    for _ in 0..MAX_LOOKS {
+        let Some(cursor) = page.cursor.take_if(|_| page.jobs.is_empty()) else { break };
+        page = look(Some(&cursor)).await?;
+    }
     let jobs = page.jobs.iter().map(JobObject::from).collect();
     Ok(HttpResponse::Ok().json(JobList { jobs, cursor: page.cursor }))
 }

@@ -2,6 +2,7 @@
 
 use actix_web::web::{self, ServiceConfig};
 
+use crate::access::{Access, resource};
 use crate::error::{no_route, not_allowed};
 
 pub mod events;
@@ -15,8 +16,10 @@ pub mod queues;
 /// Adds what is asked most.
 pub(super) fn configure_predict(config: &mut ServiceConfig) {
     let post = || not_allowed("POST");
-    config.service(web::resource("/api/v1/predict/{model}").post(predict::predict).default_service(post()));
-    config.service(web::resource("/api/v1/predict/{model}/many").post(predict::predict_many).default_service(post()));
+    config.service(resource("/api/v1/predict/{model}", Access::PREDICT).post(predict::predict).default_service(post()));
+    config.service(
+        resource("/api/v1/predict/{model}/many", Access::PREDICT).post(predict::predict_many).default_service(post()),
+    );
 }
 
 /// Adds the rest of `/api/v1`.
@@ -25,30 +28,32 @@ pub(super) fn configure(config: &mut ServiceConfig) {
     let get = || not_allowed("GET, HEAD");
     config.service(
         web::scope("/api/v1")
-            .service(web::resource("/jobs").get(jobs::list).default_service(get()))
+            .service(resource("/jobs", Access::PREDICT).get(jobs::list).default_service(get()))
             .service(
-                web::resource("/jobs/{id}")
+                resource("/jobs/{id}", Access::PREDICT)
                     .get(jobs::get)
                     .delete(jobs::delete)
                     .default_service(not_allowed("GET, HEAD, DELETE")),
             )
-            .service(web::resource("/jobs/{id}/result").get(jobs::result).default_service(get()))
-            .service(web::resource("/jobs/{id}/events").get(events::events).default_service(get()))
-            .service(web::resource("/jobs/{id}/cancel").post(jobs::cancel).default_service(post()))
-            .service(web::resource("/jobs/{id}/retry").post(jobs::retry).default_service(post()))
-            .service(web::resource("/models").get(models::list).default_service(get()))
-            .service(web::resource("/models/{model}").get(models::get).default_service(get()))
-            .service(web::resource("/queues").get(queues::list).default_service(get()))
-            .service(web::resource("/queues/{model}").get(queues::get).default_service(get()))
-            .service(web::resource("/queues/{model}/pause").post(queues::pause).default_service(post()))
-            .service(web::resource("/queues/{model}/resume").post(queues::resume).default_service(post()))
+            .service(resource("/jobs/{id}/result", Access::PREDICT).get(jobs::result).default_service(get()))
+            .service(resource("/jobs/{id}/events", Access::PREDICT).get(events::events).default_service(get()))
+            .service(resource("/jobs/{id}/cancel", Access::PREDICT).post(jobs::cancel).default_service(post()))
+            .service(resource("/jobs/{id}/retry", Access::PREDICT).post(jobs::retry).default_service(post()))
+            .service(resource("/models", Access::READ).get(models::list).default_service(get()))
+            .service(resource("/models/{model}", Access::READ).get(models::get).default_service(get()))
+            .service(resource("/queues", Access::READ).get(queues::list).default_service(get()))
+            .service(resource("/queues/{model}", Access::READ).get(queues::get).default_service(get()))
+            .service(resource("/queues/{model}/pause", Access::READ).post(queues::pause).default_service(post()))
+            .service(resource("/queues/{model}/resume", Access::READ).post(queues::resume).default_service(post()))
             .service(
-                web::resource("/queues/{model}/dead")
+                resource("/queues/{model}/dead", Access::READ)
                     .get(queues::dead)
                     .delete(queues::purge)
                     .default_service(not_allowed("GET, HEAD, DELETE")),
             )
-            .service(web::resource("/queues/{model}/dead/redrive").post(queues::redrive).default_service(post()))
+            .service(
+                resource("/queues/{model}/dead/redrive", Access::READ).post(queues::redrive).default_service(post()),
+            )
             .default_service(web::to(no_route)),
     );
 }

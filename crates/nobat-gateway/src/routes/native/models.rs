@@ -8,6 +8,7 @@ use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_queue::queue::WorkerInfo;
 
 use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject};
+use crate::context::RequestContext;
 use crate::error::{Shape, finish};
 use crate::predict::Predictor;
 use crate::registry::ModelEntry;
@@ -22,7 +23,8 @@ use crate::routes::query;
 pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = query::each(request.query_string(), &[], |_, _| Ok(())).map(|()| {
         let registry = predictor.shared().registry.load();
-        let mut models: Vec<_> = registry.models().map(describe).collect();
+        let context = RequestContext::of(&request);
+        let mut models: Vec<_> = registry.models().filter(|model| context.covers(&model.name)).map(describe).collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
         HttpResponse::Ok().json(ModelList { models })
     });
@@ -45,6 +47,7 @@ pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Pred
 
 async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
+    RequestContext::require(request, name)?;
     let shared = predictor.shared();
     let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
         let registry = shared.registry.load();

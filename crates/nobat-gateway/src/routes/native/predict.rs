@@ -205,6 +205,8 @@ async fn enqueue_many(
     if requests.is_empty() {
         return Err(Error::new(ErrorCode::InvalidJson, "`requests` is missing or empty; give at least one"));
     }
+    let shared = predictor.shared();
+    shared.edge.limits.charge(&context, requests.len(), &*shared.queue).await?;
     // The lane sends what is asked for at once in one round trip.
     let enqueued = futures::future::join_all(
         requests.into_iter().map(|tensors| predictor.enqueue(&context, &target, tensors, query.options.clone())),
@@ -231,7 +233,7 @@ async fn read(
         (None, None) => Want::Default,
     };
     let target = predictor.resolve(Some(model), want)?;
-    let body = body::read(request.headers(), payload, &predictor.shared().config.body_limits()).await?;
+    let body = body::read_json(request, payload, predictor).await?;
     Ok((query, target, body))
 }
 

@@ -31,6 +31,8 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
         let mut names: Vec<_> = shared.registry.load().models().map(|model| model.name.clone()).collect();
         // Queues of routes that have, or once had, jobs.
         names.extend(shared.routes.in_use().iter().map(|route| route_jobs::queue_of(route)));
+        let context = RequestContext::of(&request);
+        names.retain(|name| context.covers(route_jobs::shown(name)));
         names.sort_unstable();
         let counts = futures::future::try_join_all(names.iter().map(|name| shared.queue.counts(name))).await?;
         let queues = names.iter().zip(counts).map(|(name, counts)| QueueObject::new(name, counts)).collect();
@@ -49,6 +51,7 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
 pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        may_see(&request, &model)?;
         counts(&predictor, &model).await
     };
     let outcome = outcome.await;
@@ -91,6 +94,7 @@ pub async fn resume(request: HttpRequest, model: Path<String>, predictor: Data<P
 )]
 pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
+        may_see(&request, &model)?;
         let queue = predictor.queue_named(&model)?;
         let mut limit = 100;
         let mut cursor = None;
@@ -101,9 +105,10 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
             }
             Ok(())
         })?;
-        let owner = RequestContext::of(&request).sees_jobs_of();
+        let context = RequestContext::of(&request);
+        let owner = context.sees_jobs_of();
         let filter = ListFilter { model: Some(queue), state: Some(JobState::Dead), owner };
-        page(&predictor, &filter, cursor.as_deref(), limit).await
+        page(&predictor, &context, &filter, cursor.as_deref(), limit).await
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
@@ -123,6 +128,7 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
 )]
 pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
+        may_see(&request, &model)?;
         let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
         let count = predictor.shared().queue.redrive(&queue, &ids, limit).await?;
@@ -146,6 +152,7 @@ pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<
 )]
 pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
+        may_see(&request, &model)?;
         let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
         let count = predictor.shared().queue.purge(&queue, &ids, limit).await?;
@@ -157,9 +164,15 @@ pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Pr
 
 async fn set_paused(request: &HttpRequest, model: &str, predictor: &Predictor, paused: bool) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
+    may_see(request, model)?;
     // A typo must not pause a queue that nobody uses.
     predictor.shared().queue.set_paused(&predictor.queue_named(model)?, paused).await?;
     counts(predictor, model).await
+}
+
+/// Refuses a queue whose model, or route, the caller's key does not cover.
+fn may_see(request: &HttpRequest, queue: &str) -> Result<()> {
+    RequestContext::require(request, route_jobs::shown(queue))
 }
 
 async fn counts(predictor: &Predictor, model: &str) -> Result<HttpResponse> {

@@ -2,21 +2,24 @@
 //! and OpenAI's model list: their members do not collide, so one object
 //! carries all three.
 
-use actix_web::HttpResponse;
 use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::context::RequestContext;
 use crate::predict::Predictor;
 use crate::registry::{VersionEntry, Want};
 
 /// `GET /v1/models`: OpenAI's `data`, kserve's `models`.
-pub(super) async fn list(predictor: Data<Predictor>) -> HttpResponse {
+pub(super) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let context = RequestContext::of(&request);
     let registry = predictor.shared().registry.load();
-    let mut names: Vec<_> = registry.models().map(|model| model.name.as_str()).collect();
+    let names = registry.models().map(|model| model.name.as_str());
+    let mut names: Vec<_> = names.filter(|name| context.covers(name)).collect();
     names.sort_unstable();
     let data: Vec<_> = names.iter().map(|name| openai(name)).collect();
     HttpResponse::Ok().json(json!({ "object": "list", "data": data, "models": names }))
