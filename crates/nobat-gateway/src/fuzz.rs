@@ -206,3 +206,19 @@ fn model(datatype: Datatype) -> ModelSignature {
         settings: serde_json::Map::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_door_holds_for_every_path_of_its_corpus() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/door");
+        let mut files = 0;
+        for entry in std::fs::read_dir(folder).expect("a corpus") {
+            door(&std::fs::read(entry.expect("an entry").path()).expect("a file"));
+            files += 1;
+        }
+        assert!(files >= 8, "{files}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 
 const NAME: &str = "api_key";
 /// What is read without a key.
@@ -13,9 +13,11 @@ pub(super) struct Security;
 
 impl Modify for Security {
     fn modify(&self, document: &mut OpenApi) {
-        let scheme = Http::new(HttpAuthScheme::Bearer)
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
             .bearer_format("nobat_<id>_<secret>")
-            .description(Some("A key made by `nobat keys new`; a server without keys asks for none"));
+            .description(Some("A key made by `nobat keys new`; a server without keys asks for none"))
+            .build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme(NAME, SecurityScheme::Http(scheme));
         // The empty requirement is an alternative: keys may be off.
