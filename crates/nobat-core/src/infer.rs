@@ -79,22 +79,26 @@ pub struct InferResponse {
     pub version: SmolStr,
     /// Output tensors, in the model's order.
     pub outputs: Vec<Tensor>,
+    /// [`digest_mark`](crate::signature::digest_mark) of the version that answered; 0
+    /// where no single version did, or a worker of an earlier release does not say.
+    pub mark: u64,
 }
 
 impl InferResponse {
     /// Appends the packed form: version, then per tensor name, datatype number,
-    /// rank, dimensions and data, lengths and dimensions as varints. A digits
-    /// answer takes 79 bytes so, and 109 as protobuf.
+    /// rank, dimensions and data, lengths and dimensions as varints, then the mark. A
+    /// digits answer takes 87 bytes so, and 109 as protobuf.
     pub fn encode(&self, out: &mut Vec<u8>) {
         InferResponse::encode_head(out, &self.version, self.outputs.len());
         for tensor in &self.outputs {
             InferResponse::encode_output(out, &tensor.name, tensor.datatype, &tensor.shape, tensor.data.len());
             out.extend_from_slice(&tensor.data);
         }
+        InferResponse::encode_mark(out, self.mark);
     }
 
     /// Appends the packed form's head; `outputs` calls of
-    /// [`InferResponse::encode_output`] must follow.
+    /// [`InferResponse::encode_output`] must follow, then [`InferResponse::encode_mark`].
     pub fn encode_head(out: &mut Vec<u8>, version: &str, outputs: usize) {
         put_bytes(out, version.as_bytes());
         put_u64(out, outputs as u64);
@@ -110,6 +114,11 @@ impl InferResponse {
             put_u64(out, dim as u64);
         }
         put_u64(out, data_len as u64);
+    }
+
+    /// Appends the packed form's end. Releases that know no mark do not read this far.
+    pub fn encode_mark(out: &mut Vec<u8>, mark: u64) {
+        out.extend_from_slice(&mark.to_le_bytes());
     }
 
     /// Reads the packed form at the front of `bytes`; tensors are slices of it.
@@ -139,7 +148,8 @@ impl InferResponse {
             tensor.check().ok()?;
             outputs.push(tensor);
         }
-        Some(InferResponse { version, outputs })
+        let mark = rest.first_chunk().map_or(0, |mark| u64::from_le_bytes(*mark));
+        Some(InferResponse { version, outputs, mark })
     }
 }
 
@@ -212,11 +222,18 @@ mod tests {
         }
 
         #[test]
-        fn a_response_reads_back(outputs in prop::collection::vec(any_tensor(), 0..4), version in "[0-9]{0,3}") {
-            let response = InferResponse { version: version.into(), outputs };
+        fn a_response_reads_back(
+            outputs in prop::collection::vec(any_tensor(), 0..4), version in "[0-9]{0,3}", mark: u64,
+        ) {
+            let response = InferResponse { version: version.into(), outputs, mark };
             let mut out = Vec::new();
             response.encode(&mut out);
-            prop_assert_eq!(InferResponse::decode(&out.into()).expect("reads back"), response);
+            let whole = Bytes::from(out);
+            prop_assert_eq!(&InferResponse::decode(&whole).expect("reads back"), &response);
+            // As a release without marks wrote it.
+            let unmarked = whole.slice(..whole.len() - 8);
+            let read = InferResponse::decode(&unmarked).expect("reads back");
+            prop_assert_eq!(read, InferResponse { mark: 0, ..response });
         }
 
         #[test]

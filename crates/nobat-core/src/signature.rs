@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::infer::InferRequest;
@@ -20,6 +21,12 @@ pub struct TensorSpec {
     /// Whether a request may leave it out.
     #[serde(default)]
     pub optional: bool,
+}
+
+/// Stands for a version's digest in results and cache keys: 8 bytes, the same in every
+/// process. 0 for no digest.
+pub fn digest_mark(digest: &str) -> u64 {
+    if digest.is_empty() { 0 } else { xxh3_64(digest.as_bytes()).max(1) }
 }
 
 /// Where a model stands with its workers.

@@ -95,7 +95,7 @@ fn settlement(job: &LeasedJob) -> Option<Settlement> {
     let request = InferRequest::decode(job.payload.clone()).ok()?;
     let outputs = request.inputs.into_iter().map(|input| Tensor { name: "y".into(), ..input }).collect();
     let mut packed = Vec::new();
-    InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+    InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
     let result = JobResult { explain: Explain::default(), outputs: packed.into() };
     Some(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) })
 }

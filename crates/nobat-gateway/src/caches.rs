@@ -13,9 +13,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use nobat_core::Result;
 use nobat_core::cache::{CacheConfig, CacheKey, CacheStats, KeyHasher, ResultCache, Source};
-use nobat_core::infer::InferRequest;
+use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::JobOptions;
-use nobat_core::signature::ModelSignature;
+use nobat_core::signature::{ModelSignature, digest_mark};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
@@ -86,14 +86,25 @@ struct Slot {
     versions: Vec<(Arc<ModelSignature>, Source)>,
 }
 
-/// Where a request's answer is kept.
+/// Where a request's answer is looked for, and kept.
 pub struct Place {
     /// The model's cache.
     pub cache: ResultCache,
-    /// Under which key.
+    /// Under which key the version that is to answer has it.
     pub key: CacheKey,
     /// Its settings: whether a second tier has it, and for how long.
     pub config: CacheConfig,
+    model: SmolStr,
+    hasher: KeyHasher,
+}
+
+impl Place {
+    /// Under which key `answer` is kept: that of the version which gave it. A worker may
+    /// have run another one than this gateway had in view. `None` where it does not say.
+    pub fn kept(&self, answer: &InferResponse) -> Option<CacheKey> {
+        let source = || self.hasher.source(&self.model, &answer.version, answer.mark);
+        (answer.mark != 0).then(|| self.key.of(source()))
+    }
 }
 
 impl Caches {
@@ -123,7 +134,8 @@ impl Caches {
         let slot = self.slot(registry, signature)?;
         let &(_, source) = slot.versions.iter().find(|(known, _)| Arc::ptr_eq(known, signature))?;
         let key = self.hasher.key(source, request);
-        Some(Place { cache: slot.cache.clone(), key, config: slot.config.clone() })
+        let (cache, config) = (slot.cache.clone(), slot.config.clone());
+        Some(Place { cache, key, config, model: signature.name.clone(), hasher: self.hasher })
     }
 
     /// What each cache has done and holds.
@@ -163,7 +175,7 @@ impl Caches {
             versions.extend(others.filter(|other| !Arc::ptr_eq(other, signature)));
         }
         let sourced = |version: Arc<ModelSignature>| {
-            let source = self.hasher.source(&version.name, &version.digest);
+            let source = self.hasher.source(&version.name, &version.version, digest_mark(&version.digest));
             (version, source)
         };
         let versions: Vec<_> = versions.into_iter().map(sourced).collect();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nobat_core::cache::Join;
+use nobat_core::cache::{CacheKey, Join};
 use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
@@ -86,9 +86,7 @@ impl Predictor {
         if self.shared.is_draining() {
             return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
         }
-        if let (Some(model), Want::Default) = (model, want)
-            && let Some(target) = self.shared.routes.target(model)
-        {
+        if let Some(target) = model.and_then(|model| self.route(model, want)) {
             return target;
         }
         let registry = self.shared.registry.load();
@@ -98,16 +96,37 @@ impl Predictor {
         }
     }
 
-    /// A model, or a route in a model's place, as it is described: a route is a
-    /// model of one version.
+    /// The route that answers in a model's place: for who names no version.
+    ///
+    /// # Errors
+    /// `model_not_ready` for a route that cannot serve.
+    pub fn route(&self, model: &str, want: Want<'_>) -> Option<Result<Target>> {
+        if want == Want::Default { self.shared.routes.target(model) } else { None }
+    }
+
+    /// A model as it is described: with its own versions also where a route has its
+    /// name. A route of another name is a model of one version.
     ///
     /// # Errors
     /// `model_not_found`; `model_not_ready` for a route that cannot serve.
-    pub fn describe(&self, model: &str) -> Result<ModelEntry> {
-        match self.shared.routes.target(model) {
-            Some(target) => Ok(ModelEntry::of_route(target?.signature)),
-            None => self.shared.registry.load().model(model).cloned(),
+    pub fn entry(&self, model: &str) -> Result<ModelEntry> {
+        match self.shared.registry.load().model(model) {
+            Ok(entry) => Ok(entry.clone()),
+            Err(error) => match self.shared.routes.target(model) {
+                Some(target) => target.map(ModelEntry::of_route),
+                None => Err(error),
+            },
         }
+    }
+
+    /// A model as it is described, and what answers `want` there.
+    ///
+    /// # Errors
+    /// As [`Predictor::entry`] and [`ModelEntry::resolve`].
+    pub fn describe(&self, model: &str, want: Want<'_>) -> Result<(ModelEntry, Target)> {
+        let entry = self.entry(model)?;
+        let target = self.route(model, want).unwrap_or_else(|| entry.resolve(want))?;
+        Ok((entry, target))
     }
 
     /// The queue that `name` means: a model's, a route's, or one by its own name
@@ -170,8 +189,8 @@ impl Predictor {
         let model = &target.signature.name;
         let answer = self.answer(context, target, request, options, wait).await;
         let outcome = match &answer {
-            Ok(Answer::Done(prediction)) => Ok(prediction.job.map(|_| &prediction.explain)),
-            // Counted when somebody reads it.
+            Ok(Answer::Done(_)) => Ok(()),
+            // Its worker counts it when it ends.
             Ok(Answer::Pending(_)) => return answer,
             Err(error) => Err(error),
         };
@@ -252,7 +271,9 @@ impl Predictor {
             let mut answer = self.run(context, target, job(), wait).await?;
             if let Answer::Done(prediction) = &mut answer {
                 prediction.cache = CacheOutcome::Bypass;
-                cache.put(*key, prediction.packed(), Instant::now());
+                if let Some(kept) = place.kept(&prediction.response) {
+                    cache.put(kept, prediction.packed(), Instant::now());
+                }
             }
             return Ok(answer);
         }
@@ -265,7 +286,14 @@ impl Predictor {
                 Join::Follow(follower) => {
                     let left = until.saturating_duration_since(Instant::now());
                     match tokio::time::timeout(left, follower.wait()).await {
-                        Ok(Some(landed)) => return kept(&landed?, CacheOutcome::Coalesced),
+                        Ok(Some(landed)) => {
+                            let answer = kept(&landed?, CacheOutcome::Coalesced)?;
+                            // The leader may have left the choice of the version to the worker.
+                            if answer.is_of(&target.pinned) {
+                                return Ok(answer);
+                            }
+                            return self.run(context, target, job(), left).await;
+                        }
                         // The leader gave up; perhaps this one leads.
                         Ok(None) => {}
                         // Its wait is over; like any other, it goes on as a job.
@@ -274,7 +302,7 @@ impl Predictor {
                 }
                 Join::Lead(flight) => {
                     if let Some(packed) = self.shared_answer(&place).await {
-                        flight.land(Ok(packed.clone()), Instant::now());
+                        flight.land(Ok(packed.clone()), Some(*key), Instant::now());
                         return hit(packed);
                     }
                     context.notes.set_cache(CacheOutcome::Miss);
@@ -283,12 +311,12 @@ impl Predictor {
                     match &mut answer {
                         Ok(Answer::Done(prediction)) => {
                             prediction.cache = CacheOutcome::Miss;
-                            let packed = prediction.packed();
-                            flight.land(Ok(packed.clone()), Instant::now());
-                            self.share_answer(&place, &packed).await;
+                            let (packed, kept) = (prediction.packed(), place.kept(&prediction.response));
+                            flight.land(Ok(packed.clone()), kept, Instant::now());
+                            self.share_answer(&place, kept, &packed).await;
                         }
                         Ok(Answer::Pending(_)) => drop(flight),
-                        Err(error) => flight.land(Err(error.clone()), Instant::now()),
+                        Err(error) => flight.land(Err(error.clone()), None, Instant::now()),
                     }
                     return answer;
                 }
@@ -302,12 +330,13 @@ impl Predictor {
             return None;
         }
         let packed = self.shared.queue.cache_get(place.key.flat()).await.ok()??;
-        InferResponse::decode(&packed).is_ok().then_some(packed)
+        let answer = InferResponse::decode(&packed).ok()?;
+        (place.kept(&answer) == Some(place.key)).then_some(packed)
     }
 
-    async fn share_answer(&self, place: &caches::Place, packed: &[u8]) {
-        if place.config.shared
-            && let Err(error) = self.shared.queue.cache_put(place.key.flat(), packed, place.config.shared_ttl()).await
+    async fn share_answer(&self, place: &caches::Place, kept: Option<CacheKey>, packed: &[u8]) {
+        if let Some(kept) = kept.filter(|_| place.config.shared)
+            && let Err(error) = self.shared.queue.cache_put(kept.flat(), packed, place.config.shared_ttl()).await
         {
             log::debug!("could not share a cached answer: {error}");
         }
@@ -477,6 +506,11 @@ impl Answer {
         } else {
             Ok(Answer::Pending(Box::new(view)))
         }
+    }
+
+    /// Whether it is of the `pinned` version; where none is pinned any will do.
+    fn is_of(&self, pinned: &str) -> bool {
+        pinned.is_empty() || matches!(self, Answer::Done(prediction) if prediction.response.version == pinned)
     }
 }
 

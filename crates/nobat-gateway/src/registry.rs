@@ -18,6 +18,7 @@ use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::Queue;
 use nobat_queue::queue::WorkerInfo;
 use smol_str::SmolStr;
+use tokio::sync::watch;
 
 /// A worker that comes back is expected within this.
 const NO_WORKER_RETRY: Duration = Duration::from_secs(2);
@@ -28,6 +29,7 @@ const NAMES_SHOWN: usize = 10;
 #[derive(Clone, Default)]
 pub struct Registry {
     current: Arc<ArcSwap<Snapshot>>,
+    changes: Arc<watch::Sender<()>>,
 }
 
 /// The view at one moment.
@@ -95,6 +97,11 @@ impl Registry {
         self.load().resolve(model, want)
     }
 
+    /// Tells of every new view.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Reads the workers once.
     ///
     /// # Errors
@@ -103,6 +110,7 @@ impl Registry {
         let workers = queue.workers().await?;
         let next = self.load().next(workers);
         self.current.store(Arc::new(next));
+        self.changes.send_replace(());
         Ok(())
     }
 
@@ -185,7 +193,9 @@ impl Snapshot {
     }
 
     /// The view after `workers` registered so.
-    fn next(&self, workers: Vec<WorkerInfo>) -> Snapshot {
+    fn next(&self, mut workers: Vec<WorkerInfo>) -> Snapshot {
+        // Where workers of one version disagree the newest is heard, whatever order they come in.
+        workers.sort_by(|a, b| b.started_at_ms.cmp(&a.started_at_ms).then_with(|| a.id.cmp(&b.id)));
         let mut models: HashMap<SmolStr, ModelEntry> = HashMap::with_capacity(self.models.len());
         for worker in &workers {
             for signature in &worker.models {
@@ -211,10 +221,11 @@ impl Snapshot {
 }
 
 impl ModelEntry {
-    /// What stands for a route among models: one version, always alive.
-    pub fn of_route(signature: Arc<ModelSignature>) -> ModelEntry {
+    /// What stands for a route among models: one version, live while its targets are.
+    pub fn of_route(Target { signature, live, .. }: Target) -> ModelEntry {
         let name = signature.name.clone();
-        ModelEntry { name, versions: vec![VersionEntry { signature, workers: vec!["route".into()] }] }
+        let workers = if live { vec!["route".into()] } else { Vec::new() };
+        ModelEntry { name, versions: vec![VersionEntry { signature, workers }] }
     }
 
     /// The version a caller without a wish gets: of those that are ready on a live
@@ -279,6 +290,13 @@ impl ModelEntry {
                 known.workers.push(worker.clone());
                 if signature.default && !known.signature.default {
                     Arc::make_mut(&mut known.signature).default = true;
+                }
+                if signature.digest != known.signature.digest && known.signature.reason.is_empty() {
+                    Arc::make_mut(&mut known.signature).reason = format!(
+                        "worker `{worker}` has another file under this version (digest {} beside {}): callers get \
+                         answers of both; give each file a version of its own",
+                        signature.digest, known.signature.digest
+                    );
                 }
             }
             Ordering::Greater => {
@@ -464,6 +482,27 @@ mod tests {
             assert_eq!((version.signature.state, version.signature.reason.as_str()), (ModelState::Ready, "cut short"));
             assert_eq!(version.workers, ["a"]);
         }
+    }
+
+    #[test]
+    fn workers_that_have_different_files_under_one_version_are_told_and_the_newest_is_heard() {
+        let with =
+            |digest: &str| vec![ModelSignature { digest: digest.into(), ..signature("m", "1", ModelState::Ready) }];
+        let old = worker("a", with("d1"));
+        let new = WorkerInfo { started_at_ms: 9, ..worker("b", with("d2")) };
+        for workers in [vec![old.clone(), new.clone()], vec![new.clone(), old.clone()]] {
+            let view = Snapshot::default().next(workers);
+            let version = &view.model("m").expect("known").versions[0];
+            assert_eq!((version.signature.digest.as_str(), version.workers.len()), ("d2", 2));
+            assert!(
+                version.signature.reason.starts_with("worker `a` has another file"),
+                "{}",
+                version.signature.reason
+            );
+        }
+        let alone = Snapshot::default().next(vec![old.clone(), new]).next(vec![old]);
+        let version = &alone.model("m").expect("known").versions[0];
+        assert_eq!((version.signature.digest.as_str(), version.signature.reason.as_str()), ("d1", ""));
     }
 
     #[test]

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn line(explain: Explain, cache: CacheOutcome) -> String {
-        let response = InferResponse { version: "1".into(), outputs: vec![] };
+        let response = InferResponse { version: "1".into(), outputs: vec![], mark: 0 };
         server_timing(&Prediction { job: None, cache, explain, response })
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use nobat_core::signature::ModelSignature;
+use nobat_core::signature::{ModelSignature, digest_mark};
 use nobat_core::{Error, ErrorCode};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -24,6 +24,8 @@ use crate::stats::Stats;
 pub struct Version {
     /// What it takes and gives. Its labels and the gateway's settings are the table's.
     pub signature: ModelSignature,
+    /// What stands for its digest in results.
+    pub mark: u64,
     /// Its batch controller, shared by the model's sessions.
     pub controller: Mutex<Controller>,
     /// Its counters.
@@ -42,6 +44,7 @@ impl Version {
     /// A version ready to serve.
     pub fn new(signature: ModelSignature, controller: Controller, stats: Stats, max_batch_bytes: u64) -> Version {
         Version {
+            mark: digest_mark(&signature.digest),
             signature,
             together: controller.batches(),
             controller: Mutex::new(controller),

@@ -56,12 +56,13 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Says how the run ended: keeps a success, and tells the followers.
-    pub fn land(self, outcome: Result<Bytes>, now: Instant) {
-        if let Ok(answer) = &outcome {
+    /// Says how the run ended: keeps a success under `kept`, the key of the version that
+    /// ran, which need not be the one the flight was asked of, and tells the followers.
+    pub fn land(self, outcome: Result<Bytes>, kept: Option<CacheKey>, now: Instant) {
+        if let (Ok(answer), Some(kept)) = (&outcome, kept) {
             // Stored before the key leaves the table (in `drop`): whoever joins
             // next finds the flight or the answer, never neither.
-            self.cache.put(self.key, answer.clone(), now);
+            self.cache.put(kept, answer.clone(), now);
         }
         if !matches!(&outcome, Err(error) if is_the_leaders_own(error.code)) {
             self.sender.send_replace(Some(outcome));
@@ -132,12 +133,12 @@ mod tests {
         let cache = ResultCache::new(&CacheConfig::default());
         let fail = |code| Err(Error::new(code, "it failed"));
         let (flight, follower) = lead_and_follow(&cache);
-        flight.land(fail(ErrorCode::InferenceFailed), Instant::now());
+        flight.land(fail(ErrorCode::InferenceFailed), None, Instant::now());
         let shared = follower.wait().await.expect("shared").expect_err("a failure");
         assert_eq!(shared.code, ErrorCode::InferenceFailed);
 
         let (flight, follower) = lead_and_follow(&cache);
-        flight.land(fail(ErrorCode::DeadlineExceeded), Instant::now());
+        flight.land(fail(ErrorCode::DeadlineExceeded), None, Instant::now());
         assert!(follower.wait().await.is_none());
         assert_eq!(cache.stats().entries, 0, "failures are never kept");
     }

@@ -1,10 +1,10 @@
 //! What an answer is kept under.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::infer::InferRequest;
 
-/// A model version: its name and the digest of its file, hashed.
+/// A model version: its name, its number and the mark of its file's digest, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source(pub u64);
 
@@ -18,6 +18,11 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
+    /// The key of the same request to another version.
+    pub fn of(self, source: Source) -> CacheKey {
+        CacheKey { source, ..self }
+    }
+
     /// Both halves as one number: the key in a second tier.
     pub fn flat(self) -> u128 {
         self.content ^ (u128::from(self.source.0) << 64 | u128::from(self.source.0))
@@ -38,14 +43,14 @@ impl KeyHasher {
         KeyHasher { seed }
     }
 
-    /// The source of `model` at `digest`.
-    pub fn source(self, model: &str, digest: &str) -> Source {
+    /// The source of `model` at `version`, whose digest has this `mark`.
+    pub fn source(self, model: &str, version: &str, mark: u64) -> Source {
+        let mut hash = Xxh3::with_seed(self.seed ^ mark);
+        hash.update(model.as_bytes());
         // A NUL cannot be part of a name, so the pair is read in one way only.
-        let mut text = Vec::with_capacity(model.len() + digest.len() + 1);
-        text.extend_from_slice(model.as_bytes());
-        text.push(0);
-        text.extend_from_slice(digest.as_bytes());
-        Source(xxh3_64_with_seed(&text, self.seed))
+        hash.update(&[0]);
+        hash.update(version.as_bytes());
+        Source(hash.digest())
     }
 
     /// The key of `request` to `source`. Every part is framed by its length, so
@@ -54,7 +59,7 @@ impl KeyHasher {
     /// # Complexity
     /// Reads every input byte once, at memory speed.
     pub fn key(self, source: Source, request: &InferRequest) -> CacheKey {
-        let mut hash = Xxh3::with_seed(self.seed ^ source.0);
+        let mut hash = Xxh3::with_seed(self.seed);
         for tensor in &request.inputs {
             let head = [tensor.name.len() as u64, tensor.shape.len() as u64, tensor.data.len() as u64];
             head.iter().for_each(|len| hash.update(&len.to_le_bytes()));
@@ -111,13 +116,17 @@ mod tests {
         vary(|r| r.inputs.truncate(1));
         vary(|r| r.outputs.clear());
         vary(|r| r.outputs = vec!["lab".into(), "el".into()]);
-        let one = hasher.source("digits", "d1");
+        let one = hasher.source("digits", "1", 1);
         let mut keys: HashSet<_> = variants.iter().map(|request| hasher.key(one, request)).collect();
         assert_eq!(keys.len(), variants.len());
-        keys.insert(hasher.key(hasher.source("digits", "d2"), &base));
-        keys.insert(hasher.key(hasher.source("digitsd", "2"), &base));
+        keys.insert(hasher.key(hasher.source("digits", "1", 2), &base));
+        keys.insert(hasher.key(hasher.source("digits", "2", 1), &base));
+        keys.insert(hasher.key(hasher.source("letters", "1", 1), &base));
         keys.insert(KeyHasher::new(10).key(one, &base));
-        assert_eq!(keys.len(), variants.len() + 3);
+        assert_eq!(keys.len(), variants.len() + 4);
+        // What one version was asked is found again when another is named.
+        assert_eq!(hasher.key(one, &base).of(Source(7)), hasher.key(Source(7), &base));
+        assert_ne!(hasher.key(one, &base).flat(), hasher.key(Source(7), &base).flat());
     }
 
     proptest! {

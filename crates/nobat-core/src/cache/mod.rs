@@ -8,8 +8,8 @@
 //! Invariants:
 //! - Only successes are kept, and never more than `max_entries` of them or
 //!   `max_bytes` including the bookkeeping of each.
-//! - A key names the version by its digest, so an answer of a swapped version is
-//!   never given; [`ResultCache::retain`] only frees its memory early.
+//! - An answer is kept under the digest of the version that gave it, so an answer of a
+//!   swapped version is never given; [`ResultCache::retain`] only frees its memory early.
 //! - Of any number of identical requests in the air exactly one runs at a time.
 
 mod config;
@@ -244,7 +244,7 @@ mod tests {
                 other => panic!("the others follow, not {other:?}"),
             })
             .collect();
-        flight.land(Ok(Bytes::from_static(b"answer")), now);
+        flight.land(Ok(Bytes::from_static(b"answer")), Some(key(1)), now);
         for follower in waiting {
             let answer = follower.await.expect("ran").expect("the leader landed").expect("a success");
             assert_eq!(&answer[..], b"answer");

@@ -37,7 +37,7 @@ pub fn join(join: Join, mut answers: Vec<(Target, InferResponse)>) -> Result<Inf
                 }
                 Ok(Tensor { data: per_element(output, &votes)?, ..output.clone() })
             });
-            Ok(InferResponse { version: first.version.clone(), outputs: outputs.collect::<Result<_>>()? })
+            Ok(InferResponse { version: first.version.clone(), outputs: outputs.collect::<Result<_>>()?, mark: 0 })
         }
     }
 }
@@ -49,7 +49,7 @@ fn all(answers: Vec<(Target, InferResponse)>) -> InferResponse {
             Tensor { name, ..tensor }
         })
     });
-    InferResponse { version: "1".into(), outputs: outputs.collect() }
+    InferResponse { version: "1".into(), outputs: outputs.collect(), mark: 0 }
 }
 
 fn disagree(first: &Target, output: &Tensor, other: &Target, twin: Option<&Tensor>) -> Error {
@@ -172,7 +172,7 @@ mod tests {
 
     fn answer(target: &str, datatype: Datatype, data: Vec<u8>, len: usize) -> (Target, InferResponse) {
         let tensor = Tensor { name: "y".into(), datatype, shape: smallvec![len as i64], data: data.into() };
-        (target.into(), InferResponse { version: "3".into(), outputs: vec![tensor] })
+        (target.into(), InferResponse { version: "3".into(), outputs: vec![tensor], mark: 0 })
     }
 
     fn floats(target: &str, values: &[f32]) -> (Target, InferResponse) {

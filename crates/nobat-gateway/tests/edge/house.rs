@@ -8,7 +8,7 @@ use std::time::Duration;
 use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::{ModelSignature, ModelState, TensorSpec, digest_mark};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
@@ -70,7 +70,7 @@ impl House {
         run_time: Duration,
     ) -> House {
         let runs = Arc::new(AtomicU32::new(0));
-        queue.register_worker(&info(&settings), TTL).await.expect("registered");
+        queue.register_worker(&info(&settings, "1"), TTL).await.expect("registered");
         let config = GatewayConfig {
             listen: "127.0.0.1:0".into(),
             grpc: "127.0.0.1:0".into(),
@@ -86,16 +86,20 @@ impl House {
     }
 
     pub(crate) fn start_worker(&mut self) {
+        self.worker = self.start_worker_of("1");
+    }
+
+    /// A worker that has the model at `version`, until its tasks are aborted.
+    pub(crate) fn start_worker_of(&self, version: &'static str) -> Vec<JoinHandle<()>> {
         let (queue, settings) = (self.queue.clone(), self.settings.clone());
         let beat = tokio::spawn(async move {
             loop {
                 // A store that a test takes away comes back, or does not.
-                let _ = queue.register_worker(&info(&settings), TTL).await;
+                let _ = queue.register_worker(&info(&settings, version), TTL).await;
                 tokio::time::sleep(TTL / 3).await;
             }
         });
-        let work = tokio::spawn(work(self.queue.clone(), self.runs.clone(), self.run_time));
-        self.worker = vec![beat, work];
+        vec![beat, tokio::spawn(work(self.queue.clone(), self.runs.clone(), self.run_time, version))]
     }
 
     /// Ends the worker without a word, as a kill would.
@@ -144,6 +148,13 @@ impl House {
         send(request, key, headers).await
     }
 
+    /// Asks the native API for a prediction of `[[value, 0]]`: its answer tells the version.
+    pub(crate) async fn ask(&self, value: f32, query: &str) -> Reply {
+        let body = serde_json::json!({ "instances": [[value, 0.0]] }).to_string();
+        let path = format!("/api/v1/predict/{MODEL}?wait=20{query}");
+        send(self.client.post(self.url(&path)).body(body), None, &[]).await
+    }
+
     pub(crate) async fn enqueue(&self, key: Option<&str>) -> Reply {
         let body = r#"{"instances": [[1.0, 2.0]]}"#;
         let request = self.client.post(self.url(&format!("/api/v1/predict/{MODEL}"))).body(body);
@@ -179,13 +190,13 @@ pub(crate) async fn send(request: reqwest::RequestBuilder, key: Option<&str>, he
     Reply { status, headers, text: response.text().await.expect("a body") }
 }
 
-fn info(settings: &serde_json::Value) -> WorkerInfo {
+fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
     let model = ModelSignature {
         name: MODEL.into(),
-        version: "1".into(),
-        digest: "00ff".into(),
+        version: version.into(),
+        digest: digest(version),
         state: ModelState::Ready,
         reason: String::new(),
         inputs: vec![spec("in")],
@@ -198,11 +209,11 @@ fn info(settings: &serde_json::Value) -> WorkerInfo {
         labels: vec![],
         settings: settings.as_object().cloned().unwrap_or_default(),
     };
-    let mut statistics = nobat_core::statistics::ModelStatistics::new(MODEL, "1");
+    let mut statistics = nobat_core::statistics::ModelStatistics::new(MODEL, version);
     let times = nobat_core::statistics::BatchTimes { rows: 1, ..Default::default() };
     statistics.record_batch(times, 1, 1);
     WorkerInfo {
-        id: "scripted".into(),
+        id: format!("scripted-{version}").into(),
         host: "here:1".into(),
         started_at_ms: 1,
         sessions: 1,
@@ -211,7 +222,11 @@ fn info(settings: &serde_json::Value) -> WorkerInfo {
     }
 }
 
-async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration) {
+fn digest(version: &str) -> String {
+    format!("00ff{version}")
+}
+
+async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration, version: &str) {
     let mut consumer = queue.consumer(MODEL, "scripted").await.expect("a consumer");
     let mut settle = Vec::new();
     loop {
@@ -226,7 +241,8 @@ async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration) {
             let request = InferRequest::decode(job.payload).expect("a request");
             let outputs = vec![Tensor { name: "out".into(), ..request.inputs[0].clone() }];
             let mut packed = Vec::new();
-            InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+            let mark = digest_mark(&digest(version));
+            InferResponse { version: version.into(), outputs, mark }.encode(&mut packed);
             let explain =
                 Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
             let result = JobResult { explain, outputs: packed.into() };

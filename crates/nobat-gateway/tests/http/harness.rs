@@ -179,7 +179,7 @@ fn settlement(model: &str, job: &LeasedJob) -> Settlement {
     let outcome = match run(model, job.payload.clone()) {
         Ok(outputs) => {
             let mut packed = Vec::new();
-            InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+            InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
             let explain =
                 Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
             Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())

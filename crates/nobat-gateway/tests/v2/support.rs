@@ -184,7 +184,7 @@ fn settle(model: &str, job: LeasedJob, batch_size: u32) -> Settlement {
     let name = if model == "digits" { "scores" } else { "y" };
     let outputs = request.inputs.into_iter().map(|input| Tensor { name: name.into(), ..input }).collect();
     let mut packed = Vec::new();
-    InferResponse { version: "1".into(), outputs }.encode(&mut packed);
+    InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
     let explain = Explain { batch_size, attempts: 1, ..Explain::default() };
     let outcome = Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode());
     Settlement { id: job.id, token: job.token, outcome }

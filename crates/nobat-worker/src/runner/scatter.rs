@@ -83,6 +83,7 @@ pub(super) fn pack(
             }
         }
     }
+    InferResponse::encode_mark(&mut out, version.mark);
     out.into()
 }
 
