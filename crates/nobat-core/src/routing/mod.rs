@@ -10,7 +10,10 @@
 //! Invariants:
 //! - A [`Table`] that was built has no cycle, no unknown join and weights that
 //!   add up to 100 %: resolving never loops and always ends at models.
-//! - The same request key gives the same model, in every process.
+//! - The same request key gives the same model, in every process that sees the same
+//!   models served.
+//! - A copy, a share or a skippable child that nobody serves is passed over and told; it
+//!   never takes the route down.
 
 pub mod join;
 pub mod route;
@@ -19,6 +22,7 @@ pub mod table;
 pub mod topic;
 pub mod weight;
 
-pub use route::{FanOut, Join, OnFailure, Route, Rule, Shadow, Target, Topic, Weighted};
+pub use route::{FanOut, Join, OnFailure, OnMissing, Route, Rule, Shadow, Target, Topic, Weighted};
+pub use signature::{Known, Missing};
 pub use table::{Bound, BoundRoute, Plan, Table};
 pub use topic::Pattern;

@@ -40,6 +40,26 @@ pub struct Route {
     /// One target answers, copies are compared with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
+    /// What becomes of the share of a weighted target that nobody serves.
+    #[serde(default, skip_serializing_if = "OnMissing::is_default")]
+    pub on_missing: OnMissing,
+}
+
+/// What becomes of the share of a weighted target that no live worker serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMissing {
+    /// It goes to the other targets, by their own shares, until it is served again.
+    #[default]
+    Share,
+    /// Its requests fail.
+    Fail,
+}
+
+impl OnMissing {
+    fn is_default(&self) -> bool {
+        *self == OnMissing::default()
+    }
 }
 
 /// The one rule of a [`Route`].
@@ -201,7 +221,11 @@ impl Route {
         {
             return Err(self.invalid("has no usable name; take 1 to 128 characters without `/`, `:`, `\\` and spaces"));
         }
-        match self.rule()? {
+        let rule = self.rule()?;
+        if self.on_missing == OnMissing::Fail && !matches!(rule, Rule::Weighted(_)) {
+            return Err(self.invalid("has on_missing, which only a weighted route takes; a group has on_failure"));
+        }
+        match rule {
             Rule::Direct(_) | Rule::Topic(_) => {}
             Rule::FanOut(fanout) => self.check_group("fanout.targets", &fanout.targets)?,
             Rule::Shadow(shadow) => {
@@ -276,6 +300,8 @@ mod tests {
         );
         assert!(refused(serde_json::json!({"name": "r", "shadow": {"primary": "m", "copies": []}})).contains("has 0"));
         assert!(refused(serde_json::json!({"name": "r", "direct": ""})).contains("empty target"));
+        let direct = serde_json::json!({"name": "r", "direct": "m", "on_missing": "fail"});
+        assert!(refused(direct).contains("only a weighted route takes"));
     }
 
     #[test]

@@ -3,16 +3,46 @@
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::route::{Join, Route, Rule, Target, Topic};
+use super::route::{Join, OnFailure, OnMissing, Route, Rule, Target, Topic};
 use super::table::{Table, split_version};
 use crate::error::{Error, ErrorCode, Result};
 use crate::signature::{ModelSignature, ModelState, TensorSpec};
 use crate::tensor::Datatype;
 
+/// A model's version as a table is bound to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// What it takes and gives.
+    pub signature: &'a ModelSignature,
+    /// Whether a live worker has it; else it is remembered.
+    pub live: bool,
+}
+
+/// A target that is passed over for now.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// As the route names it.
+    pub target: Target,
+    /// Why.
+    pub error: Error,
+    /// Whether it is only that no worker is live: it would fit.
+    pub fits: bool,
+}
+
+/// What a route comes to with the models there are.
+#[derive(Clone, Debug)]
+pub(super) struct Fitted {
+    pub(super) signature: ModelSignature,
+    /// Whether live workers can answer it now.
+    pub(super) live: bool,
+    pub(super) missing: Vec<Missing>,
+}
+
 /// The models whose routing key a topic's pattern matches, by name.
-pub(super) fn members(topic: &Topic, models: &[&ModelSignature]) -> Vec<SmolStr> {
+pub(super) fn members(topic: &Topic, models: &[Known<'_>]) -> Vec<SmolStr> {
     let mut names: Vec<_> = models
         .iter()
+        .map(|known| known.signature)
         .filter(|model| model.state == ModelState::Ready && topic.pattern.matches(routing_key(model)))
         .map(|model| model.name.clone())
         .collect();
@@ -26,31 +56,50 @@ fn routing_key(model: &ModelSignature) -> &str {
     model.settings.get("routing_key").and_then(|key| key.as_str()).unwrap_or(&model.name)
 }
 
-/// Works out a route's signature.
+/// Works out a route's signature, and whom it has to pass over.
 ///
 /// # Errors
-/// `invalid_parameter`: an unknown target, a topic that matches nothing, models
-/// that differ, outputs that cannot be joined; names the value and the remedy.
-pub(super) fn of_route(table: &Table, route: &Route, models: &[&ModelSignature]) -> Result<ModelSignature> {
-    let resolve = |target: &Target| of_target(table, route, target, models);
-    let resolve_all = |targets: &[Target]| -> Result<Vec<(Target, ModelSignature)>> {
-        targets.iter().map(|target| Ok((target.clone(), resolve(target)?))).collect()
-    };
-    let signature = match route.rule()? {
-        Rule::Direct(target) => resolve(target)?,
+/// `invalid_parameter`: an unknown target that it cannot do without, a topic that
+/// matches nothing, models that differ, outputs that cannot be joined; names the value
+/// and the remedy.
+pub(super) fn of_route(table: &Table, route: &Route, models: &[Known<'_>]) -> Result<Fitted> {
+    let fit = |target: &Target| of_target(table, route, target, models);
+    let mut fitted = match route.rule()? {
+        Rule::Direct(target) => Fitted { missing: Vec::new(), ..fit(target)? },
         Rule::Weighted(shares) => {
-            let targets: Vec<_> = shares.iter().map(|weighted| weighted.target.clone()).collect();
-            same(route, resolve_all(&targets)?, true)?
+            let passes = route.on_missing == OnMissing::Share;
+            // The largest share says what the others must be like.
+            let mut order: Vec<_> = shares.iter().filter(|weighted| weighted.share() > 0).collect();
+            order.sort_by_key(|weighted| std::cmp::Reverse(weighted.share()));
+            let targets = order.iter().map(|weighted| (weighted.target.clone(), fit(&weighted.target)));
+            let (targets, mut missing, live) = split(route, targets.collect(), passes, true)?;
+            for idle in shares.iter().filter(|weighted| weighted.share() == 0) {
+                missing.extend(of_copy(route, &targets[0], &idle.target, fit(&idle.target)).err());
+            }
+            Fitted { signature: same(route, targets, true)?, live, missing }
         }
         Rule::Shadow(shadow) => {
-            let targets: Vec<_> = std::iter::once(&shadow.primary).chain(&shadow.copies).cloned().collect();
-            same(route, resolve_all(&targets)?, true)?
+            let primary = fit(&shadow.primary)?;
+            let (live, mut targets) = (primary.live, vec![(shadow.primary.clone(), primary.signature)]);
+            let mut missing = Vec::new();
+            for copy in &shadow.copies {
+                match of_copy(route, &targets[0], copy, fit(copy)) {
+                    Ok(signature) => targets.push((copy.clone(), signature)),
+                    Err(passed) => missing.push(passed),
+                }
+            }
+            Fitted { signature: same(route, targets, true)?, live, missing }
         }
-        Rule::FanOut(group) => joined(route, resolve_all(&group.targets)?, group.join)?,
+        Rule::FanOut(group) => {
+            let passes = group.on_failure == OnFailure::Skip || group.join == Join::First;
+            let targets = group.targets.iter().map(|target| (target.clone(), fit(target)));
+            let (targets, missing, live) = split(route, targets.collect(), passes, group.join != Join::All)?;
+            Fitted { signature: joined(route, targets, group.join)?, live, missing }
+        }
         Rule::Topic(topic) => {
             let members = members(topic, models);
             if members.is_empty() {
-                let mut keys: Vec<_> = models.iter().map(|model| routing_key(model)).collect();
+                let mut keys: Vec<_> = models.iter().map(|known| routing_key(known.signature)).collect();
                 keys.sort_unstable();
                 keys.dedup();
                 return Err(route.invalid(&format!(
@@ -59,70 +108,154 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[&ModelSignature])
                     keys.join(", ")
                 )));
             }
-            let members = members.into_iter().map(|name| {
-                let signature = of_model(route, &name, models)?;
-                Ok((name, signature))
+            let passes = topic.on_failure == OnFailure::Skip || topic.join == Join::First;
+            let targets = members.into_iter().map(|name| {
+                let fitted = of_model(route, &name, models);
+                (name, fitted)
             });
-            match members.collect::<Result<Vec<_>>>()? {
-                only if only.len() == 1 => same(route, only, true)?,
-                several => joined(route, several, topic.join)?,
-            }
+            let (targets, missing, live) = split(route, targets.collect(), passes, topic.join != Join::All)?;
+            let signature = match targets.len() {
+                1 if missing.is_empty() => same(route, targets, true)?,
+                _ => joined(route, targets, topic.join)?,
+            };
+            Fitted { signature, live, missing }
         }
     };
-    Ok(ModelSignature { name: route.name.clone(), version: "1".into(), ..signature })
+    fitted.signature.name = route.name.clone();
+    fitted.signature.version = "1".into();
+    Ok(fitted)
 }
 
-fn of_target(table: &Table, within: &Route, target: &Target, models: &[&ModelSignature]) -> Result<ModelSignature> {
+/// A route's targets, and those of them that are passed over; whether live workers can
+/// answer with what is left. Where nothing is live, what is known stands in: jobs may
+/// wait for it.
+type Split = (Vec<(Target, ModelSignature)>, Vec<Missing>, bool);
+
+/// Parts the targets of a route into those that serve and those that are missing. Where
+/// it `passes` over none, the first that is unknown is the error.
+fn split(route: &Route, targets: Vec<(Target, Result<Fitted>)>, passes: bool, outputs_too: bool) -> Result<Split> {
+    if !passes {
+        let known: Result<Vec<_>> = targets.into_iter().map(|(target, fitted)| Ok((target, fitted?))).collect();
+        let known = known?;
+        let live = known.iter().all(|(_, fitted)| fitted.live);
+        return Ok((known.into_iter().map(|(target, fitted)| (target, fitted.signature)).collect(), Vec::new(), live));
+    }
+    let live = targets.iter().any(|(_, fitted)| fitted.as_ref().is_ok_and(|fitted| fitted.live));
+    let serves = |fitted: &Fitted| fitted.live || !live;
+    let first = targets.iter().find_map(|(target, fitted)| match fitted {
+        Ok(fitted) if serves(fitted) => Some((target.clone(), fitted.signature.clone())),
+        _ => None,
+    });
+    let mut missing = Vec::new();
+    let mut kept = Vec::new();
+    for (target, fitted) in targets {
+        match fitted {
+            Err(error) => missing.push(Missing { target, error, fits: false }),
+            Ok(fitted) => {
+                let own = (target, fitted.signature);
+                match first.iter().find_map(|first| differs(route, first, &own, outputs_too)) {
+                    Some(error) => missing.push(Missing { target: own.0, error, fits: false }),
+                    None if fitted.live || !live => kept.push(own),
+                    None => missing.push(unserved(route, own.0)),
+                }
+            }
+        }
+    }
+    match (kept.is_empty(), missing.first()) {
+        (true, Some(none)) => Err(none.error.clone()),
+        _ => Ok((kept, missing, live)),
+    }
+}
+
+/// Whether a shadow's copy can be sent; why not, else.
+fn of_copy(
+    route: &Route,
+    primary: &(Target, ModelSignature),
+    copy: &Target,
+    fitted: Result<Fitted>,
+) -> std::result::Result<ModelSignature, Missing> {
+    let passed = |error| Missing { target: copy.clone(), error, fits: false };
+    let fitted = fitted.map_err(passed)?;
+    let own = (copy.clone(), fitted.signature);
+    match differs(route, primary, &own, true) {
+        Some(error) => Err(passed(error)),
+        None if fitted.live => Ok(own.1),
+        None => Err(unserved(route, own.0)),
+    }
+}
+
+fn unserved(route: &Route, target: Target) -> Missing {
+    let error = route.invalid(&format!("names `{target}`, which no live worker serves now"));
+    Missing { target, error, fits: true }
+}
+
+fn of_target(table: &Table, within: &Route, target: &Target, models: &[Known<'_>]) -> Result<Fitted> {
     match table.follow(within, target) {
         Some(route) => of_route(table, route, models),
         None => of_model(within, target, models),
     }
 }
 
-fn of_model(route: &Route, target: &str, models: &[&ModelSignature]) -> Result<ModelSignature> {
+fn of_model(route: &Route, target: &str, models: &[Known<'_>]) -> Result<Fitted> {
     let (name, version) = split_version(target);
     let newest = models
         .iter()
-        .filter(|model| {
+        .filter(|Known { signature: model, .. }| {
             model.name == name
                 && model.state == ModelState::Ready
                 && (version.is_empty() || model.version == version || model.labels.iter().any(|label| label == version))
         })
-        .max_by_key(|model| model.version.parse::<u64>().unwrap_or(0));
-    if let Some(model) = newest {
-        return Ok((*model).clone());
+        .max_by_key(|known| (known.live, known.signature.version.parse::<u64>().unwrap_or(0)));
+    if let Some(known) = newest {
+        return Ok(Fitted { signature: known.signature.clone(), live: known.live, missing: Vec::new() });
     }
-    let mut known: Vec<_> = models.iter().map(|model| format!("{}/{}", model.name, model.version)).collect();
+    let mut known: Vec<_> =
+        models.iter().map(|Known { signature, .. }| format!("{}/{}", signature.name, signature.version)).collect();
     known.sort_unstable();
     known.dedup();
     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
     Err(route.invalid(&format!("names `{target}`, which no worker serves; ready: {known}")))
 }
 
+/// Why two targets are not interchangeable, if they are not.
+fn differs(
+    route: &Route,
+    (first_name, first): &(Target, ModelSignature),
+    (name, other): &(Target, ModelSignature),
+    outputs_too: bool,
+) -> Option<Error> {
+    let told = |what: &str, a: &[TensorSpec], b: &[TensorSpec]| {
+        Some(Error::new(
+            ErrorCode::InvalidParameter,
+            format!(
+                "route `{}` joins `{first_name}` with {what} {} and `{name}` with {}; group models of one signature",
+                route.name,
+                spell(a),
+                spell(b)
+            ),
+        ))
+    };
+    if other.batched != first.batched || !fits(&first.inputs, &other.inputs) {
+        return told("inputs", &first.inputs, &other.inputs);
+    }
+    if outputs_too && !fits(&first.outputs, &other.outputs) {
+        return told("outputs", &first.outputs, &other.outputs);
+    }
+    None
+}
+
 /// One signature for targets that must be interchangeable.
 fn same(route: &Route, targets: Vec<(Target, ModelSignature)>, outputs_too: bool) -> Result<ModelSignature> {
     let mut targets = targets.into_iter();
-    let Some((first_name, mut first)) = targets.next() else {
+    let Some(leader) = targets.next() else {
         return Err(route.invalid("has no target; name at least one"));
     };
-    for (name, other) in targets {
-        let differs = |what: &str, a: &[TensorSpec], b: &[TensorSpec]| {
-            Err(Error::new(
-                ErrorCode::InvalidParameter,
-                format!(
-                    "route `{}` joins `{first_name}` with {what} {} and `{name}` with {}; group models of one signature",
-                    route.name,
-                    spell(a),
-                    spell(b)
-                ),
-            ))
-        };
-        if other.batched != first.batched || !fits(&first.inputs, &other.inputs) {
-            return differs("inputs", &first.inputs, &other.inputs);
+    let mut first = leader.1.clone();
+    for own in targets {
+        if let Some(error) = differs(route, &leader, &own, outputs_too) {
+            return Err(error);
         }
-        if outputs_too && !fits(&first.outputs, &other.outputs) {
-            return differs("outputs", &first.outputs, &other.outputs);
-        }
+        let other = own.1;
         first.max_batch_size = first.max_batch_size.min(other.max_batch_size);
         first.max_rows = first.max_rows.min(other.max_rows);
         first.finite |= other.finite;
@@ -206,6 +339,11 @@ mod tests {
     }
 
     fn signature(route: serde_json::Value) -> Result<ModelSignature> {
+        fitted(route, &[]).map(|fitted| fitted.signature)
+    }
+
+    /// Fitted to models of which these have no live worker.
+    fn fitted(route: serde_json::Value, away: &[&str]) -> Result<Fitted> {
         let models = [
             model("f", 1, Datatype::Fp32),
             model("g", 1, Datatype::Fp32),
@@ -214,7 +352,46 @@ mod tests {
         ];
         let route: Route = serde_json::from_value(route).expect("a route");
         let table = Table::build([route.clone()])?;
-        of_route(&table, &route, &models.iter().collect::<Vec<_>>())
+        let known = |signature| Known { signature, live: !away.contains(&signature.name.as_str()) };
+        of_route(&table, &route, &models.iter().map(known).collect::<Vec<_>>())
+    }
+
+    fn missing(fitted: &Fitted) -> Vec<(&str, bool)> {
+        fitted.missing.iter().map(|missing| (missing.target.as_str(), missing.fits)).collect()
+    }
+
+    #[test]
+    fn a_share_a_copy_and_a_skippable_child_that_nobody_serves_are_passed_over() {
+        let weighted = |on_missing: &str| {
+            serde_json::json!({"name": "r", "on_missing": on_missing, "weighted": [
+                {"target": "g", "percent": 5}, {"target": "gone", "percent": 5},
+                {"target": "i", "percent": 10}, {"target": "f", "percent": 80}]})
+        };
+        let shared = fitted(weighted("share"), &["g"]).expect("serves");
+        assert_eq!((shared.live, missing(&shared)), (true, vec![("i", false), ("g", true), ("gone", false)]));
+        assert!(shared.missing[1].error.message.contains("names `g`, which no live worker serves now"));
+        let error = fitted(weighted("fail"), &[]).expect_err("strict");
+        assert!(error.message.contains("`i`") || error.message.contains("`gone`"), "{}", error.message);
+        let none = fitted(weighted("share"), &["f", "g", "i"]).expect("known from before");
+        assert!(!none.live, "jobs may wait for it");
+
+        let shadow = serde_json::json!({"name": "r", "shadow": {"primary": "f", "copies": ["g", "i", "gone"]}});
+        let copies = fitted(shadow.clone(), &["g"]).expect("serves");
+        assert_eq!((copies.live, missing(&copies)), (true, vec![("g", true), ("i", false), ("gone", false)]));
+        assert!(!fitted(shadow, &["f"]).expect("known").live, "its primary is what it lives by");
+
+        for (on_failure, join, serves) in
+            [("skip", "all", true), ("fail", "first", true), ("fail", "mean", false), ("skip", "mean", true)]
+        {
+            let group = serde_json::json!({"name": "r",
+                "fanout": {"targets": ["gone", "f", "g"], "join": join, "on_failure": on_failure}});
+            match fitted(group, &["g"]) {
+                Ok(fitted) => assert_eq!(missing(&fitted), [("gone", false), ("g", true)], "{on_failure} {join}"),
+                Err(error) => assert!(!serves && error.message.contains("`gone`"), "{}", error.message),
+            }
+        }
+        let nothing = serde_json::json!({"name": "r", "fanout": {"targets": ["gone"], "join": "first"}});
+        assert!(fitted(nothing, &[]).expect_err("nobody").message.contains("names `gone`, which no worker serves"));
     }
 
     fn fanout(targets: &[&str], join: &str) -> serde_json::Value {
@@ -236,14 +413,14 @@ mod tests {
         let refused = |route| signature(route).expect_err("refused").message;
         let message = refused(fanout(&["f", "two"], "all"));
         assert!(message.contains("joins `f` with inputs (x0 FP32[-1]) and `two` with (x0 FP32[-1], x1"), "{message}");
-        assert!(refused(fanout(&["f", "i"], "first")).contains("with outputs (y FP32[-1]) and `i` with (y INT64[-1])"));
+        assert!(refused(fanout(&["f", "i"], "mean")).contains("with outputs (y FP32[-1]) and `i` with (y INT64[-1])"));
         assert!(
             refused(fanout(&["f", "g"], "majority")).contains("output `y` (FP32) by majority, which takes integers")
         );
         assert!(refused(fanout(&["i"], "mean")).contains("output `y` (INT64) by mean, which takes FP32 and FP64"));
         let message = refused(serde_json::json!({"name": "r", "direct": "f/9"}));
         assert!(message.contains("names `f/9`, which no worker serves; ready: f/1, g/1"), "{message}");
-        let weighted = serde_json::json!({"name": "r", "weighted": [
+        let weighted = serde_json::json!({"name": "r", "on_missing": "fail", "weighted": [
             {"target": "f", "percent": 50}, {"target": "i", "percent": 50}]});
         assert!(refused(weighted).contains("group models of one signature"));
     }

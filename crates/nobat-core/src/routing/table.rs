@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::route::{Join, OnFailure, Route, Rule, Target};
-use super::signature;
+use super::route::{Join, OnFailure, Route, Rule, Target, Weighted};
+use super::signature::{self, Known, Missing};
 use super::weight;
 use crate::error::{Error, ErrorCode, Result};
 use crate::signature::ModelSignature;
@@ -39,6 +39,8 @@ pub enum Plan {
         primary: Box<Plan>,
         /// Who gets a copy.
         copies: Vec<(Target, Plan)>,
+        /// Who would get one, if a worker served it.
+        missing: Vec<Target>,
         /// Relative difference up to which floats count as equal.
         tolerance: f64,
     },
@@ -129,15 +131,22 @@ impl Table {
 
     /// Fits the table to the models that are live now: finds the members of
     /// topics and each route's signature, or why it has none.
-    pub fn bind(&self, models: &[&ModelSignature]) -> Bound {
+    pub fn bind(&self, models: &[Known<'_>]) -> Bound {
         let routes = self.routes.values().map(|route| {
             let members = match route.rule() {
                 Ok(Rule::Topic(topic)) => signature::members(topic, models),
                 _ => Vec::new(),
             };
-            let signature = signature::of_route(self, route, models)
-                .map_err(|error| Error { code: ErrorCode::ModelNotReady, ..error });
-            (route.name.clone(), BoundRoute { signature, members })
+            let bound = match signature::of_route(self, route, models) {
+                Ok(fitted) => {
+                    BoundRoute { signature: Ok(fitted.signature), members, live: fitted.live, missing: fitted.missing }
+                }
+                Err(error) => {
+                    let signature = Err(Error { code: ErrorCode::ModelNotReady, ..error });
+                    BoundRoute { signature, members, live: false, missing: Vec::new() }
+                }
+            };
+            (route.name.clone(), bound)
         });
         Bound { routes: routes.collect(), table: self.clone() }
     }
@@ -157,6 +166,17 @@ pub struct BoundRoute {
     pub signature: Result<ModelSignature>,
     /// The models of a topic, by name.
     pub members: Vec<SmolStr>,
+    /// Whether live workers can answer it now.
+    pub live: bool,
+    /// Targets that it passes over for now.
+    pub missing: Vec<Missing>,
+}
+
+impl BoundRoute {
+    /// Whether `target` is passed over.
+    fn passes_over(&self, target: &Target) -> bool {
+        self.missing.iter().any(|missing| missing.target == *target)
+    }
 }
 
 impl Bound {
@@ -188,24 +208,37 @@ impl Bound {
     }
 
     fn plan_route(&self, route: &Route, key: &[u8]) -> Result<Plan> {
+        let bound = self.routes.get(&route.name);
+        let missing = |target: &&Target| bound.is_some_and(|bound| bound.passes_over(target));
+        let present = |target: &&Target| !missing(target);
         Ok(match route.rule()? {
             Rule::Direct(target) => self.plan_target(route, target, key)?,
             Rule::Weighted(shares) => {
-                let at = weight::pick(shares.iter().map(|w| w.share()), weight::point(&route.name, key));
-                self.plan_target(route, &shares[at].target, key)?
+                let at = weight::pick(shares.iter().map(Weighted::share), weight::point(&route.name, key));
+                let mut target = &shares[at].target;
+                if missing(&target) {
+                    // Only the missing one's keys move: the others stay where they are.
+                    let left: Vec<_> = shares.iter().filter(|other| present(&&other.target)).collect();
+                    let whole: u32 = left.iter().map(|other| other.share()).sum();
+                    if whole > 0 {
+                        let point = weight::point_anew(&route.name, key, whole);
+                        target = &left[weight::pick(left.iter().map(|other| other.share()), point)].target;
+                    }
+                }
+                self.plan_target(route, target, key)?
             }
             Rule::FanOut(group) => Plan::Group {
-                children: self.plan_all(route, &group.targets, key)?,
+                children: self.plan_all(route, group.targets.iter().filter(present), key)?,
                 join: group.join,
                 on_failure: group.on_failure,
             },
             Rule::Topic(topic) => {
-                let members = self.routes.get(&route.name).map_or(&[][..], |bound| &bound.members);
+                let members = bound.map_or(&[][..], |bound| &bound.members);
                 let model = |name: &SmolStr| Plan::Model { model: name.clone(), version: SmolStr::default() };
                 match members {
                     [only] => model(only),
                     several => Plan::Group {
-                        children: several.iter().map(|name| (name.clone(), model(name))).collect(),
+                        children: several.iter().filter(present).map(|name| (name.clone(), model(name))).collect(),
                         join: topic.join,
                         on_failure: topic.on_failure,
                     },
@@ -214,14 +247,20 @@ impl Bound {
             Rule::Shadow(shadow) => Plan::Shadow {
                 route: route.name.clone(),
                 primary: Box::new(self.plan_target(route, &shadow.primary, key)?),
-                copies: self.plan_all(route, &shadow.copies, key)?,
+                copies: self.plan_all(route, shadow.copies.iter().filter(present), key)?,
+                missing: shadow.copies.iter().filter(missing).cloned().collect(),
                 tolerance: shadow.tolerance,
             },
         })
     }
 
-    fn plan_all(&self, route: &Route, targets: &[Target], key: &[u8]) -> Result<Vec<(Target, Plan)>> {
-        targets.iter().map(|target| Ok((target.clone(), self.plan_target(route, target, key)?))).collect()
+    fn plan_all<'a>(
+        &self,
+        route: &Route,
+        targets: impl Iterator<Item = &'a Target>,
+        key: &[u8],
+    ) -> Result<Vec<(Target, Plan)>> {
+        targets.map(|target| Ok((target.clone(), self.plan_target(route, target, key)?))).collect()
     }
 
     fn plan_target(&self, within: &Route, target: &Target, key: &[u8]) -> Result<Plan> {
@@ -287,6 +326,40 @@ mod tests {
         Plan::Model { model: name.into(), version: version.into() }
     }
 
+    fn live(models: &[ModelSignature]) -> Vec<Known<'_>> {
+        models.iter().map(|signature| Known { signature, live: true }).collect()
+    }
+
+    #[test]
+    fn a_missing_share_moves_its_own_keys_and_no_others() {
+        let routes = serde_json::json!([
+            {"name": "r", "weighted": [{"target": "a", "percent": 60}, {"target": "b", "percent": 30},
+                                       {"target": "c", "percent": 10}, {"target": "idle", "percent": 0}]},
+            {"name": "chain", "direct": "r"}]);
+        let models: Vec<_> = ["a", "b", "c", "idle"].map(plain).into();
+        let table = table(routes).expect("valid");
+        let whole = table.bind(&live(&models));
+        let known = |signature| Known { signature, live: signature.name != "b" };
+        let without = table.bind(&models.iter().map(known).collect::<Vec<_>>());
+        let mut moved = HashMap::new();
+        for key in 0..2_000u32 {
+            let of = |bound: &Bound, route| match bound.resolve(route, &key.to_le_bytes()) {
+                Some(Ok(Plan::Model { model, .. })) => model,
+                other => panic!("{other:?}"),
+            };
+            let (before, after) = (of(&whole, "r"), of(&without, "r"));
+            assert_eq!(of(&without, "chain"), after);
+            if before == "b" {
+                *moved.entry(after).or_insert(0) += 1;
+            } else {
+                assert_eq!(before, after);
+            }
+        }
+        let (to_a, to_c) = (moved["a"], moved["c"]);
+        assert_eq!(moved.len(), 2, "{moved:?}");
+        assert!((4..9).contains(&(to_a / to_c)), "by their shares, six to one: {moved:?}");
+    }
+
     #[test]
     fn a_cycle_is_refused_and_spelled_out() {
         let routes = serde_json::json!([
@@ -301,7 +374,7 @@ mod tests {
         let routes = serde_json::json!([{"name": "m", "weighted": [
             {"target": "m", "percent": 50}, {"target": "m/2", "percent": 50}]}]);
         let models = [plain("m"), ModelSignature { version: "2".into(), ..plain("m") }];
-        let bound = table(routes).expect("no cycle").bind(&models.iter().collect::<Vec<_>>());
+        let bound = table(routes).expect("no cycle").bind(&live(&models));
         let plans: Vec<_> =
             (0..64u8).map(|key| bound.resolve("m", &[key]).expect("a route").expect("serves")).collect();
         assert!(plans.contains(&leaf("m", "")) && plans.contains(&leaf("m", "2")));
@@ -319,7 +392,7 @@ mod tests {
             {"name": "both", "fanout": {"targets": ["texts", "one"], "join": "mean"}},
             {"name": "safe", "shadow": {"primary": "one", "copies": ["text.t5"]}},
             {"name": "none", "topic": {"pattern": "audio.#"}}]);
-        let bound = table(routes).expect("valid").bind(&models.iter().collect::<Vec<_>>());
+        let bound = table(routes).expect("valid").bind(&live(&models));
         let plan = |name: &str| bound.resolve(name, b"k").expect("a route");
         assert_eq!(plan("one").expect("serves"), leaf("resnet", ""));
         let Plan::Group { children, join: Join::Mean, .. } = plan("both").expect("serves") else { panic!("a group") };
@@ -346,7 +419,7 @@ mod tests {
             }).collect();
             let models: Vec<_> = (0..9).map(|n| plain(&format!("n{n}"))).collect();
             if let Ok(table) = table(routes.into()) {
-                let bound = table.bind(&models.iter().collect::<Vec<_>>());
+                let bound = table.bind(&live(&models));
                 for route in table.routes() {
                     prop_assert!(bound.resolve(&route.name, b"k").expect("a route").is_ok());
                 }

@@ -13,6 +13,13 @@ pub fn point(route: &str, key: &[u8]) -> u32 {
     ((u128::from(hash) * u128::from(WHOLE)) >> 64) as u32
 }
 
+/// As [`point`], in `0..whole` and independent of it: for a key of which the target is
+/// missing.
+pub fn point_anew(route: &str, key: &[u8], whole: u32) -> u32 {
+    let hash = xxh3_64_with_seed(key, xxh3_64_with_seed(route.as_bytes(), 1));
+    ((u128::from(hash) * u128::from(whole)) >> 64) as u32
+}
+
 /// Which of `shares`, in their order, a point falls on.
 ///
 /// A share that grows at the cost of its successors keeps every key it has:

@@ -191,8 +191,7 @@ impl GrpcInferenceService for Service {
         let context = entered(&request)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
         context.require_model(&name).map_err(status)?;
-        let entry = self.predictor.describe(&name).map_err(status)?;
-        let target = entry.resolve(want(&version)).map_err(status)?;
+        let (entry, target) = self.predictor.describe(&name, want(&version)).map_err(status)?;
         Ok(Response::new(metadata::model(&entry, &target)))
     }
 

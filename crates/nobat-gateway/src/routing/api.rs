@@ -32,8 +32,8 @@ pub fn configure(config: &mut ServiceConfig) {
 
 /// List routes
 ///
-/// Each with its rule, its signature, or why it cannot serve, and for a shadow
-/// what this gateway counted.
+/// Each with its rule, its signature, or why it cannot serve, the targets that it
+/// passes over for now (`missing`), and for a shadow what this gateway counted.
 #[utoipa::path(
     get, path = "/api/v1/routes", tag = "routes", operation_id = "list_routes",
     responses((status = 200, description = "`routes`", body = Value), Refusals),
@@ -69,7 +69,9 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
 ///
 /// For every gateway, over the configuration, until it is removed. Refused: a
 /// cycle, an unknown target, a topic that matches nothing, weights that do not add
-/// up to 100, models whose signatures differ.
+/// up to 100, models whose signatures differ. A target that loses its workers later
+/// takes the route down only where the route needs it: a copy is skipped, a weighted
+/// share goes to the others (`on_missing`), a child goes by `on_failure`.
 #[utoipa::path(
     put, path = "/api/v1/routes/{name}", tag = "routes", operation_id = "put_route",
     params(("name" = String, Path, description = "The route's name", example = "both")),
@@ -143,6 +145,11 @@ fn shown(routes: &Routes, route: &Route, state: &BoundRoute) -> Value {
                 members.insert("serves".into(), false.into());
                 members.insert("reason".into(), error.message.clone().into());
             }
+        }
+        if !state.missing.is_empty() {
+            let missing = state.missing.iter();
+            let missing = missing.map(|missing| json!({"target": missing.target, "reason": missing.error.message}));
+            members.insert("missing".into(), missing.collect());
         }
         if route.topic.is_some() {
             members.insert("members".into(), json!(state.members));

@@ -21,8 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use nobat_core::routing::{Bound, Route, Table};
-use nobat_core::signature::ModelSignature;
+use nobat_core::routing::{Bound, Known, Missing, Route, Table};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_ops::Metrics;
 use nobat_queue::Ledger;
@@ -70,6 +69,8 @@ pub struct ShadowCounts {
     pub failed: u64,
     /// Not sent: too many copies in the air.
     pub dropped: u64,
+    /// Not sent: no live worker serves the target.
+    pub missing: u64,
 }
 
 /// How one copy ended.
@@ -79,6 +80,7 @@ pub(crate) enum ShadowOutcome {
     Different,
     Failed,
     Dropped,
+    Missing,
 }
 
 impl Routes {
@@ -121,7 +123,7 @@ impl Routes {
             Ok(signature) => Ok(Target {
                 signature: Arc::new(signature.clone()),
                 pinned: SmolStr::default(),
-                live: true,
+                live: route.live,
                 route: Some(SmolStr::new(name)),
             }),
         })
@@ -167,9 +169,17 @@ impl Routes {
     }
 
     fn bind(&self, table: &Table, registry: &Registry) {
-        let signatures = signatures(registry);
-        let models: Vec<&ModelSignature> = signatures.iter().map(|signature| &**signature).collect();
-        self.current.store(Arc::new(table.bind(&models)));
+        let bound = bound(table, registry);
+        tell(&self.current.load(), &bound);
+        self.current.store(Arc::new(bound));
+    }
+
+    /// Fits the table to the models that are live now, when those changed.
+    fn bind_anew(&self, registry: &Registry) {
+        let table = self.current.load().table().clone();
+        if !table.routes().is_empty() {
+            self.bind(&table, registry);
+        }
     }
 
     /// Routes whose queues this gateway serves.
@@ -202,11 +212,21 @@ impl Routes {
 
     /// Refreshes for ever.
     pub async fn follow(self, registry: Registry) {
+        let mut changed = registry.changes();
         loop {
             if let Err(error) = self.refresh(&registry).await {
                 log::debug!("routes: keeping the last known: {error}");
+                // The routes that are known go by the models there are all the same.
+                self.bind_anew(&registry);
             }
-            tokio::time::sleep(REFRESH).await;
+            let again = tokio::time::sleep(REFRESH);
+            tokio::pin!(again);
+            loop {
+                tokio::select! {
+                    () = &mut again => break,
+                    Ok(()) = changed.changed() => self.bind_anew(&registry),
+                }
+            }
         }
     }
 
@@ -219,15 +239,19 @@ impl Routes {
     pub async fn put(&self, registry: &Registry, route: Route) -> Result<()> {
         self.refresh(registry).await?;
         let table = self.current.load().table().with(route.clone())?;
-        let signatures = signatures(registry);
-        let models: Vec<&ModelSignature> = signatures.iter().map(|signature| &**signature).collect();
-        let bound = table.bind(&models);
-        if let Some(Err(error)) = bound.get(&route.name).map(|route| &route.signature) {
+        let bound = bound(&table, registry);
+        let unfit = bound.get(&route.name).and_then(|route| match &route.signature {
+            Err(error) => Some(error),
+            // Declared by hand, a target that fits nothing is a slip of it.
+            Ok(_) => route.missing.iter().find(|missing| !missing.fits).map(|missing| &missing.error),
+        });
+        if let Some(error) = unfit {
             return Err(Error { code: ErrorCode::InvalidParameter, ..error.clone() });
         }
         let json = serde_json::to_vec(&route)
             .map_err(|error| Error::new(ErrorCode::Internal, format!("a route cannot be written: {error}")))?;
         self.ledger.put(SPACE, &route.name, &json).await?;
+        tell(&self.current.load(), &bound);
         self.current.store(Arc::new(bound));
         log::info!(route = route.name.as_str(); "routes: `{}` declared", route.name);
         Ok(())
@@ -262,6 +286,7 @@ impl Shadows {
             ShadowOutcome::Different => (&mut count.different, "different"),
             ShadowOutcome::Failed => (&mut count.failed, "failed"),
             ShadowOutcome::Dropped => (&mut count.dropped, "dropped"),
+            ShadowOutcome::Missing => (&mut count.missing, "missing"),
         };
         *slot += 1;
         self.shown.with_label_values(&[route.as_str(), copy.as_str(), label]).inc();
@@ -285,8 +310,27 @@ pub(crate) fn no_route(name: &str) -> Error {
     Error::new(ErrorCode::RouteNotFound, format!("there is no route `{name}`; GET /api/v1/routes lists them"))
 }
 
-fn signatures(registry: &Registry) -> Vec<Arc<ModelSignature>> {
+/// The table with the models as they are served now.
+fn bound(table: &Table, registry: &Registry) -> Bound {
     let snapshot = registry.load();
     let versions = snapshot.models().flat_map(|model| &model.versions);
-    versions.map(|version| version.signature.clone()).collect()
+    let known = versions.map(|version| Known { signature: &version.signature, live: version.is_live() });
+    table.bind(&known.collect::<Vec<_>>())
+}
+
+/// Says once whom a route begins to pass over, and when it no longer does.
+fn tell(before: &Bound, now: &Bound) {
+    for route in now.table().routes() {
+        let missing = |bound: &Bound| bound.get(&route.name).map(|bound| bound.missing.clone()).unwrap_or_default();
+        let (was, is) = (missing(before), missing(now));
+        let among = |list: &[Missing], one: &Missing| list.iter().any(|other| other.target == one.target);
+        for one in is.iter().filter(|one| !among(&was, one)) {
+            let (name, target) = (route.name.as_str(), one.target.as_str());
+            log::warn!(route = name, target; "routes: `{name}` goes on without `{target}`: {}", one.error);
+        }
+        for one in was.iter().filter(|one| !among(&is, one)) {
+            let (name, target) = (route.name.as_str(), one.target.as_str());
+            log::info!(route = name, target; "routes: `{name}` has `{target}` again");
+        }
+    }
 }

@@ -114,7 +114,9 @@ pub(crate) fn carry_out<'a>(
                 });
                 collect(running.collect(), children, *join, *on_failure).await
             }
-            Plan::Shadow { route, primary, copies, tolerance } => {
+            Plan::Shadow { route, primary, copies, missing, tolerance } => {
+                let shadows = &predictor.shared().routes.shadows;
+                missing.iter().for_each(|target| shadows.count(route, target, ShadowOutcome::Missing));
                 let answered = send_copies(predictor, context, route, copies, *tolerance, &request, &options);
                 let prediction = carry_out(predictor, context, primary, request, options).await?;
                 // Nobody listens when every copy was dropped.

@@ -42,8 +42,8 @@ async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse 
 async fn describe(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = || {
         let named = named(&request)?;
-        let entry = predictor.describe(&named.model)?;
-        document(&metadata::model(&entry, &entry.resolve(named.want())?))
+        let (entry, target) = predictor.describe(&named.model, named.want())?;
+        document(&metadata::model(&entry, &target))
     };
     answer(&request, outcome())
 }

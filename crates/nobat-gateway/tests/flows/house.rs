@@ -23,6 +23,8 @@ use nobat_queue::sqlite::SqliteQueue;
 use parking_lot::Mutex;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use smol_str::SmolStr;
+use tokio::task::JoinHandle;
 
 /// How a model behaves.
 #[derive(Clone, Copy)]
@@ -92,14 +94,7 @@ impl House {
         for (name, factor) in factors {
             tokio::spawn(work(queue.clone(), name, factor, manners.clone()));
         }
-        let info = WorkerInfo {
-            id: "scripted".into(),
-            host: "here:1".into(),
-            started_at_ms: 1,
-            sessions: 1,
-            models: factors.iter().map(|(name, _)| signature(name)).collect(),
-            report: json!({}),
-        };
+        let info = info("scripted", factors.iter().map(|(name, _)| signature(name)).collect());
         queue.register_worker(&info, Duration::from_secs(600)).await.expect("registers");
         let config = GatewayConfig {
             listen: "127.0.0.1:0".into(),
@@ -111,6 +106,19 @@ impl House {
         };
         let gateway = Gateway::start(config.clone(), queue.clone()).await.expect("starts");
         House { gateway, queue, client: reqwest::Client::new(), manners, config, _dir: dir }
+    }
+
+    /// A worker of its own for one more model.
+    pub(crate) async fn start_model(&self, name: &'static str, factor: f32) -> (SmolStr, JoinHandle<()>) {
+        let id = SmolStr::new(format!("scripted-{name}"));
+        let info = info(&id, vec![signature(name)]);
+        self.queue.register_worker(&info, Duration::from_secs(600)).await.expect("registers");
+        (id, tokio::spawn(work(self.queue.clone(), name, factor, self.manners.clone())))
+    }
+
+    pub(crate) async fn stop_model(&self, (id, work): (SmolStr, JoinHandle<()>)) {
+        self.queue.deregister_worker(&id).await.expect("deregisters");
+        work.abort();
     }
 
     /// Stops the gateway and starts another on the same queue.
@@ -163,6 +171,10 @@ impl House {
 /// One row, `[1, 2]`.
 pub(crate) fn row() -> Value {
     json!({"instances": [[1.0, 2.0]]})
+}
+
+fn info(id: &str, models: Vec<ModelSignature>) -> WorkerInfo {
+    WorkerInfo { id: id.into(), host: "here:1".into(), started_at_ms: 1, sessions: 1, models, report: json!({}) }
 }
 
 fn signature(name: &str) -> ModelSignature {
@@ -226,7 +238,7 @@ fn settlement(model: &str, job: &LeasedJob, factor: f32, manner: Manner) -> Opti
             };
             let output = Tensor { name: name.into(), datatype, shape: x.shape.clone(), data: data.into() };
             let mut packed = Vec::new();
-            InferResponse { version: "1".into(), outputs: vec![output] }.encode(&mut packed);
+            InferResponse { version: "1".into(), outputs: vec![output], mark: 0 }.encode(&mut packed);
             let explain = Explain { batch_size: 1, attempts: job.attempt, ..Explain::default() };
             Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())
         }

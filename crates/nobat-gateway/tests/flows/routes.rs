@@ -174,3 +174,86 @@ async fn routes_are_declared_replaced_and_removed_at_run_time_and_outlive_a_rest
     assert_eq!(names, ["kept", "new"]);
     assert_eq!(house.send(house.request(Method::DELETE, "/api/v1/routes/dropped")).await.status, 404);
 }
+
+#[tokio::test]
+async fn a_canary_or_a_copy_that_nobody_serves_takes_nothing_down() {
+    let house = House::start(json!([
+        {"name": "canary", "weighted": [{"target": "one", "percent": 50}, {"target": "gone", "percent": 50}]},
+        {"name": "strict", "on_missing": "fail",
+         "weighted": [{"target": "one", "percent": 50}, {"target": "gone", "percent": 50}]},
+        {"name": "one", "shadow": {"primary": "one", "copies": ["gone", "other", "two"]}},
+        {"name": "group", "fanout": {"targets": ["gone", "two"], "join": "all", "on_failure": "skip"}},
+        {"name": "any", "fanout": {"targets": ["gone", "two"], "join": "first"}},
+        {"name": "all", "fanout": {"targets": ["gone", "two"], "join": "all"}},
+        {"name": "chain", "direct": "canary"},
+    ]))
+    .await;
+    for route in ["canary", "one", "chain"] {
+        for _ in 0..12 {
+            let reply = house.predict(route).await;
+            assert_eq!((reply.status, &reply.json["predictions"][0]), (200, &json!([1.0, 2.0])), "{}", reply.json);
+        }
+        let queued = house.post(&format!("/api/v1/predict/{route}"), &row()).await;
+        assert_eq!(queued.status, 202, "{}", queued.json);
+    }
+    let group = house.predict("group").await;
+    assert_eq!(group.json["predictions"][0], json!([2.0, 4.0]), "{}", group.json);
+    assert_eq!(house.predict("any").await.status, 200);
+    for needs_it in ["strict", "all"] {
+        let reply = house.predict(needs_it).await;
+        assert_eq!((reply.status, reply.json["code"].as_str()), (503, Some("model_not_ready")), "{}", reply.json);
+        assert!(reply.message().contains("names `gone`, which no worker serves"), "{}", reply.message());
+    }
+    let shown = house.get("/api/v1/routes/one").await.json;
+    let missing: Vec<_> = shown["missing"].as_array().expect("a list").iter().map(|one| &one["target"]).collect();
+    assert_eq!(missing, ["gone", "other"], "{shown}");
+    assert_eq!(shown["serves"], true);
+    let counted = &shown["copies_of_this_gateway"];
+    assert!(counted["gone"]["missing"].as_u64().is_some_and(|count| count >= 12), "{counted}");
+    // By hand, a target that nobody ever served is a slip.
+    let slip = json!({"weighted": [{"target": "one", "percent": 95}, {"target": "gnoe", "percent": 5}]});
+    let refused = house.put("/api/v1/routes/slip", slip).await;
+    assert_eq!(refused.status, 400, "{}", refused.json);
+    assert!(refused.message().contains("names `gnoe`"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_canary_whose_workers_leave_gives_its_share_away_and_takes_it_back() {
+    let weighted = json!([{"target": "one", "percent": 50}, {"target": "late", "percent": 50}]);
+    let house = House::start(json!([{"name": "canary", "weighted": weighted}])).await;
+    let serves = async |wanted: &[&str]| {
+        for _ in 0..200 {
+            let shown = house.get("/api/v1/routes/canary").await.json;
+            let missing = shown["missing"].as_array().cloned().unwrap_or_default();
+            if missing.iter().map(|one| one["target"].as_str().expect("a target")).eq(wanted.iter().copied()) {
+                for _ in 0..8 {
+                    let reply = house.predict("canary").await;
+                    assert_eq!(reply.status, 200, "without {wanted:?}: {}", reply.json);
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("never without {wanted:?}");
+    };
+    serves(&["late"]).await;
+    let late = house.start_model("late", 1.0).await;
+    serves(&[]).await;
+    house.stop_model(late).await;
+    serves(&["late"]).await;
+}
+
+#[tokio::test]
+async fn a_model_is_described_with_its_own_versions_beside_a_route_of_its_name() {
+    let house = House::start(json!([{"name": "one", "fanout": {"targets": ["one", "two"], "join": "all"}}])).await;
+    let detail = house.get("/api/v1/models/one").await.json;
+    assert_eq!(detail["route"], "/api/v1/routes/one");
+    assert_eq!((&detail["versions"][0]["digest"], &detail["ready"]), (&json!("one"), &json!(true)), "{detail}");
+    assert_eq!(detail["workers"][0]["id"], "scripted", "its own workers, and so its statistics");
+    assert_eq!(house.get("/api/v1/models/two").await.json["route"], Value::Null);
+    // Who names no version is answered by the route, and told what it gives.
+    let outputs = house.get("/v2/models/one").await.json["outputs"].clone();
+    assert_eq!(outputs.as_array().map(Vec::len), Some(2), "{outputs}");
+    let own = house.get("/v2/models/one/versions/1").await.json["outputs"].clone();
+    assert_eq!(own[0]["name"], "y", "{own}");
+}

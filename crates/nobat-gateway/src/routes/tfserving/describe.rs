@@ -27,12 +27,16 @@ pub(super) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> Ht
 
 /// `GET /v1/models/{m}[/…]`.
 pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
-    let entry = predictor.describe(model)?;
+    let entry = predictor.entry(model)?;
     let versions: Vec<&VersionEntry> = match want {
         Want::Default => entry.versions.iter().collect(),
         want => vec![entry.find(want)?],
     };
-    let ready = versions.iter().any(|version| version.signature.state == ModelState::Ready && version.is_live());
+    let serves = |version: &&VersionEntry| version.signature.state == ModelState::Ready && version.is_live();
+    let ready = match predictor.route(model, want) {
+        Some(target) => target.is_ok_and(|target| target.live),
+        None => versions.iter().any(serves),
+    };
     Ok(HttpResponse::Ok().json(ModelStatus {
         model_version_status: versions.into_iter().map(version_status).collect(),
         name: &entry.name,
@@ -43,10 +47,12 @@ pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> Resu
 
 /// `GET /v1/models/{m}[/…]/metadata`.
 pub(super) fn metadata(predictor: &Predictor, model: &str, want: Want<'_>) -> Result<HttpResponse> {
-    let entry = predictor.describe(model)?;
-    let signature = match want {
-        Want::Default => &entry.default_version().signature,
-        want => &entry.find(want)?.signature,
+    let entry = predictor.entry(model)?;
+    let route = predictor.route(model, want).transpose()?;
+    let signature = match (&route, want) {
+        (Some(route), _) => &route.signature,
+        (None, Want::Default) => &entry.default_version().signature,
+        (None, want) => &entry.find(want)?.signature,
     };
     Ok(HttpResponse::Ok().json(json!({
         "model_spec": { "name": signature.name, "signature_name": "", "version": signature.version },
