@@ -65,7 +65,8 @@ REFUSALS = {
     "bad base64": (f"{M}/named_bytes:predict", '{"instances": [{"b64": "!"}]}', 400, "base64"),
     "another signature": (f"{M}/digits:predict", '{"signature_name": "x", "instances": []}', 400, "signature `x`"),
     "a model that cannot classify": (f"{M}/identity_bytes:classify", '{"examples": []}', 400, "cannot classify"),
-    "a run that fails": (f"{M}/fails_on_marked_row:predict", '{"instances": [99]}', 500, "out of data bounds"),
+    "an input that the model cannot compute": (
+        f"{M}/fails_on_marked_row:predict", '{"instances": [99]}', 400, "out of data bounds"),
 }
 
 

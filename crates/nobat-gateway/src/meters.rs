@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nobat_core::explain::Explain;
 use nobat_ops::Metrics;
 use nobat_ops::metrics::LATENCY_BUCKETS;
 use parking_lot::RwLock;
@@ -60,8 +59,6 @@ pub struct Meters {
     durations: [Histogram; PROTOCOLS.len()],
     predictions: IntCounterVec,
     prediction_seconds: HistogramVec,
-    queue_seconds: HistogramVec,
-    infer_seconds: HistogramVec,
     models: RwLock<HashMap<SmolStr, Arc<ModelMeter>>>,
 }
 
@@ -75,8 +72,6 @@ pub struct ModelMeter {
     pub refused: IntCounter,
     /// Edge to answer.
     pub seconds: Histogram,
-    queue_seconds: Histogram,
-    infer_seconds: Histogram,
 }
 
 impl Meters {
@@ -106,8 +101,6 @@ impl Meters {
                 &["model", "outcome"],
             ),
             prediction_seconds: histograms("nobat_prediction_seconds", "Request to answer, by model.", "model"),
-            queue_seconds: histograms("nobat_job_queue_seconds", "Enqueued to leased, of jobs waited for.", "model"),
-            infer_seconds: histograms("nobat_job_infer_seconds", "The batch's run, of jobs waited for.", "model"),
             models: RwLock::default(),
         }
     }
@@ -134,8 +127,6 @@ impl Meters {
                 failed: outcome("failed"),
                 refused: outcome("refused"),
                 seconds: self.prediction_seconds.with_label_values(&[model]),
-                queue_seconds: self.queue_seconds.with_label_values(&[model]),
-                infer_seconds: self.infer_seconds.with_label_values(&[model]),
             })
         };
         self.models.write().entry(model.clone()).or_insert_with(meter).clone()
@@ -148,16 +139,13 @@ impl Meters {
 }
 
 impl ModelMeter {
-    /// Counts a prediction that a caller waited for; `explain` where a job ran.
-    pub fn record(&self, outcome: Result<Option<&Explain>, &nobat_core::Error>, took: Duration) {
+    /// Counts a prediction that a caller waited for. Its job, like any other, is
+    /// counted by its worker.
+    pub fn record(&self, outcome: Result<(), &nobat_core::Error>, took: Duration) {
         match outcome {
-            Ok(explain) => {
+            Ok(()) => {
                 self.succeeded.inc();
                 self.seconds.observe(took.as_secs_f64());
-                if let Some(explain) = explain {
-                    self.queue_seconds.observe(explain.queue_us as f64 / 1e6);
-                    self.infer_seconds.observe(explain.infer_us as f64 / 1e6);
-                }
             }
             Err(error) if crate::error::http_status(error.code).is_server_error() => self.failed.inc(),
             Err(_) => self.refused.inc(),
@@ -184,9 +172,8 @@ mod tests {
         meters.http(Protocol::of_path("/v1/models/m:predict"), 200, Duration::from_millis(2));
         meters.http(Protocol::of_path("/v1/models/m:predict"), 200, Duration::from_millis(2));
         meters.http(Protocol::of_path("/nowhere"), 404, Duration::ZERO);
-        let explain = Explain { queue_us: 700, ..Explain::default() };
         let meter = meters.model(&"m".into());
-        meter.record(Ok(Some(&explain)), Duration::from_millis(3));
+        meter.record(Ok(()), Duration::from_millis(3));
         meter.record(Err(&nobat_core::Error::new(nobat_core::ErrorCode::QueueFull, "full")), Duration::ZERO);
         let text = metrics.render();
         for line in [
@@ -196,7 +183,6 @@ mod tests {
             "nobat_predictions_total{model=\"m\",outcome=\"succeeded\"} 1",
             "nobat_predictions_total{model=\"m\",outcome=\"failed\"} 1",
             "nobat_prediction_seconds_count{model=\"m\"} 1",
-            "nobat_job_queue_seconds_bucket{model=\"m\",le=\"0.001\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line) || unordered(&text, line), "{line} is not in\n{text}");
         }

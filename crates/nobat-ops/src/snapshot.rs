@@ -1,8 +1,12 @@
 //! Series that are read when they are shown: what other parts count or hold
 //! already, so that showing it costs the hot path nothing.
 
+use std::time::Duration;
+
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::metrics::LATENCY_BUCKETS;
 
 /// How a series behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +15,36 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Counts by how long something took.
+    Histogram,
+}
+
+/// Durations counted by [`LATENCY_BUCKETS`], for who has a lock of its own around them.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// By the bucket they fall into; the last is for those over every bound.
+    counts: [u64; LATENCY_BUCKETS.len() + 1],
+    sum: Duration,
+}
+
+impl Latencies {
+    /// Counts one.
+    pub fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.counts[LATENCY_BUCKETS.partition_point(|&bound| bound < seconds)] += 1;
+        self.sum += took;
+    }
+
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Number(f64),
+    Latencies(Box<Latencies>),
 }
 
 /// All series of one name.
@@ -19,7 +53,7 @@ pub struct Family {
     name: &'static str,
     help: &'static str,
     kind: Kind,
-    samples: Vec<(Vec<(&'static str, String)>, f64)>,
+    samples: Vec<(Vec<(&'static str, String)>, Value)>,
 }
 
 impl Family {
@@ -29,7 +63,16 @@ impl Family {
     }
 
     /// Adds the series of these labels.
-    pub fn push(&mut self, mut labels: Vec<(&'static str, String)>, value: f64) {
+    pub fn push(&mut self, labels: Vec<(&'static str, String)>, value: f64) {
+        self.add(labels, Value::Number(value));
+    }
+
+    /// Adds the histogram of these labels, to a family of that kind.
+    pub fn push_latencies(&mut self, labels: Vec<(&'static str, String)>, latencies: &Latencies) {
+        self.add(labels, Value::Latencies(Box::new(latencies.clone())));
+    }
+
+    fn add(&mut self, mut labels: Vec<(&'static str, String)>, value: Value) {
         labels.sort_unstable_by_key(|&(name, _)| name);
         self.samples.push((labels, value));
     }
@@ -44,13 +87,20 @@ impl Family {
                 pair
             });
             let mut metric = Metric::from_label(labels.collect());
+            let value = match value {
+                Value::Number(number) => number,
+                Value::Latencies(latencies) => {
+                    metric.set_histogram(latencies.into_proto());
+                    return metric;
+                }
+            };
             match kind {
                 Kind::Counter => {
                     let mut counter = Counter::default();
                     counter.set_value(value);
                     metric.set_counter(counter);
                 }
-                Kind::Gauge => {
+                Kind::Gauge | Kind::Histogram => {
                     let mut gauge = Gauge::default();
                     gauge.set_value(value);
                     metric.set_gauge(gauge);
@@ -65,8 +115,27 @@ impl Family {
         family.set_field_type(match kind {
             Kind::Counter => MetricType::COUNTER,
             Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
         });
         family
+    }
+}
+
+impl Latencies {
+    fn into_proto(self) -> Histogram {
+        let mut histogram = Histogram::default();
+        let mut so_far = 0;
+        let buckets = LATENCY_BUCKETS.iter().zip(&self.counts).map(|(&bound, &count)| {
+            so_far += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(so_far);
+            bucket
+        });
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(self.count());
+        histogram.set_sample_sum(self.sum.as_secs_f64());
+        histogram
     }
 }
 

@@ -1,16 +1,16 @@
 //! What a worker shows on its own metrics listener, read when it is scraped: its
-//! statistics under Triton's names, and the state of its batching under ours.
+//! statistics under Triton's names, and its jobs and the state of its batching under ours.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use nobat_core::statistics::ModelStatistics;
-use nobat_ops::snapshot::{Family, Kind};
+use nobat_ops::snapshot::{Family, Kind, Latencies};
 use nobat_ops::triton;
 
 use crate::batch::regression::Line;
 use crate::model::Version;
-use crate::stats::Counted;
+use crate::stats::{Counted, JobTimes};
 
 /// A version as it is shown.
 struct Shown {
@@ -51,7 +51,7 @@ pub(crate) fn statistics(versions: &[Arc<Version>]) -> Vec<Family> {
 /// What only a worker knows of these versions: their batching.
 pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
     let shown: Vec<Shown> = versions.iter().map(|version| Shown::of(version)).collect();
-    let families = SERIES.iter().map(|&(name, help, kind, value)| {
+    let numbers = SERIES.iter().map(|&(name, help, kind, value)| {
         let mut family = Family::new(name, help, kind);
         for shown in &shown {
             if let Some(value) = value(shown) {
@@ -60,7 +60,36 @@ pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
         }
         family
     });
-    families.collect()
+    numbers.chain(jobs(&shown)).collect()
+}
+
+/// How every job ended and what it took, whether somebody waited for it or not: only
+/// workers see them all.
+fn jobs(shown: &[Shown]) -> Vec<Family> {
+    let mut ended = Family::new(
+        "nobat_jobs_ended_total",
+        "Jobs by how they ended: failed (ours) or refused (theirs).",
+        Kind::Counter,
+    );
+    for one in shown {
+        let Counted { statistics, dead, refused, expired, .. } = &one.counted;
+        let outcomes =
+            [("succeeded", statistics.success.count), ("failed", *dead), ("refused", *refused), ("expired", *expired)];
+        for (outcome, count) in outcomes {
+            ended.push([one.labels.clone(), vec![("outcome", outcome.to_owned())]].concat(), count as f64);
+        }
+    }
+    let of = |name, help, part: fn(&JobTimes) -> &Latencies| {
+        let mut family = Family::new(name, help, Kind::Histogram);
+        shown.iter().for_each(|one| family.push_latencies(one.labels.clone(), part(&one.counted.took)));
+        family
+    };
+    vec![
+        ended,
+        of("nobat_job_seconds", "Enqueued to answered, every job that succeeded.", |took| &took.total),
+        of("nobat_job_queue_seconds", "Enqueued to leased, every job that succeeded.", |took| &took.queue),
+        of("nobat_job_infer_seconds", "The batch's run, every job that succeeded.", |took| &took.infer),
+    ]
 }
 
 impl Shown {

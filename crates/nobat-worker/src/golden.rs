@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nobat_core::tensor::{Datatype, Shape};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::{Engine, InputData, InputView, OutputData, RunError};
@@ -46,6 +47,12 @@ pub fn find(model_file: &Path) -> Option<PathBuf> {
         .filter(|_| version.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
     let in_folders = [Some(version), above].into_iter().flatten().map(|folder| folder.join(FILE));
     [model_file.with_extension(FILE)].into_iter().chain(in_folders).find(|path| path.is_file())
+}
+
+/// The hash of a version's golden file, which tells a new or changed one; `None` without one.
+pub fn hash(model_file: &Path) -> Option<[u8; 32]> {
+    // One that cannot be read is refused where it is checked.
+    find(model_file).map(|file| Sha256::digest(std::fs::read(file).unwrap_or_default()).into())
 }
 
 /// Runs the golden inputs and compares.
@@ -138,7 +145,7 @@ fn compare(
             });
         })
         .map_err(|error| match error {
-            RunError::Failed(reason) => reason,
+            RunError::Failed(reason) | RunError::Invalid(reason) => reason,
             RunError::Ended(_) => {
                 let limit = bound.run.as_secs_f64();
                 format!("the run was ended after {limit} s; give golden inputs that the model answers sooner")

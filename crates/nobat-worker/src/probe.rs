@@ -86,7 +86,7 @@ pub struct Endless(Duration);
 fn ran<T>(outcome: Result<T, RunError>, bound: &Bound<'_>) -> Result<Option<T>, Endless> {
     match outcome {
         Ok(given) => Ok(Some(given)),
-        Err(RunError::Failed(_)) => Ok(None),
+        Err(RunError::Failed(_) | RunError::Invalid(_)) => Ok(None),
         Err(RunError::Ended(_)) => Err(Endless(bound.run)),
     }
 }
@@ -111,7 +111,7 @@ pub fn verify_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], bound: &Bound
     for dim in OPEN_DIMS {
         match compare_rows(engine, inputs, dim, bound) {
             Ok(rows) => return Ok(rows),
-            Err(RunError::Failed(why)) => reason = why,
+            Err(RunError::Failed(why) | RunError::Invalid(why)) => reason = why,
             Err(RunError::Ended(_)) => return Err(Endless(bound.run)),
         }
     }

@@ -153,8 +153,13 @@ impl Runner {
             }
             _ => {
                 let retry_in = failure.again.then(|| job.retry.next_delay(job.attempt, random())).flatten();
+                if retry_in.is_none() {
+                    version.stats.ended(error.code);
+                }
                 let (id, model, attempt) = (job.id.to_string(), version.signature.name.as_str(), job.attempt);
-                log::warn!(job = id, model, attempt, request = job.request_id(), traceparent = job.traceparent(); "an attempt failed: {}", error.message);
+                // A caller's own mistake is told to the caller.
+                let level = if error.code == ErrorCode::InvalidTensor { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, job = id, model, attempt, request = job.request_id(), traceparent = job.traceparent(); "an attempt failed: {}", error.message);
                 Outcome::Failed { error, retry_in }
             }
         };

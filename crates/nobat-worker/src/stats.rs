@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nobat_core::ErrorCode;
 use nobat_core::statistics::{BatchTimes, ModelStatistics, Tally};
+use nobat_ops::snapshot::Latencies;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
@@ -44,6 +46,23 @@ pub struct Counted {
     pub expired: u64,
     /// How often the batch controller backed off.
     pub back_offs: u64,
+    /// Jobs that failed for good on our side.
+    pub dead: u64,
+    /// Jobs that their own input made fail.
+    pub refused: u64,
+    /// What every job that succeeded took, whether its caller waited or not.
+    pub took: JobTimes,
+}
+
+/// How long jobs took, by its parts.
+#[derive(Clone, Debug, Default)]
+pub struct JobTimes {
+    /// Enqueued (or due again) to the end of the run.
+    pub total: Latencies,
+    /// Enqueued to leased.
+    pub queue: Latencies,
+    /// The batch's run.
+    pub infer: Latencies,
 }
 
 /// One job of a run: how long it was queued, and leased before the run.
@@ -58,7 +77,15 @@ pub struct JobWaits {
 impl Stats {
     /// Counters that begin at `statistics`.
     pub fn new(statistics: ModelStatistics) -> Stats {
-        let counted = Counted { statistics, batch_wait: Tally::default(), expired: 0, back_offs: 0 };
+        let counted = Counted {
+            statistics,
+            batch_wait: Tally::default(),
+            expired: 0,
+            back_offs: 0,
+            dead: 0,
+            refused: 0,
+            took: JobTimes::default(),
+        };
         Stats { inner: Arc::new(Mutex::new(counted)) }
     }
 
@@ -87,6 +114,15 @@ impl Stats {
         self.inner.lock().statistics.record_job(false, waited, waited + took);
     }
 
+    /// Counts a job that failed with this code and does not run again.
+    pub fn ended(&self, code: ErrorCode) {
+        let mut inner = self.inner.lock();
+        match code {
+            ErrorCode::InvalidTensor => inner.refused += 1,
+            _ => inner.dead += 1,
+        }
+    }
+
     /// Counts a job dropped for its deadline.
     pub fn expired(&self) {
         self.inner.lock().expired += 1;
@@ -106,8 +142,12 @@ impl Stats {
 impl Counted {
     fn succeeded(&mut self, times: BatchTimes, job: JobWaits) {
         let waited = job.queue + job.batch_wait;
-        self.statistics.record_job(true, waited, waited + times.input + times.infer + times.output);
+        let total = waited + times.input + times.infer + times.output;
+        self.statistics.record_job(true, waited, total);
         self.batch_wait.add(job.batch_wait);
+        self.took.total.observe(total);
+        self.took.queue.observe(job.queue);
+        self.took.infer.observe(times.infer);
     }
 }
 
@@ -129,7 +169,10 @@ mod tests {
         stats.failed(JobWaits { queue: MS, batch_wait: MS }, 5 * MS);
         stats.expired();
         stats.backed_off();
-        let Counted { statistics, batch_wait, expired, back_offs } = stats.counted();
+        stats.ended(ErrorCode::InvalidTensor);
+        stats.ended(ErrorCode::InferenceFailed);
+        let Counted { statistics, batch_wait, expired, back_offs, dead, refused, took } = stats.counted();
+        assert_eq!((dead, refused, took.total.count(), took.queue.count(), took.infer.count()), (1, 1, 3, 3, 3));
         assert_eq!((statistics.inference_count, statistics.execution_count), (6, 1));
         assert_eq!(statistics.success, Tally { count: 3, ns: 72_000_000 });
         assert_eq!(statistics.fail, Tally { count: 1, ns: 7_000_000 });

@@ -1,6 +1,8 @@
 //! ONNX Runtime's messages for people: one line, without what only its own
 //! developers read, and with what to do about a refused model.
 
+use ort::ErrorCode;
+
 /// What to do about a refusal that contains the first.
 const REMEDIES: [(&str, &str); 8] = [
     ("is not a registered function/op", OPERATOR),
@@ -26,6 +28,43 @@ const MOST: usize = 2_000;
 
 /// Says no more than that there was an error.
 const NOISE: [&str; 2] = ["Exception during initialization: ", "[ONNXRuntimeError] : 1 : FAIL : "];
+
+/// Whether a run failed for what its input holds, so that every attempt would: by the
+/// runtime's code, and where the code says nothing (`FAIL` is what kernels give for a
+/// wrong shape as for memory that is not there) by its words.
+pub(super) fn of_the_input(code: ErrorCode, words: &str) -> bool {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::NotImplemented => true,
+        ErrorCode::GenericFailure | ErrorCode::RuntimeException => {
+            let words = words.to_ascii_lowercase();
+            let says = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
+            // Only a node that ran can have met an input.
+            words.contains("while running") && !says(&PASSING) && says(&INPUT)
+        }
+        _ => false,
+    }
+}
+
+/// Words of what another attempt, or another worker, may be spared.
+const PASSING: [&str; 9] =
+    ["alloc", "out of memory", "memory", "cuda", "cublas", "cudnn", "device", "timeout", "terminate"];
+
+/// Words of what an input's values or shape cause.
+const INPUT: [&str; 13] = [
+    "bounds",
+    "out of range",
+    "indices",
+    "index",
+    "by zero",
+    "shape",
+    "dimension",
+    "broadcast",
+    "rank",
+    "axis",
+    "mismatch",
+    "channels",
+    "should not be greater",
+];
 
 /// Why a model was refused, with the remedy.
 pub(super) fn refusal(message: &str) -> String {
@@ -125,6 +164,44 @@ mod tests {
             let refusal = refusal(message);
             assert!(refusal.starts_with(wanted), "{refusal}");
         }
+    }
+
+    #[test]
+    fn what_an_input_causes_is_told_from_what_may_pass() {
+        use ErrorCode::{ExecutionProviderFailure, GenericFailure, InvalidArgument, NotImplemented, RuntimeException};
+        let ran =
+            |said: &str| format!("Non-zero status code returned while running X node. Name:'' Status Message: {said}");
+        // As ONNX Runtime 1.2x says them.
+        let inputs = [
+            (InvalidArgument, "indices element out of data bounds, idx=99 must be within the inclusive range [-4,3]"),
+            (InvalidArgument, "anything at all"),
+            (NotImplemented, "no such thing for rank 9"),
+            (GenericFailure, "GatherElements op: Value in indices must be within bounds [-4 , 3]. Actual value is 99"),
+            (GenericFailure, "The input tensor cannot be reshaped to the requested shape. Input shape:{1,4}"),
+            (GenericFailure, "MatMul dimension mismatch"),
+            (GenericFailure, "Attempting to broadcast an axis by a dimension other than 1. 5 by 2"),
+            (GenericFailure, "Non concat axis dimensions must match: Axis 1 has mismatched dimensions of 2 and 5"),
+            (
+                GenericFailure,
+                "Input channels C is not equal to kernel channels * group. C: 5 kernel channels: 3 group: 1",
+            ),
+            (GenericFailure, "Integer division by zero"),
+            (GenericFailure, "k argument [30] should not be greater than specified axis dim value [2]"),
+        ];
+        for (code, said) in inputs {
+            assert!(of_the_input(code, &ran(said)), "{code:?} {said}");
+        }
+        let others = [
+            (GenericFailure, "Failed to allocate memory for requested buffer of size 17592186044416"),
+            (GenericFailure, "CUDA error cudaErrorIllegalAddress: an illegal memory access, index 3"),
+            (RuntimeException, "std::bad_alloc"),
+            (RuntimeException, "something broke"),
+            (ExecutionProviderFailure, "shape of the cache"),
+        ];
+        for (code, said) in others {
+            assert!(!of_the_input(code, &ran(said)), "{code:?} {said}");
+        }
+        assert!(!of_the_input(GenericFailure, "the session's index is out of range"));
     }
 
     #[test]

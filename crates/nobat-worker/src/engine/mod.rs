@@ -73,9 +73,13 @@ pub struct RunLimit<'a> {
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The runtime refused or failed; its own words.
+    /// The runtime failed; its own words.
     #[error("{0}")]
     Failed(String),
+    /// The runtime cannot compute this input and says so; its own words. It would say
+    /// the same again.
+    #[error("{0}")]
+    Invalid(String),
     /// The run was ended by its [`RunLimit`].
     #[error("the run was ended before it finished")]
     Ended(Ended),

@@ -16,7 +16,7 @@ use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
 use smallvec::SmallVec;
 
 use super::library::{LibraryError, environment};
-use super::message::{clean, refusal};
+use super::message::{clean, of_the_input, refusal};
 use super::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
 use crate::config::{Fallback, ProviderConfig, ProviderKind};
 
@@ -327,5 +327,6 @@ fn output(value: &DynValue, datatype: Datatype) -> ort::Result<OutputView<'_>> {
 }
 
 fn failed(error: ort::Error) -> RunError {
-    RunError::Failed(clean(&error.to_string()))
+    let words = clean(&error.to_string());
+    if of_the_input(error.code(), &words) { RunError::Invalid(words) } else { RunError::Failed(words) }
 }

@@ -14,6 +14,7 @@ use smol_str::SmolStr;
 use super::pbtxt::{self, Field};
 use super::scan::{FoundModel, FoundVersion};
 use crate::config::{BatchingConfig, PolicyKind, ProviderConfig, Sessions, WorkerConfig};
+use crate::golden;
 
 /// Which versions serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub struct ModelSettings {
     pub config: WorkerConfig,
 }
 
-/// The settings that a version is loaded with: under others it must be loaded anew.
+/// What a version is loaded with beside its file: under another it must be loaded anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadSettings {
     /// Refuse NaN and infinities in float inputs.
@@ -92,13 +93,20 @@ pub struct LoadSettings {
     pub batching: BatchingConfig,
     /// Where it runs.
     pub provider: ProviderConfig,
+    /// What it must answer: the hash of its golden file, if it has one.
+    pub golden: Option<[u8; 32]>,
 }
 
 impl ModelSettings {
-    /// What a load goes by.
-    pub fn of_load(&self) -> LoadSettings {
+    /// What a load of this version goes by.
+    pub fn of_load(&self, found: &FoundVersion) -> LoadSettings {
         let WorkerConfig { batching, provider, .. } = &self.config;
-        LoadSettings { finite: self.finite, batching: *batching, provider: provider.clone() }
+        LoadSettings {
+            finite: self.finite,
+            batching: *batching,
+            provider: provider.clone(),
+            golden: golden::hash(&found.file),
+        }
     }
 
     /// The versions that serve, oldest first; at least one.

@@ -23,6 +23,12 @@ impl Failure {
                 message: format!("{} failed{}; {}", model(version), located(&reason), remedy(&reason)),
                 again: true,
             },
+            RunError::Invalid(reason) => Failure::invalid(format!(
+                "{} cannot compute this input{}; {}",
+                model(version),
+                located(&reason),
+                remedy(&reason)
+            )),
             RunError::Ended(Ended::TimedOut) => Failure {
                 code: ErrorCode::DeadlineExceeded,
                 message: format!("the run of model `{name}` was ended at the job's deadline; allow more time"),

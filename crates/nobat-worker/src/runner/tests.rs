@@ -21,6 +21,7 @@ use crate::stats::Stats;
 
 const FAILS: f32 = -1.0;
 const PANICS: f32 = -2.0;
+const INVALID: f32 = -3.0;
 
 /// Doubles its input; counts its runs.
 struct Scripted {
@@ -41,6 +42,9 @@ impl Engine for Scripted {
         assert!(!values.contains(&PANICS), "a marked row");
         if values.contains(&FAILS) {
             return Err(RunError::Failed("a marked row".into()));
+        }
+        if values.contains(&INVALID) {
+            return Err(RunError::Invalid("indices element out of data bounds, idx=99".into()));
         }
         let doubled: Vec<u8> = values.iter().flat_map(|value| (value * 2.0).to_le_bytes()).collect();
         let (whole, sum) = ([values.len() as i64, 1], [1i64]);
@@ -225,6 +229,44 @@ fn a_lost_lease_is_neither_run_nor_settled() {
     bench.desk.mark_lost(&[(lost.id, lost.token)]);
     let outcomes = bench.run(vec![lost]);
     assert_eq!(outcomes.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_an_input_causes_is_its_callers_mistake_at_once_and_costs_its_neighbours_nothing() {
+    let mut bench = bench(8, true);
+    let jobs = (1..=8).map(|number| job(number, &[if number == 5 { INVALID } else { number as f32 }], 0));
+    let outcomes = bench.run(jobs.collect());
+    assert_eq!(outcomes.len(), 8);
+    for (number, outcome) in &outcomes {
+        match outcome {
+            Outcome::Failed { error, retry_in } => {
+                assert_eq!((*number, error.code, *retry_in), (5, ErrorCode::InvalidTensor, None));
+                assert!(error.message.contains("cannot compute this input"), "{}", error.message);
+                assert!(error.message.ends_with("send indices within the model's range"), "{}", error.message);
+            }
+            _ => assert_eq!(answer(outcome), Some(vec![*number as f32 * 2.0])),
+        }
+    }
+    assert!(outcomes.iter().any(|(_, outcome)| answer(outcome).is_none()));
+}
+
+#[test]
+fn every_job_is_shown_by_its_end_and_by_what_it_took() {
+    let mut bench = bench(8, true);
+    bench.run(vec![job(1, &[1.0], 0), job(2, &[2.0], 0), job(3, &[INVALID], 0)]);
+    let metrics = nobat_ops::Metrics::new();
+    let versions = vec![bench.version.clone()];
+    metrics.snapshot("test_jobs", move || crate::exposition::batching(&versions));
+    let text = metrics.render();
+    for line in [
+        "nobat_jobs_ended_total{model=\"scripted\",outcome=\"succeeded\",version=\"1\"} 2",
+        "nobat_jobs_ended_total{model=\"scripted\",outcome=\"refused\",version=\"1\"} 1",
+        "nobat_job_seconds_count{model=\"scripted\",version=\"1\"} 2",
+        "nobat_job_queue_seconds_bucket{model=\"scripted\",version=\"1\",le=\"+Inf\"} 2",
+        "nobat_job_infer_seconds_bucket{model=\"scripted\",version=\"1\",le=\"60\"} 2",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
 }
 
 #[test]

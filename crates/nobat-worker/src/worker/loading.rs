@@ -237,7 +237,7 @@ impl Turn<'_> {
     /// Loads a version; `None` when `current` is the same already.
     fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<Fresh>, String> {
         let files = load::read(found).map_err(|error| error.to_string())?;
-        let with = self.settings.of_load();
+        let with = self.settings.of_load(found);
         let same = |own: &Arc<Version>| own.signature.digest == files.digest && own.loaded_with == with;
         if !self.anew && current.is_some_and(same) {
             return Ok(None);

@@ -112,6 +112,27 @@ async fn changed_settings_of_an_unchanged_file_take_effect() {
 }
 
 #[tokio::test]
+async fn a_golden_file_that_comes_to_a_loaded_version_is_checked() {
+    let golden = |first: f32| {
+        let tensor = |name: &str, value: f32| {
+            format!(r#"[{{"name": "{name}", "datatype": "FP32", "shape": [1, 2], "data": [{value}, {value}]}}]"#)
+        };
+        format!(r#"{{"inputs": {}, "outputs": {}}}"#, tensor("x", 0.0), tensor("y", first))
+    };
+    let deployment = start(&[("adder/model.onnx", &adds(1.0))], |_| quick()).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0);
+    write(&deployment, "adder/golden.json", golden(7.0).as_bytes());
+    deployment.worker.reload();
+    deployment.until("adder", |own| own.iter().any(|own| own.reason.contains("golden check"))).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0, "what served goes on");
+    write(&deployment, "adder/golden.json", golden(1.0).as_bytes());
+    deployment.worker.reload();
+    deployment.until("adder", |own| own.iter().all(|own| own.reason.is_empty())).await;
+    assert_eq!(added(&deployment, "adder", "").await, 1.0);
+    deployment.drain().await;
+}
+
+#[tokio::test]
 async fn another_number_of_sessions_takes_effect_under_load_and_fails_no_request() {
     let zeros_once = zeros("");
     let deployment = start(&[("adder/model.onnx", &adds(1.0)), ("adder/model.toml", b"")], |_| quick()).await;
