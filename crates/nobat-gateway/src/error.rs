@@ -20,7 +20,7 @@ use crate::context::RequestContext;
 pub enum Shape {
     /// RFC 9457 `application/problem+json`: the native API.
     Problem,
-    /// `{"error": message, …}`: TensorFlow Serving, Open Inference Protocol v2.
+    /// The same with the message as `error` too: TensorFlow Serving, Open Inference Protocol v2.
     Plain,
 }
 
@@ -96,7 +96,8 @@ pub fn grpc_code(code: ErrorCode) -> tonic::Code {
     }
 }
 
-/// The body of an error in both shapes; members that a shape lacks are left out.
+/// The body of an error: `detail` says it in every shape; `error` too where a protocol's
+/// clients look for that.
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,8 +106,7 @@ struct Body<'a> {
     kind: String,
     title: &'a str,
     status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    detail: &'a str,
     code: ErrorCode,
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +132,7 @@ pub fn render(error: &Error, context: &RequestContext, shape: Shape) -> HttpResp
         kind: format!("urn:nobat:error:{}", error.code),
         title: status.canonical_reason().unwrap_or("Error"),
         status: status.as_u16(),
-        detail: (shape == Shape::Problem).then_some(message),
+        detail: message,
         code: error.code,
         request_id: &context.request_id,
         job: error.job.map(|job| job.to_string()),

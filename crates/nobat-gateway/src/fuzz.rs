@@ -24,7 +24,7 @@ use crate::config::GatewayConfig;
 use crate::grpc::convert;
 use crate::json::request;
 use crate::predict::Predictor;
-use crate::routes::query::JobQuery;
+use crate::routes::query::{JobQuery, WITH_WAIT};
 use crate::state::Shared;
 use crate::v2::{binary, json};
 use crate::{context, edge, routes};
@@ -148,7 +148,7 @@ fn door_of_a_house() -> (Arc<Shared>, &'static str) {
 /// The query string of a predicting route.
 pub fn query(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = JobQuery::read(text, SystemTime::UNIX_EPOCH);
+        let _ = JobQuery::read(text, WITH_WAIT, SystemTime::UNIX_EPOCH);
     }
 }
 

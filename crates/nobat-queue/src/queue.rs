@@ -134,6 +134,9 @@ pub struct Accepted {
     pub id: JobId,
     /// Whether an idempotency key found it already there.
     pub duplicate: bool,
+    /// When the store enqueued it, milliseconds since 1970, as every later look says;
+    /// `None` where it does not say.
+    pub created_at_ms: Option<u64>,
 }
 
 /// Which jobs to list.
@@ -280,6 +283,10 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     /// `job_not_found`; `job_already_finished`.
     async fn cancel(&self, id: JobId) -> Result<JobView>;
+
+    /// A job's input as it was enqueued, for as long as it may run: until it ends, and of
+    /// a dead letter for as long as that is kept. `None` when the store has none.
+    async fn input(&self, id: JobId) -> Result<Option<Bytes>>;
 
     /// Lists jobs; a page may be short or empty while the cursor goes on.
     async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page>;

@@ -77,7 +77,7 @@ async fn to_slash(_request: HttpRequest) -> HttpResponse {
     ),
     paths(
         predict::predict, predict::predict_many,
-        jobs::get, jobs::delete, jobs::result, events::events, jobs::cancel, jobs::retry, jobs::list,
+        jobs::get, jobs::delete, jobs::result, jobs::input, events::events, jobs::cancel, jobs::retry, jobs::list,
         models::list, models::get,
         queues::list, queues::get, queues::pause, queues::resume, queues::dead, queues::redrive, queues::purge,
         routing::list, routing::show, routing::put, routing::remove,
@@ -102,25 +102,37 @@ pub(crate) struct JobParameters {
     #[param(minimum = 0, maximum = 255, required = false)]
     priority: Option<u8>,
     /// How long the result can be read, such as `60s`
-    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
+    #[param(
+        required = false,
+        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+    )]
     result_ttl: Option<String>,
     /// Attempts after the first
     #[param(minimum = 0, maximum = 255, required = false)]
     max_retries: Option<u8>,
     /// Delay before a retry, such as `1s`
-    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
+    #[param(
+        required = false,
+        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+    )]
     retry_delay: Option<String>,
     /// Time within which it must finish, such as `500ms`
-    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
+    #[param(
+        required = false,
+        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+    )]
     deadline: Option<String>,
     /// Time before which it must not run, such as `5s`
-    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
+    #[param(
+        required = false,
+        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+    )]
     delay: Option<String>,
-    /// Instant before which it must not run, RFC 3339
-    #[param(required = false)]
+    /// Instant before which it must not run, RFC 3339; within ten years
+    #[param(required = false, format = "date-time")]
     run_at: Option<String>,
     /// URL that is told of the job's end (Standard Webhooks)
-    #[param(required = false)]
+    #[param(required = false, format = "uri")]
     webhook: Option<String>,
     /// The version wanted
     #[param(required = false)]
@@ -128,7 +140,30 @@ pub(crate) struct JobParameters {
     /// The label wanted
     #[param(required = false)]
     label: Option<String>,
+}
+
+/// How long a call that always waits does so.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "describes what `query::JobQuery` reads")]
+pub(crate) struct DeadlineParameter {
+    /// As `deadline`; the earlier of both counts
+    #[param(
+        required = false,
+        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+    )]
+    wait: Option<String>,
+}
+
+/// The option of the calls that can wait.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "describes what `query::JobQuery` reads")]
+pub(crate) struct WaitParameter {
     /// Wait this long for the answer; seconds, or with a unit
-    #[param(required = false, pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|min|h|d)?$")]
+    #[param(
+        required = false,
+        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+    )]
     wait: Option<String>,
 }

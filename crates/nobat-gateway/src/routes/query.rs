@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 use super::prefer;
 
 /// The options of a job that every predicting route takes.
-const JOB_OPTIONS: &[&str] = &[
+pub const JOB_OPTIONS: &[&str] = &[
     "priority",
     "result_ttl",
     "max_retries",
@@ -20,8 +20,21 @@ const JOB_OPTIONS: &[&str] = &[
     "run_at",
     "version",
     "label",
-    "wait",
     "webhook",
+];
+/// The same, for those that can wait for the answer.
+pub const WITH_WAIT: &[&str] = &[
+    "priority",
+    "result_ttl",
+    "max_retries",
+    "retry_delay",
+    "deadline",
+    "delay",
+    "run_at",
+    "version",
+    "label",
+    "webhook",
+    "wait",
 ];
 /// Longest duration taken: ten years.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -40,14 +53,14 @@ pub struct JobQuery {
 }
 
 impl JobQuery {
-    /// Reads a query string; `now` turns `run_at` into a delay.
+    /// Reads a query string of `known` options; `now` turns `run_at` into a delay.
     ///
     /// # Errors
     /// `invalid_parameter` naming the parameter, its value and what it takes.
-    pub fn read(query: &str, now: SystemTime) -> Result<JobQuery> {
+    pub fn read(query: &str, known: &[&'static str], now: SystemTime) -> Result<JobQuery> {
         let mut read = JobQuery::default();
         let options = &mut read.options;
-        each(query, JOB_OPTIONS, |name, value| {
+        each(query, known, |name, value| {
             match name {
                 "priority" => options.priority = number(name, value, 0, u8::MAX)?,
                 "result_ttl" => options.result_ttl = positive(name, value)?,
@@ -190,7 +203,7 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> Result<JobQuery> {
-        JobQuery::read(query, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+        JobQuery::read(query, WITH_WAIT, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
     }
 
     #[test]

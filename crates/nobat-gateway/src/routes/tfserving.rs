@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::path::segment;
 use super::prefer::Prefer;
-use super::query::JobQuery;
+use super::query::{JobQuery, WITH_WAIT};
 use crate::access::{Access, Door, resource};
 use crate::body;
 use crate::context::RequestContext;
@@ -162,7 +162,7 @@ impl Asked {
     ) -> Result<Asked> {
         let query = match request.query_string() {
             "" => JobQuery::default(),
-            query => JobQuery::read(query, std::time::SystemTime::now())?,
+            query => JobQuery::read(query, WITH_WAIT, std::time::SystemTime::now())?,
         };
         let want = match (want, &query.version, &query.label) {
             (Want::Default, Some(version), _) => Want::Version(version),
@@ -175,8 +175,13 @@ impl Asked {
         };
         let target = predictor.resolve(model, want)?;
         let mut options = query.options;
-        let wait = query.wait.or_else(|| Prefer::of(request.headers()).wait);
-        options.deadline = options.deadline.or(wait);
+        if query.wait.is_some_and(|wait| wait.is_zero()) {
+            let message = "wait is 0, and this call always waits; give 1ms or more, or POST to /api/v1/predict/MODEL";
+            return Err(Error::new(ErrorCode::InvalidParameter, message));
+        }
+        let preferred = || Prefer::of(request.headers()).wait.filter(|wait| !wait.is_zero());
+        let wait = query.wait.or_else(preferred);
+        options.deadline = options.deadline.into_iter().chain(wait).min();
         let body = body::read_json(request, payload, predictor).await?;
         Ok(Asked { target, options, body })
     }

@@ -84,12 +84,16 @@ async fn bad_paths_methods_and_parameters_are_refused_in_the_shape_of_their_prot
         ("/api/v1/predict/digits?wait=-1", 400, "invalid_parameter"),
         ("/api/v1/predict/digits?max_retries=999", 400, "invalid_parameter"),
         ("/api/v1/predict/digits/other", 404, "route_not_found"),
+        ("/api/v1/predict/digits/many?wait=1s", 400, "invalid_parameter"),
+        ("/v1/models/digits:predict?wait=0", 400, "invalid_parameter"),
+        ("/v1/models/digits:predict?deadline=0", 400, "invalid_parameter"),
         ("/nothing/here", 404, "route_not_found"),
     ] {
         let reply = house.post(path, body.clone()).await;
         assert_eq!(reply.refusal(), (status, code.into()), "{path}: {}", reply.text);
         let plain = path.starts_with("/v1");
         assert_eq!(reply.json()["error"].is_string(), plain, "{path}");
+        assert!(reply.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{path}: in every shape");
         assert_eq!(reply.header("content-type"), if plain { "application/json" } else { "application/problem+json" });
     }
     for (path, allow) in [

@@ -43,6 +43,28 @@ async fn a_prediction_is_accepted_at_once_and_its_result_read_later() {
 }
 
 #[tokio::test]
+async fn a_job_was_made_when_its_acceptance_says_and_every_time_is_told_in_both_forms() {
+    let house = House::start().await;
+    let accepted = house.post("/api/v1/predict/digits?delay=1h", instance([1.0, 0.0, 0.0, 0.0])).await.json();
+    let id = accepted["id"].as_str().expect("an id");
+    assert!(accepted["created_at_ms"].as_u64().is_some_and(|at| at > 1_577_836_800_000), "{accepted}");
+    let later = house.get(&format!("/api/v1/jobs/{id}")).await.json();
+    for member in ["created_at", "created_at_ms"] {
+        assert_eq!(accepted[member], later[member], "{member}");
+    }
+    let text = later["created_at"].as_str().expect("RFC 3339");
+    let read = chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339");
+    assert_eq!(u64::try_from(read.timestamp_millis()).ok(), later["created_at_ms"].as_u64());
+    let cancelled = house.post(&format!("/api/v1/jobs/{id}/cancel"), "").await.json();
+    assert!(cancelled["finished_at"].is_string() && cancelled["finished_at_ms"].is_u64(), "{cancelled}");
+    let dead = house.enqueue("?max_retries=0", [666.0, 0.0, 0.0, 0.0]).await;
+    house.get(&format!("/api/v1/jobs/{dead}/result?wait=10")).await;
+    let error = house.get(&format!("/api/v1/jobs/{dead}")).await.json()["error"].clone();
+    assert!(error["detail"].is_string() && error["detail"] == error["message"], "{error}");
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_waits_gets_the_answer_in_the_form_it_asked() {
     let house = House::start().await;
     let url = house.url("/api/v1/predict/digits");
@@ -119,6 +141,12 @@ async fn a_failed_job_becomes_a_dead_letter_that_can_be_retried_listed_and_purge
     assert!(dead.text.contains("number of the beast"));
     let listed = house.get("/api/v1/queues/digits/dead").await.json();
     assert_eq!(listed["jobs"][0]["id"], id.as_str());
+
+    // What it was sent, to look at.
+    let input = house.get(&format!("/api/v1/jobs/{id}/input")).await;
+    assert_eq!(input.status, 200, "{}", input.text);
+    let tensor = &input.json()["inputs"][0];
+    assert_eq!((&tensor["shape"], &tensor["data"]), (&json!([1, 4]), &json!([666.0, 0.0, 0.0, 0.0])), "{}", input.text);
 
     let retried = house.post(&format!("/api/v1/jobs/{id}/retry"), "").await;
     assert_eq!(retried.status, 202, "{}", retried.text);

@@ -57,6 +57,10 @@ impl Queue for RedisQueue {
         self.inner.read(id).await
     }
 
+    async fn input(&self, id: JobId) -> Result<Option<Bytes>> {
+        self.inner.input(id).await
+    }
+
     async fn cache_get(&self, key: u128) -> Result<Option<Bytes>> {
         self.inner.cached(key).await
     }
@@ -172,6 +176,30 @@ impl Inner {
         let reply = self.send(&cmd).await?;
         let Some((bytes, pending)) = read_reply(reply)? else { return Ok(None) };
         self.finish_view(&queue, id, bytes, pending).await.map(Some)
+    }
+
+    /// A job's payload, from its record or from beside it.
+    async fn input(&self, id: JobId) -> Result<Option<Bytes>> {
+        let Some(queue) = self.queue_of(id).await? else { return Ok(None) };
+        let mut cmd = scripts::GET.on(&queue.base);
+        cmd.arg(&key_of(id)[..]);
+        let reply = self.send(&cmd).await?;
+        let Some((bytes, _)) = read_reply(reply)? else { return Ok(None) };
+        // What succeeded is repacked, without its input.
+        if bytes.first().is_none_or(|first| first & 7 == record::state::SUCCEEDED) {
+            return Ok(None);
+        }
+        let Some(record) = record::Record::parse(&bytes) else { return Ok(None) };
+        match record.flags {
+            flags if flags & record::flag::STRIPPED != 0 => Ok(None),
+            flags if flags & record::flag::BLOB != 0 => {
+                match self.send(redis::cmd("GET").arg(queue.payload(&key_of(id)))).await? {
+                    Value::BulkString(payload) => Ok(Some(payload.into())),
+                    _ => Ok(None),
+                }
+            }
+            _ => Ok(Some(bytes.slice(record.head_len..record.tail_at))),
+        }
     }
 
     /// The view of a job that ended, from its record.

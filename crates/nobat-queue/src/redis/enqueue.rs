@@ -103,12 +103,17 @@ pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travell
     };
     let verdicts = reply.and_then(|reply| verdicts(&batch, reply, &queue, shared.inner.ids));
     match verdicts {
-        Ok(exceptions) => {
+        Ok(Verdicts { exceptions, mut created_us }) => {
             let mut exceptions = exceptions.into_iter().peekable();
             for (index, outgoing) in batch.iter_mut().enumerate() {
                 let verdict = match exceptions.next_if(|(at, _)| *at == index) {
                     Some((_, verdict)) => verdict,
-                    None => Ok(Accepted { id: outgoing.id, duplicate: false }),
+                    None => {
+                        let created_at_ms = created_us.map(|us| us / 1_000);
+                        // Places in the queue follow on each other.
+                        created_us = created_us.map(|us| us + 1);
+                        Ok(Accepted { id: outgoing.id, duplicate: false, created_at_ms })
+                    }
                 };
                 shared.answer(outgoing, verdict);
             }
@@ -194,16 +199,23 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing], again: bool) ->
     cmd
 }
 
-/// What the script did not plainly accept, by place in the batch.
-fn verdicts(
-    batch: &[Outgoing],
-    reply: Value,
-    queue: &QueueKeys,
-    ids: IdIssuer,
-) -> Result<Vec<(usize, Result<Accepted>)>> {
+/// What the script made of a batch.
+struct Verdicts {
+    /// What it did not plainly accept, by place in the batch.
+    exceptions: Vec<(usize, Result<Accepted>)>,
+    /// When it enqueued the first that it accepted, if it says.
+    created_us: Option<u64>,
+}
+
+fn verdicts(batch: &[Outgoing], reply: Value, queue: &QueueKeys, ids: IdIssuer) -> Result<Verdicts> {
     let Value::Array(parts) = reply else { return Err(super::unexpected("an enqueue's reply", &reply)) };
     let mut exceptions = Vec::with_capacity(parts.len() / 3);
+    let mut created_us = None;
     for part in parts.chunks(3) {
+        if let [Value::Int(0), _, Value::Int(at)] = part {
+            created_us = u64::try_from(*at).ok();
+            continue;
+        }
         let [Value::Int(index), Value::BulkString(verdict), detail] = part else {
             return Err(super::unexpected("an enqueue's reply", &Value::Nil));
         };
@@ -211,7 +223,7 @@ fn verdicts(
         let Some(outgoing) = batch.get(index) else { continue };
         exceptions.push((index, verdict_of(outgoing, verdict, detail, queue, ids)));
     }
-    Ok(exceptions)
+    Ok(Verdicts { exceptions, created_us })
 }
 
 fn verdict_of(
@@ -233,6 +245,7 @@ fn verdict_of(
             .map(|(horizon, random)| Accepted {
                 id: ids.issue(random, horizon, queue.number, outgoing.owner),
                 duplicate: true,
+                created_at_ms: None,
             })
             .ok_or_else(|| super::unexpected("an earlier job", detail)),
         (b"mismatch", _) => Err(Error::new(

@@ -32,15 +32,16 @@ pub(super) struct SqliteLane {
 #[async_trait]
 impl Lane for SqliteLane {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
-        let (enqueued, ack) = self.core.shared.act(|state, now_us| {
+        let (enqueued, ack, now_ms) = self.core.shared.act(|state, now_us| {
             let enqueued = state.enqueue(now_us, job, Commit::Now)?;
             if enqueued.duplicate {
                 state.machine.hurry(enqueued.id);
             }
-            Ok::<_, Error>((enqueued, state.ack()))
+            Ok::<_, Error>((enqueued, state.ack(), now_us / 1_000))
         })?;
         committed(ack).await?;
-        Ok(Accepted { id: enqueued.id, duplicate: enqueued.duplicate })
+        let created_at_ms = (!enqueued.duplicate).then_some(now_ms);
+        Ok(Accepted { id: enqueued.id, duplicate: enqueued.duplicate, created_at_ms })
     }
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use nobat_core::job::JobView;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 
@@ -234,6 +235,10 @@ impl Queue for SqliteQueue {
 
     async fn get(&self, id: JobId) -> Result<Option<JobView>> {
         read::get(&self.core.shared, id).await
+    }
+
+    async fn input(&self, id: JobId) -> Result<Option<Bytes>> {
+        read::input(&self.core.shared, id).await
     }
 
     async fn cancel(&self, id: JobId) -> Result<JobView> {

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
 use super::journal::{JournalError, Reader};
 use super::lane::committed;
-use super::machine::Row;
+use super::machine::{Payload, Row};
 use super::rows::StoredResult;
 use super::shared::Shared;
 use crate::queue::{ListFilter, Page};
@@ -41,6 +42,17 @@ pub(super) async fn get(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobVie
             Found::Settling(ack) => committed(ack).await?,
             Found::Journal => return stored(shared, id).await,
         }
+    }
+}
+
+/// Reads a job's input; `None` when it has ended, or was never there.
+pub(super) async fn input(shared: &Arc<Shared>, id: JobId) -> Result<Option<Bytes>> {
+    match shared.act(|state, _| state.machine.input(id)) {
+        None => Ok(None),
+        Some(Payload::Memory(bytes)) => Ok(Some(bytes)),
+        Some(Payload::Disk(0)) => Ok(Some(Bytes::new())),
+        // It may end while it is read, and then has no row any more.
+        Some(Payload::Disk(_)) => blocking(shared, move |reader| reader.payload(id.locator)).await,
     }
 }
 

@@ -18,6 +18,24 @@ on_every_store! {
     a_redrive_leaves_living_jobs_alone
     the_oldest_dead_letters_make_room
     dead_letters_are_forgotten_after_their_ttl
+    the_input_of_a_dead_letter_can_be_read_and_that_of_a_succeeded_job_cannot
+}
+
+async fn the_input_of_a_dead_letter_can_be_read_and_that_of_a_succeeded_job_cannot(backend: Backend) {
+    let store = backend.open().await;
+    // One travels beside its record.
+    let large = "x".repeat(200_000);
+    for payload in ["small", &large] {
+        let dead = bury(&*store.queue, &[payload]).await[0];
+        let input = store.queue.input(dead).await.expect("the store answers").expect("kept");
+        assert_eq!(input, payload.as_bytes());
+    }
+    let lane = store.queue.lane();
+    let waiting = lane.enqueue(job("waits")).await.expect("accepted").id;
+    assert_eq!(store.queue.input(waiting).await.expect("the store answers").as_deref(), Some(&b"waits"[..]));
+    let _echo = Echo::start(&*store.queue, MODEL, 8).await;
+    reaches(&*store.queue, waiting, JobState::Succeeded).await;
+    assert_eq!(store.queue.input(waiting).await.expect("the store answers"), None);
 }
 
 /// Enqueues jobs and fails each for good; their ids.

@@ -18,6 +18,24 @@ on_every_store! {
     a_waiter_sleeps_through_retries
     ten_thousand_wait_at_once
     each_caller_gets_its_own_answer
+    an_acceptance_says_when_the_job_was_made_as_every_later_look_does
+}
+
+async fn an_acceptance_says_when_the_job_was_made_as_every_later_look_does(backend: Backend) {
+    let store = backend.open().await;
+    let lane = store.queue.lane();
+    let delayed = |n: u64| {
+        let mut made = job(format!("job {n}"));
+        made.options.delay = Some(ms(3_600_000 * (n % 2)));
+        made
+    };
+    // Together, so that they share a call.
+    let accepted = futures::future::join_all((0..40).map(|n| lane.enqueue(delayed(n)))).await;
+    for accepted in accepted {
+        let accepted = accepted.expect("accepted");
+        let view = get(&*store.queue, accepted.id).await;
+        assert_eq!(accepted.created_at_ms, Some(view.created_at_ms));
+    }
 }
 
 async fn a_call_is_answered_with_the_result(backend: Backend) {

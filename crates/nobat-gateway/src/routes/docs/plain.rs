@@ -6,8 +6,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::JobParameters;
 use super::refusals::PlainRefusals;
+use super::{DeadlineParameter, JobParameters};
 use crate::routes::native::objects::{PredictBody, digit_example};
 
 /// Rows to classify or to regress.
@@ -29,7 +29,7 @@ struct RankBody {
 /// Predict
 #[utoipa::path(
     post, path = "/v1/models/{model}:predict", tag = "tensorflow-serving", operation_id = "tf_predict",
-    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
+    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters, DeadlineParameter),
     request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
@@ -38,7 +38,7 @@ pub(super) fn tf_predict() {}
 /// Classify
 #[utoipa::path(
     post, path = "/v1/models/{model}:classify", tag = "tensorflow-serving", operation_id = "tf_classify",
-    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
+    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters, DeadlineParameter),
     request_body = RankBody,
     responses((status = 200, description = "`result`: per example the classes with their scores", body = Value), PlainRefusals),
 )]
@@ -47,7 +47,7 @@ pub(super) fn tf_classify() {}
 /// Regress
 #[utoipa::path(
     post, path = "/v1/models/{model}:regress", tag = "tensorflow-serving", operation_id = "tf_regress",
-    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters),
+    params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters, DeadlineParameter),
     request_body = RankBody,
     responses((status = 200, description = "`result`: per example its value", body = Value), PlainRefusals),
 )]
@@ -81,7 +81,7 @@ pub(super) fn tf_list() {}
 /// Predict with the only or default model
 #[utoipa::path(
     post, path = "/predict", tag = "predict", operation_id = "short_predict",
-    params(JobParameters), request_body = PredictBody,
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 pub(super) fn short_predict() {}
@@ -89,7 +89,7 @@ pub(super) fn short_predict() {}
 /// Predict with the only or default model
 #[utoipa::path(
     post, path = "/invocations", tag = "sagemaker", operation_id = "invocations",
-    params(JobParameters), request_body = PredictBody,
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 pub(super) fn invocations() {}

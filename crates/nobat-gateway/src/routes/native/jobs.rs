@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::http::header;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::queue::ListFilter;
@@ -12,7 +13,7 @@ use nobat_queue::route_jobs;
 use smol_str::SmolStr;
 
 use super::lookup;
-use super::objects::{ExplainObject, JobList, JobObject, ResultObject};
+use super::objects::{ExplainObject, InputObject, JobList, JobObject, ResultObject};
 use super::predict::{accepted_job, bounded, id_text};
 use crate::context::RequestContext;
 use crate::error::{Shape, finish};
@@ -36,7 +37,7 @@ const MAX_LOOKS: usize = 20;
     get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
     ),
     responses((status = 200, description = "The job", body = JobObject), Refusals),
 )]
@@ -58,8 +59,8 @@ pub async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predict
     get, path = "/api/v1/jobs/{id}/result", tag = "jobs", operation_id = "get_result",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit"),
-        ("form" = Option<String>, Query, description = "`row` (default) or `column`"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
+        ("form" = Option<String>, Query, description = "`row` (default) or `column`", pattern = "^(row|column)$"),
     ),
     responses(
         (status = 200, description = "The result", body = ResultObject),
@@ -79,6 +80,60 @@ pub async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Pred
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
+}
+
+/// A job's input
+///
+/// As it was sent, in the form of a v2 inference request, which can be sent again.
+/// There while the job may run: until it ends, and of a dead letter as long as that
+/// is kept.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}/input", tag = "jobs", operation_id = "get_input",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The input", body = InputObject), Refusals),
+)]
+pub async fn input(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
+    let outcome = async {
+        query::each(request.query_string(), &[], |_, _| Ok(()))?;
+        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, Duration::ZERO).await?;
+        let payload = predictor.shared().queue.input(view.id).await?.filter(|payload| !payload.is_empty());
+        let gone = || {
+            let message = format!("the job is {} and its input is no longer kept", view.state.as_str());
+            Error::new(ErrorCode::ResultExpired, message).for_job(view.id)
+        };
+        let asked = InferRequest::decode(payload.ok_or_else(gone)?)?;
+        Ok(HttpResponse::Ok().content_type("application/json").body(printed(&view, &asked)))
+    };
+    let outcome = outcome.await;
+    finish(&request, Shape::Problem, outcome)
+}
+
+/// A job's input as JSON: its tensors flat, as v2 takes them.
+fn printed(view: &JobView, asked: &InferRequest) -> Vec<u8> {
+    let mut json = Vec::with_capacity(256 + 4 * asked.inputs.iter().map(|tensor| tensor.data.len()).sum::<usize>());
+    json.extend_from_slice(b"{\"id\":");
+    write::string(&mut json, &view.id.to_string());
+    json.extend_from_slice(b",\"model\":");
+    write::string(&mut json, route_jobs::shown(&view.model));
+    json.extend_from_slice(b",\"inputs\":[");
+    for (at, tensor) in asked.inputs.iter().enumerate() {
+        json.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
+        write::string(&mut json, &tensor.name);
+        json.extend_from_slice(b",\"datatype\":");
+        write::string(&mut json, tensor.datatype.as_str());
+        // Numbers print as in any JSON.
+        json.extend_from_slice(format!(",\"shape\":{:?},\"data\":", tensor.shape.as_slice()).as_bytes());
+        write::flat(&mut json, tensor);
+        json.push(b'}');
+    }
+    json.extend_from_slice(b"],\"outputs\":[");
+    for (at, name) in asked.outputs.iter().enumerate() {
+        json.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
+        write::string(&mut json, name);
+        json.push(b'}');
+    }
+    json.extend_from_slice(b"]}");
+    json
 }
 
 /// Cancel a job

@@ -36,6 +36,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
                     .default_service(not_allowed("GET, HEAD, DELETE")),
             )
             .service(resource("/jobs/{id}/result", Access::PREDICT).get(jobs::result).default_service(get()))
+            .service(resource("/jobs/{id}/input", Access::PREDICT).get(jobs::input).default_service(get()))
             .service(resource("/jobs/{id}/events", Access::PREDICT).get(events::events).default_service(get()))
             .service(resource("/jobs/{id}/cancel", Access::PREDICT).post(jobs::cancel).default_service(post()))
             .service(resource("/jobs/{id}/retry", Access::PREDICT).post(jobs::retry).default_service(post()))

@@ -7,11 +7,11 @@ use nobat_core::signature::ModelState;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_queue::queue::WorkerInfo;
 
-use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject};
+use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject, known, route_url};
 use crate::context::RequestContext;
 use crate::error::{Shape, finish};
 use crate::predict::Predictor;
-use crate::registry::ModelEntry;
+use crate::registry::{ModelEntry, Want};
 use crate::routes::docs::Refusals;
 use crate::routes::query;
 
@@ -24,7 +24,8 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
     let outcome = query::each(request.query_string(), &[], |_, _| Ok(())).map(|()| {
         let registry = predictor.shared().registry.load();
         let context = RequestContext::of(&request);
-        let mut models: Vec<_> = registry.models().filter(|model| context.covers(&model.name)).map(describe).collect();
+        let covered = registry.models().filter(|model| context.covers(&model.name));
+        let mut models: Vec<_> = covered.map(|entry| describe(&predictor, entry)).collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
         HttpResponse::Ok().json(ModelList { models })
     });
@@ -51,9 +52,9 @@ async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Res
     let shared = predictor.shared();
     let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
         let registry = shared.registry.load();
-        let entry = predictor.describe(name)?;
+        let entry = predictor.entry(name)?;
         let has = |worker: &&WorkerInfo| entry.versions.iter().any(|version| version.workers.contains(&worker.id));
-        (describe(&entry), registry.workers.iter().filter(has).cloned().collect())
+        (describe(predictor, &entry), registry.workers.iter().filter(has).cloned().collect())
     };
     let counts = shared.queue.counts(&predictor.queue_named(name)?).await?;
     Ok(HttpResponse::Ok().json(ModelDetail {
@@ -64,8 +65,9 @@ async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Res
     }))
 }
 
-fn describe(entry: &ModelEntry) -> ModelObject {
+fn describe(predictor: &Predictor, entry: &ModelEntry) -> ModelObject {
     let default = entry.default_version();
+    let route = predictor.route(&entry.name, Want::Default);
     let versions = entry.versions.iter().map(|version| {
         let workers = version.workers.iter().map(|id| id.to_string()).collect();
         VersionObject::new(&version.signature, workers)
@@ -73,7 +75,11 @@ fn describe(entry: &ModelEntry) -> ModelObject {
     ModelObject {
         name: entry.name.to_string(),
         default_version: default.signature.version.to_string(),
-        ready: default.is_live() && default.signature.state == ModelState::Ready,
+        ready: match &route {
+            Some(target) => target.as_ref().is_ok_and(|target| target.live),
+            None => default.is_live() && default.signature.state == ModelState::Ready,
+        },
+        route: route.is_some().then(|| route_url(&entry.name)),
         versions: versions.collect(),
     }
 }
@@ -104,6 +110,7 @@ fn worker_object(worker: WorkerInfo) -> WorkerObject {
     WorkerObject {
         id: worker.id.to_string(),
         host: worker.host,
+        started_at: known(worker.started_at_ms),
         started_at_ms: worker.started_at_ms,
         sessions: worker.sessions,
         report,

@@ -12,6 +12,7 @@ use smol_str::SmolStr;
 use utoipa::ToSchema;
 
 use crate::caches::CacheOutcome;
+use crate::webhook::rfc3339;
 
 /// A job as its caller sees it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,9 +30,14 @@ pub struct JobObject {
     pub priority: u8,
     /// Attempts begun.
     pub attempts: u32,
-    /// Enqueued, milliseconds since 1970; 0 where the store no longer knows.
+    /// Enqueued, by the store's clock (RFC 3339); null where it no longer knows.
+    #[schema(example = "2030-01-31T12:00:00.000Z")]
+    pub created_at: Option<String>,
+    /// Settled for good (RFC 3339).
+    pub finished_at: Option<String>,
+    /// `created_at` in milliseconds since 1970; 0 where it is null.
     pub created_at_ms: u64,
-    /// Settled for good, milliseconds since 1970.
+    /// `finished_at` in milliseconds since 1970.
     pub finished_at_ms: Option<u64>,
     /// Its last error.
     pub error: Option<JobErrorObject>,
@@ -72,7 +78,16 @@ pub struct JobErrorObject {
     #[schema(value_type = String, example = "inference_failed")]
     pub code: ErrorCode,
     /// What happened and what to do about it.
+    pub detail: String,
+    /// `detail` by its older name.
     pub message: String,
+}
+
+impl JobErrorObject {
+    /// An error of this code and these words.
+    pub fn new(code: ErrorCode, message: &str) -> JobErrorObject {
+        JobErrorObject { code, detail: message.to_owned(), message: message.to_owned() }
+    }
 }
 
 /// Where a job's time went.
@@ -127,12 +142,24 @@ impl From<&JobView> for JobObject {
             state: view.state,
             priority: view.priority,
             attempts: view.attempts,
+            created_at: known(view.created_at_ms),
+            finished_at: view.finished_at_ms.map(rfc3339),
             created_at_ms: view.created_at_ms,
             finished_at_ms: view.finished_at_ms,
-            error: view.error.as_ref().map(|error| JobErrorObject { code: error.code, message: error.message.clone() }),
+            error: view.error.as_ref().map(|error| JobErrorObject::new(error.code, &error.message)),
             explain: view.result.as_ref().map(|result| ExplainObject::of(&result.explain, CacheOutcome::None)),
         }
     }
+}
+
+/// An instant that may be 0: not known.
+pub fn known(ms: u64) -> Option<String> {
+    (ms > 0).then(|| rfc3339(ms))
+}
+
+/// Path of a route.
+pub fn route_url(name: &str) -> String {
+    format!("/api/v1/routes/{name}")
 }
 
 /// Path of a job.
@@ -211,6 +238,22 @@ pub struct ResultObject {
     pub explain: ExplainObject,
 }
 
+/// A job's input, as a v2 inference request has it.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `jobs::input` prints")]
+pub struct InputObject {
+    /// The job's id.
+    pub id: String,
+    /// The model it is for.
+    pub model: String,
+    /// Tensors with `name`, `datatype`, `shape` and `data`, flat.
+    #[schema(value_type = Vec<Object>)]
+    pub inputs: Vec<serde_json::Value>,
+    /// Outputs asked for, each with its `name`; all when empty.
+    #[schema(value_type = Vec<Object>)]
+    pub outputs: Vec<serde_json::Value>,
+}
+
 /// A prediction's body: `instances` or `inputs`.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -269,10 +312,14 @@ pub struct ModelObject {
     /// Its name.
     #[schema(example = "digits")]
     pub name: String,
-    /// The version a caller without a wish gets.
+    /// The version that a caller without a wish gets; where a route has the model's
+    /// name, one who asks the model by another way.
     pub default_version: String,
-    /// Whether that version is ready on a live worker.
+    /// Whether a caller without a wish is served now.
     pub ready: bool,
+    /// The route that answers a caller without a wish, where one has the model's name.
+    #[schema(example = "/api/v1/routes/digits")]
+    pub route: Option<String>,
     /// Newest first.
     pub versions: Vec<VersionObject>,
 }
@@ -369,7 +416,10 @@ pub struct WorkerObject {
     pub id: String,
     /// Host name and process id.
     pub host: String,
-    /// Started, milliseconds since 1970.
+    /// Started (RFC 3339).
+    #[schema(example = "2030-01-31T12:00:00.000Z")]
+    pub started_at: Option<String>,
+    /// `started_at` in milliseconds since 1970.
     pub started_at_ms: u64,
     /// Sessions it runs.
     pub sessions: u32,
@@ -466,6 +516,8 @@ pub struct Problem {
 #[allow(dead_code, reason = "documents what `error::render` prints")]
 pub struct PlainError {
     /// The value at fault and the remedy.
+    pub detail: String,
+    /// `detail`, where the protocol's clients look for it.
     pub error: String,
     /// `urn:nobat:error:` and the code.
     #[serde(rename = "type")]

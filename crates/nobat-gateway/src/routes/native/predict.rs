@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::jobs::{answered, pending};
 use super::lookup;
 use super::objects::{
-    JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, PredictBody, ResultObject, job_url, result_url,
+    JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, PredictBody, ResultObject, job_url, known, result_url,
 };
 use crate::body;
 use crate::context::RequestContext;
@@ -23,9 +23,9 @@ use crate::error::{Shape, finish};
 use crate::json::{Reader, request as json};
 use crate::predict::{Answer, Predictor};
 use crate::registry::{Target, Want};
-use crate::routes::docs::{JobParameters, Refusals};
+use crate::routes::docs::{JobParameters, Refusals, WaitParameter};
 use crate::routes::prefer::{PREFER, PREFERENCE_APPLIED, Prefer};
-use crate::routes::query::JobQuery;
+use crate::routes::query::{JOB_OPTIONS, JobQuery, WITH_WAIT};
 
 /// Most jobs in one call of the many form.
 const MAX_MANY: usize = 10_000;
@@ -40,7 +40,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     post, path = "/api/v1/predict/{model}", tag = "predict", operation_id = "predict",
     params(
         ("model" = String, Path, description = "The model's name", example = "digits"),
-        JobParameters,
+        JobParameters, WaitParameter,
         ("Prefer" = Option<String>, Header, description = "`wait=N` (seconds), `respond-async`, or both"),
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job"),
     ),
@@ -89,7 +89,7 @@ async fn predict_one(
     predictor: &Predictor,
 ) -> Result<HttpResponse> {
     let context = RequestContext::of(request);
-    let (mut query, target, body) = read(request, model, payload, predictor).await?;
+    let (mut query, target, body) = read(request, WITH_WAIT, model, payload, predictor).await?;
     let (tensors, form) = json::read(&body, &target.signature, "instances")?;
     query.options.idempotency = idempotency(request.headers(), model, request.query_string(), &body)?;
 
@@ -143,7 +143,9 @@ fn accepted_response(accepted: Accepted, target: &Target, state: JobState, prior
         state,
         priority,
         attempts: 0,
-        created_at_ms: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        created_at: accepted.created_at_ms.and_then(known),
+        finished_at: None,
+        created_at_ms: accepted.created_at_ms.unwrap_or_default(),
         finished_at_ms: None,
         error: None,
         explain: None,
@@ -172,13 +174,7 @@ async fn enqueue_many(
         let message = "Idempotency-Key covers one job; send the requests one by one to use it";
         return Err(Error::new(ErrorCode::InvalidParameter, message));
     }
-    let (query, target, body) = read(request, model, payload, predictor).await?;
-    if query.wait.is_some() {
-        return Err(Error::new(
-            ErrorCode::InvalidParameter,
-            "the many form does not wait; leave `wait` out and read the jobs",
-        ));
-    }
+    let (query, target, body) = read(request, JOB_OPTIONS, model, payload, predictor).await?;
     let mut requests = Vec::new();
     let mut reader = Reader::new(&body);
     reader.expect(b'{', "the body")?;
@@ -214,7 +210,7 @@ async fn enqueue_many(
     .await;
     let jobs = enqueued.into_iter().map(|outcome| match outcome {
         Ok(accepted) => ManyEntry { id: Some(accepted.id.to_string()), error: None },
-        Err(error) => ManyEntry { id: None, error: Some(JobErrorObject { code: error.code, message: error.message }) },
+        Err(error) => ManyEntry { id: None, error: Some(JobErrorObject::new(error.code, &error.message)) },
     });
     Ok(HttpResponse::Accepted().json(ManyJobs { jobs: jobs.collect() }))
 }
@@ -222,11 +218,12 @@ async fn enqueue_many(
 /// Query, model and body, in the order of what is cheapest to refuse.
 async fn read(
     request: &HttpRequest,
+    takes: &[&'static str],
     model: &str,
     payload: Payload,
     predictor: &Predictor,
 ) -> Result<(JobQuery, Target, Bytes)> {
-    let query = JobQuery::read(request.query_string(), SystemTime::now())?;
+    let query = JobQuery::read(request.query_string(), takes, SystemTime::now())?;
     let want = match (&query.version, &query.label) {
         (Some(version), _) => Want::Version(version),
         (None, Some(label)) => Want::Label(label),

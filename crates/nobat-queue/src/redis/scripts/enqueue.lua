@@ -8,7 +8,9 @@
 --         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
 --         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch;
---         an idempotency key whose job has left no record names nothing
+--         an idempotency key whose job has left no record names nothing;
+--         at last, in a call that is not repeated: 0, at, when the first accepted job was
+--         created, us; the others follow on it one by one
 -- Atomic: a job is in the queue (or leased) with its record and its idempotency key, or not
 -- at all. In a repeated call, a key that exists already was enqueued by an earlier
 -- try whose reply was lost: accepted, and nothing is written.
@@ -196,6 +198,7 @@ local function enqueue(KEYS, ARGV)
     if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
   end
   if first_due then nudge(ARGV[7], first_due) end
+  if added > 0 and not again then except(out, 0, 'at', last - added + 1) end
   return out
 end
 

@@ -123,6 +123,11 @@ impl Machine {
         self.find(id).is_some_and(|job| matches!(job.payload, Payload::Disk(len) if len > 0))
     }
 
+    /// Where the input of a job is that has not ended, or is dead.
+    pub(crate) fn input(&self, id: JobId) -> Option<Payload> {
+        self.find(id).map(|job| job.payload.clone())
+    }
+
     /// Settles a leased job; `false` when the lease is not (or no longer) this one.
     pub(crate) fn settle(&mut self, now_us: u64, settlement: Settlement) -> bool {
         if !self.holds(settlement.id, settlement.token) {
