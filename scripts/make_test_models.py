@@ -127,6 +127,67 @@ def main():
     save("map_output", [zipmap], [value("x", T.FLOAT, ["batch", 2])],
          [h.make_value_info("y", h.make_sequence_type_proto(row))], extra_domains=["ai.onnx.ml"], check=False)
 
+    rows_that_mix()
+    other_axes()
+
+
+def rows_that_mix():
+    """Models whose rows depend on each other, most of them on special data only."""
+    x, y = value("x", T.FLOAT, ["batch", 4]), value("y", T.FLOAT, ["batch", 4])
+    number = lambda name, own: constant(name, np.array(own, np.float32))
+    zero_axis = constant("zero_axis", np.array(0, np.int64))
+    # A spectrogram's "dynamic range below the loudest", of everything.
+    save("mixes_max", [node("ReduceMax", ["x"], ["most"], keepdims=1), node("Sub", ["most", "range"], ["least"]),
+                       node("Max", ["x", "least"], ["y"])], [x], [y], [number("range", 8)])
+    # Bytes or fractions?
+    save("mixes_scale", [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Greater", ["most", "one"], ["bytes"]),
+                         node("Div", ["x", "full"], ["scaled"]), node("Where", ["bytes", "scaled", "x"], ["y"])],
+         [x], [y], [number("one", 1), number("full", 255)])
+    save("mixes_shift", [node("ReduceMin", ["x"], ["least"], keepdims=0), node("Min", ["least", "zero"], ["shift"]),
+                         node("Sub", ["x", "shift"], ["y"])], [x], [y], [number("zero", 0)])
+    # The lowest rows first, as many as there are.
+    save("mixes_rank", [node("ReduceSum", ["x", "one_axis"], ["score"], keepdims=0), node("Shape", ["score"], ["count"]),
+                        node("TopK", ["score", "count"], ["sorted", "order"], axis=0, largest=0),
+                        node("Gather", ["x", "order"], ["y"], axis=0)],
+         [x], [y], [constant("one_axis", np.array([1], np.int64))])
+    save("mixes_unique", [node("Unique", ["x"], ["y"], axis=0, sorted=1)], [x], [y])
+    # Where a row has its peak: rows with two share the total with none.
+    save("mixes_peaks", [node("ReduceMax", ["x"], ["most"], axes=[1], keepdims=1), node("Equal", ["x", "most"], ["is"]),
+                         node("NonZero", ["is"], ["places"]), node("Transpose", ["places"], ["y"], perm=[1, 0])],
+         [x], [value("y", T.INT64, ["batch", 2])])
+    save("mixes_cumsum", [node("CumSum", ["x", "zero_axis"], ["y"])], [x], [y], [zero_axis])
+    save("mixes_norm", [node("LpNormalization", ["x"], ["y"], axis=0)], [x], [y])
+    save("mixes_lower", [node("Trilu", ["x", "offset"], ["y"], upper=0)], [x], [y],
+         [constant("offset", np.array(1, np.int64))])
+    save("mixes_scatter", [node("ScatterND", ["x", "first", "new"], ["y"])], [x], [y],
+         [constant("first", np.array([[0]], np.int64)), number("new", [[7, 7, 7, 7]])])
+    # Each adds the first row, by its place.
+    save("mixes_gather", [node("Mul", ["x", "zeros"], ["nothing"]), node("Cast", ["nothing"], ["place"], to=T.INT64),
+                          node("GatherND", ["x", "place"], ["first"]), node("Add", ["x", "first"], ["y"])],
+         [value("x", T.FLOAT, ["batch", 1])], [value("y", T.FLOAT, ["batch", 1])], [number("zeros", [0])])
+    save("mixes_split", [node("StringSplit", ["x"], ["parts", "count"], delimiter=" "),
+                         node("Identity", ["parts"], ["y"])],
+         [value("x", T.STRING, ["batch"])], [value("y", T.STRING, ["batch", "most"])], opset=20)
+
+
+def other_axes():
+    """Models whose inputs, or output, begin with other axes."""
+    edges = [value("x", T.FLOAT, ["nodes", 4]), value("src", T.INT64, ["edges"]), value("dst", T.INT64, ["edges"])]
+    save("graph_edges", [node("Gather", ["x", "src"], ["from"], axis=0), node("Gather", ["x", "dst"], ["to"], axis=0),
+                         node("Sub", ["to", "from"], ["y"])], edges, [value("y", T.FLOAT, ["edges", 4])])
+    save("regions", [node("RoiAlign", ["x", "rois", "images"], ["y"], output_height=1, output_width=1)],
+         [value("x", T.FLOAT, ["n", 1, 4, 4]), value("rois", T.FLOAT, ["r", 4]), value("images", T.INT64, ["r"])],
+         [value("y", T.FLOAT, ["r", 1, 1, 1])])
+    # Of unnamed axes the graph says that they are others.
+    picks = [value("x", T.FLOAT, [None, 4]), value("i", T.INT64, [None])]
+    save("unnamed_axes", [node("Gather", ["x", "i"], ["y"], axis=0)], picks, [value("y", T.FLOAT, [None, 4])])
+    save("state_second", [node("Squeeze", ["state", "first"], ["inner"]), node("Add", ["x", "inner"], ["y"])],
+         [value("x", T.FLOAT, ["batch", 4]), value("state", T.FLOAT, [1, "batch", 4])],
+         [value("y", T.FLOAT, ["batch", 4])], [constant("first", np.array([0], np.int64))])
+    # The graph does not show it, and made-up input runs at the size alone that the model's own words name.
+    save("asks_for_77", [node("Reshape", ["x", "shape"], ["y"])], [value("x", T.FLOAT, ["batch", "samples"])],
+         [value("y", T.FLOAT, ["batch", 77])], [constant("shape", np.array([-1, 77], np.int64))])
+
 
 if __name__ == "__main__":
     main()

@@ -44,6 +44,48 @@ pub enum ModelState {
     Failed,
 }
 
+/// How it is known whether rows of different requests may share a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowsVerdict {
+    /// The graph shows that they may.
+    Proven,
+    /// The graph does not say, and trials on made-up or real input found nothing against it.
+    Tried,
+    /// The owner's settings say.
+    Told,
+    /// The graph or a trial shows that they may not.
+    Mixed,
+    /// The first axes of its inputs and outputs are not one axis.
+    NoBatchAxis,
+    /// Nothing shows it: each request runs by itself.
+    #[default]
+    Unknown,
+}
+
+impl RowsVerdict {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RowsVerdict::Proven => "proven",
+            RowsVerdict::Tried => "tried",
+            RowsVerdict::Told => "told",
+            RowsVerdict::Mixed => "mixed",
+            RowsVerdict::NoBatchAxis => "no_batch_axis",
+            RowsVerdict::Unknown => "unknown",
+        }
+    }
+}
+
+/// Whether rows of different requests may share a run, and how that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// How it is known.
+    pub verdict: RowsVerdict,
+    /// What shows it, such as the node that mixes rows; empty where it is proven.
+    pub why: String,
+}
+
 /// One version of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSignature {
@@ -64,8 +106,12 @@ pub struct ModelSignature {
     pub inputs: Vec<TensorSpec>,
     /// Outputs, in the file's order.
     pub outputs: Vec<TensorSpec>,
-    /// Whether the first axis of every input and output is the batch axis.
+    /// Whether the first axis of every input and output is the batch axis, along which
+    /// requests are joined and large ones cut.
     pub batched: bool,
+    /// Whether rows of different requests may share a run, and how that is known.
+    #[serde(default)]
+    pub rows: Rows,
     /// Most rows in one run; 1 when not `batched`.
     pub max_batch_size: u32,
     /// Most rows in one request; the worker splits what is over `max_batch_size`
@@ -206,6 +252,7 @@ mod tests {
                 optional: false,
             }],
             batched: true,
+            rows: Default::default(),
             max_batch_size: 2,
             max_rows: 4,
             finite: true,

@@ -112,6 +112,7 @@ fn signature(name: &str) -> ModelSignature {
         inputs: vec![spec("x")],
         outputs: vec![spec("y")],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
         finite: true,

@@ -66,6 +66,7 @@ fn signature(shape: &[i64]) -> ModelSignature {
         inputs: vec![TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: shape.to_vec(), optional: false }],
         outputs: vec![],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 8,
         finite: false,

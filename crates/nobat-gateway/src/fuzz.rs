@@ -198,6 +198,7 @@ fn model(datatype: Datatype) -> ModelSignature {
         inputs: vec![spec("x", false), spec("y", true)],
         outputs: vec![],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 4,
         max_rows: 8,
         finite: true,

@@ -408,6 +408,7 @@ mod tests {
             inputs: vec![spec.clone()],
             outputs: vec![spec],
             batched: true,
+            rows: Default::default(),
             max_batch_size: 8,
             max_rows: 64,
             finite: false,

@@ -126,6 +126,9 @@ pub struct BatchingConfig {
     pub max_batch_bytes: u64,
     /// Most rows in one request; larger ones are refused at the door.
     pub max_rows: u32,
+    /// Whether rows of different requests may share a run, where the owner knows; unset,
+    /// the graph is read and, where it does not say, a trial is made.
+    pub rows_independent: Option<bool>,
 }
 
 impl Default for BatchingConfig {
@@ -137,6 +140,7 @@ impl Default for BatchingConfig {
             slo_ms: 0.0,
             max_batch_bytes: 64 << 20,
             max_rows: 1024,
+            rows_independent: None,
         }
     }
 }
@@ -239,7 +243,8 @@ impl Default for ProviderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadingConfig {
-    /// Compare batch 1 and 2 at load; a model that mixes rows runs unbatched.
+    /// Compare rows alone and together at load: what the graph does not show runs
+    /// unbatched without it.
     pub verify_batching: bool,
     /// Most time spent at load on finding the batch size, in milliseconds.
     pub probe_ms: u64,

@@ -24,6 +24,7 @@ pub mod model;
 pub mod probe;
 mod renew;
 pub mod repository;
+pub mod rows;
 mod runner;
 pub mod sizing;
 pub mod stats;

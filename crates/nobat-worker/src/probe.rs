@@ -1,9 +1,6 @@
-//! What a model shows when it runs on made-up input: whether its rows are
-//! independent, how fast each batch size is, and that it runs at all.
-//!
-//! A dynamic first axis does not prove that rows are independent: a softmax
-//! over axis 0 has one too. So two different rows run alone and together, and
-//! the answers must agree. The timing runs warm up every batch size they try.
+//! What a model shows when it runs on made-up input: whether its rows are the same
+//! alone and together ([`try_rows`]), how fast each batch size is, and that it runs at
+//! all. The timing runs warm up every batch size they try.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,16 +8,17 @@ use std::time::{Duration, Instant};
 use nobat_core::JobId;
 use nobat_core::job::LeaseToken;
 use nobat_core::signature::TensorSpec;
-use nobat_core::tensor::Datatype;
 use nobat_queue::backend::Lease;
 
 use crate::engine::{Engine, RunError, RunLimit};
 use crate::watchdog::Watchdog;
 
 mod made_up;
+mod trial;
 
 pub use made_up::numbers;
-use made_up::{rows_within, run, run_only};
+use made_up::{rows_within, run_only};
+pub use trial::{Effort, Trial, try_rows};
 
 /// Sizes tried for dimensions that the model leaves open, in order, until one runs.
 const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];
@@ -43,8 +41,6 @@ const LONG_RUN: Duration = Duration::from_millis(40);
 const CLOSE: f64 = 1.1;
 /// How often, at most.
 const ROUNDS: usize = 4;
-/// Rows' answers may differ so much, relative to the output's largest, by kernel choice.
-const TOLERANCE: f64 = 2e-3;
 /// Longest run at load. A row of the largest models takes seconds; one that ran for
 /// this long most likely never ends, and no other model loads meanwhile.
 pub const RUN_LIMIT: Duration = Duration::from_secs(30);
@@ -88,75 +84,6 @@ fn ran<T>(outcome: Result<T, RunError>, bound: &Bound<'_>) -> Result<Option<T>, 
         Ok(given) => Ok(Some(given)),
         Err(RunError::Failed(_) | RunError::Invalid(_)) => Ok(None),
         Err(RunError::Ended(_)) => Err(Endless(bound.run)),
-    }
-}
-
-/// What the rows of a model showed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Together as alone.
-    Independent,
-    /// Not so, and why: run one at a time.
-    Mixed(String),
-    /// Made-up input does not run; nothing is known.
-    Unknown(String),
-}
-
-/// Whether the model's rows are independent.
-///
-/// # Errors
-/// [`Endless`].
-pub fn verify_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], bound: &Bound<'_>) -> Result<Rows, Endless> {
-    let mut reason = String::new();
-    for dim in OPEN_DIMS {
-        match compare_rows(engine, inputs, dim, bound) {
-            Ok(rows) => return Ok(rows),
-            Err(RunError::Failed(why) | RunError::Invalid(why)) => reason = why,
-            Err(RunError::Ended(_)) => return Err(Endless(bound.run)),
-        }
-    }
-    Ok(Rows::Unknown(reason))
-}
-
-fn compare_rows(engine: &mut dyn Engine, inputs: &[TensorSpec], dim: i64, bound: &Bound<'_>) -> Result<Rows, RunError> {
-    // Alone first: an error there is about the made-up input, not the batch.
-    let first = run(engine, inputs, &[0], dim, bound)?;
-    let second = run(engine, inputs, &[1], dim, bound)?;
-    let both = match run(engine, inputs, &[0, 1], dim, bound) {
-        Ok(both) => both,
-        Err(error @ RunError::Ended(_)) => return Err(error),
-        Err(error) => return Ok(Rows::Mixed(format!("two rows together fail ({error}) where each alone runs"))),
-    };
-    for (at, both) in both.iter().enumerate() {
-        if both.shape.first() != Some(&2) {
-            return Ok(Rows::Mixed(format!("output {at} has shape {:?} for two rows", both.shape.as_slice())));
-        }
-        let half = both.values.len() / 2;
-        let alone = first[at].values.iter().chain(&second[at].values);
-        // Texts are equal or not: their numbers say nothing of how close they are.
-        let tolerance = if both.datatype == Datatype::Bytes { 0.0 } else { TOLERANCE };
-        let scale = alone
-            .filter(|value| value.is_finite())
-            .fold(least_scale(both.datatype), |most, value| most.max(value.abs()));
-        for (row, alone) in [(0, &first[at]), (1, &second[at])] {
-            let together = &both.values[row * half..(row + 1) * half];
-            let differs =
-                |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale);
-            if together.len() != alone.values.len() || alone.values.iter().zip(together).any(differs) {
-                return Ok(Rows::Mixed(format!("row {row} of output {at} is another beside a second row than alone")));
-            }
-        }
-    }
-    Ok(Rows::Independent)
-}
-
-/// The scale below which differences are noise: made-up input is of about one, and what
-/// is left of such values when they cancel out is their rounding, which is coarse in the
-/// halved datatypes.
-fn least_scale(datatype: Datatype) -> f64 {
-    match datatype {
-        Datatype::Fp16 | Datatype::Bf16 => 1.0,
-        _ => 1e-4,
     }
 }
 
@@ -329,8 +256,10 @@ fn time_once(
 
 #[cfg(test)]
 mod tests {
+    use nobat_core::tensor::Datatype;
+
     use super::*;
-    use crate::engine::{InputView, OutputData, OutputView};
+    use crate::engine::{InputView, OutputView};
 
     fn runs(ms: &[f64]) -> Vec<(u32, Duration)> {
         ms.iter().enumerate().map(|(at, ms)| (1 << at, Duration::from_secs_f64(ms / 1e3))).collect()
@@ -387,36 +316,12 @@ mod tests {
             let mut engine = Noting(Vec::new());
             assert_eq!(rows_within(&inputs, i64::from(u16::MAX), 1 << 20), if shape[0] < 0 { 1 } else { 1 << 20 });
             let sizes = best_batch_size(&mut engine, &inputs, 32, u64::MAX, Duration::from_secs(1), &bound);
-            let rows = verify_rows(&mut engine, &inputs, &bound).expect("it ends");
+            let rows =
+                try_rows(&mut engine, &inputs, Effort::Thorough, Duration::from_secs(1), &bound).expect("it ends");
             assert_eq!(sizes, Ok(None), "{shape:?}");
-            assert!(matches!(&rows, Rows::Unknown(why) if why.contains("over 256 MiB")), "{shape:?}: {rows:?}");
+            assert!(matches!(&rows, Trial::None(why) if why.contains("over 256 MiB")), "{shape:?}: {rows:?}");
             assert!(engine.0.is_empty(), "{shape:?}");
         }
-    }
-
-    /// Answers each row with how many there are.
-    struct Counting;
-
-    impl Engine for Counting {
-        fn run(
-            &mut self,
-            inputs: &[InputView<'_>],
-            _: Option<RunLimit<'_>>,
-            take: &mut dyn FnMut(&[OutputView<'_>]),
-        ) -> Result<(), RunError> {
-            let rows = inputs[0].shape[0];
-            let data = OutputData::Text(vec![format!("class_{rows}"); rows as usize]);
-            take(&[OutputView { datatype: Datatype::Bytes, shape: &[rows], data }]);
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn rows_that_mix_in_a_text_alone_are_seen() {
-        let (watchdog, stop) = (Watchdog::start().expect("starts"), AtomicBool::new(false));
-        let bound = Bound { watchdog: &watchdog, run: RUN_LIMIT, stop: &stop };
-        let rows = verify_rows(&mut Counting, &[spec(Datatype::Fp32, &[-1, 2])], &bound).expect("it ends");
-        assert!(matches!(rows, Rows::Mixed(_)), "{rows:?}");
     }
 
     #[test]

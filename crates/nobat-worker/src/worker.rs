@@ -273,6 +273,7 @@ fn unready(name: &str, version: &str, state: ModelState, reason: &str) -> ModelS
         inputs: Vec::new(),
         outputs: Vec::new(),
         batched: false,
+        rows: Default::default(),
         max_batch_size: 1,
         max_rows: 1,
         finite: false,

@@ -329,6 +329,7 @@ mod tests {
             inputs: (0..inputs).map(|n| spec(format!("x{n}"), Datatype::Fp32)).collect(),
             outputs: vec![spec("y".into(), output)],
             batched: true,
+            rows: Default::default(),
             max_batch_size: inputs as u32 * 4,
             max_rows: 64,
             finite: false,

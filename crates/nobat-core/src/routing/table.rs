@@ -305,6 +305,7 @@ mod tests {
             inputs: specs(inputs),
             outputs: specs(outputs),
             batched: true,
+            rows: Default::default(),
             max_batch_size: 8,
             max_rows: 64,
             finite: false,

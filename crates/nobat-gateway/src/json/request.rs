@@ -277,6 +277,7 @@ mod tests {
             inputs: inputs.iter().map(spec).collect(),
             outputs: vec![],
             batched: true,
+            rows: Default::default(),
             max_batch_size: 8,
             max_rows: 8,
             finite: false,

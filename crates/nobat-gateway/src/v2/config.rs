@@ -130,6 +130,7 @@ mod tests {
             inputs: vec![spec("x", Datatype::Fp32, &[-1, 64])],
             outputs: vec![spec("label", Datatype::Bytes, &[-1])],
             batched,
+            rows: Default::default(),
             max_batch_size: 32,
             max_rows: 64,
             finite: false,

@@ -202,6 +202,7 @@ fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
         inputs: vec![spec("in")],
         outputs: vec![spec("out")],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
         finite: true,

@@ -192,6 +192,7 @@ fn signature(name: &str) -> ModelSignature {
         inputs: vec![spec("x", input)],
         outputs: vec![if is_integer(name) { spec("n", Datatype::Int64) } else { spec("y", Datatype::Fp32) }],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
         finite: true,

@@ -136,6 +136,7 @@ fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Model
         inputs,
         outputs,
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
         finite: true,

@@ -62,6 +62,7 @@ fn signature(name: &str, datatype: Datatype, shape: Vec<i64>) -> ModelSignature 
         inputs: vec![spec("x")],
         outputs: vec![spec("y")],
         batched: true,
+        rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
         finite: false,

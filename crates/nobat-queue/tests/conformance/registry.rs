@@ -28,6 +28,7 @@ fn worker(id: &str, models: &[&str]) -> WorkerInfo {
         inputs: Vec::new(),
         outputs: Vec::new(),
         batched: true,
+        rows: Default::default(),
         max_batch_size: 32,
         max_rows: 1_024,
         finite: false,

@@ -5,9 +5,10 @@
 //! because its own fallback panics.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
 /// Name of the library beside the executable and under `.nobat/lib`.
@@ -66,13 +67,26 @@ pub fn environment() -> Result<&'static Environment, LibraryError> {
     let environment = builder
         .with_name("nobat")
         .with_telemetry(false)
+        .with_logger(Arc::new(|level, _, _, _, message| tell(level, message)))
         .build()
         .map_err(|error| unusable(first_line(&error.to_string())))?;
     // Its warnings (unused initializers, slow fallbacks) are for model authors;
     // what fails comes back as an error with the same words.
-    environment.set_log_level(ort::logging::LogLevel::Error);
+    environment.set_log_level(LogLevel::Error);
     log::info!(library = path.display().to_string(); "loaded ONNX Runtime from {}", path.display());
     Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// ONNX Runtime's own lines, in our log instead of in colour on stderr. It writes one
+/// for each error that it also returns, which whoever called reports.
+fn tell(level: LogLevel, message: &str) {
+    const RETURNED: [&str; 3] = ["Non-zero status code returned", "Exception during initialization", "Load model from"];
+    let returned = RETURNED.iter().any(|start| message.starts_with(start));
+    let line = super::message::clean(message);
+    match level {
+        LogLevel::Error | LogLevel::Fatal if !returned => log::warn!("ONNX Runtime: {line}"),
+        _ => log::debug!("ONNX Runtime: {line}"),
+    }
 }
 
 /// Where the library is: `NOBAT_ORT_LIB`, `ORT_DYLIB_PATH`, beside the

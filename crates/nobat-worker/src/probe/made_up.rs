@@ -38,15 +38,17 @@ pub(super) struct Probed {
     pub(super) values: Vec<f64>,
 }
 
+/// Runs rows of these kinds, made by `made`, and returns what comes out as numbers.
 pub(super) fn run(
     engine: &mut dyn Engine,
     inputs: &[TensorSpec],
     kinds: &[u32],
     dim: i64,
+    made: Made<'_>,
     bound: &Bound<'_>,
 ) -> Result<Vec<Probed>, RunError> {
     let mut probed = Vec::new();
-    with_input(inputs, kinds, dim, |views| {
+    with_input(inputs, kinds, dim, made, |views| {
         engine.run(views, Some(bound.next()), &mut |outputs| {
             for output in outputs {
                 let values = match &output.data {
@@ -67,15 +69,83 @@ pub(super) fn run_only(
     dim: i64,
     bound: &Bound<'_>,
 ) -> Result<(), RunError> {
-    with_input(inputs, kinds, dim, |views| engine.run(views, Some(bound.next()), &mut |_| {}))
+    with_input(inputs, kinds, dim, Made::Plain, |views| engine.run(views, Some(bound.next()), &mut |_| {}))
+}
+
+/// How input is made up.
+#[derive(Clone, Copy)]
+pub(super) enum Made<'a> {
+    /// Of two kinds; integers are 0 and 1 (valid in most vocabularies and flags).
+    Plain,
+    /// As different as rows of real requests are.
+    Varied(&'a Varied),
+}
+
+/// Different rows: of different scales, signs and lengths of texts.
+#[derive(Clone, Debug)]
+pub(super) struct Varied {
+    /// Another seed makes other rows.
+    pub(super) seed: u64,
+    /// Integers of each input are below this.
+    pub(super) below: Vec<i64>,
+    /// Texts are words instead of numbers.
+    pub(super) words: bool,
+}
+
+const WORDS: [&str; 6] = ["a", "two words", "", "one more text, and a longer one", "no", "text"];
+const NUMBERS: [&str; 6] = ["0", "12.5", "-3", "1000.25", "7", "1"];
+
+impl Varied {
+    /// Uniform in 0..1, another for each element.
+    fn chance(&self, input: usize, row: u32, at: usize) -> f64 {
+        let place = ((input as u64) << 56) ^ (u64::from(row) << 40) ^ at as u64;
+        let mut mixed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ place.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        for _ in 0..2 {
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+        }
+        (mixed >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn text(&self, input: usize, row: u32, at: usize) -> &'static str {
+        let texts = if self.words { WORDS } else { NUMBERS };
+        texts[(self.chance(input, row, at) * texts.len() as f64) as usize % texts.len()]
+    }
+
+    fn push(&self, buffer: &mut Buffer, datatype: Datatype, input: usize, row: u32, at: usize) {
+        let chance = self.chance(input, row, at);
+        // As features between 0 and 1, around 0, and as the bytes of a picture.
+        let float = match row % 3 {
+            0 => chance,
+            1 => chance * 6.0 - 3.0,
+            _ => chance * 255.0,
+        };
+        let below = self.below.get(input).copied().unwrap_or(2).max(1);
+        let whole = (chance * below as f64) as i64;
+        match datatype {
+            Datatype::Fp32 => buffer.push(&(float as f32).to_le_bytes()),
+            Datatype::Fp64 => buffer.push(&float.to_le_bytes()),
+            Datatype::Fp16 => buffer.push(&half::f16::from_f64(float).to_le_bytes()),
+            Datatype::Bf16 => buffer.push(&half::bf16::from_f64(float).to_le_bytes()),
+            Datatype::Bool => buffer.push(&[(whole & 1) as u8]),
+            Datatype::Uint8 => buffer.push(&[whole.min(255) as u8]),
+            Datatype::Int8 => buffer.push(&[whole.min(127) as u8]),
+            Datatype::Uint16 | Datatype::Int16 => buffer.push(&(whole as u16).to_le_bytes()),
+            Datatype::Uint32 | Datatype::Int32 => buffer.push(&(whole as u32).to_le_bytes()),
+            Datatype::Uint64 | Datatype::Int64 => buffer.push(&whole.to_le_bytes()),
+            Datatype::Bytes => {}
+        }
+    }
 }
 
 /// Lends made-up inputs with one row per entry of `kinds`; rows of different
-/// kinds differ. Integers are 0 and 1 (valid in most vocabularies and flags).
+/// kinds differ.
 fn with_input<T>(
     inputs: &[TensorSpec],
     kinds: &[u32],
     dim: i64,
+    made: Made<'_>,
     work: impl FnOnce(&[InputView<'_>]) -> Result<T, RunError>,
 ) -> Result<T, RunError> {
     let required: Vec<(usize, &TensorSpec)> = inputs.iter().enumerate().filter(|(_, spec)| !spec.optional).collect();
@@ -89,7 +159,7 @@ fn with_input<T>(
     let mut shapes: Vec<Shape> = Vec::new();
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut texts: Vec<Vec<&str>> = Vec::new();
-    for (_, spec) in &required {
+    for (index, spec) in &required {
         let batched = spec.shape.first() == Some(&-1);
         let mut shape: Shape = spec.shape.iter().map(|&own| if own < 0 { dim } else { own }).collect();
         if batched {
@@ -104,9 +174,11 @@ fn with_input<T>(
         for row in 0..rows {
             let kind = kinds.get(row).copied().unwrap_or(0);
             for at in 0..per_row {
-                match spec.datatype {
-                    Datatype::Bytes => text.push(if kind == 0 { "0" } else { "1" }),
-                    datatype => push_number(&mut buffer, datatype, kind, at),
+                match (spec.datatype, made) {
+                    (Datatype::Bytes, Made::Plain) => text.push(if kind == 0 { "0" } else { "1" }),
+                    (Datatype::Bytes, Made::Varied(varied)) => text.push(varied.text(*index, kind, at)),
+                    (datatype, Made::Plain) => push_number(&mut buffer, datatype, kind, at),
+                    (datatype, Made::Varied(varied)) => varied.push(&mut buffer, datatype, *index, kind, at),
                 }
             }
         }

@@ -13,7 +13,7 @@ use super::settings::ModelSettings;
 use crate::config::{PolicyKind, ProviderKind};
 use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
-use crate::probe::{self, Bound, Endless, Rows};
+use crate::probe::{self, Bound, Endless};
 use crate::sizing::{self, Gpu};
 use crate::{golden, gpu};
 
@@ -122,7 +122,12 @@ impl Load<'_> {
                 .map_err(|reason| LoadError::Golden { path: self.path(), reason })?;
         }
         let batching = &self.settings.config.batching;
-        let (batched, limit) = self.batch_axis(&mut engine, &described.inputs, &described.outputs)?;
+        let rows = self.rows(&mut engine, &described)?;
+        let batched = self.joins(&rows);
+        let limit = match batching.max_batch_size {
+            0 => DEFAULT_MAX_BATCH,
+            size => size,
+        };
         let fixed = batching.max_batch_size > 0;
         let (max_batch_size, row_s) = match batched && batching.policy != PolicyKind::None {
             false => (1, self.row_time(&mut engine, &described.inputs)?),
@@ -156,6 +161,7 @@ impl Load<'_> {
             inputs: described.inputs,
             outputs: described.outputs,
             batched,
+            rows,
             max_batch_size,
             max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
             finite: self.settings.finite,
@@ -211,38 +217,6 @@ impl Load<'_> {
             .map_err(|reason| LoadError::Refused { path: self.path(), reason })
     }
 
-    /// Whether jobs may share a run, and the most rows of one.
-    fn batch_axis(
-        &self,
-        engine: &mut OnnxEngine,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-    ) -> Result<(bool, u32), LoadError> {
-        let (name, config) = (self.name, &self.settings.config);
-        let limit = match config.batching.max_batch_size {
-            0 => DEFAULT_MAX_BATCH,
-            size => size,
-        };
-        let free = |specs: &[TensorSpec]| !specs.is_empty() && specs.iter().all(|spec| spec.shape.first() == Some(&-1));
-        if !free(inputs) {
-            return Ok((false, 1));
-        }
-        if !config.loading.verify_batching {
-            return Ok((free(outputs), limit));
-        }
-        Ok(match self.endless(probe::verify_rows(engine, inputs, self.bound))? {
-            Rows::Independent => (true, limit),
-            Rows::Mixed(why) => {
-                log::warn!(model = name; "model `{name}` runs one request at a time: {why}");
-                (false, 1)
-            }
-            Rows::Unknown(why) => {
-                log::warn!(model = name; "whether rows of model `{name}` are independent could not be checked, its axes decide: it refuses made-up input ({why}); set batching.policy = \"none\" for it if they are not");
-                (free(outputs), limit)
-            }
-        })
-    }
-
     fn row_time(&self, engine: &mut OnnxEngine, inputs: &[TensorSpec]) -> Result<f64, LoadError> {
         let best = probe::best_batch_size(engine, inputs, 1, u64::MAX, Duration::from_millis(200), self.bound);
         Ok(self.endless(best)?.map_or(0.0, |best| best.row_s))
@@ -253,11 +227,11 @@ impl Load<'_> {
         self.endless(probe::warm_up(engine, inputs, rows, max_bytes, self.budget(), self.bound))
     }
 
-    fn endless<T>(&self, outcome: Result<T, Endless>) -> Result<T, LoadError> {
+    pub(super) fn endless<T>(&self, outcome: Result<T, Endless>) -> Result<T, LoadError> {
         outcome.map_err(|reason| LoadError::Endless { path: self.path(), reason })
     }
 
-    fn budget(&self) -> Duration {
+    pub(super) fn budget(&self) -> Duration {
         Duration::from_millis(self.settings.config.loading.probe_ms)
     }
 

@@ -1,6 +1,7 @@
 //! Models on disk: which folders are models, what their settings say, whether
 //! their files may be opened, and what it takes to serve one.
 
+pub mod batch_axis;
 pub mod files;
 pub mod guard;
 pub mod load;

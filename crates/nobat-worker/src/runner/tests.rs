@@ -78,6 +78,7 @@ pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: 
         inputs: vec![spec("x")],
         outputs: vec![spec("y")],
         batched: true,
+        rows: Default::default(),
         max_batch_size,
         max_rows: 1024,
         finite: false,

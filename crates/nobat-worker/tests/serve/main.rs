@@ -6,5 +6,6 @@ mod deployment;
 mod hostile;
 mod lifecycle;
 mod reload;
+mod rows;
 mod shapes;
 mod weighted;

@@ -3,7 +3,7 @@
 use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobState, JobView};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::{ModelSignature, ModelState, Rows, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
 use nobat_queue::queue::Counts;
 use nobat_queue::route_jobs;
@@ -347,6 +347,9 @@ pub struct VersionObject {
     pub outputs: Vec<TensorSpec>,
     /// Whether the first axis is the batch axis.
     pub batched: bool,
+    /// Whether rows of different requests may share a run, and how that is known.
+    #[schema(value_type = RowsObject)]
+    pub rows: Rows,
     /// Most rows in one run.
     pub max_batch_size: u32,
     /// Most rows in one request.
@@ -356,6 +359,18 @@ pub struct VersionObject {
     /// Settings that the worker published.
     #[schema(value_type = Object)]
     pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Whether rows of different requests may share a run.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents `Rows`, which knows no OpenAPI")]
+pub struct RowsObject {
+    /// `proven` by the graph, `tried` without a difference, `told` by the owner's settings; `mixed`, `no_batch_axis`
+    /// and `unknown` run each request by itself.
+    #[schema(example = "proven")]
+    pub verdict: String,
+    /// What shows it, such as the node that mixes rows.
+    pub why: String,
 }
 
 /// One input or output.
@@ -385,6 +400,7 @@ impl VersionObject {
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             batched: signature.batched,
+            rows: signature.rows.clone(),
             max_batch_size: signature.max_batch_size,
             max_rows: signature.max_rows,
             workers,

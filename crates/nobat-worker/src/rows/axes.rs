@@ -1,0 +1,100 @@
+//! What the names of axes say: inputs whose first axes have different names have
+//! different numbers of rows, so there are none to join.
+
+use super::graph::{Axis, Graph, Port};
+
+/// The first axes of a model's inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FirstAxes {
+    /// All may be the batch axis, which has this name where it has one.
+    Batch(Option<String>),
+    /// They are not, and why.
+    Apart(String),
+}
+
+/// Inputs that a request must bring: the others have a default.
+pub(super) fn required(graph: &Graph) -> impl Iterator<Item = &Port> {
+    graph.inputs.iter().filter(|port| !graph.initializers.iter().any(|own| own.name == port.name))
+}
+
+/// Whether a name says anything: exporters number the axes that nobody named, so
+/// that one and the same axis has two names.
+pub(super) fn is_given(name: &str) -> bool {
+    let numbered = |stem: &str| {
+        name.rsplit_once(stem).is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let made = ["unk__", "DynamicDimension.", "_dynamic_axes_", "_dim_", "dyn_", "unknown_", "dim_"];
+    !(matches!(name, "?" | "None" | "none" | "-1") || made.iter().any(|stem| numbered(stem)))
+}
+
+/// The first axis's name, where it says anything.
+fn first_name(port: &Port) -> Option<&str> {
+    match port.axes.as_ref()?.first()? {
+        Axis::Named(name) if is_given(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// What the first axes of a graph's inputs are.
+pub(super) fn first_axes(graph: &Graph) -> FirstAxes {
+    let inputs: Vec<&Port> = required(graph).collect();
+    let named = inputs.iter().find_map(|port| Some((port, first_name(port)?)));
+    for port in &inputs {
+        let name = &port.name;
+        let Some(axes) = &port.axes else { continue };
+        match axes.first() {
+            None => return FirstAxes::Apart(format!("input `{name}` has no axes")),
+            Some(Axis::Fixed(size)) => {
+                return FirstAxes::Apart(match later_batch(axes, named.map(|(_, name)| name)) {
+                    Some((at, batch)) => format!(
+                        "the batch axis of input `{name}` is axis {at} (`{batch}`), and requests are joined along the first one alone; export it with that axis first"
+                    ),
+                    None => format!("the first axis of input `{name}` is fixed to {size}"),
+                });
+            }
+            Some(_) => {}
+        }
+        if let (Some((other, first)), Some(own)) = (named, first_name(port))
+            && first != own
+        {
+            let other = &other.name;
+            return FirstAxes::Apart(format!(
+                "the first axis of input `{other}` is `{first}`, that of input `{name}` is `{own}`: different names are different axes"
+            ));
+        }
+    }
+    let batch = named.map(|(_, name)| name);
+    for port in &inputs {
+        let inner = port.axes.iter().flatten().skip(1);
+        if let Some(batch) = batch
+            && inner.clone().any(|axis| matches!(axis, Axis::Named(name) if name == batch))
+        {
+            return FirstAxes::Apart(format!("input `{}` has axis `{batch}` more than once", port.name));
+        }
+    }
+    FirstAxes::Batch(batch.map(str::to_owned))
+}
+
+/// An axis after the first that is named like a batch's, or like the first of others.
+fn later_batch<'a>(axes: &'a [Axis], batch: Option<&str>) -> Option<(usize, &'a str)> {
+    axes.iter().enumerate().skip(1).find_map(|(at, axis)| match axis {
+        Axis::Named(name) => {
+            let own = name.to_lowercase();
+            (Some(name.as_str()) == batch || own.contains("batch") || matches!(own.as_str(), "n" | "b" | "bs"))
+                .then_some((at, name.as_str()))
+        }
+        _ => None,
+    })
+}
+
+/// Why an output's first axis is another than the inputs', by their names.
+pub(super) fn other_output(graph: &Graph, batch: Option<&str>) -> Option<String> {
+    let batch = batch?;
+    graph.outputs.iter().find_map(|port| {
+        let own = first_name(port).filter(|own| *own != batch)?;
+        Some(format!(
+            "the first axis of output `{}` is `{own}`, that of the inputs `{batch}`: different names are different axes",
+            port.name
+        ))
+    })
+}

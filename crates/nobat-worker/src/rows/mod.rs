@@ -1,0 +1,106 @@
+//! Whether a model's rows are independent, as its graph shows it.
+//!
+//! A dynamic first axis does not prove that rows may share a run, and no trial does:
+//! it can only refute. So the batch axis is followed through the graph, by a rule per
+//! operator. With `x` of `[n, 4]` and `w` of `[4, 2]`:
+//!
+//! ```text
+//! h = MatMul(x, w)              rows on axis 0 of [n, 2]
+//! m = ReduceMax(h, axes=[1])    rows on axis 0 of [n, 1]      (over all axes: mixed)
+//! s = Shape(h)                  counts: [n, 2], element by element
+//! t = Concat(Gather(s, 0), -1)  counts: [n, -1]
+//! r = Reshape(h, t)             rows on axis 0 of [n, 2]
+//! y = Sub(r, m)                 rows on axis 0 of [n, 2]: proven
+//! ```
+//!
+//! What is proven is that a run over the rows of several requests, whose other axes
+//! are as long, gives the answers of their own runs one after the other. Nothing here
+//! reads a clock or a file, or knows ONNX Runtime.
+
+mod axes;
+mod dim;
+pub mod graph;
+mod ops;
+pub mod read;
+mod value;
+mod walk;
+
+use axes::{FirstAxes, first_axes, other_output, required};
+use dim::Size;
+use graph::{Axis, Model};
+use value::{Kind, Lie, Value, Why};
+use walk::{Scope, Walk};
+
+/// What a model's graph shows of its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Rows may share a run.
+    Proven,
+    /// They may not; which node mixes them.
+    Mixed(String),
+    /// The inputs have no first axis in common.
+    NoBatchAxis(String),
+    /// Neither.
+    Unknown {
+        /// What is not known.
+        why: String,
+        /// Why a trial with made-up input shows nothing.
+        suspect: Option<String>,
+    },
+}
+
+/// Follows the batch axis through a model.
+pub fn show(model: &Model) -> Shown {
+    let graph = &model.graph;
+    let batch = match first_axes(graph) {
+        FirstAxes::Apart(why) => return Shown::NoBatchAxis(why),
+        FirstAxes::Batch(name) => name,
+    };
+    let mut walk = Walk::new(model);
+    let mut scope = Scope::new(None);
+    for port in required(graph) {
+        let Some(axes) = &port.axes else {
+            let why = format!("the axes of input `{}` are not known", port.name);
+            return Shown::Unknown { why, suspect: None };
+        };
+        let inner = axes.iter().skip(1).map(|axis| match axis {
+            Axis::Fixed(size) => Size::of(*size),
+            Axis::Named(name) => walk.symbols.named(name),
+            Axis::Free => walk.symbols.any_size(),
+        });
+        let dims = std::iter::once(Size::rows()).chain(inner).collect();
+        scope.set(&port.name, Value::rows(Lie::along(0), dims));
+    }
+    walk.graph(graph, &model.opsets, &mut scope);
+    let mut unknown = None;
+    for port in &graph.outputs {
+        let name = &port.name;
+        let why = match scope.get(name).map(|value| &value.kind) {
+            Some(Kind::Rows(lie)) if lie.is_plain() => continue,
+            Some(Kind::Mixed(why)) => return Shown::Mixed(why.to_string()),
+            Some(Kind::Rows(lie)) if lie.axis > 0 => {
+                return Shown::Mixed(format!("the rows of output `{name}` are on axis {}, not the first", lie.axis));
+            }
+            Some(Kind::Rows(_)) => {
+                return Shown::Mixed(format!(
+                    "output `{name}` has more than one element of its first axis for each row"
+                ));
+            }
+            Some(Kind::Same) => return Shown::Mixed(format!("output `{name}` is the same for all rows")),
+            Some(Kind::Counts) => return Shown::Mixed(format!("output `{name}` depends on how many rows there are")),
+            Some(Kind::Unknown(why)) => why.to_string(),
+            None => format!("output `{name}` is not there"),
+        };
+        unknown.get_or_insert(why);
+    }
+    match unknown {
+        None => Shown::Proven,
+        Some(why) => match other_output(graph, batch.as_deref()) {
+            Some(why) => Shown::NoBatchAxis(why),
+            None => Shown::Unknown { why, suspect: walk.suspect.as_ref().map(Why::to_string) },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
