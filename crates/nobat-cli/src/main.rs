@@ -20,6 +20,7 @@ mod queue;
 mod scheduler;
 mod serve;
 mod store;
+mod welcome;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,13 +1,12 @@
 //! `nobat serve`: a gateway and a worker in one process.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nobat_core::logging;
-use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_gateway::{Gateway, GatewayHandle};
+use nobat_core::signature::ModelState;
+use nobat_gateway::Gateway;
 use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
 use nobat_worker::config::ProviderKind;
@@ -15,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::store;
+use crate::welcome::welcome;
 
 /// Serve models: gateway, worker and queue in one process.
 ///
@@ -129,7 +129,7 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     for reason in &failed {
         eprintln!("nobat: a model could not be loaded and is not served: {reason}");
     }
-    print!("{}", welcome(&gateway, &signatures, &models, started.elapsed()));
+    print!("{}", welcome(&gateway, &worker, &models, started.elapsed()));
     notify::ready();
     tokio::spawn(notify::watchdog());
 
@@ -151,57 +151,4 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
         drained = drain => drained,
         () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),
     }
-}
-
-/// What a person needs next: the addresses, the documentation, a line to paste.
-fn welcome(gateway: &GatewayHandle, signatures: &[ModelSignature], models: &[PathBuf], took: Duration) -> String {
-    let url = gateway.url();
-    let mut ready: Vec<&ModelSignature> = signatures.iter().filter(|model| model.state == ModelState::Ready).collect();
-    ready.sort_by(|a, b| a.name.cmp(&b.name));
-    let names: Vec<&str> = ready.iter().map(|model| model.name.as_str()).collect();
-    let mut text = format!("nobat is ready after {} ms, serving {}\n", took.as_millis(), names.join(", "));
-    let _ = writeln!(text, "  http  {url}\n  docs  {url}/docs");
-    if let Some(address) = gateway.grpc_addr() {
-        let _ = writeln!(text, "  grpc  {address}");
-    }
-    if let Some(model) = ready.first() {
-        let body = example(&model.name, models).map(|path| format!("@{}", path.display()));
-        if let Some(body) = body.or_else(|| zeros(model).map(|json| format!("'{json}'"))) {
-            let _ = writeln!(text, "  try   curl -s {url}/v1/models/{}:predict -d {body}", model.name);
-        }
-    }
-    text
-}
-
-/// `example.json` in the model's folder: a request worth sending.
-fn example(model: &str, models: &[PathBuf]) -> Option<PathBuf> {
-    models
-        .iter()
-        .flat_map(|folder| [folder.join(model).join("example.json"), folder.join("example.json")])
-        .find(|path| path.is_file())
-}
-
-/// A request of one row of zeros, for a model that comes without an example;
-/// none where it would fill the screen.
-fn zeros(model: &ModelSignature) -> Option<String> {
-    let mut fields = Vec::new();
-    for input in &model.inputs {
-        let dims = &input.shape[usize::from(model.batched)..];
-        let count = dims.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim.max(1)))?;
-        if count > 256 {
-            return None;
-        }
-        let row = dims.iter().rev().fold("0".to_owned(), |inner, &dim| {
-            format!("[{}]", vec![inner; usize::try_from(dim).unwrap_or(1)].join(","))
-        });
-        fields.push((&input.name, row));
-    }
-    let row = match fields.as_slice() {
-        [(_, only)] => only.clone(),
-        several => {
-            let named: Vec<String> = several.iter().map(|(name, row)| format!("\"{name}\":{row}")).collect();
-            format!("{{{}}}", named.join(","))
-        }
-    };
-    Some(format!("{{\"instances\":[{row}]}}"))
 }

@@ -14,6 +14,7 @@
 pub mod batch;
 pub mod config;
 pub mod engine;
+pub mod example;
 mod executor;
 mod exposition;
 #[doc(hidden)]

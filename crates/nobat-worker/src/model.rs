@@ -16,13 +16,15 @@ use serde_json::json;
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
+use crate::example::Example;
 use crate::repository::settings::LoadSettings;
 use crate::stats::Stats;
 
 /// One ready version of a model.
 #[derive(Debug)]
 pub struct Version {
-    /// What it takes and gives. Its labels and the gateway's settings are the table's.
+    /// What it takes and gives. Its labels are the table's, and so are the gateway's
+    /// settings, which stand over those that the file itself says.
     pub signature: ModelSignature,
     /// What stands for its digest in results.
     pub mark: u64,
@@ -34,6 +36,8 @@ pub struct Version {
     pub max_batch_bytes: u64,
     /// The settings it was loaded with.
     pub loaded_with: LoadSettings,
+    /// A request that it answered at load.
+    pub example: Option<Example>,
     /// Whether the policy lets jobs share a run.
     together: bool,
     /// Set when a run showed that rows are not independent after all.
@@ -51,13 +55,14 @@ impl Version {
             stats,
             max_batch_bytes,
             loaded_with: LoadSettings::default(),
+            example: None,
             unbatched: AtomicBool::new(false),
         }
     }
 
-    /// The same, loaded with these settings.
-    pub fn with(self, loaded_with: LoadSettings) -> Version {
-        Version { loaded_with, ..self }
+    /// The same, loaded with these settings, and what it was seen to answer.
+    pub fn with(self, loaded_with: LoadSettings, example: Option<Example>) -> Version {
+        Version { loaded_with, example, ..self }
     }
 
     /// Whether rows of different jobs may share a run.
@@ -113,7 +118,7 @@ impl Table {
             ModelSignature {
                 default: at == self.default,
                 labels: labels.map(|(label, _)| label.clone()).collect(),
-                settings: self.settings.clone(),
+                settings: over(&own.settings, &self.settings),
                 ..own.clone()
             }
         };
@@ -123,6 +128,21 @@ impl Table {
     fn version(&self, number: &str) -> Option<&Arc<Version>> {
         self.versions.iter().find(|version| version.signature.version == number)
     }
+}
+
+/// What an owner has set over what the file itself says, each output's labels by themselves.
+fn over(
+    file: &serde_json::Map<String, serde_json::Value>,
+    set: &serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Map<String, serde_json::Value> {
+    let mut all = file.clone();
+    for (key, value) in set {
+        match (all.get_mut(key).and_then(serde_json::Value::as_object_mut), value.as_object()) {
+            (Some(own), Some(more)) => own.extend(more.clone()),
+            _ => drop(all.insert(key.clone(), value.clone())),
+        }
+    }
+    all
 }
 
 /// A model and its current table.

@@ -23,13 +23,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Sessions, WorkerConfig};
 use crate::engine::library::{LibraryError, environment};
+use crate::example::Example;
 use crate::executor::Executor;
 use crate::exposition;
 use crate::model::{Model, Version};
 use crate::probe::Bound;
 use crate::renew::{self, Desks};
 use crate::repository::manifest::Manifest;
-use crate::repository::scan::{FoundModel, ScanError, scan};
+use crate::repository::scan::{Found, FoundModel, ScanError, scan};
 use crate::stats::Counters;
 use crate::watchdog::Watchdog;
 
@@ -56,6 +57,11 @@ pub enum StartError {
     /// The model paths hold no models.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// They hold none at all.
+    #[error(
+        "no model is in {0}; looked for NAME.onnx, NAME/model.onnx and NAME/VERSION/model.onnx (VERSION: 1, 2, …); a start that is to wait for models names a file to watch in worker.loading.manifest"
+    )]
+    NoModels(String),
     /// The system refuses a thread.
     #[error("cannot start a thread: {0}; raise the process limit")]
     Thread(#[from] std::io::Error),
@@ -125,6 +131,10 @@ impl Worker {
         // Before the scan: what is published from here on is found by it or by a reload.
         let manifest = Manifest::of(config.loading.manifest.clone());
         let found = scan(&config.models)?;
+        if found.is_empty() && config.loading.manifest.is_none() {
+            let paths: Vec<_> = config.models.iter().map(|path| format!("`{}`", path.display())).collect();
+            return Err(StartError::NoModels(paths.join(", ")));
+        }
         let shared = Arc::new(Shared {
             config,
             queue,
@@ -134,9 +144,7 @@ impl Worker {
             watchdog: Watchdog::start()?,
             desks: Desks::default(),
             counters: Counters::default(),
-            served: Mutex::new(
-                found.models.values().map(|model| (model.name.clone(), Served::loading(model))).collect(),
-            ),
+            served: Mutex::new(Served::of(&found)),
             loads: Mutex::default(),
             changed: Notify::new(),
             nonce: AtomicU64::new(0),
@@ -192,6 +200,13 @@ impl WorkerHandle {
     /// Every version, ready or not, as it is published.
     pub fn signatures(&self) -> Vec<ModelSignature> {
         self.shared.signatures()
+    }
+
+    /// A request that a model's default version was seen to answer at load.
+    pub fn example(&self, model: &str) -> Option<Example> {
+        let served = self.shared.served.lock();
+        let table = served.get(model)?.model.table();
+        table.versions.get(table.default)?.example.clone()
     }
 
     /// Reads the counters and the batching of every version whenever it is
@@ -250,6 +265,22 @@ fn join(thread: Option<JoinHandle<()>>) {
 }
 
 impl Served {
+    /// What a first scan has found: models to be loaded, and what looks like one.
+    fn of(found: &Found) -> BTreeMap<SmolStr, Served> {
+        let loading = found.models.values().map(|model| (model.name.clone(), Served::loading(model)));
+        let left_out = found.left_out.iter().map(|(name, reason)| (name.clone(), Served::left_out(name, reason)));
+        loading.chain(left_out).collect()
+    }
+
+    fn left_out(name: &SmolStr, reason: &str) -> Served {
+        Served {
+            model: Arc::new(Model::new(name.clone())),
+            executors: Vec::new(),
+            asked: Sessions::default(),
+            pending: vec![unready(name, "1", ModelState::Failed, reason)],
+        }
+    }
+
     fn loading(found: &FoundModel) -> Served {
         let pending =
             found.versions.iter().map(|version| unready(&found.name, &version.version, ModelState::Loading, ""));

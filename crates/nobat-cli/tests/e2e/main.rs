@@ -6,5 +6,6 @@ mod rig;
 mod answers;
 mod bad_input;
 mod doctor;
+mod first_day;
 mod life;
 mod scheduled;

@@ -155,7 +155,8 @@ impl Column<'_> {
         if row == 0 {
             self.data.reserve(tensor::capacity(self.spec.datatype, &self.spec.shape, reader));
         }
-        let shape = tensor::read(reader, self.spec.datatype, &mut self.data, &format!("{place}[{row}].{name}"))?;
+        let mut shape = tensor::read(reader, self.spec.datatype, &mut self.data, &format!("{place}[{row}].{name}"))?;
+        add_ones(&mut shape, self.spec.shape.get(1..).unwrap_or_default());
         match &self.row_shape {
             None => self.row_shape = Some(shape),
             Some(first) if *first != shape => {
@@ -202,8 +203,19 @@ fn read_columns(reader: &mut Reader<'_>, signature: &ModelSignature) -> Result<V
 
 fn read_tensor(reader: &mut Reader<'_>, spec: &TensorSpec, place: &str) -> Result<Tensor> {
     let mut data = Vec::with_capacity(tensor::capacity(spec.datatype, &spec.shape, reader));
-    let shape = tensor::read(reader, spec.datatype, &mut data, place)?;
+    let mut shape = tensor::read(reader, spec.datatype, &mut data, place)?;
+    add_ones(&mut shape, &spec.shape);
     Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
+}
+
+/// Adds the last axes that a value leaves out where each can only be 1: a table's
+/// column is `[-1, 1]` to a model, and a record says `70` for it rather than `[70]`.
+fn add_ones(shape: &mut Shape, wanted: &[i64]) {
+    if let Some(left_out) = wanted.get(shape.len()..)
+        && left_out.iter().all(|&dim| dim == 1)
+    {
+        shape.extend_from_slice(left_out);
+    }
 }
 
 /// The input that values without a name belong to.
@@ -315,6 +327,30 @@ mod tests {
             assert_eq!(found, form);
             assert_eq!((&request.inputs[0].shape[..], &request.inputs[0].data[..]), (&[2, 2][..], &[1, 2, 3, 4][..]));
         }
+    }
+
+    #[test]
+    fn a_scalar_stands_for_a_list_of_one_where_the_model_takes_no_other() {
+        let table = model(&[("age", Datatype::Uint8, &[-1, 1], false), ("city", Datatype::Bytes, &[-1, 1], false)]);
+        let lists = r#"{"instances": [{"age":[70],"city":["Paris"]},{"age":[7],"city":["Rome"]}]}"#;
+        let expected = read(lists.as_bytes(), &table, "instances").expect("lists").0.inputs;
+        assert_eq!(expected[1].shape[..], [2, 1]);
+        for body in [
+            r#"{"instances": [{"age":70,"city":"Paris"},{"age":7,"city":"Rome"}]}"#,
+            r#"{"instances": [{"age":70,"city":["Paris"]},{"age":[7],"city":"Rome"}]}"#,
+            r#"{"inputs": {"age":[70,7],"city":["Paris","Rome"]}}"#,
+        ] {
+            assert_eq!(read(body.as_bytes(), &table, "instances").expect(body).0.inputs, expected, "{body}");
+        }
+        let column = model(&[("x", Datatype::Uint8, &[-1, 1, 1], false)]);
+        for body in [r#"{"instances": [1,2]}"#, r#"{"inputs": [[1],[2]]}"#, r#"{"instances": [{"x":1},{"x":2}]}"#] {
+            let shape = &read(body.as_bytes(), &column, "instances").expect(body).0.inputs[0].shape;
+            assert_eq!(shape[..], [2, 1, 1], "{body}");
+        }
+        // Where more could stand, nothing is guessed: the signature refuses it later.
+        let wide = model(&[("x", Datatype::Uint8, &[-1, -1], false), ("y", Datatype::Uint8, &[-1, 2], false)]);
+        let (request, _) = read(br#"{"instances": [{"x":1,"y":2}]}"#, &wide, "instances").expect("well formed");
+        assert_eq!((&request.inputs[0].shape[..], &request.inputs[1].shape[..]), (&[1][..], &[1][..]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What one look sees: workers, queues, errors, latency, store and disk.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use super::MonitorConfig;
 use crate::limits::backlog::Pace;
 use crate::state::Shared;
 
-/// Every known model has a live worker that serves it, or is loading it.
+/// Every known model has a live worker that serves it, or is loading it. One that
+/// never served and cannot be loaded is told in the detail, and pages nobody.
 pub const WORKERS: &str = "workers";
 /// The store answers.
 pub const STORE: &str = "store";
@@ -51,6 +52,8 @@ pub struct Observer {
     queues: HashMap<SmolStr, Counts>,
     paces: HashMap<SmolStr, Paced>,
     past: VecDeque<Past>,
+    /// Models that some worker served at one look or another.
+    served: HashSet<SmolStr>,
 }
 
 /// One queue at one look.
@@ -91,7 +94,7 @@ impl Observer {
             Err(why) => bad(STORE, why.clone()),
         });
         if let Ok(workers) = &workers {
-            looks.push(look_at_workers(shared, workers));
+            looks.push(self.look_at_workers(shared, workers));
             looks.push(self.look_at_queues(shared, config).await);
         }
         self.remember(shared);
@@ -99,6 +102,13 @@ impl Observer {
         looks.push(self.look_at_latency(shared));
         looks.push(look_at_disk(config, shared.queue.folder()));
         looks
+    }
+
+    fn look_at_workers(&mut self, shared: &Shared, workers: &[WorkerInfo]) -> Look {
+        let registry = shared.registry.load();
+        let standings: Vec<Standing> = registry.models().map(|entry| standing(&entry.name, workers)).collect();
+        self.served.extend(standings.iter().filter(|model| model.ready).map(|model| model.name.clone()));
+        judge_workers(&standings, &self.served, workers.len())
     }
 
     async fn look_at_queues(&mut self, shared: &Shared, config: &MonitorConfig) -> Look {
@@ -199,23 +209,44 @@ impl Observer {
     }
 }
 
-fn look_at_workers(shared: &Shared, workers: &[WorkerInfo]) -> Look {
-    let serves = |worker: &WorkerInfo, model: &str| {
-        // A start is no alarm; a load that fails is.
-        let up = |state| matches!(state, ModelState::Ready | ModelState::Loading);
-        worker.models.iter().any(|signature| signature.name == model && up(signature.state))
+/// One model, as its live workers have it.
+struct Standing {
+    name: SmolStr,
+    /// Some worker serves it, or is loading it.
+    up: bool,
+    /// Some worker serves it.
+    ready: bool,
+    /// Some worker could not load it.
+    failed: bool,
+}
+
+fn standing(name: &SmolStr, workers: &[WorkerInfo]) -> Standing {
+    let own = workers.iter().flat_map(|worker| &worker.models).filter(|signature| signature.name == *name);
+    let any = |state: ModelState| own.clone().any(|signature| signature.state == state);
+    let ready = any(ModelState::Ready);
+    // A start is no alarm.
+    Standing { name: name.clone(), up: ready || any(ModelState::Loading), ready, failed: any(ModelState::Failed) }
+}
+
+/// Whether somebody has to come: a model that was served is not, or nothing is.
+fn judge_workers(standings: &[Standing], served: &HashSet<SmolStr>, workers: usize) -> Look {
+    let down = || standings.iter().filter(|model| !model.up);
+    let never_loaded = |model: &&Standing| model.failed && !served.contains(&model.name);
+    let names = |models: Vec<&Standing>| {
+        let mut names: Vec<&str> = models.into_iter().map(|model| model.name.as_str()).collect();
+        names.sort_unstable();
+        names.join(", ")
     };
-    let registry = shared.registry.load();
-    let mut orphans: Vec<&str> = registry
-        .models()
-        .map(|entry| entry.name.as_str())
-        .filter(|name| !workers.iter().any(|worker| serves(worker, name)))
-        .collect();
-    orphans.sort_unstable();
-    if orphans.is_empty() {
-        return good(WORKERS, format!("{} live workers serve every known model", workers.len()));
+    let orphans = names(down().filter(|model| !never_loaded(model)).collect());
+    let unloaded = names(down().filter(never_loaded).collect());
+    let told = if unloaded.is_empty() { String::new() } else { format!("; not loaded, see the log: {unloaded}") };
+    if !orphans.is_empty() {
+        return bad(WORKERS, format!("{workers} live workers; none is ready for: {orphans}{told}"));
     }
-    bad(WORKERS, format!("{} live workers; none is ready for: {}", workers.len(), orphans.join(", ")))
+    if !unloaded.is_empty() && standings.iter().all(|model| !model.up) {
+        return bad(WORKERS, format!("{workers} live workers, and no model is served{told}"));
+    }
+    good(WORKERS, format!("{workers} live workers serve every model that was loaded{told}"))
 }
 
 fn look_at_disk(config: &MonitorConfig, store: Option<&Path>) -> Look {
@@ -320,6 +351,22 @@ mod tests {
         assert_eq!(watched_disk(&config, None), Path::new("."));
         config.disk = "/var".into();
         assert_eq!(watched_disk(&config, Some(store)), Path::new("/var"));
+    }
+
+    #[test]
+    fn a_model_that_never_loaded_pages_nobody_and_one_that_was_served_does() {
+        let standing = |name: &str, up, failed| Standing { name: name.into(), up, ready: up, failed };
+        let served = HashSet::from(["good".into()]);
+        let look = |standings: &[Standing]| judge_workers(standings, &served, 1);
+        let partly = look(&[standing("good", true, false), standing("bad", false, true)]);
+        assert!(partly.good && partly.detail.ends_with("not loaded, see the log: bad"), "{}", partly.detail);
+        let broken = look(&[standing("good", false, true), standing("other", true, false)]);
+        assert!(!broken.good && broken.detail.ends_with("none is ready for: good"), "{}", broken.detail);
+        let left = look(&[standing("other", false, false)]);
+        assert!(!left.good, "its worker has gone");
+        let nothing = look(&[standing("bad", false, true)]);
+        assert!(!nothing.good && nothing.detail.contains("no model is served"), "{}", nothing.detail);
+        assert!(look(&[]).good);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nobat_queue::backend::Lease;
 use crate::watchdog::{Ended, Watchdog};
 
 pub mod buffer;
+mod classes;
 pub mod library;
 mod message;
 pub mod onnx;

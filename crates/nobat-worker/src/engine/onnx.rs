@@ -12,9 +12,11 @@ use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::Datatype;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 use smallvec::SmallVec;
+use smol_str::SmolStr;
 
+use super::classes::{ClassRows, Classes, is_class_map};
 use super::library::{LibraryError, environment};
 use super::message::{clean, of_the_input, refusal};
 use super::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
@@ -47,6 +49,8 @@ pub struct OnnxEngine {
     /// How many inputs a request must bring.
     required: usize,
     datatypes: Vec<Datatype>,
+    /// By output: its classes, where it is a map from them.
+    classes: Vec<Option<Classes>>,
 }
 
 /// What a model file says about itself.
@@ -56,6 +60,8 @@ pub struct Description {
     pub inputs: Vec<TensorSpec>,
     /// Outputs in the file's order.
     pub outputs: Vec<TensorSpec>,
+    /// By output: the names of its columns, for outputs that are maps from classes.
+    pub classes: Vec<(SmolStr, Vec<String>)>,
 }
 
 impl OnnxEngine {
@@ -73,7 +79,9 @@ impl OnnxEngine {
             opened => (opened?, provider.kind),
         };
         let required = session.inputs().len();
-        let mut engine = OnnxEngine { session, provider, names: Vec::new(), required, datatypes: Vec::new() };
+        let read = |outlet: &Outlet| is_class_map(outlet.dtype()).then(|| Classes::read(path, outlet.name())).flatten();
+        let classes = session.outputs().iter().map(read).collect();
+        let mut engine = OnnxEngine { session, provider, names: Vec::new(), required, datatypes: Vec::new(), classes };
         let described = engine.describe()?;
         engine.names = described.inputs.iter().map(|spec| spec.name.to_string()).collect();
         engine.datatypes = described.outputs.iter().map(|spec| spec.datatype).collect();
@@ -99,9 +107,17 @@ impl OnnxEngine {
         for default in self.session.overridable_initializers() {
             inputs.push(TensorSpec { optional: true, ..spec(default.name(), default.dtype(), "input")? });
         }
-        let outputs: Result<_, _> =
-            self.session.outputs().iter().map(|outlet| spec(outlet.name(), outlet.dtype(), "output")).collect();
-        Ok(Description { inputs, outputs: outputs? })
+        let (mut outputs, mut classes) = (Vec::new(), Vec::new());
+        for (outlet, own) in self.session.outputs().iter().zip(&self.classes) {
+            let Some(own) = own else {
+                outputs.push(spec(outlet.name(), outlet.dtype(), "output")?);
+                continue;
+            };
+            let shape = vec![-1, own.len() as i64];
+            outputs.push(TensorSpec { name: outlet.name().into(), datatype: Datatype::Fp32, shape, optional: false });
+            classes.push((outlet.name().into(), own.names()));
+        }
+        Ok(Description { inputs, outputs, classes })
     }
 }
 
@@ -116,7 +132,7 @@ impl Engine for OnnxEngine {
         for input in inputs {
             values.push(value(input).map_err(failed)?);
         }
-        let datatypes = &self.datatypes;
+        let (datatypes, classes) = (&self.datatypes, &self.classes);
         // In order when every input is there; by name when an optional one is left out.
         let whole = inputs.iter().map(|input| input.index).eq(0..self.required);
         let names: SmallVec<[Cow<'_, str>; 4]> = match whole {
@@ -129,7 +145,7 @@ impl Engine for OnnxEngine {
                     true => self.session.run(values.as_slice()),
                     false => self.session.run(names.into_iter().zip(values).collect::<Vec<_>>()),
                 };
-                lend(&outputs.map_err(failed)?, datatypes, take)
+                lend(&outputs.map_err(failed)?, datatypes, classes, take)
             }
             Some(limit) => {
                 let options = Arc::new(RunOptions::new().map_err(failed)?);
@@ -150,7 +166,7 @@ impl Engine for OnnxEngine {
                     (outputs, _) => outputs.map_err(failed)?,
                 };
                 drop(armed);
-                lend(&outputs, datatypes, take)
+                lend(&outputs, datatypes, classes, take)
             }
         }
     }
@@ -225,7 +241,7 @@ fn spec(name: &str, value: &ValueType, kind: &str) -> Result<TensorSpec, OpenErr
             Err(refuse("is of ONNX type optional; give it a default with an initializer of the same name".into()))
         }
         _ => Err(refuse(
-            "is a sequence or map, not a tensor; export the model with tensors only (skl2onnx: zipmap=False)".into(),
+            "is a sequence or map, not a tensor; export the model with tensors only (skl2onnx: zipmap=False; a ZipMap with its class names is served as it is)".into(),
         )),
     }
 }
@@ -288,11 +304,21 @@ fn value<'a>(input: &InputView<'a>) -> ort::Result<SessionInputValue<'a>> {
 fn lend(
     outputs: &SessionOutputs<'_>,
     datatypes: &[Datatype],
+    classes: &[Option<Classes>],
     take: &mut dyn FnMut(&[OutputView<'_>]),
 ) -> Result<(), RunError> {
+    let mut rows: SmallVec<[Option<ClassRows>; 4]> = SmallVec::new();
+    for (at, own) in classes.iter().enumerate() {
+        rows.push(own.as_ref().map(|own| own.rows(&outputs[at])).transpose().map_err(failed)?);
+    }
     let mut views: SmallVec<[OutputView<'_>; 4]> = SmallVec::new();
-    for (at, &datatype) in datatypes.iter().enumerate() {
-        views.push(output(&outputs[at], datatype).map_err(failed)?);
+    for ((at, &datatype), rows) in datatypes.iter().enumerate().zip(&rows) {
+        views.push(match rows {
+            Some(ClassRows { shape, values }) => {
+                OutputView { datatype, shape, data: OutputData::Raw(bytemuck::cast_slice(values)) }
+            }
+            None => output(&outputs[at], datatype).map_err(failed)?,
+        });
     }
     take(&views);
     Ok(())

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use smol_str::SmolStr;
 
 use super::files::{self, Files};
 use super::guard::{self, GuardError};
@@ -13,6 +14,7 @@ use super::settings::ModelSettings;
 use crate::config::{PolicyKind, ProviderKind};
 use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
+use crate::example::Example;
 use crate::probe::{self, Bound, Endless};
 use crate::sizing::{self, Gpu};
 use crate::{golden, gpu};
@@ -32,6 +34,8 @@ pub struct Prepared {
     pub session_bytes: u64,
     /// The GPU it runs on, if it does.
     pub gpu: Option<Gpu>,
+    /// A request that it answered.
+    pub example: Option<Example>,
 }
 
 /// Why a version cannot be served; one line that names file and remedy.
@@ -152,6 +156,7 @@ impl Load<'_> {
             }
         };
         self.warm_up(&mut engine, &described.inputs, max_batch_size)?;
+        let example = Example::find(&mut engine, &described.inputs, self.bound);
         let signature = ModelSignature {
             name: self.name.into(),
             version: self.found.version.clone(),
@@ -167,14 +172,14 @@ impl Load<'_> {
             finite: self.settings.finite,
             default: false,
             labels: Vec::new(),
-            settings: serde_json::Map::new(),
+            settings: class_labels(described.classes),
         };
         let session_bytes = sizing::resident_bytes().saturating_sub(before);
         let gpu = (engine.provider() == ProviderKind::Cuda).then(|| {
             let free_bytes = self.gpu_free();
             Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
         });
-        Ok(Prepared { signature, engine: Box::new(engine), row_s, session_bytes, gpu })
+        Ok(Prepared { signature, engine: Box::new(engine), row_s, session_bytes, gpu, example })
     }
 
     /// The engines of so many sessions, the first included. All are of the same
@@ -238,6 +243,14 @@ impl Load<'_> {
     fn path(&self) -> String {
         self.found.file.display().to_string()
     }
+}
+
+/// What the file itself says of its classes, as the setting that an owner may write.
+fn class_labels(classes: Vec<(SmolStr, Vec<String>)>) -> serde_json::Map<String, serde_json::Value> {
+    let by_output: serde_json::Map<_, _> =
+        classes.into_iter().map(|(output, names)| (output.to_string(), names.into())).collect();
+    let setting = ("class_labels".to_owned(), serde_json::Value::from(by_output));
+    std::iter::once(setting).filter(|(_, by_output)| by_output.as_object().is_some_and(|own| !own.is_empty())).collect()
 }
 
 #[cfg(test)]

@@ -10,4 +10,4 @@ pub mod memory;
 mod pbtxt;
 pub mod scan;
 pub mod settings;
-mod stream;
+pub(crate) mod stream;

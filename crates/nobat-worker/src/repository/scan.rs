@@ -1,7 +1,9 @@
 //! Finds models without configuration: one file, a flat folder of `.onnx`, a
 //! Triton repository (`name/1/model.onnx`) or TensorFlow Serving's version
-//! folders. Reads names only; no model file is opened here.
+//! folders. Reads names only; no model file is opened here. What looks like a model
+//! and is laid out otherwise is left out, with the reason.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
@@ -36,6 +38,15 @@ pub struct Found {
     pub models: BTreeMap<SmolStr, FoundModel>,
     /// Folders that could not be read, by the name of the model that each may hold.
     pub unreadable: BTreeSet<SmolStr>,
+    /// Folders that hold model files and are no model, with what to mend.
+    pub left_out: BTreeMap<SmolStr, String>,
+}
+
+impl Found {
+    /// Whether nothing here is a model, nor looks like one.
+    pub fn is_empty(&self) -> bool {
+        self.models.is_empty() && self.unreadable.is_empty() && self.left_out.is_empty()
+    }
 }
 
 /// Why a path holds no models.
@@ -70,14 +81,15 @@ pub enum ScanError {
 /// Finds every model under `paths`, by name; what is named as no model can be is left
 /// out with a warning. An empty folder is no error: its
 /// models may come later, with a reload. A folder beneath one of the paths that
-/// cannot be read is left out with a warning: it is no reason to serve nothing.
+/// cannot be read, or is no model, is left out with a warning: it is no reason to
+/// serve nothing.
 ///
 /// # Errors
 /// [`ScanError`] for what an operator has to mend.
 pub fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
     let mut found = Found::default();
     for path in paths {
-        for model in scan_path(path, &mut found.unreadable)? {
+        for model in scan_path(path, &mut found)? {
             if let Some(why) = nobat_core::model_name::objection(&model.name) {
                 log::warn!("model `{}` in `{}` is left out: {why}; rename it", model.name, place(&model).display());
                 continue;
@@ -88,6 +100,8 @@ pub fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
             found.models.insert(model.name.clone(), model);
         }
     }
+    let Found { models, left_out, .. } = &mut found;
+    left_out.retain(|name, _| !models.contains_key(name) && nobat_core::model_name::objection(name).is_none());
     Ok(found)
 }
 
@@ -96,7 +110,7 @@ fn place(model: &FoundModel) -> PathBuf {
     model.folder.clone().or_else(first_file).unwrap_or_default()
 }
 
-fn scan_path(path: &Path, skipped: &mut BTreeSet<SmolStr>) -> Result<Vec<FoundModel>, ScanError> {
+fn scan_path(path: &Path, found: &mut Found) -> Result<Vec<FoundModel>, ScanError> {
     let unreadable = |reason| ScanError::Unreadable { path: path.to_owned(), reason };
     let meta = std::fs::metadata(path).map_err(unreadable)?;
     if meta.is_file() {
@@ -115,14 +129,20 @@ fn scan_path(path: &Path, skipped: &mut BTreeSet<SmolStr>) -> Result<Vec<FoundMo
             continue;
         };
         match model_at(&entry) {
-            Ok(model) => models.extend(model),
+            Ok(Some(model)) => models.push(model),
+            Ok(None) => {
+                if let Some(reason) = no_model(&entry) {
+                    log::warn!("{reason}");
+                    found.left_out.insert(name.into(), reason);
+                }
+            }
             Err(error) => {
                 log::warn!("`{}` is left out: {error}; mend or remove what cannot be read in it", entry.display());
-                skipped.insert(model_name(name));
+                found.unreadable.insert(model_name(name));
                 // A folder's model has the name of what a link leads to.
                 let target = std::fs::read_link(&entry).ok();
                 let target = target.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-                skipped.extend(target.map(model_name));
+                found.unreadable.extend(target.map(model_name));
             }
         }
     }
@@ -138,9 +158,34 @@ fn model_at(entry: &Path) -> io::Result<Option<FoundModel>> {
     }
 }
 
+/// Why a folder that holds model files is no model; `None` for one that holds none, or
+/// cannot be read any more.
+fn no_model(folder: &Path) -> Option<String> {
+    let shown = |path: &Path| format!("`{}`", path.display());
+    let inner = entries(folder).ok()?;
+    let layout = "looked for model.onnx, and for version folders 1, 2, … (or v1, v2, …) with a model.onnx in each";
+    if let Some(file) = inner.iter().find(|entry| is_onnx(entry)) {
+        return Some(format!(
+            "{} holds {} and is not served: {layout}; rename the file to model.onnx, or name the folder itself with --models",
+            shown(folder),
+            shown(Path::new(file.file_name()?)),
+        ));
+    }
+    let versions = inner.iter().filter(|entry| entry.is_dir());
+    let holds = |version: &&PathBuf| entries(version).is_ok_and(|files| files.iter().any(|file| is_onnx(file)));
+    let version = versions.clone().find(holds)?;
+    let what = match version_number(version) {
+        Some(_) => "holds more than one model and no model.onnx",
+        None => "is no version number",
+    };
+    Some(format!("{} is not served: {} {what}; {layout}", shown(folder), shown(version)))
+}
+
 /// The model that a file or folder of this name may hold.
 fn model_name(name: &str) -> SmolStr {
-    name.strip_suffix(".onnx").unwrap_or(name).into()
+    let path = Path::new(name);
+    let stem = path.file_stem().filter(|_| is_onnx(path)).and_then(|stem| stem.to_str());
+    stem.unwrap_or(name).into()
 }
 
 /// What stands at a path; `None` where nothing does. A link to nothing is an error:
@@ -158,34 +203,61 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let Some(name) = folder.canonicalize()?.file_name().and_then(|name| name.to_str()).map(SmolStr::new) else {
         return Ok(None);
     };
-    let mut versions = Vec::new();
+    let (mut versions, mut others) = (BTreeMap::<u64, PathBuf>::new(), Vec::new());
     for entry in entries(folder)? {
-        let Some(number) = version_number(&entry) else { continue };
-        // A plain file of that name is no version.
-        if stat(&entry)?.is_some_and(|meta| meta.is_dir())
-            && let Some(file) = version_file(&entry)?
-        {
-            versions.push((number, FoundVersion { version: number.to_string().into(), file }));
+        // A plain file is no version, whatever its name.
+        if !stat(&entry)?.is_some_and(|meta| meta.is_dir()) {
+            continue;
+        }
+        let Some(number) = version_number(&entry) else {
+            // What is no version may be anything, unreadable too.
+            others.extend(version_file(&entry).ok().flatten().map(|_| entry));
+            continue;
+        };
+        match (versions.entry(number), version_file(&entry)?) {
+            (_, None) => {}
+            (Entry::Vacant(place), Some(file)) => drop(place.insert(file)),
+            // `1` comes before `v1`.
+            (Entry::Occupied(_), Some(_)) => others.push(entry),
         }
     }
-    versions.sort_by_key(|(number, _)| *number);
-    let mut versions: Vec<_> = versions.into_iter().map(|(_, version)| version).collect();
-    let plain = folder.join("model.onnx");
-    if versions.is_empty() && stat(&plain)?.is_some_and(|meta| meta.is_file()) {
-        versions.push(FoundVersion { version: "1".into(), file: plain });
+    let version = |(number, file): (u64, PathBuf)| FoundVersion { version: number.to_string().into(), file };
+    let mut versions: Vec<FoundVersion> = versions.into_iter().map(version).collect();
+    if versions.is_empty()
+        && let Some(file) = named_model(&entries(folder)?)?
+    {
+        versions.push(FoundVersion { version: "1".into(), file });
     }
-    Ok((!versions.is_empty()).then(|| FoundModel { name, folder: Some(folder.to_owned()), versions }))
+    if versions.is_empty() {
+        return Ok(None);
+    }
+    for other in others {
+        log::warn!(model = name.as_str(); "`{}` is left out of model `{name}`: its name is no version number of its own; versions are folders 1, 2, … (or v1, v2, …)", other.display());
+    }
+    Ok(Some(FoundModel { name, folder: Some(folder.to_owned()), versions }))
+}
+
+/// `model.onnx` among files, in whatever letters; the one in small letters first.
+fn named_model(files: &[PathBuf]) -> io::Result<Option<PathBuf>> {
+    let named = |file: &&PathBuf| file.file_name().is_some_and(|name| name.eq_ignore_ascii_case("model.onnx"));
+    // Small letters sort last.
+    for file in files.iter().rev().filter(named) {
+        if stat(file)?.is_some_and(|meta| meta.is_file()) {
+            return Ok(Some(file.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// The model file of a version folder: `model.onnx`, else its only `.onnx`.
 fn version_file(folder: &Path) -> io::Result<Option<PathBuf>> {
-    let plain = folder.join("model.onnx");
-    if stat(&plain)?.is_some_and(|meta| meta.is_file()) {
-        return Ok(Some(plain));
-    }
     let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", folder.display()));
+    let inner = entries(folder).map_err(named)?;
+    if let Some(file) = named_model(&inner)? {
+        return Ok(Some(file));
+    }
     let mut files = Vec::new();
-    for entry in entries(folder).map_err(named)?.into_iter().filter(|entry| is_onnx(entry)) {
+    for entry in inner.into_iter().filter(|entry| is_onnx(entry)) {
         if stat(&entry)?.is_some_and(|meta| meta.is_file()) {
             files.push(entry);
         }
@@ -219,12 +291,15 @@ fn single(file: &Path) -> FoundModel {
     FoundModel { name: stem(), folder: None, versions: vec![version] }
 }
 
+/// The number of a folder `3`, or `v3` as MLflow's and others' people name it.
 fn version_number(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.parse().ok()
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix(['v', 'V']).unwrap_or(name);
+    digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "onnx")
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
 
 /// Entries in name order, without hidden ones.
@@ -279,6 +354,47 @@ mod tests {
         assert_eq!(names(&[root.path().join("tfs")]), ["tfs:2,10"]);
         assert_eq!(names(&[root.path().join("triton/1/model.onnx")]), ["triton:1"]);
         assert_eq!(names(&[root.path().join("own/model.onnx"), root.path().join("a.onnx")]), ["a:1", "own:1"]);
+    }
+
+    #[test]
+    fn names_that_leave_no_doubt_are_served() {
+        let root = tree(&["a.ONNX", "b/v2/model.onnx", "b/V10/Model.Onnx", "c/model.ONNX", "d/1/net.ONNX"]);
+        assert_eq!(names(&[root.path().to_owned()]), ["a:1", "b:2,10", "c:1", "d:1"]);
+        let root = tree(&["m/1/model.onnx", "m/v1/model.onnx", "m/latest/model.onnx"]);
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert_eq!(found.models["m"].versions.len(), 1, "two folders of one number are one version");
+        assert!(found.models["m"].versions[0].file.ends_with("m/1/model.onnx"));
+        assert!(found.left_out.is_empty());
+    }
+
+    #[test]
+    fn what_looks_like_a_model_and_is_none_is_told_with_what_to_mend() {
+        let root = tree(&[
+            "dotted/1.0.1/model.onnx",
+            "latest/latest/model.onnx",
+            "single/net.onnx",
+            "two/1/a.onnx",
+            "two/1/b.onnx",
+            "plus/+1/model.onnx",
+            "notes/readme.txt",
+            "empty/1/readme.txt",
+            "good.onnx",
+        ]);
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert_eq!(found.models.keys().collect::<Vec<_>>(), ["good"]);
+        let left_out: Vec<_> = found.left_out.keys().map(SmolStr::as_str).collect();
+        assert_eq!(left_out, ["dotted", "latest", "plus", "single", "two"]);
+        for (name, says) in [
+            ("dotted", "1.0.1` is no version number"),
+            ("latest", "latest/latest` is no version number"),
+            ("single", "holds `net.onnx` and is not served"),
+            ("two", "two/1` holds more than one model and no model.onnx"),
+            ("plus", "+1` is no version number"),
+        ] {
+            let reason = &found.left_out[name];
+            assert!(reason.contains(says) && reason.contains("version folders 1, 2"), "{name}: {reason}");
+        }
+        assert!(!found.is_empty());
     }
 
     #[test]

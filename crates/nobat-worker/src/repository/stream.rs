@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 const WINDOW: usize = 1 << 20;
 
 /// A file that is read once, from its beginning.
-pub(super) struct Stream<'a> {
+pub(crate) struct Stream<'a> {
     file: File,
     window: Vec<u8>,
     /// What of the window was taken already.
@@ -26,7 +26,7 @@ pub(super) struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// Opens a file; `hasher` sees all of its bytes.
-    pub(super) fn open(path: &Path, hasher: Option<&'a mut Sha256>) -> io::Result<Stream<'a>> {
+    pub(crate) fn open(path: &Path, hasher: Option<&'a mut Sha256>) -> io::Result<Stream<'a>> {
         let file = File::open(path)?;
         let left = file.metadata()?.len();
         let mut stream = Stream { file, window: Vec::new(), taken: 0, left, hasher, failed: None };
@@ -38,7 +38,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// What went wrong on the way.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.advance(self.remaining());
         self.failed.map_or(Ok(()), Err)
     }

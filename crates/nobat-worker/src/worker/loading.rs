@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nobat_core::ErrorCode;
 use nobat_core::job::JobError;
-use nobat_core::signature::ModelState;
+use nobat_core::signature::{ModelSignature, ModelState};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
@@ -113,12 +113,18 @@ impl Loader {
         let known: Vec<SmolStr> = self.shared.served.lock().keys().cloned().collect();
         // What cannot be read is not known to be gone.
         let gone = |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name);
-        for name in known.iter().filter(|name| wanted(name) && gone(name)) {
+        for name in known.iter().filter(|name| wanted(name) && gone(name) && !found.left_out.contains_key(*name)) {
             self.unload(name);
+        }
+        for (name, reason) in found.left_out.iter().filter(|(name, _)| wanted(name)) {
+            self.leave_out(name, reason);
         }
         let Some(only) = only else { return Ok(()) };
         if found.unreadable.contains(only) {
             return Err(not_ready(format!("the folder of model `{only}` cannot be read; see the log")));
+        }
+        if let Some(reason) = found.left_out.get(only) {
+            return Err(not_ready(reason.clone()));
         }
         if !found.models.contains_key(only) {
             let message = format!("no folder of this worker has a model `{only}`");
@@ -152,6 +158,18 @@ impl Loader {
         served.executors.iter().for_each(Executor::drain);
         self.unloaded.extend(served.executors);
         log::info!(model = name.as_str(); "unloaded model `{name}`");
+    }
+
+    /// Ends what served under the name of what looks like a model and is none, and says why.
+    fn leave_out(&mut self, name: &SmolStr, reason: &str) {
+        let before = self.shared.served.lock().insert(name.clone(), Served::left_out(name, reason));
+        self.shared.changed.notify_one();
+        let executors = before.map(|served| served.executors).unwrap_or_default();
+        if !executors.is_empty() {
+            executors.iter().for_each(Executor::drain);
+            self.unloaded.extend(executors);
+            log::warn!(model = name.as_str(); "unloaded model `{name}`: {reason}");
+        }
     }
 
     /// Loads a model's changed versions, then swaps them in and retires the old.
@@ -202,11 +220,11 @@ impl Loader {
         } else if !table.versions.is_empty() {
             self.swap(&model, table, fresh);
         }
+        tell(name, &served_of(&shared, name), &pending, started.elapsed());
         if let Some(served) = shared.served.lock().get_mut(name) {
             served.pending = pending;
         }
         shared.changed.notify_one();
-        log::info!(model = name.as_str(), ms = started.elapsed().as_millis() as u64; "model `{name}` is loaded as far as it can be");
         Ok(())
     }
 
@@ -249,7 +267,7 @@ impl Turn<'_> {
             Some(sessions) => sessions,
             None => *self.sessions.insert(self.fitting(&prepared)?),
         };
-        let Prepared { signature, engine, .. } = prepared;
+        let Prepared { signature, engine, example, .. } = prepared;
         let engines = load.sessions(engine, &signature, sessions).map_err(|error| error.to_string())?;
         let batching = &self.settings.config.batching;
         let controller = Controller::new(batching, signature.max_batch_size);
@@ -259,7 +277,7 @@ impl Turn<'_> {
             self.shared.counters.of(self.name, &found.version),
             batching.max_batch_bytes,
         );
-        Ok(Some(Fresh { version: Arc::new(version.with(with)), engines }))
+        Ok(Some(Fresh { version: Arc::new(version.with(with, example)), engines }))
     }
 
     /// How many sessions the model gets, by what its first one took.
@@ -273,6 +291,22 @@ impl Turn<'_> {
             gpu: prepared.gpu,
         };
         sizing::sessions(config.sessions, resources)
+    }
+}
+
+/// The versions of a model that serve now.
+fn served_of(shared: &Shared, name: &SmolStr) -> Vec<ModelSignature> {
+    shared.served.lock().get(name).map(|served| served.model.table().signatures()).unwrap_or_default()
+}
+
+/// Says which versions serve after a load, and which do not.
+fn tell(name: &str, served: &[ModelSignature], failed: &[ModelSignature], took: Duration) {
+    let numbers = |of: &[ModelSignature]| of.iter().map(|own| own.version.as_str()).collect::<Vec<_>>().join(", ");
+    let (serves, fails, ms) = (numbers(served), numbers(failed), took.as_millis() as u64);
+    match (served, failed) {
+        (_, []) => log::info!(model = name, ms; "model `{name}` is loaded: version {serves}"),
+        ([], _) => log::warn!(model = name, ms; "model `{name}` is not served: version {fails} could not be loaded"),
+        _ => log::warn!(model = name, ms; "model `{name}` is served: version {serves}; could not be loaded: {fails}"),
     }
 }
 

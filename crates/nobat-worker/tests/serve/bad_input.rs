@@ -106,7 +106,7 @@ async fn a_failed_attempt_runs_again_as_often_as_its_retries_say() {
 #[tokio::test]
 async fn files_that_cannot_be_served_say_why_and_others_serve() {
     let models = tempfile::tempdir().expect("a folder");
-    for name in ["unknown_operator", "future_opset", "map_output", "identity_fp32"] {
+    for name in ["unknown_operator", "future_opset", "sequence_output", "identity_fp32"] {
         let file = format!("{name}.onnx");
         std::fs::copy(crate::deployment::test_model(name), models.path().join(file)).expect("a test model");
     }
@@ -118,7 +118,7 @@ async fn files_that_cannot_be_served_say_why_and_others_serve() {
     for (model, says, remedy) in [
         ("unknown_operator", "not.here:Nonsense", "export it with standard ones"),
         ("future_opset", "999", "export it with a lower opset"),
-        ("map_output", "output `y`", "zipmap=False"),
+        ("sequence_output", "output `y`", "with tensors only"),
         ("truncated", "truncated", "export it again"),
         ("corrupt", "is not an ONNX model", "export it again"),
         ("empty", "empty.onnx", "export it again"),

@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod batched;
+mod classes;
 mod deployment;
+mod first_day;
 mod hostile;
 mod lifecycle;
 mod reload;
