@@ -19,6 +19,7 @@ use crate::auth::Scope;
 use crate::auth::keyring::Grant;
 use crate::caches::CacheOutcome;
 use crate::limits::{HeldBytes, Quota};
+use crate::routes::path::without_slash;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -229,12 +230,14 @@ impl RequestContext {
 
 /// Middleware body: gives the request its context and the response its id.
 pub fn attach<S, B>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: &S,
 ) -> impl Future<Output = std::result::Result<ServiceResponse<B>, actix_web::Error>> + use<S, B>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
 {
+    // Before anything looks at the path.
+    without_slash(&mut request);
     let context = RequestContext::from_headers(request.headers());
     let id = HeaderValue::from_str(&context.request_id);
     request.extensions_mut().insert(context);

@@ -1,7 +1,10 @@
-//! The one decoder of names in paths.
+//! The one decoder of names in paths, and what a slash at their end means.
 
 use std::borrow::Cow;
 
+use actix_web::dev::ServiceRequest;
+use actix_web::http::Uri;
+use actix_web::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
 /// A segment of a path as its sender meant it. The router has decoded what it could
@@ -10,6 +13,27 @@ use percent_encoding::percent_decode_str;
 /// for a space.
 pub(crate) fn segment(text: &str) -> Cow<'_, str> {
     if text.contains('%') { percent_decode_str(text).decode_utf8_lossy() } else { text.into() }
+}
+
+/// Takes a slash off the end of a request's path, before it is matched: no resource has
+/// one but the folder of the documentation's page.
+pub(crate) fn without_slash(request: &mut ServiceRequest) {
+    let uri = request.uri();
+    let plain = match uri.path().strip_suffix('/') {
+        Some(plain) if !plain.is_empty() && !plain.ends_with('/') && !uri.path().starts_with("/docs/") => plain,
+        _ => return,
+    };
+    let target = match uri.query() {
+        Some(query) => format!("{plain}?{query}"),
+        None => plain.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    // A part of a valid target is one.
+    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
 }
 
 #[cfg(test)]

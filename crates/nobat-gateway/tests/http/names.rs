@@ -11,6 +11,29 @@ use crate::harness::{House, digits, instance};
 const NAMES: [&str; 6] = ["a+b", "per%cent", "a%2Fb", "naïve-模型", "tilde~1", "a b"];
 
 #[tokio::test]
+async fn a_slash_at_the_end_of_a_path_changes_nothing() {
+    let house = House::start().await;
+    for path in
+        ["/v1/models", "/v1/models/digits", "/v2", "/v2/models/digits", "/v2/health/ready", "/api/v1/models", "/livez"]
+    {
+        let (plain, slash) = (house.get(path).await, house.get(&format!("{path}/")).await);
+        assert_eq!((slash.status, &slash.text), (plain.status, &plain.text), "{path}/");
+        assert_ne!(plain.status, 404, "{path}");
+    }
+    let queried = house.get("/api/v1/jobs/?limit=1").await;
+    assert_eq!(queried.status, 200, "{}", queried.text);
+    let refused = house.get("/api/v1/jobs/?limit=x").await;
+    assert_eq!(refused.refusal(), (400, "invalid_parameter".into()), "its query is read: {}", refused.text);
+    for path in ["/v1/models/digits:predict/", "/api/v1/predict/digits/?wait=10"] {
+        let reply = house.post(path, instance([1.0, 0.0, 0.0, 0.0])).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text);
+    }
+    assert_eq!(house.get("/api/v1/models//").await.refusal(), (404, "route_not_found".into()));
+    assert_eq!(house.get("/docs/").await.status, 200, "a folder of its own");
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_is_the_same_model_on_every_path() {
     let house = House::start().await;
     let shared = house.gateway.shared();
