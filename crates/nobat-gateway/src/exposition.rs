@@ -43,7 +43,15 @@ fn process(shared: &Shared) -> Vec<Family> {
         let failing = check.state == State::Failing;
         checks.push(vec![("check", check.name.to_owned())], f64::from(u8::from(failing)));
     }
+    let mut missing =
+        Family::new("nobat_route_missing_targets", "Targets that a route goes on without for now.", Kind::Gauge);
+    let bound = shared.routes.load();
+    for route in bound.table().routes() {
+        let count = bound.get(&route.name).map_or(0, |bound| bound.missing.len());
+        missing.push(vec![("route", route.name.to_string())], count as f64);
+    }
     vec![
+        missing,
         one("nobat_in_flight_requests", "Predictions in flight.", f64::from(shared.edge.limits.in_flight())),
         one("nobat_workers", "Live workers.", registry.workers.len() as f64),
         one("nobat_worker_sessions", "Sessions of live workers.", f64::from(sessions)),
