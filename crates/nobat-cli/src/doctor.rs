@@ -20,7 +20,8 @@ use crate::store;
     nobat doctor --redis redis://127.0.0.1:6379 --queue             what is out of order in the queues\n  \
     nobat doctor --redis redis://127.0.0.1:6379 --queue --repair    set it right, or dead-letter it")]
 pub(crate) struct Args {
-    /// Redis with the queues, instead of the configured store.
+    /// Redis with the queues, instead of the configured store. Several
+    /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
     #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
     redis: Option<String>,
     /// Look the queues on Redis over: wrong types, lost records, counters that are off.

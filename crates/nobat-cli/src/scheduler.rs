@@ -18,7 +18,8 @@ use crate::store;
     nobat scheduler --redis redis://127.0.0.1:6379 --config config/nobat.toml\n\n\
     With the embedded queue `nobat serve` schedules; it is one process.")]
 pub(crate) struct Args {
-    /// Redis with the queues.
+    /// Redis with the queues. Several
+    /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
     #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.

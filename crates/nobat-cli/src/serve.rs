@@ -51,7 +51,8 @@ pub(crate) struct Args {
     /// Folder of the embedded queue.
     #[arg(long, env = "NOBAT_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Redis with the queues, instead of the embedded one.
+    /// Redis with the queues, instead of the embedded one. Several
+    /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
     #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
     redis: Option<String>,
     /// Execution provider: cpu, cuda.

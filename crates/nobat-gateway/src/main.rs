@@ -33,7 +33,8 @@ struct Args {
     /// Configuration file [default: config/nobat.toml where there is one].
     #[arg(long, env = "NOBAT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Redis with the queues [default: redis://127.0.0.1:6379].
+    /// Redis with the queues [default: redis://127.0.0.1:6379]. Several
+    /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
     #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
     /// Address for HTTP.

@@ -23,6 +23,7 @@ mod entropy;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ledger;
+mod limits;
 pub mod queue;
 pub mod redis;
 pub mod route_jobs;

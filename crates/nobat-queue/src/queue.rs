@@ -36,6 +36,9 @@ pub const MAX_DEATHS: u32 = 3;
 pub const LAST_CHANCE: u32 = MAX_DEATHS - 1;
 /// How long a job on its last chance waits, at a time, while another one runs.
 pub const POSTPONED: Duration = Duration::from_millis(50);
+/// A silence of less than this is no outage, however short the leases are: a machine
+/// under load stands still for as long.
+pub const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// Most expired leases one step takes back, and most due jobs it promotes.
 pub const SWEEP_LIMIT: usize = 100;
 
@@ -60,7 +63,7 @@ pub struct QueueSettings {
     /// Lease length in milliseconds; workers renew at a third of it.
     pub lease_ms: u32,
     /// When an enqueue is answered: `memory` after the store has it, `fsync`
-    /// after it is on disk.
+    /// after it is on disk, `replicated` after a replica has it, too.
     pub durability: Durability,
 }
 
@@ -100,6 +103,10 @@ pub enum Durability {
     Memory,
     /// It is on disk (WAITAOF on Redis, `synchronous=FULL` on SQLite).
     Fsync,
+    /// A replica has it as well: on both disks where the servers keep an append-only
+    /// file and are Redis 7.2 or later (WAITAOF), else in the replica's memory (WAIT).
+    /// Redis only.
+    Replicated,
 }
 
 /// A queue's contents by state.
@@ -344,6 +351,9 @@ pub trait Queue: Send + Sync + 'static {
     async fn take_rate(&self, _owner: OwnerId, _interval: Duration, _window: Duration) -> Result<Option<Taken>> {
         Ok(None)
     }
+
+    /// Most bytes that the store keeps as one value: an input, a result.
+    fn max_value_bytes(&self) -> usize;
 
     /// Whether the store can be used, and what an operator should know. Asks it.
     async fn health(&self) -> Result<StoreHealth>;

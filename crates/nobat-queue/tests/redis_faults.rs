@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nobat_core::job::{JobError, JobState, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId};
 use nobat_queue::Queue;
-use nobat_queue::queue::{Consumer, QueueSettings};
+use nobat_queue::queue::{Consumer, QueueSettings, Renewal};
 use nobat_queue::redis::RedisQueue;
 use parking_lot::Mutex;
 use redis_support::proxy::Proxy;
@@ -132,7 +132,7 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     let mut renewer = queue.renewer().await.expect("opens");
     let held: Vec<_> = leased.iter().map(|job| (job.id, job.token)).collect();
     let renewed = renewer.renew("digits", &held).await.expect("answered");
-    assert_eq!(renewed, [nobat_queue::queue::Renewal::Renewed; 2]);
+    assert_eq!(renewed, [Renewal::Renewed; 2]);
     let error = JobError { code: ErrorCode::InferenceFailed, message: "it always fails".to_owned() };
     let failed =
         Settlement { id: leased[1].id, token: leased[1].token, outcome: Outcome::Failed { error, retry_in: None } };
@@ -151,6 +151,79 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
 
     limit(0);
     lane.enqueue(job("fits again")).await.expect("accepted");
+}
+
+/// Nobody could renew: what ran out meanwhile says nothing about its holder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_away_for_longer_than_a_lease_takes_no_job_from_its_worker() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings { lease_ms: 4_000, ..QueueSettings::default() }).await;
+    let lane = queue.lane();
+    let mut holder = queue.consumer("digits", "holder").await.expect("opens");
+    let id = lane.enqueue(job("long")).await.expect("accepted").id;
+    let leased = lease(&mut *holder, 1).await;
+    let mut renewer = queue.renewer().await.expect("opens");
+    let held = [(id, leased[0].token)];
+    assert_eq!(renewer.renew("digits", &held).await.expect("answered"), [Renewal::Renewed]);
+
+    signal(&server, "STOP");
+    tokio::time::sleep(Duration::from_millis(5_000)).await;
+    signal(&server, "CONT");
+    // Others are back before the holder renews.
+    let mut other = queue.consumer("digits", "other").await.expect("opens");
+    let deadline = Instant::now() + SOON;
+    let step = loop {
+        match other.step(Vec::new(), 8).await {
+            Ok(step) => break step,
+            Err(e) => assert!(Instant::now() < deadline, "{e}"),
+        }
+    };
+    assert!(step.leased.is_empty(), "the job is its holder's still");
+    assert_eq!(renewer.renew("digits", &held).await.expect("answered"), [Renewal::Renewed]);
+    assert!(holder.step(vec![echo(&leased[0])], 0).await.expect("answered").refused.is_empty());
+    let view = lane.wait(id, SOON).await.expect("answered").expect("is there");
+    assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1));
+}
+
+fn signal(server: &Server, name: &str) {
+    let sent = std::process::Command::new("kill").arg(format!("-{name}")).arg(server.pid().to_string()).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+#[tokio::test]
+async fn what_redis_cannot_keep_fails_alone_and_the_session_goes_on() {
+    let server = Server::start(&["--proto-max-bulk-len", "1mb"]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let most = queue.max_value_bytes();
+    assert_eq!(most, 1 << 20);
+    let lane = queue.lane();
+    let refused = lane.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
+    assert_eq!(refused.code, ErrorCode::PayloadTooLarge);
+    assert!(refused.message.contains("1048577 bytes") && refused.message.contains("fewer rows"), "{refused}");
+    assert_eq!(lane.call(job(vec![7; most + 1]), SOON).await.expect_err("too large").code, ErrorCode::PayloadTooLarge);
+    let ids = [
+        lane.enqueue(job(vec![7; most])).await.expect("fits").id,
+        lane.enqueue(job("huge")).await.expect("accepted").id,
+        lane.enqueue(job("small")).await.expect("accepted").id,
+    ];
+    let mut consumer = queue.consumer("digits", "w").await.expect("opens");
+    let leased = lease(&mut *consumer, 3).await;
+    assert_eq!(leased[0].payload.len(), most);
+    let huge =
+        Settlement { id: leased[1].id, token: leased[1].token, outcome: Outcome::Succeeded(vec![0; most + 1].into()) };
+    let largest =
+        Settlement { id: leased[0].id, token: leased[0].token, outcome: Outcome::Succeeded(vec![0; most].into()) };
+    let settled = consumer.step(vec![largest, huge, echo(&leased[2])], 8).await.expect("no call is repeated for ever");
+    assert!(settled.refused.is_empty());
+    let view = queue.get(ids[1]).await.expect("answered").expect("is there");
+    let error = view.error.expect("says why");
+    assert_eq!((view.state, error.code), (JobState::Dead, ErrorCode::PayloadTooLarge));
+    assert!(error.message.contains("1048577 bytes") && error.message.contains("fewer"), "{}", error.message);
+    assert_eq!(queue.get(ids[2]).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    let ledger = queue.ledger();
+    assert_eq!(ledger.put("s", "k", &vec![0; most + 1]).await.expect_err("too large").code, ErrorCode::PayloadTooLarge);
+    queue.cache_put(1, &vec![0; most + 1], SOON).await.expect("not kept, and no fault");
+    assert_eq!(queue.cache_get(1).await.expect("answered"), None);
 }
 
 /// A full disk (MISCONF) and missing replicas (NOREPLICAS) refuse every write.

@@ -159,7 +159,11 @@ impl Queue for RedisQueue {
     }
 
     async fn health(&self) -> Result<StoreHealth> {
-        startup::health(&self.inner.hub, &self.inner.server).await
+        startup::health(&self.inner.hub, &self.inner.server, self.inner.settings.durability).await
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        self.inner.server.value_max()
     }
 
     fn condition(&self) -> Condition {

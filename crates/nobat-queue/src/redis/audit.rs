@@ -20,9 +20,11 @@ use super::record::{self, Record, state};
 use super::{Inner, RedisQueue, scripts, unexpected};
 
 /// The queue's own keys and the type each must have.
-const OWN: [(&str, &str); 10] = [
+const OWN: [(&str, &str); 12] = [
     ("ready", "zset"),
     ("leases", "zset"),
+    ("took", "zset"),
+    ("lapsed", "zset"),
     ("sched", "zset"),
     ("dead", "zset"),
     ("due", "zset"),
@@ -47,7 +49,7 @@ impl RedisQueue {
         let mut findings = Vec::new();
         inner.audit_types(&queue, repair, &mut findings).await?;
         // Looked at first: a repair on the way would put it there again, half empty.
-        let bare = inner.type_of(&queue.own("meta")).await? == "none";
+        let bare = inner.is_bare(&queue).await?;
         let mut seen = Seen::default();
         for set in ["ready", "sched", "leases", "dead"] {
             // A set of the wrong type that was not repaired cannot be walked.
@@ -218,7 +220,7 @@ impl Inner {
         findings: &mut Vec<String>,
     ) -> Result<()> {
         let meta = queue.own("meta");
-        let mut finding = format!("key `{meta}` is missing though jobs wait");
+        let mut finding = format!("`last` of key `{meta}` is missing though jobs wait");
         if repair {
             for (field, value) in [("bytes", seen.bytes), ("enq", seen.waiting)] {
                 self.send(redis::cmd("HINCRBY").arg(&meta).arg(field).arg(value)).await?;
@@ -228,6 +230,15 @@ impl Inner {
         }
         findings.push(finding);
         Ok(())
+    }
+
+    /// Whether the queue's bookkeeping is gone; what looks after its timers writes there too.
+    async fn is_bare(&self, queue: &QueueKeys) -> Result<bool> {
+        let meta = queue.own("meta");
+        match &*self.type_of(&meta).await? {
+            "hash" => Ok(self.send(redis::cmd("HEXISTS").arg(&meta).arg("last")).await? == Value::Int(0)),
+            kind => Ok(kind == "none"),
+        }
     }
 
     /// The records of some jobs, in their order.

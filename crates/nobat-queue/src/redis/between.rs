@@ -27,6 +27,10 @@ impl Inner {
     }
 
     pub(super) async fn keep_cached(&self, key: u128, answer: &[u8], ttl: Duration) -> Result<()> {
+        // An answer that is too large is made again each time.
+        if answer.len() > self.server.value_max() {
+            return Ok(());
+        }
         let mut cmd = redis::cmd("SET");
         cmd.arg(self.prefix.cached(key)).arg(answer).arg("PX").arg(ttl.as_millis() as u64);
         self.hub.send(&cmd).await.map_err(|e| coded(&e)).map(|_| ())

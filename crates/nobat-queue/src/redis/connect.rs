@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, RedisError, RedisResult, ServerErrorKind, Value,
 };
 
 use tokio::sync::Notify;
@@ -28,7 +28,11 @@ use crate::condition::Refusals;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply that takes longer means the connection is dead.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What bounds a value, for whoever reads why one was refused.
+pub(crate) const VALUE_LIMIT: &str = "redis: `proto-max-bulk-len`";
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+/// Bytes a second that a slow line carries.
+const SLOW_LINE: usize = 4 << 20;
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
 /// What a connection does with messages the server pushes.
@@ -103,6 +107,25 @@ impl Target {
         }
     }
 
+    /// What to write instead where a server of this mode answers at this url.
+    fn advice(&self, mode: Option<&str>) -> Option<String> {
+        let Target::Single(client) = self else { return None };
+        let info = client.get_connection_info();
+        let (at, tls) = match info.addr() {
+            ConnectionAddr::TcpTls { host, port, .. } => (format!("{host}:{port}"), "rediss"),
+            other => (other.to_string(), "redis"),
+        };
+        match mode {
+            Some("cluster") => Some(format!(
+                "the redis at this url is a node of a cluster; write `{tls}+cluster://{at}` (with user and password before the host, more nodes after commas)"
+            )),
+            Some("sentinel") => Some(format!(
+                "the redis at this url is a sentinel; write `{tls}+sentinel://{at}/SERVICE` with the name of the service it watches (more sentinels after commas)"
+            )),
+            _ => None,
+        }
+    }
+
     /// Whether keys of several slots must not meet in one command.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self, Target::Cluster(_))
@@ -173,6 +196,14 @@ pub(crate) enum Link {
 }
 
 impl Link {
+    /// Waits longer for replies to what this handle sends: `bytes` travel first, on a
+    /// line that may be slow.
+    pub(crate) fn patient_for(&mut self, bytes: usize) {
+        if let Link::Single(link) = self {
+            link.set_response_timeout(RESPONSE_TIMEOUT + Duration::from_secs((bytes / SLOW_LINE) as u64));
+        }
+    }
+
     /// Sends one command; a server that does not know its function gets the library.
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self.send_once(cmd).await {
@@ -293,6 +324,10 @@ pub(crate) fn coded(error: &RedisError) -> Error {
             Error::new(ErrorCode::QueueUnavailable, "redis is out of memory (OOM); raise maxmemory or drain the queues")
                 .retry_after(Duration::from_secs(5))
         }
+        _ if error.detail().is_some_and(|detail| detail.contains("cluster support disabled")) => Error::new(
+            ErrorCode::QueueUnavailable,
+            "the redis at this url is no cluster; write `redis://host:port` (TLS: `rediss://`)",
+        ),
         (Fault::Ours, _) => Error::new(ErrorCode::Internal, format!("redis refused a call: {error}")),
         _ => unavailable(&error.to_string()),
     }
@@ -449,6 +484,11 @@ impl Hub {
         if current.generation == generation {
             current.link = None;
         }
+    }
+
+    /// What url to write instead of this one for a server of this mode, if not this one.
+    pub(crate) fn advice(&self, mode: Option<&str>) -> Option<String> {
+        self.target.advice(mode)
     }
 
     /// Says that whatever connection there is broke.

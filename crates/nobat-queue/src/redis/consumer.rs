@@ -5,7 +5,7 @@
 //! one: an unanswered call is repeated as it was, and the script recognises
 //! what the first try did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::job::{JobError, LeaseToken, LeasedJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId, Result};
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::connect::{Backoff, Fault, Hub, Link, coded, fault};
 use super::handoff::{Handed, Handoff, Parked};
@@ -43,6 +43,10 @@ pub(crate) struct RedisConsumer {
     unsent: Vec<Settlement>,
     /// The call whose reply has not come.
     pending: Option<Call>,
+    /// What is left of a call that the store refused, one settlement each.
+    parts: VecDeque<Call>,
+    /// What a step that failed had already brought.
+    brought: Step,
     next_token: u64,
     clock: Clock,
 }
@@ -59,6 +63,8 @@ impl RedisConsumer {
             held: HashMap::new(),
             unsent: Vec::new(),
             pending: None,
+            parts: VecDeque::new(),
+            brought: Step::default(),
             // Random, so that no two consumers ever use one token.
             next_token: random_u128() as u64,
             clock: Clock { server_us: 0, at: Instant::now() },
@@ -72,8 +78,7 @@ impl RedisConsumer {
         let count = self.unsent.len().min(SETTLE_MAX);
         self.recall(count, step).await?;
         let count = self.unsent.len().min(count);
-        let mut call = Call::new(self.next_token);
-        self.next_token = self.next_token.wrapping_add(1);
+        let mut call = Call::new(self.take_token(), self.handoff.name());
         call.unpark = self.handoff.parked();
         // In a cluster the server that enqueues cannot tell whether anybody listens.
         let parks = park.filter(|&room| room > 0 && count == self.unsent.len() && !self.inner.target.is_cluster());
@@ -81,10 +86,45 @@ impl RedisConsumer {
         call.park = parks.map(|room| self.handoff.entry(call.token, lease_us, room));
         for settlement in self.unsent.drain(..count) {
             let held = self.held.remove(&(settlement.id.random, settlement.token.0));
-            call.add(settlement, held, self.clock);
+            call.add(settlement, held, self.clock, self.inner.server.value_max());
         }
         call.sort();
         Ok(call)
+    }
+
+    fn take_token(&mut self) -> u64 {
+        let token = self.next_token;
+        self.next_token = token.wrapping_add(1);
+        token
+    }
+
+    /// The store refuses the pending call, and would do so for ever. Its settlements go
+    /// one by one then; one that is refused by itself fails its job, and what even that
+    /// cannot settle is given up: its lease runs out.
+    fn refused(&mut self, error: &RedisError, step: &mut Step) -> Result<()> {
+        let Some(call) = self.pending.take() else { return Ok(()) };
+        match call.len() {
+            // It only takes leases, and may have: to be asked again.
+            0 => {
+                self.pending = Some(call);
+                return Err(coded(error));
+            }
+            1 => match call.failed(&error.to_string()) {
+                Ok(failure) => self.parts.push_front(failure),
+                Err(id) => {
+                    let job = id.map(|id| id.to_string()).unwrap_or_default();
+                    log::error!(model = self.queue.model.as_str(), job; "redis refuses to settle a job; it runs again when its lease ends: {error}; run `nobat doctor --queue`");
+                    step.refused.extend(id);
+                }
+            },
+            jobs => {
+                log::warn!(model = self.queue.model.as_str(), jobs; "redis refused a call, its jobs are settled one by one: {error}");
+                let mut parts = call.split(|| self.take_token());
+                parts.append(&mut self.parts);
+                self.parts = parts;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the records of settlements whose lease this consumer does not
@@ -134,7 +174,7 @@ impl RedisConsumer {
         let Some((now_us, more, refused)) = head else { return Err(unexpected("a step's reply", &Value::Nil)) };
         self.clock = Clock { server_us: now_us, at: Instant::now() };
         step.more = more == 1;
-        let parked = call.park.filter(|_| more == 2).map(|entry| Parked { entry, at: Instant::now() });
+        let parked = call.park.filter(|_| more == 2).map(|entry| Parked { entry });
         self.handoff.answered(parked);
         let mut orphans = Vec::new();
         for _ in 0..refused {
@@ -275,6 +315,7 @@ async fn send(hub: &Hub, inner: &Inner, queue: &QueueKeys, call: &mut Call, want
 
 /// Stores results that travel beside their records: key, ttl, bytes.
 async fn store(link: &mut Link, blobs: &[(Vec<u8>, i64, &Bytes)]) -> RedisResult<()> {
+    link.patient_for(blobs.iter().map(|(_, _, bytes)| bytes.len()).sum());
     let mut plain = Pipeline::new();
     for (key, ttl_ms, bytes) in blobs {
         plain.cmd("SET").arg(&key[..]).arg(&bytes[..]).arg("PX").arg(*ttl_ms);
@@ -308,7 +349,7 @@ impl Consumer for RedisConsumer {
     }
 
     async fn idle(&mut self) {
-        if self.unsent.is_empty() && self.pending.is_none() {
+        if self.is_settled() {
             tokio::select! {
                 biased;
                 () = self.handoff.filled() => {}
@@ -319,16 +360,30 @@ impl Consumer for RedisConsumer {
 }
 
 impl RedisConsumer {
+    /// Whether nothing is to be settled and no call waits for its reply.
+    fn is_settled(&self) -> bool {
+        self.unsent.is_empty() && self.parts.is_empty() && self.pending.is_none()
+    }
+
     async fn turn(&mut self, settle: Vec<Settlement>, want: usize, park: bool) -> Result<Step> {
         self.unsent.extend(settle);
-        let mut step = Step::default();
+        let mut step = std::mem::take(&mut self.brought);
+        let turned = self.call_until_settled(&mut step, want, park).await;
+        if turned.is_err() {
+            self.brought = std::mem::take(&mut step);
+        }
+        turned.map(|()| step)
+    }
+
+    /// One step's calls: every settlement, and with the last of them the leases.
+    async fn call_until_settled(&mut self, step: &mut Step, want: usize, park: bool) -> Result<()> {
         if self.handoff.broke() {
             self.hub.broken_now();
         }
         if let Some(handed) = self.handoff.take() {
-            self.take_handed(handed, &mut step).await;
-            if self.unsent.is_empty() && self.pending.is_none() {
-                return Ok(step);
+            self.take_handed(handed, step).await;
+            if self.is_settled() {
+                return Ok(());
             }
         }
         let started = Instant::now();
@@ -337,20 +392,29 @@ impl RedisConsumer {
             // Kept in `self` while it travels: a dropped future loses nothing.
             if self.pending.is_none() {
                 let room = (park && step.leased.is_empty()).then_some(want);
-                self.pending = Some(self.next_call(&mut step, room).await?);
+                self.pending = match self.parts.pop_front() {
+                    Some(part) => Some(part),
+                    None => Some(self.next_call(step, room).await?),
+                };
             }
-            let last = self.unsent.is_empty();
+            let last = self.unsent.is_empty() && self.parts.is_empty();
             let want_now = if last { want.saturating_sub(step.leased.len()).min(LEASE_MAX) } else { 0 };
             let Some(call) = self.pending.as_mut() else { continue };
             match send(&self.hub, &self.inner, &self.queue, call, want_now).await {
                 Ok(reply) => {
                     let Some(call) = self.pending.take() else { continue };
-                    self.take(&call, reply, &mut step).await?;
+                    self.take(&call, reply, step).await?;
                     if last {
-                        return Ok(step);
+                        return Ok(());
                     }
                 }
-                Err(e) if fault(&e) == Fault::Ours || started.elapsed() > PATIENCE => return Err(coded(&e)),
+                Err(e) if fault(&e) == Fault::Ours => {
+                    self.refused(&e, step)?;
+                    if self.is_settled() {
+                        return Ok(());
+                    }
+                }
+                Err(e) if started.elapsed() > PATIENCE => return Err(coded(&e)),
                 Err(_) => tokio::time::sleep(backoff.next()).await,
             }
         }

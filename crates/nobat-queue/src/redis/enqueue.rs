@@ -18,6 +18,8 @@ use super::record::{self, Encoded};
 use super::{Inner, scripts, written};
 use crate::queue::Accepted;
 
+/// Payload bytes that travel within the usual time for a reply.
+const PROMPT_BYTES: usize = 4 << 20;
 /// How long an enqueue waits out a fault before its caller is refused.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A payload beside its record is dropped after this if the job never came.
@@ -123,13 +125,15 @@ pub(crate) async fn send(shared: Arc<Shared>, mut batch: Vec<Outgoing>, _travell
 }
 
 async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: Cmd) -> RedisResult<Value> {
-    let fsync = shared.inner.fsync();
+    let server = &shared.inner.server;
+    let wait = server.wait(shared.inner.settings.durability, PATIENCE);
     // Who waits for a job's end needs no word that it is kept.
-    let kept = !fsync && shared.inner.server.append_only() && batch.iter().any(|outgoing| outgoing.ack.is_some());
+    let kept = wait.is_none() && server.append_only() && batch.iter().any(|outgoing| outgoing.ack.is_some());
     let beside: Vec<_> = batch.iter().filter_map(|outgoing| outgoing.blob().map(|blob| (outgoing.id, blob))).collect();
-    if beside.is_empty() && !fsync && !kept {
+    if beside.is_empty() && wait.is_none() && !kept {
         return shared.hub.send(&cmd).await;
     }
+    let bytes: usize = beside.iter().map(|(_, blob)| blob.len()).sum();
     let mut pipeline = Pipeline::new();
     for (id, blob) in beside {
         pipeline.cmd("SET").arg(queue.payload(&key_of(id))).arg(&blob[..]).arg("PX").arg(STRAY_MS);
@@ -137,28 +141,24 @@ async fn send_once(shared: &Shared, queue: &QueueKeys, batch: &[Outgoing], cmd: 
     pipeline.add_command(cmd);
     let script_at = pipeline.cmd_iter().count() - 1;
     // Behind the script on the same connection.
-    if fsync {
-        pipeline.cmd("WAITAOF").arg(1).arg(0).arg(PATIENCE.as_millis() as u64);
+    if let Some(wait) = &wait {
+        pipeline.add_command(wait.cmd.clone());
     } else if kept {
         pipeline.add_command(written::question());
     }
     let (mut link, generation) = shared.hub.link().await?;
+    if bytes > PROMPT_BYTES {
+        link.patient_for(bytes);
+    }
     let replies = match link.send_all(&pipeline).await {
         Ok(replies) if kept => written::wait(&mut link, queue, replies.last()).await.map(|()| replies),
         other => other,
     };
     let mut replies = shared.hub.judge(replies, generation)?;
-    if fsync && !on_disk(replies.last()) {
-        return Err(
-            std::io::Error::new(std::io::ErrorKind::TimedOut, "redis did not write the job to disk in time").into()
-        );
+    if let Some(lacks) = wait.and_then(|wait| wait.lacks(replies.last())) {
+        return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, lacks).into());
     }
     Ok(replies.swap_remove(script_at))
-}
-
-/// WAITAOF answers how many local and replica files have it.
-fn on_disk(reply: Option<&Value>) -> bool {
-    matches!(reply, Some(Value::Array(counts)) if matches!(counts.first(), Some(Value::Int(local)) if *local >= 1))
 }
 
 /// The script call. `again`: it may have run before, without an answer.

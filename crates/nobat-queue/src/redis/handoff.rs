@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -36,7 +35,6 @@ pub(crate) struct Handoff {
 #[derive(Clone, Copy)]
 pub(crate) struct Parked {
     pub(crate) entry: [u8; PARKED_LEN],
-    pub(crate) at: Instant,
 }
 
 #[derive(Default)]
@@ -92,6 +90,11 @@ impl Handoff {
 
     pub(crate) fn parked(&self) -> Option<Parked> {
         self.parked
+    }
+
+    /// The consumer's name, under which the store remembers what it took last.
+    pub(crate) fn name(&self) -> [u8; 8] {
+        self.name
     }
 
     /// A call was answered: parked as `parked`, or not. Every message for an earlier
@@ -178,7 +181,7 @@ mod tests {
     fn parked(token: u64) -> Handoff {
         let mut handoff = Handoff::new(*b"consumer");
         let entry = handoff.entry(token, 15_000_000, 64);
-        handoff.answered(Some(Parked { entry, at: Instant::now() }));
+        handoff.answered(Some(Parked { entry }));
         handoff
     }
 
@@ -199,7 +202,7 @@ mod tests {
         let mut handoff = parked(7);
         handoff.inbox.messages.lock().push(message(6, &[(b"aaaaaaaaaaaa", b"one")]));
         assert!(handoff.take().is_none());
-        let next = Parked { entry: handoff.entry(8, 1, 1), at: Instant::now() };
+        let next = Parked { entry: handoff.entry(8, 1, 1) };
         handoff.inbox.messages.lock().push(message(8, &[]));
         handoff.answered(Some(next));
         assert_eq!(handoff.inbox.messages.lock().len(), 1);

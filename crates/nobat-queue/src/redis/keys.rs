@@ -17,12 +17,14 @@
 //! | `nobat{m}:<12>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
 //! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
 //! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
+//! | `nobat{m}:took` | zset | consumers, and `h` + consumers that were handed jobs, by the expiry of the leases they took last (us): where a lost reply's are found | step, enqueue | an hour |
+//! | `nobat{m}:lapsed` | zset | leases that ran out and counted a death, by when (us): taken back when their holder asks | step, tick | an hour |
 //! | `nobat{m}:sched` | zset | delayed and retrying job keys, by due time (us) | enqueue, step | |
 //! | `nobat{m}:dead` | zset | dead letters by time (us), capped | step, tick | |
 //! | `nobat{m}:due` | zset | waiting jobs that have a deadline, by deadline (us) | enqueue, step | |
 //! | `nobat{m}:marker` | zset | one member while there may be work: what idle consumers block on | enqueue, step, tick | until popped |
 //! | `nobat{m}:parked` | set | consumers that wait and may be handed jobs: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until handed to; an hour after the last tick |
-//! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `at`/`was`/`rate` (drain rate) | all scripts | |
+//! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `swept` (when timers were last looked after), `spared` (until when no lease is reaped), `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
 //! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |

@@ -25,11 +25,12 @@ use parking_lot::Mutex;
 use redis::Value;
 use tokio::sync::{Notify, oneshot};
 
-use super::connect::Hub;
+use super::connect::{self, Hub};
 use super::enqueue::{self, Outgoing};
 use super::keys::{QueueKeys, key_of, key_of_random};
 use super::waiters::{News, Waiters, on_push};
 use super::{Inner, patient, pulse, random_name, record, scripts};
+use crate::limits;
 use crate::queue::{Accepted, Lane};
 
 /// Most jobs one enqueue call carries: a third of a millisecond of Redis, for which
@@ -74,6 +75,7 @@ struct Outbox {
 
 impl RedisLane {
     pub(crate) fn open(inner: Arc<Inner>) -> RedisLane {
+        inner.timers.roam();
         let name = random_name();
         let waiters = Arc::new(Waiters::default());
         let channel = format!("{}{}", inner.prefix.lane_channel(), String::from_utf8_lossy(&name));
@@ -107,6 +109,7 @@ impl RedisLane {
             Some(known) => known,
             None => Box::pin(inner.queue(&job.model)).await?,
         };
+        limits::check(job, inner.server.value_max(), connect::VALUE_LIMIT)?;
         let id = inner.new_id(&queue, job.owner, &job.options);
         Ok(Outgoing::new(queue, id, job, reply.then_some(self.shared.name)))
     }

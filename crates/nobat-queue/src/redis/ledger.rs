@@ -24,6 +24,7 @@ use redis::{Cmd, FromRedisValue, cmd};
 use super::Inner;
 
 use crate::ledger::{Due, Ledger};
+use crate::limits;
 
 const NOW: &str = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) ";
 
@@ -99,6 +100,10 @@ impl RedisLedger {
         RedisLedger { inner }
     }
 
+    fn check(&self, name: &str, value: &[u8]) -> Result<()> {
+        limits::check_document(name, value.len(), self.inner.server.value_max())
+    }
+
     fn key(&self, kind: &str, name: &str) -> String {
         self.inner.prefix.global(&format!("{kind}:{name}"))
     }
@@ -134,6 +139,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn put(&self, space: &str, key: &str, value: &[u8]) -> Result<()> {
+        self.check(key, value)?;
         self.send::<u64>(cmd("HSET").arg(self.key("doc", space)).arg(key).arg(value)).await.map(drop)
     }
 
@@ -142,6 +148,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn append(&self, log: &str, entry: &[u8], keep: usize) -> Result<()> {
+        self.check(log, entry)?;
         let mut call = cmd("EVAL");
         call.arg(APPEND).arg(1).arg(self.key("log", log)).arg(entry).arg(keep.max(1) - 1);
         self.send(&call).await
@@ -156,6 +163,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
+        self.check(key, value)?;
         self.send(self.on_timers(ADD_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
     }
 
@@ -166,6 +174,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
+        self.check(key, value)?;
         self.send(self.on_timers(MOVE_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
     }
 

@@ -57,7 +57,7 @@ use redis::{Cmd, Value};
 use smol_str::SmolStr;
 
 use crate::condition::Refusals;
-use crate::queue::{Durability, QueueSettings};
+use crate::queue::QueueSettings;
 use connect::{Backoff, Fault, Hub, Target, coded, fault};
 use keys::{Prefix, QueueKeys};
 
@@ -235,6 +235,8 @@ impl Inner {
             .or_insert_with(|| Arc::new(QueueKeys { model: model.into(), base: self.prefix.base(model), number }))
             .clone();
         queues.by_number.insert(number, keys.clone());
+        drop(queues);
+        self.timers.known(&keys);
         keys
     }
 
@@ -247,10 +249,6 @@ impl Inner {
             + Duration::from_secs(u64::from(self.settings.tombstone_s));
         let horizon = (now.saturating_add(kept).as_secs() / 60 + 1).min(916_132_831);
         self.ids.issue(keys::keyed(random_u128()), horizon as u32, queue.number, owner)
-    }
-
-    fn fsync(&self) -> bool {
-        self.settings.durability == Durability::Fsync
     }
 }
 

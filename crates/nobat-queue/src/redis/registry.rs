@@ -4,6 +4,7 @@
 //! published, so that gateways read the hash only then (or every few seconds).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
@@ -12,9 +13,9 @@ use redis::{PushInfo, PushKind, Value};
 use std::collections::HashMap;
 use tokio::sync::{Notify, broadcast};
 
-use super::Inner;
 use super::connect::OnPush;
 use super::timekeeper::Timers;
+use super::{Inner, scripts};
 use crate::queue::{WorkerCommand, WorkerInfo};
 
 /// A change is noticed within this even when its message is lost.
@@ -25,6 +26,11 @@ const COMMANDS: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Registry {
     changed: Arc<Notify>,
+    /// Counts the changes that were published.
+    version: Arc<AtomicU64>,
+    /// The version that was last read: a reader that missed a change between reading
+    /// and waiting does not wait.
+    read: Arc<AtomicU64>,
     commands: broadcast::Sender<WorkerCommand>,
     /// One reader for the whole process, open from the start: a command that
     /// comes between two calls of `next_command` waits here.
@@ -38,6 +44,8 @@ impl Default for Registry {
         let (commands, reader) = broadcast::channel(COMMANDS);
         Registry {
             changed: Arc::default(),
+            version: Arc::default(),
+            read: Arc::default(),
             commands,
             reader: Arc::new(tokio::sync::Mutex::new(reader)),
             published: Arc::default(),
@@ -57,7 +65,10 @@ pub(crate) fn on_push(channels: Vec<String>, registry: Registry, timers: Timers)
             return;
         };
         match channels.iter().position(|name| name.as_bytes() == channel) {
-            Some(0) => registry.changed.notify_waiters(),
+            Some(0) => {
+                registry.version.fetch_add(1, Ordering::AcqRel);
+                registry.changed.notify_waiters();
+            }
             Some(1) => match serde_json::from_slice(&message) {
                 // Nobody listening is no fault: a gateway runs no models.
                 Ok(command) => drop(registry.commands.send(command)),
@@ -75,10 +86,12 @@ impl Inner {
             .map_err(|e| Error::new(ErrorCode::Internal, format!("worker cannot be described: {e}")))?;
         let expiry_ms = self.server_ms().await? + ttl.as_millis() as u64;
         let key = self.prefix.global("workers");
-        self.send(redis::cmd("HSET").arg(&key).arg(info.id.as_str()).arg(format!("{expiry_ms} {json}"))).await?;
+        let set = redis::cmd("HSET").arg(&key).arg(info.id.as_str()).arg(format!("{expiry_ms} {json}")).clone();
+        // Whoever found it expired has forgotten it: that it is back is a change as well.
+        let returned = self.send(&set).await? == Value::Int(1);
         let identity = serde_json::to_string(&(&info.models, info.sessions)).unwrap_or_default();
         let changed = self.registry.published.lock().insert(info.id.to_string(), identity.clone()) != Some(identity);
-        if changed {
+        if changed || returned {
             self.announce().await?;
         }
         Ok(())
@@ -91,13 +104,32 @@ impl Inner {
     }
 
     pub(crate) async fn live_workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.registry.read.store(self.registry.version.load(Ordering::Acquire), Ordering::Release);
+        let (live, expired) = self.read_workers().await?;
+        if expired.is_empty() {
+            return Ok(live);
+        }
+        let mut forget = scripts::FORGET.on(self.prefix.global("workers"));
+        for (id, text) in &expired {
+            forget.arg(id).arg(text);
+        }
+        match self.send(&forget).await {
+            // One of them came back in the meantime.
+            Ok(Value::Int(went)) if went < expired.len() as i64 => Ok(self.read_workers().await?.0),
+            // They are forgotten another time where writes are refused.
+            _ => Ok(live),
+        }
+    }
+
+    /// Live workers; id and registration of those that ran out.
+    async fn read_workers(&self) -> Result<(Vec<WorkerInfo>, Vec<(String, String)>)> {
         let key = self.prefix.global("workers");
         let mut all = redis::cmd("HGETALL");
         // Asked for together: gateways do this for ever, and each answer wakes two threads.
         let (now_ms, reply) = futures::try_join!(self.server_ms(), self.send(all.arg(&key)))?;
         let all: HashMap<String, String> = redis::from_redis_value(reply)
             .map_err(|e| Error::new(ErrorCode::Internal, format!("redis key `{key}` cannot be read: {e}")))?;
-        let mut live = Vec::with_capacity(all.len());
+        let (mut live, mut expired) = (Vec::with_capacity(all.len()), Vec::new());
         for (id, text) in all {
             let parsed = text.split_once(' ').and_then(|(expiry, json)| Some((expiry.parse::<u64>().ok()?, json)));
             match parsed {
@@ -107,17 +139,22 @@ impl Inner {
                         log::warn!(worker = id.as_str(); "a worker's registration cannot be read and is skipped: {e}")
                     }
                 },
-                _ => {
-                    self.send(redis::cmd("HDEL").arg(&key).arg(&id)).await?;
-                }
+                _ => expired.push((id, text)),
             }
         }
         live.sort_by(|a: &WorkerInfo, b| a.id.cmp(&b.id));
-        Ok(live)
+        Ok((live, expired))
     }
 
     pub(crate) async fn registry_changed(&self) {
-        let _ = tokio::time::timeout(LOOK, self.registry.changed.notified()).await;
+        let registry = &self.registry;
+        let changed = registry.changed.notified();
+        tokio::pin!(changed);
+        // Registered before the versions are compared: a change in between is seen.
+        changed.as_mut().enable();
+        if registry.version.load(Ordering::Acquire) == registry.read.load(Ordering::Acquire) {
+            let _ = tokio::time::timeout(LOOK, changed).await;
+        }
     }
 
     pub(crate) async fn publish_command(&self, command: &WorkerCommand) -> Result<()> {

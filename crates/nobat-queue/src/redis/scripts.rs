@@ -82,4 +82,5 @@ functions! {
     NUMBER = "number";
     RATE = "rate";
     PUT = "put";
+    FORGET = "forget";
 }

@@ -4,18 +4,21 @@
 //! first sending only in its age, by which the script knows that it may have
 //! run already.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nobat_core::JobId;
 use nobat_core::job::{Outcome, Settlement};
+use nobat_core::{ErrorCode, JobId};
 use redis::Cmd;
 
+use super::connect::VALUE_LIMIT;
 use super::handoff::{PARKED_LEN, Parked};
 use super::keys::{INLINE_MAX, QueueKeys, key_of};
 use super::record::{self, Record, flag};
 use super::renewer::{MEMBER_LEN, member};
 use super::{Inner, scripts};
+use crate::limits::bounded;
 
 /// The store's clock, carried on by this host's monotonic one.
 #[derive(Clone, Copy)]
@@ -34,6 +37,8 @@ impl Clock {
 pub(crate) struct Call {
     /// Of the leases it takes.
     pub(crate) token: u64,
+    /// The consumer's.
+    name: [u8; 8],
     first_sent: Option<Instant>,
     /// What the consumer is parked as, which this call takes back.
     pub(crate) unpark: Option<Parked>,
@@ -66,14 +71,56 @@ struct Other {
 }
 
 impl Call {
-    pub(crate) fn new(token: u64) -> Call {
-        Call { token, first_sent: None, unpark: None, park: None, stored: Vec::new(), others: Vec::new() }
+    pub(crate) fn new(token: u64, name: [u8; 8]) -> Call {
+        Call { token, name, first_sent: None, unpark: None, park: None, stored: Vec::new(), others: Vec::new() }
     }
 
-    /// Adds a settlement. A success needs the leased record.
-    pub(crate) fn add(&mut self, settlement: Settlement, held: Option<Record>, clock: Clock) {
+    /// How many jobs it settles.
+    pub(crate) fn len(&self) -> usize {
+        self.stored.len() + self.others.len()
+    }
+
+    /// One call per settlement, for a call that the store refuses as a whole. They count
+    /// as sent: the refused one may have settled some. The first takes over its token, and
+    /// so the leases it may have taken; the others get one each from `token`.
+    pub(crate) fn split(self, mut token: impl FnMut() -> u64) -> VecDeque<Call> {
+        let Call { token: first, name, first_sent, unpark, park, stored, others } = self;
+        let mut calls = VecDeque::with_capacity(stored.len() + others.len());
+        let mut add = |stored: Option<Stored>, other: Option<Other>| {
+            let (stored, others) = (stored.into_iter().collect(), other.into_iter().collect());
+            calls.push_back(match calls.is_empty() {
+                true => Call { token: first, name, first_sent, unpark, park, stored, others },
+                false => Call { first_sent, stored, others, ..Call::new(token(), name) },
+            });
+        };
+        stored.into_iter().for_each(|stored| add(Some(stored), None));
+        others.into_iter().for_each(|other| add(None, Some(other)));
+        calls
+    }
+
+    /// The one settlement of a call that the store refuses, put as a failure that says
+    /// so; `None` when that is what it was: nothing more can be done for the job than to
+    /// let its lease run out.
+    pub(crate) fn failed(self, why: &str) -> Result<Call, Option<JobId>> {
+        let Call { token, name, first_sent, unpark, park, mut stored, others } = self;
+        let Some(refused) = stored.pop() else { return Err(others.first().map(|other| other.id)) };
+        let failure = Other {
+            member: refused.member,
+            id: refused.id,
+            what: "D",
+            delay: Duration::ZERO,
+            code: record::code_number(ErrorCode::Internal),
+            message: format!("redis refused to keep the job's result: {why}"),
+        };
+        Ok(Call { token, name, first_sent, unpark, park, stored, others: vec![failure] })
+    }
+
+    /// Adds a settlement. A success needs the leased record; a result of more than
+    /// `most` bytes fails the job: the server would close the connection on it, each time.
+    pub(crate) fn add(&mut self, settlement: Settlement, held: Option<Record>, clock: Clock, most: usize) {
         let Settlement { id, token, outcome } = settlement;
         let member = member(id, token);
+        let outcome = bounded(outcome, most, VALUE_LIMIT);
         let mut other = |what, delay, code, message| self.others.push(Other { member, id, what, delay, code, message });
         match (outcome, held) {
             (Outcome::Succeeded(result), Some(held)) => {
@@ -92,14 +139,12 @@ impl Call {
             // Its record is gone: only the lease is given up.
             (Outcome::Succeeded(_), None) | (Outcome::Released, _) => other("R", Duration::ZERO, 0, String::new()),
             (Outcome::Failed { error, retry_in: Some(delay) }, _) => {
-                other("F", delay, record::code_number(error.code), clipped(error.message))
+                other("F", delay, record::code_number(error.code), error.message)
             }
             (Outcome::Failed { error, retry_in: None }, _) => {
-                other("D", Duration::ZERO, record::code_number(error.code), clipped(error.message))
+                other("D", Duration::ZERO, record::code_number(error.code), error.message)
             }
-            (Outcome::Expired(error), _) => {
-                other("X", Duration::ZERO, record::code_number(error.code), clipped(error.message))
-            }
+            (Outcome::Expired(error), _) => other("X", Duration::ZERO, record::code_number(error.code), error.message),
         }
     }
 
@@ -126,7 +171,7 @@ impl Call {
             .arg(inner.prefix.keeper_channel())
             .arg(self.park.as_ref().map_or(&[][..], |entry| entry))
             .arg(self.unpark.as_ref().map_or(&[][..], |parked| &parked.entry))
-            .arg(self.unpark.map_or(0, |parked| parked.at.elapsed().as_micros() as u64))
+            .arg(&self.name[..])
             .arg(self.stored.len())
             .arg(self.others.len());
         for stored in &self.stored {
@@ -163,14 +208,4 @@ impl Call {
             None => self.others.get(index - self.stored.len()).map(|other| (other.id, None)),
         }
     }
-}
-
-/// A message is for people; what is longer than this helps nobody.
-fn clipped(mut message: String) -> String {
-    let mut cut = message.len().min(2_000);
-    while !message.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    message.truncate(cut);
-    message
 }

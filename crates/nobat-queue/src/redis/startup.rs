@@ -1,11 +1,11 @@
-//! What a server must be before it is trusted with jobs, and what an operator
+//! What every server must be before it is trusted with jobs, and what an operator
 //! is told about one that could be safer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nobat_core::{Error, ErrorCode, IdIssuer, Result};
-use redis::{RedisError, RedisResult, Value};
+use redis::{Cmd, RedisError, RedisResult, Value};
 
 use super::connect::{Hub, coded};
 use super::keys::Prefix;
@@ -13,6 +13,10 @@ use crate::queue::{Durability, QueueSettings, StoreHealth};
 
 /// The oldest server whose scripting and commands the scripts need.
 const OLDEST: (u32, u32) = (7, 0);
+/// The first that can wait for its file.
+const WAITAOF: (u32, u32) = (7, 2);
+/// Most bytes of one value unless the server says otherwise.
+const VALUE_MAX: usize = 512 << 20;
 
 /// How long a start waits for a server that is not up yet: under a supervisor
 /// or in a compose file everything starts at once.
@@ -23,6 +27,10 @@ const REACH: Duration = Duration::from_secs(10);
 pub(crate) struct Server {
     version: String,
     append_only: AtomicBool,
+    /// Whether it can wait for its file (WAITAOF).
+    waits_for_file: bool,
+    /// Most bytes of one value.
+    value_max: usize,
 }
 
 impl Server {
@@ -30,34 +38,73 @@ impl Server {
     pub(crate) fn append_only(&self) -> bool {
         self.append_only.load(Ordering::Relaxed)
     }
+
+    /// Most bytes that one value may have: a larger one breaks the connection.
+    pub(crate) fn value_max(&self) -> usize {
+        self.value_max
+    }
+
+    /// What must be waited for behind an enqueue, and what its answer must be at least.
+    pub(crate) fn wait(&self, durability: Durability, patience: Duration) -> Option<Wait> {
+        let (name, counts): (_, &[u8]) = match (durability, self.waits_for_file) {
+            (Durability::Memory, _) => return None,
+            (Durability::Fsync, _) => ("WAITAOF", &[1, 0]),
+            (Durability::Replicated, true) => ("WAITAOF", &[1, 1]),
+            (Durability::Replicated, false) => ("WAIT", &[1]),
+        };
+        let mut cmd = redis::cmd(name);
+        for count in counts {
+            cmd.arg(*count);
+        }
+        cmd.arg(patience.as_millis() as u64);
+        Some(Wait { cmd, replicated: durability == Durability::Replicated })
+    }
+}
+
+/// A command behind an enqueue that answers when the jobs are where they must be.
+pub(crate) struct Wait {
+    pub(crate) cmd: Cmd,
+    replicated: bool,
+}
+
+impl Wait {
+    /// What its answer lacks, if anything: WAITAOF says how many local and replica files
+    /// have the jobs, WAIT how many replicas.
+    pub(crate) fn lacks(&self, answer: Option<&Value>) -> Option<&'static str> {
+        let count = |value: Option<&Value>| match value {
+            Some(Value::Int(count)) => *count,
+            _ => 0,
+        };
+        let (local, replicas) = match answer {
+            Some(Value::Array(counts)) => (count(counts.first()), count(counts.get(1))),
+            other => (1, count(other)),
+        };
+        if local < 1 {
+            Some("redis did not write the job to disk in time; is its disk overloaded?")
+        } else if self.replicated && replicas < 1 {
+            Some(
+                "no replica has the job in time; look whether one is connected (and has `appendonly yes`), or set queue.durability to `fsync` or `memory`",
+            )
+        } else {
+            None
+        }
+    }
 }
 
 /// Checks the server, loads the scripts and reads (or creates) the secret that
 /// ids are keyed with.
 pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings) -> Result<(Server, IdIssuer)> {
-    let info = reach(hub).await?;
-    let version = field(&info, "redis_version").unwrap_or("unknown").to_owned();
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if number < OLDEST {
-        return Err(refuse(format!("redis at this url is version {version}; nobat needs 7.0 or later")));
+    let nodes = reach(hub).await?;
+    if let Some(advice) = nodes.first().and_then(|node| hub.advice(field(&node.info, "redis_mode"))) {
+        return Err(refuse(advice));
     }
-    if settings.durability == Durability::Fsync {
-        if number < (7, 2) {
-            return Err(refuse(format!(
-                "durability = \"fsync\" needs WAITAOF, which redis {version} does not have; use redis 7.2 or later, or durability = \"memory\" with `appendfsync always`"
-            )));
-        }
-        if !keeps_file(&info) {
-            return Err(refuse("durability = \"fsync\" needs append-only; set `appendonly yes` in redis".to_owned()));
-        }
+    for node in &nodes {
+        node.check(settings.durability)?;
     }
-    let policy = eviction_policy(hub, &info).await?;
-    if policy != "noeviction" {
-        return Err(refuse(format!(
-            "redis has maxmemory-policy `{policy}`, which would drop jobs; set `maxmemory-policy noeviction`"
-        )));
-    }
+    let waits_for_file = nodes.iter().all(|node| node.number() >= WAITAOF && keeps_file(&node.info));
+    let append_only = AtomicBool::new(nodes.iter().all(|node| keeps_file(&node.info)));
+    let version = nodes.first().map(|node| node.version().to_owned()).unwrap_or_default();
+    let value_max = value_max(hub).await;
     // A server without the scripts is given them by any first call; this one reads.
     let probe = prefix.global("");
     hub.send(super::scripts::GET.on(&probe).arg("probe")).await.map_err(|e| coded(&e))?;
@@ -75,53 +122,114 @@ pub(crate) async fn prepare(hub: &Hub, prefix: &Prefix, settings: &QueueSettings
         _ => None,
     };
     let secret = secret.ok_or_else(|| refuse(format!("redis key `{secret_key}` is not a secret of 16 bytes; delete it (all job ids become invalid) or use another prefix")))?;
-    let append_only = AtomicBool::new(keeps_file(&info));
-    Ok((Server { version, append_only }, IdIssuer::new(secret)))
+    Ok((Server { version, append_only, waits_for_file, value_max }, IdIssuer::new(secret)))
+}
+
+/// A server of the deployment: one, or each master of a cluster.
+struct Node {
+    /// Its address, where there are several.
+    name: String,
+    info: String,
+}
+
+impl Node {
+    /// Whether it is fit.
+    fn check(&self, durability: Durability) -> Result<()> {
+        let (at, version) = (self.at(), self.version());
+        if self.number() < OLDEST {
+            return Err(refuse(format!("redis{at} is version {version}; nobat needs 7.0 or later")));
+        }
+        if durability == Durability::Fsync {
+            if self.number() < WAITAOF {
+                return Err(refuse(format!(
+                    "durability = \"fsync\" needs WAITAOF, which redis {version}{at} does not have; use redis 7.2 or later, or durability = \"memory\" with `appendfsync always`"
+                )));
+            }
+            if !keeps_file(&self.info) {
+                return Err(refuse(format!(
+                    "durability = \"fsync\" needs append-only; set `appendonly yes` in redis{at}"
+                )));
+            }
+        }
+        match field(&self.info, "maxmemory_policy") {
+            None | Some("noeviction") => Ok(()),
+            Some(policy) => Err(refuse(format!(
+                "redis{at} has maxmemory-policy `{policy}`, which would drop jobs; set `maxmemory-policy noeviction`"
+            ))),
+        }
+    }
+
+    /// What an operator should know about it.
+    fn warnings(&self) -> Vec<String> {
+        let (at, info) = (self.at(), &self.info);
+        let mut warnings = Vec::new();
+        if !keeps_file(info) {
+            warnings
+                .push(format!("append-only is off{at}: a restart of redis loses accepted jobs; set `appendonly yes`"));
+        }
+        if field(info, "aof_last_write_status").is_some_and(|status| status != "ok") {
+            warnings.push(format!("redis{at} cannot write its append-only file; free disk space"));
+        }
+        if field(info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction") {
+            warnings
+                .push(format!("redis{at} evicts keys: accepted jobs may vanish; set `maxmemory-policy noeviction`"));
+        }
+        let number = |name: &str| field(info, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let (used, most) = (number("used_memory"), number("maxmemory"));
+        if most > 0 && used > most / 10 * 9 {
+            warnings.push(format!("redis{at} uses {used} of {most} bytes; raise maxmemory or drain the queues"));
+        }
+        warnings
+    }
+
+    fn at(&self) -> String {
+        if self.name.is_empty() { String::new() } else { format!(" at `{}`", self.name) }
+    }
+
+    fn version(&self) -> &str {
+        field(&self.info, "redis_version").unwrap_or("unknown")
+    }
+
+    fn number(&self) -> (u32, u32) {
+        let mut numbers = self.version().split('.').map(|part| part.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
 }
 
 /// The server's health now.
-pub(crate) async fn health(hub: &Hub, server: &Server) -> Result<StoreHealth> {
-    let info = info(hub).await?;
+pub(crate) async fn health(hub: &Hub, server: &Server, durability: Durability) -> Result<StoreHealth> {
+    let nodes = ask(hub).await.map_err(|e| coded(&e))?;
+    server.append_only.store(nodes.iter().all(|node| keeps_file(&node.info)), Ordering::Relaxed);
     let mut warnings = Vec::new();
-    let say = |warnings: &mut Vec<String>, text: String| warnings.push(text);
-    server.append_only.store(keeps_file(&info), Ordering::Relaxed);
-    if !keeps_file(&info) {
-        say(
-            &mut warnings,
-            "append-only is off: a restart of redis loses accepted jobs; set `appendonly yes`".to_owned(),
-        );
-    }
-    if field(&info, "aof_last_write_status").is_some_and(|status| status != "ok") {
-        say(&mut warnings, "redis cannot write its append-only file; free disk space".to_owned());
-    }
-    if field(&info, "loading").is_some_and(|loading| loading != "0") {
-        return Err(super::connect::unavailable("it is loading its data"));
-    }
-    if field(&info, "role") == Some("slave") {
-        // Nothing this connection is asked for here fails on a replica: after a
-        // failover it has to be told to look for the master again.
-        hub.broken_now();
-        return Err(super::connect::unavailable(
-            "it is a replica; give the url of the master, of the sentinels or of the cluster",
-        ));
-    }
-    if field(&info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction") {
-        say(&mut warnings, "redis evicts keys: accepted jobs may vanish; set `maxmemory-policy noeviction`".to_owned());
-    }
-    let number = |name: &str| field(&info, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let (used, most) = (number("used_memory"), number("maxmemory"));
-    if most > 0 && used > most / 10 * 9 {
-        say(&mut warnings, format!("redis uses {used} of {most} bytes; raise maxmemory or drain the queues"));
+    for node in &nodes {
+        let (info, at) = (&node.info, node.at());
+        if field(info, "loading").is_some_and(|loading| loading != "0") {
+            return Err(super::connect::unavailable(&format!("it is loading its data{at}")));
+        }
+        if field(info, "role") == Some("slave") {
+            // Nothing this connection is asked for here fails on a replica: after a
+            // failover it has to be told to look for the master again.
+            hub.broken_now();
+            return Err(super::connect::unavailable(&format!(
+                "it is a replica{at}; give the url of the master, of the sentinels or of the cluster"
+            )));
+        }
+        warnings.extend(node.warnings());
+        if durability == Durability::Replicated && field(info, "connected_slaves") == Some("0") {
+            warnings.push(format!(
+                "no replica is connected to redis{at}: with durability = \"replicated\" every new job is refused"
+            ));
+        }
     }
     Ok(StoreHealth { store: format!("redis {}", server.version), warnings })
 }
 
 /// Waits for a server that is starting beside us, then reads what it says.
-async fn reach(hub: &Hub) -> Result<String> {
+async fn reach(hub: &Hub) -> Result<Vec<Node>> {
     let since = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
-        match try_info(hub).await {
+        match ask(hub).await {
             Err(e) if starting(&e) && since.elapsed() < REACH => {
                 if pause > Duration::from_millis(100) {
                     log::warn!("waiting for redis, up to {} s: {e}", REACH.as_secs());
@@ -139,16 +247,31 @@ fn starting(error: &RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.code() == Some("LOADING")
 }
 
-async fn info(hub: &Hub) -> Result<String> {
-    try_info(hub).await.map_err(|e| coded(&e))
+/// What every server says about itself: a cluster's masters each answer.
+async fn ask(hub: &Hub) -> RedisResult<Vec<Node>> {
+    Ok(match hub.send(redis::cmd("INFO").arg("everything")).await? {
+        Value::Map(nodes) => {
+            nodes.into_iter().map(|(name, info)| Node { name: text(name), info: text(info) }).collect()
+        }
+        other => vec![Node { name: String::new(), info: text(other) }],
+    })
 }
 
-async fn try_info(hub: &Hub) -> RedisResult<String> {
-    Ok(match hub.send(redis::cmd("INFO").arg("everything")).await? {
-        // A cluster answers per node: the first speaks for it.
-        Value::Map(nodes) => nodes.into_iter().map(|(_, info)| text(info)).next().unwrap_or_default(),
-        other => text(other),
-    })
+/// The least that a server takes as one value; what Redis has by itself where it may
+/// not be asked.
+async fn value_max(hub: &Hub) -> usize {
+    let answer = hub.send(redis::cmd("CONFIG").arg("GET").arg("proto-max-bulk-len")).await.unwrap_or(Value::Nil);
+    let mut told = Vec::new();
+    numbers(answer, &mut told);
+    told.into_iter().min().unwrap_or(VALUE_MAX)
+}
+
+fn numbers(value: Value, out: &mut Vec<usize>) {
+    match value {
+        Value::Map(pairs) => pairs.into_iter().for_each(|(_, value)| numbers(value, out)),
+        Value::Array(items) => items.into_iter().for_each(|item| numbers(item, out)),
+        other => out.extend(text(other).parse::<usize>()),
+    }
 }
 
 pub(crate) fn text(value: Value) -> String {
@@ -165,20 +288,6 @@ pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 
 fn keeps_file(info: &str) -> bool {
     field(info, "aof_enabled").is_some_and(|enabled| enabled != "0")
-}
-
-/// From CONFIG where it is allowed, else from INFO.
-async fn eviction_policy(hub: &Hub, info: &str) -> Result<String> {
-    if let Some(policy) = field(info, "maxmemory_policy") {
-        return Ok(policy.to_owned());
-    }
-    let reply = hub.send(redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy")).await.map_err(|e| coded(&e))?;
-    let pairs: Vec<String> = match reply {
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(k, v)| [text(k), text(v)]).collect(),
-        Value::Array(items) => items.into_iter().map(text).collect(),
-        _ => Vec::new(),
-    };
-    Ok(pairs.into_iter().nth(1).unwrap_or_else(|| "noeviction".to_owned()))
 }
 
 fn refuse(message: String) -> Error {

@@ -6,8 +6,16 @@
 //! others look once per [`LOOK`] whether it is still there, all their queues in one
 //! command. An idle process so costs Redis well under one command a second,
 //! however many models it serves.
+//!
+//! A worker does so for the queues it consumes. A gateway does for every queue of
+//! the deployment: a deadline passes though no worker is there.
+//!
+//! Each look is also the sign that the store can be reached: after a silence of most
+//! of a lease the scripts give the leases that ran out meanwhile another chance. The
+//! next process takes over well before: [`PAUSE`], the ttl's second and [`LOOK`].
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,13 +23,19 @@ use parking_lot::Mutex;
 use redis::Value;
 use tokio::sync::Notify;
 
+use super::connect::{Fault, fault};
 use super::keys::QueueKeys;
 use super::{Inner, random_u32, scripts};
 
 /// How often a process looks whether another's timekeeper lives.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(4);
 /// The keeper's longest pause.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(5);
+/// How often a gateway looks for queues that others made.
+const ROAM: Duration = Duration::from_secs(30);
+
+/// How soon a tick is tried again that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The queues this process consumes, and when each is looked at next.
 #[derive(Clone, Default)]
@@ -33,11 +47,17 @@ pub(crate) struct Timers {
 struct Shared {
     watched: Mutex<HashMap<String, Watched>>,
     changed: Notify,
+    /// Whether this process looks after every queue: it enqueues.
+    roams: AtomicBool,
+    /// Whether the last tick failed: told once.
+    failing: AtomicBool,
 }
 
 struct Watched {
     queue: Arc<QueueKeys>,
     consumers: usize,
+    /// Looked after without a consumer, too.
+    attended: bool,
     /// Whether this process keeps the queue's timers.
     keeper: bool,
     at: Instant,
@@ -46,14 +66,33 @@ struct Watched {
 impl Timers {
     /// Begins to care for a queue's timers: a consumer opened.
     pub(crate) fn open(&self, queue: &Arc<QueueKeys>) {
+        self.watch(queue, |entry| entry.consumers += 1);
+    }
+
+    /// From here on every queue of the deployment is cared for: a lane opened.
+    pub(crate) fn roam(&self) {
+        if !self.shared.roams.swap(true, Ordering::AcqRel) {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// A queue became known to this process.
+    pub(crate) fn known(&self, queue: &Arc<QueueKeys>) {
+        if self.shared.roams.load(Ordering::Acquire) {
+            self.watch(queue, |entry| entry.attended = true);
+        }
+    }
+
+    fn watch(&self, queue: &Arc<QueueKeys>, change: impl FnOnce(&mut Watched)) {
         let mut watched = self.shared.watched.lock();
         let entry = watched.entry(queue.base.clone()).or_insert_with(|| Watched {
             queue: queue.clone(),
             consumers: 0,
+            attended: false,
             keeper: false,
             at: Instant::now(),
         });
-        entry.consumers += 1;
+        change(entry);
         drop(watched);
         self.shared.changed.notify_one();
     }
@@ -63,7 +102,7 @@ impl Timers {
         let mut watched = self.shared.watched.lock();
         if let Some(entry) = watched.get_mut(&queue.base) {
             entry.consumers -= 1;
-            if entry.consumers == 0 {
+            if entry.consumers == 0 && !entry.attended {
                 watched.remove(&queue.base);
             }
         }
@@ -95,9 +134,15 @@ impl Timers {
 
 /// Runs until the process's store is dropped.
 pub(crate) async fn run(inner: Weak<Inner>) {
+    let mut roamed: Option<Instant> = None;
     loop {
         let Some(strong) = inner.upgrade() else { return };
         let timers = strong.timers.clone();
+        if timers.shared.roams.load(Ordering::Acquire) && roamed.is_none_or(|at| at.elapsed() >= ROAM) {
+            roamed = Some(Instant::now());
+            // Each becomes known by it; where the store is away, another time.
+            let _ = strong.all_queues().await;
+        }
         let (due, next) = timers.due();
         if due.is_empty() {
             drop(strong);
@@ -107,8 +152,13 @@ pub(crate) async fn run(inner: Weak<Inner>) {
         }
         let (ours, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, keeper)| *keeper);
         let vacant = vacant(&strong, others).await;
+        let mut reached = true;
         for queue in ours.into_iter().map(|(queue, _)| queue).chain(vacant) {
-            tick(&strong, &queue).await;
+            match reached {
+                true => reached = tick(&strong, &queue).await,
+                // The others would wait for the same store.
+                false => timers.plan(&queue, false, AGAIN),
+            }
         }
     }
 }
@@ -147,35 +197,48 @@ async fn vacant(inner: &Inner, queues: Vec<(Arc<QueueKeys>, bool)>) -> Vec<Arc<Q
     vacant
 }
 
-async fn tick(inner: &Inner, queue: &QueueKeys) {
+/// Looks after a queue; false when the store cannot be reached.
+async fn tick(inner: &Inner, queue: &QueueKeys) -> bool {
     let settings = &inner.settings;
     let mut cmd = scripts::TICK.on(&queue.base);
     cmd.arg(&inner.process[..])
         .arg(pause(inner).as_micros() as u64)
         .arg(settings.max_dead)
         .arg(u64::from(settings.dead_ttl_s) * 1000)
-        .arg(inner.prefix.lane_channel());
+        .arg(inner.prefix.lane_channel())
+        .arg(u64::from(settings.lease_ms) * 1000);
+    let failing = &inner.timers.shared.failing;
     match inner.hub.send(&cmd).await {
-        Ok(Value::Array(reply)) => match reply[..] {
-            [Value::Int(1), Value::Int(wait_us)] => {
-                inner.timers.plan(queue, true, Duration::from_micros(wait_us.max(0) as u64));
+        Ok(reply) => {
+            match reply {
+                Value::Array(reply) if matches!(reply[..], [Value::Int(1), Value::Int(_)]) => {
+                    let wait_us = if let Value::Int(wait_us) = reply[1] { wait_us.max(0) as u64 } else { 0 };
+                    inner.timers.plan(queue, true, Duration::from_micros(wait_us));
+                }
+                _ => inner.timers.plan(queue, false, look(inner)),
             }
-            _ => inner.timers.plan(queue, false, look(inner)),
-        },
-        Ok(_) => inner.timers.plan(queue, false, look(inner)),
+            if failing.swap(false, Ordering::AcqRel) {
+                log::info!("the queues' timers are kept again");
+            }
+            true
+        }
         Err(e) => {
-            log::warn!(model = queue.model.as_str(); "timers of a queue could not be kept: {e}");
-            inner.timers.plan(queue, false, Duration::from_secs(1));
+            inner.timers.plan(queue, false, AGAIN);
+            if !failing.swap(true, Ordering::AcqRel) {
+                log::warn!(model = queue.model.as_str(); "the queues' timers cannot be kept, it is tried again by itself: {e}");
+            }
+            // What one queue's keys are to blame for says nothing about the others.
+            fault(&e) == Fault::Ours
         }
     }
 }
 
-/// Never longer than two thirds of a lease: leases begin without a signal.
+/// Never longer than a third of a lease: leases begin without a signal.
 fn pause(inner: &Inner) -> Duration {
-    PAUSE.min(Duration::from_millis(u64::from(inner.settings.lease_ms) * 2 / 3)).max(Duration::from_millis(20))
+    PAUSE.min(Duration::from_millis(u64::from(inner.settings.lease_ms) / 3)).max(Duration::from_millis(20))
 }
 
 fn look(inner: &Inner) -> Duration {
-    let full = LOOK.min(pause(inner) * 2);
+    let full = LOOK.min(pause(inner));
     full.mul_f64(0.8 + f64::from(random_u32()) / f64::from(u32::MAX) * 0.2)
 }

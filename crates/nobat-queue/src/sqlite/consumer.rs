@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 use super::folder::{Running, unavailable};
 use super::machine::{ConsumerNo, QueueNo};
-use super::shared::Core;
+use super::shared::{Core, VALUE_LIMIT};
+use crate::limits::bounded;
 use crate::queue::{Consumer, LAST_CHANCE, Renewal, Renewer, Step};
 
 pub(super) struct SqliteConsumer {
@@ -80,8 +81,10 @@ impl Consumer for SqliteConsumer {
         let mut step = Step::default();
         let (mut on_disk, mut answers) = (Vec::new(), Vec::new());
         let (queue, number, held) = (self.queue, self.number, &mut self.held);
+        let most = self.core.shared.value_max;
         self.core.shared.act(|state, now_us| {
-            for settlement in settle {
+            for mut settlement in settle {
+                settlement.outcome = bounded(settlement.outcome, most, VALUE_LIMIT);
                 let (id, token) = (settlement.id, settlement.token);
                 match state.machine.settle(now_us, settlement) {
                     true => answers.extend(state.take_caller(id)),

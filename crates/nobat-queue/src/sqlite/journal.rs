@@ -20,12 +20,19 @@ use std::path::Path;
 
 use bytes::Bytes;
 use nobat_core::{IdIssuer, OwnerId};
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checkpoint;
 use super::machine::{Group, Job, KeyRecord, Kind, Known, QueueRecord, Row};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
 use crate::queue::Durability;
+
+/// Most bytes of a row as SQLite is built.
+const ROW_MAX: i32 = 1_000_000_000;
+/// Most bytes of a row's columns but for the payload or the result; an error's message
+/// has 2,000, a trace and a key are bounded by whoever takes them.
+const COLUMNS_MAX: usize = 64 << 10;
 
 /// Version of the schema, in `user_version`.
 const SCHEMA_VERSION: i64 = 2;
@@ -88,7 +95,7 @@ impl Journal {
         db.pragma_update(None, "journal_mode", "wal")?;
         let synchronous = match durability {
             Durability::Memory => "normal",
-            Durability::Fsync => "full",
+            Durability::Fsync | Durability::Replicated => "full",
         };
         db.pragma_update(None, "synchronous", synchronous)?;
         db.pragma_update(None, "journal_size_limit", 2 * i64::from(checkpoint::PAGES) * 4096)?;
@@ -286,6 +293,18 @@ impl Journal {
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?1))", [bytes])?;
         self.db.execute("DELETE FROM meta WHERE name='probe'", [])?;
         Ok(())
+    }
+
+    /// Most bytes of an input or a result: a row holds it and some columns more.
+    pub(crate) fn value_max(&self) -> usize {
+        let row = self.db.limit(Limit::SQLITE_LIMIT_LENGTH).unwrap_or(ROW_MAX);
+        usize::try_from(row).unwrap_or_default().saturating_sub(COLUMNS_MAX)
+    }
+
+    /// Lets a row be no larger than this.
+    #[cfg(test)]
+    pub(crate) fn limit_rows(&mut self, bytes: i32) {
+        self.db.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes).expect("a limit");
     }
 
     /// Lets the database grow no further, as a full disk does.

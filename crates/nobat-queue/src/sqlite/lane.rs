@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 
 use super::machine::Commit;
 use super::read;
-use super::shared::Core;
+use super::shared::{Core, VALUE_LIMIT};
+use crate::limits;
 use crate::queue::{Accepted, Durability, Lane};
 
 /// How long the insert of a call waits for its settlement to join it. Nobody is
@@ -32,6 +33,7 @@ pub(super) struct SqliteLane {
 #[async_trait]
 impl Lane for SqliteLane {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
+        limits::check(&job, self.core.shared.value_max, VALUE_LIMIT)?;
         let (enqueued, ack, now_ms) = self.core.shared.act(|state, now_us| {
             let enqueued = state.enqueue(now_us, job, Commit::Now)?;
             if enqueued.duplicate {
@@ -46,6 +48,7 @@ impl Lane for SqliteLane {
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
         let shared = &self.core.shared;
+        limits::check(&job, shared.value_max, VALUE_LIMIT)?;
         let began = Instant::now();
         let keyed = job.options.idempotency.is_some();
         // A key promises that no second job is made, and fsync that nothing answered is

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
 use crate::ledger::{Due, Ledger};
+use crate::limits;
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = wal;
@@ -29,6 +30,9 @@ CREATE TABLE IF NOT EXISTS timer (
     name TEXT, key TEXT, value BLOB NOT NULL, due_ms INTEGER NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS timer_by_due ON timer (name, due_ms);
 ";
+
+/// Most bytes of a document: far below what SQLite takes for a row.
+const VALUE_MAX: usize = 500_000_000;
 
 /// The embedded store's ledger.
 pub(super) struct SqliteLedger {
@@ -100,6 +104,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn put(&self, space: &str, key: &str, value: &[u8]) -> Result<()> {
+        limits::check_document(key, value.len(), VALUE_MAX)?;
         let (space, key, value) = (space.to_owned(), key.to_owned(), value.to_owned());
         let sql = "INSERT OR REPLACE INTO document VALUES (?1, ?2, ?3)";
         self.with(move |db| db.prepare_cached(sql)?.execute(params![space, key, value]).map(drop)).await
@@ -112,6 +117,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn append(&self, log: &str, entry: &[u8], keep: usize) -> Result<()> {
+        limits::check_document(log, entry.len(), VALUE_MAX)?;
         let (log, entry) = (log.to_owned(), entry.to_owned());
         self.with(move |db| {
             db.prepare_cached("INSERT INTO log (log, entry) VALUES (?1, ?2)")?.execute(params![log, entry])?;
@@ -134,6 +140,7 @@ impl Ledger for SqliteLedger {
 
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
+        limits::check_document(&key, value.len(), VALUE_MAX)?;
         let sql = "INSERT OR IGNORE INTO timer VALUES (?1, ?2, ?3, ?4)";
         self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now_ms(), delay)])? == 1))
             .await
@@ -160,6 +167,7 @@ impl Ledger for SqliteLedger {
 
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
+        limits::check_document(&key, value.len(), VALUE_MAX)?;
         let sql = "UPDATE timer SET value = ?3, due_ms = ?4 WHERE name = ?1 AND key = ?2";
         self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now_ms(), delay)])? == 1))
             .await

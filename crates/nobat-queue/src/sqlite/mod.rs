@@ -56,7 +56,8 @@ use self::writer::Writer;
 use crate::condition::Condition;
 use crate::ledger::Ledger;
 use crate::queue::{
-    Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand, WorkerInfo,
+    Consumer, Counts, Durability, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand,
+    WorkerInfo,
 };
 
 /// Payload bytes of waiting jobs that stay in memory.
@@ -77,6 +78,12 @@ impl SqliteQueue {
     /// `queue_unavailable` when another process holds the folder, when it cannot
     /// be written, or when a newer version wrote it.
     pub fn open(dir: &Path, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
+        if settings.durability == Durability::Replicated {
+            return Err(Error::new(
+                ErrorCode::InvalidParameter,
+                "durability = \"replicated\" needs Redis with a replica: the embedded store is one folder; use \"fsync\", or set `redis`",
+            ));
+        }
         let folder = Folder::take(dir)?;
         let notes = damaged_logs(&folder)?;
         let broken = |e: JournalError| unavailable(dir, &format!("holds no usable queue: {e}"));
@@ -104,7 +111,7 @@ impl SqliteQueue {
         let clock = Clock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;
         folder.watch();
-        let shared = Arc::new(Shared::new(folder, settings, ids, clock, machine, notes));
+        let shared = Arc::new(Shared::new(folder, settings, ids, clock, machine, notes, journal.value_max()));
         let mut core = Core { shared: Arc::clone(&shared), writer: None, guard: None };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
@@ -310,6 +317,10 @@ impl Queue for SqliteQueue {
 
     async fn next_command(&self) -> WorkerCommand {
         self.core.shared.registry.next_command().await
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        self.core.shared.value_max
     }
 
     async fn health(&self) -> Result<StoreHealth> {

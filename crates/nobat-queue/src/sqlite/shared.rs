@@ -21,6 +21,9 @@ use crate::condition::Refusals;
 use crate::entropy;
 use crate::queue::QueueSettings;
 
+/// What bounds a value, for whoever reads why one was refused.
+pub(super) const VALUE_LIMIT: &str = "SQLite: a row of 1 GB";
+
 /// Lines about the door are this far apart at least.
 const SAY_EVERY_US: u64 = 2_000_000;
 
@@ -64,6 +67,8 @@ pub(super) struct Shared {
     /// What a start found out and an operator should know.
     pub(super) notes: Vec<String>,
     pub(super) registry: Registry,
+    /// Most bytes of one value.
+    pub(super) value_max: usize,
     readers: Mutex<Vec<Reader>>,
 }
 
@@ -180,6 +185,7 @@ impl Shared {
         clock: Clock,
         machine: Machine,
         notes: Vec<String>,
+        value_max: usize,
     ) -> Shared {
         Shared {
             folder,
@@ -192,6 +198,7 @@ impl Shared {
             refusals: Refusals::default(),
             notes,
             registry: Registry::new(),
+            value_max,
             readers: Mutex::default(),
         }
     }

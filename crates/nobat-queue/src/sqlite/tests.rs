@@ -228,6 +228,50 @@ async fn a_key_ends_with_its_jobs_record_over_a_restart_too() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_row_cannot_hold_fails_alone_and_the_store_goes_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (folder, mut journal) = parts(dir.path());
+    journal.limit_rows(100_000);
+    let most = journal.value_max();
+    assert!(most < 100_000);
+    let queue = SqliteQueue::start(folder, journal, QueueSettings::default(), Vec::new()).expect("starts");
+    assert_eq!(queue.max_value_bytes(), most);
+    let lane = queue.lane();
+    let refused = lane.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
+    assert_eq!(refused.code, ErrorCode::PayloadTooLarge);
+    assert_eq!(
+        lane.call(job(vec![7; most + 1]), Duration::from_secs(9)).await.expect_err("too large").code,
+        ErrorCode::PayloadTooLarge
+    );
+    let ids = [
+        lane.enqueue(job(vec![7; most])).await.expect("fits").id,
+        lane.enqueue(job("huge")).await.expect("accepted").id,
+        lane.enqueue(job("wordy")).await.expect("accepted").id,
+    ];
+    let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
+    let leased = consumer.step(Vec::new(), 3).await.expect("a step").leased;
+    let long = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "x".repeat(200_000) };
+    let outcomes = [
+        Outcome::Succeeded(vec![0; most].into()),
+        Outcome::Succeeded(vec![0; most + 1].into()),
+        Outcome::Failed { error: long, retry_in: None },
+    ];
+    let settled =
+        leased.iter().zip(outcomes).map(|(job, outcome)| Settlement { id: job.id, token: job.token, outcome });
+    assert!(consumer.step(settled.collect(), 0).await.expect("a step").refused.is_empty());
+    for (id, state) in ids.iter().zip([JobState::Succeeded, JobState::Dead, JobState::Dead]) {
+        let view = lane.wait(*id, Duration::from_secs(30)).await.expect("answered").expect("is there");
+        assert_eq!(view.state, state);
+    }
+    let view = queue.get(ids[1]).await.expect("answered").expect("is there");
+    let error = view.error.expect("says why");
+    assert_eq!(error.code, ErrorCode::PayloadTooLarge);
+    assert!(error.message.contains("fewer outputs"), "{}", error.message);
+    queue.health().await.expect("well");
+    lane.enqueue(job("and on")).await.expect("accepted");
+}
+
 #[tokio::test]
 async fn a_job_whose_payload_is_lost_is_dead_lettered_alone() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -19,6 +19,8 @@ on_every_store! {
     a_renewed_lease_does_not_expire
     a_job_that_kills_three_workers_is_quarantined_and_its_neighbours_are_not
     a_job_that_outlived_a_worker_runs_alone
+    a_lease_that_ran_out_while_its_holder_could_not_renew_is_no_death
+    three_lapses_of_living_workers_quarantine_nothing
     of_jobs_on_their_last_chance_one_runs_at_a_time
     a_released_job_keeps_its_place_and_burns_no_attempt
     a_lease_that_expires_wakes_nobody_twice
@@ -180,6 +182,46 @@ async fn a_job_that_outlived_a_worker_runs_alone(backend: Backend) {
     assert_eq!(payloads(&lease(&mut next, 8).await), ["fresh and urgent"], "the batch ends before a suspect");
     assert_eq!(payloads(&lease(&mut next, 8).await), ["suspect"]);
     assert_eq!(payloads(&lease(&mut next, 8).await), ["after"]);
+}
+
+async fn a_lease_that_ran_out_while_its_holder_could_not_renew_is_no_death(backend: Backend) {
+    for settles in [false, true] {
+        let store = backend.open_with(short_leases(400)).await;
+        let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+        let mut cut_off = store.queue.consumer(MODEL, "cut off").await.expect("a consumer");
+        let stale = lease_all(&mut cut_off, 1).await;
+        let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
+        let fresh = lease_all(&mut next, 1).await;
+        assert_eq!(fresh[0].deaths, 1, "nobody can tell yet");
+        // It is back, and asks for what it held.
+        if settles {
+            assert_eq!(settle(&mut cut_off, vec![success(&stale[0], "late")]).await, [id]);
+        } else {
+            let mut renewer = store.queue.renewer().await.expect("a renewer");
+            let answers = renewer.renew(MODEL, &[(id, stale[0].token)]).await.expect("an answer");
+            assert_eq!(answers, [Renewal::Lost]);
+        }
+        assert!(settle(&mut next, vec![release(&fresh[0])]).await.is_empty());
+        assert_eq!(lease_all(&mut next, 1).await[0].deaths, 0);
+    }
+}
+
+async fn three_lapses_of_living_workers_quarantine_nothing(backend: Backend) {
+    let store = backend.open_with(short_leases(300)).await;
+    let id = store.queue.lane().enqueue(job("healthy")).await.expect("accepted").id;
+    let mut renewer = store.queue.renewer().await.expect("a renewer");
+    let mut stale = None;
+    for _ in 0..5 {
+        let mut cut_off = store.queue.consumer(MODEL, "cut off").await.expect("a consumer");
+        let leased = lease_all(&mut cut_off, 1).await;
+        if let Some(token) = stale.replace(leased[0].token) {
+            renewer.renew(MODEL, &[(id, token)]).await.expect("an answer");
+        }
+    }
+    let mut last = store.queue.consumer(MODEL, "last").await.expect("a consumer");
+    let leased = lease_all(&mut last, 1).await;
+    assert!(settle(&mut last, vec![success(&leased[0], "ok")]).await.is_empty());
+    reaches(&*store.queue, id, JobState::Succeeded).await;
 }
 
 async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {

@@ -13,6 +13,8 @@ on_every_store! {
     a_registered_worker_is_listed_with_its_models
     a_worker_that_falls_silent_is_forgotten
     a_worker_that_leaves_is_forgotten_at_once
+    a_worker_that_was_forgotten_and_returns_is_heard
+    a_change_that_comes_between_reading_and_waiting_is_heard
     a_change_of_the_registry_is_heard
     a_command_reaches_a_worker_that_waits
     a_command_reaches_a_worker_that_is_busy_with_another
@@ -125,4 +127,33 @@ async fn a_command_reaches_a_worker_that_is_busy_with_another(backend: Backend) 
     store.queue.command(&unload).await.expect("sent");
     let commands = tokio::time::timeout(PATIENCE, worker).await.expect("they arrive").expect("no panic");
     assert_eq!(commands, [load("digits"), unload]);
+}
+
+/// Whether a change is heard before a reader would look by itself.
+async fn is_heard(queue: &dyn nobat_queue::Queue) -> bool {
+    tokio::time::timeout(Duration::from_millis(2_500), queue.registry_changed()).await.is_ok()
+}
+
+async fn a_worker_that_was_forgotten_and_returns_is_heard(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.register_worker(&worker("w", &["m"]), ms(100)).await.expect("registered");
+    while !store.queue.workers().await.expect("listed").is_empty() {
+        tokio::time::sleep(ms(10)).await;
+    }
+    // What is left of the first registration is heard first.
+    while is_heard(&*store.queue).await {
+        store.queue.workers().await.expect("listed");
+    }
+    store.queue.register_worker(&worker("w", &["m"]), PATIENCE).await.expect("registered again");
+    assert!(is_heard(&*store.queue).await, "the same worker, but it was gone");
+    assert_eq!(store.queue.workers().await.expect("listed").len(), 1);
+}
+
+async fn a_change_that_comes_between_reading_and_waiting_is_heard(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.workers().await.expect("listed");
+    store.queue.register_worker(&worker("w", &["m"]), PATIENCE).await.expect("registered");
+    // Its message arrives while nobody waits.
+    tokio::time::sleep(ms(300)).await;
+    assert!(is_heard(&*store.queue).await);
 }

@@ -11,6 +11,8 @@ on_every_store! {
     a_delayed_job_is_scheduled_until_its_time
     a_queued_job_past_its_deadline_expires_and_is_not_run
     a_scheduled_job_past_its_deadline_expires
+    a_deadline_passes_though_nobody_consumes
+    a_delay_passes_though_nobody_consumes
     a_caller_is_told_that_the_deadline_passed
     a_leased_job_knows_the_time_it_has_left
     a_worker_may_say_that_a_deadline_cannot_be_met
@@ -55,6 +57,25 @@ async fn a_scheduled_job_past_its_deadline_expires(backend: Backend) {
     assert!(lease(&mut consumer, 8).await.is_empty());
     reaches(&*store.queue, never, JobState::Expired).await;
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").scheduled, 0);
+}
+
+async fn a_deadline_passes_though_nobody_consumes(backend: Backend) {
+    let store = backend.open().await;
+    let lane = store.queue.lane();
+    let options = JobOptions { deadline: Some(ms(200)), ..JobOptions::default() };
+    let first = lane.enqueue(job_with("nobody is there", options.clone())).await.expect("accepted").id;
+    reaches(&*store.queue, first, JobState::Expired).await;
+    // The timers are known by now to have nothing to do for a while.
+    let called = lane.call(job_with("nor now", options), PATIENCE).await.expect("answered");
+    assert_eq!(called.state, JobState::Expired);
+    assert_eq!(store.queue.counts(MODEL).await.expect("counts").queued, 0);
+}
+
+async fn a_delay_passes_though_nobody_consumes(backend: Backend) {
+    let store = backend.open().await;
+    let options = JobOptions { delay: Some(ms(200)), ..JobOptions::default() };
+    let id = store.queue.lane().enqueue(job_with("later", options)).await.expect("accepted").id;
+    reaches(&*store.queue, id, JobState::Queued).await;
 }
 
 async fn a_caller_is_told_that_the_deadline_passed(backend: Backend) {

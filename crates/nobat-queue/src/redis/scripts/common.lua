@@ -113,18 +113,32 @@ local function body_len(rec)
   return head_len(rec) + payload_len(rec)
 end
 
--- Whether a pending record is whole enough to be patched: where its inline payload
--- ends, or false.
-local function sound(rec)
+-- Whether a record without a result is whole enough to be taken apart: where its
+-- inline payload ends, or false.
+local function whole(rec)
   if not rec or #rec < SHORTEST then return false end
-  local state, _, _, flags = byte(rec, 1, 4)
-  if state ~= PENDING then return false end
+  local flags = byte(rec, 4)
   local at = header_at(flags)
   local length = byte(rec, at)
-  if not length or length < 4 or #rec < at + length then return false end
+  if not length or length < (flags % 2 == DEADLINE and 12 or 4) or #rec < at + length then return false end
   local body = at + length
   if band(flags, BLOB + STRIPPED) == 0 then body = body + unpack_at('<I4', rec, body - 3) end
   return #rec >= body and body
+end
+
+-- As `whole`, of a record that is pending and may be patched.
+local function sound(rec)
+  return rec and byte(rec, 1) == PENDING and whole(rec)
+end
+
+-- The lease under which a job that has no result was settled last, or nil. A result
+-- is packed in another way, and whatever its bytes are, they name no lease.
+local function settled_under(rec)
+  local state = rec and byte(rec, 1)
+  if state ~= PENDING and state ~= DEAD and state ~= CANCELLED and state ~= EXPIRED then return nil end
+  local body = whole(rec)
+  if not body or band(byte(rec, 4), TAIL) == 0 then return nil end
+  return sub(rec, body + 1, body + 8)
 end
 
 local function tail(token, code, message, now)

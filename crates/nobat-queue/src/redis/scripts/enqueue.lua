@@ -67,6 +67,7 @@ local function hand_over(hand_channel, adds, sets, added, sorted, now)
     end
     if call('PUBLISH', hand_channel .. sub(member, 1, 8), table.concat(frames)) > 0 then
       call('ZADD', base .. 'leases', unpack(leases))
+      call('ZADD', base .. 'took', leases[1], 'h' .. sub(member, 1, 8))
       return true
     end
   end
@@ -91,6 +92,7 @@ local function enqueue(KEYS, ARGV)
   local now = now_us()
   local meta = call('HMGET', base .. 'meta', 'last', 'seq', 'bytes', 'enq', 'paused', 'rate')
   local last, seq, bytes = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
+  if special and last > now + JITTER then look(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, math.huge) end
   local waiting = 0
   if max_jobs > 0 then
     waiting = call('ZCARD', base .. 'ready') + call('ZCARD', base .. 'sched')
@@ -135,14 +137,16 @@ local function enqueue(KEYS, ARGV)
     if accepted then
       local position = last + 1
       if position < now then position = now end
-      local queued, due = position, nil
+      -- Timers go by the clock: the position runs ahead of one that was set back.
+      local queued, due, passes = position, nil, nil
       if own then
         if own[1] > 0 then
-          due = position + own[1]
-          queued = due
+          due = now + own[1]
+          queued = position + own[1]
         end
         if own[2] > 0 then
-          rest = dated(rest, flags, position + own[2])
+          passes = now + own[2]
+          rest = dated(rest, flags, passes)
         end
       end
       local score = queued
@@ -168,7 +172,10 @@ local function enqueue(KEYS, ARGV)
       if new then
         last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
         bytes = bytes + (blob and cost(rec) or #rec)
-        if own and own[2] > 0 then call('ZADD', base .. 'due', position + own[2], key) end
+        if passes then
+          call('ZADD', base .. 'due', passes, key)
+          if not first_due or passes < first_due then first_due = passes end
+        end
         if blob then call('PERSIST', base .. key .. ':in') end
         if due then
           call('ZADD', base .. 'sched', due, key)
@@ -191,7 +198,9 @@ local function enqueue(KEYS, ARGV)
   local handed = plain and hand_over(ARGV[9], adds, sets, added, sorted, now)
   if handed then bytes = tonumber(meta[3]) or 0 end
   if added > 0 then
-    call('HSET', base .. 'meta', 'last', last, 'seq', seq, 'bytes', bytes, 'enq', (tonumber(meta[4]) or 0) + added)
+    -- Redis would write each of them as a fraction first.
+    local accepted = format('%d', (tonumber(meta[4]) or 0) + added)
+    call('HSET', base .. 'meta', 'last', format('%d', last), 'seq', format('%d', seq), 'bytes', format('%d', bytes), 'enq', accepted)
   end
   if #adds > 0 and not handed then
     call('ZADD', base .. 'ready', unpack(adds))

@@ -16,7 +16,7 @@ local function redrive(KEYS, ARGV)
   local last, seq, went = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, 0
   for _, key in ipairs(keys) do
     local rec = call('ZSCORE', base .. 'dead', key) and read(key)
-    if rec and byte(rec, 1) == DEAD and #rec >= SHORTEST then
+    if rec and byte(rec, 1) == DEAD and whole(rec) then
       call('ZREM', base .. 'dead', key)
       last, seq, went = math.max(now, last + 1), seq + 1, went + 1
       local created, queued, score = times_of(rec)
@@ -28,7 +28,7 @@ local function redrive(KEYS, ARGV)
       local flags = band(byte(rec, 4), 255 - TAIL)
       local rest = sub(rec, after_times(flags), body_len(rec))
       if band(flags, DEADLINE) ~= 0 then
-        local deadline = last + deadline_of(rec) - created
+        local deadline = now + deadline_of(rec) - created
         rest = dated(rest, flags, deadline)
         call('ZADD', base .. 'due', deadline, key)
       end

@@ -2,7 +2,8 @@
 -- KEYS[1] base
 -- ARGV    1 lease us, then token + key per lease
 -- result  one character per lease: 1 renewed, 0 lost
--- Fenced: only the exact lease that is held, and not of a cancelled job.
+-- Fenced: only the exact lease that is held, and not of a cancelled job. Whoever asks
+-- lives: the death that a lost lease counted is taken back.
 -- Leases stay in the order they are given in, a microsecond apart (see step).
 
 local function renew(KEYS, ARGV)
@@ -20,6 +21,7 @@ local function renew(KEYS, ARGV)
       out[i] = '1'
     else
       out[i] = '0'
+      if not held[i] then pardon(member) end
     end
   end
   if #adds > 1 then call('ZADD', base .. 'leases', unpack(adds)) end

@@ -6,6 +6,13 @@
 -- take: healthy jobs do not wait for a dead worker's thousands. Leases are reaped
 -- in the order of their expiry, which is the order they were taken (or last
 -- renewed) in: a step that wants no more than the limit finds them in turn.
+--
+-- A lease that ran out counts a death, and it is not always one:
+-- - Nobody could renew while the store was away. The queue is looked after every few
+--   seconds by whoever keeps its timers; after a silence of most of a lease, leases
+--   have as long again before they are reaped.
+-- - One worker could not reach the store. When it asks for the lease it lost, it did
+--   not die, and the death is taken back.
 
 local MAX_DEATHS = 3
 -- One more, and it is quarantined: of a queue's such jobs, one at a time is under
@@ -14,10 +21,57 @@ local MAX_DEATHS = 3
 local LAST_CHANCE = MAX_DEATHS - 1
 -- How long one waits, at a time, while another one runs, us.
 local POSTPONED = 50000
+-- After how much of a lease without a look, and what time at least (us), the store
+-- counts as having been away.
+local SILENCE, SILENCE_MIN = 0.8, 2000000
+-- How far the clock may go back before it counts as set back, us.
+local JITTER = 1000000
+-- Most timers of each kind that are moved when it was.
+local MOVED_MAX = 200000
 
+-- The clock was set back: what was due by the old one would be late by as much.
+local function set_back(now, by)
+  for _, set in ipairs({ 'leases', 'sched', 'due', 'took' }) do
+    local from, part = 0, nil
+    repeat
+      part = call('ZRANGE', base .. set, from, from + 999, 'WITHSCORES')
+      local moved = {}
+      for at = 1, #part, 2 do
+        moved[at], moved[at + 1] = format('%d', part[at + 1] - by), part[at]
+      end
+      -- All of them by the same, so none changes its rank.
+      if #moved > 0 then call('ZADD', base .. set, 'XX', unpack(moved)) end
+      from = from + 1000
+    until #part < 2000 or from >= MOVED_MAX
+  end
+  call('HSET', base .. 'meta', 'swept', now, 'at', now)
+  call('HDEL', base .. 'meta', 'spared')
+end
+
+-- Compares the clock with when the queue was last looked after, `looked` (0: never).
+local function look(now, looked, lease)
+  if looked == 0 then return end
+  if looked - now > JITTER then
+    set_back(now, looked - now)
+  elseif now - looked > math.max(lease * SILENCE, SILENCE_MIN) then
+    call('HSET', base .. 'meta', 'spared', now + lease)
+  end
+end
+
+-- Whoever held this lease lives: that it ran out was no death.
+local function pardon(member)
+  if call('ZREM', base .. 'lapsed', member) == 0 then return end
+  local key = sub(member, 9)
+  local rec = read(key)
+  if sound(rec) and byte(rec, 3) > 0 then call('SETRANGE', base .. key, 2, char(byte(rec, 3) - 1)) end
+end
+
+-- How many leases were taken back, and until when they are spared.
 local function reap(now, most)
   local members = call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, most)
-  if #members == 0 then return 0 end
+  if #members == 0 then return 0, 0 end
+  local spared = tonumber(call('HGET', base .. 'meta', 'spared')) or 0
+  if spared > now then return 0, spared end
   call('ZREM', base .. 'leases', unpack(members))
   for _, member in ipairs(members) do
     local key = sub(member, 9)
@@ -32,6 +86,7 @@ local function reap(now, most)
           bury(key, rec, sub(member, 1, 8), CODE_FAILED, deaths .. ' workers died while running this job; it is quarantined, look at its input before it is redriven', now)
         else
           call('SETRANGE', base .. key, 1, char(attempts, deaths))
+          call('ZADD', base .. 'lapsed', now, member)
           requeue(key, rec, now)
         end
       elseif rec and byte(rec, 1) == PENDING then
@@ -39,7 +94,7 @@ local function reap(now, most)
       end
     end
   end
-  return #members
+  return #members, 0
 end
 
 local function promote(now, most)
@@ -52,10 +107,12 @@ local function promote(now, most)
   for i = 1, #keys do
     -- Its score was fixed when it was scheduled; a missing record is dropped.
     local rec = records[i]
-    if rec and #rec >= SHORTEST then
+    if sound(rec) then
       local _, _, score = times_of(rec)
       adds[#adds + 1] = format('%d', score)
       adds[#adds + 1] = keys[i]
+    elseif rec and byte(rec, 1) == PENDING then
+      entomb(keys[i], rec, now)
     end
   end
   if #adds > 0 then call('ZADD', base .. 'ready', unpack(adds)) end

@@ -2,9 +2,11 @@
 -- timers, and says when to come again.
 -- KEYS[1] base
 -- ARGV    1 process (8 bytes), 2 longest pause us, 3 most dead letters, 4 their
---         ttl ms, 5 lane channel prefix
+--         ttl ms, 5 lane channel prefix, 6 lease us
 -- result  0 when another process keeps the timers, else 1 and us until the next call
 -- Atomic: the role is held for as long as the pause, and a little more.
+
+local HOUR = 3600000000
 
 local function tick(KEYS, ARGV)
   start(KEYS)
@@ -15,14 +17,19 @@ local function tick(KEYS, ARGV)
   local now, pause = now_us(), tonumber(ARGV[2])
   local again = now + pause
   local SWEEP = 50
-  local reaped, promoted, expired = reap(now, SWEEP), promote(now, SWEEP), expire(now, SWEEP)
+  look(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, tonumber(ARGV[6]))
+  call('HSET', base .. 'meta', 'swept', now)
+  local reaped, spared = reap(now, SWEEP)
+  local promoted, expired = promote(now, SWEEP), expire(now, SWEEP)
   -- When very many are due at once the others are served in between.
   local soonest = now
   if reaped == SWEEP or promoted == SWEEP or expired == SWEEP then soonest = now + 2000 end
 
   for _, set in ipairs({ 'leases', 'sched', 'due' }) do
     local head = call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
-    if head[2] and tonumber(head[2]) < again then again = math.max(tonumber(head[2]), soonest) end
+    local due = head[2] and tonumber(head[2])
+    if due and set == 'leases' then due = math.max(due, spared) end
+    if due and due < again then again = math.max(due, soonest) end
   end
   -- Dead letters whose records have run out.
   local old = call('ZRANGEBYSCORE', base .. 'dead', '-inf', now - tonumber(ARGV[4]) * 1000, 'LIMIT', 0, SWEEP)
@@ -33,8 +40,11 @@ local function tick(KEYS, ARGV)
   end
   -- Of consumers that were killed while nobody enqueued.
   call('EXPIRE', base .. 'parked', 3600)
+  -- What no holder will ask for any more.
+  call('ZREMRANGEBYSCORE', base .. 'took', '-inf', now - HOUR)
+  call('ZREMRANGEBYSCORE', base .. 'lapsed', '-inf', now - HOUR)
   account()
-  call('SET', base .. 'keeper', ARGV[1] .. format('%d', again), 'PX', math.ceil((again - now) / 1000) + 2000)
+  call('SET', base .. 'keeper', ARGV[1] .. format('%d', again), 'PX', math.ceil((again - now) / 1000) + 1000)
   return { 1, again - now }
 end
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::job::{Payload, Phase, QueueNo, Row};
 use super::sleepers::ConsumerNo;
 use super::{Machine, micros};
-use crate::queue::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SWEEP_LIMIT};
+use crate::queue::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN, SWEEP_LIMIT};
+
+/// Lapsed leases remembered.
+const LAPSED_MAX: usize = 10_000;
 
 impl Machine {
     /// Adds a consumer of a queue.
@@ -131,6 +134,7 @@ impl Machine {
     /// Settles a leased job; `false` when the lease is not (or no longer) this one.
     pub(crate) fn settle(&mut self, now_us: u64, settlement: Settlement) -> bool {
         if !self.holds(settlement.id, settlement.token) {
+            self.pardon(settlement.id, settlement.token);
             return false;
         }
         let row = settlement.id.locator;
@@ -148,6 +152,7 @@ impl Machine {
     pub(crate) fn renew(&mut self, now_us: u64, id: JobId, token: LeaseToken) -> bool {
         let row = id.locator;
         if !self.holds(id, token) {
+            self.pardon(id, token);
             return false;
         }
         let Some(job) = self.jobs.get_mut(&row) else { return false };
@@ -200,8 +205,44 @@ impl Machine {
         self.wake(queue);
     }
 
+    /// Notes that time is let pass. After a silence of most of a lease the process stood
+    /// still (a suspended machine), and with it whoever renews: leases that ran out
+    /// meanwhile have as long again.
+    pub(super) fn look(&mut self, now_us: u64) {
+        let lease_us = u64::from(self.settings.lease_ms) * 1_000;
+        let silence_us = now_us.saturating_sub(self.looked_us);
+        let long_us = (lease_us / 5 * 4).max(micros(SILENCE_MIN));
+        if self.looked_us > 0 && silence_us > long_us && !self.index.leases.is_empty() {
+            self.spared_us = now_us + lease_us;
+        }
+        self.looked_us = now_us;
+    }
+
+    /// When leases are to be looked after next: at the first one's end, and now and then
+    /// before, so that a silence means something.
+    pub(super) fn next_lease_event(&self) -> Option<u64> {
+        let end_us = self.index.next_lease_end()?.max(self.spared_us);
+        Some(end_us.min(self.looked_us + u64::from(self.settings.lease_ms) * 1_000 / 3))
+    }
+
+    /// Whoever held this lease lives: that it ran out was no death.
+    fn pardon(&mut self, id: JobId, token: LeaseToken) {
+        if self.lapsed.get(&token) != Some(&id.locator) {
+            return;
+        }
+        self.lapsed.remove(&token);
+        let Some(job) = self.jobs.get_mut(&id.locator).filter(|job| job.random == id.random) else { return };
+        if job.deaths > 0 && !matches!(job.phase, Phase::Dead { .. } | Phase::Finished(_)) {
+            job.deaths -= 1;
+            self.mark(id.locator);
+        }
+    }
+
     /// Takes back expired leases, at most [`SWEEP_LIMIT`].
     pub(super) fn reap(&mut self, now_us: u64) {
+        if now_us < self.spared_us {
+            return;
+        }
         let mut reaped = 0;
         while let Some(&(expires_us, row, token)) = self.index.leases.front() {
             let held = self.jobs.get(&row).is_some_and(
@@ -216,6 +257,10 @@ impl Machine {
                     self.end_last_chance(queue, token);
                 }
                 self.put_back(now_us, row, true);
+                self.lapsed.insert(token, row);
+                if self.lapsed.len() > LAPSED_MAX {
+                    self.lapsed.pop_first();
+                }
                 reaped += 1;
             }
         }

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::job::{JobError, JobState, NewJob};
+use nobat_core::job::{JobError, JobState, LeaseToken, NewJob};
 use nobat_core::score::{Aging, STRICT_SPAN};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 use smol_str::SmolStr;
@@ -81,6 +81,12 @@ pub(crate) struct Machine {
     next_consumer: ConsumerNo,
     resident_bytes: u64,
     resident_limit: u64,
+    /// When time was last let pass.
+    looked_us: u64,
+    /// Until when no lease is taken back: the process stood still before.
+    spared_us: u64,
+    /// Leases that ran out and counted a death, by token; the newest of them.
+    lapsed: BTreeMap<LeaseToken, Row>,
 }
 
 impl Machine {
@@ -104,6 +110,9 @@ impl Machine {
             next_consumer: 0,
             resident_bytes: 0,
             resident_limit,
+            looked_us: 0,
+            spared_us: 0,
+            lapsed: BTreeMap::new(),
         }
     }
 
@@ -297,6 +306,7 @@ impl Machine {
                 _ => break,
             }
         }
+        self.look(now_us);
         self.reap(now_us);
         self.sweep_dead(now_us);
         if let Some(row) = self.keys.expire(now_us, SWEEP_LIMIT) {
@@ -308,7 +318,7 @@ impl Machine {
     pub(crate) fn next_event(&self) -> Option<u64> {
         let firsts = [self.index.deadlines.first(), self.index.scheduled.first()];
         let firsts = firsts.into_iter().filter_map(|first| first.map(|&(at, _)| at));
-        let rest = [self.index.next_lease_end(), self.lag.next_flush(), self.next_dead_end(), self.keys.next_expiry()];
+        let rest = [self.next_lease_event(), self.lag.next_flush(), self.next_dead_end(), self.keys.next_expiry()];
         firsts.chain(rest.into_iter().flatten()).min()
     }
 

@@ -268,6 +268,29 @@ proptest! {
     }
 }
 
+/// A machine that was suspended renews nothing, and nothing died.
+#[test]
+fn after_a_standstill_leases_have_as_long_again() {
+    let mut world = World::new(60);
+    world.apply(Op::Enqueue { model: 0, priority: 0, delay_ms: 0, deadline_ms: 0, call: false });
+    world.apply(Op::Lease { model: 0, want: 1 });
+    let held = world.held[0].clone();
+    world.apply(Op::Pass { ms: 3_600_000 });
+    world.apply(Op::Lease { model: 0, want: 1 });
+    assert_eq!(world.held.len(), 1, "it is held still");
+    assert!(world.machine.next_event().is_some_and(|at| at > world.now_us), "no event is left over");
+    world.machine.advance(world.now_us + 10_000_000);
+    assert!(world.machine.renew(world.now_us + 10_000_000, held.id, held.token));
+
+    // Its holder died: nobody asks for it when the time is over.
+    for _ in 0..7 {
+        world.apply(Op::Pass { ms: 5_000 });
+        world.machine.advance(world.now_us);
+    }
+    world.apply(Op::Lease { model: 0, want: 1 });
+    assert_eq!((world.held.len(), world.held[1].deaths), (2, 1));
+}
+
 #[test]
 fn a_job_that_came_and_went_between_two_groups_is_one_write() {
     let mut world = World::new(60);
