@@ -67,6 +67,11 @@ openapi:
     scripts/check_openapi
     scripts/check_swagger_ui
 
+# Random graphs: what is proven of their rows must be so on ONNX Runtime: `just fuzz-rows GRAPHS SEED`.
+fuzz-rows *args:
+    cargo build --locked -p nobat-worker --example rows
+    scripts/fuzz_rows.py {{args}}
+
 # Every fuzz target for 60 s: `just fuzz SECONDS TARGET…` for more of one.
 fuzz *args:
     scripts/fuzz {{args}}

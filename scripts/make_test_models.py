@@ -206,6 +206,15 @@ def other_axes():
     save("state_second", [node("Squeeze", ["state", "first"], ["inner"]), node("Add", ["x", "inner"], ["y"])],
          [value("x", T.FLOAT, ["batch", 4]), value("state", T.FLOAT, [1, "batch", 4])],
          [value("y", T.FLOAT, ["batch", 4])], [constant("first", np.array([0], np.int64))])
+    # The graph does not show it, and made-up input never runs: what a real request has is over a million. Over the
+    # words of a row, and over the rows.
+    numbers = [value("x", T.INT64, ["batch", 4])]
+    for name, axis in (("real_rows", 1), ("real_mixes", 0)):
+        save(name, [node("Sub", ["x", "million"], ["place"]), node("Gather", ["table", "place"], ["found"], axis=0),
+                    node("Unsqueeze", ["found", "last"], ["signal"]), node("DFT", ["signal"], ["y"], axis=axis)],
+             numbers, [value("y", T.FLOAT, ["batch", 4, 2])],
+             [constant("million", np.array(10**6, np.int64)), constant("table", np.arange(10, dtype=np.float32) ** 2),
+              constant("last", np.array([2], np.int64))])
     # The graph does not show it, and made-up input runs at the size alone that the model's own words name.
     save("asks_for_77", [node("Reshape", ["x", "shape"], ["y"])], [value("x", T.FLOAT, ["batch", "samples"])],
          [value("y", T.FLOAT, ["batch", 77])], [constant("shape", np.array([-1, 77], np.int64))])

@@ -27,6 +27,7 @@ mod renew;
 pub mod repository;
 pub mod rows;
 mod runner;
+pub mod samples;
 pub mod sizing;
 pub mod stats;
 pub mod watchdog;

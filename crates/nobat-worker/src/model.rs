@@ -18,6 +18,7 @@ use smol_str::SmolStr;
 use crate::batch::controller::Controller;
 use crate::example::Example;
 use crate::repository::settings::LoadSettings;
+use crate::samples::Samples;
 use crate::stats::Stats;
 
 /// One ready version of a model.
@@ -40,6 +41,8 @@ pub struct Version {
     pub example: Option<Example>,
     /// Whether the policy lets jobs share a run.
     together: bool,
+    /// Real requests for a trial, where nothing shows whether they may share a run.
+    pub samples: Samples,
     /// Set when a run showed that rows are not independent after all.
     unbatched: AtomicBool,
 }
@@ -56,6 +59,7 @@ impl Version {
             max_batch_bytes,
             loaded_with: LoadSettings::default(),
             example: None,
+            samples: Samples::default(),
             unbatched: AtomicBool::new(false),
         }
     }
@@ -63,6 +67,11 @@ impl Version {
     /// The same, loaded with these settings, and what it was seen to answer.
     pub fn with(self, loaded_with: LoadSettings, example: Option<Example>) -> Version {
         Version { loaded_with, example, ..self }
+    }
+
+    /// The same, with real requests kept for a trial if they are wanted.
+    pub fn sampling(self, wanted: bool) -> Version {
+        Version { samples: Samples::new(wanted), ..self }
     }
 
     /// Whether rows of different jobs may share a run.

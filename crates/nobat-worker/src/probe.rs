@@ -18,7 +18,7 @@ mod trial;
 
 pub use made_up::numbers;
 use made_up::{rows_within, run_only};
-pub use trial::{Effort, Trial, try_rows};
+pub use trial::{Effort, Trial, try_rows, try_samples};
 
 /// Sizes tried for dimensions that the model leaves open, in order, until one runs.
 const OPEN_DIMS: [i64; 4] = [16, 1, 64, 224];

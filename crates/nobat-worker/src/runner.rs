@@ -208,6 +208,11 @@ impl Turn<'_> {
         })?;
         version.stats.ran(ran.times, items.iter().map(|item| waits(item, ran.started)));
         items.iter().for_each(|item| trace(version, item, &ran));
+        if version.samples.are_wanted()
+            && let [item] = items
+        {
+            version.samples.offer(&item.inputs);
+        }
         self.settled.append(&mut fresh);
         Ok(())
     }

@@ -2,11 +2,12 @@
 //! back as numbers.
 
 use nobat_core::signature::TensorSpec;
-use nobat_core::tensor::{Datatype, Shape};
+use nobat_core::tensor::{Datatype, Shape, Tensor, take_bytes_element};
 
 use super::Bound;
 use crate::engine::buffer::Buffer;
 use crate::engine::{Engine, InputData, InputView, OutputData, RunError};
+use crate::samples::Sample;
 
 /// Most bytes of one made-up input; a model that asks for more is not tried with any.
 const MOST_BYTES: usize = 256 << 20;
@@ -47,19 +48,60 @@ pub(super) fn run(
     made: Made<'_>,
     bound: &Bound<'_>,
 ) -> Result<Vec<Probed>, RunError> {
+    with_input(inputs, kinds, dim, made, |views| outputs_of(engine, views, bound))
+}
+
+fn outputs_of(engine: &mut dyn Engine, views: &[InputView<'_>], bound: &Bound<'_>) -> Result<Vec<Probed>, RunError> {
     let mut probed = Vec::new();
-    with_input(inputs, kinds, dim, made, |views| {
-        engine.run(views, Some(bound.next()), &mut |outputs| {
-            for output in outputs {
-                let values = match &output.data {
-                    OutputData::Raw(raw) => numbers(output.datatype, raw),
-                    OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
-                };
-                probed.push(Probed { datatype: output.datatype, shape: output.shape.into(), values });
-            }
-        })
+    engine.run(views, Some(bound.next()), &mut |outputs| {
+        for output in outputs {
+            let values = match &output.data {
+                OutputData::Raw(raw) => numbers(output.datatype, raw),
+                OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
+            };
+            probed.push(Probed { datatype: output.datatype, shape: output.shape.into(), values });
+        }
     })?;
     Ok(probed)
+}
+
+/// Runs a real request's inputs and returns what comes out as numbers.
+pub(super) fn run_sample(engine: &mut dyn Engine, sample: &Sample, bound: &Bound<'_>) -> Result<Vec<Probed>, RunError> {
+    let given: Vec<(usize, &Tensor)> =
+        sample.iter().enumerate().filter_map(|(at, own)| Some((at, own.as_ref()?))).collect();
+    let mut buffers = Vec::new();
+    let mut texts: Vec<Vec<&str>> = Vec::new();
+    for (_, tensor) in &given {
+        let (mut buffer, mut text) = (Buffer::default(), Vec::new());
+        match tensor.datatype {
+            Datatype::Bytes => {
+                let mut rest = &tensor.data[..];
+                while let Some(element) = take_bytes_element(&mut rest) {
+                    text.push(std::str::from_utf8(element).unwrap_or_default());
+                }
+            }
+            _ => {
+                buffer.reset(tensor.data.len());
+                buffer.push(&tensor.data);
+            }
+        }
+        buffers.push(buffer);
+        texts.push(text);
+    }
+    let views: Vec<InputView<'_>> = given
+        .iter()
+        .enumerate()
+        .map(|(at, (index, tensor))| InputView {
+            index: *index,
+            datatype: tensor.datatype,
+            shape: &tensor.shape,
+            data: match tensor.datatype {
+                Datatype::Bytes => InputData::Text(&texts[at]),
+                _ => InputData::Raw(buffers[at].bytes()),
+            },
+        })
+        .collect();
+    outputs_of(engine, &views, bound)
 }
 
 pub(super) fn run_only(

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::Datatype;
 
-use super::made_up::{Made, Probed, Varied, run};
+use super::made_up::{Made, Probed, Varied, run, run_sample};
 use super::{Bound, Endless};
 use crate::engine::{Engine, RunError};
+use crate::samples::{Sample, joined};
 
 /// Sizes tried for axes that the model leaves open, in order; those that a refusal
 /// names come first.
@@ -86,6 +87,42 @@ pub fn try_rows(
         }
     }
     Ok(if ran > 0 { Trial::Same } else { Trial::None(refusal) })
+}
+
+/// Runs real requests alone and together, in two orders.
+///
+/// # Errors
+/// [`Endless`].
+pub fn try_samples(engine: &mut dyn Engine, samples: &[Sample], bound: &Bound<'_>) -> Result<Trial, Endless> {
+    match compare_samples(engine, samples, bound) {
+        Ok(None) => Ok(Trial::Same),
+        Ok(Some(differs)) => Ok(Trial::Differs(differs)),
+        Err(RunError::Failed(why) | RunError::Invalid(why)) => Ok(Trial::None(why)),
+        Err(RunError::Ended(_)) => Err(Endless(bound.run)),
+    }
+}
+
+fn compare_samples(engine: &mut dyn Engine, samples: &[Sample], bound: &Bound<'_>) -> Result<Option<String>, RunError> {
+    let alone: Vec<Vec<Probed>> =
+        samples.iter().map(|sample| run_sample(engine, sample, bound)).collect::<Result<_, _>>()?;
+    let rows = |at: usize| samples[at].iter().flatten().next().and_then(|own| own.shape.first().copied()).unwrap_or(1);
+    let order: Vec<usize> = (0..samples.len()).collect();
+    for order in [order.clone(), order.into_iter().rev().collect()] {
+        let whole = joined(&order.iter().map(|&at| &samples[at]).collect::<Vec<_>>());
+        let together = match run_sample(engine, &whole, bound) {
+            Ok(together) => together,
+            Err(error @ RunError::Ended(_)) => return Err(error),
+            Err(error) => return Ok(Some(format!("all together fail ({error}) where each alone runs"))),
+        };
+        for (at, whole) in together.iter().enumerate() {
+            let own: Vec<&Probed> = order.iter().map(|&sample| &alone[sample][at]).collect();
+            let counts: Vec<i64> = order.iter().map(|&sample| rows(sample)).collect();
+            if let Some(differs) = difference(at, whole, &own, &counts) {
+                return Ok(Some(differs));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Sizes in the words of a refusal: `Got: 16 Expected: 96`.
@@ -173,7 +210,7 @@ fn compare(
         };
         for (at, whole) in together.iter().enumerate() {
             let own: Vec<&Probed> = rows.iter().map(|&row| &alone[row as usize][at]).collect();
-            if let Some(differs) = difference(at, whole, &own) {
+            if let Some(differs) = difference(at, whole, &own, &vec![1; own.len()]) {
                 return Ok(Some(differs));
             }
         }
@@ -181,27 +218,31 @@ fn compare(
     Ok(None)
 }
 
-/// How the output of a joined run differs from those of its rows.
-fn difference(at: usize, whole: &Probed, rows: &[&Probed]) -> Option<String> {
-    let count = rows.len();
-    let shapes = rows.iter().all(|own| own.shape.first() == Some(&1) && own.shape[1..] == whole.shape[1..]);
-    if whole.shape.first() != Some(&(count as i64)) || !shapes {
-        let (whole, alone) = (whole.shape.as_slice(), rows[0].shape.as_slice());
-        return Some(format!("output {at} has shape {whole:?} for {count} rows and {alone:?} for one"));
+/// How the output of a joined run differs from those of its parts, which have so many rows.
+fn difference(at: usize, whole: &Probed, parts: &[&Probed], rows: &[i64]) -> Option<String> {
+    let all: i64 = rows.iter().sum();
+    let mut own = parts.iter().zip(rows);
+    let fits = own.all(|(part, rows)| part.shape.first() == Some(rows) && part.shape[1..] == whole.shape[1..]);
+    if whole.shape.first() != Some(&all) || !fits {
+        let (whole, part) = (whole.shape.as_slice(), parts[0].shape.as_slice());
+        return Some(format!("output {at} has shape {whole:?} for {all} rows and {part:?} for {}", rows[0]));
     }
     let largest =
         |values: &[f64]| values.iter().filter(|own| own.is_finite()).fold(0.0, |most: f64, own| most.max(own.abs()));
     // Texts are equal or not: their numbers say nothing of how close they are.
     let tolerance = if whole.datatype == Datatype::Bytes { 0.0 } else { TOLERANCE };
-    let each = whole.values.len() / count.max(1);
     let floor = least_scale(whole.datatype).max(largest(&whole.values) * ROUNDING);
-    for (row, own) in rows.iter().enumerate() {
-        let together = &whole.values[row * each..(row + 1) * each];
+    let mut rest = &whole.values[..];
+    for (place, own) in parts.iter().enumerate() {
+        let Some((together, left)) = rest.split_at_checked(own.values.len()) else {
+            return Some(format!("output {at} has fewer elements together than alone"));
+        };
+        rest = left;
         let scale = largest(&own.values).max(floor);
         let differs =
             |(a, b): (&f64, &f64)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale);
-        if together.len() != own.values.len() || own.values.iter().zip(together).any(differs) {
-            return Some(format!("row {row} of output {at} was another among {count} rows than alone"));
+        if own.values.iter().zip(together).any(differs) {
+            return Some(format!("output {at} was another for part {place} of {} together than alone", parts.len()));
         }
     }
     None

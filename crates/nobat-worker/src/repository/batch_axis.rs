@@ -24,9 +24,10 @@ pub fn shown(file: &Path) -> Result<Shown, String> {
 }
 
 impl Load<'_> {
-    /// Whether jobs may share a run, how that is known, and a line in the log about it.
-    pub(super) fn rows(&self, engine: &mut dyn Engine, described: &Description) -> Result<Rows, LoadError> {
-        let rows = self.judge(engine, &described.inputs)?;
+    /// Whether jobs may share a run, how that is known, and a line in the log about it;
+    /// and whether real requests may show it.
+    pub(super) fn rows(&self, engine: &mut dyn Engine, described: &Description) -> Result<(Rows, bool), LoadError> {
+        let (rows, open) = self.judge(engine, &described.inputs)?;
         let (model, verdict, why) = (self.name, rows.verdict.as_str(), &rows.why);
         match rows.verdict {
             RowsVerdict::Proven => {
@@ -39,11 +40,14 @@ impl Load<'_> {
             RowsVerdict::NoBatchAxis | RowsVerdict::Mixed => {
                 log::warn!(model, verdict; "model `{model}` runs one request at a time: {why}");
             }
+            RowsVerdict::Unknown if open => {
+                log::warn!(model, verdict; "model `{model}` runs one request at a time until its first requests, alone and together, show whether they may share runs: {why}");
+            }
             RowsVerdict::Unknown => {
                 log::warn!(model, verdict; "model `{model}` runs one request at a time, as nothing shows that its rows are independent: {why}; if they are, set batching.rows_independent = true in its model.toml");
             }
         }
-        Ok(rows)
+        Ok((rows, open))
     }
 
     /// Whether requests are joined along the first axis.
@@ -55,8 +59,8 @@ impl Load<'_> {
         }
     }
 
-    fn judge(&self, engine: &mut dyn Engine, inputs: &[TensorSpec]) -> Result<Rows, LoadError> {
-        let is = |verdict: RowsVerdict, why: String| Ok(Rows { verdict, why });
+    fn judge(&self, engine: &mut dyn Engine, inputs: &[TensorSpec]) -> Result<(Rows, bool), LoadError> {
+        let is = |verdict: RowsVerdict, why: String| Ok((Rows { verdict, why }, false));
         let shown = shown(&self.found.file)
             .unwrap_or_else(|why| Shown::Unknown { why: format!("its graph cannot be read: {why}"), suspect: None });
         if let Shown::NoBatchAxis(why) = shown {
@@ -65,6 +69,10 @@ impl Load<'_> {
         if let Some(spec) = inputs.iter().find(|spec| spec.shape.first() != Some(&-1)) {
             let why = format!("the first axis of input `{}` of shape {:?} is not open", spec.name, spec.shape);
             return is(RowsVerdict::NoBatchAxis, why);
+        }
+        // What is given for one is one request's own, and the graph is read with its default.
+        if let Some(spec) = inputs.iter().find(|spec| spec.optional) {
+            return is(RowsVerdict::NoBatchAxis, format!("input `{}` may be left out", spec.name));
         }
         if inputs.is_empty() {
             return is(RowsVerdict::NoBatchAxis, "it has no inputs".into());
@@ -94,10 +102,23 @@ impl Load<'_> {
                 Trial::Same => is(RowsVerdict::Tried, why),
                 Trial::Differs(differs) => is(RowsVerdict::Mixed, format!("in a trial {differs}")),
                 Trial::None(refusal) => {
-                    is(RowsVerdict::Unknown, format!("{why}, and it refuses made-up input ({refusal})"))
+                    self.judge_real(engine, format!("{why}, and it refuses made-up input ({refusal})"))
                 }
             },
         }
+    }
+
+    /// What the first real requests show, once they are there.
+    fn judge_real(&self, engine: &mut dyn Engine, why: String) -> Result<(Rows, bool), LoadError> {
+        let Some(samples) = self.samples else { return Ok((Rows { verdict: RowsVerdict::Unknown, why }, true)) };
+        let (verdict, why) = match self.endless(probe::try_samples(engine, samples, self.bound))? {
+            Trial::Same => (RowsVerdict::Tried, format!("{why}; its first requests were answered alone as together")),
+            Trial::Differs(differs) => (RowsVerdict::Mixed, format!("of its first requests {differs}")),
+            Trial::None(refusal) => {
+                (RowsVerdict::Unknown, format!("{why}; its first requests ran no more ({refusal})"))
+            }
+        };
+        Ok((Rows { verdict, why }, false))
     }
 
     fn trial(&self, engine: &mut dyn Engine, inputs: &[TensorSpec], effort: Effort) -> Result<Trial, LoadError> {

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::onnx::{OnnxEngine, OpenError};
 use crate::example::Example;
 use crate::probe::{self, Bound, Endless};
+use crate::samples::Sample;
 use crate::sizing::{self, Gpu};
 use crate::{golden, gpu};
 
@@ -36,6 +37,8 @@ pub struct Prepared {
     pub gpu: Option<Gpu>,
     /// A request that it answered.
     pub example: Option<Example>,
+    /// Whether real requests may show of its rows what made-up ones could not.
+    pub wants_samples: bool,
 }
 
 /// Why a version cannot be served; one line that names file and remedy.
@@ -101,6 +104,8 @@ pub struct Load<'a> {
     pub settings: &'a ModelSettings,
     /// What ends its runs.
     pub bound: &'a Bound<'a>,
+    /// Real requests of the version as it serves, for a trial.
+    pub samples: Option<&'a [Sample]>,
 }
 
 /// Reads a version's files: see [`files::read`].
@@ -126,7 +131,7 @@ impl Load<'_> {
                 .map_err(|reason| LoadError::Golden { path: self.path(), reason })?;
         }
         let batching = &self.settings.config.batching;
-        let rows = self.rows(&mut engine, &described)?;
+        let (rows, wants_samples) = self.rows(&mut engine, &described)?;
         let batched = self.joins(&rows);
         let limit = match batching.max_batch_size {
             0 => DEFAULT_MAX_BATCH,
@@ -179,7 +184,7 @@ impl Load<'_> {
             let free_bytes = self.gpu_free();
             Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
         });
-        Ok(Prepared { signature, engine: Box::new(engine), row_s, session_bytes, gpu, example })
+        Ok(Prepared { signature, engine: Box::new(engine), row_s, session_bytes, gpu, example, wants_samples })
     }
 
     /// The engines of so many sessions, the first included. All are of the same
@@ -289,7 +294,7 @@ mod tests {
         let bound = Bound { watchdog: &watchdog, run: Duration::from_millis(200), stop: &stop };
         let found = FoundVersion { version: "1".into(), file: file.to_owned() };
         let files = read(&found).expect("a model");
-        let load = Load { name: "m", found: &found, files: &files, settings, bound: &bound };
+        let load = Load { name: "m", found: &found, files: &files, settings, bound: &bound, samples: None };
         then(&load, load.prepare())
     }
 

@@ -84,19 +84,11 @@ impl Size {
     }
 }
 
-/// Where a symbol comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Origin {
-    /// An axis that the model names.
-    Named(String),
-    /// The same operation on the same values gives the same.
-    Of(String, Vec<Size>),
-}
-
 /// The symbols of one analysis.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
-    known: HashMap<Origin, u32>,
+    /// The same operation on the same values gives the same.
+    known: HashMap<(String, Vec<Size>), u32>,
     /// Whether each is a size: whole and never negative.
     sizes: Vec<bool>,
 }
@@ -117,17 +109,6 @@ impl Symbols {
         Size::symbol(self.add(false))
     }
 
-    /// The axis that the model names so.
-    pub(super) fn named(&mut self, name: &str) -> Size {
-        let origin = Origin::Named(name.to_owned());
-        if let Some(&symbol) = self.known.get(&origin) {
-            return Size::symbol(symbol);
-        }
-        let symbol = self.add(true);
-        self.known.insert(origin, symbol);
-        Size::symbol(symbol)
-    }
-
     /// What an operation makes of values that are the same in every run.
     fn result(&mut self, operation: &str, of: &[&Size], is_size: bool) -> Element {
         if of.iter().any(|size| size.has_rows()) {
@@ -137,7 +118,7 @@ impl Symbols {
         if !matches!(operation, "Add" | "Sub" | "Mul") {
             return Some(Size::symbol(self.add(is_size)));
         }
-        let origin = Origin::Of(operation.to_owned(), of.iter().map(|&size| size.clone()).collect());
+        let origin = (operation.to_owned(), of.iter().map(|&size| size.clone()).collect());
         if let Some(&symbol) = self.known.get(&origin) {
             return Some(Size::symbol(symbol));
         }

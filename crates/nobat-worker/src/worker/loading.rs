@@ -77,10 +77,18 @@ impl Loader {
                 log::info!("the manifest changed; looking for changed models");
                 drop(self.reload(None));
             }
+            self.sampled().iter().for_each(|name| drop(self.reload(Some(name))));
             self.retire();
         }
         // Part of the drain: what they run is settled while its lease is still renewed.
         end(self.unloaded);
+    }
+
+    /// Models whose first requests are there for a trial: it is made as they are loaded anew.
+    fn sampled(&self) -> Vec<SmolStr> {
+        let served = self.shared.served.lock();
+        let complete = |own: &&Served| own.model.table().versions.iter().any(|version| version.samples.are_due());
+        served.values().filter(complete).map(|own| own.model.name.clone()).collect()
     }
 
     /// Tells whoever sent a command for `name` that it is done.
@@ -257,17 +265,20 @@ impl Turn<'_> {
         let files = load::read(found).map_err(|error| error.to_string())?;
         let with = self.settings.of_load(found);
         let same = |own: &Arc<Version>| own.signature.digest == files.digest && own.loaded_with == with;
-        if !self.anew && current.is_some_and(same) {
+        let unchanged = current.filter(|own| same(own));
+        let samples = unchanged.and_then(|own| own.samples.complete());
+        if !self.anew && unchanged.is_some() && samples.is_none() {
             return Ok(None);
         }
         let bound = Bound { watchdog: &self.shared.watchdog, run: RUN_LIMIT, stop: &self.shared.draining };
-        let load = Load { name: self.name, found, files: &files, settings: self.settings, bound: &bound };
+        let samples = samples.as_deref();
+        let load = Load { name: self.name, found, files: &files, settings: self.settings, bound: &bound, samples };
         let prepared = load.prepare().map_err(|error| error.to_string())?;
         let sessions = match self.sessions {
             Some(sessions) => sessions,
             None => *self.sessions.insert(self.fitting(&prepared)?),
         };
-        let Prepared { signature, engine, example, .. } = prepared;
+        let Prepared { signature, engine, example, wants_samples, .. } = prepared;
         let engines = load.sessions(engine, &signature, sessions).map_err(|error| error.to_string())?;
         let batching = &self.settings.config.batching;
         let controller = Controller::new(batching, signature.max_batch_size);
@@ -277,7 +288,8 @@ impl Turn<'_> {
             self.shared.counters.of(self.name, &found.version),
             batching.max_batch_bytes,
         );
-        Ok(Some(Fresh { version: Arc::new(version.with(with, example)), engines }))
+        let version = version.with(with, example).sampling(wants_samples);
+        Ok(Some(Fresh { version: Arc::new(version), engines }))
     }
 
     /// How many sessions the model gets, by what its first one took.

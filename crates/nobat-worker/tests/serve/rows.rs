@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use nobat_core::infer::InferRequest;
-use nobat_core::signature::RowsVerdict;
+use nobat_core::signature::{ModelSignature, RowsVerdict};
 use nobat_core::tensor::{Datatype, put_bytes_element};
 use nobat_queue::queue::QueueSettings;
 use nobat_worker::WorkerConfig;
@@ -136,6 +136,36 @@ async fn what_is_proven_and_what_is_tried_is_batched() {
     }
     let tried = deployment.signature("asks_for_77");
     assert_eq!((tried.batched, tried.rows.verdict), (true, RowsVerdict::Tried), "{:?}", tried.rows);
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn the_first_real_requests_show_what_made_up_ones_cannot() {
+    let names = ["real_rows", "real_mixes"];
+    let deployment = Deployment::with(&names, meeting(), QueueSettings::default()).await;
+    let asked =
+        |caller: i64| request(vec![longs("x", &[1, 4], &[0, 1, 2, 3].map(|at| 1_000_000 + (caller * 3 + at) % 10))]);
+    for model in names {
+        let signature = deployment.signature(model);
+        assert_eq!((signature.batched, signature.rows.verdict), (false, RowsVerdict::Unknown), "{model}");
+        for caller in 0..4 {
+            let (answer, result) = deployment.answer(model, &asked(caller)).await;
+            assert_eq!((&answer.outputs[0].shape[..], result.explain.batch_size), (&[1, 4, 2][..], 1), "{model}");
+        }
+    }
+    let verdict_of =
+        |verdict: RowsVerdict| move |own: &[ModelSignature]| own.iter().any(|own| own.rows.verdict == verdict);
+    deployment.until("real_rows", verdict_of(RowsVerdict::Tried)).await;
+    deployment.until("real_mixes", verdict_of(RowsVerdict::Mixed)).await;
+    assert!(deployment.signature("real_rows").batched && !deployment.signature("real_mixes").batched);
+    let requests: Vec<InferRequest> = (0..12).map(asked).collect();
+    let together = join_all(requests.iter().map(|asked| deployment.answer("real_rows", asked))).await;
+    assert!(together.iter().map(|(_, result)| result.explain.batch_size).max() > Some(1));
+    for (asked, (beside_others, _)) in requests.iter().zip(&together) {
+        let (alone, _) = deployment.answer("real_rows", asked).await;
+        let pairs = as_floats(&alone.outputs[0]).into_iter().zip(as_floats(&beside_others.outputs[0]));
+        assert!(pairs.into_iter().all(|(alone, beside)| (alone - beside).abs() < 1e-3));
+    }
     deployment.drain().await;
 }
 

@@ -141,7 +141,9 @@ fn resize(cx: &mut Context<'_>) -> Ruled {
         2 => cx.input(1).cloned(),
         _ => cx.input(2).cloned(),
     };
-    if cx.node.attribute("axes").is_some()
+    let cuts = cx.node.attribute("coordinate_transformation_mode").is_some_and(|own| own.text == "tf_crop_and_resize");
+    if cuts
+        || cx.node.attribute("axes").is_some()
         || cx.node.attribute("keep_aspect_ratio_policy").is_some_and(|own| own.text != "stretch")
     {
         return unknown("resizes in a way that is not followed");

@@ -49,7 +49,7 @@ fn linear(cx: &mut Context<'_>) -> Ruled {
         if at == lie.axis {
             return mixed("has a scale for each of a fixed number of rows");
         }
-        if scale.len() > 1 && !scale.get(lie.axis).is_some_and(|size| size.is(1)) {
+        if scale.len() > 1 {
             return unknown("has scales for blocks");
         }
     }
