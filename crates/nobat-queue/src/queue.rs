@@ -58,7 +58,8 @@ pub struct QueueSettings {
     pub dead_ttl_s: u32,
     /// How long after a result's end its id still answers 410, in seconds.
     pub tombstone_s: u32,
-    /// How long an idempotency key is remembered, in seconds.
+    /// How long an idempotency key is remembered at most, in seconds: it names nothing
+    /// once its job has no record.
     pub idempotency_ttl_s: u32,
     /// Lease length in milliseconds; workers renew at a third of it.
     pub lease_ms: u32,

@@ -161,6 +161,13 @@ impl House {
         send(request, key, &[]).await
     }
 
+    /// Enqueues with a query of its own.
+    pub(crate) async fn enqueue_and(&self, query: &str) -> Reply {
+        let body = r#"{"instances": [[1.0, 2.0]]}"#;
+        let request = self.client.post(self.url(&format!("/api/v1/predict/{MODEL}{query}"))).body(body);
+        send(request, None, &[]).await
+    }
+
     pub(crate) async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
         let address = self.gateway.grpc_addr().expect("gRPC is on");
         let channel = Channel::from_shared(format!("http://{address}")).expect("an address");

@@ -1,6 +1,7 @@
 //! Two gateways on one Redis: a caller's rate and cached answers are common to
 //! both, and a Redis that is away leaves each gateway to itself.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -43,6 +44,15 @@ impl Redis {
     async fn queue(&self) -> Arc<dyn Queue> {
         let url = format!("redis://127.0.0.1:{}", self.port);
         RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("a fresh server is fit")
+    }
+
+    /// Answers no write for so long.
+    fn pause_writes(&self, for_ms: u32) {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).expect("connects");
+        socket.write_all(format!("CLIENT PAUSE {for_ms} WRITE\r\n").as_bytes()).expect("written");
+        let mut answer = [0; 5];
+        socket.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"+OK\r\n");
     }
 
     fn kill(&mut self) {
@@ -108,4 +118,21 @@ async fn an_answer_kept_by_one_gateway_is_a_hit_at_the_other() {
     assert_eq!(first.run_count() + second.run_count(), 1);
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_shorter_than_the_enqueue_is_not_told_that_the_job_is_gone() {
+    let redis = Redis::start();
+    let house = House::on(redis.queue().await, GatewayConfig::default(), json!({}), Duration::ZERO).await;
+    assert_eq!(house.predict(1.0, None, &[]).await.status, 200, "the connections are open");
+    for number in 0..3 {
+        redis.pause_writes(700);
+        let answer = house.enqueue_and(&format!("?wait=100ms&priority={number}")).await;
+        // It may have run by the time that it is read.
+        assert!(matches!(answer.status, 200 | 202), "{} {}", answer.status, answer.text);
+        let id = answer.json()["id"].as_str().expect("an id").to_owned();
+        let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=20"), None).await;
+        assert_eq!(result.status, 200, "{}", result.text);
+    }
+    house.stop().await;
 }

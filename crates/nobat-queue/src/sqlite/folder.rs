@@ -248,8 +248,12 @@ impl Drop for Running {
     fn drop(&mut self) {
         // What a consumer still held when it ended goes back when its lease
         // expires, which counts the death already. A file that stays is read at
-        // the next start and only then removed.
-        let _ = fs::remove_file(&self.name);
+        // the next start and only then removed. Where the folder was replaced, the file
+        // of this name is another process's.
+        let ours = self.file.metadata().ok().map(|is| (is.dev(), is.ino()));
+        if ours.is_some() && ours == place(&self.name) {
+            let _ = fs::remove_file(&self.name);
+        }
     }
 }
 
@@ -327,15 +331,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (path, away) = (dir.path().join("data"), dir.path().join("away"));
         let mut folder = Folder::take(&path).expect("takes it");
+        let running = folder.running(0).expect("a file");
         fs::write(path.join("queue.db-wal"), "").expect("written");
         folder.watch();
         assert_eq!(folder.lost(), None);
         fs::rename(&path, &away).expect("moved");
         assert!(folder.lost().expect("lost").contains("removed or replaced"));
-        // A second process takes the place.
+        // A second process takes the place, and keeps what it noted there.
         let other = Folder::take(&path).expect("the path is free");
         assert!(folder.lost().is_some());
-        drop(other);
+        let mut noted = other.running(0).expect("a file");
+        noted.note([5].into_iter()).expect("notes");
+        drop(running);
+        assert_eq!(other.were_running().expect("reads"), [5]);
+        drop((noted, other));
         fs::remove_dir_all(&path).expect("removed");
         fs::rename(&away, &path).expect("moved back");
         assert_eq!(folder.lost(), None);

@@ -42,7 +42,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
         ("model" = String, Path, description = "The model's name", example = "digits"),
         JobParameters, WaitParameter,
         ("Prefer" = Option<String>, Header, description = "`wait=N` (seconds), `respond-async`, or both"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job, for as long as its record is kept"),
     ),
     request_body = PredictBody,
     responses(
