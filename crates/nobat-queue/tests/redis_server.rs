@@ -104,6 +104,17 @@ async fn a_cluster_of_three_serves_every_models_queue() {
     }
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
     let url = format!("redis+cluster://{}", hosts.join(","));
+    let refused = RedisQueue::connect(&nodes[0].url(), QueueSettings::default(), "nobat").await.err().expect("refused");
+    assert!(refused.message.contains(&format!("write `redis+cluster://127.0.0.1:{}`", nodes[0].port)), "{refused}");
+    let policy = |policy: &str| {
+        let set = ["SET", "maxmemory-policy", policy];
+        redis::cmd("CONFIG").arg(&set).exec(&mut nodes[2].connection()).expect("set");
+    };
+    policy("allkeys-lru");
+    let refused = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.err().expect("refused");
+    assert!(refused.message.contains("maxmemory-policy noeviction"), "{refused}");
+    assert!(refused.message.contains(&hosts[2]), "it says which master: {refused}");
+    policy("noeviction");
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
     let lane = queue.lane();
     for model in ["digits", "minilm", "resnet18", "whisper"] {
@@ -204,6 +215,9 @@ async fn sentinels_name_the_master_and_a_failover_ends_nothing() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let sentinel = Sentinel::watch(old.port);
+    let plain = format!("redis://127.0.0.1:{}/", sentinel.port);
+    let refused = RedisQueue::connect(&plain, QueueSettings::default(), "nobat").await.err().expect("refused");
+    assert!(refused.message.contains(&format!("redis+sentinel://127.0.0.1:{}/SERVICE", sentinel.port)), "{refused}");
     let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
     let lane = queue.lane();
@@ -246,6 +260,47 @@ async fn sentinels_name_the_master_and_a_failover_ends_nothing() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     worker.abort();
+}
+
+#[tokio::test]
+async fn a_cluster_url_to_a_plain_server_is_refused_with_the_one_to_write() {
+    let plain = Server::start(&[]);
+    let url = format!("redis+cluster://127.0.0.1:{}", plain.port);
+    let refused = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.err().expect("refused");
+    assert!(refused.message.contains("is no cluster; write `redis://host:port`"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_replicated_an_accepted_job_is_on_a_replica_first() {
+    let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let mut replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
+    let deadline = Instant::now() + 3 * SOON;
+    while master.figure("replication", "connected_slaves") < 1.0
+        || !redis::cmd("INFO")
+            .arg("replication")
+            .query::<String>(&mut replica.connection())
+            .is_ok_and(|info| info.contains("master_link_status:up"))
+    {
+        assert!(Instant::now() < deadline, "the replica never followed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let settings = QueueSettings { durability: Durability::Replicated, ..QueueSettings::default() };
+    let queue = RedisQueue::connect(&master.url(), settings, "nobat").await.expect("connects");
+    let lane = queue.lane();
+    for n in 0..20 {
+        let id = lane.enqueue(job(format!("{n}"))).await.expect("accepted").id;
+        let key = [&b"nobat{digits}:"[..], &id.random.to_be_bytes()[..12]].concat();
+        let there: bool = redis::cmd("EXISTS").arg(key).query(&mut replica.connection()).expect("told");
+        assert!(there, "job {n} was accepted and is on no replica");
+    }
+    replica.kill();
+    let refused = lane.enqueue(job("alone")).await.expect_err("no replica can have it");
+    assert_eq!(refused.code, ErrorCode::QueueUnavailable);
+    assert!(refused.message.contains("replica"), "{refused}");
+    while !queue.health().await.expect("it answers").warnings.iter().any(|warning| warning.contains("no replica is")) {
+        assert!(Instant::now() < deadline, "nobody is told that the replica is gone");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,19 +9,45 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A worker process.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerConfig {
     /// Model files and folders to serve.
     pub models: Vec<PathBuf>,
     /// Sessions (executor threads) per model.
     pub sessions: Sessions,
+    /// Most bytes of one job's outputs; a job with more fails alone. 0, and whatever is
+    /// over it, is what the store can keep.
+    pub max_result_bytes: usize,
     /// Batching.
     pub batching: BatchingConfig,
     /// Execution provider and memory.
     pub provider: ProviderConfig,
     /// How models are loaded and reloaded.
     pub loading: LoadingConfig,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> WorkerConfig {
+        WorkerConfig {
+            models: Vec::new(),
+            sessions: Sessions::default(),
+            max_result_bytes: 256 << 20,
+            batching: BatchingConfig::default(),
+            provider: ProviderConfig::default(),
+            loading: LoadingConfig::default(),
+        }
+    }
+}
+
+impl WorkerConfig {
+    /// Most bytes of one job's outputs, where the store keeps `kept` of them.
+    pub fn result_bytes(&self, kept: usize) -> usize {
+        match self.max_result_bytes {
+            0 => kept,
+            own => own.min(kept),
+        }
+    }
 }
 
 /// How many sessions a model gets.

@@ -34,7 +34,7 @@ mod scatter;
 
 use failure::Failure;
 use gather::fill;
-use scatter::{Joined, batch_axis, pack};
+use scatter::{Joined, batch_axis, pack, within};
 
 /// One session's engines, one per ready version, and its reused buffers.
 pub(crate) struct Runner {
@@ -44,6 +44,8 @@ pub(crate) struct Runner {
     engines: Vec<(Arc<Version>, Box<dyn Engine>)>,
     buffers: Vec<Buffer>,
     settled: Vec<Settlement>,
+    /// Most bytes of one job's outputs.
+    most: usize,
 }
 
 /// One finished run; while its outputs are split, their time is still open.
@@ -56,7 +58,13 @@ struct Ran {
 impl Runner {
     /// A session of the worker with the short id `worker`.
     pub(crate) fn new(worker: SmolStr, desk: Arc<Desk>, watchdog: Watchdog) -> Runner {
-        Runner { worker, desk, watchdog, engines: Vec::new(), buffers: Vec::new(), settled: Vec::new() }
+        let (engines, buffers, settled) = (Vec::new(), Vec::new(), Vec::new());
+        Runner { worker, desk, watchdog, engines, buffers, settled, most: usize::MAX }
+    }
+
+    /// The same, for outputs of at most so many bytes a job.
+    pub(crate) fn bounded(self, most: usize) -> Runner {
+        Runner { most, ..self }
     }
 
     /// Adds a version's engine. An older one of the same number stays until it
@@ -130,6 +138,7 @@ impl Runner {
             version,
             buffers: &mut self.buffers,
             settled: &mut self.settled,
+            most: self.most,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut turn))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -181,13 +190,14 @@ struct Turn<'a> {
     version: &'a Version,
     buffers: &'a mut Vec<Buffer>,
     settled: &'a mut Vec<Settlement>,
+    most: usize,
 }
 
 impl Turn<'_> {
     /// One run over all rows of `items`.
     fn run_whole(&mut self, items: &[Item], fills: u32) -> Result<(), Failure> {
         let rows: u32 = items.iter().map(|item| item.rows).sum();
-        let (worker, version) = (self.worker, self.version);
+        let (worker, version, most) = (self.worker, self.version, self.most);
         let mut fresh = Vec::with_capacity(items.len());
         let ran = self.once(items, 0..rows, fills, &mut |outputs, ran| {
             if items.len() > 1 {
@@ -200,7 +210,7 @@ impl Turn<'_> {
                     1 => None,
                     _ => Some((first, item.rows, rows)),
                 };
-                let packed = pack(version, item, outputs, part, &explain(item, worker, ran.started, &times));
+                let packed = pack(version, item, outputs, part, &explain(item, worker, ran.started, &times), most)?;
                 fresh.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
                 first += item.rows;
             }
@@ -219,7 +229,7 @@ impl Turn<'_> {
 
     /// Several runs over the rows of one large item, joined.
     fn run_split(&mut self, item: &Item, cap: u32) -> Result<(), Failure> {
-        let (worker, version) = (self.worker, self.version);
+        let (worker, version, most) = (self.worker, self.version, self.most);
         let started = Instant::now();
         let mut joined: Vec<Joined> = Vec::new();
         let mut total = BatchTimes::default();
@@ -231,7 +241,9 @@ impl Turn<'_> {
                 joined.resize_with(outputs.len(), Joined::default);
                 let specs = &version.signature.outputs;
                 let mut rows = joined.iter_mut().zip(specs).zip(outputs);
-                rows.try_for_each(|((whole, spec), output)| whole.append(version, &spec.name, output))
+                rows.try_for_each(|((whole, spec), output)| whole.append(version, &spec.name, output))?;
+                // What grows past it run by run is given up before memory is.
+                within(version, joined.iter().map(Joined::len).sum(), most)
             })?;
             version.stats.ran_part(ran.times);
             total = BatchTimes {
@@ -243,7 +255,7 @@ impl Turn<'_> {
             from = to;
         }
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
-        let packed = pack(version, item, &views, None, &explain(item, worker, started, &total));
+        let packed = pack(version, item, &views, None, &explain(item, worker, started, &total), most)?;
         version.stats.joined(total, waits(item, started));
         trace(version, item, &Ran { started, ended: Instant::now(), times: total });
         self.settled.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });

@@ -292,6 +292,15 @@ async fn a_job_whose_payload_is_lost_is_dead_lettered_alone() {
     assert!(view.error.expect("a reason").message.contains("cannot be read"));
 }
 
+#[test]
+fn replicated_is_refused_where_there_is_no_replica() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let settings = QueueSettings { durability: Durability::Replicated, ..QueueSettings::default() };
+    let refused = SqliteQueue::open(dir.path(), settings).err().expect("refused");
+    assert_eq!(refused.code, ErrorCode::InvalidParameter);
+    assert!(refused.message.contains("needs Redis"), "{}", refused.message);
+}
+
 #[tokio::test]
 async fn a_folder_of_a_newer_version_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -54,6 +54,15 @@ impl Failure {
         Failure { code: ErrorCode::InferenceFailed, message, again: false }
     }
 
+    /// Outputs that nobody could keep.
+    pub(super) fn too_large(bytes: usize, most: usize, version: &Version) -> Failure {
+        let message = format!(
+            "the outputs of {} have {bytes} bytes, more than the {most} that a result may have; ask for fewer outputs, send fewer rows per request, or raise worker.max_result_bytes",
+            model(version)
+        );
+        Failure { code: ErrorCode::PayloadTooLarge, message, again: false }
+    }
+
     pub(super) fn invalid(message: String) -> Failure {
         Failure { code: ErrorCode::InvalidTensor, message, again: false }
     }

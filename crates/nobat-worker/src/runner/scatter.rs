@@ -25,14 +25,16 @@ pub(super) fn batch_axis(version: &Version, outputs: &[OutputView<'_>], rows: u3
 }
 
 /// Packs one item's result: explain, then the outputs it asked for. `part` is
-/// its first row, its rows and the run's rows; `None` takes the outputs whole.
+/// its first row, its rows and the run's rows; `None` takes the outputs whole. Fails
+/// where they have more than `most` bytes, before they are copied.
 pub(super) fn pack(
     version: &Version,
     item: &Item,
     outputs: &[OutputView<'_>],
     part: Option<(u32, u32, u32)>,
     explain: &Explain,
-) -> Bytes {
+    most: usize,
+) -> Result<Bytes, Failure> {
     let signature = &version.signature;
     let wanted = |at: usize| item.outputs.is_empty() || item.outputs.contains(&signature.outputs[at].name);
     let size: usize = outputs
@@ -50,6 +52,7 @@ pub(super) fn pack(
                 + part.map_or(len, |(_, rows, all)| len * rows as usize / all.max(1) as usize)
         })
         .sum();
+    within(version, size, most)?;
     let mut out = Vec::with_capacity(size + signature.version.len() + 48);
     explain.encode(&mut out);
     let count = (0..outputs.len()).filter(|&at| wanted(at)).count();
@@ -84,7 +87,12 @@ pub(super) fn pack(
         }
     }
     InferResponse::encode_mark(&mut out, version.mark);
-    out.into()
+    Ok(out.into())
+}
+
+/// Checks that a job's outputs are no more than may be kept.
+pub(super) fn within(version: &Version, bytes: usize, most: usize) -> Result<(), Failure> {
+    if bytes > most { Err(Failure::too_large(bytes, most, version)) } else { Ok(()) }
 }
 
 /// One output of a split item, growing run by run.
@@ -119,6 +127,11 @@ impl Joined {
             OutputData::Text(elements) => self.text.extend_from_slice(elements),
         }
         Ok(())
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.raw.len() + self.text.iter().map(|element| element.len() + 4).sum::<usize>()
     }
 
     pub(super) fn view(&self) -> OutputView<'_> {

@@ -99,7 +99,8 @@ impl Loader {
         let mut executors = Vec::new();
         for (number, own) in own.into_iter().enumerate() {
             let desk = Arc::new(Desk::default());
-            let mut runner = Runner::new(short.clone(), Arc::clone(&desk), shared.watchdog.clone());
+            let most = shared.config.result_bytes(shared.queue.max_value_bytes());
+            let mut runner = Runner::new(short.clone(), Arc::clone(&desk), shared.watchdog.clone()).bounded(most);
             own.into_iter().for_each(|(version, engine)| runner.put(version, engine));
             shared.desks.add(model.name.clone(), &desk);
             let (queue, of) = (Arc::clone(&shared.queue), Arc::clone(model));
