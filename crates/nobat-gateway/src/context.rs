@@ -186,6 +186,11 @@ impl RequestContext {
         self.grant.as_ref().is_none_or(|grant| grant.covers(model))
     }
 
+    /// Whether this caller may see every model.
+    pub fn covers_all(&self) -> bool {
+        self.grant.as_ref().is_none_or(|grant| grant.models.iter().any(|model| model == "*"))
+    }
+
     /// Refuses a model that this caller may not use, and so not look at.
     ///
     /// # Errors

@@ -7,11 +7,13 @@
 use actix_web::http::header;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use nobat_queue::route_jobs;
 use serde_json::json;
 
 use crate::access::{Access, resource};
+use crate::context::RequestContext;
 use crate::error::not_allowed;
-use crate::monitor::State;
+use crate::monitor::{CheckStatus, State};
 use crate::predict::Predictor;
 use crate::state::Shared;
 
@@ -38,19 +40,25 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse
         body["checks"] = json!(shared.status.checks());
     } else if verbose {
         let checks = shared.status.checks();
-        body["checks"] = checks.iter().map(|check| json!({ "name": check.name, "state": check.state })).collect();
+        body["checks"] = states(&checks);
     }
     answer(ready, &body)
 }
 
-async fn status(predictor: Data<Predictor>) -> HttpResponse {
+async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let shared = predictor.shared();
+    let context = RequestContext::of(&request);
     let checks = shared.status.checks();
     let failing = checks.iter().any(|check| check.state == State::Failing);
-    let caches: serde_json::Map<_, _> =
-        shared.caches.stats().into_iter().map(|(model, stats)| (model.to_string(), json!(stats))).collect();
-    let queues: serde_json::Map<_, _> =
-        shared.status.queues().into_iter().map(|(model, counts)| (model.to_string(), json!(counts))).collect();
+    // What a check says may name any model.
+    let shown = match context.covers_all() {
+        true => json!(checks),
+        false => states(&checks),
+    };
+    let caches = shared.caches.stats().into_iter().filter(|(model, _)| context.covers(model));
+    let caches: serde_json::Map<_, _> = caches.map(|(model, stats)| (model.to_string(), json!(stats))).collect();
+    let queues = shared.status.queues().into_iter().filter(|(queue, _)| context.covers(route_jobs::shown(queue)));
+    let queues: serde_json::Map<_, _> = queues.map(|(model, counts)| (model.to_string(), json!(counts))).collect();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": if failing { State::Failing } else { State::Ok },
@@ -58,11 +66,16 @@ async fn status(predictor: Data<Predictor>) -> HttpResponse {
         "draining": shared.is_draining(),
         "workers": shared.registry.load().workers.len(),
         "in_flight": shared.edge.limits.in_flight(),
-        "checks": checks,
+        "checks": shown,
         "queues": queues,
         "caches": caches,
     });
     answer(true, &body)
+}
+
+/// Checks without what they say.
+fn states(checks: &[CheckStatus]) -> serde_json::Value {
+    checks.iter().map(|check| json!({ "name": check.name, "state": check.state })).collect()
 }
 
 fn answer(good: bool, body: &serde_json::Value) -> HttpResponse {

@@ -38,13 +38,15 @@ pub fn configure(config: &mut ServiceConfig) {
     get, path = "/api/v1/routes", tag = "routes", operation_id = "list_routes",
     responses((status = 200, description = "`routes`", body = Value), Refusals),
 )]
-pub(crate) async fn list(predictor: Data<Predictor>) -> HttpResponse {
+pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
+    let context = RequestContext::of(&request);
     let routes = &predictor.shared().routes;
     let bound = routes.load();
     let shown: Vec<Value> = bound
         .table()
         .routes()
         .into_iter()
+        .filter(|route| context.covers(&route.name))
         .filter_map(|route| Some(shown(routes, route, bound.get(&route.name)?)))
         .collect();
     HttpResponse::Ok().json(json!({ "routes": shown }))
@@ -57,6 +59,9 @@ pub(crate) async fn list(predictor: Data<Predictor>) -> HttpResponse {
     responses((status = 200, description = "The route", body = Value), Refusals),
 )]
 pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
+    if let Err(refusal) = RequestContext::require(&request, &name) {
+        return refuse(&request, &refusal);
+    }
     let routes = &predictor.shared().routes;
     let bound = routes.load();
     match (bound.table().get(&name), bound.get(&name)) {
@@ -88,7 +93,7 @@ pub(crate) async fn put(
     name: Path<String>,
     body: web::Bytes,
 ) -> HttpResponse {
-    let declared = parse(&name, &body);
+    let declared = RequestContext::require(&request, &name).and_then(|()| parse(&name, &body));
     let shared = predictor.shared();
     let done = match declared {
         Ok(route) => shared.routes.put(&shared.registry, route).await,
@@ -108,7 +113,11 @@ pub(crate) async fn put(
 )]
 pub(crate) async fn remove(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
     let shared = predictor.shared();
-    match shared.routes.remove(&shared.registry, &name).await {
+    let removed = match RequestContext::require(&request, &name) {
+        Ok(()) => shared.routes.remove(&shared.registry, &name).await,
+        Err(refusal) => Err(refusal),
+    };
+    match removed {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(error) => refuse(&request, &error),
     }

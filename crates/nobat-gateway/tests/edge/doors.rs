@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use nobat_core::oip::{ModelInferRequest, ModelInferResponse};
+use nobat_gateway::GatewayConfig;
 use nobat_gateway::auth::{self, Keyring, Scope};
 use nobat_gateway::grpc::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
 use nobat_gateway::routes::document;
@@ -155,11 +156,14 @@ async fn a_key_for_one_model_sees_that_model_only() {
     let (mut ring, now) = (Keyring::default(), auth::now_s());
     let mine = ring.add(key("mine", Scope::Admin, &["echo"], None), now).expect("made");
     let other = ring.add(key("other", Scope::Admin, &["other", "ech.*"], None), now).expect("made");
-    let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
+    let route = serde_json::from_value(json!({ "name": "echo", "direct": "echo/1" })).expect("a route");
+    let config = GatewayConfig { routes: vec![route], ..with_keys(&dir.path().join("keys.toml"), &ring) };
+    let house = House::start(config, json!({}), Duration::ZERO).await;
     for path in [
         "/api/v1/models/echo",
         "/api/v1/queues/echo",
         "/api/v1/queues/echo/dead",
+        "/api/v1/routes/echo",
         "/v1/models/echo",
         "/v1/models/ech%6F",
         "/v1/models/echo/metadata",
@@ -179,8 +183,22 @@ async fn a_key_for_one_model_sees_that_model_only() {
             .await;
         assert_eq!(absent.status, 403, "{path}");
     }
-    for path in ["/api/v1/models", "/api/v1/queues", "/v1/models", "/v2/models", "/v2/models/stats", "/api/v1/jobs"] {
-        assert!(path == "/api/v1/jobs" || house.get(path, Some(&mine)).await.text.contains("echo"), "{path}");
+    let lists = [
+        "/api/v1/models",
+        "/api/v1/queues",
+        "/api/v1/routes",
+        "/api/v1/status",
+        "/v1/models",
+        "/v2/models",
+        "/v2/models/stats",
+        "/api/v1/jobs",
+    ];
+    for path in lists {
+        assert!(
+            matches!(path, "/api/v1/jobs" | "/api/v1/status")
+                || house.get(path, Some(&mine)).await.text.contains("echo"),
+            "{path}"
+        );
         let seen = house.get(path, Some(&other)).await;
         assert!(seen.status == 200 && !seen.text.contains("echo"), "{path}: {}", seen.text);
     }
