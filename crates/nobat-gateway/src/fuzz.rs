@@ -222,4 +222,29 @@ mod tests {
         }
         assert!(files >= 8, "{files}");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_door_holds_for_paths_that_are_encoded_anywhere(
+            choice: u8, path in 0usize..6, encoded in proptest::collection::vec(proptest::bool::weighted(0.3), 40),
+        ) {
+            let path = [
+                "/api/v1/periodic/x/run",
+                "/api/v1/webhooks/endpoints/enable",
+                "/v2/repository/models/m/unload",
+                "/api/v1/queues/m/dead/redrive",
+                "/v1/models/m:predict",
+                "/api/v1/routes/r",
+            ][path];
+            let mut data = vec![choice];
+            for (at, byte) in path.bytes().enumerate() {
+                match at > 0 && encoded[at % encoded.len()] {
+                    true => data.extend_from_slice(format!("%{byte:02x}").as_bytes()),
+                    false => data.push(byte),
+                }
+            }
+            door(&data);
+        }
+    }
 }
