@@ -5,14 +5,21 @@
 //! happens when clocks change:
 //! - *forward*: a fixed time (`30 2 * * *`) that does not exist that day runs
 //!   once, at the first instant after the gap; a repeating one (`*/15 * * * *`)
-//!   simply has fewer ticks.
+//!   simply has fewer ticks. A gap may be a whole day (Samoa, 30 December 2011).
 //! - *back*: a fixed time that comes twice runs once, the first time; a repeating
 //!   one runs in both hours.
 //! - 29 February: only in leap years.
+//!
+//! Fixed is what names its times, one (`30 2`), a list (`30 2,14`) or a range
+//! (`0 1-5`); repeating is what has a `*` in minute or hour, or all values of one.
+//!
+//! croner is asked about the wall clock alone, as though there were no zones: a
+//! *civil* second counts from 1970 as a clock on the wall shows it. Which instant
+//! a civil second is, and whether it is one, is decided here.
 
 use std::fmt;
 
-use chrono::{DateTime, TimeZone};
+use chrono::{DateTime, LocalResult, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -28,12 +35,18 @@ const FIELDS: [(&str, &str); 5] = [
 ];
 const NICKNAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 
+/// No two changes of a zone's offset lie closer together than this, in seconds.
+const DAY: i64 = 86_400;
+/// More than any offset from UTC, twice, in seconds.
+const WIDEST: i64 = 32 * 3_600;
+
 /// A parsed crontab in its time zone.
 #[derive(Clone)]
 pub struct Crontab {
     cron: Cron,
     zone: Tz,
     text: String,
+    repeats: bool,
 }
 
 impl Crontab {
@@ -70,7 +83,8 @@ impl Crontab {
             }
         }
         let cron = parser().parse(text).map_err(|e| invalid(format!("crontab `{text}` cannot be read: {e}")))?;
-        let crontab = Crontab { cron, zone, text: text.into() };
+        let repeats = repeats(text, &cron);
+        let crontab = Crontab { cron, zone, text: text.into(), repeats };
         if crontab.next_after(0).is_none() {
             return refuse("never comes; check day of month against month".into());
         }
@@ -78,11 +92,73 @@ impl Crontab {
     }
 
     /// The first tick after `unix_s`; `None` when there is none any more.
+    ///
+    /// # Complexity
+    /// One search of croner's; a repeating crontab adds a look at the zone per day
+    /// until its tick.
     pub fn next_after(&self, unix_s: i64) -> Option<i64> {
-        let from: DateTime<Tz> = self.zone.timestamp_opt(unix_s, 0).single()?;
+        if self.repeats { self.next_repeating(unix_s) } else { self.next_fixed(unix_s) }
+    }
+
+    /// Each time on the wall is one instant, and later times are never earlier
+    /// instants: what does not exist is the gap's end, what comes twice the first.
+    fn next_fixed(&self, unix_s: i64) -> Option<i64> {
+        let mut civil = unix_s + self.offset(unix_s)?;
+        loop {
+            civil = self.next_on_the_wall(civil)?;
+            let at = self.instant(civil)?;
+            // In the second of two equal hours, the wall shows what has been already.
+            if at > unix_s {
+                return Some(at);
+            }
+        }
+    }
+
+    /// The clock on the wall is followed from one change of the offset to the next.
+    fn next_repeating(&self, unix_s: i64) -> Option<i64> {
+        let (mut from, mut offset) = (unix_s, self.offset(unix_s)?);
+        loop {
+            let at = self.next_on_the_wall(from + offset)? - offset;
+            match self.change(from, at, offset)? {
+                None => return Some(at),
+                // The instant of the change may itself be a tick.
+                Some(change) => (from, offset) = (change - 1, self.offset(change)?),
+            }
+        }
+    }
+
+    fn next_on_the_wall(&self, civil: i64) -> Option<i64> {
+        let from: DateTime<Utc> = DateTime::from_timestamp(civil, 0)?;
         let next = self.cron.find_next_occurrence(&from, false).ok()?.timestamp();
-        // A wall clock that goes back must never give a tick that is not later.
-        (next > unix_s).then_some(next)
+        (next > civil).then_some(next)
+    }
+
+    /// What the wall clock is ahead of UTC at an instant, in seconds.
+    fn offset(&self, unix_s: i64) -> Option<i64> {
+        let at = DateTime::from_timestamp(unix_s, 0)?.naive_utc();
+        Some(i64::from(self.zone.offset_from_utc_datetime(&at).fix().local_minus_utc()))
+    }
+
+    fn instant(&self, civil: i64) -> Option<i64> {
+        let wall = DateTime::from_timestamp(civil, 0)?.naive_utc();
+        match self.zone.from_local_datetime(&wall) {
+            LocalResult::Single(at) => Some(at.timestamp()),
+            LocalResult::Ambiguous(one, other) => Some(one.timestamp().min(other.timestamp())),
+            LocalResult::None => first(civil - WIDEST, civil + WIDEST, |at| Some(at + self.offset(at)? >= civil)),
+        }
+    }
+
+    /// The first instant in `(from, until]` whose offset is not `offset`.
+    fn change(&self, from: i64, until: i64, offset: i64) -> Option<Option<i64>> {
+        let mut same = from;
+        while same < until {
+            let next = until.min(same + DAY);
+            if self.offset(next)? != offset {
+                return first(same, next, |at| Some(self.offset(at)? != offset)).map(Some);
+            }
+            same = next;
+        }
+        Some(None)
     }
 
     /// The crontab as it was written.
@@ -100,6 +176,22 @@ impl fmt::Debug for Crontab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Crontab({} {})", self.text, self.zone)
     }
+}
+
+/// Whether a crontab says "every so often" and not "at these times".
+fn repeats(text: &str, cron: &Cron) -> bool {
+    let starred = text.split_whitespace().take(2).any(|field| field.contains('*'));
+    starred || cron.pattern.minutes.values().len() == 60 || cron.pattern.hours.values().len() == 24
+}
+
+/// The first of `(no, yes]` for which `is` holds, where it holds for `yes`, and for
+/// all that come after one for which it holds.
+fn first(mut no: i64, mut yes: i64, is: impl Fn(i64) -> Option<bool>) -> Option<i64> {
+    while yes - no > 1 {
+        let middle = no + (yes - no) / 2;
+        if is(middle)? { yes = middle } else { no = middle }
+    }
+    Some(yes)
 }
 
 fn parser() -> CronParser {
@@ -151,6 +243,46 @@ mod tests {
     }
 
     #[test]
+    fn a_list_or_range_of_times_is_fixed_as_one_time_is() {
+        let march = ("2026-03-28T12:00:00Z", "2026-03-29T20:00:00Z");
+        let october = ("2026-10-24T12:00:00Z", "2026-10-25T20:00:00Z");
+        let berlin = |crontab: &str, (from, to)| ticks(crontab, "Europe/Berlin", from, to);
+        assert_eq!(berlin("30 2,14 * * *", march), ["28T14:30+0100", "29T03:00+0200", "29T14:30+0200"]);
+        assert_eq!(berlin("30 2,14 * * *", october), ["24T14:30+0200", "25T02:30+0200", "25T14:30+0100"]);
+        assert_eq!(berlin("0,30 2 * * *", march), ["29T03:00+0200"], "two times in one gap end together");
+        assert_eq!(berlin("0,30 2 * * *", october), ["25T02:00+0200", "25T02:30+0200"]);
+        assert_eq!(berlin("0 1-4 * * *", march), ["29T01:00+0100", "29T03:00+0200", "29T04:00+0200"]);
+        assert_eq!(berlin("0 1-3 * * *", october), ["25T01:00+0200", "25T02:00+0200", "25T03:00+0100"]);
+        assert_eq!(berlin("15-45/15 2 * * *", october), ["25T02:15+0200", "25T02:30+0200", "25T02:45+0200"]);
+        // All hours, however they are written, are every hour.
+        let night = ("2026-10-24T23:00:00Z", "2026-10-25T03:00:00Z");
+        let hours = ["25T01:30+0200", "25T02:30+0200", "25T02:30+0100", "25T03:30+0100"];
+        assert_eq!(berlin("30 * * * *", night), hours);
+        assert_eq!(berlin("30 0-23 * * *", night), hours);
+        assert_eq!(berlin("@hourly", night), ["25T01:00+0200", "25T02:00+0200", "25T02:00+0100", "25T03:00+0100"]);
+        assert_eq!(berlin("30 */2 * * *", night), ["25T02:30+0200", "25T02:30+0100"]);
+    }
+
+    #[test]
+    fn a_day_that_a_zone_skips_is_a_gap_like_any_other() {
+        // Samoa went from 29 December 2011, 24:00 to 31 December, 00:00.
+        let days = ("2011-12-29T00:00:00-10:00", "2012-01-01T00:00:00+14:00");
+        let apia = |crontab: &str| ticks(crontab, "Pacific/Apia", days.0, days.1);
+        assert_eq!(apia("0 12 * * *"), ["29T12:00-1000", "31T00:00+1400", "31T12:00+1400"]);
+        assert_eq!(apia("0 9,17 30 12 *"), ["31T00:00+1400"]);
+        assert_eq!(apia("0 */12 * * *"), ["29T00:00-1000", "29T12:00-1000", "31T00:00+1400", "31T12:00+1400"]);
+    }
+
+    #[test]
+    fn half_an_hour_s_change_is_a_change_too() {
+        // Lord Howe, 5 April 2026: 02:00 becomes 01:30.
+        let night = ("2026-04-04T14:00:00Z", "2026-04-04T16:00:00Z");
+        let lord_howe = |crontab: &str| ticks(crontab, "Australia/Lord_Howe", night.0, night.1);
+        assert_eq!(lord_howe("45 1 * * *"), ["05T01:45+1100"]);
+        assert_eq!(lord_howe("*/15 * * * *").len(), 8, "two hours of quarters");
+    }
+
+    #[test]
     fn a_leap_day_comes_in_leap_years_only() {
         let cron = Crontab::parse("0 12 29 2 *", "UTC").expect("a crontab");
         let year_2027 = DateTime::parse_from_rfc3339("2027-01-01T00:00:00Z").expect("a time").timestamp();
@@ -187,6 +319,32 @@ mod tests {
     }
 
     proptest! {
+        /// Ticks of a repeating crontab are the instants whose time on the wall it
+        /// matches, those of a fixed one are as many as the days it names.
+        #[test]
+        fn ticks_are_what_the_wall_clock_says(hours in prop::sample::subsequence((0u32..24).collect::<Vec<_>>(), 1..23), minute in 0u32..60, start in 0i64..400) {
+            let zone = "Europe/Berlin";
+            let day = |n: i64| 1_767_225_600 - 3_600 + n * 86_400;
+            let list = hours.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            let fixed = Crontab::parse(&format!("{minute} {list} * * *"), zone).expect("a crontab");
+            let mut now = day(start) - 1;
+            let mut found = 0;
+            while let Some(next) = fixed.next_after(now).filter(|&next| next < day(start + 7)) {
+                prop_assert!(next > now);
+                now = next;
+                found += 1;
+            }
+            // The week's ends may lie an hour beside midnight, and a gap may end at a time of the list.
+            prop_assert!((found - 7 * hours.len() as i64).abs() <= 2, "{found} of {}", 7 * hours.len());
+            let every = Crontab::parse(&format!("{minute} * * * *"), zone).expect("a crontab");
+            let mut now = day(start) - 1;
+            for _ in 0..(7 * 24) {
+                let next = every.next_after(now).expect("comes");
+                prop_assert!(next - now <= 3_600);
+                now = next;
+            }
+        }
+
         #[test]
         fn no_text_panics_and_ticks_only_go_forward(text in "[-0-9*/,@a-zA-Z ]{0,20}", from in 0i64..4_000_000_000) {
             if let Ok(cron) = Crontab::parse(&text, "America/New_York") {
