@@ -50,8 +50,7 @@ async fn schedule(mut settings: Settings) -> Result<()> {
     let mut stop = Stop::listen()?;
     settings.scheduler.enabled = true;
     let queue = store::open(&settings).await?;
-    let scheduler =
-        nobat_scheduler::start(&settings.scheduler, queue, &settings.store.redis, &settings.store.prefix).await?;
+    let scheduler = nobat_scheduler::start(&settings.scheduler, queue).await?;
     notify::ready();
     tokio::spawn(notify::watchdog());
     stop.asked().await;

@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nobat_core::logging;
 use nobat_core::signature::ModelState;
+use nobat_core::units;
 use nobat_gateway::Gateway;
+use nobat_gateway::config::listen_address;
 use nobat_ops::{Stop, notify, traces};
 use nobat_worker::Worker;
 use nobat_worker::config::ProviderKind;
@@ -33,14 +35,18 @@ pub(crate) struct Args {
     /// Folder of models (repeat it for more).
     #[arg(long, env = "NOBAT_MODELS", value_delimiter = ',', value_name = "DIR")]
     models: Vec<PathBuf>,
-    /// Address for HTTP.
-    #[arg(long, env = "NOBAT_LISTEN", value_name = "ADDRESS")]
+    /// Address for HTTP: host and port, or a port alone.
+    #[arg(long, env = "NOBAT_LISTEN", value_parser = listen_address, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Port for HTTP, on the address that is set.
+    // No variable: Kubernetes sets NOBAT_PORT to an URL beside a service of that name.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
     /// Address for gRPC; empty turns it off.
-    #[arg(long, env = "NOBAT_GRPC", value_name = "ADDRESS")]
+    #[arg(long, env = "NOBAT_GRPC", value_parser = listen_address, value_name = "ADDRESS")]
     grpc: Option<String>,
     /// Address for metrics; empty turns it off.
-    #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "NOBAT_METRICS", value_parser = listen_address, value_name = "ADDRESS")]
     metrics: Option<String>,
     /// File of API keys, made by `nobat keys`.
     #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
@@ -67,13 +73,16 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn over(self, settings: &mut Settings) {
+    fn over(self, settings: &mut Settings) -> Result<()> {
         let models: Vec<PathBuf> = self.paths.into_iter().chain(self.models).collect();
         if !models.is_empty() {
             settings.worker.models = models;
         }
         let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
         set(&mut settings.gateway.listen, self.listen);
+        if let Some(port) = self.port {
+            settings.gateway.listen = units::listen_address(&port.to_string(), &settings.gateway.listen)?;
+        }
         set(&mut settings.gateway.grpc, self.grpc);
         set(&mut settings.gateway.metrics, self.metrics);
         set(&mut settings.gateway.auth.keys, self.keys);
@@ -84,13 +93,14 @@ impl Args {
         let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);
         set(&mut settings.store.data, self.data);
         set(&mut settings.log.dir, self.log_dir);
+        Ok(())
     }
 }
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     let started = Instant::now();
     let mut settings = Settings::read(file)?;
-    args.over(&mut settings);
+    args.over(&mut settings)?;
     settings.validate()?;
     if settings.worker.models.is_empty() {
         bail!("no model is named; give a model file or a folder, such as `nobat serve ./model.onnx`");
@@ -117,8 +127,7 @@ async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
     let worker = Worker::start(settings.worker, queue.clone())?;
     let gateway = Gateway::start(settings.gateway, queue.clone()).await?;
     gateway.metrics().snapshot("nobat_worker", worker.batching());
-    let scheduler =
-        nobat_scheduler::start(&settings.scheduler, queue, &settings.store.redis, &settings.store.prefix).await?;
+    let scheduler = nobat_scheduler::start(&settings.scheduler, queue).await?;
     let failed = tokio::select! {
         failed = worker.ready() => failed,
         () = stop.asked() => Vec::new(),

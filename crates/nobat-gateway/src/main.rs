@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use nobat_core::config::{Layers, StoreSettings, without_password};
 use nobat_core::logging::{self, LogSettings};
-use nobat_core::{Error, ErrorCode};
+use nobat_core::{Error, ErrorCode, units};
 use nobat_gateway::Gateway;
-use nobat_gateway::config::GatewayConfig;
+use nobat_gateway::config::{GatewayConfig, listen_address};
 use nobat_ops::{Stop, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
@@ -37,14 +37,18 @@ struct Args {
     /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
     #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
-    /// Address for HTTP.
-    #[arg(long, env = "NOBAT_LISTEN", value_name = "ADDRESS")]
+    /// Address for HTTP: host and port, or a port alone.
+    #[arg(long, env = "NOBAT_LISTEN", value_parser = listen_address, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Port for HTTP, on the address that is set.
+    // No variable: Kubernetes sets NOBAT_PORT to an URL beside a service of that name.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
     /// Address for gRPC; empty turns it off.
-    #[arg(long, env = "NOBAT_GRPC", value_name = "ADDRESS")]
+    #[arg(long, env = "NOBAT_GRPC", value_parser = listen_address, value_name = "ADDRESS")]
     grpc: Option<String>,
     /// Address for metrics; empty turns it off.
-    #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "NOBAT_METRICS", value_parser = listen_address, value_name = "ADDRESS")]
     metrics: Option<String>,
     /// File of API keys, made by `nobat keys`.
     #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
@@ -83,6 +87,9 @@ fn run(args: Args) -> Result<(), Error> {
     let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
     set(&mut store.redis, args.redis);
     set(&mut gateway.listen, args.listen);
+    if let Some(port) = args.port {
+        gateway.listen = units::listen_address(&port.to_string(), &gateway.listen)?;
+    }
     set(&mut gateway.grpc, args.grpc);
     set(&mut gateway.metrics, args.metrics);
     set(&mut gateway.auth.keys, args.keys);
@@ -104,7 +111,7 @@ fn run(args: Args) -> Result<(), Error> {
             ..error
         })?;
         let gateway = Gateway::start(gateway, queue.clone()).await?;
-        let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
+        let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
         notify::ready();
         tokio::spawn(notify::watchdog());
         stop.asked().await;

@@ -2,8 +2,6 @@
 //! itself is `nobat_scheduler`, in whichever processes it lives; these calls
 //! speak to its board in the ledger.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
@@ -41,7 +39,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let tasks = board::list(&*predictor.shared().queue.ledger(), now()).await?;
+        let tasks = board::list(&*predictor.shared().queue.ledger()).await?;
         Ok(HttpResponse::Ok().json(json!({ "tasks": tasks })))
     };
     let outcome = outcome.await;
@@ -67,7 +65,7 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
             limit = query::number(name, value, 1, MOST)?;
             Ok(())
         })?;
-        let (task, runs) = board::show(&*predictor.shared().queue.ledger(), &name, limit, now()).await?;
+        let (task, runs) = board::show(&*predictor.shared().queue.ledger(), &name, limit).await?;
         let mut shown = json!(task);
         shown["runs"] = json!(runs);
         Ok(HttpResponse::Ok().json(shown))
@@ -120,10 +118,6 @@ pub(crate) async fn resume(request: HttpRequest, predictor: Data<Predictor>, nam
 
 async fn set_paused(request: &HttpRequest, predictor: &Predictor, name: &str, paused: bool) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
-    board::set_paused(&*predictor.shared().queue.ledger(), name, paused, now()).await?;
+    board::set_paused(&*predictor.shared().queue.ledger(), name, paused).await?;
     Ok(HttpResponse::Ok().json(json!({ "paused": paused })))
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }

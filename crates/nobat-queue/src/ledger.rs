@@ -35,6 +35,10 @@ pub struct Due {
 /// Shared low-rate state; see the module.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
+    /// The store's clock, milliseconds since 1970: the same for every process
+    /// around a store, whatever their hosts' clocks say.
+    async fn now_ms(&self) -> Result<u64>;
+
     /// Takes `key` for `holder` for `ttl`, or prolongs its hold. Of any number of
     /// holders exactly one gets `true` until the claim expires or is released.
     async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool>;

@@ -69,6 +69,12 @@ async fn keeps_the_contract(ledger: Arc<dyn Ledger>) {
     ledger.release("short", "b").await.expect("answers");
     assert!(ledger.claim("short", "a", LONG).await.expect("answers"));
 
+    // The clock.
+    let own =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let told = ledger.now_ms().await.expect("told");
+    assert!(told.abs_diff(own) < 60_000, "both are of this machine: {told} and {own}");
+
     // Documents.
     ledger.put("space", "a", b"1").await.expect("written");
     ledger.put("space", "a", b"2").await.expect("written");

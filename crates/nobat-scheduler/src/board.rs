@@ -67,6 +67,11 @@ impl Board {
         self.seen.iter().find(|(task, _)| task == name).map(|(_, seen)| *seen)
     }
 
+    pub(crate) fn set_seen(&mut self, name: &str, now: i64) {
+        self.seen.retain(|(task, _)| task != name);
+        self.seen.push((name.to_owned(), now));
+    }
+
     /// Whether a task is paused: what was said last, else its declaration.
     pub(crate) fn is_paused(&self, task: &Periodic) -> bool {
         let said = self.paused.iter().find(|(name, _)| *name == task.name);
@@ -95,12 +100,12 @@ impl Board {
     }
 }
 
-/// Every task with its next and last run; `now` in Unix seconds.
+/// Every task with its next and last run.
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn list(ledger: &dyn Ledger, now: i64) -> Result<Vec<TaskView>> {
-    let board = Board::read(ledger).await?;
+pub async fn list(ledger: &dyn Ledger) -> Result<Vec<TaskView>> {
+    let (board, now) = (Board::read(ledger).await?, now(ledger).await?);
     let mut views = Vec::with_capacity(board.tasks.len());
     for task in &board.tasks {
         let last_run = history(ledger, &task.name, 1).await?.pop();
@@ -118,12 +123,12 @@ pub async fn history(ledger: &dyn Ledger, name: &str, limit: usize) -> Result<Ve
     Ok(entries.iter().filter_map(|entry| serde_json::from_slice(entry).ok()).collect())
 }
 
-/// One task and its newest runs, newest first; `now` in Unix seconds.
+/// One task and its newest runs, newest first.
 ///
 /// # Errors
 /// `route_not_found`; `queue_unavailable`.
-pub async fn show(ledger: &dyn Ledger, name: &str, limit: usize, now: i64) -> Result<(TaskView, Vec<RunRecord>)> {
-    let board = Board::read(ledger).await?;
+pub async fn show(ledger: &dyn Ledger, name: &str, limit: usize) -> Result<(TaskView, Vec<RunRecord>)> {
+    let (board, now) = (Board::read(ledger).await?, now(ledger).await?);
     let runs = history(ledger, name, limit).await?;
     Ok((board.view(board.task(name)?, runs.first().cloned(), now), runs))
 }
@@ -143,10 +148,10 @@ pub async fn run_now(ledger: &dyn Ledger, name: &str) -> Result<String> {
 ///
 /// # Errors
 /// `route_not_found`; `queue_unavailable`.
-pub async fn set_paused(ledger: &dyn Ledger, name: &str, paused: bool, now: i64) -> Result<()> {
+pub async fn set_paused(ledger: &dyn Ledger, name: &str, paused: bool) -> Result<()> {
     Board::read(ledger).await?.task(name)?;
     if !paused {
-        put_seen(ledger, name, now).await?;
+        put_seen(ledger, name, now(ledger).await?).await?;
     }
     let said: &[u8] = if paused { b"yes" } else { b"no" };
     ledger.put(SPACE, &format!("paused:{name}"), said).await
@@ -170,6 +175,11 @@ pub(crate) async fn record(ledger: &dyn Ledger, name: &str, run: &RunRecord) -> 
     let json = serde_json::to_vec(run)
         .map_err(|error| Error::new(ErrorCode::Internal, format!("a run cannot be written: {error}")))?;
     ledger.append(&history_of(name), &json, HISTORY).await
+}
+
+/// The store's clock, Unix seconds.
+async fn now(ledger: &dyn Ledger) -> Result<i64> {
+    Ok(ledger.now_ms().await? as i64 / 1000)
 }
 
 fn history_of(name: &str) -> String {

@@ -1,46 +1,63 @@
 //! What carries a run from the scheduler that saw its tick to the one that
-//! carries it out: apalis-redis between processes, apalis' in-memory backend
-//! (with the run durable in the ledger) on the embedded store.
+//! carries it out: a timer in the ledger, and apalis' in-memory worker in each
+//! process over what that process has taken.
 //!
-//! apalis-redis 1.0 stays within its guard-rails: one poll a second, one task a
-//! fetch, a heartbeat every 5 s and three missed ones, no events, no results
-//! kept, an idempotency ttl always, a new worker name per start, finished tasks
-//! vacuumed, and never more than a few hundred runs waiting.
+//! ```text
+//! push -> timer, due at once -> taken under a lease -> apalis -> the handler
+//!                                    └─ renewed while it runs ─┘ -> mark of its key
+//! ```
+//!
+//! Invariants:
+//! - Time is the store's: a host whose clock is wrong neither delays a run nor
+//!   takes one that another process is carrying out.
+//! - A key is taken once, in the very call that stores the run, and stays taken
+//!   for [`KEPT`] after the run has ended.
+//! - A run whose process died is due again when its lease ends: at least once. One
+//!   that is stopped in good order is due again at once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apalis_core::backend::Vacuum;
-use apalis_core::backend::ext::BackendExt;
 use apalis_core::backend::memory::{MemorySink, MemoryStorage, MemoryStorageError};
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::builder::WorkerBuilder;
-use apalis_redis::{Config, ConnectionManager, RedisStorage, queries};
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use futures::{Sink, SinkExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::Ledger;
+use nobat_queue::ledger::Due;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Notify, watch};
 
-/// How long a key is remembered: longer than any scheduler looks back.
-const KEY_TTL: Duration = Duration::from_secs(7 * 86_400);
+/// How long a key is remembered after its run: longer than a tick can be seen
+/// again, by another scheduler or after a clock was set back.
+const KEPT: Duration = Duration::from_secs(86_400);
+/// What a `vacuum` leaves of it at least.
+const KEPT_LEAST: Duration = Duration::from_secs(3_600);
+/// How long a run is its taker's, and how often that is renewed.
+const LEASE: Duration = Duration::from_secs(15);
+const RENEW: Duration = Duration::from_secs(5);
+/// Looked at without being woken: a run that another process pushed.
 const POLL: Duration = Duration::from_secs(1);
-const HEARTBEAT: Duration = Duration::from_secs(5);
-const MISSED_HEARTBEATS: usize = 3;
+/// Pause after the ledger could not be reached.
+const AWAY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Runs on the embedded store, by key; a finished one stays as [`DONE`].
+/// The ledger's set of runs, by key; one that has ended stays as [`DONE`].
 const RUNS: &str = "periodic-run";
 const DONE: &[u8] = b"done";
-/// Unfinished runs that a start takes up again.
-const MOST_RUNS: usize = 10_000;
+/// Runs taken in one go, and most that one process carries out at once.
+const AT_ONCE: usize = 32;
+const MOST_RUNNING: usize = 1_000;
+/// Marks looked at by one `vacuum`.
+const MOST_MARKS: usize = 100_000;
 
 /// One run to carry out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,59 +72,31 @@ pub struct RunRequest {
     pub key: String,
 }
 
-type Intake = mpsc::UnboundedSender<Task<RunRequest>>;
-
 /// Carries out one run; called by [`Carrier::work`].
 pub type Handler = Arc<dyn Fn(RunRequest) -> BoxFuture<'static, ()> + Send + Sync>;
 
+type Intake = mpsc::UnboundedSender<Task<RunRequest>>;
+
 /// The way of runs between schedulers. Cheap to clone.
 #[derive(Clone)]
-pub enum Carrier {
-    /// Between processes.
-    Redis(RedisCarrier),
-    /// In one process.
-    Embedded(EmbeddedCarrier),
-}
-
-/// See [`Carrier::redis`].
-#[derive(Clone)]
-pub struct RedisCarrier {
-    connection: ConnectionManager,
-    config: Config,
-}
-
-/// See [`Carrier::embedded`].
-#[derive(Clone)]
-pub struct EmbeddedCarrier {
+pub struct Carrier {
     ledger: Arc<dyn Ledger>,
-    /// The running worker's intake; a new one with each start. The channel itself
-    /// and not apalis' sink over it: that one loses a wake-up, or panics, when two
-    /// threads use it at the same time.
-    intake: Arc<Mutex<Option<Intake>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Runs this process is carrying out, by key, as the ledger has them.
+    // Held for a look-up.
+    running: parking_lot::Mutex<HashMap<String, Vec<u8>>>,
+    /// Rung when this process pushed a run.
+    pushed: Notify,
 }
 
 impl Carrier {
-    /// A carrier over apalis-redis under a key prefix.
-    ///
-    /// # Errors
-    /// `queue_unavailable`; `invalid_parameter` for a URL that is none.
-    pub async fn redis(url: &str, prefix: &str) -> Result<Carrier> {
-        let connection = apalis_redis::connect(url).await.map_err(|error| unavailable(&error))?;
-        let config = Config::default()
-            // One slot in a cluster: the queue's name is the tag of its keys.
-            .queue(format!("{prefix}{{:}}periodic"))
-            .batch_size(1)
-            .heartbeat_interval(HEARTBEAT)
-            .missed_heartbeats(MISSED_HEARTBEATS)
-            .emit_events(false)
-            .persist_results(false)
-            .idempotency_ttl(Some(KEY_TTL));
-        Ok(Carrier::Redis(RedisCarrier { connection, config }))
-    }
-
-    /// A carrier in this process, over its ledger.
-    pub fn embedded(ledger: Arc<dyn Ledger>) -> Carrier {
-        Carrier::Embedded(EmbeddedCarrier { ledger, intake: Arc::default() })
+    /// A carrier over a deployment's ledger.
+    pub fn new(ledger: Arc<dyn Ledger>) -> Carrier {
+        Carrier { ledger, shared: Arc::default() }
     }
 
     /// Takes a run; `false` when its key was taken before. Durable when it returns.
@@ -117,25 +106,11 @@ impl Carrier {
     pub async fn push(&self, run: &RunRequest) -> Result<bool> {
         let json = serde_json::to_vec(run)
             .map_err(|error| Error::new(ErrorCode::Internal, format!("a run cannot be written: {error}")))?;
-        match self {
-            Carrier::Redis(carrier) => {
-                let task = TaskBuilder::new(json).idempotency_key(&run.key).build();
-                let mut connection = carrier.connection.clone();
-                let (ready, scheduled) = queries::push_tasks(&mut connection, &carrier.config, &[task])
-                    .await
-                    .map_err(|error| unavailable(&error))?;
-                Ok(ready + scheduled > 0)
-            }
-            Carrier::Embedded(carrier) => {
-                let intake = carrier.intake.lock().await;
-                let new = carrier.ledger.add_timer(RUNS, &run.key, &json, KEY_TTL).await?;
-                if let (true, Some(intake)) = (new, intake.as_ref()) {
-                    // A worker that just ended reads the run from the ledger when it starts again.
-                    let _ = intake.unbounded_send(task(run.clone()));
-                }
-                Ok(new)
-            }
+        let new = self.ledger.add_timer(RUNS, &run.key, &json, Duration::ZERO).await?;
+        if new {
+            self.shared.pushed.notify_one();
         }
+        Ok(new)
     }
 
     /// Carries runs out until `stop` is true, starting again whatever ends a
@@ -145,11 +120,14 @@ impl Carrier {
         let mut pause = FIRST_PAUSE;
         for start in 0usize.. {
             let began = tokio::time::Instant::now();
+            // What is dropped with this, when it is time to stop, takes its runs along.
             let outcome = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                outcome = self.clone().work_once(format!("{name}-{start}"), handler.clone()) => outcome,
+                _ = stop.wait_for(|stop| *stop) => None,
+                outcome = self.work_once(format!("{name}-{start}"), &handler) => Some(outcome),
             };
+            self.give_back().await;
+            let Some(outcome) = outcome else { return };
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
@@ -163,98 +141,130 @@ impl Carrier {
         }
     }
 
-    async fn work_once(self, name: String, handler: Handler) -> Result<(), BoxDynError> {
-        match self {
-            Carrier::Redis(carrier) => carrier.work_once(name, handler).await,
-            Carrier::Embedded(carrier) => carrier.work_once(name, handler).await,
-        }
-    }
-
-    /// Forgets runs that finished more than `keep` ago; how many.
-    ///
-    /// # Errors
-    /// `queue_unavailable`.
-    pub async fn vacuum(&self, keep: Duration) -> Result<usize> {
-        match self {
-            Carrier::Redis(carrier) => {
-                let mut storage: RedisStorage<RunRequest> =
-                    RedisStorage::new(carrier.connection.clone()).with_config(carrier.config.clone());
-                storage.vacuum_before(keep).await.map_err(|error| unavailable(&error))
-            }
-            Carrier::Embedded(carrier) => {
-                let mut forgotten = 0;
-                for mark in carrier.ledger.take_due(RUNS, MOST_RUNS, Duration::from_secs(60)).await? {
-                    if mark.value == DONE {
-                        forgotten += usize::from(carrier.ledger.remove_timer(RUNS, &mark.key).await?);
-                    }
-                }
-                Ok(forgotten)
-            }
-        }
-    }
-}
-
-impl RedisCarrier {
-    async fn work_once(self, name: String, handler: Handler) -> Result<(), BoxDynError> {
-        let storage: RedisStorage<RunRequest> = RedisStorage::new(self.connection).with_config(self.config);
-        let worker = WorkerBuilder::new(name)
-            .backend(storage.poll_with_interval(POLL))
-            .build(move |run: RunRequest| carry_out(handler.clone(), run));
-        worker.run().await?;
-        Ok(())
-    }
-}
-
-impl EmbeddedCarrier {
-    async fn work_once(self, name: String, handler: Handler) -> Result<(), BoxDynError> {
+    async fn work_once(&self, name: String, handler: &Handler) -> Result<(), BoxDynError> {
         let (intake, receiver) = mpsc::unbounded();
+        // The worker takes from the channel; apalis' sink over it is nobody's.
         let sink: Box<dyn Sink<_, Error = MemoryStorageError> + Send + Sync + Unpin> =
             Box::new(intake.clone().sink_map_err(MemoryStorageError::from));
-        // Only the worker touches it; see `intake`.
         let sink = MemorySink::new(Arc::new(futures::lock::Mutex::new(sink)));
-        {
-            // Held until what an earlier worker left is in: a run that is
-            // pushed meanwhile is either among it or comes after it.
-            let mut current = self.intake.lock().await;
-            for run in self.unfinished().await? {
-                intake.unbounded_send(task(run))?;
-            }
-            *current = Some(intake);
-        }
-        let ledger = self.ledger;
+        let (carrier, handler) = (self.clone(), handler.clone());
         let worker = WorkerBuilder::new(name).backend(MemoryStorage::new_with(sink, receiver.boxed())).build(
             move |run: RunRequest| {
-                let (handler, ledger) = (handler.clone(), ledger.clone());
+                let (carrier, handler) = (carrier.clone(), handler.clone());
                 async move {
-                    let key = run.key.clone();
-                    carry_out(handler, run).await?;
-                    // Stays as a mark, so that its tick is never taken again.
-                    ledger.move_timer(RUNS, &key, DONE, KEY_TTL).await?;
+                    carrier.carry_out(handler, run).await;
                     Ok::<(), BoxDynError>(())
                 }
             },
         );
-        worker.run().await?;
+        tokio::select! {
+            ended = worker.run() => Ok(ended?),
+            error = self.feed(&intake) => Err(error),
+        }
+    }
+
+    /// Takes due runs for as long as the worker lives; returns why it cannot.
+    async fn feed(&self, intake: &Intake) -> BoxDynError {
+        loop {
+            let room = MOST_RUNNING.saturating_sub(self.shared.running.lock().len()).min(AT_ONCE);
+            let taken = match self.ledger.take_due(RUNS, room, LEASE).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    log::debug!("periodic: waiting for the ledger: {error}");
+                    tokio::time::sleep(AWAY).await;
+                    continue;
+                }
+            };
+            let more = taken.len() == AT_ONCE;
+            for due in taken {
+                if let Err(error) = self.take(due, intake).await {
+                    return error;
+                }
+            }
+            if !more {
+                let _ = tokio::time::timeout(POLL, self.shared.pushed.notified()).await;
+            }
+        }
+    }
+
+    async fn take(&self, due: Due, intake: &Intake) -> Result<(), BoxDynError> {
+        let Ok(run) = serde_json::from_slice::<RunRequest>(&due.value) else {
+            if due.value != DONE {
+                log::warn!(run = due.key.as_str(); "periodic: dropping a run that cannot be read");
+            }
+            // A mark has been kept for long enough. If this fails it is due again.
+            let _ = self.ledger.remove_timer(RUNS, &due.key).await;
+            return Ok(());
+        };
+        // One of ours whose renewal came too late is renewed by having been taken.
+        let ours = self.shared.running.lock().insert(due.key, due.value.to_vec()).is_some();
+        if !ours {
+            intake.unbounded_send(TaskBuilder::new(run).task_id(TaskId::from_string(RandomId::default())).build())?;
+        }
         Ok(())
     }
 
-    async fn unfinished(&self) -> Result<Vec<RunRequest>> {
-        let runs = self.ledger.timers(RUNS, MOST_RUNS).await?;
-        Ok(runs.iter().filter_map(|(run, _)| serde_json::from_slice(&run.value).ok()).collect())
+    async fn carry_out(&self, handler: Handler, run: RunRequest) {
+        // On a task of its own: a run that takes long, or panics, holds up nobody.
+        let mut running = Aborted(tokio::spawn(handler(run.clone())));
+        loop {
+            tokio::select! {
+                ended = &mut running.0 => {
+                    if let Err(error) = ended {
+                        log::error!(task = run.task.as_str(); "periodic: a run of `{}` ended early: {error}", run.task);
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(RENEW) => {
+                    let value = self.shared.running.lock().get(&run.key).cloned();
+                    if let Some(value) = value
+                        && let Err(error) = self.ledger.move_timer(RUNS, &run.key, &value, LEASE).await
+                    {
+                        log::debug!("periodic: a run's lease is renewed later: {error}");
+                    }
+                }
+            }
+        }
+        // Stays as a mark, so that its tick is never taken again.
+        while let Err(error) = self.ledger.move_timer(RUNS, &run.key, DONE, KEPT).await {
+            log::debug!("periodic: the end of a run is written later: {error}");
+            tokio::time::sleep(AWAY).await;
+        }
+        self.shared.running.lock().remove(&run.key);
+    }
+
+    /// Makes what was taken and not carried out due at once, for another process.
+    async fn give_back(&self) {
+        let left = std::mem::take(&mut *self.shared.running.lock());
+        for (key, value) in left {
+            if let Err(error) = self.ledger.move_timer(RUNS, &key, &value, Duration::ZERO).await {
+                log::debug!("periodic: the lease of a run that was stopped ends by itself: {error}");
+                return;
+            }
+        }
+    }
+
+    /// Forgets the keys of runs that ended more than `keep` ago, an hour at least;
+    /// how many. After a day they are forgotten without it.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn vacuum(&self, keep: Duration) -> Result<usize> {
+        let mut forgotten = 0;
+        for (mark, left) in self.ledger.timers(RUNS, MOST_MARKS).await? {
+            if mark.value == DONE && KEPT.saturating_sub(left) >= keep.max(KEPT_LEAST) {
+                forgotten += usize::from(self.ledger.remove_timer(RUNS, &mark.key).await?);
+            }
+        }
+        Ok(forgotten)
     }
 }
 
-/// A run as apalis' in-memory backend takes it.
-fn task(run: RunRequest) -> Task<RunRequest> {
-    TaskBuilder::new(run).task_id(TaskId::from_string(RandomId::default())).build()
-}
+/// A task that ends with its owner.
+struct Aborted(tokio::task::JoinHandle<()>);
 
-/// On a task of its own: a run that takes long never holds up a heartbeat.
-async fn carry_out(handler: Handler, run: RunRequest) -> Result<(), BoxDynError> {
-    tokio::spawn(handler(run)).await.map_err(|error| format!("the run ended early: {error}").into())
-}
-
-fn unavailable(error: &dyn std::fmt::Display) -> Error {
-    Error::new(ErrorCode::QueueUnavailable, format!("periodic tasks cannot reach redis: {error}"))
-        .retry_after(Duration::from_secs(1))
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

@@ -11,7 +11,7 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, JobState, JobView, NewJob};
 use nobat_core::schedule::{Exec, Fetch, Periodic, Predict, TaskKind};
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_core::{Error, ErrorCode, OwnerId, Result};
+use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 use nobat_queue::queue::WorkerCommand;
 use nobat_queue::{route_jobs, watch};
 use reqwest::StatusCode;
@@ -48,7 +48,7 @@ impl Done {
 /// One attempt.
 pub(crate) async fn carry_out(inner: &Inner, task: &Periodic, run: &RunRequest) -> Result<Done> {
     match task.kind()? {
-        TaskKind::Predict(kind) => predict(inner, kind, run).await,
+        TaskKind::Predict(kind) => predict(inner, kind, run, task.retry.max_retries.into()).await,
         TaskKind::Fetch(kind) => fetch(inner, kind).await,
         TaskKind::Reload(kind) => {
             inner.queue.command(&WorkerCommand::Load { model: kind.model.clone() }).await?;
@@ -62,7 +62,10 @@ pub(crate) async fn carry_out(inner: &Inner, task: &Periodic, run: &RunRequest) 
     }
 }
 
-async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done> {
+/// The job of a run's attempt: the first one under the run's own key. A job that
+/// ended dead or expired is answered for, and a further one has a key of its own; of
+/// these there are as many as the task has retries.
+async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest, retries: u32) -> Result<Done> {
     let request = request::decode(&kind.request)?;
     let (queue, request, rows) = match route_jobs::is_route(&*inner.ledger, &kind.model).await? {
         // A gateway checks it against the route's signature when it carries it out.
@@ -72,25 +75,31 @@ async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done
         }
         false => for_model(inner, &kind.model, request).await?,
     };
-    let options = JobOptions {
-        priority: kind.priority,
-        result_ttl: match &kind.webhook {
-            Some(_) => watch::kept(Duration::from_secs(u64::from(kind.result_ttl_s))),
-            None => Duration::from_secs(u64::from(kind.result_ttl_s)),
-        },
-        // A run that is carried out twice after a crash finds its job there.
-        idempotency: Some(Idempotency { key: run.key.as_str().into(), fingerprint: 0 }),
-        ..JobOptions::default()
-    };
-    let job = NewJob {
-        model: queue,
+    let payload = Bytes::from(request.encode());
+    let result_ttl = Duration::from_secs(u64::from(kind.result_ttl_s));
+    let result_ttl = if kind.webhook.is_some() { watch::kept(result_ttl) } else { result_ttl };
+    let job = |key: &str| NewJob {
+        model: queue.clone(),
         owner: OwnerId::ANONYMOUS,
-        options,
-        payload: Bytes::from(request.encode()),
+        options: JobOptions {
+            priority: kind.priority,
+            result_ttl,
+            // A run that is carried out twice after a crash finds its job there.
+            idempotency: Some(Idempotency { key: key.into(), fingerprint: 0 }),
+            ..JobOptions::default()
+        },
+        payload: payload.clone(),
         rows,
         trace: run.key.as_str().into(),
     };
-    let id = inner.lane.enqueue(job).await?.id;
+    let mut accepted = inner.lane.enqueue(job(&run.key)).await?;
+    for retry in 1..=retries {
+        if !accepted.duplicate || !ended_badly(inner, accepted.id).await? {
+            break;
+        }
+        accepted = inner.lane.enqueue(job(&format!("{}#{retry}", run.key))).await?;
+    }
+    let id = accepted.id;
     if let Some(url) = &kind.webhook {
         watch::begin(&*inner.ledger, id, OwnerId::ANONYMOUS, url, now_ms()).await?;
     }
@@ -109,6 +118,12 @@ async fn predict(inner: &Inner, kind: &Predict, run: &RunRequest) -> Result<Done
         write_whole(Path::new(file), &shown(&view)?).await?;
     }
     Ok(Done { job: Some(id.to_string()), ..Done::said(format!("job {id} succeeded")) })
+}
+
+/// Whether a job has failed for good by itself; one that somebody cancelled is to stay so.
+async fn ended_badly(inner: &Inner, id: JobId) -> Result<bool> {
+    let view = inner.queue.get(id).await?;
+    Ok(view.is_some_and(|view| matches!(view.state, JobState::Dead | JobState::Expired)))
 }
 
 /// A request to a live model, checked; with its queue and its rows.

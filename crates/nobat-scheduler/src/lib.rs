@@ -1,15 +1,16 @@
 //! Periodic tasks at work: any number of schedulers look at the clock, exactly
 //! one run per tick is enqueued, and runs are carried out and recorded.
 //!
-//! Owns the scheduler's step and its beat ([`scheduler`]), the carriers of runs
-//! ([`carrier`]: apalis-redis, or apalis' in-memory backend on the embedded
-//! store), the running of each kind ([`runner`], [`kinds`]) and what is shown of
-//! it ([`board`]). When a task is due is `nobat_core::schedule`, pure.
+//! Owns the scheduler's step and its beat ([`scheduler`]), the way of runs between
+//! processes ([`carrier`]: timers of the ledger, under apalis' in-memory worker),
+//! the running of each kind ([`runner`], [`kinds`]) and what is shown of it
+//! ([`board`]). When a task is due is `nobat_core::schedule`, pure.
 //!
 //! It is a crate of its own because a scheduler may live in a gateway, in a
 //! worker or alone, and gateway and worker never depend on each other.
 //!
 //! Invariants:
+//! - The store's clock is the one that counts; a host's own decides nothing.
 //! - A run's key is its task and tick; a carrier takes a key once, in the very
 //!   step that makes the run durable. A scheduler killed at any point neither
 //!   loses nor doubles a tick that another one sees.
@@ -26,4 +27,4 @@ mod scheduler;
 
 pub use carrier::{Carrier, RunRequest};
 pub use config::SchedulerSettings;
-pub use scheduler::{Scheduler, SchedulerHandle, start};
+pub use scheduler::{Scheduler, SchedulerHandle, start, start_on};

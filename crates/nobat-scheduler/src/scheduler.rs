@@ -1,5 +1,5 @@
-//! The scheduler: looks at the clock once a second and hands due runs to the
-//! carrier. Every scheduler looks; the carrier takes each run once.
+//! The scheduler: looks at the store's clock once a second and hands due runs to
+//! the carrier. Every scheduler looks; the carrier takes each run once.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,10 +22,9 @@ const READ_EVERY_S: i64 = 2;
 /// How long a missed tick's record is claimed for, so that one scheduler writes it.
 const MISSED_CLAIM: Duration = Duration::from_secs(86_400);
 
-/// How often finished runs are forgotten, and for how long they are kept: what a
-/// `vacuum` task does more often or with another age.
-const TIDY_EVERY_S: i64 = 3_600;
-const KEPT: Duration = Duration::from_secs(86_400);
+/// A mark further ahead than this was made under a clock that has been set right
+/// since, in seconds. Less is what lies between two looks of a busy machine.
+const AHEAD: i64 = 60;
 
 /// Decides, tick by tick, what is enqueued. Pure time: callers pass `now`.
 pub struct Scheduler {
@@ -34,8 +33,6 @@ pub struct Scheduler {
     tasks: Vec<Entry>,
     board: Board,
     read_at: Option<i64>,
-    /// The hour in which finished runs were forgotten last.
-    tidied: Option<i64>,
     name: String,
 }
 
@@ -50,15 +47,7 @@ impl Scheduler {
     /// Makes a scheduler of checked tasks.
     pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, carrier: Carrier) -> Scheduler {
         let tasks = tasks.into_iter().map(|(task, crontab)| Entry { task, crontab, seen: None }).collect();
-        Scheduler {
-            ledger,
-            carrier,
-            tasks,
-            board: Board::default(),
-            read_at: None,
-            tidied: None,
-            name: name.to_owned(),
-        }
+        Scheduler { ledger, carrier, tasks, board: Board::default(), read_at: None, name: name.to_owned() }
     }
 
     /// Publishes the declarations, so that every process can show them.
@@ -92,24 +81,6 @@ impl Scheduler {
         Ok(new)
     }
 
-    /// Forgets finished runs, once an hour by one scheduler of all.
-    ///
-    /// # Errors
-    /// `queue_unavailable`.
-    async fn tidy(&mut self, now: i64) -> Result<()> {
-        let hour = now / TIDY_EVERY_S;
-        if self.tidied == Some(hour) {
-            return Ok(());
-        }
-        let claim = format!("tidy:{hour}");
-        if self.ledger.claim(&claim, &self.name, Duration::from_secs(2 * TIDY_EVERY_S as u64)).await? {
-            let forgotten = self.carrier.vacuum(KEPT).await?;
-            log::debug!("periodic: forgot {forgotten} finished runs");
-        }
-        self.tidied = Some(hour);
-        Ok(())
-    }
-
     async fn step_task(&mut self, at: usize, now: i64) -> Result<usize> {
         let entry = &self.tasks[at];
         let task = &entry.task;
@@ -119,10 +90,20 @@ impl Scheduler {
             self.tasks[at].seen = None;
             return Ok(0);
         }
-        let Some(seen) = entry.seen.max(shared) else {
-            board::put_seen(&*self.ledger, &task.name, now).await?;
-            self.tasks[at].seen = Some(now);
-            return Ok(0);
+        let seen = match entry.seen.max(shared) {
+            Some(seen) if seen <= now + AHEAD => seen,
+            ahead => {
+                // Where the clock was wrong, ticks between now and the mark were not
+                // due; those that ran all the same are known by their keys.
+                if let Some(ahead) = ahead {
+                    log::warn!(task = task.name.as_str(), ahead_s = ahead - now; "periodic: `{}` was dealt with up to a time that is yet to come: the clock was set back; it goes on from now", task.name);
+                }
+                let name = task.name.clone();
+                board::put_seen(&*self.ledger, &name, now).await?;
+                self.board.set_seen(&name, now);
+                self.tasks[at].seen = Some(now);
+                return Ok(0);
+            }
         };
         let ticks = due(&entry.crontab, seen, now, task.grace_s, task.misfire);
         let mut new = 0;
@@ -188,8 +169,8 @@ pub struct SchedulerHandle {
 }
 
 impl SchedulerHandle {
-    /// Stops looking and taking runs; a run in flight on Redis is taken up by
-    /// another scheduler, on the embedded store by the next start.
+    /// Stops looking and taking runs; a run in flight is taken up by another
+    /// scheduler, or by the next one to start.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
         let Some((beat, worker)) = self.at_work else { return };
@@ -199,31 +180,33 @@ impl SchedulerHandle {
     }
 }
 
-/// Starts scheduling and running `settings`' tasks; `redis` is the store's URL,
-/// empty for the embedded store. Call it inside a tokio runtime.
+/// Starts scheduling and running `settings`' tasks. Call it inside a tokio runtime.
 ///
 /// # Errors
 /// `invalid_parameter` for a task that is wrong; `queue_unavailable`.
-pub async fn start(
+pub async fn start(settings: &SchedulerSettings, queue: Arc<dyn Queue>) -> Result<SchedulerHandle> {
+    let ledger = queue.ledger();
+    start_on(settings, queue, ledger).await
+}
+
+/// As [`start`], on a ledger that need not be the queue's own.
+#[doc(hidden)]
+pub async fn start_on(
     settings: &SchedulerSettings,
     queue: Arc<dyn Queue>,
-    redis: &str,
-    prefix: &str,
+    ledger: Arc<dyn Ledger>,
 ) -> Result<SchedulerHandle> {
     let tasks = settings.check()?;
     let (stop, stopped) = watch::channel(false);
     if tasks.is_empty() || !settings.enabled {
         return Ok(SchedulerHandle { stop, at_work: None });
     }
-    let ledger = queue.ledger();
-    let carrier = match redis {
-        "" => Carrier::embedded(ledger.clone()),
-        url => Carrier::redis(url, prefix).await?,
-    };
+    let carrier = Carrier::new(ledger.clone());
     let name = format!("scheduler-{}", unique());
     let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), carrier.clone());
     scheduler.declare().await?;
-    let runner = Runner::new(&name, tasks.into_iter().map(|(task, _)| task).collect(), queue, ledger, carrier.clone())?;
+    let runner =
+        Runner::new(&name, tasks.into_iter().map(|(task, _)| task).collect(), queue, ledger.clone(), carrier.clone())?;
     let handler: Handler = Arc::new(move |run| {
         let runner = runner.clone();
         Box::pin(async move { runner.run(run).await })
@@ -236,18 +219,24 @@ pub async fn start(
         .spawn(move || runtime.block_on(carrier.work(name, handler, stopped)))
         .map_err(system)?;
     let beat = tokio::spawn(async move {
+        let mut failing = false;
         loop {
             // apalis-cron ends its stream when a tick is in the past (a suspend,
             // a clock set forward): a new stream begins at the next second.
             let mut beat = std::pin::pin!(CronScheduler::new(EverySecond).into_stream());
             while let Some(Ok(_)) = beat.next().await {
-                let now = now_ms() as i64 / 1000;
                 let done = async {
-                    scheduler.step(now).await?;
-                    scheduler.tidy(now).await
+                    let now = ledger.now_ms().await? as i64 / 1000;
+                    scheduler.step(now).await
                 };
-                if let Err(error) = done.await {
-                    log::warn!("periodic: this look is made up for by the next: {error}");
+                match done.await {
+                    Ok(_) if std::mem::take(&mut failing) => log::info!("periodic: looking at the clock again"),
+                    Ok(_) => {}
+                    // Said once: what follows from one outage is one thing.
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        log::warn!("periodic: this look is made up for by a later one: {error}");
+                    }
+                    Err(error) => log::debug!("periodic: the store is still away: {error}"),
                 }
             }
         }

@@ -44,7 +44,7 @@ fn main() {
 async fn schedule(url: &str) {
     let began: i64 = std::env::var("NOBAT_TEST_BEGAN").expect("set by the parent").parse().expect("milliseconds");
     let queue = RedisQueue::connect(url, QueueSettings::default(), "t").await.expect("connects");
-    let carrier = Carrier::redis(url, "t").await.expect("connects");
+    let carrier = Carrier::new(queue.ledger());
     let tasks = tasks().into_iter().map(|task| (task.check(false).map(|crontab| (task, crontab))).expect("valid"));
     let mut scheduler = Scheduler::new(&std::process::id().to_string(), tasks.collect(), queue.ledger(), carrier);
     loop {
@@ -85,7 +85,8 @@ async fn kill_and_count() {
     }
 
     let port = url.rsplit(':').next().expect("a port");
-    let listed = Command::new("redis-cli").args(["-p", port, "HVALS", "t{:}periodic:data"]).output().expect("listed");
+    let listed =
+        Command::new("redis-cli").args(["-p", port, "HVALS", "t{:}timer:periodic-run"]).output().expect("listed");
     let runs = String::from_utf8(listed.stdout).expect("text");
     let mut ticks: HashMap<String, Vec<i64>> = HashMap::new();
     for run in runs.lines() {

@@ -24,7 +24,7 @@ async fn bench(periodic: Value) -> Bench {
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic_exec": true, "periodic": periodic})).expect("settings");
-    let handle = start(&settings, queue.clone(), "", "nobat").await.expect("starts");
+    let handle = start(&settings, queue.clone()).await.expect("starts");
     Bench { ledger: queue.ledger(), handle, _dir: dir }
 }
 
@@ -151,11 +151,11 @@ async fn overlap_skips_or_queues_and_retries_are_counted() {
 async fn a_task_is_shown_paused_and_resumed() {
     let bench = bench(json!([yearly("t", "vacuum", json!({}))])).await;
     let shown = |tasks: Vec<board::TaskView>| (tasks[0].is_paused, tasks[0].next.is_some());
-    assert_eq!(shown(board::list(&*bench.ledger, 0).await.expect("read")), (false, true));
-    board::set_paused(&*bench.ledger, "t", true, 0).await.expect("paused");
-    assert_eq!(shown(board::list(&*bench.ledger, 0).await.expect("read")), (true, false));
-    board::set_paused(&*bench.ledger, "t", false, 0).await.expect("resumed");
-    assert_eq!(shown(board::list(&*bench.ledger, 0).await.expect("read")), (false, true));
+    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (false, true));
+    board::set_paused(&*bench.ledger, "t", true).await.expect("paused");
+    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (true, false));
+    board::set_paused(&*bench.ledger, "t", false).await.expect("resumed");
+    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (false, true));
     let unknown = board::run_now(&*bench.ledger, "nope").await.expect_err("unknown");
     assert!(unknown.message.contains("no periodic task `nope`; tasks: t"), "{}", unknown.message);
     bench.handle.stop().await;
@@ -165,18 +165,18 @@ async fn a_task_is_shown_paused_and_resumed() {
 async fn a_run_that_a_killed_process_left_is_carried_out_by_the_next_and_taken_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let carrier = Carrier::embedded(queue.ledger());
+    let carrier = Carrier::new(queue.ledger());
     let run = RunRequest { task: "t".into(), tick: 60, manual: false, key: "t@60".into() };
     assert!(carrier.push(&run).await.expect("taken"));
     assert!(!carrier.push(&run).await.expect("answers"), "a key is taken once");
     drop(carrier);
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [yearly("t", "vacuum", json!({}))]})).expect("settings");
-    let handle = start(&settings, queue.clone(), "", "nobat").await.expect("starts");
+    let handle = start(&settings, queue.clone()).await.expect("starts");
     let bench = Bench { ledger: queue.ledger(), handle, _dir: dir };
     let left = bench.runs("t", 1).await;
     assert_eq!((left[0].tick, left[0].outcome), (60, RunOutcome::Succeeded));
-    let again = Carrier::embedded(queue.ledger());
+    let again = Carrier::new(queue.ledger());
     assert!(!again.push(&run).await.expect("answers"), "not even after it was carried out");
     bench.handle.stop().await;
 }

@@ -58,8 +58,8 @@ struct Args {
     /// Execution provider: cpu, cuda.
     #[arg(long, env = "NOBAT_PROVIDER")]
     provider: Option<ProviderKind>,
-    /// Address for metrics, such as 127.0.0.1:8002 [default: none].
-    #[arg(long, env = "NOBAT_METRICS", value_name = "ADDRESS")]
+    /// Address for metrics, such as 127.0.0.1:8002, or a port alone [default: none].
+    #[arg(long, env = "NOBAT_METRICS", value_parser = listen_address, value_name = "ADDRESS")]
     metrics: Option<String>,
     /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
     #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
@@ -67,6 +67,10 @@ struct Args {
     /// Folder of the daily log files.
     #[arg(long, env = "NOBAT_LOG_DIR", value_name = "DIR")]
     log_dir: Option<PathBuf>,
+}
+
+fn listen_address(text: &str) -> std::result::Result<String, nobat_core::Error> {
+    nobat_core::units::listen_address(text, "127.0.0.1:0")
 }
 
 fn main() -> ExitCode {
@@ -122,7 +126,7 @@ async fn serve(
         .await
         .with_context(|| format!("cannot use the queue at {}", without_password(url)))?;
     let worker = Worker::start(worker, queue.clone())?;
-    let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
+    let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
     let series = Metrics::new();
     series.snapshot("nobat_worker", worker.families());
     let _listener = match metrics.as_str() {

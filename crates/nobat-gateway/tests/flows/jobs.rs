@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nobat_gateway::outbound::AddressPolicy;
+use nobat_gateway::webhook::WebhookSettings;
 use nobat_scheduler::SchedulerSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -120,7 +122,7 @@ async fn a_periodic_predict_may_name_a_route_and_is_steered_over_the_api() {
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [{"name": "p", "schedule": "@yearly", "predict": predict}]}))
             .expect("settings");
-    let scheduler = nobat_scheduler::start(&settings, house.queue.clone(), "", "nobat").await.expect("starts");
+    let scheduler = nobat_scheduler::start(&settings, house.queue.clone()).await.expect("starts");
     let listed = house.get("/api/v1/periodic").await.json["tasks"][0].clone();
     assert_eq!((&listed["name"], &listed["is_paused"]), (&json!("p"), &json!(false)), "{listed}");
     assert_eq!(house.post("/api/v1/periodic/p/pause", &json!({})).await.json["paused"], true);
@@ -140,4 +142,73 @@ async fn a_periodic_predict_may_name_a_route_and_is_steered_over_the_api() {
     let written: Value = serde_json::from_slice(&std::fs::read(&file).expect("written")).expect("JSON");
     assert_eq!((&written["model_name"], &written["outputs"][0]["data"]), (&json!("mean"), &json!([2.0, 4.0])));
     scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_periodic_predict_is_retried_with_a_new_job_once_the_first_is_dead() {
+    let house = House::start(json!([])).await;
+    house.behave("one", Manner::Fails { again: false });
+    let input = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]});
+    let task = |name: &str, retries: u32| {
+        let retry = json!({"max_retries": retries, "delay_ms": 500});
+        json!({"name": name, "schedule": "@yearly", "retry": retry, "predict": {"model": "one", "request": input}})
+    };
+    let settings: SchedulerSettings =
+        serde_json::from_value(json!({"periodic": [task("mended", 40), task("hopeless", 2)]})).expect("settings");
+    let scheduler = nobat_scheduler::start(&settings, house.queue.clone()).await.expect("starts");
+    assert_eq!(house.post("/api/v1/periodic/hopeless/run", &json!({})).await.status, 202);
+    let run = run_of(&house, "hopeless").await;
+    assert_eq!((&run["outcome"], &run["attempts"]), (&json!("failed"), &json!(3)), "{run}");
+    let dead =
+        || async { house.get("/api/v1/jobs?state=dead&model=one").await.json["jobs"].as_array().map_or(0, Vec::len) };
+    assert_eq!(dead().await, 3, "each attempt has a job of its own");
+    assert_eq!(house.post("/api/v1/periodic/mended/run", &json!({})).await.status, 202);
+    while dead().await == 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    house.behave("one", Manner::Answers(Duration::ZERO));
+    let run = run_of(&house, "mended").await;
+    assert_eq!(run["outcome"], "succeeded", "{run}");
+    assert!(run["attempts"].as_u64() > Some(1), "{run}");
+    scheduler.stop().await;
+}
+
+async fn run_of(house: &House, task: &str) -> Value {
+    for _ in 0..300 {
+        let run = house.get(&format!("/api/v1/periodic/{task}")).await.json["runs"][0].clone();
+        if run.is_object() {
+            return run;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("task {task} has not run");
+}
+
+#[tokio::test]
+async fn a_message_carries_a_small_result_and_says_where_a_large_one_is() {
+    let house = House::start(json!([])).await;
+    let receiver = Receiver::start();
+    let id = house.enqueue("one", &format!("?webhook={}", receiver.url)).await;
+    let data = receiver.message("job.succeeded", &id).await["data"].clone();
+    assert_eq!(data["result_url"], format!("/api/v1/jobs/{id}/result"));
+    let read = house.get(data["result_url"].as_str().expect("a path")).await;
+    assert_eq!(read.status, 200, "{}", read.json);
+    assert_eq!(data["result"]["predictions"], read.json["predictions"], "{data}");
+    assert_eq!(data["result"]["version"], read.json["version"], "{data}");
+    house.behave("two", Manner::Fails { again: false });
+    let dead = house.enqueue("two", &format!("?webhook={}", receiver.url)).await;
+    let data = receiver.message("job.dead", &dead).await["data"].clone();
+    assert!(data.get("result").is_none() && data.get("result_url").is_none(), "{data}");
+
+    let small = WebhookSettings {
+        addresses: AddressPolicy { allow_http: true, allow_private: true },
+        max_result_bytes: 8,
+        public_url: "https://models.example.com/".into(),
+        ..WebhookSettings::default()
+    };
+    let house = House::start_strict(small).await;
+    let id = house.enqueue("one", &format!("?webhook={}", receiver.url)).await;
+    let data = receiver.message("job.succeeded", &id).await["data"].clone();
+    assert_eq!(data["result_url"], format!("https://models.example.com/api/v1/jobs/{id}/result"));
+    assert!(data.get("result").is_none(), "{data}");
 }

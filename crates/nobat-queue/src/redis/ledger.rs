@@ -123,6 +123,13 @@ impl RedisLedger {
 
 #[async_trait]
 impl Ledger for RedisLedger {
+    async fn now_ms(&self) -> Result<u64> {
+        // A script, for a key: a cluster's answer is that of the server with the timers.
+        let mut call = cmd("EVAL");
+        call.arg(format!("{NOW}return now")).arg(1).arg(self.key("timers", ""));
+        self.send(&call).await
+    }
+
     async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
         let mut call = cmd("EVAL");
         call.arg(CLAIM).arg(1).arg(self.key("claim", key)).arg(holder).arg(millis(ttl).max(1));

@@ -3,7 +3,9 @@
 //! them.
 //!
 //! One connection behind a mutex, each call one transaction on a blocking
-//! thread. Time is this host's: the store is one process.
+//! thread. Time is this host's: the store is one process. A host's clock may have
+//! been wrong, also before the last start: what was written at a time that is yet to
+//! come is due, or free, at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,15 +23,22 @@ use crate::limits;
 const SCHEMA: &str = "
 PRAGMA journal_mode = wal;
 PRAGMA synchronous = normal;
-CREATE TABLE IF NOT EXISTS claim (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claim (
+    key TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL, set_ms INTEGER NOT NULL DEFAULT 0)
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS document (
     space TEXT, key TEXT, value BLOB NOT NULL, PRIMARY KEY (space, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, log TEXT NOT NULL, entry BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS log_by_name ON log (log, id);
 CREATE TABLE IF NOT EXISTS timer (
-    name TEXT, key TEXT, value BLOB NOT NULL, due_ms INTEGER NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
+    name TEXT, key TEXT, value BLOB NOT NULL, due_ms INTEGER NOT NULL, set_ms INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (name, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS timer_by_due ON timer (name, due_ms);
 ";
+/// Tables whose rows say since when they stand; a folder of an earlier build lacks it.
+const DATED: [&str; 2] = ["claim", "timer"];
+/// What stands since later than this from now was written under a wrong clock.
+const AHEAD_MS: i64 = 60_000;
 
 /// Most bytes of a document: far below what SQLite takes for a row.
 const VALUE_MAX: usize = 500_000_000;
@@ -49,6 +58,13 @@ impl SqliteLedger {
         let db = Connection::open(file).map_err(unavailable)?;
         db.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
         db.execute_batch(SCHEMA).map_err(unavailable)?;
+        for table in DATED {
+            if !has_column(&db, table, "set_ms").map_err(unavailable)? {
+                let add = format!("ALTER TABLE {table} ADD COLUMN set_ms INTEGER NOT NULL DEFAULT 0");
+                db.execute_batch(&add).map_err(unavailable)?;
+            }
+        }
+        db.execute_batch("CREATE INDEX IF NOT EXISTS timer_by_set ON timer (name, set_ms)").map_err(unavailable)?;
         Ok(SqliteLedger { db: Arc::new(Mutex::new(db)) })
     }
 
@@ -75,14 +91,19 @@ impl SqliteLedger {
 
 #[async_trait]
 impl Ledger for SqliteLedger {
+    async fn now_ms(&self) -> Result<u64> {
+        Ok(now_ms().max(0) as u64)
+    }
+
     async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
         let (key, holder) = (key.to_owned(), holder.to_owned());
         self.with(move |db| {
             let now = now_ms();
-            db.prepare_cached("DELETE FROM claim WHERE until_ms <= ?1")?.execute([now])?;
-            let sql =
-                "INSERT INTO claim VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET until_ms = ?3 WHERE holder = ?2";
-            Ok(db.prepare_cached(sql)?.execute(params![key, holder, after(now, ttl)])? == 1)
+            let free = "DELETE FROM claim WHERE until_ms <= ?1 OR set_ms > ?2";
+            db.prepare_cached(free)?.execute([now, now + AHEAD_MS])?;
+            let sql = "INSERT INTO claim VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT (key) DO UPDATE SET until_ms = ?3, set_ms = ?4 WHERE holder = ?2";
+            Ok(db.prepare_cached(sql)?.execute(params![key, holder, after(now, ttl), now])? == 1)
         })
         .await
     }
@@ -141,24 +162,29 @@ impl Ledger for SqliteLedger {
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
         limits::check_document(&key, value.len(), VALUE_MAX)?;
-        let sql = "INSERT OR IGNORE INTO timer VALUES (?1, ?2, ?3, ?4)";
-        self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now_ms(), delay)])? == 1))
-            .await
+        let sql = "INSERT OR IGNORE INTO timer VALUES (?1, ?2, ?3, ?4, ?5)";
+        self.with(move |db| {
+            let now = now_ms();
+            Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now, delay), now])? == 1)
+        })
+        .await
     }
 
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Due>> {
         let set = set.to_owned();
         self.with(move |db| {
             let now = now_ms();
-            let sql = "SELECT key, value FROM timer WHERE name = ?1 AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3";
+            let sql = "SELECT key, value FROM timer
+                WHERE (name = ?1 AND due_ms <= ?2) OR (name = ?1 AND set_ms > ?4) ORDER BY due_ms LIMIT ?3";
             let mut select = db.prepare_cached(sql)?;
-            let rows = select.query_map(params![set, now, limit as i64], |row| {
+            let rows = select.query_map(params![set, now, limit as i64, now + AHEAD_MS], |row| {
                 Ok(Due { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() })
             })?;
             let due: Vec<Due> = rows.collect::<rusqlite::Result<_>>()?;
-            let mut lend = db.prepare_cached("UPDATE timer SET due_ms = ?3 WHERE name = ?1 AND key = ?2")?;
+            let mut lend =
+                db.prepare_cached("UPDATE timer SET due_ms = ?3, set_ms = ?4 WHERE name = ?1 AND key = ?2")?;
             for timer in &due {
-                lend.execute(params![set, timer.key, after(now, lease)])?;
+                lend.execute(params![set, timer.key, after(now, lease), now])?;
             }
             Ok(due)
         })
@@ -168,9 +194,12 @@ impl Ledger for SqliteLedger {
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
         limits::check_document(&key, value.len(), VALUE_MAX)?;
-        let sql = "UPDATE timer SET value = ?3, due_ms = ?4 WHERE name = ?1 AND key = ?2";
-        self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now_ms(), delay)])? == 1))
-            .await
+        let sql = "UPDATE timer SET value = ?3, due_ms = ?4, set_ms = ?5 WHERE name = ?1 AND key = ?2";
+        self.with(move |db| {
+            let now = now_ms();
+            Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now, delay), now])? == 1)
+        })
+        .await
     }
 
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {
@@ -196,6 +225,11 @@ impl Ledger for SqliteLedger {
     }
 }
 
+fn has_column(db: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let mut names = db.prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2")?;
+    names.exists([table, column])
+}
+
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
@@ -207,4 +241,58 @@ fn after(now_ms: i64, delay: Duration) -> i64 {
 fn unavailable(error: rusqlite::Error) -> Error {
     Error::new(ErrorCode::QueueUnavailable, format!("the ledger's database cannot be used: {error}"))
         .retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// As though everything had been written under a clock ten years ahead.
+    async fn ten_years_ago(ledger: &SqliteLedger) {
+        let by = 10 * 365 * 86_400_000i64;
+        ledger
+            .with(move |db| {
+                db.execute("UPDATE timer SET due_ms = due_ms + ?1, set_ms = set_ms + ?1", [by])?;
+                db.execute("UPDATE claim SET until_ms = until_ms + ?1, set_ms = set_ms + ?1", [by])
+            })
+            .await
+            .expect("written");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_at_a_time_to_come_is_due_or_free_at_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ledger = SqliteLedger::open(&dir.path().join("ledger")).expect("opens");
+        assert!(ledger.add_timer("set", "k", b"v", LONG).await.expect("answers"));
+        assert!(ledger.claim("c", "a", LONG).await.expect("answers"));
+        assert!(ledger.take_due("set", 1, LONG).await.expect("answers").is_empty());
+        assert!(!ledger.claim("c", "b", LONG).await.expect("answers"));
+        ten_years_ago(&ledger).await;
+        assert_eq!(ledger.take_due("set", 1, LONG).await.expect("answers").len(), 1, "a timer is not stuck");
+        assert!(ledger.take_due("set", 1, LONG).await.expect("answers").is_empty(), "it is lent under today's clock");
+        assert!(ledger.claim("c", "b", LONG).await.expect("answers"), "a claim is not held for ten years");
+        assert!(!ledger.claim("c", "a", LONG).await.expect("answers"));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_of_an_earlier_build_is_taken_over() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("ledger");
+        let old = Connection::open(&file).expect("opens");
+        old.execute_batch(
+            "CREATE TABLE claim (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE timer (
+                 name TEXT, key TEXT, value BLOB NOT NULL, due_ms INTEGER NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
+             INSERT INTO timer VALUES ('set', 'k', x'76', 0);",
+        )
+        .expect("written");
+        drop(old);
+        for _ in 0..2 {
+            let ledger = SqliteLedger::open(&file).expect("opens");
+            assert!(ledger.claim("c", "a", LONG).await.expect("answers"));
+            assert_eq!(ledger.timers("set", 9).await.expect("read").len(), 1);
+        }
+    }
 }
