@@ -10,6 +10,7 @@
 //!   `NOBAT_WORKER__BATCHING__MAX_BATCH_SIZE=16`. Flags have `NOBAT_<FLAG>`.
 //!
 //! Invariants:
+//! - A duration or size may be written with its unit (`lease_ms = "3s"`): see [`units`].
 //! - An unknown key is refused by name, with the nearest known one.
 //! - A value of the wrong type names its key, the layer it came from and the remedy.
 
@@ -18,11 +19,13 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::Dict;
+use figment::value::{Dict, Map, Num, Value};
+use figment::{Metadata, Profile, Provider};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::units;
 
 /// Every section a configuration may have, over all binaries.
 pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "scheduler", "log"];
@@ -78,11 +81,11 @@ impl Layers {
             if !path.is_file() {
                 return Err(invalid(format!("there is no configuration file `{}`", path.display())));
             }
-            figment = figment.merge(Toml::file_exact(path));
+            figment = figment.merge(InUnits(Toml::file_exact(path)));
         } else if Path::new(DEFAULT_FILE).is_file() {
-            figment = figment.merge(Toml::file_exact(DEFAULT_FILE));
+            figment = figment.merge(InUnits(Toml::file_exact(DEFAULT_FILE)));
         }
-        Layers::check(figment.merge(environment()))
+        Layers::check(figment.merge(InUnits(environment())))
     }
 
     fn check(figment: Figment) -> Result<Layers> {
@@ -101,6 +104,41 @@ impl Layers {
         debug_assert!(SECTIONS.contains(&name), "`{name}` is missing in SECTIONS");
         let defaults = Serialized::default(name, T::default());
         Figment::from(defaults).merge(&self.figment).focus(name).extract().map_err(|error| tell(error, Some(name)))
+    }
+}
+
+/// A layer whose durations and sizes may be written with their units; each becomes a
+/// number of its setting's own.
+struct InUnits<P>(P);
+
+impl<P: Provider> Provider for InUnits<P> {
+    fn metadata(&self) -> Metadata {
+        self.0.metadata()
+    }
+
+    fn data(&self) -> std::result::Result<Map<Profile, Dict>, figment::Error> {
+        let mut data = self.0.data()?;
+        data.values_mut().flat_map(|dict| dict.iter_mut()).for_each(|(key, value)| in_units(key, value));
+        Ok(data)
+    }
+
+    fn profile(&self) -> Option<Profile> {
+        self.0.profile()
+    }
+}
+
+fn in_units(key: &str, value: &mut Value) {
+    match value {
+        Value::Dict(_, members) => members.iter_mut().for_each(|(key, value)| in_units(key, value)),
+        Value::Array(_, items) => items.iter_mut().for_each(|item| in_units(key, item)),
+        Value::String(tag, text) => {
+            if let Some(number) = units::in_unit_of(key, text) {
+                let whole = number.fract() == 0.0 && (0.0..9e15).contains(&number);
+                let number = if whole { Num::U64(number as u64) } else { Num::F64(number) };
+                *value = Value::Num(*tag, number);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -128,7 +166,8 @@ fn tell(error: figment::Error, section: Option<&str>) -> Error {
             Error { message: format!("{}{layer}", refused.message), ..refused }
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            invalid(format!("setting `{key}` is {actual}{layer}; it takes {expected}"))
+            let takes = units::remedy(&key).unwrap_or_else(|| format!("it takes {expected}"));
+            invalid(format!("setting `{key}` is {actual}{layer}; {takes}"))
         }
         kind if key.is_empty() => invalid(format!("configuration{layer}: {kind}")),
         kind => invalid(format!("setting `{key}`{layer}: {kind}")),
@@ -151,11 +190,11 @@ fn invalid(message: String) -> Error {
 
 /// A URL whose password is left out: for logs and people's eyes.
 pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (&url[..scheme.len() + 3], rest));
     match rest.rsplit_once('@') {
         Some((login, host)) => {
             let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{host}")
+            format!("{scheme}{user}:***@{host}")
         }
         None => url.to_owned(),
     }
@@ -166,7 +205,35 @@ mod tests {
     use super::*;
 
     fn layers(toml: &str) -> Result<Layers> {
-        Layers::check(Figment::from(Toml::string(toml)))
+        Layers::check(Figment::from(InUnits(Toml::string(toml))))
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Timed {
+        lease_ms: u32,
+        retry_s: Vec<u32>,
+        max_bytes: u64,
+        deep: Option<Box<Timed>>,
+    }
+
+    #[test]
+    fn durations_and_sizes_may_be_written_with_their_units_at_any_depth() {
+        let read = |toml: &str| layers(toml).and_then(|layers| layers.section::<Timed>("queue"));
+        let found = read("[queue]\nlease_ms = \"3s\"\nretry_s = [5, \"5m\"]\n[queue.deep]\nmax_bytes = \"64MiB\"");
+        let deep = Timed { max_bytes: 64 << 20, ..Timed::default() };
+        let expected = Timed { lease_ms: 3_000, retry_s: vec![5, 300], deep: Some(deep.into()), ..Timed::default() };
+        assert_eq!(found.ok(), Some(expected));
+        let refused = |toml: &str| read(toml).expect_err("refused").message;
+        for (toml, key) in [
+            ("[queue]\nlease_ms = \"soon\"", "`queue.lease_ms`"),
+            ("[queue]\nlease_ms = \"1.5ms\"", "`queue.lease_ms`"),
+            ("[queue.deep]\nretry_s = [\"500ms\"]", "`queue.deep.retry_s"),
+            ("[queue]\nmax_bytes = \"much\"", "`queue.max_bytes`"),
+        ] {
+            let said = refused(toml);
+            assert!(said.contains(key) && said.contains("such as") && said.contains("TOML"), "{said}");
+        }
     }
 
     #[test]
@@ -200,6 +267,7 @@ mod tests {
         assert_eq!(without_password("redis://me:secret@db:6379/0"), "redis://me:***@db:6379/0");
         assert_eq!(without_password("redis://:se@cret@db"), "redis://:***@db");
         assert_eq!(without_password("redis://db"), "redis://db");
+        assert_eq!(without_password("me:secret@db:6379"), "me:***@db:6379");
     }
 
     #[test]
@@ -223,6 +291,9 @@ mod tests {
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             let store: StoreSettings = layers.section("store").expect("a section");
             assert_eq!((store.redis.as_str(), store.data.as_path()), ("redis://env", Path::new("/from/file")));
+            jail.set_env("NOBAT_QUEUE__LEASE_MS", "2s");
+            let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
+            assert_eq!(layers.section::<Timed>("queue").expect("a section").lease_ms, 2_000);
             jail.set_env("NOBAT_STORE__DATTA", "x");
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             let error = layers.section::<StoreSettings>("store").expect_err("unknown");

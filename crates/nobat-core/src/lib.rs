@@ -31,6 +31,7 @@ pub mod score;
 pub mod signature;
 pub mod statistics;
 pub mod tensor;
+pub mod units;
 pub mod varint;
 
 pub use error::{Error, ErrorCode, Result};

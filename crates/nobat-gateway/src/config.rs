@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use nobat_core::routing::{Route, Table};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, units};
 use nobat_scheduler::SchedulerSettings;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use smol_str::SmolStr;
 
 use crate::auth::AuthConfig;
@@ -22,11 +23,14 @@ use crate::webhook::WebhookSettings;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
-    /// Address of the HTTP listener; port 0 takes a free one.
+    /// Address of the HTTP listener, or a port alone; port 0 takes a free one.
+    #[serde(deserialize_with = "address")]
     pub listen: String,
-    /// Address of the gRPC listener; empty turns it off.
+    /// Address of the gRPC listener, or a port alone; empty turns it off.
+    #[serde(deserialize_with = "address")]
     pub grpc: String,
-    /// Address of the metrics listener; empty turns it off.
+    /// Address of the metrics listener, or a port alone; empty turns it off.
+    #[serde(deserialize_with = "address")]
     pub metrics: String,
     /// HTTP threads; 0 takes every core, and half of them under `nobat serve`,
     /// where the worker has the rest. Each has its own lane into the queue, so
@@ -66,6 +70,29 @@ pub struct GatewayConfig {
     pub routes: Vec<Route>,
     /// Webhooks on jobs.
     pub webhooks: WebhookSettings,
+}
+
+/// A listener's address as a file or the environment has it.
+fn address<'de, D: Deserializer<'de>>(source: D) -> std::result::Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "an address such as `127.0.0.1:9000`, or a port")]
+    enum Written {
+        Port(u16),
+        Address(String),
+    }
+    let text = match Written::deserialize(source)? {
+        Written::Port(port) => port.to_string(),
+        Written::Address(text) => text,
+    };
+    listen_address(&text).map_err(|error| D::Error::custom(error.message))
+}
+
+/// The address that a flag names, on this machine where it names a port alone.
+///
+/// # Errors
+/// `invalid_parameter` with what to write.
+pub fn listen_address(text: &str) -> Result<String> {
+    units::listen_address(text, "127.0.0.1:0")
 }
 
 impl Default for GatewayConfig {

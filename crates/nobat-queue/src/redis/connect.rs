@@ -46,12 +46,14 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Reads `redis://`, `rediss://`, `unix://`, `redis+cluster://a,b,c`,
+    /// Reads `host:port`, `redis://`, `rediss://`, `unix://`, `redis+cluster://a,b,c`,
     /// `rediss+cluster://…`, `redis+sentinel://a,b/service[/db]` and the TLS form.
     ///
     /// # Errors
     /// `invalid_parameter` naming the part at fault.
     pub(crate) fn parse(url: &str) -> Result<Target> {
+        let url = nobat_core::units::redis_url(url)?;
+        let url = url.as_str();
         let invalid = |what: &str| {
             Error::new(
                 ErrorCode::InvalidParameter,

@@ -237,8 +237,23 @@ async fn reach(hub: &Hub) -> Result<Vec<Node>> {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
-            other => return other.map_err(|e| coded(&e)),
+            other => return other.map_err(|e| unreached(&e)),
         }
+    }
+}
+
+/// Says what to look at when nothing answers there.
+fn unreached(error: &RedisError) -> Error {
+    let told = coded(error);
+    match error.is_io_error() || error.is_timeout() {
+        true => Error {
+            message: format!(
+                "{}; is redis running there, and can this host reach it? the url is store.redis, --redis or NOBAT_REDIS",
+                told.message
+            ),
+            ..told
+        },
+        false => told,
     }
 }
 
