@@ -30,6 +30,7 @@ fn settings(allow: bool) -> WebhookSettings {
         addresses: AddressPolicy { allow_http: allow, allow_private: allow },
         retry_s: vec![0; 40],
         concurrent: 32,
+        ..WebhookSettings::default()
     }
 }
 
@@ -224,4 +225,69 @@ async fn a_hundred_hostile_urls_are_refused_and_nothing_is_connected_to() {
     sending.abort();
     assert!(trap.accept().is_err(), "a connection was made");
     println!("{} hostile URLs: no connection", urls.len());
+}
+
+/// Answers the first request with 429 and a `Retry-After`, the others with 204; says
+/// when each came, and what it was.
+fn busy_once(listener: TcpListener, retry_after_s: u64) -> Arc<Mutex<Vec<(Instant, String)>>> {
+    let got: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+    let seen = got.clone();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let came = Instant::now();
+            let mut reader = BufReader::new(socket);
+            let (mut id, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).expect("a request");
+                match line.trim().split_once(": ") {
+                    Some((name, value)) if name.eq_ignore_ascii_case("webhook-id") => id = value.to_owned(),
+                    Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                        length = value.parse().expect("a length");
+                    }
+                    Some(_) => {}
+                    None if line.trim().is_empty() => break,
+                    None => {}
+                }
+            }
+            reader.read_exact(&mut vec![0; length]).expect("a body");
+            let first = seen.lock().expect("not poisoned").is_empty();
+            seen.lock().expect("not poisoned").push((came, id));
+            let status = match first {
+                true => format!("429 Too Many Requests\r\nretry-after: {retry_after_s}"),
+                false => "204 No Content".to_owned(),
+            };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = reader.into_inner().write_all(answer.as_bytes());
+        }
+    });
+    got
+}
+
+#[tokio::test]
+async fn a_receiver_that_says_retry_after_is_left_alone_for_so_long() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let got = busy_once(listener, 3);
+    // Retries are at once by the schedule, and one POST goes at a time.
+    let settings = WebhookSettings { concurrent: 1, ..settings(true) };
+    let webhooks = Webhooks::new(&settings, queue.ledger(), &Metrics::new()).expect("webhooks");
+    settled_jobs(&queue, &webhooks, &url, 1).await;
+    let sending = tokio::spawn(sender::run(webhooks.clone(), queue.clone()));
+    let count = || got.lock().expect("not poisoned").len();
+    while count() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // A second message to the receiver that rests.
+    settled_jobs(&queue, &webhooks, &url, 1).await;
+    while count() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sending.abort();
+    let got = got.lock().expect("not poisoned");
+    let waited = got[1].0.duration_since(got[0].0);
+    assert!(waited >= Duration::from_secs(3), "{waited:?}: nothing, of either message, came before its time");
+    assert_eq!(got[1..].iter().filter(|(_, id)| *id == got[0].1).count(), 1, "the refused one came again, once");
 }

@@ -16,6 +16,8 @@ use crate::outbound::{Delivery, Outbound, Target, WebhookSecret};
 /// Before each further attempt. What has not arrived by then is news no more.
 const AGAIN_AFTER: [Duration; 4] =
     [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
+/// Longest that a receiver's `Retry-After` holds up the changes after it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Changes waiting to be told; more than that are dropped and logged.
 const WAITING: usize = 64;
 
@@ -79,13 +81,18 @@ async fn send(outbound: Outbound, target: Target, secret: Option<WebhookSecret>,
         let id = message_id();
         let mut again = AGAIN_AFTER.into_iter();
         loop {
+            let mut least = Duration::ZERO;
             let why = match outbound.post(&target, secret.as_ref(), &id, now_s(), body.clone()).await {
                 Delivery::Delivered(_) => break,
                 Delivery::Gone => "the receiver answered 410".to_owned(),
                 Delivery::Refused(status) => format!("the receiver answered {status}"),
+                Delivery::Busy { status, retry_after } => {
+                    least = retry_after.min(LONGEST_PAUSE);
+                    format!("the receiver answered {status}")
+                }
                 Delivery::Unreachable(why) | Delivery::Forbidden(why) => why,
             };
-            let Some(after) = again.next() else {
+            let Some(after) = again.next().map(|after| after.max(least)) else {
                 log::error!("monitor: gave up telling {target} that {} changed: {why}", change.check);
                 break;
             };

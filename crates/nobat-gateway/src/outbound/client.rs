@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::{Error, ErrorCode, Result};
+use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, redirect};
 use tokio::sync::Semaphore;
 
@@ -14,6 +15,9 @@ use super::signature::WebhookSecret;
 
 /// Longest a receiver may take, from name lookup to the answer's head.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest a receiver's `Retry-After` is heeded.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Sends signed requests. A clone-able handle over one connection pool.
 #[derive(Clone)]
@@ -32,6 +36,13 @@ pub enum Delivery {
     Gone,
     /// The receiver answered anything else, a redirect included.
     Refused(u16),
+    /// The receiver cannot now (429, 503), and says when to come again.
+    Busy {
+        /// What it answered.
+        status: u16,
+        /// Its `Retry-After`, a day at most.
+        retry_after: Duration,
+    },
     /// No answer: the name, the connection, TLS or the time limit.
     Unreachable(String),
     /// The address is not one we may call; trying again cannot help.
@@ -95,10 +106,29 @@ impl Outbound {
         match request.body(body).send().await {
             Ok(answer) if answer.status().is_success() => Delivery::Delivered(answer.status().as_u16()),
             Ok(answer) if answer.status() == StatusCode::GONE => Delivery::Gone,
-            Ok(answer) => Delivery::Refused(answer.status().as_u16()),
+            Ok(answer) => {
+                let status = answer.status().as_u16();
+                match answer.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now_s)) {
+                    Some(retry_after) if matches!(status, 429 | 503) => Delivery::Busy { status, retry_after },
+                    _ => Delivery::Refused(status),
+                }
+            }
             Err(error) => outcome_of(&error),
         }
     }
+}
+
+/// What a `Retry-After` asks for: seconds, or an instant of RFC 9110, section 5.6.7.
+/// Nobody is waited for longer than a day.
+fn retry_after(value: &str, now_s: u64) -> Option<Duration> {
+    let seconds = match value.trim().parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let at = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?.timestamp();
+            u64::try_from(at).ok()?.saturating_sub(now_s)
+        }
+    };
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 fn outcome_of(error: &reqwest::Error) -> Delivery {
@@ -167,12 +197,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redirects_are_refusals_and_410_is_the_end() {
+    async fn redirects_are_refusals_410_is_the_end_and_retry_after_is_read() {
+        let busy = |status, seconds| Delivery::Busy { status, retry_after: Duration::from_secs(seconds) };
         let outbound = Outbound::new(LOOSE, 4).expect("a client");
         for (status, expected) in [
             ("302 Found", Delivery::Refused(302)),
             ("500 Internal Server Error", Delivery::Refused(500)),
             ("410 Gone", Delivery::Gone),
+            ("503 Service Unavailable", Delivery::Refused(503)),
+            ("503 Service Unavailable\r\nretry-after: 120", busy(503, 120)),
+            ("429 Too Many Requests\r\nretry-after: 7", busy(429, 7)),
+            ("429 Too Many Requests\r\nretry-after: Thu, 01 Jan 1970 00:05:01 GMT", busy(429, 300)),
+            ("429 Too Many Requests\r\nretry-after: 99999999999", busy(429, 86_400)),
+            ("429 Too Many Requests\r\nretry-after: soon", Delivery::Refused(429)),
+            ("400 Bad Request\r\nretry-after: 120", Delivery::Refused(400)),
         ] {
             let (url, received) = receiver(status).await;
             let target = LOOSE.check(&url).expect("allowed");

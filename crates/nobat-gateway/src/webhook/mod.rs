@@ -27,6 +27,7 @@ pub mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nobat_core::infer::InferResponse;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_ops::Metrics;
@@ -36,7 +37,10 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tokio::sync::Notify;
 
+use crate::json::request::Form;
+use crate::json::write;
 use crate::outbound::{AddressPolicy, Outbound, WebhookSecret};
+use crate::routes::native::objects::result_url;
 use pace::Breakers;
 
 /// Timers of deliveries, by message id.
@@ -61,6 +65,12 @@ pub struct WebhookSettings {
     pub retry_s: Vec<u32>,
     /// POSTs at once.
     pub concurrent: usize,
+    /// Largest result that a message carries, as JSON, in bytes; a larger one is at
+    /// its `result_url`. 0 carries none.
+    pub max_result_bytes: usize,
+    /// What `result_url` begins with: this deployment as receivers reach it, such as
+    /// `https://models.example.com`. Empty: a path alone.
+    pub public_url: String,
 }
 
 impl Default for WebhookSettings {
@@ -70,6 +80,8 @@ impl Default for WebhookSettings {
             addresses: AddressPolicy::default(),
             retry_s: pace::SCHEDULE_S.to_vec(),
             concurrent: 32,
+            max_result_bytes: 16 << 10,
+            public_url: String::new(),
         }
     }
 }
@@ -82,6 +94,16 @@ impl WebhookSettings {
     pub fn validate(&self) -> Result<()> {
         if self.concurrent == 0 {
             return Err(Error::new(ErrorCode::InvalidParameter, "webhooks.concurrent is 0; take at least 1"));
+        }
+        let web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        if !self.public_url.is_empty() && !web(&self.public_url) {
+            return Err(Error::new(
+                ErrorCode::InvalidParameter,
+                format!(
+                    "webhooks.public_url is `{}`; give scheme and host, such as `https://models.example.com`",
+                    self.public_url
+                ),
+            ));
         }
         self.parsed().map(drop)
     }
@@ -106,10 +128,17 @@ struct Inner {
     outbound: Outbound,
     secrets: Vec<WebhookSecret>,
     retry_s: Vec<u32>,
+    results: Results,
     breakers: Breakers,
     attempts: IntCounterVec,
     /// Rung when a watched job may have ended or a delivery may be due.
     work: Notify,
+}
+
+/// How messages speak of results.
+struct Results {
+    max_bytes: usize,
+    base: String,
 }
 
 /// One message to one receiver.
@@ -167,6 +196,10 @@ impl Webhooks {
             outbound,
             secrets,
             retry_s: settings.retry_s.clone(),
+            results: Results {
+                max_bytes: settings.max_result_bytes,
+                base: settings.public_url.trim_end_matches('/').to_owned(),
+            },
             breakers: Breakers::default(),
             attempts,
             work: Notify::new(),
@@ -198,9 +231,9 @@ impl Webhooks {
 
 impl Delivery {
     /// The message about a job's transition to `view.state`.
-    fn of(view: &JobView, url: &str, now_ms: u64) -> Result<Delivery> {
+    fn of(view: &JobView, url: &str, now_ms: u64, results: &Results) -> Result<Delivery> {
         let event = event_of(view.state)?;
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": event,
             "timestamp": rfc3339(view.finished_at_ms.unwrap_or(now_ms)),
             "data": {
@@ -214,6 +247,12 @@ impl Delivery {
                 "error": view.error,
             }
         });
+        if view.state == JobState::Succeeded {
+            body["data"]["result_url"] = format!("{}{}", results.base, result_url(&view.id.to_string())).into();
+            if let Some(result) = results.of(view) {
+                body["data"]["result"] = result;
+            }
+        }
         Ok(Delivery::new(view.id, event, view.attempts, url, body.to_string(), now_ms))
     }
 
@@ -250,6 +289,25 @@ impl Delivery {
             last: String::new(),
             outcome: Outcome::Pending,
         }
+    }
+}
+
+impl Results {
+    /// A job's result as `GET` of its `result_url` tells it, if it is small enough.
+    /// One that cannot be shown keeps no message back: the receiver is told there.
+    fn of(&self, view: &JobView) -> Option<serde_json::Value> {
+        // Packed values are hardly ever longer than printed ones: what is much larger
+        // than the bound is not printed to find that out.
+        let result = view.result.as_ref().filter(|result| result.outputs.len() <= 4 * self.max_bytes)?;
+        let response = InferResponse::decode(&result.outputs).ok()?;
+        let mut json = Vec::new();
+        write::answer(&mut json, &response.outputs, Form::Row);
+        if json.len() > self.max_bytes {
+            return None;
+        }
+        let mut shown: serde_json::Value = serde_json::from_slice(&json).ok()?;
+        shown["version"] = response.version.as_str().into();
+        Some(shown)
     }
 }
 

@@ -45,11 +45,11 @@ impl Breakers {
     pub fn ask(&self, endpoint: &str, now_ms: u64) -> Option<Duration> {
         let mut breakers = self.by_endpoint.lock();
         let breaker = breakers.get_mut(endpoint)?;
-        if breaker.failures < FAILURES {
-            return None;
-        }
         if now_ms < breaker.open_until_ms {
             return Some(Duration::from_millis(breaker.open_until_ms - now_ms));
+        }
+        if breaker.failures < FAILURES {
+            return None;
         }
         breaker.open_until_ms = now_ms + FIRST_PAUSE.as_millis() as u64;
         None
@@ -73,11 +73,18 @@ impl Breakers {
         }
     }
 
+    /// Leaves an endpoint alone for as long as it asked for: its other deliveries
+    /// would be told the same.
+    pub fn rest(&self, endpoint: &str, pause: Duration, now_ms: u64) {
+        let mut breakers = self.by_endpoint.lock();
+        let breaker = breakers.entry(endpoint.to_owned()).or_default();
+        breaker.open_until_ms = breaker.open_until_ms.max(now_ms + pause.as_millis() as u64);
+    }
+
     /// Endpoints that are left alone now, with the time each has left.
     pub fn open(&self, now_ms: u64) -> Vec<(String, Duration)> {
         let breakers = self.by_endpoint.lock();
-        let open =
-            breakers.iter().filter(|(_, breaker)| breaker.failures >= FAILURES && breaker.open_until_ms > now_ms);
+        let open = breakers.iter().filter(|(_, breaker)| breaker.open_until_ms > now_ms);
         open.map(|(endpoint, breaker)| (endpoint.clone(), Duration::from_millis(breaker.open_until_ms - now_ms)))
             .collect()
     }
@@ -114,6 +121,17 @@ mod tests {
         assert!(breakers.ask("e", after + 59_000).is_some(), "the pause doubles");
         breakers.learn("e", true, after + 60_000);
         assert_eq!(breakers.ask("e", after + 60_000), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_asks_for_a_rest_gets_it_whatever_it_was_before() {
+        let breakers = Breakers::default();
+        breakers.rest("e", Duration::from_secs(60), 1_000);
+        assert_eq!(breakers.ask("e", 2_000), Some(Duration::from_secs(59)));
+        assert_eq!(breakers.open(2_000), [("e".to_owned(), Duration::from_secs(59))]);
+        breakers.rest("e", Duration::from_secs(1), 2_000);
+        assert_eq!(breakers.ask("e", 2_000), Some(Duration::from_secs(59)), "a shorter one takes nothing back");
+        assert_eq!((breakers.ask("e", 61_000), breakers.ask("e", 61_000)), (None, None), "and then it is as before");
     }
 
     #[test]

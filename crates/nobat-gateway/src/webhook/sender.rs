@@ -83,13 +83,18 @@ async fn send(webhooks: &Webhooks, due: Due, disabled: impl Fn(&str) -> bool) ->
     let sent = attempt(webhooks, &target, &delivery).await;
     inner.breakers.learn(
         &endpoint,
-        !matches!(sent, outbound::Delivery::Refused(500..) | outbound::Delivery::Unreachable(_)),
+        !matches!(
+            sent,
+            outbound::Delivery::Refused(500..)
+                | outbound::Delivery::Busy { status: 500.., .. }
+                | outbound::Delivery::Unreachable(_)
+        ),
         now_ms(),
     );
     let label = match &sent {
         outbound::Delivery::Delivered(_) => "delivered",
         outbound::Delivery::Gone => "gone",
-        outbound::Delivery::Refused(_) => "refused",
+        outbound::Delivery::Refused(_) | outbound::Delivery::Busy { .. } => "refused",
         outbound::Delivery::Unreachable(_) => "unreachable",
         outbound::Delivery::Forbidden(_) => "forbidden",
     };
@@ -108,8 +113,13 @@ async fn send(webhooks: &Webhooks, due: Due, disabled: impl Fn(&str) -> bool) ->
             delivery.last = why;
             finish(webhooks, delivery, Outcome::GivenUp).await
         }
-        outbound::Delivery::Refused(status) => again(webhooks, delivery, format!("{status}")).await,
-        outbound::Delivery::Unreachable(why) => again(webhooks, delivery, why).await,
+        outbound::Delivery::Refused(status) => again(webhooks, delivery, format!("{status}"), Duration::ZERO).await,
+        outbound::Delivery::Busy { status, retry_after } => {
+            inner.breakers.rest(&endpoint, retry_after, now_ms());
+            let last = format!("{status}, to be asked again after {} s", retry_after.as_secs());
+            again(webhooks, delivery, last, retry_after).await
+        }
+        outbound::Delivery::Unreachable(why) => again(webhooks, delivery, why, Duration::ZERO).await,
     }
 }
 
@@ -118,12 +128,13 @@ async fn attempt(webhooks: &Webhooks, target: &Target, delivery: &Delivery) -> o
     webhooks.inner.outbound.post(target, &webhooks.inner.secrets, &delivery.id, now_ms() / 1000, body).await
 }
 
-async fn again(webhooks: &Webhooks, mut delivery: Delivery, why: String) -> Result<()> {
+/// Due again by the schedule, and not before the receiver wants it.
+async fn again(webhooks: &Webhooks, mut delivery: Delivery, why: String, least: Duration) -> Result<()> {
     delivery.last = why;
     match pace::next_delay(&webhooks.inner.retry_s, delivery.attempts, random()) {
         Some(delay) => {
             let json = encode(&delivery)?;
-            webhooks.inner.ledger.move_timer(DELIVERIES, &delivery.id, &json, delay).await.map(drop)
+            webhooks.inner.ledger.move_timer(DELIVERIES, &delivery.id, &json, delay.max(least)).await.map(drop)
         }
         None => finish(webhooks, delivery, Outcome::GivenUp).await,
     }

@@ -54,10 +54,12 @@ impl Webhooks {
         let now = now_ms();
         match view {
             None => self.deliver(&Delivery::of_lost(watch.job, &watch.url, now)).await?,
-            Some(view) if view.state.is_terminal() => self.deliver(&Delivery::of(&view, &watch.url, now)?).await?,
+            Some(view) if view.state.is_terminal() => {
+                self.deliver(&Delivery::of(&view, &watch.url, now, &self.inner.results)?).await?
+            }
             Some(view) => {
                 if view.state == JobState::Failed && view.attempts > watch.failures_told {
-                    self.deliver(&Delivery::of(&view, &watch.url, now)?).await?;
+                    self.deliver(&Delivery::of(&view, &watch.url, now, &self.inner.results)?).await?;
                     watch.failures_told = view.attempts;
                 }
                 let pause = pause(now.saturating_sub(watch.since_ms));
