@@ -1,12 +1,18 @@
 //! The HTTP client of the tools: where the service is, which key to show, and
-//! how its refusals read on a terminal.
+//! how its answers and refusals read on a terminal.
 
 use std::future::Future;
-use std::time::Duration;
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+
+use crate::table::{self, Columns};
+
+/// Columns of a terminal that does not say how wide it is.
+const WIDTH: usize = 100;
 
 /// Where the service is and who calls.
 #[derive(clap::Args, Clone)]
@@ -17,6 +23,39 @@ pub(crate) struct Server {
     /// API key, where the service asks for one.
     #[arg(long, global = true, env = "NOBAT_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
+}
+
+/// How answers are printed.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Output {
+    /// Print JSON on a terminal too; into a pipe or a file it is always JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Output {
+    /// Prints an answer: JSON for programs, a table or lines for people.
+    pub(crate) fn print(self, answer: &Value, columns: Option<&Columns>) -> Result<()> {
+        if self.json || !std::io::stdout().is_terminal() {
+            return write(&serde_json::to_string_pretty(answer)?);
+        }
+        let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0));
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        write(table::render(answer, columns, width, now_ms).trim_end())?;
+        if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
+            write(&format!("there are more: add --cursor {cursor}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn write(text: &str) -> Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        // The reader had enough (`nobat jobs list | head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// A connection pool to one service.
@@ -81,17 +120,6 @@ fn refusal(status: StatusCode, body: &Value) -> String {
     let message = text("detail").or(text("error")).or(text("title")).unwrap_or("no reason given");
     let code = text("code").map(|code| format!(" ({code})")).unwrap_or_default();
     format!("HTTP {}{code}: {message}", status.as_u16())
-}
-
-/// Prints JSON for people and for `jq`.
-pub(crate) fn print(value: &Value) -> Result<()> {
-    use std::io::Write;
-    let text = serde_json::to_string_pretty(value)?;
-    match writeln!(std::io::stdout(), "{text}") {
-        // The reader had enough (`nobat jobs list | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
 }
 
 /// Runs a tool's future on a runtime of one thread.

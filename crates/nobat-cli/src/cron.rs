@@ -6,7 +6,23 @@ use anyhow::Result;
 use clap::Subcommand;
 use reqwest::Method;
 
-use crate::client::{Server, block_on, print, segment};
+use crate::client::{Output, Server, block_on, segment};
+use crate::table::Columns;
+
+const TASKS: Columns = Columns {
+    list: "tasks",
+    paths: &[
+        "name",
+        "schedule",
+        "timezone",
+        "next",
+        "is_paused",
+        "last_run.outcome",
+        "last_run.tick",
+        "last_run.message",
+    ],
+    empty: "no periodic task is declared; see [[scheduler.periodic]] in docs/CONFIG.md",
+};
 
 /// Show and steer periodic tasks.
 #[derive(clap::Args)]
@@ -21,6 +37,8 @@ pub(crate) struct Args {
     action: Action,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
@@ -62,5 +80,5 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Action::Pause { name } => (Method::POST, task(name, "/pause")),
         Action::Resume { name } => (Method::POST, task(name, "/resume")),
     };
-    block_on(async { print(&client.json(client.request(method, &path)).await?.1) })
+    block_on(async { args.output.print(&client.json(client.request(method, &path)).await?.1, Some(&TASKS)) })
 }

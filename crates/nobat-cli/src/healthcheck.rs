@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nobat_core::units::whole_seconds;
 use reqwest::Method;
 
 use crate::client::{Server, block_on};
@@ -14,8 +15,8 @@ pub(crate) struct Args {
     /// Ask only whether the process is alive, not whether it can serve.
     #[arg(long)]
     live: bool,
-    /// Seconds to wait for the answer.
-    #[arg(long, default_value_t = 3, value_name = "SECONDS")]
+    /// How long to wait for the answer: seconds, or a duration.
+    #[arg(long, default_value = "3", value_parser = whole_seconds, value_name = "DURATION")]
     timeout: u64,
     #[command(flatten)]
     server: Server,

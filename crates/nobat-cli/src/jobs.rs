@@ -4,10 +4,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
+use nobat_core::units::whole_seconds;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::client::{Client, Server, block_on, print, segment};
+use crate::client::{Client, Output, Server, block_on, segment};
+use crate::table::Columns;
+
+/// A list of jobs.
+pub(crate) const COLUMNS: Columns = Columns {
+    list: "jobs",
+    paths: &["id", "model", "state", "priority", "attempts", "created_at|created_at_ms", "error.message"],
+    empty: "no such jobs",
+};
 
 /// Longest one long poll; the loop goes on until the caller's time is up.
 const POLL_S: u64 = 30;
@@ -23,6 +32,8 @@ pub(crate) struct Args {
     action: Action,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
@@ -51,8 +62,8 @@ enum Action {
     Wait {
         /// The job's id.
         id: String,
-        /// Seconds to wait.
-        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        /// How long to wait: seconds, or a duration such as 5m.
+        #[arg(long, default_value = "60", value_parser = whole_seconds, value_name = "DURATION")]
         timeout: u64,
     },
     /// Cancel a job that has not finished.
@@ -81,11 +92,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 (Method::GET, path)
             }
             Action::Get { id } => (Method::GET, job(&id)),
-            Action::Wait { id, timeout } => return wait(&client, &id, Duration::from_secs(timeout)).await,
+            Action::Wait { id, timeout } => return wait(&client, &id, Duration::from_secs(timeout), args.output).await,
             Action::Cancel { id } => (Method::POST, format!("{}/cancel", job(&id))),
             Action::Retry { id } => (Method::POST, format!("{}/retry", job(&id))),
         };
-        print(&client.json(client.request(method, &path)).await?.1)
+        args.output.print(&client.json(client.request(method, &path)).await?.1, Some(&COLUMNS))
     })
 }
 
@@ -93,14 +104,14 @@ fn job(id: &str) -> String {
     format!("/api/v1/jobs/{}", segment(id))
 }
 
-async fn wait(client: &Client, id: &str, timeout: Duration) -> Result<()> {
+async fn wait(client: &Client, id: &str, timeout: Duration, output: Output) -> Result<()> {
     let end = Instant::now() + timeout;
     loop {
         let left_s = end.saturating_duration_since(Instant::now()).as_secs_f64();
         let path = format!("{}/result?wait={:.3}", job(id), left_s.min(POLL_S as f64));
         let (status, answer) = client.json(client.request(Method::GET, &path)).await?;
         if status != StatusCode::ACCEPTED {
-            return print(&answer);
+            return output.print(&answer, None);
         }
         if Instant::now() >= end {
             let state = answer.get("state").and_then(Value::as_str).unwrap_or("unfinished");

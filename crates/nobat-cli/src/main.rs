@@ -7,9 +7,12 @@
 
 mod bench;
 mod client;
+mod completions;
 mod config;
 mod cron;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod healthcheck;
 mod input;
 mod jobs;
@@ -17,9 +20,12 @@ mod keys;
 mod models;
 mod predict;
 mod queue;
+mod routes;
 mod scheduler;
 mod serve;
 mod store;
+mod table;
+mod webhooks;
 mod welcome;
 
 use std::path::PathBuf;
@@ -58,14 +64,19 @@ enum Command {
     Predict(predict::Args),
     Jobs(jobs::Args),
     Models(models::Args),
+    Load(models::LoadArgs),
+    Unload(models::UnloadArgs),
+    Routes(routes::Args),
     Queue(queue::Args),
     Cron(cron::Args),
+    Webhooks(webhooks::Args),
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
     Keys(keys::Args),
     Config(config::Args),
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
@@ -75,14 +86,19 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args),
         Command::Jobs(args) => jobs::run(args),
         Command::Models(args) => models::run(args),
+        Command::Load(args) => models::load(args),
+        Command::Unload(args) => models::unload(args),
+        Command::Routes(args) => routes::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Cron(args) => cron::run(args),
+        Command::Webhooks(args) => webhooks::run(args),
         Command::Scheduler(args) => scheduler::run(args, cli.config.as_deref()),
         Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, cli.config.as_deref()),
+        Command::Completions(args) => completions::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,22 @@
-//! `nobat models`: what the service serves.
+//! `nobat models`, `nobat load`, `nobat unload`: what the service serves.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use reqwest::Method;
+use serde_json::json;
 
-use crate::client::{Server, block_on, print, segment};
+use crate::client::{Output, Server, block_on, segment};
+use crate::table::Columns;
+
+/// Longest a load or unload may take on all workers.
+const LOADING: Duration = Duration::from_secs(660);
+
+const MODELS: Columns = Columns {
+    list: "models",
+    paths: &["name", "ready", "default_version", "versions"],
+    empty: "no model is served; start a worker with one, or `nobat load MODEL`",
+};
 
 /// List the models, or show one with its signature and statistics.
 #[derive(clap::Args)]
@@ -15,6 +26,8 @@ pub(crate) struct Args {
     model: Option<String>,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -23,5 +36,50 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Some(model) => format!("/api/v1/models/{}", segment(model)),
         None => "/api/v1/models".to_owned(),
     };
-    block_on(async { print(&client.json(client.request(Method::GET, &path)).await?.1) })
+    block_on(async { args.output.print(&client.json(client.request(Method::GET, &path)).await?.1, Some(&MODELS)) })
+}
+
+/// Load a model, or load it again, on the workers that have it in their repository.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  nobat load digits\n  nobat unload digits")]
+pub(crate) struct LoadArgs {
+    /// Name of the model.
+    model: String,
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Loads a model and shows it; returns when every worker has done it.
+pub(crate) fn load(args: LoadArgs) -> Result<()> {
+    let client = args.server.client(LOADING)?;
+    let model = segment(&args.model);
+    block_on(async {
+        client.json(client.request(Method::POST, &format!("/v2/repository/models/{model}/load"))).await?;
+        let shown = client.json(client.request(Method::GET, &format!("/api/v1/models/{model}"))).await?.1;
+        args.output.print(&json!({"models": [shown]}), Some(&MODELS))
+    })
+}
+
+/// Unload a model on every worker; its queue stays, and accepted jobs wait in it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  nobat unload digits\n  nobat load digits        serves it again")]
+pub(crate) struct UnloadArgs {
+    /// Name of the model.
+    model: String,
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Unloads a model; returns when every worker has done it.
+pub(crate) fn unload(args: UnloadArgs) -> Result<()> {
+    let client = args.server.client(LOADING)?;
+    let path = format!("/v2/repository/models/{}/unload", segment(&args.model));
+    block_on(async {
+        client.json(client.request(Method::POST, &path)).await?;
+        args.output.print(&json!({"unloaded": args.model}), None)
+    })
 }

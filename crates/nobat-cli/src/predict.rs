@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use nobat_core::units::whole_seconds;
 use reqwest::{Method, header};
 use serde_json::Value;
 
-use crate::client::{Server, block_on, print, segment};
+use crate::client::{Output, Server, block_on, segment};
 use crate::input;
 
 /// Send a request to a model and print the answer.
@@ -41,11 +42,13 @@ pub(crate) struct Args {
     /// Print the job and return without waiting for its result.
     #[arg(long = "async")]
     fire: bool,
-    /// Seconds to wait for the result.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    wait: u32,
+    /// How long to wait for the result: seconds, or a duration such as 5m.
+    #[arg(long, default_value = "60", value_parser = whole_seconds, value_name = "DURATION")]
+    wait: u64,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -61,7 +64,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mark = if query.is_empty() { "" } else { "?" };
     let path = format!("/api/v1/predict/{}{mark}{}", segment(&args.model), query.join("&"));
 
-    let client = args.server.client(Duration::from_secs(u64::from(args.wait) + 10))?;
+    let client = args.server.client(Duration::from_secs(args.wait + 10))?;
     let prefer = if args.fire { "respond-async".to_owned() } else { format!("wait={}", args.wait) };
     let request = client
         .request(Method::POST, &path)
@@ -70,7 +73,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         .body(body);
     block_on(async {
         let (status, answer) = client.json(request).await?;
-        print(&answer)?;
+        args.output.print(&answer, None)?;
         if status == reqwest::StatusCode::ACCEPTED && !args.fire {
             let id = answer.get("id").and_then(Value::as_str).unwrap_or("ID");
             eprintln!("nobat: still running after {} s; `nobat jobs wait {id}` waits for it", args.wait);

@@ -6,7 +6,15 @@ use anyhow::Result;
 use clap::Subcommand;
 use reqwest::Method;
 
-use crate::client::{Server, block_on, print, segment};
+use crate::client::{Output, Server, block_on, segment};
+use crate::jobs;
+use crate::table::Columns;
+
+const QUEUES: Columns = Columns {
+    list: "queues",
+    paths: &["model", "queued", "scheduled", "leased", "dead", "oldest_ms", "queued_bytes", "paused"],
+    empty: "no model has a queue yet",
+};
 
 /// Show and steer the queues, one per model.
 #[derive(clap::Args)]
@@ -20,6 +28,8 @@ pub(crate) struct Args {
     action: Action,
     #[command(flatten)]
     server: Server,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
@@ -94,5 +104,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Action::Redrive(selection) => (Method::POST, selection.path("/redrive")),
         Action::Purge(selection) => (Method::DELETE, selection.path("")),
     };
-    block_on(async { print(&client.json(client.request(method, &path)).await?.1) })
+    let columns = if matches!(args.action, Action::Dead { .. }) { &jobs::COLUMNS } else { &QUEUES };
+    block_on(async { args.output.print(&client.json(client.request(method, &path)).await?.1, Some(columns)) })
 }

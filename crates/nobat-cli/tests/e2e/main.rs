@@ -9,3 +9,4 @@ mod doctor;
 mod first_day;
 mod life;
 mod scheduled;
+mod tools;

@@ -1,0 +1,26 @@
+//! `nobat completions`: what a shell asks to complete this command's words.
+
+use anyhow::Result;
+use clap::CommandFactory;
+use clap_complete::{Shell, generate};
+
+/// Print a shell's completions of this command.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    nobat completions bash > ~/.local/share/bash-completion/completions/nobat\n  \
+    nobat completions zsh > ~/.zfunc/_nobat            with ~/.zfunc in $fpath\n  \
+    nobat completions fish > ~/.config/fish/completions/nobat.fish")]
+pub(crate) struct Args {
+    /// Which shell.
+    shell: Shell,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    // Whole before it is written: a reader that goes early is no fault of ours.
+    let mut text = Vec::new();
+    generate(args.shell, &mut crate::Cli::command(), "nobat", &mut text);
+    match std::io::Write::write_all(&mut std::io::stdout(), &text) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
