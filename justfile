@@ -50,6 +50,10 @@ traces:
 clients *args:
     scripts/check_clients {{args}}
 
+# The Python client: mypy --strict, and its tests against a real server.
+python *args:
+    scripts/check_python {{args}}
+
 # perf_analyzer over HTTP and gRPC; its server-side figures must add up.
 perf-analyzer *args:
     scripts/check_perf_analyzer {{args}}

@@ -1,0 +1,195 @@
+"""The client against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import nobat
+from conftest import Server
+
+
+def test_arrays_go_in_and_come_out_as_arrays(client: nobat.Client, digit: list[float]) -> None:
+    answer = client.predict("digits", np.array([digit, digit]))
+    assert answer.model == "digits"
+    labels = answer["label"]
+    assert isinstance(labels, np.ndarray) and labels.reshape(-1).tolist() == [7, 7]
+    assert answer["probabilities"].dtype == np.float32 and answer["probabilities"].shape[0] == 2
+    assert answer.timings.infer is not None and answer.timings.infer > 0
+    assert answer.timings.batch_size is not None
+
+
+def test_lists_go_in_and_come_out_as_lists_and_mean_the_same(client: nobat.Client, digit: list[float]) -> None:
+    lists = client.predict("digits", [digit], priority=10, deadline="30s")
+    arrays = client.predict("digits", np.array([digit]), priority=10, deadline="30s")
+    assert isinstance(lists["label"], list)
+    assert lists["label"] == arrays["label"].tolist()
+    np.testing.assert_allclose(lists["probabilities"], arrays["probabilities"], rtol=1e-5)
+    assert lists.job_id and lists.timings.attempts == 1
+
+
+def test_chosen_outputs_are_all_there_is(client: nobat.Client, digit: list[float]) -> None:
+    for inputs in ([digit], np.array([digit])):
+        answer = client.predict("digits", inputs, outputs=["label"])
+        assert list(answer.outputs) == ["label"]
+        assert np.asarray(answer.output).reshape(-1).tolist() == [7]
+
+
+def test_a_job_is_submitted_followed_and_read(client: nobat.Client, digit: list[float]) -> None:
+    job = client.submit("digits", np.array([digit]), priority=10, result_ttl="60s")
+    answer = job.result(timeout=30)
+    assert answer["label"].reshape(-1).tolist() == [7] and answer.job_id == job.id
+    assert job.status == "succeeded" and job.info.done and job.info.priority == 10
+    assert job.timings is not None and job.timings.infer is not None
+    again = client.job(job.id)
+    assert np.asarray(again.result()["label"]).reshape(-1).tolist() == [7]
+    assert job.id in {info.id for info in client.jobs(model="digits", state="succeeded")}
+
+
+def test_a_job_that_waits_is_cancelled_and_a_wait_ends(client: nobat.Client, digit: list[float]) -> None:
+    job = client.submit("digits", [digit], delay="5m")
+    with pytest.raises(nobat.Timeout) as timed_out:
+        job.result(timeout=0.2)
+    assert timed_out.value.job_id == job.id
+    assert job.status == "scheduled"
+    assert job.cancel().state == "cancelled"
+    with pytest.raises(nobat.Conflict) as cancelled:
+        job.result()
+    assert (cancelled.value.status, cancelled.value.code, cancelled.value.job_id) == (409, "job_cancelled", job.id)
+
+
+def test_a_key_makes_one_job(client: nobat.Client, digit: list[float]) -> None:
+    first = client.submit("digits", [digit], idempotency_key="once", delay="5m")
+    second = client.submit("digits", [digit], idempotency_key="once", delay="5m")
+    assert first.id == second.id
+    assert client.submit("digits", [digit], delay="5m").id != first.id
+    with pytest.raises(nobat.InvalidRequest) as other:
+        client.submit("digits", [[0.0] * 64], idempotency_key="once", delay="5m")
+    assert other.value.code == "idempotency_mismatch"
+
+
+def test_refusals_say_what_to_match_on(client: nobat.Client, digit: list[float]) -> None:
+    with pytest.raises(nobat.NotFound) as missing:
+        client.predict("nothing", [digit])
+    assert (missing.value.code, missing.value.status) == ("model_not_found", 404)
+    with pytest.raises(nobat.InvalidRequest) as wrong:
+        client.predict("digits", [[1.0, 2.0]])
+    assert wrong.value.status == 400 and wrong.value.request_id
+    with pytest.raises(nobat.InvalidRequest):
+        client.predict("digits", np.zeros((1, 3)))
+    with pytest.raises(nobat.NotFound):
+        client.job("nonsense")
+    with pytest.raises(ValueError, match="no input 'y'"):
+        client.predict("digits", {"y": np.zeros((1, 64))})
+    with pytest.raises(ValueError, match="NaN"):
+        client.predict("digits", [[float("nan")] * 64])
+    with pytest.raises(ValueError, match="'soon' is no duration"):
+        client.predict("digits", [digit], deadline="soon")
+    with pytest.raises(TypeError, match="prioritty"):
+        client.predict("digits", [digit], prioritty=3)  # type: ignore[call-arg]
+
+
+def test_map_keeps_the_order_and_takes_no_more_inputs_than_it_must(client: nobat.Client, digit: list[float]) -> None:
+    taken = 0
+    most_ahead = 0
+    yielded = 0
+
+    def inputs() -> Iterator[nobat.Inputs]:
+        nonlocal taken, most_ahead
+        for n in range(200):
+            taken += 1
+            most_ahead = max(most_ahead, taken - yielded)
+            yield np.array([digit] * (1 + n % 3))
+
+    for answer in client.map("digits", inputs(), concurrency=4, priority=0):
+        assert len(answer["label"]) == 1 + yielded % 3
+        yielded += 1
+    assert yielded == 200
+    assert most_ahead <= 4 * 4 + 1
+
+
+def test_progress_changes_no_answer(client: nobat.Client, digit: list[float]) -> None:
+    inputs = [np.array([digit])] * 5
+    assert len(list(client.map("digits", inputs, progress=True))) == 5
+
+
+def test_map_raises_the_first_failure_in_its_place(client: nobat.Client, digit: list[float]) -> None:
+    good, bad = np.array([digit]), np.zeros((1, 3))
+    answers = client.map("digits", [good, good, bad, good], concurrency=2)
+    assert [len(next(answers)["label"]), len(next(answers)["label"])] == [1, 1]
+    with pytest.raises(nobat.InvalidRequest):
+        next(answers)
+
+
+def test_models_tell_what_they_take(client: nobat.Client) -> None:
+    digits = next(model for model in client.models() if model.name == "digits")
+    assert digits.ready and digits.inputs[0].datatype == "FP32"
+    assert {spec.name for spec in digits.outputs} == {"label", "probabilities"}
+
+
+def test_redriving_nothing_redrives_nothing(client: nobat.Client) -> None:
+    assert client.redrive("digits") == 0
+    assert list(client.jobs(state="dead")) == []
+
+
+def test_the_asynchronous_client_does_the_same(server: Server, client: nobat.Client, digit: list[float]) -> None:
+    async def work() -> None:
+        async with nobat.AsyncClient(server.url) as aclient:
+            answer = await aclient.predict("digits", np.array([digit]))
+            assert answer["label"].reshape(-1).tolist() == [7]
+            job = await aclient.submit("digits", [digit], priority=3)
+            assert (await job.result(timeout=30))["label"] in ([7], [[7]])
+            assert await job.status() == "succeeded"
+            assert (await job.timings()) is not None
+            again = await aclient.job(job.id)
+            assert again.info.state == "succeeded"
+            count = 0
+            async for one in aclient.map("digits", (np.array([digit]) for _ in range(50)), concurrency=8):
+                assert one["label"].reshape(-1).tolist() == [7]
+                count += 1
+            assert count == 50
+            assert job.id in [info.id async for info in aclient.jobs(state="succeeded", page=3)]
+            waits = await aclient.submit("digits", [digit], delay="5m")
+            assert (await waits.cancel()).state == "cancelled"
+            assert "digits" in [model.name for model in await aclient.models()]
+            with pytest.raises(nobat.NotFound):
+                await aclient.predict("nothing", [digit])
+
+    asyncio.run(work())
+
+
+def test_a_client_is_shared_by_threads(client: nobat.Client, digit: list[float]) -> None:
+    wrong: list[BaseException] = []
+
+    def one() -> None:
+        try:
+            for _ in range(10):
+                assert client.predict("digits", np.array([digit]))["label"].reshape(-1).tolist() == [7]
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_numpy_is_not_needed(server: Server, digit: list[float]) -> None:
+    program = f"""
+import sys
+sys.modules["numpy"] = None
+import nobat
+with nobat.Client({server.url!r}) as client:
+    print(client.predict("digits", [{digit!r}])["label"], client.submit("digits", [{digit!r}]).result()["label"])
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("7") == 2

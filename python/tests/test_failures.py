@@ -1,0 +1,178 @@
+"""Servers that are away, busy, or something else: typed exceptions, and retries only
+where repeating is safe."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import nobat
+from nobat._retry import Retry
+
+Reply = tuple[int, dict[str, str], bytes]
+JOB = json.dumps({"id": "j", "model": "m", "state": "queued"}).encode()
+
+
+class Fake:
+    """Answers what it is told to, in turn, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply | None] = []
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        fake = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                lowered = {name.lower(): value for name, value in self.headers.items()}
+                fake.asked.append((self.command, self.path, lowered))
+                reply = fake.replies.pop(0)
+                if reply is None:
+                    # Cut off after it was read: nobody knows whether it was done.
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                status, headers, body = reply
+                self.send_response(status)
+                for name, value in {"content-length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    running = Fake()
+    yield running
+    running.http.shutdown()
+
+
+@pytest.fixture
+def client(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[nobat.Client]:
+    slept: list[float] = []
+    monkeypatch.setattr("nobat.client.time.sleep", slept.append)
+    with nobat.Client(fake.url) as connected:
+        connected.slept = slept  # type: ignore[attr-defined]
+        yield connected
+
+
+def refusal(status: int, code: str, **headers: str) -> Reply:
+    body = {"code": code, "detail": "no", "status": status, "request_id": "r-1"}
+    return status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode()
+
+
+def test_a_submit_is_repeated_under_one_key_after_503_and_after_a_broken_connection(fake: Fake, client: nobat.Client) -> None:
+    fake.replies = [refusal(503, "queue_full", retry_after="3"), None, (202, {}, JOB)]
+    assert client.submit("m", [1.0]).id == "j"
+    keys = {headers["idempotency-key"] for _, _, headers in fake.asked}
+    assert len(fake.asked) == 3 and len(keys) == 1
+    assert client.slept[0] >= 3  # type: ignore[attr-defined]
+
+
+def test_no_refusal_of_the_caller_s_own_making_is_repeated(fake: Fake, client: nobat.Client) -> None:
+    kinds: list[tuple[int, str, type[nobat.NobatError]]] = [
+        (400, "invalid_tensor", nobat.InvalidRequest), (401, "unauthenticated", nobat.AuthenticationError),
+        (403, "permission_denied", nobat.PermissionDenied), (404, "model_not_found", nobat.NotFound),
+        (409, "job_cancelled", nobat.Conflict), (410, "result_expired", nobat.ResultExpired),
+        (422, "idempotency_mismatch", nobat.InvalidRequest), (429, "rate_limited", nobat.RateLimited),
+        (500, "internal", nobat.ServerError), (504, "deadline_exceeded", nobat.DeadlineExceeded),
+    ]  # fmt: skip
+    for status, code, kind in kinds:
+        fake.replies, fake.asked = [refusal(status, code, retry_after="7")], []
+        with pytest.raises(kind) as refused:
+            client.submit("m", [1.0])
+        told = refused.value
+        assert (told.status, told.code, told.retry_after, told.request_id) == (status, code, 7.0, "r-1")
+        assert len(fake.asked) == 1, code
+
+
+def test_tries_end(fake: Fake, client: nobat.Client) -> None:
+    fake.replies = [refusal(503, "no_worker")] * 3
+    with pytest.raises(nobat.Unavailable):
+        client.submit("m", [1.0])
+    assert len(fake.asked) == 3
+    fake.replies, fake.asked = [refusal(503, "draining", retry_after="3600")], []
+    with pytest.raises(nobat.Unavailable):
+        client.submit("m", [1.0])
+    assert len(fake.asked) == 1, "nobody is kept for an hour"
+
+
+def test_a_binary_prediction_that_may_have_been_sent_is_not_sent_again(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    takes = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}], "outputs": []}
+    fake.replies = [(200, {}, json.dumps(takes).encode()), None]
+    with pytest.raises(nobat.TransportError):
+        client.predict("m", np.zeros(3, dtype=np.float32))
+    assert len(fake.asked) == 2
+
+
+def test_a_job_that_failed_for_good_says_so(fake: Fake, client: nobat.Client) -> None:
+    takes = {"name": "m", "inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}]}
+    fake.replies = [(202, {}, JOB), (200, {}, json.dumps(takes).encode()), refusal(500, "inference_failed")]
+    with pytest.raises(nobat.JobFailed) as failed:
+        client.submit("m", [1.0]).result()
+    assert failed.value.job_id == "j" and failed.value.code == "inference_failed"
+
+
+def test_what_is_not_nobat_is_told(fake: Fake, client: nobat.Client) -> None:
+    foreign: list[Reply] = [(502, {}, b"<html>bad gateway</html>"), (200, {}, b"<html>welcome</html>"), (404, {}, b"[]")]
+    for reply in foreign:
+        fake.replies = [reply]
+        with pytest.raises(nobat.ProtocolError, match="proxy"):
+            client.models()
+    fake.replies = [(200, {}, b'{"hello": "world"}')]
+    with pytest.raises(nobat.ProtocolError, match="another version"):
+        client.job("x")
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with nobat.Client(url, retries=0) as client, pytest.raises(nobat.TransportError, match="nobat serve"):
+        client.models()
+    with pytest.raises(ValueError, match="write it whole"):
+        nobat.Client("localhost:8000")
+
+
+def test_a_key_is_shown_and_never_printed(fake: Fake) -> None:
+    with nobat.Client(fake.url, key="secret") as client:
+        fake.replies = [refusal(401, "unauthenticated")]
+        with pytest.raises(nobat.AuthenticationError) as refused:
+            client.models()
+    assert fake.asked[0][2]["authorization"] == "Bearer secret"
+    assert "secret" not in str(refused.value) + repr(client)
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "keyed", "again"),
+    [
+        (nobat.TransportError("x"), False, False, True),
+        (nobat.TransportError("x"), True, True, True),
+        (nobat.TransportError("x"), True, False, False),
+        (nobat.Timeout("x"), True, True, False),
+        (nobat.ProtocolError("x"), True, True, False),
+        (nobat.Unavailable("x", status=503), True, False, True),
+        (nobat.RateLimited("x", status=429), True, True, False),
+    ],
+)
+def test_what_is_made_again(error: nobat.NobatError, sent: bool, keyed: bool, again: bool) -> None:
+    decide: Callable[[int], float | None] = lambda tried: Retry().pause(tried, error, sent=sent, keyed=keyed)
+    assert (decide(1) is not None) is again
+    assert decide(3) is None
