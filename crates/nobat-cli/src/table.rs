@@ -131,8 +131,9 @@ fn lines(out: &mut String, value: &Value, indent: usize, width: usize, now_ms: u
         *out += &format!("{:indent$}{}\n", "", shown("", value, now_ms));
         return;
     };
+    let twice = |name: &str| name.strip_suffix("_ms").is_some_and(|other| members.contains_key(other));
     let widest = members.iter().filter(|(_, value)| !is_nested(value)).map(|(name, _)| count(name)).max().unwrap_or(0);
-    for (name, value) in members.iter().filter(|(_, value)| !is_nested(value)) {
+    for (name, value) in members.iter().filter(|(name, value)| !is_nested(value) && !twice(name)) {
         *out += &format!("{:indent$}{}  {}\n", "", pad(&plain(name), widest), shown(name, value, now_ms));
     }
     for (name, value) in members.iter().filter(|(_, value)| is_nested(value)) {
@@ -169,6 +170,9 @@ fn scalar_members(items: &[Value]) -> Vec<String> {
             names.push(name.clone());
         }
     }
+    // `started_at_ms` says again what `started_at` does.
+    let all = names.clone();
+    names.retain(|name| !name.strip_suffix("_ms").is_some_and(|other| all.iter().any(|name| name == other)));
     names
 }
 
@@ -176,6 +180,7 @@ fn scalar_members(items: &[Value]) -> Vec<String> {
 fn span(seconds: f64) -> String {
     let whole = seconds as u64;
     match seconds {
+        0.0 => "0 s".to_owned(),
         s if s < 1e-3 => format!("{:.0} µs", s * 1e6),
         s if s < 1.0 => format!("{:.0} ms", s * 1e3),
         s if s < 10.0 => format!("{s:.1} s"),
@@ -253,14 +258,14 @@ mod tests {
     #[test]
     fn an_object_is_a_line_a_member_and_what_is_in_it_is_under_it() {
         let answer = json!({
-            "name": "digits", "ready": true, "predictions": [[0.5, 1.0]], "queue": {"queued_bytes": 2048, "oldest_ms": 1500},
+            "name": "digits", "ready": true, "at": "x", "at_ms": 5, "predictions": [[0.5, 1.0]], "queue": {"queued_bytes": 2048, "oldest_ms": 1500},
             "versions": [{"version": "1", "state": "ready", "inputs": [{"name": "x"}]}],
         });
         assert_eq!(
             render(&answer, None, 80, NOW),
-            "name         digits\nready        yes\npredictions  [[0.5,1.0]]\n\
-             queue\n  queued_bytes  2.0 KiB\n  oldest_ms     1.5 s\n\
-             versions\n  VERSION  STATE\n  1        ready\n"
+            "at           x\nname         digits\npredictions  [[0.5,1.0]]\nready        yes\n\
+             queue\n  oldest_ms     1.5 s\n  queued_bytes  2.0 KiB\n\
+             versions\n  STATE  VERSION\n  ready  1\n"
         );
     }
 

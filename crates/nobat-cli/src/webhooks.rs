@@ -50,7 +50,9 @@ enum Action {
     /// Send to a URL again that answered 410.
     Enable {
         /// The URL, as it was declared.
-        url: String,
+        // Not `url`: that is the service's address, by its flag.
+        #[arg(value_name = "URL")]
+        receiver: String,
     },
 }
 
@@ -62,15 +64,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
             client.request(Method::POST, &format!("/api/v1/webhooks/deliveries/{}/redeliver", segment(id)))
         }
         Action::Endpoints => client.request(Method::GET, "/api/v1/webhooks/endpoints"),
-        Action::Enable { url } => client
+        Action::Enable { receiver } => client
             .request(Method::POST, "/api/v1/webhooks/endpoints/enable")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(json!({ "url": url }).to_string()),
+            .body(json!({ "url": receiver }).to_string()),
     };
     block_on(async {
         let answer = client.json(request).await?.1;
         match &args.action {
-            Action::Enable { url } => args.output.print(&json!({"enabled": url}), None),
+            Action::Enable { receiver } => args.output.print(&json!({"enabled": receiver}), None),
             _ => args.output.print(&answer, Some(&DELIVERIES)),
         }
     })

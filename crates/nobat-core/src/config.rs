@@ -129,6 +129,8 @@ impl<P: Provider> Provider for InUnits<P> {
 
 fn in_units(key: &str, value: &mut Value) {
     match value {
+        // A stored request is its owner's own words.
+        Value::Dict(..) if key == "request" => {}
         Value::Dict(_, members) => members.iter_mut().for_each(|(key, value)| in_units(key, value)),
         Value::Array(_, items) => items.iter_mut().for_each(|item| in_units(key, item)),
         Value::String(tag, text) => {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nobat_core::units;
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
 
@@ -191,7 +192,17 @@ fn read_file(path: &Path) -> Result<Option<String>, String> {
 }
 
 fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
-    let file: ModelFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    // The rest of `settings` is others' words: a class may be called `3s`.
+    for name in ["batching", "provider"] {
+        if let Some(value) = table.get_mut(name) {
+            in_units(name, value);
+        }
+    }
+    if let Some(cache) = table.get_mut("settings").and_then(|settings| settings.get_mut("cache")) {
+        in_units("cache", cache);
+    }
+    let file: ModelFile = table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
     let version = |value: &toml::Value| match value {
         toml::Value::String(text) => SmolStr::from(text.as_str()),
         other => other.to_string().into(),
@@ -209,6 +220,21 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     settings.config.batching = overlay(&settings.config.batching, file.batching, "batching")?;
     settings.config.provider = overlay(&settings.config.provider, file.provider, "provider")?;
     Ok(())
+}
+
+/// Durations and sizes that are written with their units, as in the configuration.
+fn in_units(key: &str, value: &mut toml::Value) {
+    match value {
+        toml::Value::Table(members) => members.iter_mut().for_each(|(key, value)| in_units(key, value)),
+        toml::Value::Array(items) => items.iter_mut().for_each(|item| in_units(key, item)),
+        toml::Value::String(text) => {
+            if let Some(number) = units::in_unit_of(key, text) {
+                let whole = number.fract() == 0.0 && (0.0..9e15).contains(&number);
+                *value = if whole { (number as i64).into() } else { number.into() };
+            }
+        }
+        _ => {}
+    }
 }
 
 /// `base` with the keys of `over`; an unknown key is refused by its name.
@@ -299,6 +325,20 @@ mod tests {
         assert_eq!(settings.config.batching.max_rows, 1024);
         assert_eq!(settings.gateway["slo_ms"], 50.0);
         assert_eq!(settings.gateway["routing_key"], "vision.digits");
+    }
+
+    #[test]
+    fn durations_and_sizes_may_be_written_with_their_units() {
+        let text = "[batching]\nslo_ms = \"1.5s\"\nmax_queue_delay_ms = \"500us\"\nmax_batch_bytes = \"64MiB\"\n\
+                    [settings]\ncache = { ttl_s = \"10m\" }\nclass_labels = { y_s = [\"3s\"] }\n";
+        let settings = read_with(&[("model.toml", text)]).expect("reads");
+        let batching = &settings.config.batching;
+        assert_eq!((batching.slo_ms, batching.max_queue_delay_ms), (1_500.0, 0.5));
+        assert_eq!(batching.max_batch_bytes, 64 << 20);
+        assert_eq!(settings.gateway["cache"]["ttl_s"], 600);
+        assert_eq!(settings.gateway["class_labels"]["y_s"][0], "3s", "a name of the owner's");
+        let refused = read_with(&[("model.toml", "[batching]\nslo_ms = \"soon\"")]).expect_err("refused");
+        assert!(refused.contains("slo_ms") || refused.contains("[batching]"), "{refused}");
     }
 
     #[test]
