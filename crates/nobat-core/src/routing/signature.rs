@@ -74,7 +74,8 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[Known<'_>]) -> Re
             let targets = order.iter().map(|weighted| (weighted.target.clone(), fit(&weighted.target)));
             let (targets, mut missing, live) = split(route, targets.collect(), passes, true)?;
             for idle in shares.iter().filter(|weighted| weighted.share() == 0) {
-                missing.extend(of_copy(route, &targets[0], &idle.target, fit(&idle.target)).err());
+                missing
+                    .extend(of_copy(route, &targets[0], &idle.target, fit(&idle.target)).err().map(|passed| *passed));
             }
             Fitted { signature: same(route, targets, true)?, live, missing }
         }
@@ -85,7 +86,7 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[Known<'_>]) -> Re
             for copy in &shadow.copies {
                 match of_copy(route, &targets[0], copy, fit(copy)) {
                     Ok(signature) => targets.push((copy.clone(), signature)),
-                    Err(passed) => missing.push(passed),
+                    Err(passed) => missing.push(*passed),
                 }
             }
             Fitted { signature: same(route, targets, true)?, live, missing }
@@ -173,14 +174,14 @@ fn of_copy(
     primary: &(Target, ModelSignature),
     copy: &Target,
     fitted: Result<Fitted>,
-) -> std::result::Result<ModelSignature, Missing> {
-    let passed = |error| Missing { target: copy.clone(), error, fits: false };
+) -> std::result::Result<ModelSignature, Box<Missing>> {
+    let passed = |error| Box::new(Missing { target: copy.clone(), error, fits: false });
     let fitted = fitted.map_err(passed)?;
     let own = (copy.clone(), fitted.signature);
     match differs(route, primary, &own, true) {
         Some(error) => Err(passed(error)),
         None if fitted.live => Ok(own.1),
-        None => Err(unserved(route, own.0)),
+        None => Err(Box::new(unserved(route, own.0))),
     }
 }
 
