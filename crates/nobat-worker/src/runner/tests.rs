@@ -415,7 +415,7 @@ fn a_delay_never_makes_a_held_job_miss_its_deadline() {
 fn outputs_over_the_limit_fail_their_job_alone() {
     let mut bench = bench(8, true);
     bench.runner.most = 100;
-    let wide = vec![1.0; 40];
+    let wide = [1.0; 40];
     let outcomes = bench.run(vec![job(1, &[1.0], 0), job(2, &wide[..6], 0), job(3, &wide[..30], 0), job(4, &[2.0], 0)]);
     for (number, outcome) in outcomes {
         match (number, &outcome) {
