@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nobat_core::config::{Layers, StoreSettings, without_password};
+use nobat_core::config::{Layers, StoreSettings};
 use nobat_core::logging::LogSettings;
+use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::config::GatewayConfig;
 use nobat_queue::queue::QueueSettings;
@@ -67,18 +68,33 @@ impl Settings {
     }
 }
 
-/// Print the settings in effect, as TOML.
+/// Print the settings in effect, as TOML; secrets are left out.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  nobat config\n  NOBAT_QUEUE__LEASE_MS=3000 nobat config --config my.toml")]
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: Args, file: Option<&Path>) -> Result<()> {
-    let mut settings = Settings::read(file)?;
+    let settings = Settings::read(file)?;
     settings.validate()?;
-    settings.store.redis = without_password(&settings.store.redis);
-    settings.gateway.webhooks.secrets.iter_mut().for_each(|secret| *secret = "whsec_…".into());
-    print!("{}", toml::to_string_pretty(&settings)?);
+    print!("{}", shown(&settings)?);
     Ok(())
+}
+
+/// The settings as they may be shown. Those that are secret hide themselves; in the
+/// others (a task's webhook, a command's arguments) no URL shows more than it may.
+fn shown(settings: &Settings) -> Result<String> {
+    let mut table = toml::Value::try_from(settings)?;
+    hide_urls(&mut table);
+    Ok(toml::to_string_pretty(&table)?)
+}
+
+fn hide_urls(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => *text = shown_url(text),
+        toml::Value::Array(items) => items.iter_mut().for_each(hide_urls),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| hide_urls(value)),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +125,36 @@ mod tests {
             }
         }
         assert!(sections >= 2, "the page shows routes and periodic tasks");
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let file = r#"
+            [store]
+            redis = "redis+sentinel://me:topsecret@a,b/service"
+            [gateway.monitor]
+            webhook = "https://hooks.example/services/topsecret"
+            webhook_secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+            [gateway.webhooks]
+            secrets = ["whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"]
+            [[scheduler.periodic]]
+            name = "nightly"
+            crontab = "0 3 * * *"
+            predict = { model = "m", request = { inputs = [] }, webhook = "https://hooks.example/topsecret?k=topsecret" }
+        "#;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("nobat.toml");
+        std::fs::write(&path, file).expect("written");
+        let settings = Settings::read(Some(&path)).expect("reads");
+        for text in [shown(&settings).expect("TOML"), format!("{settings:?}")] {
+            assert!(!text.contains("whsec") && !text.contains("MDEy"), "{text}");
+        }
+        let text = shown(&settings).expect("TOML");
+        assert!(!text.contains("topsecret"), "{text}");
+        assert!(
+            text.contains("redis+sentinel://me:***@a,b/service") && text.contains("https://hooks.example/***"),
+            "{text}"
+        );
     }
 
     #[test]

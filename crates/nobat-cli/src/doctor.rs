@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use nobat_core::config::without_password;
 
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
@@ -22,7 +21,7 @@ use crate::store;
 pub(crate) struct Args {
     /// Redis with the queues, instead of the configured store. Several
     /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
-    #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
+    #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
     /// Look the queues on Redis over: wrong types, lost records, counters that are off.
     #[arg(long)]
@@ -45,7 +44,7 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         }
     };
     let settings = Settings::read(file).and_then(|mut settings| {
-        args.redis.into_iter().for_each(|url| settings.store.redis = url);
+        args.redis.into_iter().for_each(|url| settings.store.redis = url.into());
         settings.validate().map(|()| settings)
     });
     tell("settings", settings.as_ref().map(|_| "read".to_owned()).map_err(|error| anyhow::anyhow!("{error}")));
@@ -80,9 +79,9 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
 /// What the store says of itself, and what it warns of.
 fn look_at_store(settings: &Settings) -> (Result<String>, Vec<String>) {
     let data = &settings.store.data;
-    let name = match settings.store.redis.as_str() {
-        "" => data.display().to_string(),
-        url => without_password(url),
+    let name = match settings.store.redis.is_empty() {
+        true => data.display().to_string(),
+        false => settings.store.redis.shown(),
     };
     // A folder belongs to one process: one that serves has opened it, and tells
     // of its store's health itself.
@@ -104,7 +103,8 @@ async fn audit(settings: &Settings, model: Option<String>, repair: bool) -> Resu
     if settings.store.redis.is_empty() {
         bail!("only queues on Redis are looked over; the embedded store checks itself when it opens");
     }
-    let queue = RedisQueue::connect(&settings.store.redis, settings.queue.clone(), &settings.store.prefix).await?;
+    let queue =
+        RedisQueue::connect(settings.store.redis.expose(), settings.queue.clone(), &settings.store.prefix).await?;
     let mut models: Vec<String> = match model {
         Some(model) => vec![model],
         None => queue.models().await?.iter().map(ToString::to_string).collect(),

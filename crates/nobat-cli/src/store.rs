@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nobat_core::config::without_password;
 use nobat_queue::Queue;
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
@@ -16,8 +15,8 @@ pub(crate) async fn open(settings: &Settings) -> Result<Arc<dyn Queue>> {
     if store.redis.is_empty() {
         return Ok(SqliteQueue::open(&store.data, queue)?);
     }
-    let redis = RedisQueue::connect(&store.redis, queue, &store.prefix)
+    let redis = RedisQueue::connect(store.redis.expose(), queue, &store.prefix)
         .await
-        .with_context(|| format!("cannot use the queue at {}", without_password(&store.redis)))?;
+        .with_context(|| format!("cannot use the queue at {}", store.redis.shown()))?;
     Ok(redis)
 }

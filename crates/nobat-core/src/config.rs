@@ -17,7 +17,7 @@
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map, Num, Value};
 use figment::{Metadata, Profile, Provider};
@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::secret::{SecretUrl, shown_url};
 use crate::units;
 
 /// Every section a configuration may have, over all binaries.
@@ -40,7 +41,7 @@ const ENV_PREFIX: &str = "NOBAT_";
 #[serde(default, deny_unknown_fields)]
 pub struct StoreSettings {
     /// Redis URL; empty: the embedded store under `data`.
-    pub redis: String,
+    pub redis: SecretUrl,
     /// What every Redis key begins with; deployments that share a Redis differ here.
     pub prefix: String,
     /// Folder of the embedded store.
@@ -49,14 +50,14 @@ pub struct StoreSettings {
 
 impl Default for StoreSettings {
     fn default() -> StoreSettings {
-        StoreSettings { redis: String::new(), prefix: "nobat".into(), data: ".nobat/data".into() }
+        StoreSettings { redis: SecretUrl::default(), prefix: "nobat".into(), data: ".nobat/data".into() }
     }
 }
 
 impl StoreSettings {
     /// The Redis URL, or Redis on this machine where none is set.
     pub fn redis_or_local(&self) -> &str {
-        match self.redis.as_str() {
+        match self.redis.expose() {
             "" => "redis://127.0.0.1:6379",
             url => url,
         }
@@ -168,6 +169,11 @@ fn tell(error: figment::Error, section: Option<&str>) -> Error {
             Error { message: format!("{}{layer}", refused.message), ..refused }
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            let actual = match actual {
+                Actual::Str(_) if key.contains("secret") => "some text".to_owned(),
+                Actual::Str(text) => Actual::Str(shown_url(text)).to_string(),
+                actual => actual.to_string(),
+            };
             let takes = units::remedy(&key).unwrap_or_else(|| format!("it takes {expected}"));
             invalid(format!("setting `{key}` is {actual}{layer}; {takes}"))
         }
@@ -190,21 +196,10 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorCode::InvalidParameter, message)
 }
 
-/// A URL whose password is left out: for logs and people's eyes.
-pub fn without_password(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (&url[..scheme.len() + 3], rest));
-    match rest.rsplit_once('@') {
-        Some((login, host)) => {
-            let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}{user}:***@{host}")
-        }
-        None => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     fn layers(toml: &str) -> Result<Layers> {
         Layers::check(Figment::from(InUnits(Toml::string(toml))))
@@ -265,11 +260,20 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
-        assert_eq!(without_password("redis://me:secret@db:6379/0"), "redis://me:***@db:6379/0");
-        assert_eq!(without_password("redis://:se@cret@db"), "redis://:***@db");
-        assert_eq!(without_password("redis://db"), "redis://db");
-        assert_eq!(without_password("me:secret@db:6379"), "me:***@db:6379");
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        #[derive(Debug, Default, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Webhooks {
+            secrets: Vec<Secret>,
+            retry_s: Vec<u32>,
+        }
+        let refused = |toml: &str| layers(toml).expect("reads").section::<Webhooks>("gateway").expect_err("no").message;
+        let message = refused("[gateway]\nsecrets = \"whsec_abc\"");
+        assert!(message.contains("`gateway.secrets`") && !message.contains("abc"), "{message}");
+        let message = refused("[gateway]\nretry_s = \"redis://:pw@db\"");
+        assert!(message.contains("`gateway.retry_s`") && !message.contains("pw"), "{message}");
+        let message = refused("[gateway]\nretry_s = \"soon\"");
+        assert!(message.contains("soon"), "{message}");
     }
 
     #[test]
@@ -292,7 +296,7 @@ mod tests {
             jail.set_env("NOBAT_LISTEN", "a flag's own variable");
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             let store: StoreSettings = layers.section("store").expect("a section");
-            assert_eq!((store.redis.as_str(), store.data.as_path()), ("redis://env", Path::new("/from/file")));
+            assert_eq!((store.redis.expose(), store.data.as_path()), ("redis://env", Path::new("/from/file")));
             jail.set_env("NOBAT_QUEUE__LEASE_MS", "2s");
             let layers = Layers::read(Some(Path::new("nobat.toml"))).expect("reads");
             assert_eq!(layers.section::<Timed>("queue").expect("a section").lease_ms, 2_000);

@@ -28,6 +28,7 @@ pub mod retry;
 pub mod routing;
 pub mod schedule;
 pub mod score;
+pub mod secret;
 pub mod signature;
 pub mod statistics;
 pub mod tensor;

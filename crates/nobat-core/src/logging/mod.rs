@@ -1,15 +1,17 @@
 //! Logging set-up: log4rs from `config/log4rs.yaml`, the same in every binary.
 //!
 //! Owns the logger's configuration: console and a file per day ([`daily`]), one
-//! line per event as text or JSON ([`line`]), levels changed while running
-//! ([`signals`]). It does not own what is logged: callers use the `log` crate
+//! line per event as text or JSON ([`line`]), equal lines counted ([`condense`]),
+//! levels changed while running ([`signals`]). It does not own what is logged: callers use the `log` crate
 //! with a readable message and fields, and never pass tensors, bodies or keys.
 //!
 //! Invariants:
 //! - Logging never takes the service down: a log folder that is missing, full or
 //!   not ours costs a line on stderr (at most one a minute), nothing else.
+//! - Trouble that repeats costs a few lines a minute, whatever its rate.
 //! - A reload that cannot be read leaves the running configuration in place.
 
+mod condense;
 mod daily;
 mod levels;
 mod line;
@@ -17,14 +19,22 @@ mod signals;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use log4rs::config::{Config, Deserializers, Logger as LoggerConfig, RawConfig, Root};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use condense::{Condenser, Summary, Untold, Verdict, WithCount};
+
 use crate::error::{Error, ErrorCode, Result};
+
+pub use condense::ACCESS;
+
+/// How often counted lines are looked at while there are some.
+const COUNTED_EVERY: Duration = Duration::from_millis(500);
 
 /// The configuration used when no file is named.
 const BUILT_IN: &str = include_str!("../../../../config/log4rs.yaml");
@@ -90,7 +100,10 @@ pub fn init(program: &'static str, settings: LogSettings) -> Result<Logging> {
     let logger = build(program, &settings, 0)?;
     let max = logger.max_log_level();
     let active = Arc::new(RwLock::new(logger));
-    log::set_boxed_logger(Box::new(Active(active.clone())))
+    let counting =
+        Arc::new(Counting { logger: active.clone(), condenser: Condenser::default(), some: AtomicBool::new(false) });
+    let teller = tell_counted(counting.clone());
+    log::set_boxed_logger(Box::new(Active { counting, teller }))
         .map_err(|error| invalid(format!("logging is already set up: {error}")))?;
     log::set_max_level(max);
     let logging = Logging { shared: Arc::new(Shared { settings, program, active, extra: Mutex::new(0) }) };
@@ -138,22 +151,91 @@ impl Logging {
     }
 }
 
-/// The installed logger: whatever was built last. A lock rather than log4rs's
-/// own handle, because that one forgets our error handler on every change.
-struct Active(Arc<RwLock<log4rs::Logger>>);
+/// The installed logger: whatever was built last, behind the counting of equal lines.
+struct Active {
+    counting: Arc<Counting>,
+    /// Tells what was counted; `None` where the system refused it: then it is told
+    /// with the next line of its kind.
+    teller: Option<Thread>,
+}
+
+struct Counting {
+    /// A lock rather than log4rs's own handle, because that one forgets our error
+    /// handler on every change.
+    logger: Arc<RwLock<log4rs::Logger>>,
+    condenser: Condenser,
+    /// Whether something was counted since the teller looked.
+    some: AtomicBool,
+}
 
 impl log::Log for Active {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        self.0.read().enabled(metadata)
+        self.counting.logger.read().enabled(metadata)
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        self.0.read().log(record);
+        let logger = self.counting.logger.read();
+        if !Condenser::concerns(record.level(), record.target()) {
+            return logger.log(record);
+        }
+        if !logger.enabled(record.metadata()) {
+            return;
+        }
+        match self.counting.condenser.judge(record, Instant::now()) {
+            Verdict::Write => logger.log(record),
+            Verdict::WriteWith(untold) => write_with(&logger, record, untold),
+            Verdict::Count => {
+                if !self.counting.some.swap(true, Ordering::AcqRel)
+                    && let Some(teller) = &self.teller
+                {
+                    teller.unpark();
+                }
+            }
+        }
     }
 
     fn flush(&self) {
-        self.0.read().flush();
+        self.counting.tell(true);
+        self.counting.logger.read().flush();
     }
+}
+
+impl Counting {
+    /// Writes what was counted and is due; `all`: whatever was.
+    fn tell(&self, all: bool) {
+        let logger = self.logger.read();
+        for Summary { level, target, message, untold } in self.condenser.due(Instant::now(), all) {
+            let mut record = log::Record::builder();
+            record.level(level).target(&target);
+            write_with(&logger, &record.args(format_args!("{message}")).build(), untold);
+        }
+    }
+}
+
+fn write_with(logger: &log4rs::Logger, record: &log::Record<'_>, untold: Untold) {
+    let fields = WithCount { fields: record.key_values(), more: untold.count };
+    let mut counted = record.to_builder();
+    counted.key_values(&fields);
+    log::Log::log(logger, &counted.args(format_args!("{} ({untold})", record.args())).build());
+}
+
+/// Starts the thread that tells of what was counted when nothing more of it comes.
+fn tell_counted(counting: Arc<Counting>) -> Option<Thread> {
+    let thread = std::thread::Builder::new().name("log-count".into()).stack_size(256 * 1024);
+    let spawned = thread.spawn(move || {
+        loop {
+            while !counting.some.load(Ordering::Acquire) {
+                std::thread::park();
+            }
+            std::thread::sleep(COUNTED_EVERY);
+            counting.some.store(false, Ordering::Release);
+            counting.tell(false);
+            if counting.condenser.has_untold() {
+                counting.some.store(true, Ordering::Release);
+            }
+        }
+    });
+    spawned.ok().map(|thread| thread.thread().clone())
 }
 
 fn build(program: &str, settings: &LogSettings, extra: usize) -> Result<log4rs::Logger> {

@@ -49,8 +49,8 @@ impl Alerts {
         }
         let named =
             |error: Error| Error::new(ErrorCode::InvalidParameter, format!("monitor.webhook: {}", error.message));
-        let target = config.addresses.check(&config.webhook).map_err(named)?;
-        let secret = match config.webhook_secret.as_str() {
+        let target = config.addresses.check(config.webhook.expose()).map_err(named)?;
+        let secret = match config.webhook_secret.expose() {
             "" => None,
             text => Some(WebhookSecret::parse(text).map_err(named)?),
         };

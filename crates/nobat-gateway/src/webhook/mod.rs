@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use nobat_core::infer::InferResponse;
 use nobat_core::job::{JobState, JobView};
+use nobat_core::secret::Secret;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_ops::Metrics;
 use nobat_queue::{Ledger, route_jobs};
@@ -58,7 +59,7 @@ const DISABLED: &str = "webhook-disabled";
 pub struct WebhookSettings {
     /// `whsec_…` secrets, the newest first. While there are two, deliveries
     /// carry both signatures: add the new one, move the receivers, drop the old.
-    pub secrets: Vec<String>,
+    pub secrets: Vec<Secret>,
     /// Plain http and private addresses, where the operator wants them.
     pub addresses: AddressPolicy,
     /// Delays before each retry, in seconds; the first attempt is at once.
@@ -109,8 +110,8 @@ impl WebhookSettings {
     }
 
     fn parsed(&self) -> Result<Vec<WebhookSecret>> {
-        let parse = |secret: &String| {
-            WebhookSecret::parse(secret)
+        let parse = |secret: &Secret| {
+            WebhookSecret::parse(secret.expose())
                 .map_err(|error| Error { message: format!("webhooks.secrets: {}", error.message), ..error })
         };
         self.secrets.iter().map(parse).collect()
