@@ -42,6 +42,12 @@ operations *args:
     cargo build --release --workspace --bins --locked
     NOBAT_OPERATIONS=full cargo test --release --locked -p nobat-cli --test operations {{args}} -- --nocapture --test-threads 1
 
+# Starts that are interrupted or refused, a rollout, and outages of the store, in full (about ten minutes; the full disk needs root).
+life *args:
+    cargo build --release --workspace --bins --locked
+    python3 scripts/check_starts.py {{args}}
+    python3 scripts/check_outages.py
+
 # Traces to a collector, which only builds with the feature have.
 traces:
     cargo test --locked -p nobat-ops --features otlp --test otlp

@@ -265,14 +265,14 @@ mod tests {
         #[serde(default, deny_unknown_fields)]
         struct Webhooks {
             secrets: Vec<Secret>,
-            retry_s: Vec<u32>,
+            on: bool,
         }
-        let refused = |toml: &str| layers(toml).expect("reads").section::<Webhooks>("gateway").expect_err("no").message;
+        let refused = |toml: &str| layers(toml).and_then(|all| all.section::<Webhooks>("gateway")).expect_err("no").message;
         let message = refused("[gateway]\nsecrets = \"whsec_abc\"");
         assert!(message.contains("`gateway.secrets`") && !message.contains("abc"), "{message}");
-        let message = refused("[gateway]\nretry_s = \"redis://:pw@db\"");
-        assert!(message.contains("`gateway.retry_s`") && !message.contains("pw"), "{message}");
-        let message = refused("[gateway]\nretry_s = \"soon\"");
+        let message = refused("[gateway]\non = \"redis://:pw@db\"");
+        assert!(message.contains("`gateway.on`") && !message.contains("pw"), "{message}");
+        let message = refused("[gateway]\non = \"soon\"");
         assert!(message.contains("soon"), "{message}");
     }
 
