@@ -100,6 +100,8 @@ fn main() -> ExitCode {
         Command::Config(args) => config::run(args, cli.config.as_deref()),
         Command::Completions(args) => completions::run(args),
     };
+    // What was counted is told.
+    log::logger().flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nobat_core::logging;
-use nobat_ops::{Stop, notify};
+use nobat_ops::{Stop, exit_now, notify};
 
 use crate::config::Settings;
 use crate::store;
@@ -31,8 +31,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // First of all: a stop is heard from here on.
+    let stop = runtime.block_on(async { Stop::listen() })?;
     let mut settings = Settings::read(file)?;
-    settings.store.redis = args.redis.unwrap_or(settings.store.redis);
+    settings.store.redis = args.redis.map_or(settings.store.redis, Into::into);
     settings.log.level = args.log_level.unwrap_or(settings.log.level);
     settings.log.dir = args.log_dir.unwrap_or(settings.log.dir);
     settings.validate()?;
@@ -43,18 +46,26 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         bail!("no periodic task is declared; add [[scheduler.periodic]] to the configuration, see docs/CONFIG.md");
     }
     logging::init("nobat-scheduler", settings.log.clone().or_service_dir())?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(schedule(settings))
+    runtime.block_on(schedule(settings, stop))
 }
 
-async fn schedule(mut settings: Settings) -> Result<()> {
-    let mut stop = Stop::listen()?;
+async fn schedule(mut settings: Settings, mut stop: Stop) -> Result<()> {
     settings.scheduler.enabled = true;
-    let queue = store::open(&settings).await?;
-    let scheduler = nobat_scheduler::start(&settings.scheduler, queue).await?;
+    let starting = async {
+        let queue = store::open(&settings).await?;
+        anyhow::Ok(nobat_scheduler::start(&settings.scheduler, queue).await?)
+    };
+    let Some(scheduler) = stop.unless_asked(starting).await else { return Ok(()) };
+    let scheduler = scheduler?;
     notify::ready();
     tokio::spawn(notify::watchdog());
     stop.asked().await;
     notify::stopping();
-    scheduler.stop().await;
-    Ok(())
+    tokio::select! {
+        () = scheduler.stop() => Ok(()),
+        () = stop.again() => {
+            eprintln!("nobat: ended by a second signal before the drain was done");
+            exit_now(1)
+        }
+    }
 }

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use nobat_core::logging;
 use nobat_core::signature::ModelState;
 use nobat_core::units;
-use nobat_gateway::Gateway;
 use nobat_gateway::config::listen_address;
-use nobat_ops::{Stop, notify, traces};
-use nobat_worker::Worker;
+use nobat_gateway::{Gateway, GatewayHandle};
+use nobat_ops::{Stop, exit_now, notify, traces};
+use nobat_scheduler::SchedulerHandle;
 use nobat_worker::config::ProviderKind;
+use nobat_worker::{Worker, WorkerHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
     /// Redis with the queues, instead of the embedded one. Several
     /// servers: redis+cluster://HOST1,HOST2, redis+sentinel://HOST1,HOST2/SERVICE; TLS: rediss.
-    #[arg(long, env = "NOBAT_REDIS", value_name = "URL")]
+    #[arg(long, env = "NOBAT_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
     /// Execution provider: cpu, cuda.
     #[arg(long, env = "NOBAT_PROVIDER")]
@@ -88,7 +89,7 @@ impl Args {
         set(&mut settings.gateway.auth.keys, self.keys);
         settings.gateway.auth.insecure |= self.insecure;
         settings.worker.provider.kind = self.provider.unwrap_or(settings.worker.provider.kind);
-        set(&mut settings.store.redis, self.redis);
+        self.redis.into_iter().for_each(|url| settings.store.redis = url.into());
         set(&mut settings.log.level, self.log_level);
         let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);
         set(&mut settings.store.data, self.data);
@@ -99,6 +100,9 @@ impl Args {
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // First of all: a stop is heard from here on.
+    let stop = runtime.block_on(async { Stop::listen() })?;
     let mut settings = Settings::read(file)?;
     args.over(&mut settings)?;
     settings.validate()?;
@@ -111,54 +115,72 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     }
     logging::init("nobat", log)?;
     let _traces = traces::start("nobat")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings, started))
+    runtime.block_on(serve(settings, started, stop))
 }
 
-async fn serve(mut settings: Settings, started: Instant) -> Result<()> {
-    let mut stop = Stop::listen()?;
+async fn serve(mut settings: Settings, started: Instant, mut stop: Stop) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let queue = store::open(&settings).await?;
     let models = settings.worker.models.clone();
     if settings.gateway.threads == 0 {
         // The other half is the worker's: more would only take turns with it.
         settings.gateway.threads = settings.gateway.thread_count().div_ceil(2);
     }
-    let worker = Worker::start(settings.worker, queue.clone())?;
-    let gateway = Gateway::start(settings.gateway, queue.clone()).await?;
-    gateway.metrics().snapshot("nobat_worker", worker.batching());
-    let scheduler = nobat_scheduler::start(&settings.scheduler, queue).await?;
-    let failed = tokio::select! {
-        failed = worker.ready() => failed,
-        () = stop.asked() => Vec::new(),
-    };
-    let signatures = worker.signatures();
-    if signatures.iter().all(|model| model.state == ModelState::Failed) && !failed.is_empty() {
-        bail!("no model could be loaded: {}", failed.join("; "));
+    let Some(serving) = stop.unless_asked(Serving::start(settings)).await else { return Ok(()) };
+    let serving = serving?;
+    if let Some(failed) = stop.unless_asked(serving.worker.ready()).await {
+        let signatures = serving.worker.signatures();
+        if signatures.iter().all(|model| model.state == ModelState::Failed) && !failed.is_empty() {
+            bail!("no model could be loaded: {}", failed.join("; "));
+        }
+        for reason in &failed {
+            eprintln!("nobat: a model could not be loaded and is not served: {reason}");
+        }
+        print!("{}", welcome(&serving.gateway, &serving.worker, &models, started.elapsed()));
+        notify::ready();
+        tokio::spawn(notify::watchdog());
     }
-    for reason in &failed {
-        eprintln!("nobat: a model could not be loaded and is not served: {reason}");
-    }
-    print!("{}", welcome(&gateway, &worker, &models, started.elapsed()));
-    notify::ready();
-    tokio::spawn(notify::watchdog());
 
     loop {
         tokio::select! {
             () = stop.asked() => break,
-            _ = hangup.recv() => worker.reload(),
+            _ = hangup.recv() => serving.worker.reload(),
         }
     }
     log::info!("draining: finishing what runs, leaving what waits in the queue");
     notify::stopping();
-    let drain = async {
+    tokio::select! {
+        drained = serving.drain() => drained,
+        () = stop.again() => {
+            eprintln!("nobat: ended by a second signal before the drain was done; leased jobs run again");
+            exit_now(1)
+        }
+    }
+}
+
+/// All of a service; dropped, it leaves no thread in a model.
+struct Serving {
+    gateway: GatewayHandle,
+    scheduler: SchedulerHandle,
+    worker: WorkerHandle,
+}
+
+impl Serving {
+    async fn start(settings: Settings) -> Result<Serving> {
+        // What may be refused comes before a model begins to load.
+        let gateway = Gateway::bind(settings.gateway.clone())?;
+        let queue = store::open(&settings).await?;
+        let worker = Worker::start(settings.worker, queue.clone())?;
+        let scheduler = nobat_scheduler::start(&settings.scheduler, queue.clone()).await?;
+        let gateway = gateway.expecting(worker.id()).serve(queue).await?;
+        gateway.metrics().snapshot("nobat_worker", worker.batching());
+        Ok(Serving { gateway, scheduler, worker })
+    }
+
+    async fn drain(self) -> Result<()> {
+        let Serving { gateway, scheduler, worker } = self;
         scheduler.stop().await;
         // The gateway before the worker: its callers wait for what that still runs.
         gateway.stop().await;
         tokio::task::spawn_blocking(move || worker.drain()).await.context("the worker did not drain")
-    };
-    tokio::select! {
-        drained = drain => drained,
-        () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),
     }
 }

@@ -267,7 +267,8 @@ mod tests {
             secrets: Vec<Secret>,
             on: bool,
         }
-        let refused = |toml: &str| layers(toml).and_then(|all| all.section::<Webhooks>("gateway")).expect_err("no").message;
+        let refused =
+            |toml: &str| layers(toml).and_then(|all| all.section::<Webhooks>("gateway")).expect_err("no").message;
         let message = refused("[gateway]\nsecrets = \"whsec_abc\"");
         assert!(message.contains("`gateway.secrets`") && !message.contains("abc"), "{message}");
         let message = refused("[gateway]\non = \"redis://:pw@db\"");

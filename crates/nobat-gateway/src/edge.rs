@@ -16,6 +16,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web;
 use nobat_core::Result;
+use nobat_core::logging::ACCESS;
 
 use crate::auth::{Authenticator, Scope};
 use crate::config::GatewayConfig;
@@ -138,9 +139,6 @@ where
         Ok(response)
     }
 }
-
-/// Where access lines go; its level is set like any module's.
-const ACCESS: &str = "nobat::access";
 
 /// One line per request: what failed at `info` and above, the rest at `debug`. So is
 /// a 503: under overload most are, and they are counted; causes other than

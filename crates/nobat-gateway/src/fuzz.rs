@@ -140,7 +140,12 @@ fn door_of_a_house() -> (Arc<Shared>, &'static str) {
         auth::store(&file, &ring).expect("a file of keys");
         let auth = AuthConfig { keys: file.display().to_string(), insecure: false };
         let config = GatewayConfig { auth, ..GatewayConfig::default() };
-        (Arc::new(Shared::new(config, queue, Metrics::new()).expect("a gateway")), key)
+        (
+            Arc::new(
+                Shared::new(config, queue, Metrics::new(), crate::readiness::Readiness::default()).expect("a gateway"),
+            ),
+            key,
+        )
     });
     (shared.clone(), key)
 }

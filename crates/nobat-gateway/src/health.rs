@@ -1,7 +1,7 @@
 //! Health for probes and people: `/livez`, `/readyz`, `/api/v1/status`.
 //!
-//! Live: this process answers. Ready: it can take predictions: it is not
-//! draining and its store was up when the monitor last looked. A missing worker
+//! Live: this process answers. Ready: it can take predictions ([`crate::readiness`]):
+//! its start is over, its store takes jobs and it is not draining. A missing worker
 //! is no reason to take the gateway out of rotation: jobs can be queued.
 
 use actix_web::http::header;
@@ -15,7 +15,6 @@ use crate::context::RequestContext;
 use crate::error::not_allowed;
 use crate::monitor::{CheckStatus, State};
 use crate::predict::Predictor;
-use crate::state::Shared;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
@@ -36,6 +35,7 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse
     // Details name models and addresses: with authentication on, they are for
     // callers of /api/v1/status.
     if verbose && !shared.edge.auth.is_on() {
+        body["starting"] = (!shared.readiness.is_started()).into();
         body["draining"] = shared.is_draining().into();
         body["checks"] = json!(shared.status.checks());
     } else if verbose {
@@ -63,6 +63,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
         "version": env!("CARGO_PKG_VERSION"),
         "state": if failing { State::Failing } else { State::Ok },
         "ready": shared.is_ready(),
+        "starting": !shared.readiness.is_started(),
         "draining": shared.is_draining(),
         "workers": shared.registry.load().workers.len(),
         "in_flight": shared.edge.limits.in_flight(),
@@ -84,11 +85,4 @@ fn answer(good: bool, body: &serde_json::Value) -> HttpResponse {
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(body.to_string())
-}
-
-impl Shared {
-    /// Whether predictions can be taken.
-    pub fn is_ready(&self) -> bool {
-        !self.is_draining() && self.status.store_is_up()
-    }
 }

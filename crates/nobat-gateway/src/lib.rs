@@ -37,6 +37,7 @@ pub mod origin;
 pub mod outbound;
 mod periodic;
 pub mod predict;
+pub mod readiness;
 pub mod registry;
 pub mod routes;
 pub mod routing;

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nobat_core::config::{Layers, StoreSettings, without_password};
+use nobat_core::config::{Layers, StoreSettings};
 use nobat_core::logging::{self, LogSettings};
+use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode, units};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::{GatewayConfig, listen_address};
-use nobat_ops::{Stop, notify, traces};
+use nobat_ops::{Stop, exit_now, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_scheduler::SchedulerSettings;
@@ -68,7 +69,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let done = run(Args::parse());
+    // What was counted is told.
+    log::logger().flush();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nobat-gateway: {error}");
@@ -78,6 +82,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Error> {
+    let system = |error| Error::new(ErrorCode::Internal, format!("cannot start: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    // First of all: a stop is heard from here on.
+    let mut stop = runtime.block_on(async { Stop::listen() }).map_err(system)?;
     let layers = Layers::read(args.config.as_deref())?;
     let mut store: StoreSettings = layers.section("store")?;
     let queue: QueueSettings = layers.section("queue")?;
@@ -85,7 +93,7 @@ fn run(args: Args) -> Result<(), Error> {
     let scheduler: SchedulerSettings = layers.section("scheduler")?;
     let mut log: LogSettings = layers.section("log")?;
     let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
-    set(&mut store.redis, args.redis);
+    store.redis = args.redis.map_or(store.redis, Into::into);
     set(&mut gateway.listen, args.listen);
     if let Some(port) = args.port {
         gateway.listen = units::listen_address(&port.to_string(), &gateway.listen)?;
@@ -101,17 +109,20 @@ fn run(args: Args) -> Result<(), Error> {
     gateway.check_tasks(&scheduler)?;
     logging::init("nobat-gateway", log.or_service_dir())?;
     let _traces = traces::start("nobat-gateway")?;
-    let system = |error| Error::new(ErrorCode::Internal, format!("cannot start: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {
-        let mut stop = Stop::listen().map_err(system)?;
-        let url = store.redis_or_local();
-        let queue = RedisQueue::connect(url, queue, &store.prefix).await.map_err(|error| Error {
-            message: format!("cannot use the queue at {}: {}", without_password(url), error.message),
-            ..error
-        })?;
-        let gateway = Gateway::start(gateway, queue.clone()).await?;
-        let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
+        let starting = async {
+            // What may be refused comes before the queue is asked for anything.
+            let gateway = Gateway::bind(gateway)?;
+            let url = store.redis_or_local();
+            let queue = RedisQueue::connect(url, queue, &store.prefix).await.map_err(|error| Error {
+                message: format!("cannot use the queue at {}: {}", shown_url(url), error.message),
+                ..error
+            })?;
+            let gateway = gateway.serve(queue.clone()).await?;
+            Ok((gateway, nobat_scheduler::start(&scheduler, queue).await?))
+        };
+        let Some(started) = stop.unless_asked(starting).await else { return Ok(()) };
+        let (gateway, scheduler) = started?;
         notify::ready();
         tokio::spawn(notify::watchdog());
         stop.asked().await;
@@ -119,7 +130,10 @@ fn run(args: Args) -> Result<(), Error> {
         log::info!("draining: answering what is in flight");
         tokio::select! {
             () = async { scheduler.stop().await; gateway.stop().await } => Ok(()),
-            () = stop.asked() => Err(Error::new(ErrorCode::Draining, "ended by a second signal before the drain was done")),
+            () = stop.again() => {
+                eprintln!("nobat-gateway: ended by a second signal before the drain was done");
+                exit_now(1)
+            }
         }
     })
 }

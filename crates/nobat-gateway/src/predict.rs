@@ -89,10 +89,103 @@ impl Predictor {
         if let Some(target) = model.and_then(|model| self.route(model, want)) {
             return target;
         }
+        self.ask(model, |entry| entry.resolve(want))
+    }
+
+    /// As [`Predictor::resolve`], for a request that is to be answered: waits up to
+    /// `patience` for a model that is loading.
+    ///
+    /// # Errors
+    /// As [`Predictor::resolve`].
+    pub async fn resolve_loaded(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+        match self.resolve_served(model, want) {
+            Err(error) if self.is_coming(model, want, &error) => {
+                Box::pin(self.when_loaded(model, want, patience, Predictor::resolve_served)).await
+            }
+            resolved => resolved,
+        }
+    }
+
+    /// As [`Predictor::resolve_loaded`], for a job that is only put into the queue: it
+    /// waits no longer than for what the model takes and gives.
+    ///
+    /// # Errors
+    /// As [`Predictor::resolve`].
+    pub async fn resolve_known(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+        match self.resolve_for_queue(model, want) {
+            Err(error) if self.is_coming(model, want, &error) => {
+                Box::pin(self.when_loaded(model, want, patience, Predictor::resolve_for_queue)).await
+            }
+            resolved => resolved,
+        }
+    }
+
+    /// A route's models may be known before they are loaded.
+    fn resolve_served(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        let target = self.resolve(model, want)?;
+        if !target.live && target.route.is_some() && !self.shared.readiness.is_started() {
+            let message = format!("the models of route `{}` are loading", target.signature.name);
+            return Err(Error::new(ErrorCode::ModelNotReady, message));
+        }
+        Ok(target)
+    }
+
+    fn resolve_for_queue(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        match self.resolve(model, want) {
+            Err(error) if error.code == ErrorCode::ModelNotReady && !self.is_route(model, want) => {
+                self.ask(model, |entry| entry.resolve_for_queue(want))
+            }
+            resolved => resolved,
+        }
+    }
+
+    async fn when_loaded(
+        &self,
+        model: Option<&str>,
+        want: Want<'_>,
+        patience: Duration,
+        resolve: impl Fn(&Predictor, Option<&str>, Want<'_>) -> Result<Target>,
+    ) -> Result<Target> {
+        let started = Instant::now();
+        let over = tokio::time::sleep(patience);
+        tokio::pin!(over);
+        let mut views = self.shared.registry.changes();
+        loop {
+            views.borrow_and_update();
+            let last = match resolve(self, model, want) {
+                Err(error) if self.is_coming(model, want, &error) => error,
+                Err(error) => return Err(error),
+                Ok(target) => return Ok(Target { waited: started.elapsed(), ..target }),
+            };
+            tokio::select! {
+                () = &mut over => return Err(last),
+                _ = views.changed() => {}
+            }
+        }
+    }
+
+    /// Whether what could not be resolved will be, or will have failed, without
+    /// anybody doing anything: it is loading, or this gateway has just been started.
+    pub fn is_coming(&self, model: Option<&str>, want: Want<'_>, error: &Error) -> bool {
+        let starting = !self.shared.readiness.is_started();
+        match error.code {
+            ErrorCode::ModelNotFound => starting,
+            ErrorCode::ModelNotReady if self.is_route(model, want) => starting,
+            ErrorCode::ModelNotReady => self.ask(model, |entry| Ok(entry.is_loading(want))).unwrap_or(starting),
+            _ => false,
+        }
+    }
+
+    fn is_route(&self, model: Option<&str>, want: Want<'_>) -> bool {
+        want == Want::Default && model.is_some_and(|model| self.shared.routes.load().get(model).is_some())
+    }
+
+    /// Asks a model, or the default one, of the registry.
+    fn ask<T>(&self, model: Option<&str>, ask: impl FnOnce(&ModelEntry) -> Result<T>) -> Result<T> {
         let registry = self.shared.registry.load();
         match model {
-            Some(model) => registry.resolve(model, want),
-            None => registry.default_model(&self.shared.config.default_model)?.resolve(want),
+            Some(model) => ask(registry.model(model)?),
+            None => ask(registry.default_model(&self.shared.config.default_model)?),
         }
     }
 
@@ -387,7 +480,7 @@ impl Predictor {
             Box::pin(self.charge(context, &plan)).await?;
             return Box::pin(run::carry_out(self, context, &plan, request, options)).await;
         }
-        let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout());
+        let wait = options.deadline.unwrap_or_else(|| self.shared.config.sync_timeout().saturating_sub(target.waited));
         let keyed = options.idempotency.is_some();
         let answer = self.call(context, target, request, options, wait).await.map_err(|error| match error.code {
             ErrorCode::DeadlineExceeded => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use nobat_core::job::JobOptions;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::Queue;
@@ -29,7 +30,8 @@ const NAMES_SHOWN: usize = 10;
 #[derive(Clone, Default)]
 pub struct Registry {
     current: Arc<ArcSwap<Snapshot>>,
-    changes: Arc<watch::Sender<()>>,
+    /// Counts the views.
+    views: Arc<watch::Sender<u64>>,
 }
 
 /// The view at one moment.
@@ -81,12 +83,25 @@ pub struct Target {
     pub live: bool,
     /// The route that stands here in a model's place.
     pub route: Option<SmolStr>,
+    /// How long the caller has waited for it to load: a part of its wait and of its
+    /// deadline.
+    pub waited: Duration,
 }
 
 impl Registry {
     /// The current view. Do not hold it across an await: it pins the old one.
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.current.load()
+    }
+
+    /// Follows the count of views: 0 before the first.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.views.subscribe()
+    }
+
+    /// Has everybody who follows the views look again.
+    pub(crate) fn look_again(&self) {
+        self.views.send_modify(|views| *views += 1);
     }
 
     /// Finds a version; see [`Snapshot::resolve`].
@@ -97,11 +112,6 @@ impl Registry {
         self.load().resolve(model, want)
     }
 
-    /// Tells of every new view.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-
     /// Reads the workers once.
     ///
     /// # Errors
@@ -110,7 +120,7 @@ impl Registry {
         let workers = queue.workers().await?;
         let next = self.load().next(workers);
         self.current.store(Arc::new(next));
-        self.changes.send_replace(());
+        self.views.send_modify(|views| *views += 1);
         Ok(())
     }
 
@@ -118,6 +128,9 @@ impl Registry {
     pub async fn follow(self, queue: Arc<dyn Queue>) {
         let mut away = false;
         loop {
+            // It listens before it reads: what changes in between is not missed.
+            let mut changed = queue.registry_changed();
+            let listening = futures::poll!(&mut changed).is_pending();
             match self.refresh(&*queue).await {
                 Ok(()) if away => {
                     away = false;
@@ -130,7 +143,9 @@ impl Registry {
                 }
                 Err(_) => {}
             }
-            queue.registry_changed().await;
+            if listening {
+                changed.await;
+            }
             // Workers register in bursts; this also bounds a queue that is away.
             tokio::time::sleep(Duration::from_millis(if away { 500 } else { 5 })).await;
         }
@@ -251,12 +266,34 @@ impl ModelEntry {
         let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
         match signature.state {
             ModelState::Ready => {
-                Ok(Target { signature: signature.clone(), pinned, live: version.is_live(), route: None })
+                let (signature, live) = (signature.clone(), version.is_live());
+                Ok(Target { signature, pinned, live, route: None, waited: Duration::ZERO })
             }
             ModelState::Loading => Err(self.not_ready(signature, "is loading").retry_after(NO_WORKER_RETRY)),
             ModelState::Unloading => Err(self.not_ready(signature, "is being unloaded")),
             ModelState::Failed => Err(self.not_ready(signature, "failed to load")),
         }
+    }
+
+    /// As [`ModelEntry::resolve`], for a job that is only put into the queue: a
+    /// version that loads will do, once what it takes and gives is known.
+    ///
+    /// # Errors
+    /// As [`ModelEntry::resolve`].
+    pub fn resolve_for_queue(&self, want: Want<'_>) -> Result<Target> {
+        let version = self.find(want)?;
+        let signature = &version.signature;
+        // What a worker says before it has opened the file has no digest.
+        if signature.state != ModelState::Loading || signature.digest.is_empty() {
+            return self.resolve(want);
+        }
+        let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
+        Ok(Target { signature: signature.clone(), pinned, live: false, route: None, waited: Duration::ZERO })
+    }
+
+    /// Whether a live worker is loading the version a caller asks for.
+    pub fn is_loading(&self, want: Want<'_>) -> bool {
+        self.find(want).is_ok_and(|version| version.signature.state == ModelState::Loading && version.is_live())
     }
 
     /// Finds the version a caller asks for, whatever its state.
@@ -348,6 +385,11 @@ impl VersionEntry {
 }
 
 impl Target {
+    /// A job's options, less the time that its caller has waited for the model.
+    pub fn after_wait(&self, options: JobOptions) -> JobOptions {
+        JobOptions { deadline: options.deadline.map(|deadline| deadline.saturating_sub(self.waited)), ..options }
+    }
+
     /// Refuses a version that no live worker serves: for callers that wait.
     ///
     /// # Errors

@@ -12,10 +12,13 @@ use actix_web::dev::ServerHandle;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_ops::{Metrics, MetricsServer};
 use nobat_queue::Queue;
+use smol_str::SmolStr;
 use tokio::task::JoinHandle;
 
+use crate::auth::Authenticator;
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
+use crate::readiness::{self, Readiness};
 use crate::routing::jobs::RouteJobs;
 use crate::state::Shared;
 use crate::{exposition, http, monitor, webhook};
@@ -23,8 +26,15 @@ use crate::{exposition, http, monitor, webhook};
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
 
-/// The gateway, before it runs.
-pub struct Gateway;
+/// The gateway, before it serves: its settings hold and its addresses are its own.
+pub struct Gateway {
+    config: GatewayConfig,
+    http: TcpListener,
+    grpc: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    tls: Option<rustls::ServerConfig>,
+    worker: Option<SmolStr>,
+}
 
 /// A running gateway. Dropping it does not stop it; call [`GatewayHandle::stop`].
 pub struct GatewayHandle {
@@ -39,27 +49,57 @@ pub struct GatewayHandle {
 }
 
 impl Gateway {
-    /// Binds and starts; returns when requests can be sent. Call it inside a
-    /// tokio runtime that outlives the handle.
+    /// Checks the settings, reads keys and certificates and binds the addresses:
+    /// whatever may be refused before anything else of a process starts.
     ///
     /// # Errors
-    /// `invalid_parameter` naming the setting and the address that cannot be
-    /// bound.
-    pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
-        let listener = bind("listen", &config.listen)?;
-        let address = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
-        let grpc = match config.grpc.as_str() {
-            "" => None,
-            address => Some(bind("grpc", address)?),
-        };
+    /// `invalid_parameter` naming the setting and the file or the address that cannot
+    /// be used.
+    pub fn bind(config: GatewayConfig) -> Result<Gateway> {
+        config.validate()?;
+        let auth = Authenticator::new(&config.auth)?;
         let tls = config.tls.load()?;
-        let shared = Arc::new(Shared::new(config, queue, Metrics::new())?);
-        shared.edge.auth.check_address(&shared.config.auth, address)?;
-        if let Some(listener) = &grpc {
-            let address = listener.local_addr().map_err(|error| cannot_bind("grpc", &shared.config.grpc, &error))?;
-            shared.edge.auth.check_address(&shared.config.auth, address)?;
+        let taken = |setting: &str, address: &str| match address {
+            "" => Ok(None),
+            address => bind(setting, address).map(Some),
+        };
+        let http = bind("listen", &config.listen)?;
+        let grpc = taken("grpc", &config.grpc)?;
+        let metrics = taken("metrics", &config.metrics)?;
+        for (setting, listener) in [("listen", Some(&http)), ("grpc", grpc.as_ref())] {
+            let Some(listener) = listener else { continue };
+            let address = listener.local_addr().map_err(|error| cannot_bind(setting, setting, &error))?;
+            auth.check_address(&config.auth, address)?;
         }
+        Ok(Gateway { config, http, grpc, metrics, tls, worker: None })
+    }
 
+    /// Is ready when this worker's models are loaded or have failed; without, when
+    /// those of the workers that are there have.
+    #[must_use]
+    pub fn expecting(mut self, worker: &str) -> Gateway {
+        self.worker = Some(worker.into());
+        self
+    }
+
+    /// [`Gateway::bind`] and [`Gateway::serve`].
+    ///
+    /// # Errors
+    /// As both.
+    pub async fn start(config: GatewayConfig, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
+        Gateway::bind(config)?.serve(queue).await
+    }
+
+    /// Starts; returns when requests can be sent. Call it inside a tokio runtime that
+    /// outlives the handle.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for settings that contradict each other; `internal` when
+    /// the system refuses a thread.
+    pub async fn serve(self, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
+        let Gateway { config, http: listener, grpc, metrics, tls, worker } = self;
+        let address = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
+        let shared = Arc::new(Shared::new(config, queue, Metrics::new(), Readiness::new(worker))?);
         match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
@@ -72,12 +112,15 @@ impl Gateway {
             log::warn!("periodic tasks do not know this configuration's routes: {error}");
         }
         exposition::show(&shared);
-        let metrics = match shared.config.metrics.as_str() {
-            "" => None,
-            address => Some(MetricsServer::start(address, shared.metrics.clone()).await?),
-        };
+        let metrics = metrics.map(|listener| {
+            let asked = Arc::downgrade(&shared);
+            let ready = move || asked.upgrade().is_some_and(|shared| shared.is_ready());
+            MetricsServer::serve(listener, shared.metrics.clone(), ready)
+        });
+        let metrics = metrics.transpose()?;
         let background = vec![
             tokio::spawn(shared.registry.clone().follow(shared.queue.clone())),
+            tokio::spawn(readiness::follow(shared.clone())),
             tokio::spawn(monitor::start(shared.clone())?),
             tokio::spawn(shared.edge.auth.clone().follow(shared.config.auth.clone())),
             tokio::spawn(shared.routes.clone().follow(shared.registry.clone())),

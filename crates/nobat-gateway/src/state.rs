@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nobat_core::Result;
 use nobat_ops::Metrics;
-use nobat_queue::Queue;
+use nobat_queue::{Condition, Queue};
 
 use crate::caches::Caches;
 use crate::config::GatewayConfig;
@@ -14,6 +14,7 @@ use crate::edge::Edge;
 use crate::limits::Backlog;
 use crate::meters::Meters;
 use crate::monitor::Status;
+use crate::readiness::Readiness;
 use crate::registry::Registry;
 use crate::routing::Routes;
 use crate::v2::Statistics;
@@ -25,6 +26,8 @@ pub struct Shared {
     pub config: GatewayConfig,
     /// The deployment's queues.
     pub queue: Arc<dyn Queue>,
+    /// Whether they take jobs.
+    pub condition: Condition,
     /// Models that workers serve.
     pub registry: Registry,
     /// Who may come in, and how many.
@@ -45,6 +48,8 @@ pub struct Shared {
     pub routes: Routes,
     /// Who is told of a job's end.
     pub webhooks: Webhooks,
+    /// Whether it can serve.
+    pub readiness: Readiness,
     draining: AtomicBool,
 }
 
@@ -55,12 +60,13 @@ impl Shared {
     /// # Errors
     /// `invalid_parameter` for settings that contradict each other or keys that
     /// cannot be read.
-    pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>, metrics: Metrics) -> Result<Shared> {
+    pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>, metrics: Metrics, readiness: Readiness) -> Result<Shared> {
         config.validate()?;
-        let ledger = queue.ledger();
+        let (ledger, condition) = (queue.ledger(), queue.condition());
         Ok(Shared {
             edge: Edge::new(&config)?,
             caches: Caches::new(queue.ids().derive("result cache"), config.cache.clone())?,
+            condition,
             registry: Registry::default(),
             routes: Routes::new(config.routes.clone(), ledger.clone(), &metrics)?,
             webhooks: Webhooks::new(&config.webhooks, ledger, &metrics)?,
@@ -69,6 +75,7 @@ impl Shared {
             metrics,
             status: Status::default(),
             statistics: Statistics::default(),
+            readiness,
             draining: AtomicBool::new(false),
             config,
             queue,
@@ -83,5 +90,8 @@ impl Shared {
     /// Starts to refuse new predictions; those in flight go on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.readiness.draining();
+        // Who waits for a model hears of it.
+        self.registry.look_again();
     }
 }

@@ -18,4 +18,4 @@ pub mod traces;
 pub mod triton;
 
 pub use metrics::{Metrics, MetricsServer};
-pub use stop::Stop;
+pub use stop::{Stop, exit_now};

@@ -1,4 +1,8 @@
 //! SIGTERM and SIGINT: when a process is asked to end.
+//!
+//! What was asked stays asked: a part of the start that hears of it and goes on
+//! leaves it to be heard by the next part. A second signal is another question,
+//! [`Stop::again`].
 
 use std::io;
 
@@ -9,6 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    /// Signals so far.
+    asked: u32,
 }
 
 impl Stop {
@@ -17,17 +23,79 @@ impl Stop {
     /// # Errors
     /// When the system refuses the handlers.
     pub fn listen() -> io::Result<Stop> {
-        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, asked: 0 })
     }
 
-    /// Resolves at the next of the signals.
+    /// Resolves once the process has been asked to end, at once from then on.
     ///
     /// # Cancel safety
     /// Cancel safe: no signal is lost.
     pub async fn asked(&mut self) {
+        self.reach(1).await;
+    }
+
+    /// Resolves once the process has been asked again: it ends without finishing
+    /// what it drains.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no signal is lost.
+    pub async fn again(&mut self) {
+        self.reach(2).await;
+    }
+
+    /// Does a part of the start; `None`, and the rest of it is dropped, once the
+    /// process has been asked to end.
+    pub async fn unless_asked<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            biased;
+            () = self.asked() => None,
+            done = work => Some(done),
         }
+    }
+
+    async fn reach(&mut self, count: u32) {
+        while self.asked < count {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            self.asked += 1;
+        }
+    }
+}
+
+/// Ends the process at once. Threads may be inside native libraries, whose
+/// clean-up at a normal exit would take what they use from under them; here none
+/// of it runs.
+pub fn exit_now(code: i32) -> ! {
+    log::logger().flush();
+    signal_hook::low_level::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn raise(signal: &str) {
+        let own = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &own]).status().expect("kill runs").success());
+    }
+
+    /// One test: signals are the process's.
+    #[tokio::test]
+    async fn what_was_asked_during_the_start_is_heard_by_every_later_part_of_it() {
+        let mut stop = Stop::listen().expect("handlers");
+        assert_eq!(stop.unless_asked(async { 7 }).await, Some(7));
+        raise("-TERM");
+        assert_eq!(stop.unless_asked(std::future::pending::<()>()).await, None);
+        assert_eq!(stop.unless_asked(async { 7 }).await, None, "the next part hears of it too");
+        stop.asked().await;
+        let again = tokio::time::timeout(Duration::from_millis(50), stop.again()).await;
+        assert!(again.is_err(), "one signal is not two");
+        raise("-INT");
+        stop.again().await;
+        stop.again().await;
     }
 }

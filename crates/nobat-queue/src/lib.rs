@@ -19,6 +19,7 @@
 
 pub mod backend;
 pub mod condition;
+pub mod departed;
 mod entropy;
 #[doc(hidden)]
 pub mod fuzz;

@@ -2,18 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nobat_core::config::{Layers, StoreSettings, without_password};
+use nobat_core::config::{Layers, StoreSettings};
 use nobat_core::logging::{self, LogSettings};
+use nobat_core::secret::shown_url;
 use nobat_core::signature::ModelState;
-use nobat_ops::{Metrics, MetricsServer, Stop, notify, traces};
+use nobat_ops::{Metrics, MetricsServer, Stop, exit_now, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
-use nobat_scheduler::SchedulerSettings;
+use nobat_scheduler::{SchedulerHandle, SchedulerSettings};
 use nobat_worker::config::{PolicyKind, ProviderKind, Sessions};
-use nobat_worker::{Worker, WorkerConfig};
+use nobat_worker::{Worker, WorkerConfig, WorkerHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
@@ -74,7 +77,10 @@ fn listen_address(text: &str) -> std::result::Result<String, nobat_core::Error> 
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let done = run(Args::parse());
+    // What was counted is told.
+    log::logger().flush();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nobat-worker: {error:#}");
@@ -84,6 +90,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // First of all: a stop is heard from here on.
+    let stop = runtime.block_on(async { Stop::listen() })?;
     let layers = Layers::read(args.config.as_deref())?;
     let mut store: StoreSettings = layers.section("store")?;
     let queue: QueueSettings = layers.section("queue")?;
@@ -91,7 +100,7 @@ fn run(args: Args) -> Result<()> {
     let scheduler: SchedulerSettings = layers.section("scheduler")?;
     scheduler.check()?;
     let mut log: LogSettings = layers.section("log")?;
-    store.redis = args.redis.unwrap_or(store.redis);
+    store.redis = args.redis.map_or(store.redis, Into::into);
     if !args.models.is_empty() {
         worker.models = args.models;
     }
@@ -108,54 +117,87 @@ fn run(args: Args) -> Result<()> {
     logging::init("nobat-worker", log.or_service_dir())?;
     let _traces = traces::start("nobat-worker")?;
     let metrics = args.metrics.unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(store, queue, worker, scheduler, metrics))
+    runtime.block_on(serve(stop, store, queue, worker, scheduler, metrics))
 }
 
 async fn serve(
+    mut stop: Stop,
     store: StoreSettings,
     queue: QueueSettings,
     worker: WorkerConfig,
     scheduler: SchedulerSettings,
     metrics: String,
 ) -> Result<()> {
-    let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let url = store.redis_or_local();
-    let queue = RedisQueue::connect(url, queue, &store.prefix)
-        .await
-        .with_context(|| format!("cannot use the queue at {}", without_password(url)))?;
-    let worker = Worker::start(worker, queue.clone())?;
-    let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
-    let series = Metrics::new();
-    series.snapshot("nobat_worker", worker.families());
-    let _listener = match metrics.as_str() {
-        "" => None,
-        address => Some(MetricsServer::start(address, series).await?),
-    };
-    tokio::select! {
-        failed = worker.ready() => {
-            let signatures = worker.signatures();
-            if !failed.is_empty() && signatures.iter().all(|model| model.state == ModelState::Failed) {
-                bail!("no model could be loaded: {}", failed.join("; "));
-            }
-            notify::ready();
-            tokio::spawn(notify::watchdog());
-            log::info!(models = signatures.len(); "ready");
-            loop {
-                tokio::select! {
-                    () = stop.asked() => break,
-                    _ = hangup.recv() => worker.reload(),
-                }
-            }
+    let starting = Serving::start(store, queue, worker, scheduler, &metrics);
+    let Some(serving) = stop.unless_asked(starting).await else { return Ok(()) };
+    let serving = serving?;
+    if let Some(failed) = stop.unless_asked(serving.worker.ready()).await {
+        let signatures = serving.worker.signatures();
+        if !failed.is_empty() && signatures.iter().all(|model| model.state == ModelState::Failed) {
+            bail!("no model could be loaded: {}", failed.join("; "));
         }
-        () = stop.asked() => {}
+        serving.loaded.store(true, Ordering::Relaxed);
+        notify::ready();
+        tokio::spawn(notify::watchdog());
+        log::info!(models = signatures.len(); "ready");
+    }
+    loop {
+        tokio::select! {
+            () = stop.asked() => break,
+            _ = hangup.recv() => serving.worker.reload(),
+        }
     }
     notify::stopping();
+    serving.loaded.store(false, Ordering::Relaxed);
     log::info!("draining: finishing what runs, giving the rest back");
-    scheduler.stop().await;
     tokio::select! {
-        drained = tokio::task::spawn_blocking(move || worker.drain()) => drained.context("the drain failed"),
-        () = stop.asked() => bail!("ended by a second signal before the drain was done; leased jobs run again"),
+        drained = serving.drain() => drained,
+        () = stop.again() => {
+            eprintln!("nobat-worker: ended by a second signal before the drain was done; leased jobs run again");
+            exit_now(1)
+        }
+    }
+}
+
+/// All of a worker; dropped, it leaves no thread in a model.
+struct Serving {
+    worker: WorkerHandle,
+    scheduler: SchedulerHandle,
+    /// Whether every model found at the start has been loaded, or failed; what `/readyz` tells.
+    loaded: Arc<AtomicBool>,
+    _listener: Option<MetricsServer>,
+}
+
+impl Serving {
+    async fn start(
+        store: StoreSettings,
+        queue: QueueSettings,
+        worker: WorkerConfig,
+        scheduler: SchedulerSettings,
+        metrics: &str,
+    ) -> Result<Serving> {
+        // What may be refused comes before a model begins to load.
+        let (series, loaded) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
+        let ready = Arc::clone(&loaded);
+        let listener = match metrics {
+            "" => None,
+            address => {
+                Some(MetricsServer::start(address, series.clone(), move || ready.load(Ordering::Relaxed)).await?)
+            }
+        };
+        let url = store.redis_or_local();
+        let queue = RedisQueue::connect(url, queue, &store.prefix)
+            .await
+            .with_context(|| format!("cannot use the queue at {}", shown_url(url)))?;
+        let worker = Worker::start(worker, queue.clone())?;
+        series.snapshot("nobat_worker", worker.families());
+        let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
+        Ok(Serving { worker, scheduler, loaded, _listener: listener })
+    }
+
+    async fn drain(self) -> Result<()> {
+        self.scheduler.stop().await;
+        tokio::task::spawn_blocking(move || self.worker.drain()).await.context("the drain failed")
     }
 }

@@ -15,8 +15,8 @@ use crossbeam_channel::Sender;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::statistics::WorkerReport;
 use nobat_ops::snapshot::Family;
-use nobat_queue::Queue;
 use nobat_queue::queue::{LOADS, LoadProgress, WorkerCommand, WorkerInfo};
+use nobat_queue::{Queue, departed};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
@@ -70,8 +70,8 @@ pub enum StartError {
 /// The worker's entry.
 pub struct Worker;
 
-/// A running worker. Drain it before dropping it: a dropped handle leaves the
-/// leases to expire by themselves.
+/// A running worker. Dropping it drains it: no thread of it is left inside ONNX
+/// Runtime, whose clean-up at the process's end would take the ground from under it.
 pub struct WorkerHandle {
     shared: Arc<Shared>,
     orders: Sender<Order>,
@@ -153,28 +153,23 @@ impl Worker {
         let (stop, stopping) = watch::channel(false);
         let (orders, inbox) = crossbeam_channel::unbounded();
         let (tell_loaded, loaded) = watch::channel(false);
-        let renewer =
-            renew::start(Arc::clone(&shared.queue), shared.desks.clone(), shared.watchdog.clone(), stopping.clone())?;
-        let loader = {
-            let loader = Loader::new(Arc::clone(&shared));
+        // From the first thread on, what fails ends those that run: the handle is dropped.
+        let mut handle = WorkerHandle { shared, orders, stop, loaded, loader: None, registrar: None, renewer: None };
+        let shared = &handle.shared;
+        let (queue, desks) = (Arc::clone(&shared.queue), shared.desks.clone());
+        handle.renewer = Some(renew::start(queue, desks, shared.watchdog.clone(), stopping.clone())?);
+        handle.loader = {
+            let loader = Loader::new(Arc::clone(shared));
             let work = move || loader.run(&inbox, found, manifest, &tell_loaded);
-            std::thread::Builder::new().name("nobat-load".into()).spawn(work)?
+            Some(std::thread::Builder::new().name("nobat-load".into()).spawn(work)?)
         };
-        let registrar = {
+        handle.registrar = {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (shared, orders) = (Arc::clone(&shared), orders.clone());
+            let (shared, orders) = (Arc::clone(shared), handle.orders.clone());
             let work = move || runtime.block_on(shared.register(orders, stopping));
-            std::thread::Builder::new().name("nobat-register".into()).spawn(work)?
+            Some(std::thread::Builder::new().name("nobat-register".into()).spawn(work)?)
         };
-        Ok(WorkerHandle {
-            shared,
-            orders,
-            stop,
-            loaded,
-            loader: Some(loader),
-            registrar: Some(registrar),
-            renewer: Some(renewer),
-        })
+        Ok(handle)
     }
 }
 
@@ -235,6 +230,12 @@ impl WorkerHandle {
     /// Drains: stops leasing, finishes what runs, gives the rest back, leaves
     /// the registry. Blocks until that is done.
     pub fn drain(mut self) {
+        self.end();
+        log::info!(worker = self.shared.id.as_str(); "worker drained");
+    }
+
+    /// Ends and joins every thread; does nothing the second time.
+    fn end(&mut self) {
         let served = {
             let mut served = self.shared.served.lock();
             self.shared.draining.store(true, Ordering::Relaxed);
@@ -252,7 +253,12 @@ impl WorkerHandle {
         self.stop.send_replace(true);
         join(self.registrar.take());
         join(self.renewer.take());
-        log::info!(worker = self.shared.id.as_str(); "worker drained");
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -338,6 +344,10 @@ impl Shared {
                 _ = stop.wait_for(|&stop| stop) => break,
             }
         }
+        // Before the registration ends: who sees it end knows why.
+        if let Err(error) = departed::note(&*self.queue.ledger(), &self.id, &self.host).await {
+            log::debug!("cannot note that this worker leaves: {error}");
+        }
         if let Err(error) = self.queue.deregister_worker(&self.id).await {
             log::warn!("cannot leave the registry, which forgets this worker by itself: {error}");
         }
@@ -372,6 +382,21 @@ impl Shared {
             sessions,
             models: self.signatures(),
             report,
+        }
+    }
+
+    /// Publishes what a version takes and gives while it loads: jobs for it can be
+    /// accepted from then on. One that serves, or failed before, says more already.
+    fn publish_loading(&self, signature: ModelSignature) {
+        let mut served = self.served.lock();
+        let pending = served.get_mut(&signature.name).into_iter().flat_map(|served| &mut served.pending);
+        let own = |known: &&mut ModelSignature| {
+            known.version == signature.version && known.state == ModelState::Loading && known.digest.is_empty()
+        };
+        if let Some(known) = pending.into_iter().find(own) {
+            *known = signature;
+            drop(served);
+            self.changed.notify_one();
         }
     }
 

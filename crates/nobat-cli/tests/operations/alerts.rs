@@ -9,6 +9,7 @@ use nobat_gateway::auth::now_s;
 use nobat_gateway::outbound::WebhookSecret;
 use serde_json::Value;
 
+use crate::rig::http::Http;
 use crate::rig::onnx;
 use crate::rig::process::{Redis, Service, free_port, worker};
 
@@ -124,4 +125,46 @@ fn an_alert_address_that_cannot_be_used_is_told_and_one_that_is_away_is_survived
         service.process.output().contains("address of `localhost`")
     });
     assert!(service.process.is_running());
+}
+
+#[test]
+fn a_short_outage_of_redis_is_seen_by_probes_and_told_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 1);
+    let mut redis = Redis::start(folder.path(), true);
+    let (url, deliveries) = receiver();
+    let env = [
+        ("NOBAT_GATEWAY__MONITOR__WEBHOOK", url.as_str()),
+        ("NOBAT_GATEWAY__MONITOR__ADDRESSES__ALLOW_HTTP", "true"),
+        ("NOBAT_GATEWAY__MONITOR__ADDRESSES__ALLOW_PRIVATE", "true"),
+        // The store is followed, not looked at.
+        ("NOBAT_GATEWAY__MONITOR__EVERY_S", "60"),
+    ];
+    let _worker = worker(folder.path(), &redis.url(), &models, &[]);
+    let mut gateway = Service::gateway(folder.path(), &redis.url(), free_port(), &env);
+    gateway.wait_for_model("echo");
+    let address = gateway.address;
+    let readyz = move || Http::new(address).get("/readyz").expect("the gateway answers").status;
+    crate::rig::wait_for("it is ready", || readyz() == 200);
+    let told = |kind: &str| {
+        let delivery = deliveries.recv_timeout(Duration::from_secs(60)).expect(kind);
+        let event: Value = serde_json::from_slice(&delivery.body).expect("JSON");
+        assert_eq!((&event["type"], &event["data"]["check"]), (&kind.into(), &"store".into()), "{event}");
+    };
+    redis.kill();
+    crate::rig::wait_for("it is not ready", || readyz() == 503);
+    told("monitor.check.failing");
+    let before = gateway.process.output().lines().count();
+    let mut http = gateway.http();
+    for value in 0..5 {
+        let answer = http.post("/api/v1/predict/echo", &onnx::body(value, 1)).expect("an answer");
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    let lines = gateway.process.output().lines().count() - before;
+    assert!(lines < 60, "{lines} lines of one outage:\n{}", gateway.process.output());
+    redis.restart();
+    crate::rig::wait_for("it is ready again", || readyz() == 200);
+    let answer = http.post("/v1/models/echo:predict", &onnx::body(1, 1)).expect("an answer");
+    assert_eq!(answer.status, 200, "ready means that it serves: {}", answer.text());
+    told("monitor.check.recovered");
 }

@@ -95,3 +95,24 @@ fn an_unreadable_file_of_keys_is_one_clear_line_at_start() {
         assert!(!status.success() && process.output().contains(says), "{}", process.output());
     }
 }
+
+#[test]
+fn a_caller_with_a_wrong_key_cannot_fill_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 1);
+    let key = made(folder.path(), &["new", "ci", "--scope", "predict"]);
+    let mut service = Service::serve(folder.path(), &models, &["--keys", "keys.toml"], &[]);
+    wait_for("the service is up", || service.process.is_running() && service.http().get("/livez").is_ok());
+    let wrong = format!("{key}x");
+    let mut http = service.http();
+    let started = std::time::Instant::now();
+    for _ in 0..500 {
+        let headers = [("authorization", wrong.as_str())];
+        assert_eq!(http.send("POST", "/v1/models/echo:predict", &headers, b"{}").expect("an answer").status, 401);
+    }
+    let took = started.elapsed();
+    wait_for("what was counted is told", || service.process.output().contains("more like it within"));
+    let lines = service.process.output().matches(" 401 ").count();
+    let bound = 3 + took.as_secs() as usize;
+    assert!((1..=bound).contains(&lines), "{lines} lines in {took:?}:\n{}", service.process.output());
+}

@@ -16,6 +16,7 @@ mod logs;
 mod metrics;
 mod overload;
 mod settings;
+mod starts;
 
 /// `bounded` in every test run, `full` in the long form.
 pub(crate) fn amount<T>(bounded: T, full: T) -> T {

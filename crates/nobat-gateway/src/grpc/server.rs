@@ -10,8 +10,11 @@ use nobat_core::{Error, ErrorCode, Result};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::gate::Gate;
 use super::proto::DESCRIPTORS;
@@ -102,7 +105,7 @@ async fn serve(
     let limit = shared.config.max_body_bytes;
     let drain = Duration::from_secs(u64::from(shared.config.drain_s));
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<GrpcInferenceServiceServer<Service>>().await;
+    let telling = tell_health(health.clone(), shared.readiness.changes());
     let inference = GrpcInferenceServiceServer::new(Service::new(Predictor::new(shared.clone())))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX)
@@ -117,7 +120,7 @@ async fn serve(
     let shutdown = async move {
         // Fails only when the server's handle is gone, which is a stop too.
         let _ = signal.wait_for(|stop| *stop).await;
-        health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
+        set_health(&health, false).await;
     };
     let router = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -144,5 +147,25 @@ async fn serve(
     tokio::select! {
         served = serving => served.map_err(Into::into),
         () = overdue => Ok(()),
+        () = telling => Ok(()),
+    }
+}
+
+/// Has the health service say what `/readyz` says; for ever.
+async fn tell_health(health: HealthReporter, mut readiness: watch::Receiver<bool>) {
+    loop {
+        let ready = *readiness.borrow_and_update();
+        set_health(&health, ready).await;
+        if readiness.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn set_health(health: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    // The empty name is the whole server's.
+    for service in ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME] {
+        health.set_service_status(service, status).await;
     }
 }

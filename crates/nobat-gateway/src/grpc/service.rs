@@ -120,8 +120,12 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Timed> {
         let Call { model, version, id, parameters, requested, request } = convert::decode(message)?;
-        let target = self.predictor.resolve(named(&model)?, want(&version))?;
         let mut options = parameters.job_options();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let patience = [options.deadline, left].into_iter().flatten().min();
+        let patience = patience.unwrap_or_else(|| self.predictor.shared().config.sync_timeout());
+        let target = self.predictor.resolve_loaded(named(&model)?, want(&version), patience).await?;
+        options = target.after_wait(options);
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN);
             if left.is_zero() {

@@ -14,11 +14,13 @@
 pub mod alert;
 pub mod check;
 pub mod observe;
+mod roll;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nobat_core::secret::{Secret, SecretUrl};
 use nobat_core::{Error, ErrorCode, Result};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -39,9 +41,9 @@ pub struct MonitorConfig {
     /// Seconds between two looks.
     pub every_s: u32,
     /// Where changes are posted; empty: they are only logged.
-    pub webhook: String,
+    pub webhook: SecretUrl,
     /// Signs them (`whsec_…`); empty: unsigned.
-    pub webhook_secret: String,
+    pub webhook_secret: Secret,
     /// What the webhook may reach beyond public https.
     pub addresses: AddressPolicy,
     /// Oldest queued job of any model older than this, in seconds: failing.
@@ -59,8 +61,8 @@ impl Default for MonitorConfig {
     fn default() -> MonitorConfig {
         MonitorConfig {
             every_s: 2,
-            webhook: String::new(),
-            webhook_secret: String::new(),
+            webhook: SecretUrl::default(),
+            webhook_secret: Secret::default(),
             addresses: AddressPolicy::default(),
             max_queue_age_s: 60,
             max_error_rate: 0.05,
@@ -90,6 +92,9 @@ impl MonitorConfig {
     }
 }
 
+/// A store that refuses for no longer than this is not told of.
+const BLIP: Duration = Duration::from_millis(300);
+
 /// How long each check's changes must last.
 fn patience(check: &str) -> Patience {
     let seconds =
@@ -97,7 +102,8 @@ fn patience(check: &str) -> Patience {
     match check {
         // Registrations outlive a dead worker by their ttl: no more waiting here.
         observe::WORKERS => seconds(0, 2),
-        observe::STORE => seconds(3, 3),
+        // A connection that breaks and is opened again at once alarms nobody.
+        observe::STORE => Patience { fail_after: BLIP, recover_after: BLIP },
         _ => seconds(10, 30),
     }
 }
@@ -110,6 +116,8 @@ pub struct Status {
 
 #[derive(Default)]
 struct Seen {
+    /// Followed as it changes; the others are looked at.
+    store: Option<CheckStatus>,
     checks: Vec<CheckStatus>,
     queues: HashMap<SmolStr, Counts>,
 }
@@ -130,17 +138,13 @@ pub struct CheckStatus {
 impl Status {
     /// Every check, as it was seen last; empty before the first look.
     pub fn checks(&self) -> Vec<CheckStatus> {
-        self.seen.read().checks.clone()
+        let seen = self.seen.read();
+        seen.store.iter().chain(&seen.checks).cloned().collect()
     }
 
     /// Every queue that a known model has, as it was seen last.
     pub fn queues(&self) -> HashMap<SmolStr, Counts> {
         self.seen.read().queues.clone()
-    }
-
-    /// Whether the store could be used when last looked at.
-    pub fn store_is_up(&self) -> bool {
-        self.seen.read().checks.iter().all(|check| check.name != observe::STORE || check.state == State::Ok)
     }
 }
 
@@ -151,11 +155,40 @@ impl Status {
 /// that is returned never ends.
 pub fn start(shared: Arc<Shared>) -> Result<impl Future<Output = ()>> {
     let config = shared.config.monitor.clone();
-    let alerts = Alerts::start(&config)?;
-    Ok(watch(shared, config, alerts))
+    let alerts = Arc::new(Alerts::start(&config)?);
+    Ok(async move {
+        let store = watch_store(shared.clone(), alerts.clone());
+        tokio::join!(store, watch(shared, config, alerts));
+    })
 }
 
-async fn watch(shared: Arc<Shared>, config: MonitorConfig, alerts: Alerts) {
+/// Follows whether the store takes jobs, as it changes.
+async fn watch_store(shared: Arc<Shared>, alerts: Arc<Alerts>) {
+    let patience = patience(observe::STORE);
+    let mut check = Check::new(patience);
+    let mut condition = shared.queue.condition();
+    loop {
+        let refusal = condition.refusal();
+        let now = Instant::now();
+        let detail = match &refusal {
+            None => "it takes jobs".to_owned(),
+            Some(refusal) => refusal.error.message.clone(),
+        };
+        if let Some(state) = check.look(refusal.is_none(), now) {
+            alerts.tell(Change { check: observe::STORE, state, detail: detail.clone() });
+        }
+        let status =
+            CheckStatus { name: observe::STORE, state: check.state(), for_s: check.held(now).as_secs(), detail };
+        shared.status.seen.write().store = Some(status);
+        // Whatever it is, it counts once it has lasted.
+        tokio::select! {
+            () = condition.changed() => {}
+            () = tokio::time::sleep(patience.fail_after) => {}
+        }
+    }
+}
+
+async fn watch(shared: Arc<Shared>, config: MonitorConfig, alerts: Arc<Alerts>) {
     let mut observer = Observer::default();
     let mut checks: HashMap<&'static str, Check> = HashMap::new();
     let mut every = tokio::time::interval(Duration::from_secs(u64::from(config.every_s)));

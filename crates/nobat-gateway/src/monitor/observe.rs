@@ -5,18 +5,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nobat_core::signature::ModelState;
+use nobat_queue::departed;
 use nobat_queue::queue::{Counts, WorkerInfo};
 use prometheus::core::Metric;
 use smol_str::SmolStr;
 
 use super::MonitorConfig;
+use super::roll::{Missing, Roll};
 use crate::limits::backlog::Pace;
 use crate::state::Shared;
 
-/// Every known model has a live worker that serves it, or is loading it. One that
-/// never served and cannot be loaded is told in the detail, and pages nobody.
+/// Every known model has a live worker that serves it, or is loading it, and no worker
+/// is missing. A model that never served and cannot be loaded is told in the detail,
+/// and pages nobody.
 pub const WORKERS: &str = "workers";
-/// The store answers.
+/// The store takes jobs.
 pub const STORE: &str = "store";
 /// No job waits too long.
 pub const QUEUE_AGE: &str = "queue_age";
@@ -54,6 +57,7 @@ pub struct Observer {
     past: VecDeque<Past>,
     /// Models that some worker served at one look or another.
     served: HashSet<SmolStr>,
+    roll: Roll,
 }
 
 /// One queue at one look.
@@ -88,13 +92,11 @@ impl Observer {
     /// Looks at everything once.
     pub async fn look(&mut self, shared: &Shared, config: &MonitorConfig) -> Vec<Look> {
         let mut looks = Vec::with_capacity(6);
-        let workers = within(shared.queue.workers()).await;
-        looks.push(match &workers {
-            Ok(_) => good(STORE, "it answers"),
-            Err(why) => bad(STORE, why.clone()),
-        });
-        if let Ok(workers) = &workers {
-            looks.push(self.look_at_workers(shared, workers));
+        // A store that is away is another check's, and would only be waited for here.
+        if shared.condition.refusal().is_none()
+            && let Ok(workers) = within(shared.queue.workers()).await
+        {
+            looks.push(self.look_at_workers(shared, &workers).await);
             looks.push(self.look_at_queues(shared, config).await);
         }
         self.remember(shared);
@@ -104,11 +106,28 @@ impl Observer {
         looks
     }
 
-    fn look_at_workers(&mut self, shared: &Shared, workers: &[WorkerInfo]) -> Look {
+    async fn look_at_workers(&mut self, shared: &Shared, workers: &[WorkerInfo]) -> Look {
         let registry = shared.registry.load();
         let standings: Vec<Standing> = registry.models().map(|entry| standing(&entry.name, workers)).collect();
+        drop(registry);
         self.served.extend(standings.iter().filter(|model| model.ready).map(|model| model.name.clone()));
-        judge_workers(&standings, &self.served, workers.len())
+        let of_models = judge_workers(&standings, &self.served, workers.len());
+        let live = workers.iter().map(|worker| (worker.id.clone(), SmolStr::new(&worker.host))).collect();
+        let departed = match self.roll.has_lost(&live) {
+            true => within(departed::all(&*shared.queue.ledger())).await,
+            false => Ok(HashSet::new()),
+        };
+        // Who is gone is judged by the next look where it cannot be known why.
+        let Ok(departed) = departed else { return of_models };
+        let now = Instant::now();
+        let missing = self.roll.call(live, &departed, now);
+        let Some(most) = missing.iter().map(|missing| missing.of).max().filter(|_| of_models.good) else {
+            return of_models;
+        };
+        let since = |missing: &Missing| now.saturating_duration_since(missing.since).as_secs();
+        let named = missing.iter().map(|missing| format!("{} ({} s)", missing.host, since(missing)));
+        let named: Vec<String> = named.collect();
+        bad(WORKERS, format!("{} of {most} workers live; missing without a word: {}", workers.len(), named.join(", ")))
     }
 
     async fn look_at_queues(&mut self, shared: &Shared, config: &MonitorConfig) -> Look {

@@ -173,7 +173,6 @@ impl Asked {
                 return Err(Error::new(ErrorCode::InvalidParameter, message));
             }
         };
-        let target = predictor.resolve(model, want)?;
         let mut options = query.options;
         if query.wait.is_some_and(|wait| wait.is_zero()) {
             let message = "wait is 0, and this call always waits; give 1ms or more, or POST to /api/v1/predict/MODEL";
@@ -182,6 +181,9 @@ impl Asked {
         let preferred = || Prefer::of(request.headers()).wait.filter(|wait| !wait.is_zero());
         let wait = query.wait.or_else(preferred);
         options.deadline = options.deadline.into_iter().chain(wait).min();
+        let patience = options.deadline.unwrap_or_else(|| predictor.shared().config.sync_timeout());
+        let target = predictor.resolve_loaded(model, want, patience).await?;
+        let options = target.after_wait(options);
         let body = body::read_json(request, payload, predictor).await?;
         Ok(Asked { target, options, body })
     }

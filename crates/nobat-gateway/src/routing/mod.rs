@@ -125,6 +125,7 @@ impl Routes {
                 pinned: SmolStr::default(),
                 live: route.live,
                 route: Some(SmolStr::new(name)),
+                waited: Duration::ZERO,
             }),
         })
     }
@@ -175,7 +176,7 @@ impl Routes {
     }
 
     /// Fits the table to the models that are live now, when those changed.
-    fn bind_anew(&self, registry: &Registry) {
+    pub(crate) fn bind_anew(&self, registry: &Registry) {
         let table = self.current.load().table().clone();
         if !table.routes().is_empty() {
             self.bind(&table, registry);
@@ -210,7 +211,8 @@ impl Routes {
         route_jobs::declare(&*self.ledger, &names).await
     }
 
-    /// Refreshes for ever.
+    /// Refreshes for ever: what other gateways were told every [`REFRESH`], what
+    /// became of the models at once.
     pub async fn follow(self, registry: Registry) {
         let mut changed = registry.changes();
         loop {

@@ -1,5 +1,7 @@
 //! `POST /v2/models/{m}[/versions/{v}]/infer`.
 
+use std::time::Duration;
+
 use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -34,21 +36,38 @@ async fn infer(request: HttpRequest, payload: web::Payload, predictor: Data<Pred
 
 async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<HttpResponse> {
     let named = named(request)?;
-    let target = predictor.resolve(Some(&named.model), named.want())?;
-    let signature = &target.signature;
+    // What cannot be served is refused before its body is read.
+    let early = match predictor.resolve(Some(&named.model), named.want()) {
+        Err(error) if predictor.is_coming(Some(&named.model), named.want(), &error) => None,
+        resolved => Some(resolved?),
+    };
     let body = body::read(request, payload, predictor).await?;
-    let document = match binary::split(request.headers(), body)? {
+    let resolved = async |patience: Option<Duration>| match early {
+        Some(target) => Ok(target),
+        None => {
+            let patience = patience.unwrap_or_else(|| predictor.shared().config.sync_timeout());
+            predictor.resolve_loaded(Some(&named.model), named.want(), patience).await
+        }
+    };
+    let (document, target) = match binary::split(request.headers(), body)? {
         Parts::Document(text, blobs) => {
             body::require_json(request.headers(), &text)?;
-            json::read(&text, blobs)?
+            let document = json::read(&text, blobs)?;
+            let target = resolved(document.parameters.job_options().deadline).await?;
+            (document, target)
         }
-        Parts::Raw(bytes) => raw(signature, bytes)?,
+        Parts::Raw(bytes) => {
+            let target = resolved(None).await?;
+            (raw(&target.signature, bytes)?, target)
+        }
     };
+    let signature = &target.signature;
     let Document { id, parameters, inputs, requested } = document;
     let all_binary = parameters.binary_data_output;
     let wanted = InferRequest { version: target.pinned.clone(), inputs, outputs: outputs::names(&requested)? };
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
-    let prediction = predictor.predict(&RequestContext::of(request), &target, wanted, parameters.job_options()).await?;
+    let options = target.after_wait(parameters.job_options());
+    let prediction = predictor.predict(&RequestContext::of(request), &target, wanted, options).await?;
     let version = answered_version(&prediction, &target);
     let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;

@@ -30,7 +30,7 @@ const TTL: Duration = Duration::from_millis(1500);
 pub(crate) struct House {
     pub(crate) gateway: GatewayHandle,
     pub(crate) runs: Arc<AtomicU32>,
-    queue: Arc<dyn Queue>,
+    pub(crate) queue: Arc<dyn Queue>,
     settings: serde_json::Value,
     run_time: Duration,
     worker: Vec<JoinHandle<()>>,
@@ -197,7 +197,7 @@ pub(crate) async fn send(request: reqwest::RequestBuilder, key: Option<&str>, he
     Reply { status, headers, text: response.text().await.expect("a body") }
 }
 
-fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
+pub(crate) fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
     let model = ModelSignature {

@@ -10,7 +10,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::house::House;
+use nobat_queue::departed;
+use nobat_queue::queue::WorkerInfo;
+
+use crate::house::{House, info};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
 
@@ -46,7 +49,7 @@ async fn the_death_of_the_only_worker_and_its_return_are_told_and_signed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let monitor = MonitorConfig {
         every_s: 1,
-        webhook: format!("http://{}/alerts", listener.local_addr().expect("bound")),
+        webhook: format!("http://{}/alerts", listener.local_addr().expect("bound")).into(),
         webhook_secret: SECRET.into(),
         addresses: AddressPolicy { allow_http: true, allow_private: true },
         ..MonitorConfig::default()
@@ -93,7 +96,7 @@ async fn a_webhook_to_a_private_address_is_refused_at_start_and_an_unreachable_o
     let free = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
     let monitor = MonitorConfig {
         every_s: 1,
-        webhook: format!("http://{free}/"),
+        webhook: format!("http://{free}/").into(),
         addresses: AddressPolicy { allow_http: true, allow_private: true },
         ..MonitorConfig::default()
     };
@@ -109,5 +112,44 @@ async fn a_webhook_to_a_private_address_is_refused_at_start_and_an_unreachable_o
         assert!(Instant::now() < end, "the service is not up");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    house.stop().await;
+}
+
+/// Waits until the check `workers` says something that holds `what`.
+async fn workers_say(house: &House, what: &str) -> serde_json::Value {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = house.get("/api/v1/status", None).await.json();
+        let found =
+            status["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "workers").cloned();
+        match found {
+            Some(check) if check["detail"].as_str().is_some_and(|detail| detail.contains(what)) => return check,
+            _ => assert!(Instant::now() < end, "not `{what}`: {status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_beside_another_is_missed_and_one_that_leaves_is_not() {
+    let monitor = MonitorConfig { every_s: 1, ..MonitorConfig::default() };
+    let house = House::start(GatewayConfig { monitor, ..GatewayConfig::default() }, json!({}), Duration::ZERO).await;
+    let worker = |id: &str| WorkerInfo { id: id.into(), host: format!("host-{id}"), ..info(&json!({}), "1") };
+    let long = Duration::from_secs(600);
+    house.queue.register_worker(&worker("leaves"), long).await.expect("registered");
+    house.queue.register_worker(&worker("dies"), long).await.expect("registered");
+    workers_say(&house, "3 live workers").await;
+    departed::note(&*house.queue.ledger(), "leaves", "host-leaves").await.expect("noted");
+    house.queue.deregister_worker("leaves").await.expect("gone");
+    assert_eq!(workers_say(&house, "2 live workers serve every").await["state"], "ok");
+    // Its registration ends without a word.
+    house.queue.deregister_worker("dies").await.expect("gone");
+    let check = workers_say(&house, "host-dies").await;
+    let detail = check["detail"].as_str().expect("text");
+    assert!(detail.contains("1 of 2 workers live") && !detail.contains("leaves"), "{detail}");
+    assert_eq!(check["state"], "failing");
+    assert_eq!(house.get("/readyz", None).await.status, 200, "the other one serves");
+    house.queue.register_worker(&worker("comes"), long).await.expect("registered");
+    workers_say(&house, "2 live workers serve every").await;
     house.stop().await;
 }

@@ -177,7 +177,7 @@ fn info(id: &str, models: Vec<ModelSignature>) -> WorkerInfo {
     WorkerInfo { id: id.into(), host: "here:1".into(), started_at_ms: 1, sessions: 1, models, report: json!({}) }
 }
 
-fn signature(name: &str) -> ModelSignature {
+pub(crate) fn signature(name: &str) -> ModelSignature {
     let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1, 2], optional: false };
     let input = if name == "other" { Datatype::Fp64 } else { Datatype::Fp32 };
     let mut settings = serde_json::Map::new();
@@ -206,7 +206,12 @@ fn is_integer(model: &str) -> bool {
     model.starts_with("int-")
 }
 
-async fn work(queue: Arc<SqliteQueue>, model: &str, factor: f32, manners: Arc<Mutex<HashMap<String, Manner>>>) {
+pub(crate) async fn work(
+    queue: Arc<SqliteQueue>,
+    model: &'static str,
+    factor: f32,
+    manners: Arc<Mutex<HashMap<String, Manner>>>,
+) {
     let mut consumer = queue.consumer(model, "scripted").await.expect("a consumer");
     let mut settle = Vec::new();
     loop {

@@ -7,3 +7,4 @@ mod jobs;
 mod keys;
 mod refusals;
 mod routes;
+mod starting;

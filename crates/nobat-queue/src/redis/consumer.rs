@@ -424,7 +424,7 @@ impl RedisConsumer {
 impl Drop for RedisConsumer {
     fn drop(&mut self) {
         // Jobs that were handed over in this instant come back with their lease.
-        if let (Some(parked), Some(runtime)) = (self.handoff.parked(), &self.inner.runtime) {
+        if let (Some(parked), Some(runtime)) = (self.handoff.parked(), &self.inner.runtime.0) {
             let (inner, key) = (self.inner.clone(), self.queue.own("parked"));
             runtime.handle().clone().spawn(async move {
                 let mut cmd = redis::cmd("SREM");

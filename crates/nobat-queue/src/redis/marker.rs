@@ -93,7 +93,7 @@ impl Drop for Marker {
 
 /// Adds the marker again, on the process's own connection.
 fn put_back(shared: Arc<Shared>) {
-    if let Some(runtime) = &shared.inner.runtime {
+    if let Some(runtime) = &shared.inner.runtime.0 {
         runtime.handle().clone().spawn(async move {
             let marker = shared.queue.own("marker");
             if let Err(e) = shared.inner.send(redis::cmd("ZADD").arg(marker).arg(0).arg(0)).await {

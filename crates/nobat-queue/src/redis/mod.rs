@@ -85,7 +85,7 @@ struct Inner {
     server: startup::Server,
     /// Of this process, for timers and commands.
     process: [u8; 8],
-    runtime: Option<tokio::runtime::Runtime>,
+    runtime: Background,
 }
 
 #[derive(Default)]
@@ -117,6 +117,8 @@ impl RedisQueue {
             .enable_all()
             .build()
             .map_err(|e| Error::new(ErrorCode::Internal, format!("no thread for redis: {e}")))?;
+        let handle = runtime.handle().clone();
+        let runtime = Background(Some(runtime));
         let prefix = Prefix { text: prefix.to_owned() };
         let process = random_name();
         let registry = registry::Registry::default();
@@ -128,18 +130,9 @@ impl RedisQueue {
         ];
         let on_push = registry::on_push(channels.clone(), registry.clone(), timers.clone());
         let refusals = Arc::new(Refusals::default());
-        let hub = Hub::new(target.clone(), Some(runtime.handle().clone()))
-            .subscribed(channels, on_push)
-            .reporting(refusals.clone());
-        let prepared = startup::prepare(&hub, &prefix, &settings).await;
-        let (server, ids) = match prepared {
-            Ok(prepared) => prepared,
-            Err(e) => {
-                runtime.shutdown_background();
-                return Err(e);
-            }
-        };
-        let handle = runtime.handle().clone();
+        let hub =
+            Hub::new(target.clone(), Some(handle.clone())).subscribed(channels, on_push).reporting(refusals.clone());
+        let (server, ids) = startup::prepare(&hub, &prefix, &settings).await?;
         let inner = Arc::new(Inner {
             target,
             prefix,
@@ -154,7 +147,7 @@ impl RedisQueue {
             accepts: AtomicBool::new(false),
             server,
             process,
-            runtime: Some(runtime),
+            runtime,
         });
         handle.spawn(timekeeper::run(Arc::downgrade(&inner)));
         handle.spawn(pulse::run(Arc::downgrade(&inner)));
@@ -162,10 +155,13 @@ impl RedisQueue {
     }
 }
 
-impl Drop for Inner {
+/// A runtime that may be dropped inside another one, as when a caller gives up
+/// connecting; by itself it would panic there.
+struct Background(Option<tokio::runtime::Runtime>);
+
+impl Drop for Background {
     fn drop(&mut self) {
-        // Dropping a runtime inside another one would panic.
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }

@@ -65,16 +65,22 @@ pub struct Description {
 }
 
 impl OnnxEngine {
-    /// Opens a model file that the repository has already checked.
+    /// Opens a model file that the repository has already checked; `limit` ends the
+    /// opening when its lease is lost.
     ///
     /// # Errors
     /// [`OpenError`], naming what is wrong and what to do.
-    pub fn open(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<OnnxEngine, OpenError> {
-        let (session, provider) = match open_with(path, intra_threads, provider) {
+    pub fn open(
+        path: &Path,
+        intra_threads: usize,
+        provider: &ProviderConfig,
+        limit: RunLimit<'_>,
+    ) -> Result<OnnxEngine, OpenError> {
+        let (session, provider) = match open_with(path, intra_threads, provider, &limit) {
             Err(OpenError::Provider(reason)) if provider.fallback == Fallback::Cpu => {
                 log::error!("{reason}; serving `{}` on the CPU because fallback = \"cpu\"", path.display());
                 let cpu = ProviderConfig { kind: ProviderKind::Cpu, ..provider.clone() };
-                (open_with(path, intra_threads, &cpu)?, cpu.kind)
+                (open_with(path, intra_threads, &cpu, &limit)?, cpu.kind)
             }
             opened => (opened?, provider.kind),
         };
@@ -172,11 +178,22 @@ impl Engine for OnnxEngine {
     }
 }
 
-fn open_with(path: &Path, intra_threads: usize, provider: &ProviderConfig) -> Result<Session, OpenError> {
+fn open_with(
+    path: &Path,
+    intra_threads: usize,
+    provider: &ProviderConfig,
+    limit: &RunLimit<'_>,
+) -> Result<Session, OpenError> {
     let model = |error: ort::Error| OpenError::Model(refusal(&error.to_string()));
     let builder = Session::builder(environment()?).map_err(model)?;
     let mut builder = configure(builder, intra_threads).map_err(OpenError::Model)?;
     builder = provide(builder, provider)?;
+    let canceler = builder.canceler();
+    let _armed = limit.watchdog.arm(limit.lease, None, move || {
+        if let Err(error) = canceler.cancel() {
+            log::warn!("cannot end the opening of a model: {error}");
+        }
+    });
     builder.commit_from_file(path).map_err(model)
 }
 

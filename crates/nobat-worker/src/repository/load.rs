@@ -106,6 +106,8 @@ pub struct Load<'a> {
     pub bound: &'a Bound<'a>,
     /// Real requests of the version as it serves, for a trial.
     pub samples: Option<&'a [Sample]>,
+    /// Told what the version takes and gives once that is known, long before it serves.
+    pub known: &'a dyn Fn(ModelSignature),
 }
 
 /// Reads a version's files: see [`files::read`].
@@ -137,6 +139,24 @@ impl Load<'_> {
             0 => DEFAULT_MAX_BATCH,
             size => size,
         };
+        let signature = ModelSignature {
+            name: self.name.into(),
+            version: self.found.version.clone(),
+            digest: self.files.digest.clone(),
+            state: ModelState::Loading,
+            reason: String::new(),
+            inputs: described.inputs.clone(),
+            outputs: described.outputs,
+            batched,
+            rows,
+            max_batch_size: limit,
+            max_rows: if batched { batching.max_rows.max(limit) } else { 1 },
+            finite: self.settings.finite,
+            default: false,
+            labels: Vec::new(),
+            settings: class_labels(described.classes),
+        };
+        (self.known)(signature.clone());
         let fixed = batching.max_batch_size > 0;
         let (max_batch_size, row_s) = match batched && batching.policy != PolicyKind::None {
             false => (1, self.row_time(&mut engine, &described.inputs)?),
@@ -163,21 +183,10 @@ impl Load<'_> {
         self.warm_up(&mut engine, &described.inputs, max_batch_size)?;
         let example = Example::find(&mut engine, &described.inputs, self.bound);
         let signature = ModelSignature {
-            name: self.name.into(),
-            version: self.found.version.clone(),
-            digest: self.files.digest.clone(),
             state: ModelState::Ready,
-            reason: String::new(),
-            inputs: described.inputs,
-            outputs: described.outputs,
-            batched,
-            rows,
             max_batch_size,
             max_rows: if batched { batching.max_rows.max(max_batch_size) } else { 1 },
-            finite: self.settings.finite,
-            default: false,
-            labels: Vec::new(),
-            settings: class_labels(described.classes),
+            ..signature
         };
         let session_bytes = sizing::resident_bytes().saturating_sub(before);
         let gpu = (engine.provider() == ProviderKind::Cuda).then(|| {
@@ -223,7 +232,7 @@ impl Load<'_> {
         Memory::now(config.loading.memory_limit_bytes)
             .fits(self.files)
             .map_err(|reason| LoadError::TooLarge { path: self.path(), reason })?;
-        OnnxEngine::open(&self.found.file, config.provider.intra_threads as usize, &config.provider)
+        OnnxEngine::open(&self.found.file, config.provider.intra_threads as usize, &config.provider, self.bound.next())
             .map_err(|reason| LoadError::Refused { path: self.path(), reason })
     }
 
@@ -294,7 +303,8 @@ mod tests {
         let bound = Bound { watchdog: &watchdog, run: Duration::from_millis(200), stop: &stop };
         let found = FoundVersion { version: "1".into(), file: file.to_owned() };
         let files = read(&found).expect("a model");
-        let load = Load { name: "m", found: &found, files: &files, settings, bound: &bound, samples: None };
+        let (samples, known) = (None, &|_| {});
+        let load = Load { name: "m", found: &found, files: &files, settings, bound: &bound, samples, known };
         then(&load, load.prepare())
     }
 

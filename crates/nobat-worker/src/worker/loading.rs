@@ -271,8 +271,9 @@ impl Turn<'_> {
             return Ok(None);
         }
         let bound = Bound { watchdog: &self.shared.watchdog, run: RUN_LIMIT, stop: &self.shared.draining };
-        let samples = samples.as_deref();
-        let load = Load { name: self.name, found, files: &files, settings: self.settings, bound: &bound, samples };
+        let (samples, known) = (samples.as_deref(), &|signature| self.shared.publish_loading(signature));
+        let (name, settings) = (self.name, self.settings);
+        let load = Load { name, found, files: &files, settings, bound: &bound, samples, known };
         let prepared = load.prepare().map_err(|error| error.to_string())?;
         let sessions = match self.sessions {
             Some(sessions) => sessions,

@@ -89,12 +89,12 @@ async fn predict_one(
     predictor: &Predictor,
 ) -> Result<HttpResponse> {
     let context = RequestContext::of(request);
-    let (mut query, target, body) = read(request, WITH_WAIT, model, payload, predictor).await?;
+    let Asked { mut query, prefer, target, body } = read(request, WITH_WAIT, model, payload, predictor).await?;
     let (tensors, form) = json::read(&body, &target.signature, "instances")?;
     query.options.idempotency = idempotency(request.headers(), model, request.query_string(), &body)?;
 
-    let prefer = Prefer::of(request.headers());
     let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.shared().config.max_wait()));
+    let wait = wait.map(|wait| wait.saturating_sub(target.waited));
     match wait.filter(|wait| !wait.is_zero()) {
         // One call: the client's leaving cancels the job.
         Some(wait) if !prefer.respond_async => {
@@ -174,7 +174,7 @@ async fn enqueue_many(
         let message = "Idempotency-Key covers one job; send the requests one by one to use it";
         return Err(Error::new(ErrorCode::InvalidParameter, message));
     }
-    let (query, target, body) = read(request, JOB_OPTIONS, model, payload, predictor).await?;
+    let Asked { query, target, body, .. } = read(request, JOB_OPTIONS, model, payload, predictor).await?;
     let mut requests = Vec::new();
     let mut reader = Reader::new(&body);
     reader.expect(b'{', "the body")?;
@@ -215,6 +215,14 @@ async fn enqueue_many(
     Ok(HttpResponse::Accepted().json(ManyJobs { jobs: jobs.collect() }))
 }
 
+/// What a caller asks for.
+struct Asked {
+    query: JobQuery,
+    prefer: Prefer,
+    target: Target,
+    body: Bytes,
+}
+
 /// Query, model and body, in the order of what is cheapest to refuse.
 async fn read(
     request: &HttpRequest,
@@ -222,16 +230,31 @@ async fn read(
     model: &str,
     payload: Payload,
     predictor: &Predictor,
-) -> Result<(JobQuery, Target, Bytes)> {
-    let query = JobQuery::read(request.query_string(), takes, SystemTime::now())?;
+) -> Result<Asked> {
+    let mut query = JobQuery::read(request.query_string(), takes, SystemTime::now())?;
     let want = match (&query.version, &query.label) {
         (Some(version), _) => Want::Version(version),
         (None, Some(label)) => Want::Label(label),
         (None, None) => Want::Default,
     };
-    let target = predictor.resolve(Some(model), want)?;
+    let config = &predictor.shared().config;
+    // What takes no wait is put into the queue, whatever its caller prefers.
+    let prefer = Prefer::of(request.headers());
+    let waits = takes == WITH_WAIT && !prefer.respond_async;
+    let wait = query.wait.or(prefer.wait).filter(|wait| waits && !wait.is_zero());
+    let target = match wait.map(|wait| wait.min(config.max_wait())) {
+        Some(wait) => {
+            let patience = query.options.deadline.map_or(wait, |deadline| deadline.min(wait));
+            predictor.resolve_loaded(Some(model), want, patience).await?
+        }
+        None => {
+            let patience = query.options.deadline.unwrap_or_else(|| config.sync_timeout());
+            predictor.resolve_known(Some(model), want, patience).await?
+        }
+    };
+    query.options = target.after_wait(query.options);
     let body = body::read_json(request, payload, predictor).await?;
-    Ok((query, target, body))
+    Ok(Asked { query, prefer, target, body })
 }
 
 /// The `Idempotency-Key` header (draft -07), quoted or bare, and the
