@@ -205,15 +205,16 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     };
     let (mut versions, mut others) = (BTreeMap::<u64, PathBuf>::new(), Vec::new());
     for entry in entries(folder)? {
-        // A plain file is no version, whatever its name.
+        let Some(number) = version_number(&entry) else {
+            // What is no version may be anything, unreadable too.
+            let holds_a_model = entry.is_dir() && version_file(&entry).is_ok_and(|file| file.is_some());
+            others.extend(holds_a_model.then_some(entry));
+            continue;
+        };
+        // A plain file of that name is no version.
         if !stat(&entry)?.is_some_and(|meta| meta.is_dir()) {
             continue;
         }
-        let Some(number) = version_number(&entry) else {
-            // What is no version may be anything, unreadable too.
-            others.extend(version_file(&entry).ok().flatten().map(|_| entry));
-            continue;
-        };
         match (versions.entry(number), version_file(&entry)?) {
             (_, None) => {}
             (Entry::Vacant(place), Some(file)) => drop(place.insert(file)),
