@@ -53,7 +53,10 @@ async fn schedule(mut settings: Settings, mut stop: Stop) -> Result<()> {
     settings.scheduler.enabled = true;
     let starting = async {
         let queue = store::open(&settings).await?;
-        anyhow::Ok(nobat_scheduler::start(&settings.scheduler, queue).await?)
+        anyhow::Ok(
+            nobat_scheduler::start(&settings.scheduler, queue, settings.store.redis.expose(), &settings.store.prefix)
+                .await?,
+        )
     };
     let Some(scheduler) = stop.unless_asked(starting).await else { return Ok(()) };
     let scheduler = scheduler?;

@@ -170,7 +170,13 @@ impl Serving {
         let gateway = Gateway::bind(settings.gateway.clone())?;
         let queue = store::open(&settings).await?;
         let worker = Worker::start(settings.worker, queue.clone())?;
-        let scheduler = nobat_scheduler::start(&settings.scheduler, queue.clone()).await?;
+        let scheduler = nobat_scheduler::start(
+            &settings.scheduler,
+            queue.clone(),
+            settings.store.redis.expose(),
+            &settings.store.prefix,
+        )
+        .await?;
         let gateway = gateway.expecting(worker.id()).serve(queue).await?;
         gateway.metrics().snapshot("nobat_worker", worker.batching());
         Ok(Serving { gateway, scheduler, worker })

@@ -119,7 +119,7 @@ fn run(args: Args) -> Result<(), Error> {
                 ..error
             })?;
             let gateway = gateway.serve(queue.clone()).await?;
-            Ok((gateway, nobat_scheduler::start(&scheduler, queue).await?))
+            Ok((gateway, nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?))
         };
         let Some(started) = stop.unless_asked(starting).await else { return Ok(()) };
         let (gateway, scheduler) = started?;

@@ -72,6 +72,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// Gives an existing timer a new value and due time; `false` when it is gone.
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool>;
 
+    /// As [`Ledger::move_timer`], and only while the timer's value is `from`, or `to`
+    /// already (a call that was repeated); `false`, and no change, otherwise. Of
+    /// any number of callers with a `to` of their own exactly one gets `true`.
+    async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool>;
+
     /// Removes a timer; whether it was there.
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool>;
 

@@ -111,7 +111,26 @@ async fn keeps_the_contract(ledger: Arc<dyn Ledger>) {
     let timers = ledger.timers("set", 10).await.expect("read");
     assert_eq!(timers.len(), 2);
     assert!(timers.iter().all(|(_, left)| *left > Duration::from_secs(30) && *left <= LONG));
+    let races = (0..20).map(|n| {
+        let ledger = ledger.clone();
+        let own = format!("holder-{n}");
+        tokio::spawn(async move {
+            ledger.swap_timer("set", "now", b"again", own.as_bytes(), LONG).await.expect("answers").then_some(own)
+        })
+    });
+    let mut winners = Vec::new();
+    for race in races.collect::<Vec<_>>() {
+        winners.extend(race.await.expect("runs"));
+    }
+    assert_eq!(winners.len(), 1, "exactly one of twenty swaps a value for its own");
+    let own = winners[0].as_bytes();
+    assert!(ledger.swap_timer("set", "now", b"again", own, LONG).await.expect("answers"), "its call may be repeated");
+    assert!(!ledger.swap_timer("set", "now", b"other", b"x", Duration::ZERO).await.expect("answers"));
+    assert!(ledger.take_due("set", 10, LONG).await.expect("answers").is_empty(), "a refused swap moves nothing");
+    assert!(ledger.swap_timer("set", "now", own, own, Duration::ZERO).await.expect("answers"), "its time alone");
+    assert_eq!(ledger.take_due("set", 10, LONG).await.expect("answers")[0].value[..], own[..]);
     assert!(ledger.remove_timer("set", "now").await.expect("answers"));
+    assert!(!ledger.swap_timer("set", "now", own, own, LONG).await.expect("answers"), "what is gone stays gone");
     assert!(!ledger.remove_timer("set", "now").await.expect("answers"));
     assert!(!ledger.move_timer("set", "now", b"", Duration::ZERO).await.expect("answers"), "it is gone");
 }

@@ -2,8 +2,8 @@
 //! one run per tick is enqueued, and runs are carried out and recorded.
 //!
 //! Owns the scheduler's step and its beat ([`scheduler`]), the way of runs between
-//! processes ([`carrier`]: timers of the ledger, under apalis' in-memory worker),
-//! the running of each kind ([`runner`], [`kinds`]) and what is shown of it
+//! processes ([`carrier`]: timers of the ledger, and apalis-redis or apalis'
+//! in-memory worker over them), the running of each kind ([`runner`], [`kinds`]) and what is shown of it
 //! ([`board`]). When a task is due is `nobat_core::schedule`, pure.
 //!
 //! It is a crate of its own because a scheduler may live in a gateway, in a

@@ -180,13 +180,20 @@ impl SchedulerHandle {
     }
 }
 
-/// Starts scheduling and running `settings`' tasks. Call it inside a tokio runtime.
+/// Starts scheduling and running `settings`' tasks around a queue: the one at `redis`
+/// under `prefix`, or the embedded store's (no URL). Call it inside a tokio runtime.
 ///
 /// # Errors
 /// `invalid_parameter` for a task that is wrong; `queue_unavailable`.
-pub async fn start(settings: &SchedulerSettings, queue: Arc<dyn Queue>) -> Result<SchedulerHandle> {
+pub async fn start(
+    settings: &SchedulerSettings,
+    queue: Arc<dyn Queue>,
+    redis: &str,
+    prefix: &str,
+) -> Result<SchedulerHandle> {
     let ledger = queue.ledger();
-    start_on(settings, queue, ledger).await
+    let carrier = Carrier::around(ledger.clone(), redis, prefix);
+    start_on(settings, queue, ledger, carrier).await
 }
 
 /// As [`start`], on a ledger that need not be the queue's own.
@@ -195,13 +202,13 @@ pub async fn start_on(
     settings: &SchedulerSettings,
     queue: Arc<dyn Queue>,
     ledger: Arc<dyn Ledger>,
+    carrier: Carrier,
 ) -> Result<SchedulerHandle> {
     let tasks = settings.check()?;
     let (stop, stopped) = watch::channel(false);
     if tasks.is_empty() || !settings.enabled {
         return Ok(SchedulerHandle { stop, at_work: None });
     }
-    let carrier = Carrier::new(ledger.clone());
     let name = format!("scheduler-{}", unique());
     let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), carrier.clone());
     scheduler.declare().await?;

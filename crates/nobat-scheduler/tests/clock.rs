@@ -136,6 +136,9 @@ impl Ledger for Elsewhere {
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         self.ledger.move_timer(set, key, value, delay).await
     }
+    async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool> {
+        self.ledger.swap_timer(set, key, from, to, delay).await
+    }
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {
         self.ledger.remove_timer(set, key).await
     }
@@ -154,7 +157,9 @@ async fn the_store_s_clock_is_the_one_that_counts() {
     let own = queue.ledger().now_ms().await.expect("told") as i64 / 1000;
     let ahead_s = 2 * DAY + (MINUTE - own % MINUTE) - 3;
     let ledger = Arc::new(Elsewhere { ledger: queue.ledger(), ahead_s: AtomicI64::new(ahead_s) });
-    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone()).await.expect("starts");
+    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), Carrier::new(ledger.clone()))
+        .await
+        .expect("starts");
     let tick = (own + ahead_s) / MINUTE * MINUTE + MINUTE;
     let mut runs = Vec::new();
     for _ in 0..200 {
@@ -167,6 +172,29 @@ async fn the_store_s_clock_is_the_one_that_counts() {
     assert_eq!((runs[0].tick, runs[0].outcome), (tick, RunOutcome::Succeeded));
     let shown = board::list(&*ledger).await.expect("read");
     assert_eq!(shown[0].next, Some(tick + MINUTE));
+    handle.stop().await;
+}
+
+/// Around one Redis as well; and apalis-redis, which goes by the host's clock, sees
+/// nothing of such a host.
+#[tokio::test]
+async fn a_host_with_another_time_than_redis_runs_by_the_ledger_alone() {
+    let server = Server::start(&[]);
+    let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "t").await.expect("connects");
+    let ledger: Arc<dyn Ledger> = Arc::new(Elsewhere { ledger: queue.ledger(), ahead_s: AtomicI64::new(-DAY) });
+    let carrier = Carrier::around(ledger.clone(), &server.url(), "t");
+    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), carrier).await.expect("starts");
+    board::run_now(&*ledger, "t").await.expect("asked");
+    let mut runs = Vec::new();
+    for _ in 0..300 {
+        runs = board::history(&*ledger, "t", 1).await.expect("read");
+        if !runs.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(runs[0].outcome, RunOutcome::Succeeded);
+    assert_eq!(server.cli(&["--raw", "keys", "t{:}periodic:*"]).trim(), "", "no worker, no run");
     handle.stop().await;
 }
 

@@ -4,7 +4,7 @@
 //!
 //! The program starts itself again as the schedulers it kills.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,7 +44,7 @@ fn main() {
 async fn schedule(url: &str) {
     let began: i64 = std::env::var("NOBAT_TEST_BEGAN").expect("set by the parent").parse().expect("milliseconds");
     let queue = RedisQueue::connect(url, QueueSettings::default(), "t").await.expect("connects");
-    let carrier = Carrier::new(queue.ledger());
+    let carrier = Carrier::around(queue.ledger(), url, "t");
     let tasks = tasks().into_iter().map(|task| (task.check(false).map(|crontab| (task, crontab))).expect("valid"));
     let mut scheduler = Scheduler::new(&std::process::id().to_string(), tasks.collect(), queue.ledger(), carrier);
     loop {
@@ -85,12 +85,18 @@ async fn kill_and_count() {
     }
 
     let port = url.rsplit(':').next().expect("a port");
-    let listed =
-        Command::new("redis-cli").args(["-p", port, "HVALS", "t{:}timer:periodic-run"]).output().expect("listed");
-    let runs = String::from_utf8(listed.stdout).expect("text");
+    let runs = |hash: &str| {
+        let listed = Command::new("redis-cli").args(["-p", port, "HVALS", hash]).output().expect("listed");
+        let runs = String::from_utf8(listed.stdout).expect("text");
+        runs.lines().map(|run| serde_json::from_str(run).expect("a run")).collect::<Vec<RunRequest>>()
+    };
+    // Each was handed to apalis-redis once, but for those whose scheduler died in between.
+    let handed = runs("t{:}periodic:data");
+    let keys: HashSet<&str> = handed.iter().map(|run| run.key.as_str()).collect();
+    assert_eq!(keys.len(), handed.len(), "a run is doubled");
+    assert!(keys.len() >= TICKS - TICKS / 10, "only {} were handed over", keys.len());
     let mut ticks: HashMap<String, Vec<i64>> = HashMap::new();
-    for run in runs.lines() {
-        let run: RunRequest = serde_json::from_str(run).expect("a run");
+    for run in runs("t{:}timer:periodic-run") {
         ticks.entry(run.task.to_string()).or_default().push(run.tick);
     }
     assert_eq!(ticks.len(), TASKS);

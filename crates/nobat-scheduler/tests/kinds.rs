@@ -24,7 +24,7 @@ async fn bench(periodic: Value) -> Bench {
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic_exec": true, "periodic": periodic})).expect("settings");
-    let handle = start(&settings, queue.clone()).await.expect("starts");
+    let handle = start(&settings, queue.clone(), "", "").await.expect("starts");
     Bench { ledger: queue.ledger(), handle, _dir: dir }
 }
 
@@ -172,7 +172,7 @@ async fn a_run_that_a_killed_process_left_is_carried_out_by_the_next_and_taken_o
     drop(carrier);
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [yearly("t", "vacuum", json!({}))]})).expect("settings");
-    let handle = start(&settings, queue.clone()).await.expect("starts");
+    let handle = start(&settings, queue.clone(), "", "").await.expect("starts");
     let bench = Bench { ledger: queue.ledger(), handle, _dir: dir };
     let left = bench.runs("t", 1).await;
     assert_eq!((left[0].tick, left[0].outcome), (60, RunOutcome::Succeeded));

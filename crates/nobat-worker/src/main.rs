@@ -192,7 +192,7 @@ impl Serving {
             .with_context(|| format!("cannot use the queue at {}", shown_url(url)))?;
         let worker = Worker::start(worker, queue.clone())?;
         series.snapshot("nobat_worker", worker.families());
-        let scheduler = nobat_scheduler::start(&scheduler, queue).await?;
+        let scheduler = nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?;
         Ok(Serving { worker, scheduler, loaded, _listener: listener })
     }
 

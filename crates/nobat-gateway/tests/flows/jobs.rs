@@ -122,7 +122,7 @@ async fn a_periodic_predict_may_name_a_route_and_is_steered_over_the_api() {
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [{"name": "p", "schedule": "@yearly", "predict": predict}]}))
             .expect("settings");
-    let scheduler = nobat_scheduler::start(&settings, house.queue.clone()).await.expect("starts");
+    let scheduler = nobat_scheduler::start(&settings, house.queue.clone(), "", "").await.expect("starts");
     let listed = house.get("/api/v1/periodic").await.json["tasks"][0].clone();
     assert_eq!((&listed["name"], &listed["is_paused"]), (&json!("p"), &json!(false)), "{listed}");
     assert_eq!(house.post("/api/v1/periodic/p/pause", &json!({})).await.json["paused"], true);
@@ -155,7 +155,7 @@ async fn a_periodic_predict_is_retried_with_a_new_job_once_the_first_is_dead() {
     };
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [task("mended", 40), task("hopeless", 2)]})).expect("settings");
-    let scheduler = nobat_scheduler::start(&settings, house.queue.clone()).await.expect("starts");
+    let scheduler = nobat_scheduler::start(&settings, house.queue.clone(), "", "").await.expect("starts");
     assert_eq!(house.post("/api/v1/periodic/hopeless/run", &json!({})).await.status, 202);
     let run = run_of(&house, "hopeless").await;
     assert_eq!((&run["outcome"], &run["attempts"]), (&json!("failed"), &json!(3)), "{run}");

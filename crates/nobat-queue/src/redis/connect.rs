@@ -170,6 +170,14 @@ impl Target {
     }
 }
 
+/// The URL, in full, where it names one plain server rather than a cluster's nodes or
+/// sentinels: what any Redis client takes.
+#[must_use]
+pub fn single_server(url: &str) -> Option<String> {
+    let url = nobat_core::units::redis_url(url).ok()?;
+    matches!(Target::parse(&url), Ok(Target::Single(_))).then_some(url)
+}
+
 fn push_sender(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info| {
         on_push(info);

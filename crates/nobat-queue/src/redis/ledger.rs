@@ -59,6 +59,14 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 return 1";
 
+/// KEYS timers, values; ARGV key, value before, value, delay ms. 1 when it was that.
+const SWAP_TIMER: &str = "
+local value = redis.call('HGET', KEYS[2], ARGV[1])
+if value ~= ARGV[2] and value ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+redis.call('ZADD', KEYS[1], now + ARGV[4], ARGV[1])
+return 1";
+
 /// KEYS timers, values; ARGV key. 1 when it was there.
 const REMOVE_TIMER: &str = "
 redis.call('ZREM', KEYS[1], ARGV[1])
@@ -183,6 +191,11 @@ impl Ledger for RedisLedger {
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         self.check(key, value)?;
         self.send(self.on_timers(MOVE_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
+    }
+
+    async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool> {
+        self.check(key, to)?;
+        self.send(self.on_timers(SWAP_TIMER, set).arg(key).arg(from).arg(to).arg(millis(delay))).await
     }
 
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {

@@ -56,6 +56,8 @@ use parking_lot::RwLock;
 use redis::{Cmd, Value};
 use smol_str::SmolStr;
 
+pub use connect::single_server;
+
 use crate::condition::Refusals;
 use crate::queue::QueueSettings;
 use connect::{Backoff, Fault, Hub, Target, coded, fault};

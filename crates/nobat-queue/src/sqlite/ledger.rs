@@ -202,6 +202,18 @@ impl Ledger for SqliteLedger {
         .await
     }
 
+    async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool> {
+        let (set, key, from, to) = (set.to_owned(), key.to_owned(), from.to_owned(), to.to_owned());
+        limits::check_document(&key, to.len(), VALUE_MAX)?;
+        let sql = "UPDATE timer SET value = ?4, due_ms = ?5, set_ms = ?6
+            WHERE name = ?1 AND key = ?2 AND value IN (?3, ?4)";
+        self.with(move |db| {
+            let now = now_ms();
+            Ok(db.prepare_cached(sql)?.execute(params![set, key, from, to, after(now, delay), now])? == 1)
+        })
+        .await
+    }
+
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {
         let (set, key) = (set.to_owned(), key.to_owned());
         let sql = "DELETE FROM timer WHERE name = ?1 AND key = ?2";
