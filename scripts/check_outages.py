@@ -92,11 +92,9 @@ class Watch(threading.Thread):
 
     def run(self):
         while not self.over:
-            asked = time.monotonic()
             good = self.ask()
-            # A call that fails has failed when its answer is there.
             if not self.changes or self.changes[-1][1] != good:
-                self.changes.append((time.monotonic() if not good else asked, good))
+                self.changes.append((time.monotonic(), good))
             time.sleep(self.every)
 
     def first(self, good, since):
@@ -257,7 +255,7 @@ def connections(outage):
 def disk(outage):
     data = outage.folder / "disk"
     data.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(data)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(data)], check=True)
     try:
         port = free_port()
         outage.start("nobat", "serve", "--models", ROOT / "models", "--data", data, "--listen", f"127.0.0.1:{port}",
@@ -265,16 +263,14 @@ def disk(outage):
         filler = data / "filler"
 
         def begin():
-            with open(filler, "wb") as out:
+            with open(filler, "wb", buffering=0) as out:
                 try:
                     while True:
                         out.write(b"x" * 4096)
-                        out.flush()
                 except OSError:
                     pass
 
-        result = outage.measure(port, begin, filler.unlink)
-        return result
+        return outage.measure(port, begin, filler.unlink)
     finally:
         for process, _ in outage.processes:
             process.kill()
@@ -287,11 +283,14 @@ OUTAGES = {"killed": killed, "silent": silent, "memory": memory, "connections": 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", default=list(OUTAGES), choices=OUTAGES)
+    parser.add_argument("which", nargs="*", metavar="OUTAGE", help=f"some of {', '.join(OUTAGES)} [all]")
     parser.add_argument("--bin", default=str(ROOT / "target/release"), help="folder of the binaries")
     parser.add_argument("--outage", type=float, default=8.0, help="how long each lasts, seconds")
     args = parser.parse_args()
     args.bin = str(Path(args.bin).resolve())
+    args.which = args.which or list(OUTAGES)
+    if unknown := [name for name in args.which if name not in OUTAGES]:
+        parser.error(f"no outage is called {unknown[0]}")
     bad = 0
     for name in args.which:
         outage = Outage(args, name)

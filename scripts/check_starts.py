@@ -97,23 +97,19 @@ def ports(runs):
         held.listen()
         taken = f"127.0.0.1:{held.getsockname()[1]}"
         gone = runs.folder / "gone"
-        env = lambda key: ["--config", write(runs.folder / "tls.toml", f'[gateway.tls]\ncertificate = "{gone}"\nkey = "{gone}"\n')]
+        tls = runs.folder / "tls.toml"
+        tls.write_text(f'[gateway.tls]\ncertificate = "{gone}"\nkey = "{gone}"\n')
         kinds = [
             ["--listen", taken, *FREE],
             ["--listen", "127.0.0.1:0", "--grpc", taken, "--metrics", "127.0.0.1:0"],
             ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", taken],
             ["--listen", "127.0.0.1:0", *FREE, "--keys", str(gone)],
-            ["--listen", "127.0.0.1:0", *FREE, *env("tls")],
+            ["--listen", "127.0.0.1:0", *FREE, "--config", str(tls)],
         ]
         for number in range(runs.args.runs):
             arguments = kinds[number % len(kinds)]
             process = runs.serve("data", *arguments)
             runs.end(f"nobat serve {' '.join(arguments)}", process, 1)
-
-
-def write(path, text):
-    path.write_text(text)
-    return str(path)
 
 
 def rollout(runs):
@@ -159,7 +155,7 @@ def rollout(runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["stops", "ports", "rollout"], choices=["stops", "ports", "rollout"])
+    parser.add_argument("what", nargs="*", metavar="PART", help="some of stops, ports, rollout [all]")
     parser.add_argument("--bin", default=str(ROOT / "target/release"), help="folder of the binaries")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--requests", type=int, default=1000)
@@ -170,12 +166,16 @@ def main():
     args = parser.parse_args()
     args.bin = str(Path(args.bin).resolve())
     random.seed(args.seed)
+    parts = {"stops": stops, "ports": ports, "rollout": rollout}
+    args.what = args.what or list(parts)
+    if unknown := [what for what in args.what if what not in parts]:
+        parser.error(f"no part is called {unknown[0]}")
     bad = 0
     for what in args.what:
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(args, Path(folder))
-            {"stops": stops, "ports": ports, "rollout": rollout}[what](runs)
-            print(f"{what}: {args.runs if what != 'rollout' else ''} done, {len(runs.bad)} not as they must be")
+            parts[what](runs)
+            print(f"{what}: {args.runs if what != 'rollout' else args.requests} done, {len(runs.bad)} not as they must be")
             bad += len(runs.bad)
     sys.exit(1 if bad else 0)
 

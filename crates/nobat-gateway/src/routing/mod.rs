@@ -211,7 +211,7 @@ impl Routes {
         route_jobs::declare(&*self.ledger, &names).await
     }
 
-    /// Refreshes for ever: what other gateways were told every [`REFRESH`], what
+    /// Refreshes for ever: what other gateways were told every two seconds, what
     /// became of the models at once.
     pub async fn follow(self, registry: Registry) {
         let mut changed = registry.changes();

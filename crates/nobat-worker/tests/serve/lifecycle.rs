@@ -44,37 +44,6 @@ async fn a_cancelled_run_is_ended_and_its_session_serves_on() {
     deployment.drain().await;
 }
 
-/// The names of this process's threads.
-fn threads() -> Vec<String> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("linux").flatten();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.map(|name| name.trim().to_owned()).collect()
-}
-
-#[tokio::test]
-async fn a_worker_that_is_dropped_while_it_loads_leaves_no_thread_in_a_model() {
-    let models = tempfile::tempdir().expect("a folder");
-    // One that serves, and one whose first run never ends by itself.
-    for (name, model) in [("a", "identity_fp32"), ("b", "endless")] {
-        std::fs::copy(test_model(model), models.path().join(format!("{name}.onnx"))).expect("a test model");
-    }
-    let data = tempfile::tempdir().expect("a folder");
-    let queue: Arc<dyn nobat_queue::Queue> =
-        nobat_queue::sqlite::SqliteQueue::open(data.path(), QueueSettings::default()).expect("a queue");
-    let config = nobat_worker::WorkerConfig { models: vec![models.path().to_owned()], ..quick() };
-    let worker = nobat_worker::Worker::start(config, Arc::clone(&queue)).expect("a worker");
-    let ready = |own: &nobat_core::signature::ModelSignature| own.name == "a" && own.state == ModelState::Ready;
-    while !worker.signatures().iter().any(ready) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let own = |name: &String| name.starts_with("nobat-load") || name.starts_with("nobat-run");
-    assert!(threads().iter().any(own), "it loads and serves: {:?}", threads());
-    drop(worker);
-    let left: Vec<String> = threads().into_iter().filter(own).collect();
-    assert_eq!(left, Vec::<String>::new());
-    assert!(queue.workers().await.expect("workers").is_empty(), "it has left the registry");
-}
-
 /// Bytes this process has resident.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").expect("linux");
