@@ -139,7 +139,7 @@ mod tests {
             secrets = ["whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"]
             [[scheduler.periodic]]
             name = "nightly"
-            crontab = "0 3 * * *"
+            schedule = "0 3 * * *"
             predict = { model = "m", request = { inputs = [] }, webhook = "https://hooks.example/topsecret?k=topsecret" }
         "#;
         let folder = tempfile::tempdir().expect("a folder");

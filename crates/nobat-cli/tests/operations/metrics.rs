@@ -72,7 +72,7 @@ fn every_series_of_the_rules_and_the_dashboard_exists_on_a_running_stack() {
         "nobat_batch_cap_rows",
         "nobat_jobs_expired_total",
         "nobat_jobs_ended_total",
-        "nobat_job_seconds",
+        "nobat_job_seconds_bucket",
         "nobat_build_info",
     ] {
         assert!(own.contains(name), "the worker shows no {name}: {own:?}");
