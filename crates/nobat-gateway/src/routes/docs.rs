@@ -104,7 +104,7 @@ pub(crate) struct JobParameters {
     /// How long the result can be read, such as `60s`
     #[param(
         required = false,
-        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+        pattern = r"^((0\.[0-9]{0,2}[1-9]|[1-9][0-9]{0,6}(\.[0-9]{1,3})?)s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
     )]
     result_ttl: Option<String>,
     /// Attempts after the first
@@ -113,19 +113,19 @@ pub(crate) struct JobParameters {
     /// Delay before a retry, such as `1s`
     #[param(
         required = false,
-        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+        pattern = r"^((0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
     )]
     retry_delay: Option<String>,
     /// Time within which it must finish, such as `500ms`
     #[param(
         required = false,
-        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+        pattern = r"^((0\.[0-9]{0,2}[1-9]|[1-9][0-9]{0,6}(\.[0-9]{1,3})?)s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
     )]
     deadline: Option<String>,
     /// Time before which it must not run, such as `5s`
     #[param(
         required = false,
-        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+        pattern = r"^((0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
     )]
     delay: Option<String>,
     /// Instant before which it must not run, RFC 3339; within ten years
@@ -150,7 +150,7 @@ pub(crate) struct DeadlineParameter {
     /// As `deadline`; the earlier of both counts
     #[param(
         required = false,
-        pattern = r"^([1-9][0-9]{0,6}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+        pattern = r"^((0\.[0-9]{0,2}[1-9]|[1-9][0-9]{0,6}(\.[0-9]{1,3})?)s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,5}(m|min)|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
     )]
     wait: Option<String>,
 }
@@ -163,7 +163,7 @@ pub(crate) struct WaitParameter {
     /// Wait this long for the answer; seconds, or with a unit
     #[param(
         required = false,
-        pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
+        pattern = r"^((0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"
     )]
     wait: Option<String>,
 }

@@ -74,6 +74,9 @@ impl JobQuery {
                 "run_at" => options.delay = Some(run_at(value, now)?),
                 "version" => read.version = Some(value.into()),
                 "label" => read.label = Some(value.into()),
+                "webhook" if value.is_empty() => {
+                    return Err(invalid("webhook is empty; give the address that is told, or leave it out".to_owned()));
+                }
                 "webhook" => options.webhook = Some(value.into()),
                 _ => read.wait = Some(wait(value)?),
             }
@@ -254,6 +257,7 @@ mod tests {
             "version=1&label=a",
             "prioritty=1",
             "wait=soon",
+            "webhook=",
             "=1",
         ] {
             assert_eq!(read(query).expect_err(query).code, ErrorCode::InvalidParameter);

@@ -37,7 +37,7 @@ const MAX_LOOKS: usize = 20;
     get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^((0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
     ),
     responses((status = 200, description = "The job", body = JobObject), Refusals),
 )]
@@ -59,7 +59,7 @@ pub async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predict
     get, path = "/api/v1/jobs/{id}/result", tag = "jobs", operation_id = "get_result",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^(0|[1-9][0-9]{0,5}(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
+        ("wait" = Option<String>, Query, description = "Wait this long for its end; seconds, or with a unit", pattern = r"^((0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?s?|[1-9][0-9]{0,8}ms|[1-9][0-9]{0,3}(m|min)|[1-9][0-9]{0,2}h)$"),
         ("form" = Option<String>, Query, description = "`row` (default) or `column`", pattern = "^(row|column)$"),
     ),
     responses(
