@@ -71,6 +71,8 @@ async fn a_webhook_to_a_private_address_is_refused_when_a_job_names_it() {
         let refused = house.post(&format!("/api/v1/predict/one?webhook={url}"), &row()).await;
         assert_eq!((refused.status, &refused.json["code"]), (400, &json!("invalid_parameter")), "{url}");
         assert!(refused.message().starts_with("webhook: "), "{url}: {}", refused.message());
+        let many = house.post(&format!("/api/v1/predict/one/many?webhook={url}"), &json!({"requests": [row()]})).await;
+        assert_eq!((many.status, &many.json["code"]), (400, &json!("invalid_parameter")), "{url}: the call as a whole");
     }
     let counts = house.get("/api/v1/queues/one").await.json;
     assert_eq!(counts["queued"], 0, "nothing was enqueued: {counts}");

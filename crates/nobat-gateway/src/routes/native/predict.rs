@@ -232,6 +232,10 @@ async fn read(
     predictor: &Predictor,
 ) -> Result<Asked> {
     let mut query = JobQuery::read(request.query_string(), takes, SystemTime::now())?;
+    if let Some(url) = &query.options.webhook {
+        // Here and not with each job: a call of many is refused as a whole.
+        predictor.shared().webhooks.check(url)?;
+    }
     let want = match (&query.version, &query.label) {
         (Some(version), _) => Want::Version(version),
         (None, Some(label)) => Want::Label(label),
