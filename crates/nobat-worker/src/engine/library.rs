@@ -31,7 +31,7 @@ pub enum LibraryError {
     },
     /// Nothing was found anywhere.
     #[error(
-        "ONNX Runtime is not installed: no {LIBRARY} beside the executable or in .nobat/lib of a parent folder; run scripts/setup, or set NOBAT_ORT_LIB to the library"
+        "ONNX Runtime is not installed: no {LIBRARY} beside the executable, in its Python environment or in .nobat/lib of a parent folder; run `pip install onnxruntime` there, scripts/setup in a checkout, or set NOBAT_ORT_LIB to the library"
     )]
     NotFound,
     /// It is there but cannot be used.
@@ -90,8 +90,9 @@ fn tell(level: LogLevel, message: &str) {
 }
 
 /// Where the library is: `NOBAT_ORT_LIB`, `ORT_DYLIB_PATH`, beside the
-/// executable, then `.nobat/lib` in every parent folder of the executable and
-/// of the working directory.
+/// executable, in the Python environment the executable is installed in, then
+/// `.nobat/lib` in every parent folder of the executable and of the working
+/// directory.
 fn find() -> Result<PathBuf, LibraryError> {
     for variable in ["NOBAT_ORT_LIB", "ORT_DYLIB_PATH"] {
         if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
@@ -103,16 +104,70 @@ fn find() -> Result<PathBuf, LibraryError> {
         }
     }
     let executable = std::env::current_exe().ok();
-    let beside = executable.as_deref().and_then(Path::parent).map(|folder| folder.join(LIBRARY));
+    let folder = executable.as_deref().and_then(Path::parent);
+    let beside = folder.map(|folder| folder.join(LIBRARY)).filter(|path| path.is_file());
     let work = std::env::current_dir().ok();
-    let installed = [executable.as_deref(), work.as_deref()]
-        .into_iter()
-        .flatten()
-        .flat_map(Path::ancestors)
-        .map(|folder| folder.join(".nobat/lib").join(LIBRARY));
-    beside.into_iter().chain(installed).find(|path| path.is_file()).ok_or(LibraryError::NotFound)
+    let installed = || {
+        [executable.as_deref(), work.as_deref()]
+            .into_iter()
+            .flatten()
+            .flat_map(Path::ancestors)
+            .map(|folder| folder.join(".nobat/lib").join(LIBRARY))
+            .find(|path| path.is_file())
+    };
+    beside.or_else(|| python_package(folder?)).or_else(installed).ok_or(LibraryError::NotFound)
+}
+
+/// The library of the `onnxruntime` package in the Python environment whose
+/// commands are in `bin`: pip puts its files under `lib/python3.X/site-packages`
+/// of a virtual environment or a prefix (`dist-packages` on Debian), and beside
+/// `bin` with `--target`. The package has no name without a version.
+fn python_package(bin: &Path) -> Option<PathBuf> {
+    let root = bin.parent()?;
+    let of_python = |lib: &str| {
+        let versions = std::fs::read_dir(root.join(lib)).into_iter().flatten().flatten();
+        let versions = versions.filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"));
+        versions.flat_map(|entry| ["site-packages", "dist-packages"].map(|packages| entry.path().join(packages)))
+    };
+    let packages = std::iter::once(root.to_owned()).chain(of_python("lib")).chain(of_python("lib64"));
+    packages.filter_map(|packages| library_in(&packages.join("onnxruntime/capi"))).next()
+}
+
+/// `libonnxruntime.so.1.31.0` (`libonnxruntime.1.31.0.dylib`) of a folder. Where there are
+/// several, because the package for GPUs was installed over the other, the newest file.
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let named = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (stem, _) = LIBRARY.rsplit_once('.').unwrap_or((LIBRARY, ""));
+        name == LIBRARY || name.starts_with(&format!("{LIBRARY}.")) || name.starts_with(&format!("{stem}.1."))
+    };
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(|path| named(path));
+    files.max_by_key(|path| path.metadata().and_then(|file| file.modified()).ok())
 }
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_of_a_python_environment_is_found_wherever_pip_puts_it() {
+        for packages in
+            ["lib/python3.12/site-packages", "lib64/python3.11/site-packages", "lib/python3/dist-packages", ""]
+        {
+            let environment = tempfile::tempdir().expect("made");
+            let capi = environment.path().join(packages).join("onnxruntime/capi");
+            std::fs::create_dir_all(&capi).expect("made");
+            let bin = environment.path().join("bin");
+            assert_eq!(python_package(&bin), None, "{packages}");
+            std::fs::write(capi.join("libonnxruntime_providers_shared.so"), "").expect("written");
+            assert_eq!(python_package(&bin), None, "{packages}");
+            let library = capi.join(format!("{LIBRARY}.1.31.0"));
+            std::fs::write(&library, "").expect("written");
+            assert_eq!(python_package(&bin), Some(library), "{packages}");
+        }
+    }
 }
