@@ -28,7 +28,7 @@ const BELOW: [i64; 4] = [20_000, 1_000, 100, 10];
 const TOLERANCE: f64 = 2e-3;
 /// So much where the graph has proven it: the trial is for a rule that is wrong, whose rows
 /// are others altogether, and not for the rounding that a deep model makes larger.
-const PROVEN_TOLERANCE: f64 = 0.05;
+const PROVEN_TOLERANCE: f64 = 0.25;
 /// What is left of values that cancel out is the rounding of the largest of them.
 const ROUNDING: f64 = 1e-5;
 
@@ -377,7 +377,7 @@ mod tests {
         // As much as a deep model of a PyPI package rounds differently in another batch.
         assert_eq!(tried_with(Effort::Once, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Same);
         assert!(matches!(tried_with(Effort::Thorough, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Differs(_)));
-        assert!(matches!(tried_with(Effort::Once, &[-1, 4], Datatype::Fp32, off(0.2)), Trial::Differs(_)));
+        assert!(matches!(tried_with(Effort::Once, &[-1, 4], Datatype::Fp32, off(0.5)), Trial::Differs(_)));
     }
 
     #[test]
