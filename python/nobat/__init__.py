@@ -9,12 +9,14 @@
 """
 
 from ._retry import Retry
-from ._wire import Inputs, JobInfo, JobOptions, Model, Prediction, TensorSpec, Timings
-from .client import AsyncClient, AsyncJob, Client, Job
+from ._types import Inputs, JobInfo, JobOptions, Model, Prediction, TensorSpec, Timings
+from .aclient import AsyncClient, AsyncJob
+from .client import Client, Job
 from .errors import (
     AuthenticationError,
     Conflict,
     DeadlineExceeded,
+    InvalidInput,
     InvalidRequest,
     JobFailed,
     NobatError,
@@ -29,11 +31,12 @@ from .errors import (
     TransportError,
     Unavailable,
 )
+from .task import Task, task
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncClient", "AsyncJob", "AuthenticationError", "Client", "Conflict", "DeadlineExceeded", "Inputs", "InvalidRequest",
-    "Job", "JobFailed", "JobInfo", "JobOptions", "Model", "NobatError", "NotFound", "PermissionDenied", "Prediction", "ProtocolError",
-    "RateLimited", "ResultExpired", "Retry", "ServerError", "StatusError", "TensorSpec", "Timeout", "Timings",
-    "TransportError", "Unavailable",
+    "AsyncClient", "AsyncJob", "AuthenticationError", "Client", "Conflict", "DeadlineExceeded", "Inputs", "InvalidInput",
+    "InvalidRequest", "Job", "JobFailed", "JobInfo", "JobOptions", "Model", "NobatError", "NotFound", "PermissionDenied",
+    "Prediction", "ProtocolError", "RateLimited", "ResultExpired", "Retry", "ServerError", "StatusError", "Task", "TensorSpec",
+    "Timeout", "Timings", "TransportError", "Unavailable", "task",
 ]  # fmt: skip

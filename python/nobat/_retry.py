@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import NobatError, TransportError, Unavailable
 
@@ -18,6 +18,10 @@ class Retry:
     times: int = 2
     delay: float = 0.5
     most: float = 8.0
+
+    def patient(self) -> Retry:
+        """For many calls, of which none shall fail because a server restarts: about half a minute."""
+        return replace(self, times=max(self.times, 8)) if self.times else self
 
     def pause(self, tried: int, error: NobatError, *, sent: bool, keyed: bool) -> float | None:
         """Seconds until the next try after ``tried`` failed ones; ``None`` to give up.

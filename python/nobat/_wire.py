@@ -1,175 +1,39 @@
-"""Requests and answers without I/O: what both clients send and how they read it.
-
-Arrays travel as the binary tensors of the Open Inference Protocol v2, lists as the
-native API's JSON. numpy is used where a caller brings arrays, and never needed else.
-"""
+"""Requests and answers without I/O: what both clients send and how they read it."""
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, Union
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from . import _tensors as tensors
+from ._types import Inputs, JobInfo, Model, Options, Prediction, TensorSpec, Timings, seconds
 from .errors import NobatError, ProtocolError, StatusError, of_answer
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
-    Tensor = Union[Array, Sequence[Any], float, str, bool]
-else:
-    Tensor = Any
-
-#: One tensor, where the model has one input, or one for each input's name. The first
-#: axis is the batch axis where the model has one.
-Inputs = Union[Tensor, Mapping[str, Tensor]]
-#: Seconds, a ``timedelta``, or text with a unit such as ``"500ms"``.
-Duration = Union[float, timedelta, str]
-
-_DTYPES = {
-    "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2",
-    "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
+T = TypeVar("T")
 _HEADER_LENGTH = "inference-header-content-length"
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a model; -1 is a dimension of any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that the server knows."""
-
-    name: str
-    version: str
-    ready: bool
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    detail: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where an answer's time went, in seconds; ``None`` where no run of its own did it."""
-
-    queue: float | None = None
-    batch_wait: float | None = None
-    input: float | None = None
-    infer: float | None = None
-    output: float | None = None
-    batch_size: int | None = None
-    attempts: int | None = None
-    worker: str | None = None
-    cache: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A model's answer: arrays where arrays were given, else lists."""
-
-    outputs: Mapping[str, Any]
-    model: str
-    version: str
-    timings: Timings = field(default_factory=Timings)
-    job_id: str | None = None
-
-    @property
-    def output(self) -> Any:
-        """The value of the only output."""
-        if len(self.outputs) != 1:
-            raise ValueError(f"the model has {len(self.outputs)} outputs ({', '.join(self.outputs)}); use outputs[name]")
-        return next(iter(self.outputs.values()))
-
-    def __getitem__(self, name: str) -> Any:
-        return self.outputs[name]
-
-
-@dataclass(frozen=True)
-class JobInfo:
-    """A job as it stood when it was asked for."""
-
-    id: str
-    model: str
-    state: str
-    priority: int
-    attempts: int
-    error_code: str | None
-    error: str | None
-    timings: Timings | None
-    detail: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self.state in ("succeeded", "dead", "cancelled", "expired")
-
-
-class JobOptions(TypedDict, total=False):
-    """What a job may be told; what is left out is the server's default."""
-
-    #: 0 to 255; 10 runs before 1.
-    priority: int
-    #: Within which it must finish.
-    deadline: Duration
-    #: Before which it must not run.
-    delay: Duration
-    #: How long its result can be read.
-    result_ttl: Duration
-    #: Attempts after the first.
-    max_retries: int
-    #: Before each of them.
-    retry_delay: Duration
-    #: Told of its end, signed.
-    webhook: str
-    version: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """``JobOptions`` with a place for each."""
-
-    priority: int | None = None
-    deadline: Duration | None = None
-    delay: Duration | None = None
-    result_ttl: Duration | None = None
-    max_retries: int | None = None
-    retry_delay: Duration | None = None
-    webhook: str | None = None
-    version: str | None = None
-    label: str | None = None
-
-    def query(self) -> dict[str, str]:
-        """As the native API's query parameters."""
-        durations = {"deadline", "delay", "result_ttl", "retry_delay"}
-        given = ((name, value) for name, value in vars(self).items() if value is not None)
-        return {name: duration(value) if name in durations else str(value) for name, value in given}
-
-
-@dataclass(frozen=True)
 class Call:
-    """One HTTP request. ``keyed``: making it twice does what making it once does."""
+    """One HTTP request."""
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
+    #: Whether making it twice does what making it once does.
     keyed: bool = True
     #: Seconds that the server itself may take on purpose, beside the client's timeout.
     wait: float = 0.0
+    #: Seconds without an answer, instead of the client's timeout.
+    timeout: float | None = None
     job_id: str | None = None
 
 
@@ -183,23 +47,22 @@ class Answer:
 
     def json(self) -> Any:
         """The body, if it is nobat's JSON."""
-        if not self.content:
-            return {}
         try:
-            return json.loads(self.content)
+            body = json.loads(self.content)
         except ValueError:
-            raise self._foreign() from None
+            body = None
+        if not isinstance(body, dict):
+            raise self._foreign()
+        return body
 
     def failure(self, call: Call) -> StatusError | ProtocolError | None:
         """The refusal that this is, if it is one."""
         if self.status < 300:
             return None
         try:
-            body = json.loads(self.content)
-        except ValueError:
-            return self._foreign()
-        if not isinstance(body, dict):
-            return self._foreign()
+            body = self.json()
+        except ProtocolError as foreign:
+            return foreign
         return of_answer(self.status, body, self.headers, call.job_id)
 
     def _foreign(self) -> ProtocolError:
@@ -210,23 +73,26 @@ class Answer:
         )
 
 
-def seconds(value: Duration) -> float:
-    """A duration in seconds."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str):
-        units = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-        unit = next((unit for unit in units if value.endswith(unit)), None)
+class Failed(NamedTuple):
+    """No answer came."""
+
+    error: NobatError
+    #: Whether the request may have reached the server.
+    sent: bool
+
+
+def _reads(read: Callable[..., T]) -> Callable[..., T]:
+    """Turns whatever reading trips over into one error."""
+
+    @functools.wraps(read)
+    def reading(*arguments: Any) -> T:
         try:
-            return float(value[: -len(unit)]) * units[unit] if unit else float(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is no duration; write seconds, or such as '500ms', '3s', '5m'") from None
-    return float(value)
+            return read(*arguments)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error) as error:
+            message = "the answer is not what this client knows; is the server of another version?"
+            raise ProtocolError(f"{message} ({type(error).__name__}: {error})") from error
 
-
-def duration(value: Duration) -> str:
-    """A duration as the server reads it."""
-    return f"{seconds(value) * 1e6:.0f}us"
+    return reading
 
 
 def segment(text: str) -> str:
@@ -234,97 +100,45 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def is_array(value: object) -> bool:
-    """Whether it is a numpy array or one of its scalars, without importing numpy."""
-    return type(value).__module__.split(".")[0] == "numpy"
+def job_path(job_id: str, end: str = "") -> str:
+    """The path of a job."""
+    return f"/api/v1/jobs/{segment(job_id)}{end}"
 
 
-def has_arrays(inputs: Inputs) -> bool:
-    """Whether a caller brought arrays."""
-    values = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
-    return any(is_array(value) for value in values)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if is_array(value) else value
-
-
-def json_body(inputs: Inputs) -> bytes:
-    """The native API's column form."""
-    tensors = {name: _plain(value) for name, value in inputs.items()} if isinstance(inputs, Mapping) else _plain(inputs)
-    try:
-        return json.dumps({"inputs": tensors}, allow_nan=False, separators=(",", ":"), default=_item).encode()
-    except ValueError as error:
-        raise ValueError(f"the inputs cannot be written as JSON: {error}; NaN and infinity need arrays") from None
-
-
-def _item(value: object) -> Any:
-    """bytes are base64 in the native API's JSON."""
-    if isinstance(value, bytes):
-        import base64
-
-        return {"b64": base64.b64encode(value).decode()}
-    raise ValueError(f"a {type(value).__name__} is no number, text or list")
-
-
-def predict_json(model: str, inputs: Inputs, options: Options, wait: float, key: str | None) -> Call:
-    """Predict and wait, by the native API."""
-    return Call(
-        "POST",
-        f"/api/v1/predict/{segment(model)}",
-        params=options.query(),
-        headers=_headers(key, {"prefer": f"wait={wait:.3f}"}),
-        content=json_body(inputs),
-        wait=wait,
-    )
-
-
-def submit(model: str, inputs: Inputs, options: Options, key: str | None) -> Call:
-    """Enqueue, and do not wait."""
-    return Call(
-        "POST",
-        f"/api/v1/predict/{segment(model)}",
-        params=options.query(),
-        headers=_headers(key, {"prefer": "respond-async"}),
-        content=json_body(inputs),
-    )
-
-
-def _headers(key: str | None, more: Mapping[str, str]) -> dict[str, str]:
-    # Made here, once, so that every try of the call carries the same one.
-    return {"content-type": "application/json", "idempotency-key": key or uuid.uuid4().hex, **more}
-
-
-def metadata(model: str, options: Options) -> Call:
-    """What a model takes."""
+def v2_path(model: str, options: Options, end: str = "") -> str:
+    """The v2 protocol's path of a model, or of the version that is asked for."""
     version = options.version or options.label
-    return Call("GET", f"/v2/models/{segment(model)}" + (f"/versions/{segment(version)}" if version else ""))
+    return f"/v2/models/{segment(model)}" + (f"/versions/{segment(version)}" if version else "") + end
 
 
-def specs(body: Mapping[str, Any], side: str = "inputs") -> tuple[TensorSpec, ...]:
-    """A model's tensors, from any of the answers that list them."""
-    return tuple(
-        TensorSpec(str(one["name"]), str(one["datatype"]), tuple(int(dim) for dim in one["shape"]))
-        for one in body.get(side, ())
-    )
+def enqueue(model: str, inputs: Inputs, options: Options, key: str | None, wait: float | None = None) -> Call:
+    """Enqueue by the native API, and wait so long for the result, if at all."""
+    # The key is made here, once, so that every try of the call carries the same one.
+    prefer = "respond-async" if wait is None else f"wait={wait:.3f}"
+    headers = {"content-type": "application/json", "idempotency-key": key or uuid.uuid4().hex, "prefer": prefer}
+    path = f"/api/v1/predict/{segment(model)}"
+    return Call("POST", path, options.query(), headers, tensors.to_json(inputs), wait=wait or 0.0)
 
 
-def predict_binary(
-    model: str, inputs: Inputs, takes: Sequence[TensorSpec], options: Options, outputs: Sequence[str] | None
+def infer(
+    model: str,
+    inputs: Inputs,
+    takes: Sequence[TensorSpec],
+    options: Options,
+    outputs: Sequence[str] | None,
+    timeout: float,
+    keyed: bool,
 ) -> Call:
     """Predict and wait, with binary tensors.
 
-    The v2 protocol has no idempotency keys; a prediction changes nothing, but one that
-    may have been sent is not sent twice, since it may cost a run.
+    The v2 protocol has no idempotency keys. A prediction changes nothing, but one that may
+    have been sent is sent again only where the caller says so, since it costs a run.
     """
-    named = inputs if isinstance(inputs, Mapping) else {_only(model, takes): inputs}
     known = {spec.name: spec for spec in takes}
     described: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for name, value in named.items():
-        if name not in known:
-            raise ValueError(f"model {model!r} has no input {name!r}; inputs: {', '.join(known)}")
-        shape, blob = _pack(value, known[name])
+    blobs: list[bytes | memoryview] = []
+    for name, value in tensors.by_name(model, inputs, takes).items():
+        shape, blob = tensors.pack(value, known[name])
         described.append({
             "name": name, "datatype": known[name].datatype, "shape": shape, "parameters": {"binary_data_size": len(blob)},
         })  # fmt: skip
@@ -339,80 +153,29 @@ def predict_binary(
     if outputs:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
     head = json.dumps(document, separators=(",", ":")).encode()
-    version = options.version or options.label
     return Call(
         "POST",
-        f"/v2/models/{segment(model)}" + (f"/versions/{segment(version)}" if version else "") + "/infer",
+        v2_path(model, options, "/infer"),
         headers={"content-type": "application/octet-stream", _HEADER_LENGTH: str(len(head))},
         content=b"".join([head, *blobs]),
-        keyed=False,
+        keyed=keyed,
+        timeout=timeout,
     )
 
 
-def _only(model: str, takes: Sequence[TensorSpec]) -> str:
-    if len(takes) != 1:
-        raise ValueError(f"model {model!r} takes {', '.join(spec.name for spec in takes)}; give a dict of arrays by name")
-    return takes[0].name
-
-
-def _pack(value: Any, spec: TensorSpec) -> tuple[list[int], bytes]:
-    import numpy as np
-
-    array = np.asarray(value)
-    if spec.datatype == "BYTES":
-        items = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
-        return list(array.shape), b"".join(struct.pack("<I", len(item)) + item for item in items)
-    if spec.datatype not in _DTYPES:
-        raise ValueError(f"input {spec.name!r} is {spec.datatype}, which numpy has not; give lists instead of arrays")
-    dtype = np.dtype(_DTYPES[spec.datatype])
-    if not np.can_cast(array.dtype, dtype, casting="same_kind"):
-        raise ValueError(f"input {spec.name!r} takes {spec.datatype}, not {array.dtype}; convert it with astype()")
-    return list(array.shape), np.ascontiguousarray(array, dtype=dtype).tobytes()
-
-
-def read_binary(model: str, answer: Answer) -> Prediction:
+@_reads
+def read_infer(model: str, answer: Answer) -> Prediction:
     """An answer with binary tensors."""
-    import numpy as np
-
-    length = int(answer.headers.get(_HEADER_LENGTH, len(answer.content)))
-    try:
-        document = json.loads(answer.content[:length])
-    except ValueError:
-        raise ProtocolError("the answer's document is not JSON", status=answer.status) from None
-    at = length
+    at = int(answer.headers.get(_HEADER_LENGTH, len(answer.content)))
+    document = json.loads(answer.content[:at])
+    blobs = memoryview(answer.content)
     outputs: dict[str, Any] = {}
     for output in document["outputs"]:
         size = (output.get("parameters") or {}).get("binary_data_size")
-        datatype, shape = output["datatype"], output["shape"]
-        if size is None:
-            dtype = object if datatype == "BYTES" else np.dtype(_DTYPES[datatype])
-            outputs[output["name"]] = np.array(output["data"], dtype=dtype).reshape(shape)
-            continue
-        blob = memoryview(answer.content)[at : at + size]
-        at += size
-        if datatype == "BYTES":
-            items = np.empty(len(list(_elements(blob))), dtype=object)
-            items[:] = [_text(item) for item in _elements(blob)]
-            outputs[output["name"]] = items.reshape(shape)
-        else:
-            outputs[output["name"]] = np.frombuffer(blob, dtype=_DTYPES[datatype]).reshape(shape)
+        outputs[output["name"]] = tensors.unpack(output, None if size is None else blobs[at : at + size])
+        at += size or 0
     timings = _server_timing(answer.headers.get("server-timing", ""))
     return Prediction(outputs, document.get("model_name", model), document.get("model_version", ""), timings)
-
-
-def _elements(blob: memoryview) -> Iterator[bytes]:
-    at = 0
-    while at < len(blob):
-        (length,) = struct.unpack_from("<I", blob, at)
-        yield bytes(blob[at + 4 : at + 4 + length])
-        at += 4 + length
-
-
-def _text(item: bytes) -> str | bytes:
-    try:
-        return item.decode()
-    except UnicodeDecodeError:
-        return item
 
 
 def _server_timing(header: str) -> Timings:
@@ -434,82 +197,58 @@ def _server_timing(header: str) -> Timings:
     )  # fmt: skip
 
 
-def _explained(explain: Mapping[str, Any] | None) -> Timings | None:
-    if not explain:
+def _timings(body: Mapping[str, Any]) -> Timings | None:
+    told = body.get("explain") or body.get("timings")
+    if not told:
         return None
 
     def s(name: str) -> float | None:
-        return float(explain[name]) / 1e6 if name in explain else None
+        return float(told[name]) / 1e6 if name in told else None
 
     return Timings(
         s("queue_us"), s("batch_wait_us"), s("input_us"), s("infer_us"), s("output_us"),
-        explain.get("batch_size"), explain.get("attempts"), explain.get("worker") or None, explain.get("cache"),
+        told.get("batch_size"), told.get("attempts"), told.get("worker") or None, told.get("cache"),
     )  # fmt: skip
 
 
+@_reads
 def read_result(body: Mapping[str, Any], names: Sequence[str], convert: Callable[[str, Any], Any]) -> Prediction:
     """A result in column form: one tensor, or an object of tensors by name."""
-    given = body.get("outputs")
+    given = body["outputs"]
     # One output's tensor stands alone; a model with several names each.
-    tensors = given if isinstance(given, Mapping) and len(names) != 1 else {names[0] if names else "output": given}
-    outputs = {name: convert(name, tensor) for name, tensor in tensors.items()}
-    return Prediction(
-        outputs,
-        str(body.get("model", "")),
-        str(body.get("version") or body.get("model_version") or ""),
-        _explained(body.get("explain") or body.get("timings")) or Timings(),
-        str(body["id"]) if body.get("id") else None,
-    )
+    named = given if isinstance(given, Mapping) and len(names) != 1 else {names[0] if names else "output": given}
+    outputs = {name: convert(name, tensor) for name, tensor in named.items()}
+    version = str(body.get("version") or body.get("model_version") or "")
+    return Prediction(outputs, str(body.get("model", "")), version, _timings(body) or Timings(), body.get("id"))
 
 
-def converter(specs: Sequence[TensorSpec], arrays: bool) -> Callable[[str, Any], Any]:
-    """Makes arrays of lists where arrays were given."""
-    known = {spec.name: spec.datatype for spec in specs}
+@_reads
+def read_specs(body: Mapping[str, Any]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """A model's inputs and outputs, from any of the answers that list them."""
 
-    def convert(name: str, tensor: Any) -> Any:
-        if not arrays:
-            return tensor
-        import numpy as np
+    def side(name: str) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(str(one["name"]), str(one["datatype"]), tuple(int(dim) for dim in one["shape"]))
+            for one in body.get(name, ())
+        )
 
-        datatype = known.get(name)
-        return np.array(tensor, dtype=_DTYPES[datatype] if datatype in _DTYPES else None)
-
-    return convert
+    return side("inputs"), side("outputs")
 
 
+@_reads
 def read_job(body: Mapping[str, Any]) -> JobInfo:
     """A job object."""
-    if "id" not in body or "state" not in body:
-        raise ProtocolError("the answer is no job of nobat's; is the server of another version?")
     error = body.get("error") or {}
     return JobInfo(
-        str(body["id"]),
-        str(body.get("model", "")),
-        str(body["state"]),
-        int(body.get("priority", 0)),
-        int(body.get("attempts", 0)),
-        error.get("code"),
-        error.get("message") or error.get("detail"),
-        _explained(body.get("explain") or body.get("timings")),
-        dict(body),
-    )
+        str(body["id"]), str(body.get("model", "")), str(body["state"]), int(body.get("priority", 0)), int(body.get("attempts", 0)),
+        error.get("code"), error.get("detail") or error.get("message"), _timings(body), dict(body),
+    )  # fmt: skip
 
 
+@_reads
 def read_model(body: Mapping[str, Any]) -> Model:
     """A model object of the native API."""
+    default = str(body["default_version"])
     versions = body.get("versions") or [{}]
-    default = str(body.get("default_version", ""))
     version = next((one for one in versions if str(one.get("version")) == default), versions[0])
-    return Model(
-        str(body.get("name", "")), default, bool(body.get("ready")), specs(version), specs(version, "outputs"), dict(body)
-    )
-
-
-def job_path(job_id: str, end: str = "") -> str:
-    """The path of a job."""
-    return f"/api/v1/jobs/{segment(job_id)}{end}"
-
-
-__all__ = [
-    "Answer", "Call", "Duration", "Inputs", "JobInfo", "Model", "NobatError", "Options", "Prediction", "Tensor", "TensorSpec", "Timings",
-]  # fmt: skip
+    return Model(str(body["name"]), default, bool(body["ready"]), *read_specs(version), dict(body))

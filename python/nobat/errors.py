@@ -18,6 +18,7 @@ class NobatError(Exception):
     :ivar retry_after: seconds after which asking again makes sense, if the server said so.
     :ivar job_id: the job that it is about, if any.
     :ivar request_id: the id under which the server's logs have the request.
+    :ivar index: which of ``map``'s inputs it is about, counted from 0.
     """
 
     def __init__(
@@ -36,6 +37,11 @@ class NobatError(Exception):
         self.retry_after = retry_after
         self.job_id = job_id
         self.request_id = request_id
+        self.index: int | None = None
+
+
+class InvalidInput(NobatError, ValueError):
+    """What was given cannot be sent; nothing was."""
 
 
 class TransportError(NobatError):
@@ -108,7 +114,7 @@ _BY_STATUS: dict[int, type[StatusError]] = {
     503: Unavailable,
     504: DeadlineExceeded,
 }
-#: A job's own failure, told by the call that reads its result.
+#: A job's own failure, told by the call that waits for its result.
 _FAILED = frozenset({"inference_failed", "invalid_worker_result"})
 
 
@@ -117,9 +123,9 @@ def of_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str], 
     code = str(body.get("code") or "")
     message = str(body.get("detail") or body.get("error") or body.get("title") or f"HTTP {status}")
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else InvalidRequest)
-    if code in _FAILED and job_id is not None:
+    if code in _FAILED:
         kind = JobFailed
-    told = body.get("job_id") or body.get("id")
+    told = body.get("job") or body.get("id")
     return kind(
         f"{message} ({code or status})",
         code=code,

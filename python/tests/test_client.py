@@ -6,13 +6,16 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nobat
 from conftest import Server
+from nobat._map import MOST_ROWS
 
 
 def test_arrays_go_in_and_come_out_as_arrays(client: nobat.Client, digit: list[float]) -> None:
@@ -50,6 +53,7 @@ def test_a_job_is_submitted_followed_and_read(client: nobat.Client, digit: list[
     again = client.job(job.id)
     assert np.asarray(again.result()["label"]).reshape(-1).tolist() == [7]
     assert job.id in {info.id for info in client.jobs(model="digits", state="succeeded")}
+    assert client.submit("digits", [digit]).wait(timeout=30).state == "succeeded"
 
 
 def test_a_job_that_waits_is_cancelled_and_a_wait_ends(client: nobat.Client, digit: list[float]) -> None:
@@ -58,7 +62,9 @@ def test_a_job_that_waits_is_cancelled_and_a_wait_ends(client: nobat.Client, dig
         job.result(timeout=0.2)
     assert timed_out.value.job_id == job.id
     assert job.status == "scheduled"
+    assert job.wait(timeout=0.1).state == "scheduled"
     assert job.cancel().state == "cancelled"
+    assert job.wait().done
     with pytest.raises(nobat.Conflict) as cancelled:
         job.result()
     assert (cancelled.value.status, cancelled.value.code, cancelled.value.job_id) == (409, "job_cancelled", job.id)
@@ -69,6 +75,8 @@ def test_a_key_makes_one_job(client: nobat.Client, digit: list[float]) -> None:
     second = client.submit("digits", [digit], idempotency_key="once", delay="5m")
     assert first.id == second.id
     assert client.submit("digits", [digit], delay="5m").id != first.id
+    answers = {client.predict("digits", np.array([digit]), idempotency_key="once more").job_id for _ in range(2)}
+    assert len(answers) == 1 and None not in answers
     with pytest.raises(nobat.InvalidRequest) as other:
         client.submit("digits", [[0.0] * 64], idempotency_key="once", delay="5m")
     assert other.value.code == "idempotency_mismatch"
@@ -96,41 +104,115 @@ def test_refusals_say_what_to_match_on(client: nobat.Client, digit: list[float])
 
 
 def test_map_keeps_the_order_and_takes_no_more_inputs_than_it_must(client: nobat.Client, digit: list[float]) -> None:
-    taken = 0
-    most_ahead = 0
-    yielded = 0
+    taken = most_ahead = yielded = 0
 
     def inputs() -> Iterator[nobat.Inputs]:
         nonlocal taken, most_ahead
-        for n in range(200):
+        for n in range(20_000):
             taken += 1
             most_ahead = max(most_ahead, taken - yielded)
             yield np.array([digit] * (1 + n % 3))
 
-    for answer in client.map("digits", inputs(), concurrency=4, priority=0):
-        assert len(answer["label"]) == 1 + yielded % 3
+    for answer in client.map("digits", inputs(), concurrency=2, priority=0):
+        assert answer.index == yielded and answer["label"].tolist() == [7] * (1 + yielded % 3)
         yielded += 1
-    assert yielded == 200
-    assert most_ahead <= 4 * 4 + 1
+    assert yielded == 20_000
+    assert most_ahead <= 2 * 2 * MOST_ROWS + 1
 
 
-def test_progress_changes_no_answer(client: nobat.Client, digit: list[float]) -> None:
+def test_map_in_any_order_answers_each_once(client: nobat.Client, golden: tuple[list[list[float]], list[int]]) -> None:
+    rows, labels = golden
+    inputs = [np.array(rows[n % 64], dtype=np.float32) for n in range(3_000)]
+    seen = {answer.index: answer["label"].item() for answer in client.map("digits", inputs, ordered=False)}
+    assert seen == {n: labels[n % 64] for n in range(3_000)}
+
+
+def test_a_row_without_the_batch_axis_is_answered_without_it(client: nobat.Client, golden: tuple[list[list[float]], list[int]]) -> None:
+    rows, labels = golden
+    array = np.array(rows, dtype=np.float32)
+    of_arrays = list(client.map("digits", array))
+    assert [answer["label"].item() for answer in of_arrays] == labels
+    assert all(answer["probabilities"].shape == (10,) for answer in of_arrays)
+    of_lists = list(client.map("digits", rows))
+    assert [answer["label"] for answer in of_lists] == labels
+    np.testing.assert_allclose([answer["probabilities"] for answer in of_lists], [answer["probabilities"] for answer in of_arrays])
+    named = list(client.map("digits", [{"input": rows[0]}, {"input": [rows[1], rows[2]]}], outputs=["label"]))
+    assert [dict(answer.outputs) for answer in named] == [{"label": labels[0]}, {"label": labels[1:3]}]
+
+
+def test_progress_changes_no_answer(client: nobat.Client, digit: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     inputs = [np.array([digit])] * 5
     assert len(list(client.map("digits", inputs, progress=True))) == 5
+    assert "5/5" in capsys.readouterr().err
 
 
 def test_map_raises_the_first_failure_in_its_place(client: nobat.Client, digit: list[float]) -> None:
     good, bad = np.array([digit]), np.zeros((1, 3))
     answers = client.map("digits", [good, good, bad, good], concurrency=2)
     assert [len(next(answers)["label"]), len(next(answers)["label"])] == [1, 1]
-    with pytest.raises(nobat.InvalidRequest):
+    with pytest.raises(nobat.InvalidRequest) as refused:
         next(answers)
+    assert refused.value.index == 2
+
+
+def test_bad_inputs_fail_alone_whatever_they_travel_with(client: nobat.Client, digit: list[float]) -> None:
+    inputs: list[Any] = [np.array([digit], dtype=np.float32) for _ in range(500)]
+    bad: dict[int, tuple[Any, type[nobat.NobatError]]] = {
+        3: (np.zeros((1, 3)), nobat.InvalidRequest), 77: (np.array([["x"] * 64]), nobat.InvalidInput),
+        200: ([["x"] * 64], nobat.InvalidRequest), 201: ([digit[:-1]], nobat.InvalidRequest),
+        202: ({"y": [digit]}, nobat.InvalidInput), 203: ([digit, digit[:3]], nobat.NobatError), 499: (7.0, nobat.InvalidRequest),
+    }  # fmt: skip
+    for index, (one, _) in bad.items():
+        inputs[index] = one
+    for ordered in (True, False):
+        count = 0
+        for outcome in client.map("digits", inputs, on_error="yield", ordered=ordered):
+            assert outcome.index is not None
+            count += 1
+            if outcome.index in bad:
+                assert isinstance(outcome, bad[outcome.index][1]), outcome
+            else:
+                assert isinstance(outcome, nobat.Prediction) and outcome["label"].tolist() == [7], outcome
+        assert count == 500
+
+
+def test_map_is_left_at_any_time(client: nobat.Client, digit: list[float]) -> None:
+    endless = (np.array([digit]) for _ in iter(int, 1))
+    for count, answer in enumerate(client.map("digits", endless, concurrency=4)):
+        assert answer.index == count
+        if count == 100:
+            break
+    assert client.predict("digits", np.array([digit]))["label"].tolist() == [7]
+    with pytest.raises(ZeroDivisionError):
+        list(client.map("digits", (np.array([[1 / n] * 64]) for n in (1, 0))))
+    with pytest.raises(nobat.NotFound):
+        list(client.map("nothing", [[digit]]))
+    with pytest.raises(nobat.InvalidInput, match="concurrency"):
+        list(client.map("digits", [[digit]], concurrency=0))
+
+
+def test_slow_inputs_are_answered_before_the_last_comes(client: nobat.Client, digit: list[float]) -> None:
+    taken = 0
+
+    def slowly() -> Iterator[nobat.Inputs]:
+        nonlocal taken
+        for _ in range(5):
+            taken += 1
+            yield np.array([digit])
+            time.sleep(0.1)
+
+    first = next(client.map("digits", slowly()))
+    assert first.index == 0 and taken < 5
 
 
 def test_models_tell_what_they_take(client: nobat.Client) -> None:
     digits = next(model for model in client.models() if model.name == "digits")
     assert digits.ready and digits.inputs[0].datatype == "FP32"
     assert {spec.name for spec in digits.outputs} == {"label", "probabilities"}
+
+
+def test_a_server_that_serves_is_ready(client: nobat.Client) -> None:
+    assert client.ready()
 
 
 def test_redriving_nothing_redrives_nothing(client: nobat.Client) -> None:
@@ -150,10 +232,24 @@ def test_the_asynchronous_client_does_the_same(server: Server, client: nobat.Cli
             again = await aclient.job(job.id)
             assert again.info.state == "succeeded"
             count = 0
-            async for one in aclient.map("digits", (np.array([digit]) for _ in range(50)), concurrency=8):
-                assert one["label"].reshape(-1).tolist() == [7]
+            async for one in aclient.map("digits", (np.array([digit]) for _ in range(5000)), concurrency=8):
+                assert one["label"].tolist() == [7] and one.index == count
                 count += 1
-            assert count == 50
+            assert count == 5000
+
+            async def given() -> AsyncIterator[nobat.Inputs]:
+                for n in range(100):
+                    yield digit if n != 40 else [["x"] * 64]
+
+            bad = []
+            async for outcome in aclient.map("digits", given(), on_error="yield", ordered=False):
+                if isinstance(outcome, nobat.NobatError):
+                    bad.append(outcome.index)
+                else:
+                    assert outcome["label"] == 7
+            assert bad == [40]
+            assert await aclient.ready()
+            assert (await job.wait()).state == "succeeded"
             assert job.id in [info.id async for info in aclient.jobs(state="succeeded", page=3)]
             waits = await aclient.submit("digits", [digit], delay="5m")
             assert (await waits.cancel()).state == "cancelled"
@@ -189,7 +285,8 @@ sys.modules["numpy"] = None
 import nobat
 with nobat.Client({server.url!r}) as client:
     print(client.predict("digits", [{digit!r}])["label"], client.submit("digits", [{digit!r}]).result()["label"])
+    print([answer["label"] for answer in client.map("digits", [{digit!r}] * 3)])
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert said.returncode == 0, said.stderr
-    assert said.stdout.count("7") == 2
+    assert said.stdout.count("7") == 5

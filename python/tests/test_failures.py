@@ -151,6 +151,60 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
         nobat.Client("localhost:8000")
 
 
+MODEL = json.dumps({"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1]}], "outputs": []}).encode()
+CONFIG = b'{"max_batch_size": 8}'
+
+
+def test_an_answer_of_another_version_is_one_typed_error(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    calls: list[Callable[[], object]] = [
+        client.models, lambda: client.submit("m", [1.0]), lambda: client.redrive("m"), lambda: list(client.jobs()),
+        lambda: client.predict("m", np.zeros((1, 1))),
+    ]  # fmt: skip
+    client._known._specs[("m", "")] = ((nobat.TensorSpec("x", "FP32", (-1, 1)),), ())
+    for body in (b'{"models": [7], "jobs": [7], "outputs": [7]}', b'{"outputs": 7, "jobs": [{"id": 3}], "models": [{}]}'):
+        for call in calls:
+            fake.replies = [(200, {}, body)]
+            with pytest.raises(nobat.ProtocolError, match="another version"):
+                call()
+
+
+def test_map_outlives_a_restart_of_the_server(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    gone: list[Reply | None] = [None, None, refusal(503, "draining"), refusal(503, "no_worker")]
+    output = {"name": "y", "datatype": "FP32", "shape": [3, 1], "data": [1.0, 2.0, 3.0]}
+    answer = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+    fake.replies = [(200, {}, MODEL), (200, {}, CONFIG), *gone, (200, {}, answer)]
+    answers = list(client.map("m", np.zeros((3, 1), dtype=np.float32)))
+    assert [one["y"].tolist() for one in answers] == [[1.0], [2.0], [3.0]]
+    assert len(fake.asked) == 7
+
+
+def test_a_chunk_that_is_too_large_is_halved_and_a_line_that_is_too_long_waited_in(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+
+    def answer(rows: int) -> Reply:
+        output = {"name": "y", "datatype": "INT64", "shape": [rows], "data": list(range(rows))}
+        return 200, {}, json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+
+    page: Reply = (413, {}, b"<html>request entity too large</html>")
+    fake.replies = [(200, {}, MODEL), (200, {}, CONFIG), page, refusal(504, "deadline_exceeded"), answer(2), answer(2)]
+    answers = list(client.map("m", np.zeros((4, 1), dtype=np.float32), concurrency=1))
+    assert [one["y"].item() for one in answers] == [0, 1, 0, 1]
+    fake.replies = [refusal(504, "deadline_exceeded")]
+    fake.replies.insert(0, (200, {}, CONFIG))
+    with pytest.raises(nobat.DeadlineExceeded):
+        list(client.map("m", np.zeros((4, 1), dtype=np.float32), deadline="1s"))
+
+
+def test_a_failure_that_is_nobodys_own_is_told_of_every_input_of_the_chunk(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    fake.replies = [(200, {}, MODEL), (200, {}, CONFIG), refusal(429, "rate_limited", retry_after="7")]
+    failures = list(client.map("m", np.zeros((3, 1), dtype=np.float32), on_error="yield"))
+    assert [type(one) for one in failures] == [nobat.RateLimited] * 3
+    assert [one.index for one in failures] == [0, 1, 2]
+
+
 def test_a_key_is_shown_and_never_printed(fake: Fake) -> None:
     with nobat.Client(fake.url, key="secret") as client:
         fake.replies = [refusal(401, "unauthenticated")]
