@@ -1,0 +1,5 @@
+"""``python -m nobat``."""
+
+from ._command import main
+
+main()
