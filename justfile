@@ -48,6 +48,11 @@ life *args:
     python3 scripts/check_starts.py {{args}}
     python3 scripts/check_outages.py
 
+# Redis, a gateway and two workers as hosts of their own, each cut off in turn, in full (half an hour; needs root).
+partition *args:
+    cargo build --release --workspace --bins --locked
+    scripts/check_partition.py {{args}}
+
 # Traces to a collector, which only builds with the feature have.
 traces:
     cargo test --locked -p nobat-ops --features otlp --test otlp
