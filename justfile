@@ -55,7 +55,7 @@ partition *args:
 
 # Traces to a collector, which only builds with the feature have.
 traces:
-    cargo test --locked -p nobat-ops --features otlp --test otlp
+    cargo test --locked -p nobat-runtime --features otlp --test otlp
 
 # The clients people already have (tritonclient, kserve, curl) against a server of small models.
 clients *args:

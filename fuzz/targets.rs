@@ -15,7 +15,7 @@ pub(crate) const TARGETS: [(&str, fn(&[u8])); 15] = [
     ("cursor", nobat_queue::fuzz::cursor),
     ("topic", nobat_core::fuzz::topic),
     ("route", nobat_core::fuzz::route),
-    ("crontab", nobat_core::fuzz::crontab),
+    ("crontab", nobat_scheduler::fuzz::crontab),
     ("config_pbtxt", nobat_worker::fuzz::config_pbtxt),
     ("external_data", nobat_worker::fuzz::external_data),
 ];

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nobat_core::config::{Layers, StoreSettings};
-use nobat_core::logging::LogSettings;
 use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode};
 use nobat_gateway::config::GatewayConfig;
 use nobat_queue::queue::QueueSettings;
+use nobat_runtime::config::{Layers, StoreSettings};
+use nobat_runtime::logging::LogSettings;
 use nobat_scheduler::SchedulerSettings;
 use nobat_worker::WorkerConfig;
 use serde::Serialize;

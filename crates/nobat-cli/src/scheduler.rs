@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use nobat_core::logging;
-use nobat_ops::{Stop, exit_now, notify};
+use nobat_runtime::logging;
+use nobat_runtime::{Stop, exit_now, notify};
 
 use crate::config::Settings;
 use crate::store;

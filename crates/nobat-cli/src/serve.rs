@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nobat_core::logging;
 use nobat_core::signature::ModelState;
 use nobat_core::units;
 use nobat_gateway::config::listen_address;
 use nobat_gateway::{Gateway, GatewayHandle};
-use nobat_ops::{Stop, exit_now, notify, traces};
+use nobat_runtime::logging;
+use nobat_runtime::{Stop, exit_now, notify, traces};
 use nobat_scheduler::SchedulerHandle;
 use nobat_worker::config::ProviderKind;
 use nobat_worker::{Worker, WorkerHandle};

@@ -6,7 +6,6 @@ use crate::id::{IdIssuer, JobId, OwnerId};
 use crate::infer::{InferRequest, InferResponse};
 use crate::job::JobResult;
 use crate::routing::{Pattern, Route, Table};
-use crate::schedule::Crontab;
 
 /// A job's id, as a caller sends it.
 pub fn job_id(data: &[u8]) {
@@ -37,21 +36,6 @@ pub fn route(data: &[u8]) {
         && let Ok(table) = Table::build([route.clone()])
     {
         assert_eq!(table.get(&route.name), Some(&route));
-    }
-}
-
-/// A crontab, and a time zone on the next line.
-pub fn crontab(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let (text, zone) = text.split_once('\n').unwrap_or((text, "UTC"));
-    if let Ok(crontab) = Crontab::parse(text, zone) {
-        let mut at = 1_700_000_000;
-        for _ in 0..3 {
-            let Some(next) = crontab.next_after(at) else { break };
-            assert!(next > at, "{text:?}: ticks go forward");
-            at = next;
-        }
-        crontab.describe();
     }
 }
 

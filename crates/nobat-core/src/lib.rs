@@ -2,8 +2,8 @@
 //!
 //! Owns the types every other crate speaks and the pure arithmetic over them
 //! (priority score, retry schedule, validation, encodings). It deliberately
-//! knows no HTTP, no Redis, no SQLite and no ONNX Runtime; outside [`logging`]
-//! and [`config`] it reads no clock, file or socket: callers pass `now` and values.
+//! knows no HTTP, no Redis, no SQLite and no ONNX Runtime, and reads no clock, file
+//! or socket: callers pass `now` and values.
 //!
 //! Invariants:
 //! - A [`tensor::Tensor`] that passed [`signature::ModelSignature::validate`]
@@ -13,7 +13,6 @@
 //!   job reaches exactly one terminal state.
 
 pub mod cache;
-pub mod config;
 pub mod error;
 pub mod explain;
 #[doc(hidden)]
@@ -21,12 +20,10 @@ pub mod fuzz;
 pub mod id;
 pub mod infer;
 pub mod job;
-pub mod logging;
 pub mod model_name;
 pub mod oip;
 pub mod retry;
 pub mod routing;
-pub mod schedule;
 pub mod score;
 pub mod secret;
 pub mod signature;

@@ -11,7 +11,7 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use nobat_core::{JobId, OwnerId, Result};
-use nobat_ops::traces::{self, Span};
+use nobat_runtime::traces::{self, Span};
 use parking_lot::Mutex;
 use smol_str::{SmolStr, format_smolstr};
 

@@ -16,7 +16,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web;
 use nobat_core::Result;
-use nobat_core::logging::ACCESS;
+use nobat_runtime::logging::ACCESS;
 
 use crate::auth::{Authenticator, Scope};
 use crate::config::GatewayConfig;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
-use nobat_ops::snapshot::{Family, Kind};
-use nobat_ops::triton;
+use nobat_runtime::snapshot::{Family, Kind};
+use nobat_runtime::triton;
 use serde::Deserialize;
 
 use crate::monitor::State;

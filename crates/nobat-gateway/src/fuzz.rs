@@ -14,9 +14,9 @@ use nobat_core::infer::InferRequest;
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_ops::Metrics;
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_runtime::Metrics;
 use prost::Message;
 
 use crate::auth::{self, AuthConfig, Keyring, NewKey, Scope, now_s};

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nobat_core::config::{Layers, StoreSettings};
-use nobat_core::logging::{self, LogSettings};
 use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode, units};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::{GatewayConfig, listen_address};
-use nobat_ops::{Stop, exit_now, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_runtime::config::{Layers, StoreSettings};
+use nobat_runtime::logging::{self, LogSettings};
+use nobat_runtime::{Stop, exit_now, notify, traces};
 use nobat_scheduler::SchedulerSettings;
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nobat_ops::Metrics;
-use nobat_ops::metrics::LATENCY_BUCKETS;
+use nobat_runtime::Metrics;
+use nobat_runtime::metrics::LATENCY_BUCKETS;
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use smol_str::SmolStr;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_ops::{Metrics, MetricsServer};
 use nobat_queue::Queue;
+use nobat_runtime::{Metrics, MetricsServer};
 use smol_str::SmolStr;
 use tokio::task::JoinHandle;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nobat_core::Result;
-use nobat_ops::Metrics;
 use nobat_queue::{Condition, Queue};
+use nobat_runtime::Metrics;
 
 use crate::caches::Caches;
 use crate::config::GatewayConfig;

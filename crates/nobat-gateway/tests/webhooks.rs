@@ -14,10 +14,10 @@ use nobat_core::job::{JobOptions, JobResult, NewJob, Outcome, Settlement};
 use nobat_core::{JobId, OwnerId};
 use nobat_gateway::outbound::{AddressPolicy, WebhookSecret};
 use nobat_gateway::webhook::{WebhookSettings, Webhooks, sender};
-use nobat_ops::Metrics;
 use nobat_queue::Queue;
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_runtime::Metrics;
 
 const DELIVERIES: usize = 1_000;
 const OLD: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";

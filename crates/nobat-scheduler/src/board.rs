@@ -2,7 +2,7 @@
 //! that show and change it: declarations, how far each has been dealt with,
 //! pauses, requests to run now, histories.
 
-use nobat_core::schedule::{Crontab, Periodic, RunRecord};
+use crate::schedule::{Crontab, Periodic, RunRecord};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::Ledger;
 use serde::Serialize;

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::schedule::{Crontab, Periodic};
 use nobat_core::Result;
-use nobat_core::schedule::{Crontab, Periodic};
 use serde::{Deserialize, Serialize};
 
 /// The `[scheduler]` section.

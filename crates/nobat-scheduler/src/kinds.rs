@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::schedule::{Exec, Fetch, Periodic, Predict, TaskKind};
 use bytes::Bytes;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, JobState, JobView, NewJob};
-use nobat_core::schedule::{Exec, Fetch, Periodic, Predict, TaskKind};
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 use nobat_queue::queue::WorkerCommand;

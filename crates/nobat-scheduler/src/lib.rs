@@ -4,7 +4,7 @@
 //! Owns the scheduler's step and its beat ([`scheduler`]), the way of runs between
 //! processes ([`carrier`]: timers of the ledger, and apalis-redis or apalis'
 //! in-memory worker over them), the running of each kind ([`runner`], [`kinds`]) and what is shown of it
-//! ([`board`]). When a task is due is `nobat_core::schedule`, pure.
+//! ([`board`]). When a task is due is `crate::schedule`, pure.
 //!
 //! It is a crate of its own because a scheduler may live in a gateway, in a
 //! worker or alone, and gateway and worker never depend on each other.
@@ -20,9 +20,12 @@
 pub mod board;
 pub mod carrier;
 mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod kinds;
 mod request;
 mod runner;
+pub mod schedule;
 mod scheduler;
 
 pub use carrier::{Carrier, RunRequest};

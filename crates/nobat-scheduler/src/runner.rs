@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_core::schedule::{Overlap, Periodic, RunOutcome, RunRecord};
+use crate::schedule::{Overlap, Periodic, RunOutcome, RunRecord};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::{Lane, Ledger, Queue};
 

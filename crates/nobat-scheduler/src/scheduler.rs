@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
 use apalis_cron::{CronScheduler, Schedule, Tick};
 use futures::StreamExt;
-use nobat_core::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::{Ledger, Queue};
 use tokio::sync::watch;

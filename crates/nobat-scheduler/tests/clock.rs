@@ -10,12 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::Result;
-use nobat_core::schedule::{Crontab, Periodic, RunOutcome};
 use nobat_queue::Queue;
 use nobat_queue::ledger::{Due, Ledger};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_scheduler::schedule::{Crontab, Periodic, RunOutcome};
 use nobat_scheduler::{Carrier, Scheduler, board};
 use servers::Server;
 

@@ -5,10 +5,10 @@ mod servers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::schedule::RunOutcome;
 use nobat_queue::Queue;
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::{RedisQueue, single_server};
+use nobat_scheduler::schedule::RunOutcome;
 use nobat_scheduler::{Carrier, RunRequest, SchedulerHandle, SchedulerSettings, board, start};
 use serde_json::json;
 use servers::Server;

@@ -9,10 +9,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nobat_core::schedule::{Crontab, Periodic};
 use nobat_queue::Queue;
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_scheduler::schedule::{Crontab, Periodic};
 use nobat_scheduler::{Carrier, RunRequest, Scheduler};
 
 const SCHEDULERS: usize = 5;

@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::schedule::{RunOutcome, RunRecord};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Ledger, Queue};
+use nobat_scheduler::schedule::{RunOutcome, RunRecord};
 use nobat_scheduler::{Carrier, RunRequest, SchedulerHandle, SchedulerSettings, board, start};
 use serde_json::{Value, json};
 

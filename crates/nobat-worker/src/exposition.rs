@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nobat_core::statistics::ModelStatistics;
-use nobat_ops::snapshot::{Family, Kind, Latencies};
-use nobat_ops::triton;
+use nobat_runtime::snapshot::{Family, Kind, Latencies};
+use nobat_runtime::triton;
 
 use crate::batch::regression::Line;
 use crate::model::Version;

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nobat_core::config::{Layers, StoreSettings};
-use nobat_core::logging::{self, LogSettings};
 use nobat_core::secret::shown_url;
 use nobat_core::signature::ModelState;
-use nobat_ops::{Metrics, MetricsServer, Stop, exit_now, notify, traces};
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_runtime::config::{Layers, StoreSettings};
+use nobat_runtime::logging::{self, LogSettings};
+use nobat_runtime::{Metrics, MetricsServer, Stop, exit_now, notify, traces};
 use nobat_scheduler::{SchedulerHandle, SchedulerSettings};
 use nobat_worker::config::{PolicyKind, ProviderKind, Sessions};
 use nobat_worker::{Worker, WorkerConfig, WorkerHandle};

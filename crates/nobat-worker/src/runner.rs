@@ -15,8 +15,8 @@ use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_ops::traces::{self, Span};
 use nobat_queue::backend::Desk;
+use nobat_runtime::traces::{self, Span};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nobat_core::ErrorCode;
 use nobat_core::statistics::{BatchTimes, ModelStatistics, Tally};
-use nobat_ops::snapshot::Latencies;
+use nobat_runtime::snapshot::Latencies;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 

@@ -255,7 +255,7 @@ fn what_an_input_causes_is_its_callers_mistake_at_once_and_costs_its_neighbours_
 fn every_job_is_shown_by_its_end_and_by_what_it_took() {
     let mut bench = bench(8, true);
     bench.run(vec![job(1, &[1.0], 0), job(2, &[2.0], 0), job(3, &[INVALID], 0)]);
-    let metrics = nobat_ops::Metrics::new();
+    let metrics = nobat_runtime::Metrics::new();
     let versions = vec![bench.version.clone()];
     metrics.snapshot("test_jobs", move || crate::exposition::batching(&versions));
     let text = metrics.render();

@@ -172,7 +172,7 @@ async fn the_metrics_show_what_batching_does() {
     // An objective that no run meets, so that the cap backs off.
     config.batching.slo_ms = 0.000_001;
     let deployment = Deployment::with(&["identity_fp32"], config, QueueSettings::default()).await;
-    let metrics = nobat_ops::Metrics::new();
+    let metrics = nobat_runtime::Metrics::new();
     metrics.snapshot("worker", deployment.worker.families());
     for _ in 0..3 {
         deployment.answer("identity_fp32", &request(vec![floats("x", &[1, 1], &[1.0])])).await;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use nobat_ops::traces::{self, Span};
+use nobat_runtime::traces::{self, Span};
 
 /// Takes one export and returns its body.
 fn collect(listener: &TcpListener) -> Vec<u8> {

@@ -24,9 +24,9 @@ use figment::{Metadata, Profile, Provider};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorCode, Result};
-use crate::secret::{SecretUrl, shown_url};
-use crate::units;
+use nobat_core::error::{Error, ErrorCode, Result};
+use nobat_core::secret::{SecretUrl, shown_url};
+use nobat_core::units;
 
 /// Every section a configuration may have, over all binaries.
 pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "scheduler", "log"];
@@ -199,7 +199,7 @@ fn invalid(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use nobat_core::secret::Secret;
 
     fn layers(toml: &str) -> Result<Layers> {
         Layers::check(Figment::from(InUnits(Toml::string(toml))))

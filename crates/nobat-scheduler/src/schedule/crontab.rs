@@ -24,7 +24,7 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use crate::error::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result};
 
 const FIELDS: [(&str, &str); 5] = [
     ("minute", "0-59"),

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use condense::{Condenser, Summary, Untold, Verdict, WithCount};
 
-use crate::error::{Error, ErrorCode, Result};
+use nobat_core::error::{Error, ErrorCode, Result};
 
 pub use condense::ACCESS;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
-use nobat_core::logging::{self, LogFormat, LogSettings};
+use nobat_runtime::logging::{self, LogFormat, LogSettings};
 
 #[test]
 fn the_logger_writes_a_daily_file_changes_by_signal_and_survives_a_full_disk() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use log::LevelFilter;
 
 use super::invalid;
-use crate::error::Result;
+use nobat_core::error::Result;
 
 /// Levels as `log.level` states them.
 #[derive(Debug, Default, PartialEq)]

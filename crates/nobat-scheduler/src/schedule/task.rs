@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::crontab::Crontab;
-use crate::error::{Error, ErrorCode, Result};
-use crate::retry::RetryPolicy;
+use nobat_core::retry::RetryPolicy;
+use nobat_core::{Error, ErrorCode, Result};
 
 /// One periodic task: when, and exactly one kind of work.
 ///

@@ -1,0 +1,24 @@
+//! What a process of nobat needs to be run and operated: configuration, logs,
+//! metrics, traces, the service manager's protocol and a stop in good order.
+//!
+//! Owns how layers of configuration are read ([`config`]), log4rs ([`logging`]), the
+//! exposition of metrics ([`metrics`], [`triton`]), [`traces`] and [`notify`] (systemd). It
+//! does not own what is set, logged or measured: each crate owns the struct of its own
+//! section, and gateway and worker register their own series. It knows no job and no model.
+//!
+//! Invariants:
+//! - Recording a metric costs a few atomic additions on handles made at start;
+//!   no sample is kept, so memory does not grow between two scrapes.
+//! - Neither a slow scraper nor a missing service manager delays anything else.
+
+pub mod config;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
+pub mod snapshot;
+mod stop;
+pub mod traces;
+pub mod triton;
+
+pub use metrics::{Metrics, MetricsServer};
+pub use stop::{Stop, exit_now};
