@@ -130,6 +130,16 @@ impl Error {
         Error { code, message: message.into(), retry_after: None, job: None }
     }
 
+    /// An `invalid_parameter` with a message that names value and remedy.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(ErrorCode::InvalidParameter, message)
+    }
+
+    /// An `internal`: something of ours, or of the machine, that was not to fail.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(ErrorCode::Internal, message)
+    }
+
     /// Says when trying again may help.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Error {

@@ -55,7 +55,7 @@ impl InferRequest {
     /// `invalid_parameter` when the payload is not such a message,
     /// `invalid_tensor` when a tensor's bytes do not fit its shape.
     pub fn decode(payload: Bytes) -> Result<InferRequest> {
-        let corrupt = |what: &str| Error::new(ErrorCode::InvalidParameter, format!("job payload is corrupt: {what}"));
+        let corrupt = |what: &str| Error::invalid(format!("job payload is corrupt: {what}"));
         let message = oip::ModelInferRequest::decode(payload).map_err(|e| corrupt(&e.to_string()))?;
         if message.inputs.len() != message.raw_input_contents.len() {
             return Err(corrupt("raw_input_contents does not cover the inputs"));

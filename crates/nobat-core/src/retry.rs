@@ -1,4 +1,5 @@
-//! When a failed attempt runs again: fixed or exponential delay with jitter.
+//! When a failed attempt runs again: fixed or exponential delay with jitter; and
+//! pauses between tries of what fails for a while.
 
 use std::time::Duration;
 
@@ -42,6 +43,33 @@ impl RetryPolicy {
     }
 }
 
+/// Pauses that double from try to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Pauses from `first` to `most`.
+    pub const fn new(first: Duration, most: Duration) -> Backoff {
+        Backoff { first, most, next: first }
+    }
+
+    /// How long to pause after one more failure.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.most);
+        pause
+    }
+
+    /// Forgets past failures.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +88,16 @@ mod tests {
         let policy = RetryPolicy { factor_pct: 200, max_retries: 9, ..RetryPolicy::default() };
         let ms: Vec<_> = (1..=4).map(|n| policy.next_delay(n, 0).map(|d| d.as_millis())).collect();
         assert_eq!(ms, [Some(1000), Some(2000), Some(4000), Some(8000)]);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_begin_anew() {
+        let ms = Duration::from_millis;
+        let mut backoff = Backoff::new(ms(50), ms(150));
+        assert_eq!([backoff.pause(), backoff.pause(), backoff.pause()], [ms(50), ms(100), ms(150)]);
+        assert_eq!(backoff.pause(), ms(150));
+        backoff.reset();
+        assert_eq!(backoff.pause(), ms(50));
     }
 
     proptest! {

@@ -170,10 +170,11 @@ impl ModelSignature {
         for name in &request.outputs {
             if !self.outputs.iter().any(|spec| &spec.name == name) {
                 let known: Vec<_> = self.outputs.iter().map(|spec| spec.name.as_str()).collect();
-                return Err(Error::new(
-                    ErrorCode::InvalidParameter,
-                    format!("model `{}` has no output `{name}`; outputs: {}", self.name, known.join(", ")),
-                ));
+                return Err(Error::invalid(format!(
+                    "model `{}` has no output `{name}`; outputs: {}",
+                    self.name,
+                    known.join(", ")
+                )));
             }
         }
         let rows = rows.map_or(1, |(rows, _)| rows);

@@ -1,10 +1,12 @@
-//! Durations, sizes, addresses and URLs as people write them. Pure.
+//! Durations, sizes, addresses and URLs as people write them, and instants as numbers. Pure.
 //!
 //! A setting's name says its unit (`lease_ms`, `max_body_bytes`), and its value is a
 //! number of them. Here is what else is taken for one, `"3s"` or `"64MiB"`, and what
 //! is said of a value that is neither.
 
-use crate::error::{Error, ErrorCode, Result};
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
 
 /// Endings of settings' names, what one of the unit is in seconds, and its name.
 const DURATIONS: [(&str, f64, &str); 3] =
@@ -59,6 +61,11 @@ pub fn seconds(text: &str) -> Option<f64> {
     Some(amount * unit)
 }
 
+/// Milliseconds from 1970 to `at`; 0 before.
+pub fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 /// A duration of a command line: whole seconds, or a duration with its unit.
 ///
 /// # Errors
@@ -68,7 +75,7 @@ pub fn whole_seconds(text: &str) -> Result<u64> {
         let value = seconds(text)?;
         (value.fract() == 0.0 && value <= 1e9).then_some(value as u64)
     });
-    value.ok_or_else(|| invalid(format!("`{text}` is no time; give whole seconds, such as 90, or 90s, 5m, 1h")))
+    value.ok_or_else(|| Error::invalid(format!("`{text}` is no time; give whole seconds, such as 90, or 90s, 5m, 1h")))
 }
 
 fn bytes(text: &str) -> Option<f64> {
@@ -119,7 +126,7 @@ pub fn listen_address(text: &str, default: &str) -> Result<String> {
     match text.rsplit_once(':') {
         Some(("", number)) if port(number) => Ok(format!("0.0.0.0:{number}")),
         Some((host, number)) if port(number) && is_host(host) => Ok(text.to_owned()),
-        _ => Err(invalid(format!(
+        _ => Err(Error::invalid(format!(
             "`{text}` is no address to listen on; write host and port, such as 127.0.0.1:9000 or [::1]:9000, a port alone, or :9000 for every address"
         ))),
     }
@@ -159,17 +166,13 @@ pub fn redis_url(text: &str) -> Result<String> {
                 host.rsplit_once('@').map_or(host, |(_, host)| host).split_once(':').unwrap_or((host, "6379"));
             let plain = !host.is_empty() && is_host(host) && port.parse::<u16>().is_ok();
             if !plain || !db.chars().all(|c| c.is_ascii_digit()) {
-                return Err(invalid(format!("the redis url has no `redis://` before its host; {forms}")));
+                return Err(Error::invalid(format!("the redis url has no `redis://` before its host; {forms}")));
             }
             Ok(format!("redis://{text}"))
         }
         Some((scheme, _)) if SCHEMES.contains(&scheme) => Ok(text.to_owned()),
-        Some((scheme, _)) => Err(invalid(format!("`{scheme}://` is no redis url; {forms}"))),
+        Some((scheme, _)) => Err(Error::invalid(format!("`{scheme}://` is no redis url; {forms}"))),
     }
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(ErrorCode::InvalidParameter, message)
 }
 
 #[cfg(test)]

@@ -1,23 +1,25 @@
 //! The scheduler: looks at the store's clock once a second and hands due runs to
-//! the carrier. Every scheduler looks; the carrier takes each run once.
+//! the run queue. Every scheduler looks; the queue takes each run once.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use crate::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
 use apalis_cron::{CronScheduler, Schedule, Tick};
 use futures::StreamExt;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::units::unix_ms;
+use nobat_core::{Error, Result};
 use nobat_queue::{Ledger, Queue};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::board::{self, Board};
-use crate::carrier::{Carrier, Handler, RunRequest};
 use crate::config::SchedulerSettings;
+use crate::run::{Handler, RunRequest, random_id};
+use crate::run_queue::RunQueue;
 use crate::runner::Runner;
+use crate::schedule::{Crontab, Periodic, RunOutcome, RunRecord, due};
+use crate::schedule_store::{ScheduleStore, Schedules};
 
-/// How often the board is read for pauses and requests of others.
+/// How often the schedules are read for pauses and requests of others.
 const READ_EVERY_S: i64 = 2;
 /// How long a missed tick's record is claimed for, so that one scheduler writes it.
 const MISSED_CLAIM: Duration = Duration::from_secs(86_400);
@@ -29,9 +31,10 @@ const AHEAD: i64 = 60;
 /// Decides, tick by tick, what is enqueued. Pure time: callers pass `now`.
 pub struct Scheduler {
     ledger: Arc<dyn Ledger>,
-    carrier: Carrier,
+    store: ScheduleStore,
+    run_queue: RunQueue,
     tasks: Vec<Entry>,
-    board: Board,
+    schedules: Schedules,
     read_at: Option<i64>,
     name: String,
 }
@@ -45,9 +48,10 @@ struct Entry {
 
 impl Scheduler {
     /// Makes a scheduler of checked tasks.
-    pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, carrier: Carrier) -> Scheduler {
+    pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, run_queue: RunQueue) -> Scheduler {
         let tasks = tasks.into_iter().map(|(task, crontab)| Entry { task, crontab, seen: None }).collect();
-        Scheduler { ledger, carrier, tasks, board: Board::default(), read_at: None, name: name.to_owned() }
+        let (store, schedules) = (ScheduleStore::new(ledger.clone()), Schedules::default());
+        Scheduler { ledger, store, run_queue, tasks, schedules, read_at: None, name: name.to_owned() }
     }
 
     /// Publishes the declarations, so that every process can show them.
@@ -56,7 +60,7 @@ impl Scheduler {
     /// `queue_unavailable`.
     pub async fn declare(&self) -> Result<()> {
         for entry in &self.tasks {
-            board::declare(&*self.ledger, &entry.task).await?;
+            self.store.declare(&entry.task).await?;
         }
         Ok(())
     }
@@ -70,7 +74,7 @@ impl Scheduler {
         let late = |entry: &Entry| entry.seen.is_none_or(|seen| now - seen > i64::from(entry.task.grace_s));
         // Before anything counts as misfired, see how far the others have come.
         if self.read_at.is_none_or(|at| now.abs_diff(at) >= READ_EVERY_S as u64) || self.tasks.iter().any(late) {
-            self.board = Board::read(&*self.ledger).await?;
+            self.schedules = self.store.read().await?;
             self.read_at = Some(now);
         }
         let mut new = 0;
@@ -84,9 +88,9 @@ impl Scheduler {
     async fn step_task(&mut self, at: usize, now: i64) -> Result<usize> {
         let entry = &self.tasks[at];
         let task = &entry.task;
-        let shared = self.board.seen(&task.name);
-        if self.board.is_paused(task) {
-            // Comes back at the instant of its resumption, which the board tells.
+        let shared = self.schedules.seen(&task.name);
+        if self.schedules.is_paused(task) {
+            // Comes back at the instant of its resumption, which the store tells.
             self.tasks[at].seen = None;
             return Ok(0);
         }
@@ -98,9 +102,8 @@ impl Scheduler {
                 if let Some(ahead) = ahead {
                     log::warn!(task = task.name.as_str(), ahead_s = ahead - now; "periodic: `{}` was dealt with up to a time that is yet to come: the clock was set back; it goes on from now", task.name);
                 }
-                let name = task.name.clone();
-                board::put_seen(&*self.ledger, &name, now).await?;
-                self.board.set_seen(&name, now);
+                self.store.put_seen(&task.name, now).await?;
+                self.schedules.seen.insert(task.name.to_string(), now);
                 self.tasks[at].seen = Some(now);
                 return Ok(0);
             }
@@ -108,8 +111,7 @@ impl Scheduler {
         let ticks = due(&entry.crontab, seen, now, task.grace_s, task.misfire);
         let mut new = 0;
         for &tick in &ticks.run {
-            let run = RunRequest { task: task.name.clone(), tick, manual: false, key: format!("{}@{tick}", task.name) };
-            if self.carrier.push(&run).await? {
+            if self.run_queue.push(&RunRequest::at(task, tick)).await? {
                 new += 1;
                 log::info!(task = task.name.as_str(), tick; "periodic: enqueued `{}`", task.name);
             }
@@ -118,7 +120,7 @@ impl Scheduler {
             self.record_missed(task, tick).await?;
         }
         if !ticks.run.is_empty() || ticks.skipped.is_some() {
-            board::put_seen(&*self.ledger, &task.name, ticks.seen).await?;
+            self.store.put_seen(&task.name, ticks.seen).await?;
         }
         self.tasks[at].seen = Some(ticks.seen);
         Ok(new)
@@ -131,31 +133,26 @@ impl Scheduler {
         log::warn!(task = task.name.as_str(), tick; "periodic: `{}` was missed and is skipped (misfire policy)", task.name);
         let run = RunRecord {
             tick,
-            manual: false,
             outcome: RunOutcome::Missed,
-            attempts: 0,
-            started_at_ms: now_ms(),
-            duration_ms: 0,
+            started_at_ms: unix_ms(SystemTime::now()),
             message: "nobody looked at its time; misfire policy `skip`".into(),
-            exit_code: None,
-            output: String::new(),
-            job: None,
             scheduler: self.name.clone(),
+            ..RunRecord::default()
         };
-        board::record(&*self.ledger, &task.name, &run).await
+        self.store.record(&task.name, &run).await
     }
 
     /// Enqueues what somebody asked for. Pushed before it is taken off the
-    /// board: killed between the two, the same key is pushed again and refused.
+    /// store: killed between the two, the same key is pushed again and refused.
     async fn answer_requests(&mut self, now: i64) -> Result<usize> {
         let mut new = 0;
-        for (id, name) in std::mem::take(&mut self.board.wanted) {
+        for (id, name) in std::mem::take(&mut self.schedules.wanted) {
             if !self.tasks.iter().any(|entry| entry.task.name == name) {
                 continue;
             }
             let run = RunRequest { task: name.as_str().into(), tick: now, manual: true, key: format!("{name}!{id}") };
-            new += usize::from(self.carrier.push(&run).await?);
-            board::answered(&*self.ledger, &id).await?;
+            new += usize::from(self.run_queue.push(&run).await?);
+            self.store.answered(&id).await?;
         }
         Ok(new)
     }
@@ -192,8 +189,8 @@ pub async fn start(
     prefix: &str,
 ) -> Result<SchedulerHandle> {
     let ledger = queue.ledger();
-    let carrier = Carrier::around(ledger.clone(), redis, prefix);
-    start_on(settings, queue, ledger, carrier).await
+    let run_queue = RunQueue::around(ledger.clone(), redis, prefix);
+    start_on(settings, queue, ledger, run_queue).await
 }
 
 /// As [`start`], on a ledger that need not be the queue's own.
@@ -202,28 +199,28 @@ pub async fn start_on(
     settings: &SchedulerSettings,
     queue: Arc<dyn Queue>,
     ledger: Arc<dyn Ledger>,
-    carrier: Carrier,
+    run_queue: RunQueue,
 ) -> Result<SchedulerHandle> {
     let tasks = settings.check()?;
     let (stop, stopped) = watch::channel(false);
     if tasks.is_empty() || !settings.enabled {
         return Ok(SchedulerHandle { stop, at_work: None });
     }
-    let name = format!("scheduler-{}", unique());
-    let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), carrier.clone());
+    let name = format!("scheduler-{}", random_id());
+    let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), run_queue.clone());
     scheduler.declare().await?;
-    let runner =
-        Runner::new(&name, tasks.into_iter().map(|(task, _)| task).collect(), queue, ledger.clone(), carrier.clone())?;
+    let tasks = tasks.into_iter().map(|(task, _)| task).collect();
+    let runner = Arc::new(Runner::new(&name, tasks, queue, ledger, run_queue.clone())?);
     let handler: Handler = Arc::new(move |run| {
         let runner = runner.clone();
         Box::pin(async move { runner.run(run).await })
     });
     log::info!(scheduler = name.as_str(); "periodic: {} tasks are scheduled", scheduler.tasks.len());
-    let system = |error| Error::new(ErrorCode::Internal, format!("cannot start the thread of periodic tasks: {error}"));
+    let system = |error| Error::internal(format!("cannot start the thread of periodic tasks: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     let worker = std::thread::Builder::new()
         .name("nobat-periodic".into())
-        .spawn(move || runtime.block_on(carrier.work(name, handler, stopped)))
+        .spawn(move || runtime.block_on(run_queue.work(name, handler, stopped)))
         .map_err(system)?;
     let beat = tokio::spawn(async move {
         let mut failing = false;
@@ -232,11 +229,11 @@ pub async fn start_on(
             // a clock set forward): a new stream begins at the next second.
             let mut beat = std::pin::pin!(CronScheduler::new(EverySecond).into_stream());
             while let Some(Ok(_)) = beat.next().await {
-                let done = async {
-                    let now = ledger.now_ms().await? as i64 / 1000;
-                    scheduler.step(now).await
+                let done = match scheduler.store.now().await {
+                    Ok(now) => scheduler.step(now).await,
+                    Err(error) => Err(error),
                 };
-                match done.await {
+                match done {
                     Ok(_) if std::mem::take(&mut failing) => log::info!("periodic: looking at the clock again"),
                     Ok(_) => {}
                     // Said once: what follows from one outage is one thing.
@@ -256,15 +253,6 @@ struct EverySecond;
 
 impl<Tz> Schedule<Tz> for EverySecond {
     fn next_tick(&mut self, _: &Tz) -> Option<Tick<Tz>> {
-        Some(Tick::new(now_ms() / 1000 + 1))
+        Some(Tick::new(unix_ms(SystemTime::now()) / 1000 + 1))
     }
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// 64 random bits, as text.
-pub(crate) fn unique() -> String {
-    format!("{:016x}", getrandom::u64().unwrap_or_else(|_| now_ms()))
 }

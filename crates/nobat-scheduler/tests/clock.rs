@@ -16,7 +16,7 @@ use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_scheduler::schedule::{Crontab, Periodic, RunOutcome};
-use nobat_scheduler::{Carrier, Scheduler, board};
+use nobat_scheduler::{RunQueue, ScheduleStore, Scheduler};
 use servers::Server;
 
 const MINUTE: i64 = 60;
@@ -34,7 +34,7 @@ fn every_minute() -> (Periodic, Crontab) {
 }
 
 fn scheduler(ledger: &Arc<dyn Ledger>) -> Scheduler {
-    Scheduler::new("s", vec![every_minute()], ledger.clone(), Carrier::new(ledger.clone()))
+    Scheduler::new("s", vec![every_minute()], ledger.clone(), RunQueue::new(ledger.clone()))
 }
 
 async fn goes_on_after_ten_years_of_twelve_seconds(ledger: Arc<dyn Ledger>) {
@@ -157,20 +157,20 @@ async fn the_store_s_clock_is_the_one_that_counts() {
     let own = queue.ledger().now_ms().await.expect("told") as i64 / 1000;
     let ahead_s = 2 * DAY + (MINUTE - own % MINUTE) - 3;
     let ledger = Arc::new(Elsewhere { ledger: queue.ledger(), ahead_s: AtomicI64::new(ahead_s) });
-    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), Carrier::new(ledger.clone()))
+    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), RunQueue::new(ledger.clone()))
         .await
         .expect("starts");
     let tick = (own + ahead_s) / MINUTE * MINUTE + MINUTE;
     let mut runs = Vec::new();
     for _ in 0..200 {
-        runs = board::history(&*ledger, "t", 10).await.expect("read");
+        runs = ScheduleStore::new(ledger.clone()).history("t", 10).await.expect("read");
         if !runs.is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!((runs[0].tick, runs[0].outcome), (tick, RunOutcome::Succeeded));
-    let shown = board::list(&*ledger).await.expect("read");
+    let shown = ScheduleStore::new(ledger.clone()).list().await.expect("read");
     assert_eq!(shown[0].next, Some(tick + MINUTE));
     handle.stop().await;
 }
@@ -182,12 +182,13 @@ async fn a_host_with_another_time_than_redis_runs_by_the_ledger_alone() {
     let server = Server::start(&[]);
     let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "t").await.expect("connects");
     let ledger: Arc<dyn Ledger> = Arc::new(Elsewhere { ledger: queue.ledger(), ahead_s: AtomicI64::new(-DAY) });
-    let carrier = Carrier::around(ledger.clone(), &server.url(), "t");
-    let handle = nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), carrier).await.expect("starts");
-    board::run_now(&*ledger, "t").await.expect("asked");
+    let run_queue = RunQueue::around(ledger.clone(), &server.url(), "t");
+    let handle =
+        nobat_scheduler::start_on(&settings(), queue.clone(), ledger.clone(), run_queue).await.expect("starts");
+    ScheduleStore::new(ledger.clone()).run_now("t").await.expect("asked");
     let mut runs = Vec::new();
     for _ in 0..300 {
-        runs = board::history(&*ledger, "t", 1).await.expect("read");
+        runs = ScheduleStore::new(ledger.clone()).history("t", 1).await.expect("read");
         if !runs.is_empty() {
             break;
         }

@@ -9,7 +9,7 @@ use nobat_queue::Queue;
 use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::{RedisQueue, single_server};
 use nobat_scheduler::schedule::RunOutcome;
-use nobat_scheduler::{Carrier, RunRequest, SchedulerHandle, SchedulerSettings, board, start};
+use nobat_scheduler::{RunQueue, RunRequest, ScheduleStore, SchedulerHandle, SchedulerSettings, start};
 use serde_json::json;
 use servers::Server;
 
@@ -27,7 +27,7 @@ async fn queue(url: &str) -> Arc<RedisQueue> {
 
 async fn ran(queue: &RedisQueue, task: &str) -> RunOutcome {
     for _ in 0..300 {
-        if let Some(run) = board::history(&*queue.ledger(), task, 1).await.expect("read").pop() {
+        if let Some(run) = ScheduleStore::new(queue.ledger()).history(task, 1).await.expect("read").pop() {
             return run.outcome;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -42,7 +42,7 @@ async fn started(queue: &Arc<RedisQueue>, url: &str) -> SchedulerHandle {
 async fn starts_and_runs(url: &str) {
     let queue = queue(url).await;
     let handle = started(&queue, url).await;
-    board::run_now(&*queue.ledger(), "quick").await.expect("asked");
+    ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
     assert_eq!(ran(&queue, "quick").await, RunOutcome::Succeeded);
     handle.stop().await;
 }
@@ -82,7 +82,7 @@ async fn around_one_server_apalis_redis_carries_runs_and_forgets_them() {
     let handle = started(&queue, &server.url()).await;
     // What is pushed before a worker has come is the ledger's after a while.
     until("a worker", async || server.cli(&["zcard", "t{:}periodic:workers"]).trim() == "1").await;
-    board::run_now(&*queue.ledger(), "quick").await.expect("asked");
+    ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
     assert_eq!(ran(&queue, "quick").await, RunOutcome::Succeeded);
     until("an end", async || acknowledged(&server) == 1).await;
     let inflight = server.cli(&["--raw", "keys", "t{:}periodic:inflight:*"]);
@@ -100,8 +100,8 @@ async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
     until("a worker", async || server.cli(&["zcard", "t{:}periodic:workers"]).trim() == "1").await;
     let worker = server.cli(&["--raw", "zrange", "t{:}periodic:workers", "0", "0"]).trim().to_owned();
     let inflight = format!("t{{:}}periodic:inflight:{worker}");
-    let carrier = Carrier::around(queue.ledger(), &server.url(), "t");
-    assert!(carrier.push(&slow_run()).await.expect("taken"));
+    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
+    assert!(run_queue.push(&slow_run()).await.expect("taken"));
     held(&queue).await;
     let id = server.cli(&["--raw", "hkeys", "t{:}periodic:data"]).trim().to_owned();
     // It is brought to a second scheduler while the first carries it out ...
@@ -121,7 +121,7 @@ async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
     })
     .await;
     tokio::time::sleep(Duration::from_millis(3_500)).await;
-    assert_eq!(board::history(&*queue.ledger(), "slow", 10).await.expect("read").len(), 1, "once");
+    assert_eq!(ScheduleStore::new(queue.ledger()).history("slow", 10).await.expect("read").len(), 1, "once");
     one.stop().await;
     two.stop().await;
 }
@@ -139,9 +139,9 @@ async fn a_confined_user_s_runs_are_carried_out() {
         let queue = queue(&url).await;
         let handle = started(&queue, &url).await;
         until("a run", async || {
-            board::run_now(&*queue.ledger(), "quick").await.expect("asked");
+            ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
             tokio::time::sleep(Duration::from_millis(500)).await;
-            !board::history(&*queue.ledger(), "quick", 1).await.expect("read").is_empty()
+            !ScheduleStore::new(queue.ledger()).history("quick", 1).await.expect("read").is_empty()
         })
         .await;
         until("its queue is listed, or not", async || {
@@ -157,14 +157,14 @@ async fn a_confined_user_s_runs_are_carried_out() {
 async fn a_run_that_apalis_redis_lost_is_carried_out() {
     let server = Server::start(&[]);
     let queue = queue(&server.url()).await;
-    let carrier = Carrier::around(queue.ledger(), &server.url(), "t");
+    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
     let run = RunRequest { task: "quick".into(), tick: 60, manual: false, key: "quick@60".into() };
     // As a scheduler that is killed between the two, or refused by the second.
     server.cli(&["set", "t{:}periodic:scheduled", "no sorted set"]);
-    assert!(carrier.push(&run).await.expect("taken"));
+    assert!(run_queue.push(&run).await.expect("taken"));
     let handle = started(&queue, &server.url()).await;
     assert_eq!(ran(&queue, "quick").await, RunOutcome::Succeeded);
-    assert!(!carrier.push(&run).await.expect("answers"));
+    assert!(!run_queue.push(&run).await.expect("answers"));
     handle.stop().await;
 }
 
@@ -197,9 +197,9 @@ async fn a_run_whose_scheduler_stops_is_carried_out_by_another_at_once_and_once(
     let server = Server::start(&[]);
     let queue = queue(&server.url()).await;
     let one = started(&queue, &server.url()).await;
-    let carrier = Carrier::around(queue.ledger(), &server.url(), "t");
+    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
     let run = slow_run();
-    assert!(carrier.push(&run).await.expect("taken"));
+    assert!(run_queue.push(&run).await.expect("taken"));
     // Its lease is longer than the task takes: it is taken, and not by waiting for that.
     held(&queue).await;
     let mut others = Vec::new();
@@ -209,8 +209,12 @@ async fn a_run_whose_scheduler_stops_is_carried_out_by_another_at_once_and_once(
     one.stop().await;
     assert_eq!(ran(&queue, "slow").await, RunOutcome::Succeeded);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert_eq!(board::history(&*queue.ledger(), "slow", 10).await.expect("read").len(), 1, "two others, one run");
-    assert!(!carrier.push(&run).await.expect("answers"), "its key stays taken");
+    assert_eq!(
+        ScheduleStore::new(queue.ledger()).history("slow", 10).await.expect("read").len(),
+        1,
+        "two others, one run"
+    );
+    assert!(!run_queue.push(&run).await.expect("answers"), "its key stays taken");
     for other in others {
         other.stop().await;
     }

@@ -10,7 +10,7 @@ use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Ledger, Queue};
 use nobat_scheduler::schedule::{RunOutcome, RunRecord};
-use nobat_scheduler::{Carrier, RunRequest, SchedulerHandle, SchedulerSettings, board, start};
+use nobat_scheduler::{RunQueue, RunRequest, ScheduleStore, SchedulerHandle, SchedulerSettings, start};
 use serde_json::{Value, json};
 
 struct Bench {
@@ -31,7 +31,7 @@ async fn bench(periodic: Value) -> Bench {
 impl Bench {
     async fn runs(&self, task: &str, count: usize) -> Vec<RunRecord> {
         for _ in 0..300 {
-            let runs = board::history(&*self.ledger, task, 10).await.expect("read");
+            let runs = ScheduleStore::new(self.ledger.clone()).history(task, 10).await.expect("read");
             if runs.len() >= count {
                 return runs;
             }
@@ -41,8 +41,8 @@ impl Bench {
     }
 
     async fn run(&self, task: &str) -> RunRecord {
-        let before = board::history(&*self.ledger, task, 10).await.expect("read").len();
-        board::run_now(&*self.ledger, task).await.expect("asked");
+        let before = ScheduleStore::new(self.ledger.clone()).history(task, 10).await.expect("read").len();
+        ScheduleStore::new(self.ledger.clone()).run_now(task).await.expect("asked");
         self.runs(task, before + 1).await.swap_remove(0)
     }
 }
@@ -135,7 +135,7 @@ async fn overlap_skips_or_queues_and_retries_are_counted() {
     ]))
     .await;
     for task in ["skips", "skips", "queues", "queues", "retries"] {
-        board::run_now(&*bench.ledger, task).await.expect("asked");
+        ScheduleStore::new(bench.ledger.clone()).run_now(task).await.expect("asked");
     }
     let mut outcomes: Vec<_> = bench.runs("skips", 2).await.iter().map(|run| run.outcome).collect();
     outcomes.sort_by_key(|outcome| *outcome as u8);
@@ -150,13 +150,13 @@ async fn overlap_skips_or_queues_and_retries_are_counted() {
 #[tokio::test]
 async fn a_task_is_shown_paused_and_resumed() {
     let bench = bench(json!([yearly("t", "vacuum", json!({}))])).await;
-    let shown = |tasks: Vec<board::TaskView>| (tasks[0].is_paused, tasks[0].next.is_some());
-    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (false, true));
-    board::set_paused(&*bench.ledger, "t", true).await.expect("paused");
-    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (true, false));
-    board::set_paused(&*bench.ledger, "t", false).await.expect("resumed");
-    assert_eq!(shown(board::list(&*bench.ledger).await.expect("read")), (false, true));
-    let unknown = board::run_now(&*bench.ledger, "nope").await.expect_err("unknown");
+    let shown = |tasks: Vec<nobat_scheduler::schedule_store::TaskView>| (tasks[0].is_paused, tasks[0].next.is_some());
+    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (false, true));
+    ScheduleStore::new(bench.ledger.clone()).set_paused("t", true).await.expect("paused");
+    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (true, false));
+    ScheduleStore::new(bench.ledger.clone()).set_paused("t", false).await.expect("resumed");
+    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (false, true));
+    let unknown = ScheduleStore::new(bench.ledger.clone()).run_now("nope").await.expect_err("unknown");
     assert!(unknown.message.contains("no periodic task `nope`; tasks: t"), "{}", unknown.message);
     bench.handle.stop().await;
 }
@@ -165,18 +165,18 @@ async fn a_task_is_shown_paused_and_resumed() {
 async fn a_run_that_a_killed_process_left_is_carried_out_by_the_next_and_taken_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let carrier = Carrier::new(queue.ledger());
+    let run_queue = RunQueue::new(queue.ledger());
     let run = RunRequest { task: "t".into(), tick: 60, manual: false, key: "t@60".into() };
-    assert!(carrier.push(&run).await.expect("taken"));
-    assert!(!carrier.push(&run).await.expect("answers"), "a key is taken once");
-    drop(carrier);
+    assert!(run_queue.push(&run).await.expect("taken"));
+    assert!(!run_queue.push(&run).await.expect("answers"), "a key is taken once");
+    drop(run_queue);
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [yearly("t", "vacuum", json!({}))]})).expect("settings");
     let handle = start(&settings, queue.clone(), "", "").await.expect("starts");
     let bench = Bench { ledger: queue.ledger(), handle, _dir: dir };
     let left = bench.runs("t", 1).await;
     assert_eq!((left[0].tick, left[0].outcome), (60, RunOutcome::Succeeded));
-    let again = Carrier::new(queue.ledger());
+    let again = RunQueue::new(queue.ledger());
     assert!(!again.push(&run).await.expect("answers"), "not even after it was carried out");
     bench.handle.stop().await;
 }

@@ -24,7 +24,7 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 
 const FIELDS: [(&str, &str); 5] = [
     ("minute", "0-59"),
@@ -58,9 +58,11 @@ impl Crontab {
     pub fn parse(text: &str, zone: &str) -> Result<Crontab> {
         let text = text.trim();
         let zone: Tz = zone.parse().map_err(|_| {
-            invalid(format!("time zone `{zone}` is unknown; take a name of the IANA database, such as `Europe/Berlin`"))
+            Error::invalid(format!(
+                "time zone `{zone}` is unknown; take a name of the IANA database, such as `Europe/Berlin`"
+            ))
         })?;
-        let refuse = |why: String| Err(invalid(format!("crontab `{text}` {why}")));
+        let refuse = |why: String| Err(Error::invalid(format!("crontab `{text}` {why}")));
         if text.starts_with('@') {
             if !NICKNAMES.contains(&text.to_ascii_lowercase().as_str()) {
                 return refuse(format!("is unknown; take five fields or one of {}", NICKNAMES.join(", ")));
@@ -82,7 +84,7 @@ impl Crontab {
                 }
             }
         }
-        let cron = parser().parse(text).map_err(|e| invalid(format!("crontab `{text}` cannot be read: {e}")))?;
+        let cron = parser().parse(text).map_err(|e| Error::invalid(format!("crontab `{text}` cannot be read: {e}")))?;
         let repeats = repeats(text, &cron);
         let crontab = Crontab { cron, zone, text: text.into(), repeats };
         if crontab.next_after(0).is_none() {
@@ -196,10 +198,6 @@ fn first(mut no: i64, mut yes: i64, is: impl Fn(i64) -> Option<bool>) -> Option<
 
 fn parser() -> CronParser {
     CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build()
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(ErrorCode::InvalidParameter, message)
 }
 
 #[cfg(test)]

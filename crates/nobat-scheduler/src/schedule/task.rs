@@ -5,7 +5,7 @@ use smol_str::SmolStr;
 
 use super::crontab::Crontab;
 use nobat_core::retry::RetryPolicy;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 
 /// One periodic task: when, and exactly one kind of work.
 ///
@@ -165,7 +165,7 @@ pub struct Exec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vacuum {
-    /// Finished runs are kept in the carrier for this long, seconds.
+    /// Finished runs are kept for this long, seconds.
     pub keep_s: u64,
 }
 
@@ -227,7 +227,7 @@ impl Periodic {
 
     /// An `invalid_parameter` about this task.
     pub fn invalid(&self, what: &str) -> Error {
-        Error::new(ErrorCode::InvalidParameter, format!("periodic task `{}` {what}", self.name))
+        Error::invalid(format!("periodic task `{}` {what}", self.name))
     }
 }
 
@@ -251,12 +251,13 @@ fn no_retries() -> RetryPolicy {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunOutcome {
     /// It did its work.
     Succeeded,
     /// It did not; the message says why.
+    #[default]
     Failed,
     /// An earlier run was still going (overlap policy `skip`).
     Skipped,
@@ -265,7 +266,7 @@ pub enum RunOutcome {
 }
 
 /// One line of a task's history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The tick, or the instant somebody asked for it, Unix seconds.
     pub tick: i64,

@@ -13,7 +13,7 @@
 //!   what it loses or delays is taken from there after [`HANDOVER`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use apalis_core::backend::Vacuum;
 use apalis_core::backend::ext::BackendExt;
@@ -21,12 +21,13 @@ use apalis_core::error::BoxDynError;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_redis::{Config, ConnectionManager, RedisStorage, queries};
+use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::Ledger;
 use tokio::sync::OnceCell;
 
-use super::{Carrier, Handler, KEPT, POLL, RunRequest};
-use crate::scheduler::now_ms;
+use super::leases::{KEPT, RunLeases};
+use crate::run::{Handler, RunRequest};
 
 /// How long a run is left to apalis-redis before the ledger's timer is due: longer
 /// than a poll takes.
@@ -38,6 +39,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const MISSED_HEARTBEATS: usize = 3;
 /// Heartbeats between two vacuums: an hour.
 const VACUUM: usize = 720;
+/// How often apalis-redis looks for a run.
+const POLL: Duration = Duration::from_secs(1);
 /// How long a push may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -89,26 +92,26 @@ impl Server {
     pub(super) async fn work_once(
         &self,
         name: String,
-        carrier: &Carrier,
+        leases: &RunLeases,
         handler: &Handler,
     ) -> Result<(), BoxDynError> {
-        while !is_right(&*carrier.ledger).await? {
+        while !is_right(&*leases.ledger).await? {
             tokio::time::sleep(HEARTBEAT).await;
         }
         let storage = self.storage().await?;
-        let (to, handler) = (carrier.clone(), handler.clone());
+        let (to, handler) = (leases.clone(), handler.clone());
         let worker =
             WorkerBuilder::new(name).backend(storage.poll_with_interval(POLL)).build(move |run: RunRequest| {
-                let (carrier, handler) = (to.clone(), handler.clone());
+                let (leases, handler) = (to.clone(), handler.clone());
                 async move {
                     let untaken = run.to_json()?;
-                    carrier.carry_out(handler, run, &untaken).await;
+                    leases.carry_out(&handler, run, &untaken).await;
                     Ok::<(), BoxDynError>(())
                 }
             });
         tokio::select! {
             ended = worker.run() => Ok(ended?),
-            wrong = self.watch(&*carrier.ledger) => Err(wrong),
+            wrong = self.watch(&*leases.ledger) => Err(wrong),
         }
     }
 
@@ -140,9 +143,9 @@ impl Server {
 
 /// Whether this host's clock is the store's, nearly.
 pub(super) async fn is_right(ledger: &dyn Ledger) -> Result<bool> {
-    let before = now_ms();
+    let before = unix_ms(SystemTime::now());
     let store = ledger.now_ms().await?;
-    Ok(beside(before, store, now_ms()) <= BESIDE_MS)
+    Ok(beside(before, store, unix_ms(SystemTime::now())) <= BESIDE_MS)
 }
 
 /// How far a clock is from a host's that showed `before` and `after` around its telling.
