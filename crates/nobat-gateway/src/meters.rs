@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nobat_runtime::Metrics;
-use nobat_runtime::metrics::LATENCY_BUCKETS;
+use nobat_runtime::{LATENCY_BUCKETS, Metrics};
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use smol_str::SmolStr;

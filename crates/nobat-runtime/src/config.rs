@@ -24,9 +24,9 @@ use figment::{Metadata, Profile, Provider};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use nobat_core::error::{Error, ErrorCode, Result};
 use nobat_core::secret::{SecretUrl, shown_url};
 use nobat_core::units;
+use nobat_core::{Error, Result};
 
 /// Every section a configuration may have, over all binaries.
 pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "scheduler", "log"];
@@ -80,7 +80,7 @@ impl Layers {
         let mut figment = Figment::new();
         if let Some(path) = file {
             if !path.is_file() {
-                return Err(invalid(format!("there is no configuration file `{}`", path.display())));
+                return Err(Error::invalid(format!("there is no configuration file `{}`", path.display())));
             }
             figment = figment.merge(InUnits(Toml::file_exact(path)));
         } else if Path::new(DEFAULT_FILE).is_file() {
@@ -175,10 +175,10 @@ fn tell(error: figment::Error, section: Option<&str>) -> Error {
                 actual => actual.to_string(),
             };
             let takes = units::remedy(&key).unwrap_or_else(|| format!("it takes {expected}"));
-            invalid(format!("setting `{key}` is {actual}{layer}; {takes}"))
+            Error::invalid(format!("setting `{key}` is {actual}{layer}; {takes}"))
         }
-        kind if key.is_empty() => invalid(format!("configuration{layer}: {kind}")),
-        kind => invalid(format!("setting `{key}`{layer}: {kind}")),
+        kind if key.is_empty() => Error::invalid(format!("configuration{layer}: {kind}")),
+        kind => Error::invalid(format!("setting `{key}`{layer}: {kind}")),
     }
 }
 
@@ -189,11 +189,7 @@ fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
         Some((distance, name)) if distance <= 1 + name.len() / 3 => format!("did you mean `{name}`?"),
         _ => format!("known: {}", known.join(", ")),
     };
-    invalid(format!("unknown configuration {what} `{key}`; {hint}"))
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(ErrorCode::InvalidParameter, message)
+    Error::invalid(format!("unknown configuration {what} `{key}`; {hint}"))
 }
 
 #[cfg(test)]

@@ -21,4 +21,5 @@ pub mod traces;
 pub mod triton;
 
 pub use metrics::{Metrics, MetricsServer};
+pub use snapshot::LATENCY_BUCKETS;
 pub use stop::{Stop, exit_now};

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use prometheus::core::Collector;
 use prometheus::{Registry, TextEncoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,13 +18,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::snapshot::{Family, Snapshot};
-
-/// Upper bounds of latency histograms, seconds: 1-2.5-5 steps from a tenth of a
-/// millisecond, where cache hits lie, to a minute, where waits end.
-pub const LATENCY_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-    60.0,
-];
 
 /// Time for a scraper to send its request and take the answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -132,10 +125,9 @@ impl Drop for MetricsServer {
 }
 
 fn cannot_listen(address: &str, error: &std::io::Error) -> Error {
-    Error::new(
-        ErrorCode::InvalidParameter,
-        format!("cannot listen on `{address}` (setting `metrics`): {error}; choose another, or empty for none"),
-    )
+    Error::invalid(format!(
+        "cannot listen on `{address}` (setting `metrics`): {error}; choose another, or empty for none"
+    ))
 }
 
 /// What the listener shows.

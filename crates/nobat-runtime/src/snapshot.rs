@@ -6,7 +6,12 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::metrics::LATENCY_BUCKETS;
+/// Upper bounds of latency histograms, seconds: 1-2.5-5 steps from a tenth of a
+/// millisecond, where cache hits lie, to a minute, where waits end.
+pub const LATENCY_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
 
 /// How a series behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
-use nobat_runtime::logging::{self, LogFormat, LogSettings};
+use nobat_runtime::logging::{self, LevelChange, LogFormat, LogSettings};
 
 #[test]
 fn the_logger_writes_a_daily_file_changes_by_signal_and_survives_a_full_disk() {
@@ -43,14 +43,14 @@ fn the_logger_writes_a_daily_file_changes_by_signal_and_survives_a_full_disk() {
 
     // A folder that went away, as after a disk's failure: the reload opens a new file.
     fs::remove_dir_all(dir.path().join("log")).expect("removes");
-    logging.reload().expect("the built-in configuration reads");
+    logging.change(LevelChange::Keep).expect("the built-in configuration reads");
     log::warn!("after the folder was lost");
     assert!(fs::read_to_string(&file).expect("reads").contains("after the folder was lost"));
 
     // A full disk: every write to this device fails with ENOSPC.
     fs::remove_file(&file).expect("removes");
     std::os::unix::fs::symlink("/dev/full", &file).expect("links");
-    logging.reload().expect("still no error");
+    logging.change(LevelChange::Keep).expect("still no error");
     for _ in 0..20 {
         log::warn!("goes nowhere, and must not stop the caller");
     }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use log::LevelFilter;
 
-use super::invalid;
-use nobat_core::error::Result;
+use nobat_core::{Error, Result};
 
 /// Levels as `log.level` states them.
 #[derive(Debug, Default, PartialEq)]
@@ -25,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Levels> {
             None => (None, part),
         };
         let level: LevelFilter = level.parse().map_err(|_| {
-            invalid(format!("log.level has no level `{level}`; use off, error, warn, info, debug or trace"))
+            Error::invalid(format!("log.level has no level `{level}`; use off, error, warn, info, debug or trace"))
         })?;
         match module {
             Some(module) => {

@@ -13,7 +13,7 @@ use log4rs::config::{Deserialize as Component, Deserializers};
 use log4rs::encode::{Color, Encode, Style, Write};
 use serde::Deserialize;
 
-use super::LogFormat;
+use super::settings::LogFormat;
 
 #[derive(Debug)]
 struct LineEncoder(LogFormat);

@@ -12,16 +12,9 @@
 //!   costs spans, nothing else.
 //! - Spans hold what access lines hold: never tensors, bodies or keys.
 
+mod collector;
 #[cfg_attr(feature = "otlp", path = "otlp.rs")]
 #[cfg_attr(not(feature = "otlp"), path = "off.rs")]
 mod exporter;
 
 pub use exporter::{Exporting, Span, is_on, start};
-
-/// Where collectors are named, the general and the traces' own.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-
-/// Whether the environment names a collector.
-fn is_asked_for() -> bool {
-    ENDPOINTS.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-}

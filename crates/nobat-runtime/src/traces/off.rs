@@ -10,7 +10,7 @@ pub struct Exporting;
 /// # Errors
 /// None.
 pub fn start(_service: &'static str) -> nobat_core::Result<Exporting> {
-    if super::is_asked_for() {
+    if super::collector::is_asked_for() {
         log::warn!("traces are asked for, but this build has none; build it with `--features otlp`");
     }
     Ok(Exporting)

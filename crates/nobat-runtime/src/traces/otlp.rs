@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use opentelemetry::trace::{
     SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
     TracerProvider,
@@ -26,12 +26,13 @@ pub struct Exporting {
 /// # Errors
 /// `invalid_parameter` when the environment's settings cannot be used.
 pub fn start(service: &'static str) -> Result<Exporting> {
-    if !super::is_asked_for() {
+    if !super::collector::is_asked_for() {
         return Ok(Exporting { provider: None });
     }
-    let exporter = SpanExporter::builder().with_http().build().map_err(|error| {
-        Error::new(ErrorCode::InvalidParameter, format!("traces cannot be exported: {error}; see OTEL_EXPORTER_OTLP_*"))
-    })?;
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .build()
+        .map_err(|error| Error::invalid(format!("traces cannot be exported: {error}; see OTEL_EXPORTER_OTLP_*")))?;
     let resource = Resource::builder().with_service_name(service).build();
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
     let _ = TRACER.set(provider.tracer("nobat"));
