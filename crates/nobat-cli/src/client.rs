@@ -3,10 +3,11 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use nobat_core::units::unix_ms;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::Value;
 
 use crate::table::{self, Columns};
@@ -25,23 +26,74 @@ pub(crate) struct Server {
     api_key: Option<String>,
 }
 
-/// How answers are printed.
-#[derive(clap::Args, Clone, Copy)]
-pub(crate) struct Output {
+/// A tool: what it does, to which service, and how the answer is printed.
+#[derive(clap::Args)]
+pub(crate) struct Tool<A: clap::Subcommand> {
+    #[command(subcommand)]
+    pub(crate) action: A,
+    #[command(flatten)]
+    pub(crate) service: Service,
+}
+
+/// Which service is called, and how its answers are printed.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Service {
+    #[command(flatten)]
+    pub(crate) server: Server,
     /// Print JSON on a terminal too; into a pipe or a file it is always JSON.
     #[arg(long, global = true)]
     json: bool,
 }
 
-impl Output {
+/// One call of the API and what is shown of its answer.
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    body: Option<Vec<u8>>,
+    columns: Option<&'static Columns>,
+    shown: Option<Value>,
+}
+
+impl Call {
+    /// A call without a body, whose answer is shown as it is.
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Call {
+        Call { method, path: path.into(), body: None, columns: None, shown: None }
+    }
+
+    /// With a JSON body.
+    pub(crate) fn body(self, body: Vec<u8>) -> Call {
+        Call { body: Some(body), ..self }
+    }
+
+    /// The answer's list is shown in these columns, if it has it.
+    pub(crate) fn columns(self, columns: &'static Columns) -> Call {
+        Call { columns: Some(columns), ..self }
+    }
+
+    /// This is shown instead of the answer.
+    pub(crate) fn shown(self, shown: Value) -> Call {
+        Call { shown: Some(shown), ..self }
+    }
+}
+
+impl Service {
+    /// Makes a call, which may take `timeout`, and prints its answer.
+    pub(crate) fn call(&self, timeout: Duration, call: Call) -> Result<()> {
+        let client = self.server.client(timeout)?;
+        let mut request = client.request(call.method, &call.path);
+        if let Some(body) = call.body {
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        }
+        let answer = block_on(client.json(request))?.1;
+        self.print(call.shown.as_ref().unwrap_or(&answer), call.columns)
+    }
+
     /// Prints an answer: JSON for programs, a table or lines for people.
-    pub(crate) fn print(self, answer: &Value, columns: Option<&Columns>) -> Result<()> {
+    pub(crate) fn print(&self, answer: &Value, columns: Option<&Columns>) -> Result<()> {
         if self.json || !std::io::stdout().is_terminal() {
             return write(&serde_json::to_string_pretty(answer)?);
         }
-        let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0));
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        write(table::render(answer, columns, width, now_ms).trim_end())?;
+        print_lines(answer, columns)?;
         if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
             write(&format!("there are more: add --cursor {cursor}"))?;
         }
@@ -49,9 +101,22 @@ impl Output {
     }
 }
 
+/// Prints an answer for people, whoever reads it.
+pub(crate) fn print_lines(answer: &Value, columns: Option<&Columns>) -> Result<()> {
+    let width = match std::io::stdout().is_terminal() {
+        true => terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0)),
+        false => usize::MAX,
+    };
+    write(table::render(answer, columns, width, unix_ms(SystemTime::now())).trim_end())
+}
+
 fn write(text: &str) -> Result<()> {
-    use std::io::Write;
-    match writeln!(std::io::stdout(), "{text}") {
+    print(format!("{text}\n").as_bytes())
+}
+
+/// Writes to standard output.
+pub(crate) fn print(bytes: &[u8]) -> Result<()> {
+    match std::io::Write::write_all(&mut std::io::stdout(), bytes) {
         // The reader had enough (`nobat jobs list | head`).
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),

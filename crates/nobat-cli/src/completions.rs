@@ -1,8 +1,10 @@
 //! `nobat completions`: what a shell asks to complete this command's words.
 
 use anyhow::Result;
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::{Shell, generate};
+
+use crate::client::print;
 
 /// Print a shell's completions of this command.
 #[derive(clap::Args)]
@@ -15,12 +17,9 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: Args, mut command: Command) -> Result<()> {
     // Whole before it is written: a reader that goes early is no fault of ours.
     let mut text = Vec::new();
-    generate(args.shell, &mut crate::Cli::command(), "nobat", &mut text);
-    match std::io::Write::write_all(&mut std::io::stdout(), &text) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    generate(args.shell, &mut command, "nobat", &mut text);
+    print(&text)
 }

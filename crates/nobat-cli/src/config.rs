@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
+use nobat_core::Error;
 use nobat_core::secret::shown_url;
-use nobat_core::{Error, ErrorCode};
 use nobat_gateway::config::GatewayConfig;
 use nobat_queue::queue::QueueSettings;
 use nobat_runtime::config::{Layers, StoreSettings};
@@ -42,7 +42,7 @@ impl Settings {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         self.gateway.validate()?;
         self.gateway.check_tasks(&self.scheduler)?;
-        let refuse = |message: String| Err(Error::new(ErrorCode::InvalidParameter, message));
+        let refuse = |message: String| Err(Error::invalid(message));
         if self.queue.lease_ms < 100 {
             return refuse(format!(
                 "queue.lease_ms is {}; leases shorter than 100 ms expire while a batch runs",

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use reqwest::Method;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Call, Tool, segment};
 use crate::table::Columns;
 
 const TASKS: Columns = Columns {
@@ -25,24 +25,14 @@ const TASKS: Columns = Columns {
 };
 
 /// Show and steer periodic tasks.
-#[derive(clap::Args)]
+#[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat cron list\n  \
     nobat cron show refresh --limit 5     its schedule and its newest runs\n  \
     nobat cron run refresh                now, beside its schedule\n  \
     nobat cron pause refresh\n\n\
     Tasks are declared in the configuration: [[scheduler.periodic]], see docs/CONFIG.md.")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Every task with its schedule in words, next tick and newest run.
     List,
     /// One task with its newest runs.
@@ -70,15 +60,14 @@ enum Action {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(60))?;
+pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
     let task = |name: &str, end: &str| format!("/api/v1/periodic/{}{end}", segment(name));
-    let (method, path) = match &args.action {
-        Action::List => (Method::GET, "/api/v1/periodic".to_owned()),
-        Action::Show { name, limit } => (Method::GET, task(name, &format!("?limit={limit}"))),
-        Action::Run { name } => (Method::POST, task(name, "/run")),
-        Action::Pause { name } => (Method::POST, task(name, "/pause")),
-        Action::Resume { name } => (Method::POST, task(name, "/resume")),
+    let call = match &tool.action {
+        Action::List => Call::new(Method::GET, "/api/v1/periodic"),
+        Action::Show { name, limit } => Call::new(Method::GET, task(name, &format!("?limit={limit}"))),
+        Action::Run { name } => Call::new(Method::POST, task(name, "/run")),
+        Action::Pause { name } => Call::new(Method::POST, task(name, "/pause")),
+        Action::Resume { name } => Call::new(Method::POST, task(name, "/resume")),
     };
-    block_on(async { args.output.print(&client.json(client.request(method, &path)).await?.1, Some(&TASKS)) })
+    tool.service.call(Duration::from_secs(60), call.columns(&TASKS))
 }

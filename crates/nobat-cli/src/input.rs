@@ -11,12 +11,7 @@ use serde_json::{Value, json};
 /// A JSON object goes out as it is; a JSON array, and an `.npy` array, become
 /// `{"instances": …}`.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if path.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-    } else {
-        bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    }
+    let bytes = bytes(path)?;
     let body = if bytes.starts_with(b"\x93NUMPY") {
         json!({"instances": npy(&bytes).with_context(|| format!("cannot use `{}`", path.display()))?})
     } else {
@@ -29,6 +24,16 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
         }
     };
     Ok(serde_json::to_vec(&body)?)
+}
+
+/// The bytes of a file, or of standard input (`-`).
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
+    if path.as_os_str() != "-" {
+        return std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes)
 }
 
 /// An `.npy` array (format 1 to 3, little-endian, C order) as nested JSON.

@@ -8,7 +8,7 @@ use nobat_core::units::whole_seconds;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::client::{Client, Output, Server, block_on, segment};
+use crate::client::{Call, Service, Tool, block_on, segment};
 use crate::table::Columns;
 
 /// A list of jobs.
@@ -22,22 +22,12 @@ pub(crate) const COLUMNS: Columns = Columns {
 const POLL_S: u64 = 30;
 
 /// List, show, wait for, cancel and retry jobs.
-#[derive(clap::Args)]
+#[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat jobs list --model digits --state dead\n  \
     nobat jobs wait ID --timeout 300\n  \
     nobat jobs cancel ID")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// List jobs.
     List {
         /// Only this model's.
@@ -78,44 +68,44 @@ enum Action {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(POLL_S + 10))?;
-    block_on(async {
-        let (method, path) = match args.action {
-            Action::List { model, state, limit, cursor } => {
-                let mut path = format!("/api/v1/jobs?limit={limit}");
-                for (key, value) in [("model", model), ("state", state), ("cursor", cursor)] {
-                    if let Some(value) = value {
-                        path += &format!("&{key}={}", segment(&value));
-                    }
+pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
+    let call = match &tool.action {
+        Action::List { model, state, limit, cursor } => {
+            let mut path = format!("/api/v1/jobs?limit={limit}");
+            for (key, value) in [("model", model), ("state", state), ("cursor", cursor)] {
+                if let Some(value) = value {
+                    path += &format!("&{key}={}", segment(value));
                 }
-                (Method::GET, path)
             }
-            Action::Get { id } => (Method::GET, job(&id)),
-            Action::Wait { id, timeout } => return wait(&client, &id, Duration::from_secs(timeout), args.output).await,
-            Action::Cancel { id } => (Method::POST, format!("{}/cancel", job(&id))),
-            Action::Retry { id } => (Method::POST, format!("{}/retry", job(&id))),
-        };
-        args.output.print(&client.json(client.request(method, &path)).await?.1, Some(&COLUMNS))
-    })
+            Call::new(Method::GET, path)
+        }
+        Action::Get { id } => Call::new(Method::GET, job(id)),
+        Action::Wait { id, timeout } => return wait(&tool.service, id, Duration::from_secs(*timeout)),
+        Action::Cancel { id } => Call::new(Method::POST, format!("{}/cancel", job(id))),
+        Action::Retry { id } => Call::new(Method::POST, format!("{}/retry", job(id))),
+    };
+    tool.service.call(Duration::from_secs(POLL_S + 10), call.columns(&COLUMNS))
 }
 
 fn job(id: &str) -> String {
     format!("/api/v1/jobs/{}", segment(id))
 }
 
-async fn wait(client: &Client, id: &str, timeout: Duration, output: Output) -> Result<()> {
+fn wait(service: &Service, id: &str, timeout: Duration) -> Result<()> {
+    let client = service.server.client(Duration::from_secs(POLL_S + 10))?;
     let end = Instant::now() + timeout;
-    loop {
-        let left_s = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        let path = format!("{}/result?wait={:.3}", job(id), left_s.min(POLL_S as f64));
-        let (status, answer) = client.json(client.request(Method::GET, &path)).await?;
-        if status != StatusCode::ACCEPTED {
-            return output.print(&answer, None);
+    block_on(async {
+        loop {
+            let left_s = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            let path = format!("{}/result?wait={:.3}", job(id), left_s.min(POLL_S as f64));
+            let (status, answer) = client.json(client.request(Method::GET, &path)).await?;
+            if status != StatusCode::ACCEPTED {
+                return service.print(&answer, None);
+            }
+            if Instant::now() >= end {
+                let state = answer.get("state").and_then(Value::as_str).unwrap_or("unfinished");
+                bail!("job {id} is {state} after {} s", timeout.as_secs());
+            }
         }
-        if Instant::now() >= end {
-            let state = answer.get("state").and_then(Value::as_str).unwrap_or("unfinished");
-            bail!("job {id} is {state} after {} s", timeout.as_secs());
-        }
-    }
+    })
 }

@@ -6,6 +6,13 @@ use anyhow::{Context, Result, bail};
 use chrono::DateTime;
 use clap::Subcommand;
 use nobat_gateway::auth::{self, Keyring, NewKey, Scope};
+use serde_json::json;
+
+use crate::client::print_lines;
+use crate::table::Columns;
+
+const KEYS: Columns =
+    Columns { list: "keys", paths: &["id", "name", "scope", "state", "expires", "models"], empty: "there are no keys" };
 
 /// Make, list, rotate and revoke API keys.
 ///
@@ -87,7 +94,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             save(path, &ring)?;
             shown_once(&key);
         }
-        Command::List => list(&auth::load(path)?, now_s),
+        Command::List => list(&auth::load(path)?, now_s)?,
         Command::Rotate { key, overlap_hours } => {
             let mut ring = auth::load(path)?;
             let key = ring.rotate(&key, overlap_hours.saturating_mul(3_600), now_s)?;
@@ -116,9 +123,8 @@ fn shown_once(key: &str) {
     eprintln!("this is the only time the key is shown; send it as `Authorization: Bearer <key>`");
 }
 
-fn list(ring: &Keyring, now_s: u64) {
-    println!("{:<12} {:<20} {:<8} {:<10} {:<11} models", "id", "name", "scope", "state", "expires");
-    for record in ring.records() {
+fn list(ring: &Keyring, now_s: u64) -> Result<()> {
+    let shown = ring.records().iter().map(|record| {
         let state = match record.expires_at_s {
             _ if record.revoked => "revoked",
             Some(at) if now_s >= at => "expired",
@@ -126,14 +132,10 @@ fn list(ring: &Keyring, now_s: u64) {
             _ => "active",
         };
         let expires = record.expires_at_s.map_or_else(|| "never".to_owned(), day);
-        let models = record.models.join(",");
-        println!(
-            "{:<12} {:<20} {:<8} {state:<10} {expires:<11} {models}",
-            record.id,
-            record.name,
-            record.scope.to_string()
-        );
-    }
+        let scope = record.scope.to_string();
+        json!({"id": record.id, "name": record.name, "scope": scope, "state": state, "expires": expires, "models": record.models})
+    });
+    print_lines(&json!({"keys": shown.collect::<Vec<_>>()}), Some(&KEYS))
 }
 
 fn day(at_s: u64) -> String {

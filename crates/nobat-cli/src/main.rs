@@ -31,7 +31,9 @@ mod welcome;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Tool;
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
 #[global_allocator]
@@ -62,14 +64,14 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Predict(predict::Args),
-    Jobs(jobs::Args),
+    Jobs(Tool<jobs::Action>),
     Models(models::Args),
     Load(models::LoadArgs),
     Unload(models::UnloadArgs),
-    Routes(routes::Args),
-    Queue(queue::Args),
-    Cron(cron::Args),
-    Webhooks(webhooks::Args),
+    Routes(Tool<routes::Action>),
+    Queue(Tool<queue::Action>),
+    Cron(Tool<cron::Action>),
+    Webhooks(Tool<webhooks::Action>),
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
@@ -98,7 +100,7 @@ fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, cli.config.as_deref()),
-        Command::Completions(args) => completions::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
     };
     // What was counted is told.
     log::logger().flush();

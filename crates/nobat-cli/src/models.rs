@@ -6,7 +6,7 @@ use anyhow::Result;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Call, Service, block_on, segment};
 use crate::table::Columns;
 
 /// Longest a load or unload may take on all workers.
@@ -25,18 +25,15 @@ pub(crate) struct Args {
     /// Name of one model.
     model: Option<String>,
     #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
+    service: Service,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(30))?;
     let path = match &args.model {
         Some(model) => format!("/api/v1/models/{}", segment(model)),
         None => "/api/v1/models".to_owned(),
     };
-    block_on(async { args.output.print(&client.json(client.request(Method::GET, &path)).await?.1, Some(&MODELS)) })
+    args.service.call(Duration::from_secs(30), Call::new(Method::GET, path).columns(&MODELS))
 }
 
 /// Load a model, or load it again, on the workers that have it in their repository.
@@ -46,19 +43,17 @@ pub(crate) struct LoadArgs {
     /// Name of the model.
     model: String,
     #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
+    service: Service,
 }
 
 /// Loads a model and shows it; returns when every worker has done it.
 pub(crate) fn load(args: LoadArgs) -> Result<()> {
-    let client = args.server.client(LOADING)?;
+    let client = args.service.server.client(LOADING)?;
     let model = segment(&args.model);
     block_on(async {
         client.json(client.request(Method::POST, &format!("/v2/repository/models/{model}/load"))).await?;
         let shown = client.json(client.request(Method::GET, &format!("/api/v1/models/{model}"))).await?.1;
-        args.output.print(&json!({"models": [shown]}), Some(&MODELS))
+        args.service.print(&json!({"models": [shown]}), Some(&MODELS))
     })
 }
 
@@ -69,17 +64,11 @@ pub(crate) struct UnloadArgs {
     /// Name of the model.
     model: String,
     #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
+    service: Service,
 }
 
 /// Unloads a model; returns when every worker has done it.
 pub(crate) fn unload(args: UnloadArgs) -> Result<()> {
-    let client = args.server.client(LOADING)?;
-    let path = format!("/v2/repository/models/{}/unload", segment(&args.model));
-    block_on(async {
-        client.json(client.request(Method::POST, &path)).await?;
-        args.output.print(&json!({"unloaded": args.model}), None)
-    })
+    let call = Call::new(Method::POST, format!("/v2/repository/models/{}/unload", segment(&args.model)));
+    args.service.call(LOADING, call.shown(json!({"unloaded": args.model})))
 }

@@ -8,7 +8,7 @@ use nobat_core::units::whole_seconds;
 use reqwest::{Method, header};
 use serde_json::Value;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Service, block_on, segment};
 use crate::input;
 
 /// Send a request to a model and print the answer.
@@ -46,9 +46,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "60", value_parser = whole_seconds, value_name = "DURATION")]
     wait: u64,
     #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
+    service: Service,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -64,7 +62,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mark = if query.is_empty() { "" } else { "?" };
     let path = format!("/api/v1/predict/{}{mark}{}", segment(&args.model), query.join("&"));
 
-    let client = args.server.client(Duration::from_secs(args.wait + 10))?;
+    let client = args.service.server.client(Duration::from_secs(args.wait + 10))?;
     let prefer = if args.fire { "respond-async".to_owned() } else { format!("wait={}", args.wait) };
     let request = client
         .request(Method::POST, &path)
@@ -73,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         .body(body);
     block_on(async {
         let (status, answer) = client.json(request).await?;
-        args.output.print(&answer, None)?;
+        args.service.print(&answer, None)?;
         if status == reqwest::StatusCode::ACCEPTED && !args.fire {
             let id = answer.get("id").and_then(Value::as_str).unwrap_or("ID");
             eprintln!("nobat: still running after {} s; `nobat jobs wait {id}` waits for it", args.wait);

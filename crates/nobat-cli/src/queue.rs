@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use reqwest::Method;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Call, Tool, segment};
 use crate::jobs;
 use crate::table::Columns;
 
@@ -17,23 +17,13 @@ const QUEUES: Columns = Columns {
 };
 
 /// Show and steer the queues, one per model.
-#[derive(clap::Args)]
+#[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat queue list\n  \
     nobat queue pause digits\n  \
     nobat queue dead digits --limit 20\n  \
     nobat queue redrive digits --limit 1000     the oldest dead letters run again")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Every queue with its counts.
     List,
     /// One queue's counts.
@@ -69,7 +59,7 @@ enum Action {
 }
 
 #[derive(clap::Args)]
-struct Selection {
+pub(crate) struct Selection {
     /// The model whose queue it is.
     model: String,
     /// Only these jobs; without it the oldest.
@@ -80,30 +70,32 @@ struct Selection {
 }
 
 impl Selection {
-    fn path(&self, end: &str) -> String {
+    fn call(&self, method: Method, end: &str) -> Call {
         let ids = match self.ids.is_empty() {
             true => String::new(),
             false => format!("&ids={}", segment(&self.ids.join(","))),
         };
-        format!("/api/v1/queues/{}/dead{end}?limit={}{ids}", segment(&self.model), self.limit)
+        Call::new(method, queue(&self.model, &format!("/dead{end}?limit={}{ids}", self.limit))).columns(&QUEUES)
     }
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(60))?;
-    let queue = |model: &str, end: &str| format!("/api/v1/queues/{}{end}", segment(model));
-    let (method, path) = match &args.action {
-        Action::List => (Method::GET, "/api/v1/queues".to_owned()),
-        Action::Get { model } => (Method::GET, queue(model, "")),
-        Action::Pause { model } => (Method::POST, queue(model, "/pause")),
-        Action::Resume { model } => (Method::POST, queue(model, "/resume")),
+fn queue(model: &str, end: &str) -> String {
+    format!("/api/v1/queues/{}{end}", segment(model))
+}
+
+pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
+    let of = |method, model: &str, end: &str| Call::new(method, queue(model, end)).columns(&QUEUES);
+    let call = match &tool.action {
+        Action::List => Call::new(Method::GET, "/api/v1/queues").columns(&QUEUES),
+        Action::Get { model } => of(Method::GET, model, ""),
+        Action::Pause { model } => of(Method::POST, model, "/pause"),
+        Action::Resume { model } => of(Method::POST, model, "/resume"),
         Action::Dead { model, limit, cursor } => {
             let cursor = cursor.as_ref().map(|cursor| format!("&cursor={}", segment(cursor))).unwrap_or_default();
-            (Method::GET, queue(model, &format!("/dead?limit={limit}{cursor}")))
+            of(Method::GET, model, &format!("/dead?limit={limit}{cursor}")).columns(&jobs::COLUMNS)
         }
-        Action::Redrive(selection) => (Method::POST, selection.path("/redrive")),
-        Action::Purge(selection) => (Method::DELETE, selection.path("")),
+        Action::Redrive(selection) => selection.call(Method::POST, "/redrive"),
+        Action::Purge(selection) => selection.call(Method::DELETE, ""),
     };
-    let columns = if matches!(args.action, Action::Dead { .. }) { &jobs::COLUMNS } else { &QUEUES };
-    block_on(async { args.output.print(&client.json(client.request(method, &path)).await?.1, Some(columns)) })
+    tool.service.call(Duration::from_secs(60), call)
 }

@@ -1,15 +1,15 @@
 //! `nobat routes`: routes shown, declared and removed.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
-use reqwest::{Method, header};
+use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Call, Tool, segment};
+use crate::input;
 use crate::table::Columns;
 
 const ROUTES: Columns = Columns {
@@ -19,23 +19,13 @@ const ROUTES: Columns = Columns {
 };
 
 /// Show, declare and remove routes.
-#[derive(clap::Args)]
+#[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat routes list\n  \
     echo '{\"direct\": \"digits\"}' | nobat routes put numbers --input -\n  \
     nobat routes remove numbers\n\n\
     A route that is put here stands over the configuration's, on every gateway.")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Every route: its kind, and whether it serves.
     List,
     /// One route with its rule and its signature.
@@ -58,32 +48,13 @@ enum Action {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(60))?;
+pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
     let route = |name: &str| format!("/api/v1/routes/{}", segment(name));
-    let request = match &args.action {
-        Action::List => client.request(Method::GET, "/api/v1/routes"),
-        Action::Get { name } => client.request(Method::GET, &route(name)),
-        Action::Put { name, input } => client
-            .request(Method::PUT, &route(name))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(read(input)?),
-        Action::Remove { name } => client.request(Method::DELETE, &route(name)),
+    let call = match &tool.action {
+        Action::List => Call::new(Method::GET, "/api/v1/routes"),
+        Action::Get { name } => Call::new(Method::GET, route(name)),
+        Action::Put { name, input } => Call::new(Method::PUT, route(name)).body(input::bytes(input)?),
+        Action::Remove { name } => Call::new(Method::DELETE, route(name)).shown(json!({"removed": name})),
     };
-    block_on(async {
-        let answer = client.json(request).await?.1;
-        match &args.action {
-            Action::Remove { name } => args.output.print(&json!({"removed": name}), None),
-            _ => args.output.print(&answer, Some(&ROUTES)),
-        }
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    if path.as_os_str() != "-" {
-        return std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
-    }
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-    Ok(bytes)
+    tool.service.call(Duration::from_secs(60), call.columns(&ROUTES))
 }

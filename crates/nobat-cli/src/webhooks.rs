@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
-use reqwest::{Method, header};
+use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Output, Server, block_on, segment};
+use crate::client::{Call, Tool, segment};
 use crate::table::Columns;
 
 const DELIVERIES: Columns = Columns {
@@ -17,23 +17,13 @@ const DELIVERIES: Columns = Columns {
 };
 
 /// Show webhook deliveries, and send them again.
-#[derive(clap::Args)]
+#[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat webhooks list --limit 20\n  \
     nobat webhooks redeliver msg_…\n  \
     nobat webhooks endpoints                          what is left alone, and what answered 410\n  \
     nobat webhooks enable https://example.com/hook    send to it again")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    server: Server,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Messages that wait, the next due first; then those that are over, newest first.
     List {
         /// At most so many.
@@ -56,24 +46,15 @@ enum Action {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
-    let client = args.server.client(Duration::from_secs(60))?;
-    let request = match &args.action {
-        Action::List { limit } => client.request(Method::GET, &format!("/api/v1/webhooks/deliveries?limit={limit}")),
-        Action::Redeliver { id } => {
-            client.request(Method::POST, &format!("/api/v1/webhooks/deliveries/{}/redeliver", segment(id)))
-        }
-        Action::Endpoints => client.request(Method::GET, "/api/v1/webhooks/endpoints"),
-        Action::Enable { receiver } => client
-            .request(Method::POST, "/api/v1/webhooks/endpoints/enable")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(json!({ "url": receiver }).to_string()),
+pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
+    let path = |end: &str| format!("/api/v1/webhooks/{end}");
+    let call = match &tool.action {
+        Action::List { limit } => Call::new(Method::GET, path(&format!("deliveries?limit={limit}"))),
+        Action::Redeliver { id } => Call::new(Method::POST, path(&format!("deliveries/{}/redeliver", segment(id)))),
+        Action::Endpoints => Call::new(Method::GET, path("endpoints")),
+        Action::Enable { receiver } => Call::new(Method::POST, path("endpoints/enable"))
+            .body(json!({ "url": receiver }).to_string().into())
+            .shown(json!({ "enabled": receiver })),
     };
-    block_on(async {
-        let answer = client.json(request).await?.1;
-        match &args.action {
-            Action::Enable { receiver } => args.output.print(&json!({"enabled": receiver}), None),
-            _ => args.output.print(&answer, Some(&DELIVERIES)),
-        }
-    })
+    tool.service.call(Duration::from_secs(60), call.columns(&DELIVERIES))
 }

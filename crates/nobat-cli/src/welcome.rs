@@ -11,6 +11,8 @@ use nobat_worker::WorkerHandle;
 use nobat_worker::example::{Example, TEXT};
 use serde_json::{Value, json};
 
+use crate::client::segment;
+
 /// The text, with its last line's end.
 pub(crate) fn welcome(gateway: &GatewayHandle, worker: &WorkerHandle, models: &[PathBuf], took: Duration) -> String {
     let url = gateway.url();
@@ -28,9 +30,9 @@ pub(crate) fn welcome(gateway: &GatewayHandle, worker: &WorkerHandle, models: &[
         let _ = writeln!(text, "  grpc  {address}");
     }
     if let Some((model, body)) = ready.iter().find_map(|model| Some((model, body(model, worker, models)?))) {
-        let _ = writeln!(text, "  try   curl -s {url}/v1/models/{}:predict -d {}", in_url(&model.name), quoted(&body));
+        let _ = writeln!(text, "  try   curl -s {url}/v1/models/{}:predict -d {}", segment(&model.name), quoted(&body));
     } else if let Some(name) = names.first() {
-        let _ = writeln!(text, "  look  curl -s {url}/v2/models/{} (what it takes and gives)", in_url(name));
+        let _ = writeln!(text, "  look  curl -s {url}/v2/models/{} (what it takes and gives)", segment(name));
     }
     text
 }
@@ -73,19 +75,6 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-/// A model's name as a segment of a path.
-fn in_url(name: &str) -> String {
-    let mut text = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +99,6 @@ mod tests {
     fn a_line_can_be_pasted_whatever_is_in_it() {
         assert_eq!(quoted("@models/digits/example.json"), "@models/digits/example.json");
         assert_eq!(quoted("@my models/it's.json"), r"'@my models/it'\''s.json'");
-        assert_eq!(in_url("naïve+model-1"), "na%C3%AFve%2Bmodel-1");
+        assert_eq!(segment("naïve+model-1"), "na%C3%AFve%2Bmodel-1");
     }
 }
