@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod id;
 pub mod infer;
 pub mod job;
+pub mod json;
 pub mod model_name;
 pub mod oip;
 pub mod retry;
@@ -29,6 +30,7 @@ pub mod secret;
 pub mod signature;
 pub mod statistics;
 pub mod tensor;
+pub mod typed;
 pub mod units;
 pub mod varint;
 
