@@ -4,17 +4,16 @@
 
 use std::path::Path;
 
-use nobat_worker::repository::batch_axis::shown;
-use nobat_worker::rows::Shown;
+use nobat_worker::rows::{RowAnalysis, analyse_file};
 
 fn main() {
     for file in std::env::args().skip(1) {
-        let (verdict, why) = match shown(Path::new(&file)) {
-            Ok(Shown::Proven) => ("proven", String::new()),
-            Ok(Shown::Mixed(why)) => ("mixed", why),
-            Ok(Shown::NoBatchAxis(why)) => ("no_batch_axis", why),
-            Ok(Shown::Unknown { why, suspect: None }) => ("unknown", why),
-            Ok(Shown::Unknown { why, suspect: Some(suspect) }) => ("suspect", format!("{why}; {suspect}")),
+        let (verdict, why) = match analyse_file(Path::new(&file)) {
+            Ok(RowAnalysis::Proven) => ("proven", String::new()),
+            Ok(RowAnalysis::Mixed(why)) => ("mixed", why),
+            Ok(RowAnalysis::NoBatchAxis(why)) => ("no_batch_axis", why),
+            Ok(RowAnalysis::Unknown { why, suspect: None }) => ("unknown", why),
+            Ok(RowAnalysis::Unknown { why, suspect: Some(suspect) }) => ("suspect", format!("{why}; {suspect}")),
             Err(why) => ("unreadable", why),
         };
         println!("{verdict}\t{file}\t{why}");

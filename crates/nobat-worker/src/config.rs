@@ -1,10 +1,11 @@
 //! What an operator may set: one small struct per concern, every default here.
 //!
 //! Values come from flags, environment and files (see the binary); per model
-//! they are overridden by its `model.toml` (see [`crate::repository::settings`]).
+//! they are overridden by its `model.toml` (see [`crate::models::settings`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -283,6 +284,13 @@ pub struct LoadingConfig {
 impl Default for LoadingConfig {
     fn default() -> LoadingConfig {
         LoadingConfig { verify_batching: true, probe_ms: 2_000, memory_limit_bytes: None, manifest: None }
+    }
+}
+
+impl LoadingConfig {
+    /// Most time spent at load on finding the batch size.
+    pub fn tune_budget(&self) -> Duration {
+        Duration::from_millis(self.probe_ms)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::repository::{guard, settings};
+use crate::models::{guard, settings};
 
 /// A Triton `config.pbtxt`.
 pub fn config_pbtxt(data: &[u8]) {

@@ -1,8 +1,9 @@
 //! The worker: leases jobs, runs them on ONNX Runtime in batches, settles each.
 //!
-//! Owns the model repository, sessions, the batch planner and its controllers.
-//! It deliberately knows no HTTP and no gateway: models' signatures and
-//! statistics go out through the queue's registry.
+//! A job's way: [`run`] leases it, [`batch`] decides with which others it runs, the
+//! engine runs them. A model's way: [`models`] finds, checks and loads it, [`tune`]
+//! measures it. The crate knows no HTTP and no gateway: signatures and statistics go
+//! out through the queue's registry.
 //!
 //! Invariants:
 //! - Only this crate links `ort`.
@@ -11,27 +12,24 @@
 //! - A failed load leaves what serves serving.
 //! - Decisions (planner, controllers, sizing) are pure; callers pass `now`.
 
-pub mod batch;
+mod batch;
 pub mod config;
 pub mod engine;
-pub mod example;
-mod executor;
-mod exposition;
+mod exporter;
 #[doc(hidden)]
 pub mod fuzz;
-pub mod golden;
 mod gpu;
-pub mod model;
-pub mod probe;
-mod renew;
-pub mod repository;
-pub mod rows;
-mod runner;
-pub mod samples;
-pub mod sizing;
-pub mod stats;
-pub mod watchdog;
+mod model;
+mod models;
+mod registration;
+mod run;
+mod state;
+mod stats;
+mod tune;
+mod watchdog;
 mod worker;
 
 pub use config::WorkerConfig;
+pub use models::rows;
+pub use tune::example;
 pub use worker::{StartError, Worker, WorkerHandle};

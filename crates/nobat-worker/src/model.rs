@@ -16,40 +16,45 @@ use serde_json::json;
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
-use crate::example::Example;
-use crate::repository::settings::LoadSettings;
-use crate::samples::Samples;
+use crate::models::settings::LoadSettings;
 use crate::stats::Stats;
+use crate::tune::example::Example;
+use crate::tune::samples::Samples;
 
 /// One ready version of a model.
 #[derive(Debug)]
-pub struct Version {
+pub(crate) struct Version {
     /// What it takes and gives. Its labels are the table's, and so are the gateway's
     /// settings, which stand over those that the file itself says.
-    pub signature: ModelSignature,
+    pub(crate) signature: ModelSignature,
     /// What stands for its digest in results.
-    pub mark: u64,
+    pub(crate) mark: u64,
     /// Its batch controller, shared by the model's sessions.
-    pub controller: Mutex<Controller>,
+    pub(crate) controller: Mutex<Controller>,
     /// Its counters.
-    pub stats: Stats,
+    pub(crate) stats: Stats,
     /// Most input bytes in one run.
-    pub max_batch_bytes: u64,
+    pub(crate) max_batch_bytes: u64,
     /// The settings it was loaded with.
-    pub loaded_with: LoadSettings,
+    pub(crate) loaded_with: LoadSettings,
     /// A request that it answered at load.
-    pub example: Option<Example>,
+    pub(crate) example: Option<Example>,
     /// Whether the policy lets jobs share a run.
     together: bool,
     /// Real requests for a trial, where nothing shows whether they may share a run.
-    pub samples: Samples,
+    pub(crate) samples: Samples,
     /// Set when a run showed that rows are not independent after all.
     unbatched: AtomicBool,
 }
 
 impl Version {
     /// A version ready to serve.
-    pub fn new(signature: ModelSignature, controller: Controller, stats: Stats, max_batch_bytes: u64) -> Version {
+    pub(crate) fn new(
+        signature: ModelSignature,
+        controller: Controller,
+        stats: Stats,
+        max_batch_bytes: u64,
+    ) -> Version {
         Version {
             mark: digest_mark(&signature.digest),
             signature,
@@ -65,27 +70,27 @@ impl Version {
     }
 
     /// The same, loaded with these settings, and what it was seen to answer.
-    pub fn with(self, loaded_with: LoadSettings, example: Option<Example>) -> Version {
+    pub(crate) fn with(self, loaded_with: LoadSettings, example: Option<Example>) -> Version {
         Version { loaded_with, example, ..self }
     }
 
     /// The same, with real requests kept for a trial if they are wanted.
-    pub fn sampling(self, wanted: bool) -> Version {
+    pub(crate) fn sampling(self, wanted: bool) -> Version {
         Version { samples: Samples::new(wanted), ..self }
     }
 
     /// Whether rows of different jobs may share a run.
-    pub fn batches(&self) -> bool {
+    pub(crate) fn batches(&self) -> bool {
         self.together && self.splits()
     }
 
     /// Whether rows of one job may run apart.
-    pub fn splits(&self) -> bool {
+    pub(crate) fn splits(&self) -> bool {
         self.signature.batched && !self.unbatched.load(Ordering::Relaxed)
     }
 
     /// Batching state beside the counters, for people and gateways.
-    pub fn report(&self) -> serde_json::Value {
+    pub(crate) fn report(&self) -> serde_json::Value {
         let mut report = self.controller.lock().report(Instant::now());
         report["model"] = self.signature.name.as_str().into();
         report["version"] = self.signature.version.as_str().into();
@@ -97,7 +102,7 @@ impl Version {
     }
 
     /// Runs every job alone from now on.
-    pub fn stop_batching(&self, why: &str) {
+    pub(crate) fn stop_batching(&self, why: &str) {
         if !self.unbatched.swap(true, Ordering::Relaxed) {
             let (model, version) = (self.signature.name.as_str(), self.signature.version.as_str());
             log::warn!(model, version; "running model `{model}` version {version} one job at a time: {why}");
@@ -107,20 +112,20 @@ impl Version {
 
 /// A model's ready versions.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     /// Ready versions, newest last.
-    pub versions: Vec<Arc<Version>>,
+    pub(crate) versions: Vec<Arc<Version>>,
     /// The one that answers when none is asked for.
-    pub default: usize,
+    pub(crate) default: usize,
     /// The ready version that each label names.
-    pub labels: BTreeMap<SmolStr, SmolStr>,
+    pub(crate) labels: BTreeMap<SmolStr, SmolStr>,
     /// What the gateway reads, the same for every version.
-    pub settings: serde_json::Map<String, serde_json::Value>,
+    pub(crate) settings: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Table {
     /// The versions as they are published.
-    pub fn signatures(&self) -> Vec<ModelSignature> {
+    pub(crate) fn signatures(&self) -> Vec<ModelSignature> {
         let published = |(at, version): (usize, &Arc<Version>)| {
             let own = &version.signature;
             let labels = self.labels.iter().filter(|(_, named)| **named == own.version);
@@ -156,25 +161,25 @@ fn over(
 
 /// A model and its current table.
 #[derive(Debug)]
-pub struct Model {
+pub(crate) struct Model {
     /// Its name, which is its queue's.
-    pub name: SmolStr,
+    pub(crate) name: SmolStr,
     table: ArcSwap<Table>,
 }
 
 impl Model {
     /// A model without versions yet.
-    pub fn new(name: SmolStr) -> Model {
+    pub(crate) fn new(name: SmolStr) -> Model {
         Model { name, table: ArcSwap::default() }
     }
 
     /// The versions now.
-    pub fn table(&self) -> Arc<Table> {
+    pub(crate) fn table(&self) -> Arc<Table> {
         self.table.load_full()
     }
 
     /// Swaps a new table in.
-    pub fn replace(&self, table: Table) {
+    pub(crate) fn replace(&self, table: Table) {
         self.table.store(Arc::new(table));
     }
 
@@ -184,7 +189,7 @@ impl Model {
     /// # Errors
     /// `model_not_ready` without any version, `version_not_found` naming those
     /// that are ready.
-    pub fn resolve(&self, asked: &str) -> Result<Arc<Version>, Error> {
+    pub(crate) fn resolve(&self, asked: &str) -> Result<Arc<Version>, Error> {
         let table = self.table.load();
         let found = match asked {
             "" => table.versions.get(table.default),

@@ -18,11 +18,11 @@ use smol_str::SmolStr;
 
 /// The counters of every version that a worker ever served.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<BTreeMap<(SmolStr, SmolStr), Stats>>);
+pub(crate) struct Counters(Mutex<BTreeMap<(SmolStr, SmolStr), Stats>>);
 
 impl Counters {
     /// A version's counters: those from before, if it served before.
-    pub fn of(&self, model: &str, version: &str) -> Stats {
+    pub(crate) fn of(&self, model: &str, version: &str) -> Stats {
         let mut all = self.0.lock();
         let stats = all.entry((model.into(), version.into()));
         stats.or_insert_with(|| Stats::new(ModelStatistics::new(model, version))).clone()
@@ -31,52 +31,52 @@ impl Counters {
 
 /// Counters behind one lock, taken once per batch.
 #[derive(Clone, Debug)]
-pub struct Stats {
+pub(crate) struct Stats {
     inner: Arc<Mutex<Counted>>,
 }
 
 /// What was counted.
 #[derive(Clone, Debug)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// What gateways sum.
-    pub statistics: ModelStatistics,
+    pub(crate) statistics: ModelStatistics,
     /// Jobs that ran: leased to the start of their run.
-    pub batch_wait: Tally,
+    pub(crate) batch_wait: Tally,
     /// Jobs dropped for their deadline.
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// How often the batch controller backed off.
-    pub back_offs: u64,
+    pub(crate) back_offs: u64,
     /// Jobs that failed for good on our side.
-    pub dead: u64,
+    pub(crate) dead: u64,
     /// Jobs that their own input made fail.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// What every job that succeeded took, whether its caller waited or not.
-    pub took: JobTimes,
+    pub(crate) took: JobTimes,
 }
 
 /// How long jobs took, by its parts.
 #[derive(Clone, Debug, Default)]
-pub struct JobTimes {
+pub(crate) struct JobTimes {
     /// Enqueued (or due again) to the end of the run.
-    pub total: Latencies,
+    pub(crate) total: Latencies,
     /// Enqueued to leased.
-    pub queue: Latencies,
+    pub(crate) queue: Latencies,
     /// The batch's run.
-    pub infer: Latencies,
+    pub(crate) infer: Latencies,
 }
 
 /// One job of a run: how long it was queued, and leased before the run.
 #[derive(Clone, Copy, Debug)]
-pub struct JobWaits {
+pub(crate) struct JobWaits {
     /// Enqueued to leased.
-    pub queue: Duration,
+    pub(crate) queue: Duration,
     /// Leased to the start of the run.
-    pub batch_wait: Duration,
+    pub(crate) batch_wait: Duration,
 }
 
 impl Stats {
     /// Counters that begin at `statistics`.
-    pub fn new(statistics: ModelStatistics) -> Stats {
+    pub(crate) fn new(statistics: ModelStatistics) -> Stats {
         let counted = Counted {
             statistics,
             batch_wait: Tally::default(),
@@ -90,32 +90,32 @@ impl Stats {
     }
 
     /// Counts one run and the jobs that were in it.
-    pub fn ran(&self, times: BatchTimes, jobs: impl ExactSizeIterator<Item = JobWaits>) {
+    pub(crate) fn ran(&self, times: BatchTimes, jobs: impl ExactSizeIterator<Item = JobWaits>) {
         let mut inner = self.inner.lock();
         inner.statistics.record_batch(times, jobs.len() as u64, now_ms());
         jobs.for_each(|job| inner.succeeded(times, job));
     }
 
     /// Counts one of several runs of a job.
-    pub fn ran_part(&self, times: BatchTimes) {
+    pub(crate) fn ran_part(&self, times: BatchTimes) {
         self.inner.lock().statistics.record_batch(times, 0, now_ms());
     }
 
     /// Counts a job whose runs took `times` in all.
-    pub fn joined(&self, times: BatchTimes, job: JobWaits) {
+    pub(crate) fn joined(&self, times: BatchTimes, job: JobWaits) {
         let mut inner = self.inner.lock();
         inner.statistics.record_times(times);
         inner.succeeded(times, job);
     }
 
     /// Counts a failed attempt.
-    pub fn failed(&self, waits: JobWaits, took: Duration) {
+    pub(crate) fn failed(&self, waits: JobWaits, took: Duration) {
         let waited = waits.queue + waits.batch_wait;
         self.inner.lock().statistics.record_job(false, waited, waited + took);
     }
 
     /// Counts a job that failed with this code and does not run again.
-    pub fn ended(&self, code: ErrorCode) {
+    pub(crate) fn ended(&self, code: ErrorCode) {
         let mut inner = self.inner.lock();
         match code {
             ErrorCode::InvalidTensor => inner.refused += 1,
@@ -124,17 +124,17 @@ impl Stats {
     }
 
     /// Counts a job dropped for its deadline.
-    pub fn expired(&self) {
+    pub(crate) fn expired(&self) {
         self.inner.lock().expired += 1;
     }
 
     /// Counts a back-off of the batch controller.
-    pub fn backed_off(&self) {
+    pub(crate) fn backed_off(&self) {
         self.inner.lock().back_offs += 1;
     }
 
     /// The counters now.
-    pub fn counted(&self) -> Counted {
+    pub(crate) fn counted(&self) -> Counted {
         self.inner.lock().clone()
     }
 }
@@ -151,7 +151,8 @@ impl Counted {
     }
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

@@ -20,7 +20,7 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Why a run was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Its deadline passed.
     TimedOut,
     /// Its lease is lost: the job was cancelled, or another worker has it.
@@ -29,7 +29,7 @@ pub enum Ended {
 
 /// A handle on the watchdog's thread, which ends with the last handle.
 #[derive(Clone)]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     shared: Arc<Shared>,
     _owner: Arc<Owner>,
 }
@@ -75,7 +75,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start() -> std::io::Result<Watchdog> {
+    pub(crate) fn start() -> std::io::Result<Watchdog> {
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new().name("nobat-watchdog".into()).spawn(move || watch(&for_thread))?;
@@ -84,7 +84,7 @@ impl Watchdog {
 
     /// Calls `kill` at `at`, or when `lease` is lost before, unless the guard is
     /// dropped first.
-    pub fn arm(&self, lease: Lease, at: Option<Instant>, kill: impl FnOnce() + Send + 'static) -> Armed<'_> {
+    pub(crate) fn arm(&self, lease: Lease, at: Option<Instant>, kill: impl FnOnce() + Send + 'static) -> Armed<'_> {
         let ended = Arc::new(OnceLock::new());
         let mut state = self.shared.state.lock();
         state.serial += 1;
@@ -99,7 +99,7 @@ impl Watchdog {
     }
 
     /// Ends the armed runs of these leases.
-    pub fn end(&self, lost: &[Lease]) {
+    pub(crate) fn end(&self, lost: &[Lease]) {
         let runs: Vec<Run> = {
             let mut state = self.shared.state.lock();
             state.armed.extract_if(.., |_, run| lost.contains(&run.lease)).map(|(_, run)| run).collect()
@@ -136,7 +136,7 @@ fn watch(shared: &Shared) {
 }
 
 /// An armed run; dropping it disarms.
-pub struct Armed<'a> {
+pub(crate) struct Armed<'a> {
     shared: &'a Shared,
     key: (Instant, u64),
     ended: Arc<OnceLock<Ended>>,
@@ -144,7 +144,7 @@ pub struct Armed<'a> {
 
 impl Armed<'_> {
     /// Whether the watchdog ended the run, and why.
-    pub fn ended(&self) -> Option<Ended> {
+    pub(crate) fn ended(&self) -> Option<Ended> {
         self.ended.get().copied()
     }
 }

@@ -1,6 +1,6 @@
 //! The controllers: how many rows a run may have, and how long it may wait.
 //!
-//! Pure: a controller is told each run's rows, latency and end and says the cap. Two
+//! Pure: a controller observes each run's rows, latency and end and sets the cap. Two
 //! adapt to an objective, both after Clipper (Crankshaw et al., NSDI 2017,
 //! section 4.3): additive increase with a back-off of 10 %, and a quantile
 //! regression of the 99th percentile of latency on batch size.
@@ -12,25 +12,25 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::evidence::{Evidence, QUANTILE, Run};
+use super::latency::{LatencySamples, P99, Run};
 use crate::config::{BatchingConfig, PolicyKind};
 
 /// Share of the slo that one run may take.
 const RUN_SHARE: f64 = 0.5;
-/// Most that the cap grows at one fit: no line is evidence far outside its points,
-/// least of all one through runs of nearly one size.
+/// Most that the cap grows at one fit: a line says little far outside its points, least
+/// of all one through runs of nearly one size.
 const GROWTH: f64 = 1.2;
 /// A model version's controller.
 #[derive(Clone, Debug)]
-pub struct Controller {
+pub(crate) struct Controller {
     kind: PolicyKind,
     max: u32,
     delay: Duration,
     target: Option<Duration>,
     cap: f64,
-    evidence: Evidence,
+    latency: LatencySamples,
     runs: u32,
-    /// The fit, by its change, that the cap of the quantile policy stands on.
+    /// Which fit the cap of the quantile policy was set by.
     capped_by: u32,
     last_back_off: Option<BackOff>,
 }
@@ -46,7 +46,7 @@ struct BackOff {
 
 impl Controller {
     /// A controller for a model whose runs take at most `max` rows.
-    pub fn new(config: &BatchingConfig, max: u32) -> Controller {
+    pub(crate) fn new(config: &BatchingConfig, max: u32) -> Controller {
         let slo = (config.slo_ms > 0.0).then(|| Duration::from_secs_f64(config.slo_ms / 1e3));
         let kind = match (config.policy, slo) {
             (PolicyKind::Auto, Some(_)) => PolicyKind::Aimd,
@@ -68,7 +68,7 @@ impl Controller {
             delay,
             target: slo.map(|slo| slo.mul_f64(RUN_SHARE)),
             cap,
-            evidence: Evidence::new(),
+            latency: LatencySamples::new(),
             runs: 0,
             capped_by: 0,
             last_back_off: None,
@@ -76,39 +76,39 @@ impl Controller {
     }
 
     /// Whether jobs may share a run at all.
-    pub fn batches(&self) -> bool {
+    pub(crate) fn batches(&self) -> bool {
         self.kind != PolicyKind::None
     }
 
     /// Most rows in the next run.
-    pub fn cap(&self) -> u32 {
+    pub(crate) fn cap(&self) -> u32 {
         (self.cap as u32).clamp(1, self.max)
     }
 
     /// How long a job may wait for others.
-    pub fn delay(&self) -> Duration {
+    pub(crate) fn delay(&self) -> Duration {
         self.delay
     }
 
-    /// What its runs showed.
-    pub fn evidence(&mut self) -> &mut Evidence {
-        &mut self.evidence
+    /// How long its runs took.
+    pub(crate) fn latency(&mut self) -> &mut LatencySamples {
+        &mut self.latency
     }
 
-    /// How long a run of `rows` is expected to take, where a wait must leave room
-    /// for it: at the 99th percentile for policies that heed deadlines, else
-    /// likely. `None` before there is evidence.
-    pub fn run(&mut self, rows: u32, now: Instant) -> Option<Duration> {
+    /// How long a run of `rows` is expected to take, where a wait must leave room for it: the
+    /// 99th percentile for policies that heed deadlines, else the 75th. `None` before there
+    /// are samples.
+    pub(crate) fn run(&mut self, rows: u32, now: Instant) -> Option<Duration> {
         let line = match self.kind {
-            PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile => self.evidence.sure(now),
-            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed => self.evidence.likely(now),
+            PolicyKind::Delayed | PolicyKind::Aimd | PolicyKind::Quantile => self.latency.p99(now),
+            PolicyKind::Auto | PolicyKind::None | PolicyKind::Fixed => self.latency.p75(now),
         };
         Some(line?.run(rows))
     }
 
     /// Learns from one run. Returns whether the cap backs off from it.
-    pub fn observe(&mut self, run: Run) -> bool {
-        if !self.evidence.add(run) {
+    pub(crate) fn observe(&mut self, run: Run) -> bool {
+        if !self.latency.add(run) {
             return false;
         }
         self.runs = self.runs.wrapping_add(1);
@@ -129,28 +129,28 @@ impl Controller {
             self.cap = (self.cap * 0.9).max(1.0);
             self.back_off(run.rows, latency_s, before);
         } else if run.fills >= before {
-            // A run below the cap says nothing about a larger one.
+            // Only a run that fills the cap says something about larger ones.
             self.cap = (self.cap + 1.0).min(f64::from(self.max));
         }
     }
 
     /// The largest batch that the fitted line keeps within the target. Moves once
-    /// a fit, and grows only beside runs that filled the cap: a line that has not
-    /// seen those says nothing of larger ones.
+    /// a fit, and grows only when runs filled the cap: a line without such runs says nothing
+    /// about larger ones.
     fn largest_within(&mut self, target: f64) {
-        let Some((line, fit)) = self.evidence.fitted() else { return };
+        let Some((line, fit)) = self.latency.fitted() else { return };
         if std::mem::replace(&mut self.capped_by, fit) == fit {
             return;
         }
         let before = self.cap();
-        let seen = f64::from(self.evidence.filled().clamp(1, before));
+        let seen = f64::from(self.latency.filled().clamp(1, before));
         let allowed = match line.per_row > 0.0 {
             true => ((target - line.base) / line.per_row).floor(),
             false if line.base <= target => f64::from(self.max),
-            // No slope is known: as if all of it were per row.
+            // The slope is unknown: assume that all of it is per row.
             false => (seen * target / line.base).floor(),
         };
-        // Few callers are no reason to shrink it: only the line is.
+        // Few callers do not shrink it, only the line does.
         let most = (seen * GROWTH).floor().max(seen + 1.0).max(f64::from(before));
         self.cap = allowed.min(most).clamp(1.0, f64::from(self.max));
         if self.cap() < before {
@@ -164,8 +164,8 @@ impl Controller {
     }
 
     /// The controller's state for people and gateways.
-    pub fn report(&mut self, now: Instant) -> serde_json::Value {
-        let fit = self.evidence.sure(now);
+    pub(crate) fn report(&mut self, now: Instant) -> serde_json::Value {
+        let fit = self.latency.p99(now);
         let name = serde_json::to_value(self.kind).unwrap_or_default();
         json!({
             "policy": name,
@@ -173,7 +173,7 @@ impl Controller {
             "max_batch_size": self.max,
             "max_queue_delay_ms": self.delay.as_secs_f64() * 1e3,
             "run_target_ms": self.target.map(|target| target.as_secs_f64() * 1e3),
-            "fit": fit.map(|line| json!({"base_ms": line.base * 1e3, "per_row_ms": line.per_row * 1e3, "quantile": QUANTILE})),
+            "fit": fit.map(|line| json!({"base_ms": line.base * 1e3, "per_row_ms": line.per_row * 1e3, "quantile": P99})),
             "last_back_off": self.last_back_off.map(|off| json!({
                 "at_run": off.at_run,
                 "why": format!("a run of {} rows took {:.2} ms", off.rows, off.latency_s * 1e3),

@@ -1,12 +1,12 @@
 //! Which leased jobs run together, and when.
 //!
-//! [`planner`], [`triage`] and [`controller`] (with its [`evidence`] and
+//! [`planner`], [`triage`] and [`controller`] (with its [`latency`] samples and
 //! [`regression`]) are pure: they take `now` and values and return decisions.
-//! [`intake`] holds the leased jobs between them and the queue's backend.
+//! [`queue`] holds the leased jobs between them and the queue's backend.
 
-pub mod controller;
-pub mod evidence;
-pub mod intake;
-pub mod planner;
-pub mod regression;
-pub mod triage;
+pub(crate) mod controller;
+pub(crate) mod latency;
+pub(crate) mod planner;
+pub(crate) mod queue;
+pub(crate) mod regression;
+pub(crate) mod triage;

@@ -12,50 +12,50 @@ use smallvec::SmallVec;
 
 /// A waiting job as the planner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// Jobs of one bucket may share a run.
-    pub bucket: u32,
+    pub(crate) bucket: u32,
     /// Rows along the batch axis.
-    pub rows: u32,
+    pub(crate) rows: u32,
     /// Input bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// When it was leased.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// When its answer is due.
-    pub deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// What the controller allows one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Most rows in the run.
-    pub rows: u32,
+    pub(crate) rows: u32,
     /// Most input bytes in the run.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// How long the oldest job may wait for others.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// How long the run is expected to take, for which a wait leaves room before
     /// a deadline; where nothing is known, a job with a deadline does not wait.
-    pub run: Option<Duration>,
+    pub(crate) run: Option<Duration>,
 }
 
 /// The planner's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// Run these.
-    Run(Picked),
+    Run(PlannedBatch),
     /// Ask again after this long, or when more jobs came.
     Wait(Duration),
 }
 
 /// A batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picked {
+pub(crate) struct PlannedBatch {
     /// Positions of its slots, ascending; at least one.
-    pub slots: Vec<usize>,
+    pub(crate) slots: Vec<usize>,
     /// The cap that it fills, because the rows of the bucket's next job are over
     /// it; 0 where nothing shows that more rows would come.
-    pub fills: u32,
+    pub(crate) fills: u32,
 }
 
 /// Share of the time to a deadline that waiting may use up: 8 % stays for what
@@ -67,7 +67,7 @@ const TIMER: Duration = Duration::from_millis(2);
 
 /// Decides the next batch. `slots` is in lease order and not empty; `limits` are
 /// those of a bucket; `room` says whether more jobs could come.
-pub fn plan(slots: &[Slot], limits: impl Fn(u32) -> Limits, room: bool, now: Instant) -> Plan {
+pub(crate) fn plan(slots: &[Slot], limits: impl Fn(u32) -> Limits, room: bool, now: Instant) -> Plan {
     let mut seen: SmallVec<[u32; 4]> = SmallVec::new();
     let mut wait_until = None::<Instant>;
     for slot in slots {
@@ -88,8 +88,8 @@ pub fn plan(slots: &[Slot], limits: impl Fn(u32) -> Limits, room: bool, now: Ins
 
 /// The next batch of a bucket, and until when it may wait for more; `None` when
 /// it is full.
-fn gather(slots: &[Slot], bucket: u32, limits: &Limits, now: Instant) -> (Picked, Option<Instant>) {
-    let mut picked = Picked { slots: Vec::new(), fills: 0 };
+fn gather(slots: &[Slot], bucket: u32, limits: &Limits, now: Instant) -> (PlannedBatch, Option<Instant>) {
+    let mut picked = PlannedBatch { slots: Vec::new(), fills: 0 };
     let (mut rows, mut bytes) = (0u32, 0u64);
     let mut wait_until = None::<Instant>;
     for (at, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.bucket == bucket) {
@@ -190,7 +190,7 @@ mod tests {
             if let Plan::Wait(wait) = plan(&slots, |_| limits(rows, delay, run), true, now) {
                 prop_assert!(slots.iter().all(|slot| now + wait <= slot.since + Duration::from_millis(delay)));
                 for deadline in slots.iter().filter_map(|slot| slot.deadline) {
-                    let run = run.expect("without evidence no deadline waits");
+                    let run = run.expect("without samples no deadline waits");
                     prop_assert!(now + wait + Duration::from_millis(run) < deadline);
                 }
             }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     fn run(slots: &[usize], fills: u32) -> Plan {
-        Plan::Run(Picked { slots: slots.to_vec(), fills })
+        Plan::Run(PlannedBatch { slots: slots.to_vec(), fills })
     }
 
     #[test]

@@ -7,28 +7,28 @@ use std::time::Duration;
 
 /// A fitted line: `latency_s = base + per_row * rows`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Seconds at zero rows.
-    pub base: f64,
+    pub(crate) base: f64,
     /// Seconds per row.
-    pub per_row: f64,
+    pub(crate) per_row: f64,
 }
 
 impl Line {
     /// Seconds that a run of `rows` takes by this line.
-    pub fn at(self, rows: u32) -> f64 {
+    pub(crate) fn at(self, rows: u32) -> f64 {
         self.base + self.per_row * f64::from(rows)
     }
 
     /// How long a run of `rows` takes by this line.
-    pub fn run(self, rows: u32) -> Duration {
+    pub(crate) fn run(self, rows: u32) -> Duration {
         Duration::from_secs_f64(self.at(rows).max(0.0))
     }
 }
 
 /// The line through runs (their rows and seconds) that the share `quantile` of
 /// them does not exceed. `None` without runs.
-pub fn fit_quantile(samples: impl Iterator<Item = (u32, f64)> + Clone, quantile: f64) -> Option<Line> {
+pub(crate) fn fit_quantile(samples: impl Iterator<Item = (u32, f64)> + Clone, quantile: f64) -> Option<Line> {
     let (first_rows, first) = samples.clone().next()?;
     let one_size = samples.clone().all(|(rows, _)| rows == first_rows);
     if one_size {

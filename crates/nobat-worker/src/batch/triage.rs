@@ -12,17 +12,17 @@ use super::planner::{BUDGET, Slot};
 
 /// Triage's verdict on the jobs of one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Triage {
+pub(crate) struct Triage {
     /// Most rows in the next run, so that those who are kept make it.
-    pub rows: u32,
+    pub(crate) rows: u32,
     /// Positions of jobs that cannot make it, ascending.
-    pub hopeless: Vec<usize>,
+    pub(crate) hopeless: Vec<usize>,
 }
 
 /// Judges the slots of `bucket`. `predict` says how long a run of so many rows is
-/// expected to take, `None` before there is evidence; `fastest` is what not even
-/// a lucky run of one job stays below. Jobs without a deadline are never given up.
-pub fn triage(
+/// expected to take, `None` before there are samples; `fastest` is a lower bound of what a
+/// run of one job takes. Jobs without a deadline are never given up.
+pub(crate) fn triage(
     slots: &[Slot],
     bucket: u32,
     cap: u32,
@@ -125,7 +125,7 @@ mod tests {
         let tried = triage(&slots(now, &[Some(3)]), 0, 32, predict, Some(Duration::from_millis(2)), now);
         assert_eq!(tried, Triage { rows: 1, hopeless: vec![] });
         let unknown = triage(&slots(now, &[Some(3), Some(0)]), 0, 32, |_| None, None, now);
-        assert_eq!(unknown, Triage { rows: 32, hopeless: vec![1] }, "without evidence only what has expired");
+        assert_eq!(unknown, Triage { rows: 32, hopeless: vec![1] }, "without samples only what has expired");
     }
 
     #[test]

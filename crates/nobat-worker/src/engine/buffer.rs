@@ -13,14 +13,14 @@ const KEEP_BYTES: usize = 32 << 20;
 
 /// Bytes to fill from the front, 64-byte aligned.
 #[derive(Default)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     lines: Vec<Line>,
     len: usize,
 }
 
 impl Buffer {
     /// Empties the buffer and makes room for `bytes`.
-    pub fn reset(&mut self, bytes: usize) {
+    pub(crate) fn reset(&mut self, bytes: usize) {
         let lines = bytes.div_ceil(64);
         if self.lines.len() > KEEP_BYTES / 64 && lines <= self.lines.len() / 2 {
             self.lines = Vec::new();
@@ -32,14 +32,14 @@ impl Buffer {
     }
 
     /// Appends bytes within the room that [`Buffer::reset`] made.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.lines);
         all[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
     }
 
     /// What was pushed since the last reset.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 }

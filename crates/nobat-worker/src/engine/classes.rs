@@ -10,7 +10,7 @@ use std::path::Path;
 use ort::value::{DynMapValueType, DynValue, TensorElementType, ValueType};
 use prost::Message;
 
-use crate::repository::stream::Stream;
+use crate::engine::stream::Stream;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod messages {

@@ -67,7 +67,7 @@ pub fn environment() -> Result<&'static Environment, LibraryError> {
     let environment = builder
         .with_name("nobat")
         .with_telemetry(false)
-        .with_logger(Arc::new(|level, _, _, _, message| tell(level, message)))
+        .with_logger(Arc::new(|level, _, _, _, message| log_line(level, message)))
         .build()
         .map_err(|error| unusable(first_line(&error.to_string())))?;
     // Its warnings (unused initializers, slow fallbacks) are for model authors;
@@ -77,9 +77,9 @@ pub fn environment() -> Result<&'static Environment, LibraryError> {
     Ok(ENVIRONMENT.get_or_init(|| environment))
 }
 
-/// ONNX Runtime's own lines, in our log instead of in colour on stderr. It writes one
-/// for each error that it also returns, which whoever called reports.
-fn tell(level: LogLevel, message: &str) {
+/// Writes ONNX Runtime's own lines to our log instead of in colour to stderr. For each
+/// error that it returns it also writes a line; the caller reports the error already.
+fn log_line(level: LogLevel, message: &str) {
     const RETURNED: [&str; 3] = ["Non-zero status code returned", "Exception during initialization", "Load model from"];
     let returned = RETURNED.iter().any(|start| message.starts_with(start));
     let line = super::message::clean(message);

@@ -16,31 +16,28 @@ use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueTy
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
+use super::api::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
 use super::classes::{ClassRows, Classes, is_class_map};
 use super::library::{LibraryError, environment};
 use super::message::{clean, of_the_input, refusal};
-use super::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
 use crate::config::{Fallback, ProviderConfig, ProviderKind};
 
 /// Why a model file cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// No ONNX Runtime.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// The file is not a model this runtime takes.
+    /// The file is not a model this runtime takes, or a tensor of it cannot travel in a request.
     #[error("{0}")]
     Model(String),
-    /// An input or output is of a kind that cannot travel in a request.
-    #[error("{0}")]
-    Signature(String),
     /// The execution provider cannot be used.
     #[error("{0}")]
     Provider(String),
 }
 
 /// One session.
-pub struct OnnxEngine {
+pub(crate) struct OnnxEngine {
     session: Session,
     /// Where it runs; not where it was asked to, after a fallback.
     provider: ProviderKind,
@@ -55,13 +52,13 @@ pub struct OnnxEngine {
 
 /// What a model file says about itself.
 #[derive(Clone, Debug)]
-pub struct Description {
+pub(crate) struct Description {
     /// Inputs in the file's order.
-    pub inputs: Vec<TensorSpec>,
+    pub(crate) inputs: Vec<TensorSpec>,
     /// Outputs in the file's order.
-    pub outputs: Vec<TensorSpec>,
+    pub(crate) outputs: Vec<TensorSpec>,
     /// By output: the names of its columns, for outputs that are maps from classes.
-    pub classes: Vec<(SmolStr, Vec<String>)>,
+    pub(crate) classes: Vec<(SmolStr, Vec<String>)>,
 }
 
 impl OnnxEngine {
@@ -70,17 +67,12 @@ impl OnnxEngine {
     ///
     /// # Errors
     /// [`OpenError`], naming what is wrong and what to do.
-    pub fn open(
-        path: &Path,
-        intra_threads: usize,
-        provider: &ProviderConfig,
-        limit: RunLimit<'_>,
-    ) -> Result<OnnxEngine, OpenError> {
-        let (session, provider) = match open_with(path, intra_threads, provider, &limit) {
+    pub(crate) fn open(path: &Path, provider: &ProviderConfig, limit: RunLimit<'_>) -> Result<OnnxEngine, OpenError> {
+        let (session, provider) = match open_with(path, provider, &limit) {
             Err(OpenError::Provider(reason)) if provider.fallback == Fallback::Cpu => {
                 log::error!("{reason}; serving `{}` on the CPU because fallback = \"cpu\"", path.display());
                 let cpu = ProviderConfig { kind: ProviderKind::Cpu, ..provider.clone() };
-                (open_with(path, intra_threads, &cpu, &limit)?, cpu.kind)
+                (open_with(path, &cpu, &limit)?, cpu.kind)
             }
             opened => (opened?, provider.kind),
         };
@@ -95,16 +87,16 @@ impl OnnxEngine {
     }
 
     /// Where it runs.
-    pub fn provider(&self) -> ProviderKind {
+    pub(crate) fn provider(&self) -> ProviderKind {
         self.provider
     }
 
     /// Names, datatypes and shapes from the file.
     ///
     /// # Errors
-    /// [`OpenError::Signature`] for sequences, maps and datatypes that no
+    /// [`OpenError::Model`] for sequences, maps and datatypes that no
     /// request can carry.
-    pub fn describe(&self) -> Result<Description, OpenError> {
+    pub(crate) fn describe(&self) -> Result<Description, OpenError> {
         let mut inputs = Vec::new();
         for outlet in self.session.inputs() {
             inputs.push(spec(outlet.name(), outlet.dtype(), "input")?);
@@ -145,48 +137,37 @@ impl Engine for OnnxEngine {
             true => SmallVec::new(),
             false => inputs.iter().map(|input| Cow::Borrowed(self.names[input.index].as_str())).collect(),
         };
-        match limit {
-            None => {
-                let outputs = match whole {
-                    true => self.session.run(values.as_slice()),
-                    false => self.session.run(names.into_iter().zip(values).collect::<Vec<_>>()),
-                };
-                lend(&outputs.map_err(failed)?, datatypes, classes, take)
+        let Some(limit) = limit else {
+            let outputs = match whole {
+                true => self.session.run(values.as_slice()),
+                false => self.session.run(names.into_iter().zip(values).collect::<Vec<_>>()),
+            };
+            return lend(&outputs.map_err(failed)?, datatypes, classes, take);
+        };
+        let options = Arc::new(RunOptions::new().map_err(failed)?);
+        let to_end = Arc::clone(&options);
+        let armed = limit.watchdog.arm(limit.lease, limit.at, move || {
+            if let Err(error) = to_end.terminate() {
+                log::warn!("cannot end a run: {error}");
             }
-            Some(limit) => {
-                let options = Arc::new(RunOptions::new().map_err(failed)?);
-                let to_end = Arc::clone(&options);
-                let armed = limit.watchdog.arm(limit.lease, limit.at, move || {
-                    if let Err(error) = to_end.terminate() {
-                        log::warn!("cannot end a run: {error}");
-                    }
-                });
-                let outputs = match whole {
-                    true => self.session.run_with_options(values.as_slice(), &*options),
-                    false => {
-                        self.session.run_with_options(names.into_iter().zip(values).collect::<Vec<_>>(), &*options)
-                    }
-                };
-                let outputs = match (outputs, armed.ended()) {
-                    (Err(_), Some(why)) => return Err(RunError::Ended(why)),
-                    (outputs, _) => outputs.map_err(failed)?,
-                };
-                drop(armed);
-                lend(&outputs, datatypes, classes, take)
-            }
-        }
+        });
+        let outputs = match whole {
+            true => self.session.run_with_options(values.as_slice(), &*options),
+            false => self.session.run_with_options(names.into_iter().zip(values).collect::<Vec<_>>(), &*options),
+        };
+        let outputs = match (outputs, armed.ended()) {
+            (Err(_), Some(why)) => return Err(RunError::Ended(why)),
+            (outputs, _) => outputs.map_err(failed)?,
+        };
+        drop(armed);
+        lend(&outputs, datatypes, classes, take)
     }
 }
 
-fn open_with(
-    path: &Path,
-    intra_threads: usize,
-    provider: &ProviderConfig,
-    limit: &RunLimit<'_>,
-) -> Result<Session, OpenError> {
+fn open_with(path: &Path, provider: &ProviderConfig, limit: &RunLimit<'_>) -> Result<Session, OpenError> {
     let model = |error: ort::Error| OpenError::Model(refusal(&error.to_string()));
     let builder = Session::builder(environment()?).map_err(model)?;
-    let mut builder = configure(builder, intra_threads).map_err(OpenError::Model)?;
+    let mut builder = configure(builder, provider.intra_threads as usize).map_err(OpenError::Model)?;
     builder = provide(builder, provider)?;
     let canceler = builder.canceler();
     let _armed = limit.watchdog.arm(limit.lease, None, move || {
@@ -243,7 +224,7 @@ fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<Session
 }
 
 fn spec(name: &str, value: &ValueType, kind: &str) -> Result<TensorSpec, OpenError> {
-    let refuse = |what: String| OpenError::Signature(format!("{kind} `{name}` {what}"));
+    let refuse = |what: String| OpenError::Model(format!("{kind} `{name}` {what}"));
     match value {
         ValueType::Tensor { ty, shape, .. } => {
             let datatype = datatype(*ty).ok_or_else(|| {

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
-use nobat_worker::probe::numbers;
+use nobat_worker::engine::numbers::numbers;
 
 use crate::deployment::{Deployment, quick, request, tensor};
 

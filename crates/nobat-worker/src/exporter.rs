@@ -1,0 +1,109 @@
+//! What a worker shows on its own metrics listener, read when it is scraped: its
+//! statistics under Triton's names, and its jobs and the state of its batching under ours.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nobat_core::statistics::ModelStatistics;
+use nobat_runtime::snapshot::{Family, Kind, Latencies};
+use nobat_runtime::triton;
+
+use crate::batch::regression::Line;
+use crate::model::Version;
+use crate::stats::{Counted, JobTimes};
+
+/// A version as it is shown.
+struct Shown {
+    labels: Vec<(&'static str, String)>,
+    counted: Counted,
+    cap: u32,
+    fit: Option<Line>,
+}
+
+/// A series' name, its help, its kind and how it is read.
+type Series = (&'static str, &'static str, Kind, fn(&Shown) -> Option<f64>);
+
+const SERIES: &[Series] = &[
+    ("nobat_batch_wait_seconds_total", "Leased to the start of the run, all jobs that ran.", Kind::Counter, |shown| {
+        Some(shown.counted.batch_wait.ns as f64 / 1e9)
+    }),
+    ("nobat_jobs_expired_total", "Jobs that the worker gave up for their deadline.", Kind::Counter, |shown| {
+        Some(shown.counted.expired as f64)
+    }),
+    ("nobat_batch_back_offs_total", "Times that the batch cap backed off from a slow run.", Kind::Counter, |shown| {
+        Some(shown.counted.back_offs as f64)
+    }),
+    ("nobat_batch_cap_rows", "Most rows in the next run.", Kind::Gauge, |shown| Some(f64::from(shown.cap))),
+    ("nobat_batch_fit_base_seconds", "A run's p99 at no rows, by the fitted line.", Kind::Gauge, |shown| {
+        Some(shown.fit?.base)
+    }),
+    ("nobat_batch_fit_row_seconds", "What a row adds to a run's p99, by the fitted line.", Kind::Gauge, |shown| {
+        Some(shown.fit?.per_row)
+    }),
+];
+
+/// The statistics of these versions under Triton's names.
+pub(crate) fn statistics(versions: &[Arc<Version>]) -> Vec<Family> {
+    let statistics: Vec<ModelStatistics> = versions.iter().map(|version| version.stats.counted().statistics).collect();
+    triton::families(&statistics)
+}
+
+/// What only a worker knows of these versions: their batching.
+pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
+    let shown: Vec<Shown> = versions.iter().map(|version| Shown::of(version)).collect();
+    let numbers = SERIES.iter().map(|&(name, help, kind, value)| {
+        let mut family = Family::new(name, help, kind);
+        for shown in &shown {
+            if let Some(value) = value(shown) {
+                family.push(shown.labels.clone(), value);
+            }
+        }
+        family
+    });
+    numbers.chain(jobs(&shown)).collect()
+}
+
+/// How every job ended and what it took, whether somebody waited for it or not: only
+/// workers see them all.
+fn jobs(shown: &[Shown]) -> Vec<Family> {
+    let mut ended = Family::new(
+        "nobat_jobs_ended_total",
+        "Jobs by how they ended: failed (ours) or refused (theirs).",
+        Kind::Counter,
+    );
+    for one in shown {
+        let Counted { statistics, dead, refused, expired, .. } = &one.counted;
+        let outcomes =
+            [("succeeded", statistics.success.count), ("failed", *dead), ("refused", *refused), ("expired", *expired)];
+        for (outcome, count) in outcomes {
+            ended.push([one.labels.clone(), vec![("outcome", outcome.to_owned())]].concat(), count as f64);
+        }
+    }
+    let of = |name, help, part: fn(&JobTimes) -> &Latencies| {
+        let mut family = Family::new(name, help, Kind::Histogram);
+        shown.iter().for_each(|one| family.push_latencies(one.labels.clone(), part(&one.counted.took)));
+        family
+    };
+    vec![
+        ended,
+        of("nobat_job_seconds", "Enqueued to answered, every job that succeeded.", |took| &took.total),
+        of("nobat_job_queue_seconds", "Enqueued to leased, every job that succeeded.", |took| &took.queue),
+        of("nobat_job_infer_seconds", "The batch's run, every job that succeeded.", |took| &took.infer),
+    ]
+}
+
+impl Shown {
+    fn of(version: &Version) -> Shown {
+        let signature = &version.signature;
+        let (cap, fit) = {
+            let mut controller = version.controller.lock();
+            (controller.cap(), controller.latency().p99(Instant::now()))
+        };
+        Shown {
+            labels: vec![("model", signature.name.to_string()), ("version", signature.version.to_string())],
+            counted: version.stats.counted(),
+            cap,
+            fit,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What a version is made of on disk: its model file and the external data that
+//! the file names, checked, measured and hashed in one pass.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::guard::{self, GuardError};
+
+/// The files of a version as they were when read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// SHA-256 of the model file and then of its external files, in the order of
+    /// their paths; the first 16 bytes in hex.
+    pub(crate) digest: String,
+    /// Size of the model file.
+    pub(crate) model_bytes: u64,
+    /// Size of the external files.
+    pub(crate) external_bytes: u64,
+}
+
+/// Checks a model file as [`guard::check`] does and reads every file of the version.
+///
+/// # Errors
+/// One line that names the file; nothing was handed to ONNX Runtime.
+pub(crate) fn read(model: &Path) -> Result<Files, String> {
+    hashed(model).map_err(|reason| format!("`{}` {reason}", model.display()))
+}
+
+fn hashed(model: &Path) -> Result<Files, GuardError> {
+    let mut hasher = Sha256::new();
+    let model_bytes = std::fs::metadata(model)?.len();
+    let mut external_bytes = 0;
+    for file in guard::check_and_hash(model, Some(&mut hasher))? {
+        // The system's words do not say which file.
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("external data `{}`: {error}", file.display()));
+        external_bytes += File::open(&file).and_then(|file| hash(file, &mut hasher)).map_err(named)?;
+    }
+    let digest = hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Files { digest, model_bytes, external_bytes })
+}
+
+fn hash(mut file: File, hasher: &mut Sha256) -> io::Result<u64> {
+    let mut chunk = vec![0u8; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(bytes),
+            read => {
+                hasher.update(&chunk[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The loading thread: loads, unloads and swaps models as it is commanded.
+//!
+//! A load never disturbs what serves: the new sessions are open before the old
+//! ones are let go, and a failed load leaves the old version serving and publishes why.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use nobat_core::ErrorCode;
+use nobat_core::job::JobError;
+use nobat_core::signature::{ModelSignature, ModelState};
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use super::files;
+use super::install::{Installer, LoadedVersion};
+use super::load::{Load, PreparedVersion};
+use super::manifest::Manifest;
+use super::memory::Memory;
+use super::scan::{FoundModel, FoundVersion, ScanResult, scan};
+use super::settings::{self, ModelSettings};
+use crate::batch::controller::Controller;
+use crate::model::{Table, Version};
+use crate::state::{ServedModel, WorkerState, unready};
+use crate::tune::limit::{LoadLimit, RUN_LIMIT};
+use crate::tune::sizing::{self, Resources};
+
+/// How often the manifest is checked.
+const MANIFEST_EVERY: Duration = Duration::from_secs(1);
+/// How often replaced versions and drained sessions are checked: their memory is wanted back.
+const RETIRE_EVERY: Duration = Duration::from_millis(20);
+
+/// What the loading thread is asked to do.
+pub(crate) enum LoadCommand {
+    LoadAll,
+    Load(SmolStr),
+    Unload(SmolStr),
+    Stop,
+}
+
+/// The loading thread's state.
+pub(crate) struct Loader {
+    state: Arc<WorkerState>,
+    installer: Installer,
+}
+
+impl Loader {
+    pub(crate) fn new(state: Arc<WorkerState>) -> Loader {
+        Loader { installer: Installer::new(Arc::clone(&state)), state }
+    }
+
+    /// Loads what was found, then follows commands until it is told to stop.
+    pub(crate) fn run(
+        mut self,
+        inbox: &Receiver<LoadCommand>,
+        found: ScanResult,
+        mut manifest: Manifest,
+        loaded: &watch::Sender<bool>,
+    ) {
+        self.load_each(found.models.values());
+        loaded.send_replace(true);
+        while !self.state.is_draining() {
+            let pause = if self.installer.is_idle() { MANIFEST_EVERY } else { RETIRE_EVERY };
+            match inbox.recv_timeout(pause) {
+                Ok(LoadCommand::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(LoadCommand::Unload(name)) => {
+                    self.unload(&name);
+                    self.carried_out(&name, None);
+                }
+                // What failed is logged where it failed.
+                Ok(LoadCommand::LoadAll) => drop(self.reload(None)),
+                Ok(LoadCommand::Load(name)) => {
+                    let outcome = self.reload(Some(&name));
+                    self.carried_out(&name, outcome.err());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if manifest.changed() {
+                log::info!("the manifest changed; looking for changed models");
+                drop(self.reload(None));
+            }
+            self.sampled().iter().for_each(|name| drop(self.reload(Some(name))));
+            self.installer.retire();
+        }
+        // Part of the drain: what these sessions run is settled while its lease is still renewed.
+        self.installer.finish();
+    }
+
+    /// Models with enough real requests for a trial, which a reload makes.
+    fn sampled(&self) -> Vec<SmolStr> {
+        let served = self.state.served.lock();
+        let due = |own: &&ServedModel| own.model.table().versions.iter().any(|version| version.samples.are_due());
+        served.values().filter(due).map(|own| own.model.name.clone()).collect()
+    }
+
+    /// Publishes that a command for `name` is done.
+    fn carried_out(&self, name: &SmolStr, error: Option<JobError>) {
+        if let Some(progress) = self.state.loads.lock().get_mut(name) {
+            progress.done += 1;
+            progress.error = error;
+        }
+        self.state.changed.notify_one();
+    }
+
+    /// Scans again and loads what changed; without a name, also unloads what is gone.
+    ///
+    /// # Errors
+    /// `model_not_ready` when the scan, or a version of the model named, failed;
+    /// `model_not_found` when it is in no repository.
+    fn reload(&mut self, only: Option<&SmolStr>) -> Result<(), JobError> {
+        let not_ready = |message| JobError { code: ErrorCode::ModelNotReady, message };
+        let found = scan(&self.state.config.models).map_err(|error| {
+            log::error!("models are not reloaded: {error}");
+            not_ready(error.to_string())
+        })?;
+        let wanted = |name: &SmolStr| only.is_none_or(|only| name == only);
+        self.load_each(found.models.values().filter(|model| wanted(&model.name)));
+        if self.state.is_draining() {
+            return Err(not_ready("this worker is draining and loads nothing; ask again when another serves".into()));
+        }
+        let known: Vec<SmolStr> = self.state.served.lock().keys().cloned().collect();
+        // A folder that cannot be read may still hold its model.
+        let gone = |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name);
+        for name in known.iter().filter(|name| wanted(name) && gone(name) && !found.left_out.contains_key(*name)) {
+            self.unload(name);
+        }
+        for (name, reason) in found.left_out.iter().filter(|(name, _)| wanted(name)) {
+            self.leave_out(name, reason);
+        }
+        let Some(only) = only else { return Ok(()) };
+        if found.unreadable.contains(only) {
+            return Err(not_ready(format!("the folder of model `{only}` cannot be read; see the log")));
+        }
+        if let Some(reason) = found.left_out.get(only) {
+            return Err(not_ready(reason.clone()));
+        }
+        if !found.models.contains_key(only) {
+            let message = format!("no folder of this worker has a model `{only}`");
+            return Err(JobError { code: ErrorCode::ModelNotFound, message });
+        }
+        let served = self.state.served.lock();
+        let mut pending = served.get(only).into_iter().flat_map(|served| &served.pending);
+        let failed = pending.find(|version| version.state == ModelState::Failed);
+        failed.map_or(Ok(()), |version| Err(not_ready(version.reason.clone())))
+    }
+
+    fn load_each<'a>(&mut self, models: impl Iterator<Item = &'a FoundModel>) {
+        for model in models {
+            if self.state.is_draining() {
+                return;
+            }
+            // A load that panics does not stop the loading of the others.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.load(model)));
+            if let Err(reason) = outcome.unwrap_or_else(|_| Err("its load panicked; the log says where".into())) {
+                self.publish_failure(model, &reason);
+            }
+            // The next one may need the memory.
+            self.installer.retire();
+        }
+    }
+
+    fn unload(&mut self, name: &SmolStr) {
+        let Some(served) = self.state.served.lock().remove(name) else { return };
+        self.state.changed.notify_one();
+        self.installer.drain(served.sessions);
+        log::info!(model = name.as_str(); "unloaded model `{name}`");
+    }
+
+    /// Publishes why a folder that looks like a model is none, and ends what served under its name.
+    fn leave_out(&mut self, name: &SmolStr, reason: &str) {
+        let before = self.state.served.lock().insert(name.clone(), ServedModel::left_out(name, reason));
+        self.state.changed.notify_one();
+        if let Some(served) = before.filter(|served| !served.sessions.is_empty()) {
+            self.installer.drain(served.sessions);
+            log::warn!(model = name.as_str(); "unloaded model `{name}`: {reason}");
+        }
+    }
+
+    /// Loads a model's changed versions, then swaps them in and retires the old.
+    fn load(&mut self, found: &FoundModel) -> Result<(), String> {
+        let started = Instant::now();
+        let name = &found.name;
+        let state = Arc::clone(&self.state);
+        let (model, running, sessions_setting) = {
+            let mut served = state.served.lock();
+            let own = served.entry(name.clone()).or_insert_with(|| ServedModel::loading(found));
+            (Arc::clone(&own.model), own.sessions.len() as u32, own.sessions_setting)
+        };
+        let settings = settings::read(found, &state.config)?;
+        let wanted = settings.select(&found.versions)?;
+        let old = model.table();
+        // New sessions need engines of every version.
+        let restart = running == 0 || sessions_setting != settings.config.sessions;
+        let sessions = (!restart).then_some(running);
+        let mut loads = VersionLoads { state: &state, name, settings: &settings, reload_all: restart, sessions };
+        let (mut versions, mut loaded, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for found in wanted {
+            let current = old.versions.iter().find(|current| current.signature.version == found.version);
+            let outcome = loads.load(found, current);
+            if state.is_draining() {
+                return Ok(());
+            }
+            match outcome {
+                Ok(Some(own)) => {
+                    versions.push(Arc::clone(&own.version));
+                    loaded.push(own);
+                }
+                Ok(None) => versions.extend(current.cloned()),
+                Err(reason) => {
+                    log::error!(model = name.as_str(), version = found.version.as_str(); "{reason}");
+                    versions.extend(current.cloned());
+                    failed.push(unready(name, &found.version, ModelState::Failed, &reason));
+                }
+            }
+        }
+        if versions.is_empty() || (restart && loaded.len() < versions.len()) {
+            // What served before goes on serving, as it was.
+            loaded.clear();
+            versions.clone_from(&old.versions);
+        }
+        let table = table(&old, versions, &settings);
+        if restart && !loaded.is_empty() {
+            self.installer.restart(name, table, loaded, settings.config.sessions)?;
+        } else if !table.versions.is_empty() {
+            self.installer.swap(&model, table, loaded);
+        }
+        if let Some(served) = state.served.lock().get_mut(name) {
+            log_outcome(name, &served.model.table().signatures(), &failed, started.elapsed());
+            served.pending = failed;
+        }
+        state.changed.notify_one();
+        Ok(())
+    }
+
+    /// Publishes why a model did not load; what served before goes on serving.
+    fn publish_failure(&self, found: &FoundModel, reason: &str) {
+        let name = &found.name;
+        log::error!(model = name.as_str(); "model `{name}` is not loaded: {reason}");
+        let version = found.versions.last().map_or("1", |version| &version.version);
+        if let Some(served) = self.state.served.lock().get_mut(name) {
+            served.pending = vec![unready(name, version, ModelState::Failed, reason)];
+        }
+        self.state.changed.notify_one();
+    }
+}
+
+/// Loads the versions of one model, one after the other.
+struct VersionLoads<'a> {
+    state: &'a WorkerState,
+    name: &'a SmolStr,
+    settings: &'a ModelSettings,
+    /// Load unchanged versions too.
+    reload_all: bool,
+    /// Engines per version; where nothing serves yet, the first version that loads decides.
+    sessions: Option<u32>,
+}
+
+impl VersionLoads<'_> {
+    /// Loads a version; `None` when `current` is the same already.
+    fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<LoadedVersion>, String> {
+        let files = files::read(&found.file)?;
+        let loaded_with = self.settings.of_load(found);
+        let unchanged = current.filter(|own| own.signature.digest == files.digest && own.loaded_with == loaded_with);
+        let samples = unchanged.and_then(|own| own.samples.complete());
+        if !self.reload_all && unchanged.is_some() && samples.is_none() {
+            return Ok(None);
+        }
+        let limit = LoadLimit { watchdog: &self.state.watchdog, run: RUN_LIMIT, stop: &self.state.draining };
+        let load = Load {
+            name: self.name,
+            found,
+            files: &files,
+            settings: self.settings,
+            limit: &limit,
+            samples: samples.as_deref(),
+            on_signature: &|signature| self.state.publish_loading(signature),
+        };
+        let prepared = load.prepare()?;
+        let sessions = match self.sessions {
+            Some(sessions) => sessions,
+            None => *self.sessions.insert(self.session_count(&prepared)?),
+        };
+        let PreparedVersion { signature, engine, example, wants_samples, .. } = prepared;
+        let engines = load.sessions(engine, &signature, sessions)?;
+        let batching = &self.settings.config.batching;
+        let controller = Controller::new(batching, signature.max_batch_size);
+        let stats = self.state.counters.of(self.name, &found.version);
+        let version = Version::new(signature, controller, stats, batching.max_batch_bytes)
+            .with(loaded_with, example)
+            .sampling(wants_samples);
+        Ok(Some(LoadedVersion { version: Arc::new(version), engines }))
+    }
+
+    /// How many sessions the model gets, by what its first one took.
+    fn session_count(&self, prepared: &PreparedVersion) -> Result<u32, String> {
+        let config = &self.settings.config;
+        let resources = Resources {
+            cores: sizing::cores(),
+            free_bytes: Memory::now(config.loading.memory_limit_bytes).left(),
+            session_bytes: prepared.session_bytes,
+            row_s: prepared.row_s,
+            gpu: prepared.gpu,
+        };
+        sizing::sessions(config.sessions, resources)
+    }
+}
+
+/// Logs which versions serve after a load, and which could not be loaded.
+fn log_outcome(name: &str, served: &[ModelSignature], failed: &[ModelSignature], took: Duration) {
+    let numbers = |of: &[ModelSignature]| of.iter().map(|own| own.version.as_str()).collect::<Vec<_>>().join(", ");
+    let (serves, fails, ms) = (numbers(served), numbers(failed), took.as_millis() as u64);
+    match (served, failed) {
+        (_, []) => log::info!(model = name, ms; "model `{name}` is loaded: version {serves}"),
+        ([], _) => log::warn!(model = name, ms; "model `{name}` is not served: version {fails} could not be loaded"),
+        _ => log::warn!(model = name, ms; "model `{name}` is served: version {serves}; could not be loaded: {fails}"),
+    }
+}
+
+/// The table of these ready versions, with labels and default as the settings say. A label
+/// or default whose version is not ready keeps naming the version it named before.
+fn table(old: &Table, versions: Vec<Arc<Version>>, settings: &ModelSettings) -> Table {
+    let position = |number: &SmolStr| versions.iter().position(|version| version.signature.version == *number);
+    let labels = settings.labels.iter().filter_map(|(label, number)| {
+        let candidates = [Some(number), old.labels.get(label)];
+        let number = candidates.into_iter().flatten().find(|number| position(number).is_some())?;
+        Some((label.clone(), number.clone()))
+    });
+    let newest = versions.len().saturating_sub(1);
+    let before = || old.versions.get(old.default).and_then(|version| position(&version.signature.version));
+    let default =
+        settings.default_version.as_ref().map_or(newest, |own| position(own).or_else(before).unwrap_or(newest));
+    Table { labels: labels.collect(), default, settings: settings.gateway.clone(), versions }
+}

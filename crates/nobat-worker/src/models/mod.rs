@@ -1,0 +1,18 @@
+//! Models on disk and on their way into service: which folders are models ([`scan`]),
+//! what their settings say, whether their files may be opened ([`guard`]), whether their
+//! rows are independent ([`rows`], [`independence`]), and the thread that loads and swaps
+//! them ([`loader`], [`install`]).
+
+pub(crate) mod files;
+pub(crate) mod golden;
+pub(crate) mod guard;
+pub(crate) mod independence;
+pub(crate) mod install;
+pub(crate) mod load;
+pub(crate) mod loader;
+pub(crate) mod manifest;
+pub(crate) mod memory;
+mod pbtxt;
+pub mod rows;
+pub(crate) mod scan;
+pub(crate) mod settings;

@@ -1,0 +1,86 @@
+//! Keeps the leases of every session alive, from one thread that no inference
+//! can starve, and ends the run of a job whose lease is lost while it runs alone.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nobat_queue::Queue;
+use nobat_queue::backend::{Desk, Lease};
+use nobat_queue::queue::{Renewal, Renewer};
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use crate::watchdog::Watchdog;
+
+/// Every session's desk, by the queue it leases from.
+#[derive(Clone, Default)]
+pub(crate) struct LeaseTrackers(Arc<Mutex<Vec<(SmolStr, Weak<Desk>)>>>);
+
+impl LeaseTrackers {
+    /// Adds a session's desk; it leaves by itself when the session is dropped.
+    pub(crate) fn add(&self, model: SmolStr, desk: &Arc<Desk>) {
+        self.0.lock().push((model, Arc::downgrade(desk)));
+    }
+
+    fn live(&self) -> Vec<(SmolStr, Arc<Desk>)> {
+        let mut trackers = self.0.lock();
+        trackers.retain(|(_, desk)| desk.strong_count() > 0);
+        trackers.iter().filter_map(|(model, desk)| Some((model.clone(), desk.upgrade()?))).collect()
+    }
+}
+
+/// Starts the renewing thread; it ends when `stop` turns true or is dropped.
+///
+/// # Errors
+/// When the system refuses a thread or its runtime.
+pub(crate) fn start(
+    queue: Arc<dyn Queue>,
+    trackers: LeaseTrackers,
+    watchdog: Watchdog,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new()
+        .name("nobat-renew".into())
+        .spawn(move || runtime.block_on(renew(queue, trackers, watchdog, stop)))
+}
+
+async fn renew(queue: Arc<dyn Queue>, trackers: LeaseTrackers, watchdog: Watchdog, mut stop: watch::Receiver<bool>) {
+    // A third of the lease leaves two more chances after a failed call.
+    let every = Duration::from_millis(u64::from(queue.settings().lease_ms) / 3).max(Duration::from_millis(10));
+    let mut renewer: Option<Box<dyn Renewer>> = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = stop.wait_for(|&stop| stop) => return,
+        }
+        for (model, desk) in trackers.live() {
+            let leases = desk.leases();
+            if leases.is_empty() {
+                continue;
+            }
+            if renewer.is_none() {
+                renewer = queue.renewer().await.inspect_err(|error| log::warn!("cannot renew leases: {error}")).ok();
+            }
+            let Some(open) = renewer.as_mut() else { break };
+            match open.renew(&model, &leases).await {
+                Ok(answers) => {
+                    let lost: Vec<Lease> = (leases.iter().zip(answers))
+                        .filter(|(_, answer)| *answer == Renewal::Lost)
+                        .map(|(lease, _)| *lease)
+                        .collect();
+                    let lost = desk.mark_lost(&lost);
+                    if !lost.is_empty() {
+                        log::info!(model = model.as_str(), jobs = lost.len(); "leases lost or jobs cancelled");
+                        watchdog.end(&lost);
+                    }
+                }
+                Err(error) => {
+                    log::warn!(model = model.as_str(), leases = leases.len(); "cannot renew leases: {error}");
+                    renewer = None;
+                }
+            }
+        }
+    }
+}

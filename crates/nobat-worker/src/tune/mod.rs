@@ -1,0 +1,11 @@
+//! What is found out about a model at load by running it: whether its rows are
+//! independent ([`trial`]), its best batch size ([`autotune`]), how many sessions fit
+//! ([`sizing`]), and a request that it answers ([`example`]).
+
+pub(crate) mod autotune;
+pub mod example;
+pub(crate) mod limit;
+pub(crate) mod samples;
+pub(crate) mod sizing;
+pub(crate) mod synthetic;
+pub(crate) mod trial;
