@@ -206,7 +206,7 @@ def other_axes():
     save("state_second", [node("Squeeze", ["state", "first"], ["inner"]), node("Add", ["x", "inner"], ["y"])],
          [value("x", T.FLOAT, ["batch", 4]), value("state", T.FLOAT, [1, "batch", 4])],
          [value("y", T.FLOAT, ["batch", 4])], [constant("first", np.array([0], np.int64))])
-    # The graph does not show it, and made-up input never runs: what a real request has is over a million. Over the
+    # The graph does not show it, and synthetic input never runs: what a real request has is over a million. Over the
     # words of a row, and over the rows.
     numbers = [value("x", T.INT64, ["batch", 4])]
     for name, axis in (("real_rows", 1), ("real_mixes", 0)):
@@ -215,7 +215,7 @@ def other_axes():
              numbers, [value("y", T.FLOAT, ["batch", 4, 2])],
              [constant("million", np.array(10**6, np.int64)), constant("table", np.arange(10, dtype=np.float32) ** 2),
               constant("last", np.array([2], np.int64))])
-    # The graph does not show it, and made-up input runs at the size alone that the model's own words name.
+    # The graph does not show it, and synthetic input runs at the size alone that the model's own words name.
     save("asks_for_77", [node("Reshape", ["x", "shape"], ["y"])], [value("x", T.FLOAT, ["batch", "samples"])],
          [value("y", T.FLOAT, ["batch", 77])], [constant("shape", np.array([-1, 77], np.int64))])
 

@@ -140,7 +140,7 @@ async fn what_is_proven_and_what_is_tried_is_batched() {
 }
 
 #[tokio::test]
-async fn the_first_real_requests_show_what_made_up_ones_cannot() {
+async fn the_first_real_requests_show_what_synthetic_ones_cannot() {
     let names = ["real_rows", "real_mixes"];
     let deployment = Deployment::with(&names, meeting(), QueueSettings::default()).await;
     let asked =

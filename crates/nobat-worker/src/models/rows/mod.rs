@@ -48,7 +48,7 @@ pub enum RowAnalysis {
     Unknown {
         /// What is not known.
         why: String,
-        /// Why a trial with made-up input shows nothing.
+        /// Why a trial with synthetic input shows nothing.
         suspect: Option<String>,
     },
 }
