@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_runtime::snapshot::Family;
 use nobat_queue::Queue;
+use nobat_runtime::snapshot::Family;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
