@@ -13,7 +13,7 @@ from . import _tensors as tensors
 from . import _wire as wire
 from ._retry import Retry
 from ._types import Inputs, JobInfo, Model, Options, Prediction, TensorSpec
-from .errors import DeadlineExceeded, InvalidRequest, NobatError, NotFound, ProtocolError, Timeout, Unavailable
+from .errors import DeadlineExceeded, InvalidRequest, NobatError, NotFound, ProtocolError, Timeout, TransportError, Unavailable
 
 T = TypeVar("T")
 Flow = Generator[wire.Call, wire.Answer, T]
@@ -203,9 +203,11 @@ def models() -> Flow[list[Model]]:
 
 
 def ready() -> Flow[bool]:
-    """Whether the server can serve now."""
+    """Whether the server is there and can serve now."""
     try:
         body = (yield wire.Call("GET", "/v2/health/ready")).json()
-    except Unavailable:
+    except ProtocolError:
+        raise
+    except (Unavailable, TransportError):
         return False
     return body.get("ready") is True

@@ -25,7 +25,8 @@ class Settings:
         self.timeout = timeout
         self.retry = Retry(times=retries)
         key = key or os.environ.get("NOBAT_API_KEY")
-        headers = {"user-agent": "nobat-python", **({"authorization": f"Bearer {key}"} if key else {})}
+        # Tensors hardly shrink, and to pack them takes longer than to send them.
+        headers = {"user-agent": "nobat-python", "accept-encoding": "identity", **({"authorization": f"Bearer {key}"} if key else {})}
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         #: Arguments of an httpx client.
         self.http: dict[str, Any] = {"limits": limits, **options, "headers": {**headers, **options.get("headers", {})}}
@@ -35,7 +36,7 @@ class Settings:
         """A call as a request.
 
         Made here and not by the client's ``build_request``, which parses the address and
-        merges headers anew for each: 0.05 ms of 0.3.
+        merges headers anew for each: 0.05 ms.
         """
         url = self.address(call.path)
         host = (b"host", url.netloc)

@@ -217,7 +217,7 @@ class AsyncClient:
         return await self._run(flows.models())
 
     async def ready(self) -> bool:
-        """Whether the server can serve now."""
+        """Whether the server is there and can serve now."""
         return await self._run(flows.ready(), Retry(times=0))
 
     async def _run(self, flow: flows.Flow[T], retry: Retry | None = None) -> T:

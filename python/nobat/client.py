@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import httpx
 
 from . import _flows as flows
+from ._direct import Direct, suits
 from ._http import Settings, answered
 from ._map import Chunk, Mapper, OnError, Outcome
 from ._progress import progress as shown
@@ -99,6 +100,8 @@ class Client:
         self, url: str | None = None, *, key: str | None = None, timeout: float = 30.0, retries: int = 2, **httpx_options: Any
     ) -> None:
         self._settings = Settings(url, key, timeout, retries, httpx_options)
+        if not httpx_options and suits(self._settings.url):
+            self._settings.http["transport"] = Direct()
         self._http = httpx.Client(**self._settings.http)
         self._known = flows.Known()
 
@@ -236,7 +239,7 @@ class Client:
         return self._run(flows.models())
 
     def ready(self) -> bool:
-        """Whether the server can serve now."""
+        """Whether the server is there and can serve now."""
         return self._run(flows.ready(), Retry(times=0))
 
     def _run(self, flow: flows.Flow[T], retry: Retry | None = None) -> T:

@@ -7,11 +7,14 @@ import http.server
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import nobat
+from nobat._direct import Direct
 from nobat._retry import Retry
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -24,10 +27,15 @@ class Fake:
     def __init__(self) -> None:
         self.replies: list[Reply | None] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.open: list[socket.socket] = []
         fake = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                fake.open.append(self.connection)
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -55,6 +63,15 @@ class Fake:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
+    def hang_up(self) -> None:
+        """Ends every connection, as a server does with idle ones."""
+        for connection in self.open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        time.sleep(0.05)
+
 
 @pytest.fixture
 def fake() -> Iterator[Fake]:
@@ -63,11 +80,14 @@ def fake() -> Iterator[Fake]:
     running.http.shutdown()
 
 
-@pytest.fixture
-def client(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[nobat.Client]:
+@pytest.fixture(params=["direct", "httpx"])
+def client(request: pytest.FixtureRequest, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[nobat.Client]:
     slept: list[float] = []
     monkeypatch.setattr("nobat.client.time.sleep", slept.append)
-    with nobat.Client(fake.url) as connected:
+    # Whoever brings options of httpx's gets its own transport.
+    options: dict[str, Any] = {"trust_env": False} if request.param == "httpx" else {}
+    with nobat.Client(fake.url, **options) as connected:
+        assert isinstance(connected._http._transport, Direct) is (request.param == "direct")
         connected.slept = slept  # type: ignore[attr-defined]
         yield connected
 
@@ -136,6 +156,10 @@ def test_what_is_not_nobat_is_told(fake: Fake, client: nobat.Client) -> None:
         fake.replies = [reply]
         with pytest.raises(nobat.ProtocolError, match="proxy"):
             client.models()
+    fake.replies = [(200, {}, b"<html>ready</html>"), refusal(503, "no_worker"), (200, {}, b'{"ready":true}')]
+    with pytest.raises(nobat.ProtocolError):
+        client.ready()
+    assert [client.ready(), client.ready()] == [False, True]
     fake.replies = [(200, {}, b'{"hello": "world"}')]
     with pytest.raises(nobat.ProtocolError, match="another version"):
         client.job("x")
@@ -147,6 +171,8 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with nobat.Client(url, retries=0) as client, pytest.raises(nobat.TransportError, match="nobat serve"):
         client.models()
+    with nobat.Client(url) as client:
+        assert not client.ready()
     with pytest.raises(ValueError, match="write it whole"):
         nobat.Client("localhost:8000")
 
@@ -203,6 +229,39 @@ def test_a_failure_that_is_nobodys_own_is_told_of_every_input_of_the_chunk(fake:
     failures = list(client.map("m", np.zeros((3, 1), dtype=np.float32), on_error="yield"))
     assert [type(one) for one in failures] == [nobat.RateLimited] * 3
     assert [one.index for one in failures] == [0, 1, 2]
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    closes: Reply = (200, {"connection": "close"}, MODEL)
+    output = {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
+    answer = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+    fake.replies = [closes, (200, {}, answer), (200, {}, answer)]
+    for _ in range(2):
+        assert client.predict("m", np.zeros((1, 1)))["y"].tolist() == [[1.0]]
+        fake.hang_up()
+
+
+def test_silence_and_rubbish_are_told_apart(fake: Fake) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with nobat.Client(url, timeout=0.2) as client, pytest.raises(nobat.Timeout, match="did not answer in time"):
+            client.models()
+
+        def rubbish() -> None:
+            while True:
+                try:
+                    connection, _ = silent.accept()
+                except OSError:
+                    return
+                connection.sendall(b"220 mail.example.org ESMTP\r\n")
+                connection.close()
+
+        threading.Thread(target=rubbish, daemon=True).start()
+        with nobat.Client(url, timeout=5) as client, pytest.raises(nobat.ProtocolError, match="does not speak HTTP"):
+            client.models()
+    with nobat.Client(fake.url, key="two\nlines") as client, pytest.raises(nobat.InvalidInput, match="cannot be sent"):
+        client.models()
 
 
 def test_a_key_is_shown_and_never_printed(fake: Fake) -> None:
