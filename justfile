@@ -65,6 +65,11 @@ clients *args:
 python *args:
     scripts/check_python {{args}}
 
+# The wheel for pip, for glibc 2.28 and later, and its check in an empty environment (about half an hour on two cores).
+wheel *args:
+    scripts/wheel {{args}}
+    scripts/check_wheel
+
 # perf_analyzer over HTTP and gRPC; its server-side figures must add up.
 perf-analyzer *args:
     scripts/check_perf_analyzer {{args}}
