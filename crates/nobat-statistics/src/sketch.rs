@@ -1,0 +1,253 @@
+//! What a server keeps of its traffic to tell drift: counters, and nothing else.
+//!
+//! A [`DriftReference`] is a profile cut down to cells and the rows expected in each, small
+//! enough to travel with a model's signature. A [`DriftSketch`] counts one row of each
+//! request in the same cells, with one addition per reading: a few hundred bytes a model,
+//! whatever comes. Counters add up over processes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nobat_core::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::building::{BINS, edges};
+use crate::profile::{AnswerProfile, Profile, bin, bins_of};
+use crate::reading::{Reading, Rows};
+
+/// Classes with a cell of their own; the others share the last.
+const MOST_CELLS: usize = 50;
+/// Inputs and answers that are followed.
+const MOST_GROUPS: usize = 16;
+
+/// What each row is counted by, and what a right model's rows look like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DriftReference {
+    /// Rows the profile came from.
+    pub rows: u64,
+    /// What is followed.
+    pub groups: Vec<DriftGroup>,
+}
+
+/// One thing that is followed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftGroup {
+    /// The input or output.
+    pub tensor: String,
+    /// How the output is read; `None` for an input, of which one element a row is taken.
+    pub reading: Option<Reading>,
+    /// What falls into which cell.
+    pub cells: DriftCells,
+    /// The profile's rows in each cell.
+    pub expected: Vec<u64>,
+}
+
+/// What falls into which cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftCells {
+    /// One cell per class, one for all others, one for rows with none.
+    Classes(Vec<String>),
+    /// Bins between edges, one for NaN.
+    Edges(Vec<f64>),
+}
+
+impl DriftReference {
+    /// What to follow of a model with this profile.
+    pub fn of(profile: &Profile) -> DriftReference {
+        let answers = profile.answers.iter().filter_map(DriftGroup::of_answer);
+        let inputs = profile.inputs.iter().filter(|input| !input.quantiles.is_empty()).map(|input| DriftGroup {
+            tensor: input.name.clone(),
+            reading: None,
+            cells: DriftCells::Edges(input.quantiles.clone()),
+            expected: input.bins.clone(),
+        });
+        DriftReference { rows: profile.rows, groups: answers.chain(inputs).take(MOST_GROUPS).collect() }
+    }
+}
+
+impl DriftGroup {
+    fn of_answer(answer: &AnswerProfile) -> Option<DriftGroup> {
+        let (cells, expected) = if answer.reading.is_class() {
+            let mut classes: Vec<(&String, u64)> = answer.classes.iter().map(|(class, &rows)| (class, rows)).collect();
+            // By the profile's counts alone: what is seen must not choose its own cells.
+            classes.sort_by_key(|&(_, rows)| std::cmp::Reverse(rows));
+            let rest = classes.split_off(classes.len().min(MOST_CELLS));
+            let (names, mut expected): (Vec<String>, Vec<u64>) =
+                classes.into_iter().map(|(class, rows)| (class.clone(), rows)).unzip();
+            expected.extend([rest.iter().map(|(_, rows)| rows).sum(), answer.without]);
+            (DriftCells::Classes(names), expected)
+        } else {
+            let edges = edges(&answer.scores, BINS);
+            let mut expected = vec![0; bins_of(&edges)];
+            answer.scores.iter().for_each(|&score| expected[bin(&edges, score)] += 1);
+            if edges.is_empty() {
+                return None;
+            }
+            (DriftCells::Edges(edges), expected)
+        };
+        Some(DriftGroup { tensor: answer.output.clone(), reading: Some(answer.reading), cells, expected })
+    }
+
+    /// What a cell is called.
+    pub fn cell_name(&self, cell: usize) -> String {
+        match &self.cells {
+            DriftCells::Classes(names) if cell < names.len() => names[cell].clone(),
+            DriftCells::Classes(names) if cell == names.len() => "other".into(),
+            DriftCells::Classes(_) => "none".into(),
+            DriftCells::Edges(edges) if cell > edges.len() => "nan".into(),
+            DriftCells::Edges(edges) => match (cell.checked_sub(1).and_then(|i| edges.get(i)), edges.get(cell)) {
+                (None, Some(high)) => format!("<{high}"),
+                (Some(low), None) => format!(">={low}"),
+                (Some(low), Some(high)) => format!("{low}..{high}"),
+                (None, None) => "any".into(),
+            },
+        }
+    }
+
+    /// The share of rows that is expected in each cell; half a row more in each, since a
+    /// profile never shows that something cannot be.
+    pub fn expected_shares(&self) -> Vec<f64> {
+        let all = self.expected.iter().sum::<u64>() as f64 + self.expected.len() as f64 / 2.0;
+        self.expected.iter().map(|&rows| (rows as f64 + 0.5) / all).collect()
+    }
+
+    fn cell(&self, tensor: &Tensor, rows: usize, pick: u64) -> Option<usize> {
+        let cut = Rows::of(tensor, rows)?;
+        let row = (pick % cut.count as u64) as usize;
+        let value = match self.reading {
+            None if cut.width == 0 => return None,
+            None => cut.number(row, (pick / cut.count as u64 % cut.width as u64) as usize)?,
+            Some(reading) if reading.is_class() => {
+                let DriftCells::Classes(names) = &self.cells else { return None };
+                return Some(match reading.class(cut, row) {
+                    None => names.len() + 1,
+                    Some(class) => names.iter().position(|name| *name == class).unwrap_or(names.len()),
+                });
+            }
+            Some(reading) => reading.score(cut, row),
+        };
+        let DriftCells::Edges(edges) = &self.cells else { return None };
+        Some(bin(edges, value))
+    }
+}
+
+/// The rows seen in each cell of each group. Never holds more than it began with.
+#[derive(Debug)]
+pub struct DriftSketch {
+    reference: DriftReference,
+    counts: Vec<Vec<AtomicU64>>,
+}
+
+impl DriftSketch {
+    /// Counts by `reference`.
+    pub fn new(reference: DriftReference) -> DriftSketch {
+        let zeroes = |group: &DriftGroup| group.expected.iter().map(|_| AtomicU64::new(0)).collect();
+        let counts = reference.groups.iter().map(zeroes).collect();
+        DriftSketch { reference, counts }
+    }
+
+    /// What it counts by.
+    pub fn reference(&self) -> &DriftReference {
+        &self.reference
+    }
+
+    /// Counts one row, and one element of it, of a request of `rows`: `pick`, which must
+    /// not depend on the request, says which. Rows of one request depend on each other.
+    pub fn count(&self, inputs: &[Tensor], outputs: &[Tensor], rows: usize, pick: u64) {
+        for (group, counts) in self.reference.groups.iter().zip(&self.counts) {
+            let side = if group.reading.is_some() { outputs } else { inputs };
+            let tensor = side.iter().find(|tensor| tensor.name == group.tensor);
+            if let Some(counter) = tensor.and_then(|t| group.cell(t, rows, pick)).and_then(|cell| counts.get(cell)) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The rows so far, group by group.
+    pub fn counts(&self) -> Vec<Vec<u64>> {
+        let load = |counts: &Vec<AtomicU64>| counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        self.counts.iter().map(load).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::building::ProfileBuilder;
+    use crate::reading::element;
+    use nobat_core::tensor::Datatype;
+    use proptest::prelude::*;
+
+    fn tensor(name: &str, datatype: Datatype, rows: i64, values: &[f64]) -> Tensor {
+        let data: Vec<u8> = values.iter().flat_map(|&value| element(value, datatype).expect("a number")).collect();
+        let width = values.len() as i64 / rows;
+        Tensor { name: name.into(), datatype, shape: [rows, width].as_slice().into(), data: data.into() }
+    }
+
+    fn reference(classes: i32) -> DriftReference {
+        let mut builder = ProfileBuilder::new(1);
+        for row in 0..1_000 {
+            let x = tensor("x", Datatype::Fp32, 1, &[f64::from(row), f64::from(row)]);
+            let outputs = [
+                tensor("label", Datatype::Int64, 1, &[f64::from(row % classes)]),
+                tensor("score", Datatype::Fp32, 1, &[f64::from(row % 100) / 100.0]),
+            ];
+            builder.add(&[x], &outputs, 1);
+        }
+        DriftReference::of(&builder.finish("m", "1"))
+    }
+
+    #[test]
+    fn rows_are_counted_in_the_cells_of_the_profile() {
+        let sketch = DriftSketch::new(reference(3));
+        let names: Vec<_> =
+            sketch.reference().groups.iter().map(|group| (group.tensor.as_str(), group.reading)).collect();
+        assert_eq!(names, [("label", Some(Reading::Class)), ("score", Some(Reading::Value)), ("x", None)]);
+        for (label, x) in [(1.0, 500.0), (1.0, -3.0), (9.0, f64::NAN)] {
+            let outputs = [tensor("label", Datatype::Int64, 1, &[label]), tensor("score", Datatype::Fp32, 1, &[0.5])];
+            sketch.count(&[tensor("x", Datatype::Fp32, 1, &[x, x])], &outputs, 1, 7);
+        }
+        let counts = sketch.counts();
+        let label = &sketch.reference().groups[0];
+        let one = (0..5).find(|&cell| label.cell_name(cell) == "1").expect("a cell");
+        assert_eq!((counts[0][one], counts[0][3], label.cell_name(3).as_str()), (2, 1, "other"));
+        let x = &sketch.reference().groups[2];
+        assert_eq!((counts[2][0], x.cell_name(0).as_str()), (1, "<0"), "below all that was seen");
+        assert_eq!((counts[2].last(), x.cell_name(BINS + 2).as_str()), (Some(&1), "nan"));
+        assert!((x.expected_shares().iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_thousand_classes_take_no_more_than_fifty_cells() {
+        let reference = reference(200);
+        let DriftCells::Classes(names) = &reference.groups[0].cells else { panic!("classes") };
+        assert_eq!((names.len(), reference.groups[0].expected[50]), (50, 750));
+        let json = serde_json::to_string(&reference).expect("serializes");
+        assert!(json.len() < 4_000, "{}", json.len());
+        assert_eq!(serde_json::from_str::<DriftReference>(&json).expect("reads"), reference);
+    }
+
+    #[test]
+    fn one_row_of_a_batch_is_counted_and_what_does_not_fit_is_not() {
+        let sketch = DriftSketch::new(reference(3));
+        let batch = [tensor("label", Datatype::Int64, 3, &[0.0, 1.0, 2.0])];
+        sketch.count(&[], &batch, 3, 4);
+        assert_eq!(sketch.counts()[0].iter().sum::<u64>(), 1);
+        let one = (0..5).find(|&cell| sketch.reference().groups[0].cell_name(cell) == "1").expect("a cell");
+        assert_eq!(sketch.counts()[0][one], 1, "row 4 % 3");
+        sketch.count(&[], &batch, 2, 0);
+        sketch.count(&[], &[tensor("other", Datatype::Int64, 1, &[1.0])], 1, 0);
+        assert_eq!(sketch.counts().iter().flatten().sum::<u64>(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn each_row_lands_in_one_cell(values in prop::collection::vec(any::<f32>(), 1..50), pick: u64) {
+            let sketch = DriftSketch::new(reference(3));
+            for &value in &values {
+                sketch.count(&[tensor("x", Datatype::Fp32, 1, &[f64::from(value)])], &[], 1, pick);
+            }
+            prop_assert_eq!(sketch.counts()[2].iter().sum::<u64>(), values.len() as u64);
+        }
+    }
+}
