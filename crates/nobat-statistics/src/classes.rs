@@ -126,7 +126,7 @@ fn against_shares(seen: &[u64], shares: &[f64], draws: usize, random: &mut Rando
     let n: u64 = seen.iter().sum();
     let statistic = chi_square(seen, shares);
     let held: Vec<f64> = shares.iter().copied().filter(|&share| share > 0.0).collect();
-    let (method, p) = if held.len() < 2 || statistic.is_infinite() {
+    let (method, p) = if n == 0 || held.len() < 2 || statistic.is_infinite() {
         (ClassMethod::ExactMultinomial, if statistic > 0.0 { 0.0 } else { 1.0 })
     } else if held.iter().all(|share| n as f64 * share >= FULL_CELL) {
         (ClassMethod::ChiSquare, chi_square_tail(statistic, held.len()))
@@ -287,7 +287,9 @@ mod tests {
         let alone = test(&[9, 0], Expected::Shares(&[1.0, 0.0]), 99, &mut seeded(1));
         assert_eq!((alone.p, alone.shift.w), (1.0, 0.0));
         assert_eq!(test(&[9], Expected::Sample(&[700]), 99, &mut seeded(1)).p, 1.0);
-        assert_eq!(test(&[0, 0], Expected::Sample(&[0, 0]), 99, &mut seeded(1)).p, 1.0);
+        for profile in [[0, 0], [10, 10]] {
+            assert_eq!(test(&[0, 0], Expected::Sample(&profile), 99, &mut seeded(1)).p, 1.0, "no rows, no finding");
+        }
     }
 
     #[test]
