@@ -173,7 +173,7 @@ class Load:
                 time.sleep(0.05)
             if self.over:
                 return
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     def predict(self, _client):
         call = Http()
@@ -186,7 +186,7 @@ class Load:
                 timing = headers["server-timing"] or ""
                 worker = timing.partition("worker;desc=")[2].partition(",")[0]
                 self.answers.append((began, time.monotonic(), worker))
-            time.sleep(0.02)
+            time.sleep(0.03)
 
     def judge(self, which, outputs):
         label = outputs["label"]
