@@ -1,17 +1,17 @@
-//! The apalis backend over a [`Consumer`]: leases jobs, lets a [`Form`] make
+//! The apalis backend over a [`Consumer`]: leases jobs, lets a [`Batcher`] make
 //! batches of them, and settles what the worker finished.
 //!
 //! One apalis task is one batch. The backend owns the consumer and drives it in
-//! turns: settle what is on the [`Desk`] and lease what the form has room for
-//! in one round trip, then ask the form for a batch, then wait only if it has
-//! none. It knows nothing of tensors: what makes a batch is the form's matter.
+//! cycles: settle what is in the [`LeaseTracker`] and lease what the batcher has room for
+//! in one round trip, then ask the batcher for a batch, then wait only if it has
+//! none. It knows nothing of tensors: what makes a batch is the batcher's matter.
 //!
 //! Invariants:
 //! - `poll_next` never returns `Err`, which would end the worker: while the
 //!   store is away it backs off, and settlements stay with the consumer.
-//! - A turn is never dropped in the middle of a store call; a drain lets it
+//! - A cycle is never dropped in the middle of a store call; a drain lets it
 //!   finish, gives back what was leased and not run, and settles the rest.
-//! - A lease stands on the desk, where the renewer finds it, until the store
+//! - A lease stays in the tracker, where the renewer finds it, until the store
 //!   has taken its settlement.
 
 use std::convert::Infallible;
@@ -42,8 +42,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes batches out of leased jobs. Holds the jobs it was given until they are
-/// in a batch, settled through the desk, or released.
-pub trait Form: Send + 'static {
+/// in a batch, settled through the tracker, or released.
+pub trait Batcher: Send + 'static {
     /// One task of the worker.
     type Batch: Send + 'static;
 
@@ -63,7 +63,7 @@ pub trait Form: Send + 'static {
     fn release(&mut self) -> Vec<Lease>;
 }
 
-/// What a [`Form`] wants.
+/// What a [`Batcher`] wants.
 #[derive(Debug)]
 pub enum Next<B> {
     /// Run this now.
@@ -78,12 +78,12 @@ pub enum Next<B> {
 /// the leases to keep alive meanwhile. Shared by the session's thread (which
 /// leases and settles) and the renewer's (which reads the leases).
 #[derive(Debug, Default)]
-pub struct Desk {
-    inner: Mutex<DeskInner>,
+pub struct LeaseTracker {
+    inner: Mutex<Tracked>,
 }
 
 #[derive(Debug, Default)]
-struct DeskInner {
+struct Tracked {
     outbox: Vec<Settlement>,
     leases: Vec<Lease>,
     lost: Vec<Lease>,
@@ -93,8 +93,8 @@ struct DeskInner {
 /// a call.
 pub type Lease = (JobId, LeaseToken);
 
-impl Desk {
-    /// Puts a settlement out; it leaves with the backend's next turn.
+impl LeaseTracker {
+    /// Puts a settlement out; it leaves with the backend's next cycle.
     pub fn settle(&self, settlement: Settlement) {
         self.inner.lock().outbox.push(settlement);
     }
@@ -126,7 +126,7 @@ impl Desk {
         std::mem::take(&mut self.inner.lock().lost)
     }
 
-    /// Notes newly leased jobs; the backend does so before its form sees them.
+    /// Notes newly leased jobs; the backend does so before its batcher sees them.
     pub fn add(&self, jobs: &[LeasedJob]) {
         let mut inner = self.inner.lock();
         inner.leases.extend(jobs.iter().map(|job| (job.id, job.token)));
@@ -150,8 +150,8 @@ impl Desk {
 
 /// The backend of one session's apalis worker. Make it anew after a worker
 /// ended: it has given everything back by then.
-pub struct LeaseBackend<F: Form> {
-    state: State<F>,
+pub struct LeaseBackend<B: Batcher> {
+    state: State<B>,
     closing: Arc<Closing>,
     tasks: u64,
 }
@@ -168,40 +168,40 @@ impl Closing {
     }
 }
 
-type Turn<F> = Pin<Box<dyn Future<Output = (Side<F>, Option<<F as Form>::Batch>)> + Send>>;
+type Cycle<B> = Pin<Box<dyn Future<Output = (LeaseLoop<B>, Option<<B as Batcher>::Batch>)> + Send>>;
 
-enum State<F: Form> {
-    Rest(Side<F>),
-    Turn(Turn<F>),
+enum State<B: Batcher> {
+    Rest(LeaseLoop<B>),
+    Cycle(Cycle<B>),
     Closing(Pin<Box<dyn Future<Output = ()> + Send>>),
     Done,
 }
 
-/// Everything a turn needs; travels through its future and back.
-struct Side<F> {
+/// Everything a cycle needs; travels through its future and back.
+struct LeaseLoop<B> {
     consumer: Box<dyn Consumer>,
-    form: F,
-    desk: Arc<Desk>,
+    batcher: B,
+    tracker: Arc<LeaseTracker>,
     /// Leases whose settlement the store has not answered for.
     settling: Vec<Lease>,
     backoff: Duration,
 }
 
-impl<F: Form> LeaseBackend<F> {
-    /// Makes a backend that leases through `consumer` into `form` and settles
-    /// what stands on `desk`.
-    pub fn new(consumer: Box<dyn Consumer>, form: F, desk: Arc<Desk>) -> LeaseBackend<F> {
-        let side = Side { consumer, form, desk, settling: Vec::new(), backoff: BACKOFF_MIN };
-        LeaseBackend { state: State::Rest(side), closing: Arc::default(), tasks: 0 }
+impl<B: Batcher> LeaseBackend<B> {
+    /// Makes a backend that leases through `consumer` into `batcher` and settles
+    /// what `tracker` holds.
+    pub fn new(consumer: Box<dyn Consumer>, batcher: B, tracker: Arc<LeaseTracker>) -> LeaseBackend<B> {
+        let lease_loop = LeaseLoop { consumer, batcher, tracker, settling: Vec::new(), backoff: BACKOFF_MIN };
+        LeaseBackend { state: State::Rest(lease_loop), closing: Arc::default(), tasks: 0 }
     }
 }
 
-impl<F: Form> Side<F> {
-    /// Turns until there is a batch, or the backend closes.
-    async fn turn(mut self, closing: Arc<Closing>) -> (Side<F>, Option<F::Batch>) {
+impl<B: Batcher> LeaseLoop<B> {
+    /// Cycles until there is a batch, or the backend closes.
+    async fn cycle(mut self, closing: Arc<Closing>) -> (LeaseLoop<B>, Option<B::Batch>) {
         loop {
-            let settle = self.desk.take_outbox();
-            let want = if closing.is_set() { 0 } else { self.form.room() };
+            let settle = self.tracker.take_outbox();
+            let want = if closing.is_set() { 0 } else { self.batcher.room() };
             let mut reached = true;
             if want > 0 || !settle.is_empty() {
                 reached = self.step(settle, want).await;
@@ -209,10 +209,10 @@ impl<F: Form> Side<F> {
             if closing.is_set() {
                 return (self, None);
             }
-            match self.form.next(Instant::now()) {
+            match self.batcher.next(Instant::now()) {
                 Next::Run(batch) => return (self, Some(batch)),
-                // The form may have settled a job itself (a passed deadline).
-                _ if !self.desk.inner.lock().outbox.is_empty() => {}
+                // The batcher may have settled a job itself (a passed deadline).
+                _ if !self.tracker.inner.lock().outbox.is_empty() => {}
                 _ if !reached => {
                     let pause = self.backoff;
                     self.backoff = (pause * 2).min(BACKOFF_MAX);
@@ -222,7 +222,7 @@ impl<F: Form> Side<F> {
                     }
                 }
                 Next::Wait(wait) => tokio::select! {
-                    () = self.consumer.idle(), if self.form.room() > 0 => {}
+                    () = self.consumer.idle(), if self.batcher.room() > 0 => {}
                     () = tokio::time::sleep(wait) => {}
                     () = closing.notify.notified() => {}
                 },
@@ -238,8 +238,8 @@ impl<F: Form> Side<F> {
     /// keeps unanswered settlements and sends them again.
     async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> bool {
         self.settling.extend(settle.iter().map(|settlement| (settlement.id, settlement.token)));
-        // An empty form waits if nothing comes: then what is enqueued may come by itself.
-        let stepped = match self.form.is_empty() && want > 0 {
+        // An empty batcher waits if nothing comes: then what is enqueued may come by itself.
+        let stepped = match self.batcher.is_empty() && want > 0 {
             true => self.consumer.step_or_park(settle, want).await,
             false => self.consumer.step(settle, want).await,
         };
@@ -247,15 +247,15 @@ impl<F: Form> Side<F> {
             Ok(Step { leased, refused, .. }) => {
                 self.backoff = BACKOFF_MIN;
                 if !self.settling.is_empty() {
-                    self.desk.settled(&self.settling);
+                    self.tracker.settled(&self.settling);
                     self.settling.clear();
                 }
                 if !refused.is_empty() {
                     log::info!(jobs = refused.len(); "settlements refused: the leases were lost or the jobs cancelled");
                 }
                 if !leased.is_empty() {
-                    self.desk.add(&leased);
-                    self.form.admit(leased, Instant::now());
+                    self.tracker.add(&leased);
+                    self.batcher.admit(leased, Instant::now());
                 }
                 true
             }
@@ -268,8 +268,8 @@ impl<F: Form> Side<F> {
 
     /// What is out, and everything that was not run as given back.
     fn released(&mut self) -> Vec<Settlement> {
-        let mut settle = self.desk.take_outbox();
-        let unrun = self.form.release().into_iter();
+        let mut settle = self.tracker.take_outbox();
+        let unrun = self.batcher.release().into_iter();
         settle.extend(unrun.map(|(id, token)| Settlement { id, token, outcome: Outcome::Released }));
         settle
     }
@@ -295,8 +295,8 @@ impl<F: Form> Side<F> {
     }
 }
 
-impl<F: Form> Backend for LeaseBackend<F> {
-    type Task = Task<F::Batch>;
+impl<B: Batcher> Backend for LeaseBackend<B> {
+    type Task = Task<B::Batch>;
     type Error = Infallible;
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
@@ -306,17 +306,17 @@ impl<F: Form> Backend for LeaseBackend<F> {
     fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
         loop {
             match &mut self.state {
-                State::Turn(turn) => {
-                    let (side, batch) = ready!(turn.as_mut().poll(cx));
-                    self.state = State::Rest(side);
+                State::Cycle(cycle) => {
+                    let (lease_loop, batch) = ready!(cycle.as_mut().poll(cx));
+                    self.state = State::Rest(lease_loop);
                     let Some(batch) = batch else { return Poll::Ready(None) };
                     self.tasks += 1;
                     let task = TaskBuilder::new(batch).task_id(TaskId::from_int(self.tasks)).build();
                     return Poll::Ready(Some(Ok(task)));
                 }
                 State::Rest(_) => {
-                    let State::Rest(side) = std::mem::replace(&mut self.state, State::Done) else { continue };
-                    self.state = State::Turn(Box::pin(side.turn(Arc::clone(&self.closing))));
+                    let State::Rest(lease_loop) = std::mem::replace(&mut self.state, State::Done) else { continue };
+                    self.state = State::Cycle(Box::pin(lease_loop.cycle(Arc::clone(&self.closing))));
                 }
                 State::Closing(_) | State::Done => return Poll::Ready(None),
             }
@@ -328,13 +328,13 @@ impl<F: Form> Backend for LeaseBackend<F> {
         self.closing.notify.notify_one();
         loop {
             match &mut self.state {
-                State::Turn(turn) => {
-                    let (side, _) = ready!(turn.as_mut().poll(cx));
-                    self.state = State::Rest(side);
+                State::Cycle(cycle) => {
+                    let (lease_loop, _) = ready!(cycle.as_mut().poll(cx));
+                    self.state = State::Rest(lease_loop);
                 }
                 State::Rest(_) => {
-                    let State::Rest(side) = std::mem::replace(&mut self.state, State::Done) else { continue };
-                    self.state = State::Closing(Box::pin(side.close()));
+                    let State::Rest(lease_loop) = std::mem::replace(&mut self.state, State::Done) else { continue };
+                    self.state = State::Closing(Box::pin(lease_loop.close()));
                 }
                 State::Closing(close) => {
                     ready!(close.as_mut().poll(cx));
@@ -346,8 +346,8 @@ impl<F: Form> Backend for LeaseBackend<F> {
     }
 }
 
-impl<F: Form> BackendConfig for LeaseBackend<F> {
-    type Args = F::Batch;
+impl<B: Batcher> BackendConfig for LeaseBackend<B> {
+    type Args = B::Batch;
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = ();
@@ -370,27 +370,27 @@ mod tests {
         (JobId { random: job, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(7))
     }
 
-    fn desk(jobs: std::ops::Range<u128>) -> Desk {
-        let desk = Desk::default();
-        desk.inner.lock().leases.extend(jobs.map(lease));
-        desk
+    fn tracker(jobs: std::ops::Range<u128>) -> LeaseTracker {
+        let tracker = LeaseTracker::default();
+        tracker.inner.lock().leases.extend(jobs.map(lease));
+        tracker
     }
 
     #[test]
     fn a_lost_lease_leaves_its_neighbours_of_one_token_alone() {
-        let desk = desk(0..4);
-        assert_eq!(desk.mark_lost(&[lease(2), lease(9)]), [lease(2)]);
-        assert_eq!(desk.leases(), [lease(0), lease(1), lease(3)]);
-        assert_eq!(desk.take_lost(), [lease(2)]);
-        assert!(desk.take_lost().is_empty(), "told once");
+        let tracker = tracker(0..4);
+        assert_eq!(tracker.mark_lost(&[lease(2), lease(9)]), [lease(2)]);
+        assert_eq!(tracker.leases(), [lease(0), lease(1), lease(3)]);
+        assert_eq!(tracker.take_lost(), [lease(2)]);
+        assert!(tracker.take_lost().is_empty(), "told once");
     }
 
     #[test]
     fn leases_that_are_not_settled_yet_stay_to_be_renewed() {
-        let desk = desk(0..4);
-        desk.settled(&[lease(0), lease(1)]);
-        assert_eq!(desk.leases(), [lease(2), lease(3)]);
-        desk.settled(&[lease(2), lease(3)]);
-        assert!(desk.leases().is_empty());
+        let tracker = tracker(0..4);
+        tracker.settled(&[lease(0), lease(1)]);
+        assert_eq!(tracker.leases(), [lease(2), lease(3)]);
+        tracker.settled(&[lease(2), lease(3)]);
+        assert!(tracker.leases().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The batch queue: leased jobs on their way to a run, decoded, checked, bucketed and planned.
 //!
-//! The queue's backend hands jobs in and asks for batches ([`Form`]). A job
+//! The queue's backend hands jobs in and asks for batches ([`Batcher`]). A job
 //! that cannot run (undecodable, misfit, unknown version, a deadline it cannot
 //! make) is settled here, before it costs a run or a neighbour.
 
@@ -13,7 +13,7 @@ use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobError, LeasedJob, Outcome, Settlement};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::tensor::{Datatype, Shape, Tensor};
-use nobat_queue::backend::{Desk, Form, Lease, Next};
+use nobat_queue::backend::{Batcher, Lease, LeaseTracker, Next};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
@@ -82,7 +82,7 @@ impl PartialEq for Version {
 /// One session's leased jobs.
 pub(crate) struct BatchQueue {
     model: Arc<Model>,
-    desk: Arc<Desk>,
+    tracker: Arc<LeaseTracker>,
     held: VecDeque<(Slot, ReadyJob)>,
     rows: u32,
     bytes: u64,
@@ -94,9 +94,9 @@ pub(crate) struct BatchQueue {
 
 impl BatchQueue {
     /// An empty batch queue for one session of `model`.
-    pub(crate) fn new(model: Arc<Model>, desk: Arc<Desk>) -> BatchQueue {
+    pub(crate) fn new(model: Arc<Model>, tracker: Arc<LeaseTracker>) -> BatchQueue {
         let (held, buckets) = (VecDeque::new(), Vec::new());
-        BatchQueue { model, desk, held, rows: 0, bytes: 0, job_rows: 1.0, buckets, next_bucket: 0 }
+        BatchQueue { model, tracker, held, rows: 0, bytes: 0, job_rows: 1.0, buckets, next_bucket: 0 }
     }
 
     fn take(&mut self, job: LeasedJob, now: Instant) {
@@ -114,7 +114,7 @@ impl BatchQueue {
                 let again = matches!(error.code, ErrorCode::ModelNotReady | ErrorCode::VersionNotFound);
                 let retry_in = again.then(|| retry_delay(retry, attempt)).flatten();
                 let error = JobError { code: error.code, message: error.message };
-                self.desk.settle(Settlement { id, token, outcome: Outcome::Failed { error, retry_in } });
+                self.tracker.settle(Settlement { id, token, outcome: Outcome::Failed { error, retry_in } });
             }
         }
     }
@@ -223,7 +223,7 @@ impl BatchQueue {
             _ => "the deadline passed while the job waited; allow more time or send less".to_owned(),
         };
         let error = JobError { code: ErrorCode::DeadlineExceeded, message };
-        self.desk.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
+        self.tracker.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
     }
 
     /// Takes what was picked of the held jobs.
@@ -255,7 +255,7 @@ impl BatchQueue {
     }
 
     fn drop_lost(&mut self) {
-        let lost = self.desk.take_lost();
+        let lost = self.tracker.take_lost();
         if lost.is_empty() {
             return;
         }
@@ -322,7 +322,7 @@ fn input_bytes(inputs: &[Option<Tensor>]) -> u64 {
     inputs.iter().flatten().map(bytes).sum()
 }
 
-impl Form for BatchQueue {
+impl Batcher for BatchQueue {
     type Batch = Batch;
 
     fn is_empty(&self) -> bool {

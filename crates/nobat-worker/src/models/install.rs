@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_queue::backend::Desk;
+use nobat_queue::backend::LeaseTracker;
 use smol_str::SmolStr;
 
 use crate::config::Sessions;
@@ -118,12 +118,12 @@ impl Installer {
         let max_bytes = state.config.result_bytes(state.queue.max_value_bytes());
         let mut sessions = Vec::new();
         for (number, engines) in by_session.into_iter().enumerate() {
-            let desk = Arc::new(Desk::default());
-            let mut executor = Executor::new(worker.clone(), Arc::clone(&desk), state.watchdog.clone(), max_bytes);
+            let tracker = Arc::new(LeaseTracker::default());
+            let mut executor = Executor::new(worker.clone(), Arc::clone(&tracker), state.watchdog.clone(), max_bytes);
             engines.into_iter().for_each(|(version, engine)| executor.put(version, engine));
-            state.trackers.add(model.name.clone(), &desk);
+            state.trackers.add(model.name.clone(), &tracker);
             let (queue, model) = (Arc::clone(&state.queue), Arc::clone(model));
-            match Session::start(queue, model, state.id.clone(), number as u32, desk, executor) {
+            match Session::start(queue, model, state.id.clone(), number as u32, tracker, executor) {
                 Ok(session) => sessions.push(session),
                 Err(error) => {
                     drain_all(sessions);

@@ -15,7 +15,7 @@ use nobat_core::ErrorCode;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_queue::backend::Desk;
+use nobat_queue::backend::LeaseTracker;
 use nobat_runtime::traces::{self, Span};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
@@ -34,7 +34,7 @@ use crate::watchdog::{Ended, Watchdog};
 /// One session's engines, one per ready version, and its reused buffers.
 pub(crate) struct Executor {
     worker: SmolStr,
-    desk: Arc<Desk>,
+    tracker: Arc<LeaseTracker>,
     watchdog: Watchdog,
     engines: Vec<(Arc<Version>, Box<dyn Engine>)>,
     buffers: Vec<Buffer>,
@@ -53,9 +53,9 @@ struct Ran {
 impl Executor {
     /// A session's executor for the worker with the short id `worker`, with outputs of at
     /// most `max_bytes` a job.
-    pub(crate) fn new(worker: SmolStr, desk: Arc<Desk>, watchdog: Watchdog, max_bytes: usize) -> Executor {
+    pub(crate) fn new(worker: SmolStr, tracker: Arc<LeaseTracker>, watchdog: Watchdog, max_bytes: usize) -> Executor {
         let (engines, buffers, settled) = (Vec::new(), Vec::new(), Vec::new());
-        Executor { worker, desk, watchdog, engines, buffers, settled, max_bytes }
+        Executor { worker, tracker, watchdog, engines, buffers, settled, max_bytes }
     }
 
     /// Adds a version's engine. An older one of the same number stays until it
@@ -70,7 +70,7 @@ impl Executor {
         Some(self.engines.swap_remove(at).1)
     }
 
-    /// Runs a batch and puts a settlement for each of its jobs on the desk.
+    /// Runs a batch and leaves a settlement for each of its jobs with the tracker.
     pub(crate) fn run(&mut self, batch: Batch) {
         let Batch { version, items, cap, fills } = batch;
         match self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, &version)) {
@@ -86,7 +86,7 @@ impl Executor {
                 }
             }
         }
-        self.desk.settle_all(&mut self.settled);
+        self.tracker.settle_all(&mut self.settled);
     }
 
     fn attempt(&mut self, engine: usize, version: &Version, items: &[ReadyJob], cap: u32, fills: u32) {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use nobat_core::job::LeasedJob;
-use nobat_queue::backend::{Form, Next};
+use nobat_queue::backend::{Batcher, Next};
 
 use super::tests::{bench_of, job};
 use crate::batch::latency::Run;
@@ -47,7 +47,7 @@ fn answered(a_second: u32, seconds: usize, slow: impl Fn(usize) -> u32) -> Vec<u
             bench.version.controller.lock().observe(Run { rows, fills: rows, took, ended: now });
             answered[second] += batch.items.iter().filter(|item| item.deadline >= Some(now)).count() as u32;
         }
-        bench.desk.take_outbox();
+        bench.tracker.take_outbox();
     }
     answered
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nobat_queue::Queue;
-use nobat_queue::backend::{Desk, Lease};
+use nobat_queue::backend::{Lease, LeaseTracker};
 use nobat_queue::queue::{Renewal, Renewer};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -13,20 +13,20 @@ use tokio::sync::watch;
 
 use crate::watchdog::Watchdog;
 
-/// Every session's desk, by the queue it leases from.
+/// Every session's tracker, by the queue it leases from.
 #[derive(Clone, Default)]
-pub(crate) struct LeaseTrackers(Arc<Mutex<Vec<(SmolStr, Weak<Desk>)>>>);
+pub(crate) struct LeaseTrackers(Arc<Mutex<Vec<(SmolStr, Weak<LeaseTracker>)>>>);
 
 impl LeaseTrackers {
-    /// Adds a session's desk; it leaves by itself when the session is dropped.
-    pub(crate) fn add(&self, model: SmolStr, desk: &Arc<Desk>) {
-        self.0.lock().push((model, Arc::downgrade(desk)));
+    /// Adds a session's tracker; it leaves by itself when the session is dropped.
+    pub(crate) fn add(&self, model: SmolStr, tracker: &Arc<LeaseTracker>) {
+        self.0.lock().push((model, Arc::downgrade(tracker)));
     }
 
-    fn live(&self) -> Vec<(SmolStr, Arc<Desk>)> {
+    fn live(&self) -> Vec<(SmolStr, Arc<LeaseTracker>)> {
         let mut trackers = self.0.lock();
-        trackers.retain(|(_, desk)| desk.strong_count() > 0);
-        trackers.iter().filter_map(|(model, desk)| Some((model.clone(), desk.upgrade()?))).collect()
+        trackers.retain(|(_, tracker)| tracker.strong_count() > 0);
+        trackers.iter().filter_map(|(model, tracker)| Some((model.clone(), tracker.upgrade()?))).collect()
     }
 }
 
@@ -55,8 +55,8 @@ async fn renew(queue: Arc<dyn Queue>, trackers: LeaseTrackers, watchdog: Watchdo
             () = tokio::time::sleep(every) => {}
             _ = stop.wait_for(|&stop| stop) => return,
         }
-        for (model, desk) in trackers.live() {
-            let leases = desk.leases();
+        for (model, tracker) in trackers.live() {
+            let leases = tracker.leases();
             if leases.is_empty() {
                 continue;
             }
@@ -70,7 +70,7 @@ async fn renew(queue: Arc<dyn Queue>, trackers: LeaseTrackers, watchdog: Watchdo
                         .filter(|(_, answer)| *answer == Renewal::Lost)
                         .map(|(lease, _)| *lease)
                         .collect();
-                    let lost = desk.mark_lost(&lost);
+                    let lost = tracker.mark_lost(&lost);
                     if !lost.is_empty() {
                         log::info!(model = model.as_str(), jobs = lost.len(); "leases lost or jobs cancelled");
                         watchdog.end(&lost);

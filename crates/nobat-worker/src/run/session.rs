@@ -19,7 +19,7 @@ use apalis_core::error::WorkerError;
 use apalis_core::task::Task;
 use apalis_core::worker::builder::WorkerBuilder;
 use nobat_queue::Queue;
-use nobat_queue::backend::{Desk, LeaseBackend};
+use nobat_queue::backend::{LeaseBackend, LeaseTracker};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -87,13 +87,13 @@ impl Session {
         model: Arc<Model>,
         worker: SmolStr,
         number: u32,
-        desk: Arc<Desk>,
+        tracker: Arc<LeaseTracker>,
         executor: Executor,
     ) -> std::io::Result<Session> {
         let engines = Arc::new(SessionEngines { executor: Mutex::new(executor), added: Mutex::default() });
         let (drain, draining) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let session = SessionThread { queue, model, worker, number, desk, engines: Arc::clone(&engines) };
+        let session = SessionThread { queue, model, worker, number, tracker, engines: Arc::clone(&engines) };
         let name = format!("nobat-run-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(session.serve(draining)))?;
         Ok(Session { engines, drain, thread: Some(thread) })
@@ -132,7 +132,7 @@ struct SessionThread {
     model: Arc<Model>,
     worker: SmolStr,
     number: u32,
-    desk: Arc<Desk>,
+    tracker: Arc<LeaseTracker>,
     engines: Arc<SessionEngines>,
 }
 
@@ -148,8 +148,8 @@ impl SessionThread {
             let outcome = match consumer {
                 Ok(consumer) => {
                     pause = SHORTEST_PAUSE;
-                    let batches = BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.desk));
-                    let backend = LeaseBackend::new(consumer, batches, Arc::clone(&self.desk));
+                    let batches = BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker));
+                    let backend = LeaseBackend::new(consumer, batches, Arc::clone(&self.tracker));
                     self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),
@@ -237,10 +237,10 @@ mod tests {
     fn a_session_that_nobody_holds_ends() {
         let data = tempfile::tempdir().expect("a folder");
         let queue = SqliteQueue::open(data.path(), QueueSettings::default()).expect("a queue");
-        let desk = Arc::new(Desk::default());
-        let executor = Executor::new("w".into(), Arc::clone(&desk), Watchdog::start().expect("a thread"), 1 << 20);
+        let tracker = Arc::new(LeaseTracker::default());
+        let executor = Executor::new("w".into(), Arc::clone(&tracker), Watchdog::start().expect("a thread"), 1 << 20);
         let model = Arc::new(Model::new("m".into()));
-        let session = Session::start(queue, model, "w".into(), 0, desk, executor).expect("a thread");
+        let session = Session::start(queue, model, "w".into(), 0, tracker, executor).expect("a thread");
         let Session { drain, thread, .. } = session;
         drop(drain);
         let (thread, give_up) = (thread.expect("a thread"), Instant::now() + Duration::from_secs(30));

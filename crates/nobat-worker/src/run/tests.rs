@@ -11,7 +11,7 @@ use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{ErrorCode, JobId};
-use nobat_queue::backend::{Desk, Form, Next};
+use nobat_queue::backend::{Batcher, LeaseTracker, Next};
 use parking_lot::Mutex;
 
 use super::executor::Executor;
@@ -62,7 +62,7 @@ impl Engine for Scripted {
 pub(super) struct Bench {
     executor: Executor,
     pub(super) batches: BatchQueue,
-    pub(super) desk: Arc<Desk>,
+    pub(super) tracker: Arc<LeaseTracker>,
     pub(super) version: Arc<Version>,
     runs: Arc<Mutex<Vec<usize>>>,
 }
@@ -96,11 +96,12 @@ pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: 
     let version = Arc::new(Version::new(signature, controller, stats, config.max_batch_bytes));
     let model = Arc::new(Model::new("scripted".into()));
     model.replace(Table { versions: vec![Arc::clone(&version)], ..Table::default() });
-    let desk = Arc::new(Desk::default());
-    let mut executor = Executor::new("w1".into(), Arc::clone(&desk), Watchdog::start().expect("a thread"), usize::MAX);
+    let tracker = Arc::new(LeaseTracker::default());
+    let mut executor =
+        Executor::new("w1".into(), Arc::clone(&tracker), Watchdog::start().expect("a thread"), usize::MAX);
     let runs = Arc::new(Mutex::new(Vec::new()));
     executor.put(Arc::clone(&version), Box::new(Scripted { runs: Arc::clone(&runs), batch_axis }));
-    Bench { executor, batches: BatchQueue::new(model, Arc::clone(&desk)), desk, version, runs }
+    Bench { executor, batches: BatchQueue::new(model, Arc::clone(&tracker)), tracker, version, runs }
 }
 
 pub(super) fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
@@ -136,7 +137,7 @@ impl Bench {
         while let Next::Run(batch) = self.batches.next(now) {
             self.executor.run(batch);
         }
-        let settled = self.desk.take_outbox();
+        let settled = self.tracker.take_outbox();
         let mut outcomes: Vec<_> = settled.into_iter().map(|one| (one.token.0, one.outcome)).collect();
         outcomes.sort_by_key(|(number, _)| *number);
         outcomes
@@ -231,8 +232,8 @@ fn a_lost_lease_is_neither_run_nor_settled() {
     bench.batches.admit(vec![job(1, &[1.0], 0)], Instant::now());
     let mut lost = job(2, &[2.0], 0);
     lost.token = LeaseToken(2);
-    bench.desk.add(std::slice::from_ref(&lost));
-    bench.desk.mark_lost(&[(lost.id, lost.token)]);
+    bench.tracker.add(std::slice::from_ref(&lost));
+    bench.tracker.mark_lost(&[(lost.id, lost.token)]);
     let outcomes = bench.run(vec![lost]);
     assert_eq!(outcomes.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
 }
