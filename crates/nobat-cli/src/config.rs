@@ -6,7 +6,7 @@ use anyhow::Result;
 use nobat_core::Error;
 use nobat_core::secret::shown_url;
 use nobat_gateway::config::GatewayConfig;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_runtime::config::{Layers, StoreSettings};
 use nobat_runtime::logging::LogSettings;
 use nobat_scheduler::SchedulerSettings;

@@ -14,7 +14,7 @@ pub fn job_id(data: &[u8]) {
         assert_eq!(id.to_string().parse().ok(), Some(id), "{text} reads back");
         assert_eq!(JobId::parse_key(&id.key()), Some(id.random));
         let issuer = IdIssuer::new([7; 16]);
-        let own = issuer.issue(id.random, id.horizon_min, id.locator, OwnerId::ANONYMOUS);
+        let own = issuer.issue(id.random, id.tombstone_min, id.locator, OwnerId::ANONYMOUS);
         assert_eq!(issuer.verify(id, OwnerId::ANONYMOUS), id == own, "only an id of ours is ours");
     }
 }

@@ -43,7 +43,7 @@ pub struct JobId {
     pub random: u128,
     /// Minute since 1970 after which a missing job is "not found", not "expired".
     /// Below 62^5 (the year 3711).
-    pub horizon_min: u32,
+    pub tombstone_min: u32,
     /// Truncated keyed hash over the other fields and the owner.
     pub mac: u32,
     /// The queue's number (Redis) or the row id (SQLite).
@@ -69,14 +69,14 @@ impl IdIssuer {
     }
 
     /// Issues an id around `random`; see the module for the fields.
-    pub fn issue(&self, random: u128, horizon_min: u32, locator: u64, owner: OwnerId) -> JobId {
-        let mac = self.mac(random, horizon_min, locator, owner);
-        JobId { random, horizon_min, mac, locator }
+    pub fn issue(&self, random: u128, tombstone_min: u32, locator: u64, owner: OwnerId) -> JobId {
+        let mac = self.mac(random, tombstone_min, locator, owner);
+        JobId { random, tombstone_min, mac, locator }
     }
 
     /// Whether this deployment issued `id` to `owner`. Constant time in the id.
     pub fn verify(&self, id: JobId, owner: OwnerId) -> bool {
-        self.mac(id.random, id.horizon_min, id.locator, owner) ^ id.mac == 0
+        self.mac(id.random, id.tombstone_min, id.locator, owner) ^ id.mac == 0
     }
 
     /// A number that only this deployment can compute, for `purpose`.
@@ -86,10 +86,10 @@ impl IdIssuer {
         hasher.finish()
     }
 
-    fn mac(&self, random: u128, horizon_min: u32, locator: u64, owner: OwnerId) -> u32 {
+    fn mac(&self, random: u128, tombstone_min: u32, locator: u64, owner: OwnerId) -> u32 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write_u128(random);
-        hasher.write_u32(horizon_min);
+        hasher.write_u32(tombstone_min);
         hasher.write_u64(locator);
         hasher.write_u64(owner.0);
         hasher.finish() as u32
@@ -114,7 +114,7 @@ impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = [0u8; RANDOM + HORIZON + MAC + 11];
         put_fixed(self.random, &mut out[..RANDOM]);
-        put_fixed(u128::from(self.horizon_min), &mut out[RANDOM..RANDOM + HORIZON]);
+        put_fixed(u128::from(self.tombstone_min), &mut out[RANDOM..RANDOM + HORIZON]);
         put_fixed(u128::from(self.mac), &mut out[RANDOM + HORIZON..RANDOM + HORIZON + MAC]);
         let head = RANDOM + HORIZON + MAC;
         let mut digits = 1;
@@ -145,7 +145,7 @@ impl FromStr for JobId {
         let field = |from: usize, to: usize| take_fixed(&bytes[from..to]).ok_or(ParseJobIdError);
         let id = JobId {
             random: field(0, RANDOM)?,
-            horizon_min: u32::try_from(field(RANDOM, RANDOM + HORIZON)?).map_err(|_| ParseJobIdError)?,
+            tombstone_min: u32::try_from(field(RANDOM, RANDOM + HORIZON)?).map_err(|_| ParseJobIdError)?,
             mac: u32::try_from(field(RANDOM + HORIZON, head)?).map_err(|_| ParseJobIdError)?,
             locator: u64::try_from(field(head, bytes.len())?).map_err(|_| ParseJobIdError)?,
         };

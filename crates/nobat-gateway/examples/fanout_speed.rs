@@ -13,9 +13,8 @@ use nobat_core::job::{JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::{Gateway, GatewayConfig};
-use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings, WorkerInfo};
 
 const MODELS: [(&str, u64); 3] = [("quick", 2), ("middling", 5), ("slow", 10)];
 
@@ -80,7 +79,7 @@ fn work(queue: Arc<SqliteQueue>, model: &str, takes: Duration) {
     runtime.block_on(async {
         let Ok(mut consumer) = queue.consumer(model, "scripted").await else { return };
         let mut settle = Vec::new();
-        while let Ok(step) = consumer.step(std::mem::take(&mut settle), 8).await {
+        while let Ok(step) = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await {
             if step.leased.is_empty() {
                 consumer.idle().await;
                 continue;

@@ -33,7 +33,7 @@ pub struct GatewayConfig {
     #[serde(deserialize_with = "address")]
     pub metrics: String,
     /// HTTP threads; 0 takes every core, and half of them under `nobat serve`,
-    /// where the worker has the rest. Each has its own lane into the queue, so
+    /// where the worker has the rest. Each has its own queue client, so
     /// more threads mean smaller round trips, not only more CPU.
     pub threads: usize,
     /// Largest request body, after decompression, in bytes.

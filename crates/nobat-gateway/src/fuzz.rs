@@ -14,7 +14,7 @@ use nobat_core::infer::InferRequest;
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_runtime::Metrics;
 use prost::Message;

@@ -43,7 +43,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, listener: TcpListener, tls: Option<Ser
         .shutdown_timeout(u64::from(shared.config.drain_s))
         .disable_signals();
     let (state, stop) = (shared.clone(), builder.graceful_shutdown_signal());
-    // Each factory runs on each HTTP thread: a lane's I/O belongs to its thread.
+    // Each factory runs on each HTTP thread: a queue client's I/O belongs to its thread.
     let builder =
         match tls {
             None => builder.listen("http", listener, move || {

@@ -8,7 +8,7 @@ use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode, units};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::{GatewayConfig, listen_address};
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_runtime::config::{Layers, StoreSettings};
 use nobat_runtime::logging::{self, LogSettings};

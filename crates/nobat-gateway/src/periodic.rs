@@ -1,6 +1,6 @@
 //! `/api/v1/periodic`: periodic tasks shown, run, paused and resumed. Scheduling
 //! itself is `nobat_scheduler`, in whichever processes it lives; these calls
-//! speak to its schedules in the ledger.
+//! speak to its schedules in the metadata store.
 
 use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -39,7 +39,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let tasks = ScheduleStore::new(predictor.shared().queue.ledger()).list().await?;
+        let tasks = ScheduleStore::new(predictor.shared().queue.metadata()).list().await?;
         Ok(HttpResponse::Ok().json(json!({ "tasks": tasks })))
     };
     let outcome = outcome.await;
@@ -65,7 +65,7 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
             limit = query::number(name, value, 1, MOST)?;
             Ok(())
         })?;
-        let (task, runs) = ScheduleStore::new(predictor.shared().queue.ledger()).show(&name, limit).await?;
+        let (task, runs) = ScheduleStore::new(predictor.shared().queue.metadata()).show(&name, limit).await?;
         let mut shown = json!(task);
         shown["runs"] = json!(runs);
         Ok(HttpResponse::Ok().json(shown))
@@ -85,7 +85,7 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
 pub(crate) async fn run(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let id = ScheduleStore::new(predictor.shared().queue.ledger()).run_now(&name).await?;
+        let id = ScheduleStore::new(predictor.shared().queue.metadata()).run_now(&name).await?;
         Ok(HttpResponse::Accepted().json(json!({ "run": id })))
     };
     let outcome = outcome.await;
@@ -118,6 +118,6 @@ pub(crate) async fn resume(request: HttpRequest, predictor: Data<Predictor>, nam
 
 async fn set_paused(request: &HttpRequest, predictor: &Predictor, name: &str, paused: bool) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
-    ScheduleStore::new(predictor.shared().queue.ledger()).set_paused(name, paused).await?;
+    ScheduleStore::new(predictor.shared().queue.metadata()).set_paused(name, paused).await?;
     Ok(HttpResponse::Ok().json(json!({ "paused": paused })))
 }

@@ -1,5 +1,5 @@
 //! The one way of a request, whatever its protocol: resolve -> validate ->
-//! cache -> admit -> encode -> lane.
+//! cache -> admit -> encode -> queue client.
 //!
 //! A protocol asks for a [`Target`] first (it may need the signature to decode
 //! its body), builds an `InferRequest`, and hands both over. What comes back is
@@ -18,8 +18,7 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
 use nobat_core::routing::Plan;
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::queue::Accepted;
-use nobat_queue::{Lane, route_jobs, watch};
+use nobat_queue::{Accepted, QueueClient, route_jobs, watch};
 use smol_str::SmolStr;
 
 use crate::caches::{self, CacheOutcome};
@@ -34,7 +33,7 @@ use crate::state::Shared;
 #[derive(Clone)]
 pub struct Predictor {
     shared: Arc<Shared>,
-    lane: Arc<dyn Lane>,
+    queue_client: Arc<dyn QueueClient>,
 }
 
 /// An answered prediction.
@@ -60,11 +59,11 @@ pub enum Answer {
 }
 
 impl Predictor {
-    /// Opens this thread's lane. Call it on the thread that will use it, inside
+    /// Opens this thread's queue client. Call it on the thread that will use it, inside
     /// its tokio runtime.
     pub fn new(shared: Arc<Shared>) -> Predictor {
-        let lane = shared.queue.lane();
-        Predictor { shared, lane }
+        let queue_client = shared.queue.client();
+        Predictor { shared, queue_client }
     }
 
     /// The state all threads share.
@@ -72,9 +71,9 @@ impl Predictor {
         &self.shared
     }
 
-    /// This thread's lane: for waiting on a job that is known already.
-    pub fn lane(&self) -> &dyn Lane {
-        &*self.lane
+    /// This thread's queue client: for waiting on a job that is known already.
+    pub fn queue_client(&self) -> &dyn QueueClient {
+        &*self.queue_client
     }
 
     /// Finds the model version a caller asks for; `None` for the model means
@@ -440,7 +439,7 @@ impl Predictor {
         target.require_live()?;
         let _place = self.admit(&job.model, &job.options, Caller::Waits)?;
         let view = match job.options.webhook {
-            None => self.lane.call(job, wait).await?,
+            None => self.queue_client.call(job, wait).await?,
             Some(_) => Box::pin(self.run_watched(context, job, wait)).await?,
         };
         context.notes.set_job(view.id);
@@ -456,7 +455,7 @@ impl Predictor {
     /// Waits for a job of ours that may end meanwhile.
     async fn wait_for(&self, id: JobId, wait: Duration) -> Result<JobView> {
         let gone = || Error::new(ErrorCode::ResultExpired, "the job's record is gone").for_job(id);
-        self.lane.wait(id, wait).await?.ok_or_else(gone)
+        self.queue_client.wait(id, wait).await?.ok_or_else(gone)
     }
 
     /// Enqueues and waits for the prediction: for protocols without jobs. The
@@ -527,7 +526,7 @@ impl Predictor {
             job.options.result_ttl = watch::kept(job.options.result_ttl);
         }
         let owner = job.owner;
-        let accepted = self.lane.enqueue(job).await?;
+        let accepted = self.queue_client.enqueue(job).await?;
         context.notes.set_job(accepted.id);
         if let Some(url) = url {
             Box::pin(self.shared.webhooks.watch(accepted.id, owner, &url)).await?;

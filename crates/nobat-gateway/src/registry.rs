@@ -16,8 +16,7 @@ use arc_swap::{ArcSwap, Guard};
 use nobat_core::job::JobOptions;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::Queue;
-use nobat_queue::queue::WorkerInfo;
+use nobat_queue::{Queue, WorkerInfo};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 

@@ -62,14 +62,14 @@ impl Shared {
     /// cannot be read.
     pub fn new(config: GatewayConfig, queue: Arc<dyn Queue>, metrics: Metrics, readiness: Readiness) -> Result<Shared> {
         config.validate()?;
-        let (ledger, condition) = (queue.ledger(), queue.condition());
+        let (metadata, condition) = (queue.metadata(), queue.condition());
         Ok(Shared {
             edge: Edge::new(&config)?,
             caches: Caches::new(queue.ids().derive("result cache"), config.cache.clone())?,
             condition,
             registry: Registry::default(),
-            routes: Routes::new(config.routes.clone(), ledger.clone(), &metrics)?,
-            webhooks: Webhooks::new(&config.webhooks, ledger, &metrics)?,
+            routes: Routes::new(config.routes.clone(), metadata.clone(), &metrics)?,
+            webhooks: Webhooks::new(&config.webhooks, metadata, &metrics)?,
             backlog: Backlog::default(),
             meters: Meters::new(&metrics),
             metrics,

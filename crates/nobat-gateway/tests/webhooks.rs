@@ -14,9 +14,8 @@ use nobat_core::job::{JobOptions, JobResult, NewJob, Outcome, Settlement};
 use nobat_core::{JobId, OwnerId};
 use nobat_gateway::outbound::{AddressPolicy, WebhookSecret};
 use nobat_gateway::webhook::{WebhookSettings, Webhooks, sender};
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings};
 use nobat_runtime::Metrics;
 
 const DELIVERIES: usize = 1_000;
@@ -97,7 +96,7 @@ impl Inbox {
 }
 
 async fn settled_jobs(queue: &SqliteQueue, webhooks: &Webhooks, url: &str, count: usize) -> Vec<JobId> {
-    let lane = queue.lane();
+    let queue_client = queue.client();
     let mut ids = Vec::new();
     for _ in 0..count {
         let job = NewJob {
@@ -108,14 +107,14 @@ async fn settled_jobs(queue: &SqliteQueue, webhooks: &Webhooks, url: &str, count
             rows: 1,
             trace: "".into(),
         };
-        let id = lane.enqueue(job).await.expect("enqueued").id;
+        let id = queue_client.enqueue(job).await.expect("enqueued").id;
         webhooks.watch(id, OwnerId::ANONYMOUS, url).await.expect("watched");
         ids.push(id);
     }
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
     let (mut settle, mut done) = (Vec::new(), 0);
     while done < count {
-        let step = consumer.step(std::mem::take(&mut settle), 64).await.expect("a step");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 64).await.expect("a step");
         done += step.leased.len();
         let result = JobResult { explain: Default::default(), outputs: Bytes::from_static(b"r") }.encode();
         settle = step
@@ -124,7 +123,7 @@ async fn settled_jobs(queue: &SqliteQueue, webhooks: &Webhooks, url: &str, count
             .map(|job| Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.clone()) })
             .collect();
     }
-    consumer.step(settle, 0).await.expect("a step");
+    consumer.settle_and_lease(settle, 0).await.expect("a step");
     ids
 }
 
@@ -135,7 +134,7 @@ async fn every_delivery_arrives_through_failures_restarts_and_kills_of_the_sende
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let url = format!("http://{address}/hook");
-    let new_sender = || Webhooks::new(&settings(true), queue.ledger(), &Metrics::new()).expect("webhooks");
+    let new_sender = || Webhooks::new(&settings(true), queue.metadata(), &Metrics::new()).expect("webhooks");
     let ids = settled_jobs(&queue, &new_sender(), &url, DELIVERIES).await;
 
     let inbox = Arc::new(Inbox::default());
@@ -212,7 +211,7 @@ async fn a_hundred_hostile_urls_are_refused_and_nothing_is_connected_to() {
     urls.push(format!("https://example.com@127.0.0.1:{port}/"));
     assert!(urls.len() >= 100, "{}", urls.len());
 
-    let webhooks = Webhooks::new(&settings(false), queue.ledger(), &Metrics::new()).expect("webhooks");
+    let webhooks = Webhooks::new(&settings(false), queue.metadata(), &Metrics::new()).expect("webhooks");
     // Names are resolved only when they are called: these pass here and are stopped there.
     let names = urls.iter().filter(|url| webhooks.check(url).is_ok()).count();
     assert!(names <= 3, "{names} passed");
@@ -273,7 +272,7 @@ async fn a_receiver_that_says_retry_after_is_left_alone_for_so_long() {
     let got = busy_once(listener, 3);
     // Retries are at once by the schedule, and one POST goes at a time.
     let settings = WebhookSettings { concurrent: 1, ..settings(true) };
-    let webhooks = Webhooks::new(&settings, queue.ledger(), &Metrics::new()).expect("webhooks");
+    let webhooks = Webhooks::new(&settings, queue.metadata(), &Metrics::new()).expect("webhooks");
     settled_jobs(&queue, &webhooks, &url, 1).await;
     let sending = tokio::spawn(sender::run(webhooks.clone(), queue.clone()));
     let count = || got.lock().expect("not poisoned").len();

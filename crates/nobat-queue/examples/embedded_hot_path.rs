@@ -14,9 +14,9 @@ use bytes::Bytes;
 use nobat_core::OwnerId;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobOptions, JobResult, NewJob, Outcome, Settlement};
-use nobat_queue::queue::{Durability, QueueSettings};
 use nobat_queue::sqlite::SqliteQueue;
-use nobat_queue::{Lane, Queue};
+use nobat_queue::{Durability, QueueSettings};
+use nobat_queue::{Queue, QueueClient};
 
 const MODEL: &str = "digits";
 const BATCH: usize = 32;
@@ -36,7 +36,7 @@ fn start_worker(queue: Arc<SqliteQueue>, until: usize) -> std::thread::JoinHandl
             let result = JobResult { explain: Explain::default(), outputs: Bytes::from(vec![5u8; 79]) }.encode();
             let (mut done, mut settled, mut began) = (Vec::new(), 0, None);
             loop {
-                let step = consumer.step(std::mem::take(&mut done), BATCH).await.expect("a step");
+                let step = consumer.settle_and_lease(std::mem::take(&mut done), BATCH).await.expect("a step");
                 settled += step.leased.len();
                 if step.leased.is_empty() {
                     if settled >= until {
@@ -87,39 +87,39 @@ fn report(what: &str, count: usize, (took, latencies): (Duration, Vec<Duration>)
     println!("{what:<44} {:>8.0}/s   p50 {:.3} ms  p99 {:.3} ms", count as f64 / took.as_secs_f64(), at(0.5), at(0.99));
 }
 
-fn enqueue(lane: &Arc<dyn Lane>, payload: &Bytes, count: usize, at_once: usize) -> (Duration, Vec<Duration>) {
+fn enqueue(client: &Arc<dyn QueueClient>, payload: &Bytes, count: usize, at_once: usize) -> (Duration, Vec<Duration>) {
     clients(count, at_once, || async {
-        lane.enqueue(job(payload.clone())).await.expect("accepted");
+        client.enqueue(job(payload.clone())).await.expect("accepted");
     })
 }
 
 fn measure(folder: &Path, durability: Durability, backlog: usize) {
     let settings = QueueSettings { durability, ..QueueSettings::default() };
     let queue = SqliteQueue::open(folder, settings).expect("a folder of its own");
-    let lane = queue.lane();
+    let client = queue.client();
     let payload = Bytes::from(vec![7u8; 290]);
     println!("durability {durability:?}, {} MiB at the start", resident_mib());
 
     let count = 100_000;
-    report("enqueue, 16 at a time", count, enqueue(&lane, &payload, count, 16));
-    report("enqueue, 64 at a time", count, enqueue(&lane, &payload, count, 64));
+    report("enqueue, 16 at a time", count, enqueue(&client, &payload, count, 16));
+    report("enqueue, 64 at a time", count, enqueue(&client, &payload, count, 64));
     let took = start_worker(Arc::clone(&queue), 2 * count).join().expect("no panic");
     println!("{:<44} {:>8.0}/s", "drain of 200,000", 2.0 * count as f64 / took.as_secs_f64());
 
     for (at_once, count) in [(1, 20_000), (16, 160_000), (64, 320_000)] {
         let worker = start_worker(Arc::clone(&queue), count);
         let call = || async {
-            lane.call(job(payload.clone()), Duration::from_secs(60)).await.expect("an answer");
+            client.call(job(payload.clone()), Duration::from_secs(60)).await.expect("an answer");
         };
         report(&format!("call, {at_once} at a time"), count, clients(count, at_once, call));
         worker.join().expect("no panic");
     }
 
     println!("{} MiB before the backlog", resident_mib());
-    enqueue(&lane, &payload, backlog, 256);
+    enqueue(&client, &payload, backlog, 256);
     println!("{} MiB with {backlog} queued", resident_mib());
-    report(&format!("enqueue, 64 at a time, {backlog} queued"), count, enqueue(&lane, &payload, count, 64));
-    drop(lane);
+    report(&format!("enqueue, 64 at a time, {backlog} queued"), count, enqueue(&client, &payload, count, 64));
+    drop(client);
     drop(queue);
     let began = Instant::now();
     let settings = QueueSettings { durability, ..QueueSettings::default() };

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::OwnerId;
 use nobat_core::job::{JobOptions, NewJob, Outcome, Settlement};
-use nobat_queue::queue::{Consumer, Lane, Queue, QueueSettings};
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Consumer, Queue, QueueClient, QueueSettings};
 
 /// Jobs leased in one step.
 const BATCH: usize = 32;
@@ -76,16 +76,16 @@ fn job() -> NewJob {
     }
 }
 
-/// Enqueues `count` jobs from many tasks on one lane.
+/// Enqueues `count` jobs from many tasks on one client.
 async fn push(queue: &Arc<RedisQueue>, count: usize) -> anyhow::Result<()> {
-    let lane = queue.lane();
+    let client = queue.client();
     let each = count.div_ceil(PUSHERS);
     let mut pushers = Vec::new();
     for _ in 0..PUSHERS {
-        let lane = lane.clone();
+        let client = client.clone();
         pushers.push(tokio::spawn(async move {
             for _ in 0..each {
-                lane.enqueue(job()).await?;
+                client.enqueue(job()).await?;
             }
             anyhow::Ok(())
         }));
@@ -102,7 +102,7 @@ async fn drain(consumer: &mut dyn Consumer, most: usize) -> anyhow::Result<usize
     let mut ran = 0;
     loop {
         let want = BATCH.min(most - ran);
-        let step = consumer.step(std::mem::take(&mut settle), want).await?;
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), want).await?;
         if step.leased.is_empty() {
             return Ok(ran);
         }
@@ -116,12 +116,12 @@ async fn drain(consumer: &mut dyn Consumer, most: usize) -> anyhow::Result<usize
 }
 
 /// Milliseconds of a blocking call with a payload of `bytes`.
-async fn median_call(lane: &Arc<dyn Lane>, bytes: usize) -> anyhow::Result<f64> {
+async fn median_call(client: &Arc<dyn QueueClient>, bytes: usize) -> anyhow::Result<f64> {
     let payload = bytes::Bytes::from(vec![7; bytes]);
     let mut took = Vec::new();
     for _ in 0..300 {
         let started = Instant::now();
-        lane.call(NewJob { payload: payload.clone(), ..job() }, Duration::from_secs(10)).await?;
+        client.call(NewJob { payload: payload.clone(), ..job() }, Duration::from_secs(10)).await?;
         took.push(started.elapsed().as_secs_f64() * 1e3);
     }
     took.sort_by(f64::total_cmp);
@@ -169,14 +169,14 @@ async fn main() -> anyhow::Result<()> {
         }
     });
     for clients in [1usize, 64] {
-        let lane = queue.lane();
+        let client = queue.client();
         let each = 40_000 / clients / if clients == 1 { 10 } else { 1 };
         let started = Instant::now();
         let calls = (0..clients).map(|_| {
-            let lane = lane.clone();
+            let client = client.clone();
             tokio::spawn(async move {
                 for _ in 0..each {
-                    lane.call(job(), Duration::from_secs(10)).await?;
+                    client.call(job(), Duration::from_secs(10)).await?;
                 }
                 anyhow::Ok(())
             })
@@ -187,9 +187,9 @@ async fn main() -> anyhow::Result<()> {
         let per_s = (each * clients) as f64 / started.elapsed().as_secs_f64();
         println!("call     {per_s:>9.0} calls/s  at {clients} callers, gateway and worker on one thread");
     }
-    let lane = queue.lane();
-    let small = median_call(&lane, 281).await?;
-    let large = median_call(&lane, 600_000).await?;
+    let client = queue.client();
+    let small = median_call(&client, 281).await?;
+    let large = median_call(&client, 600_000).await?;
     println!("tensor   of 600 KB: {large:.2} ms a call, {small:.2} ms with 281 bytes: {:.2} ms added", large - small);
     served.abort();
 

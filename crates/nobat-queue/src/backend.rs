@@ -33,7 +33,7 @@ use nobat_core::job::{LeaseToken, LeasedJob, Outcome, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::queue::{Consumer, Step};
+use crate::api::{Consumer, LeaseReply};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -240,11 +240,11 @@ impl<B: Batcher> LeaseLoop<B> {
         self.settling.extend(settle.iter().map(|settlement| (settlement.id, settlement.token)));
         // An empty batcher waits if nothing comes: then what is enqueued may come by itself.
         let stepped = match self.batcher.is_empty() && want > 0 {
-            true => self.consumer.step_or_park(settle, want).await,
-            false => self.consumer.step(settle, want).await,
+            true => self.consumer.settle_and_lease_or_wait(settle, want).await,
+            false => self.consumer.settle_and_lease(settle, want).await,
         };
         match stepped {
-            Ok(Step { leased, refused, .. }) => {
+            Ok(LeaseReply { leased, refused, .. }) => {
                 self.backoff = BACKOFF_MIN;
                 if !self.settling.is_empty() {
                     self.tracker.settled(&self.settling);
@@ -280,7 +280,7 @@ impl<B: Batcher> LeaseLoop<B> {
         let give_up = tokio::time::sleep(CLOSE_LIMIT);
         tokio::pin!(give_up);
         // The first call hands everything to the consumer; later ones repeat it.
-        while !settle.is_empty() || !self.settling.is_empty() || self.consumer.parked() {
+        while !settle.is_empty() || !self.settling.is_empty() || self.consumer.is_waiting() {
             let batch = std::mem::take(&mut settle);
             let reached = tokio::select! {
                 reached = self.step(batch, 0) => reached,
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     fn lease(job: u128) -> Lease {
-        (JobId { random: job, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(7))
+        (JobId { random: job, tombstone_min: 0, mac: 0, locator: 0 }, LeaseToken(7))
     }
 
     fn tracker(jobs: std::ops::Range<u128>) -> LeaseTracker {

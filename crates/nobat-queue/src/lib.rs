@@ -1,7 +1,7 @@
 //! The queue: durable, prioritized jobs under fenced leases, at least once.
 //!
-//! Owns the [`Queue`] trait, its two implementations and the apalis backend
-//! over it:
+//! Owns the contract (`api/`, [`Queue`] first), its two implementations and the
+//! apalis backend over it:
 //! - [`redis`]: many machines around one Redis (or cluster, or Sentinel);
 //! - [`sqlite`]: one process, no server, the same semantics.
 //!
@@ -17,20 +17,16 @@
 //! - Nothing polls: an idle consumer blocks until there is work or time is due.
 //! - No call's cost grows with the backlog.
 
+mod api;
 pub mod backend;
-pub mod condition;
-pub mod departed;
+pub mod drained_workers;
 mod entropy;
 #[doc(hidden)]
 pub mod fuzz;
-pub mod ledger;
 mod limits;
-pub mod queue;
 pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;
 pub mod watch;
 
-pub use condition::{Condition, Refusal};
-pub use ledger::Ledger;
-pub use queue::{Consumer, Lane, Queue, Renewer};
+pub use api::*;

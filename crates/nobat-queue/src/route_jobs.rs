@@ -2,16 +2,16 @@
 //!
 //! A request to a route that nobody waits for is one job in the route's own
 //! queue. Gateways lease it, carry the route out and settle it with the joined
-//! answer. Any process that knows the ledger may enqueue one: it first marks the
+//! answer. Any process that knows the metadata store may enqueue one: it first marks the
 //! route's queue as in use, and gateways serve marked queues only, so a route
 //! that nobody uses this way costs nothing.
 
 use nobat_core::Result;
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::ledger::Ledger;
+use crate::api::MetadataStore;
 
-/// The ledger's space of routes. A key without `:` is a route's name and holds
+/// The metadata store's space of routes. A key without `:` is a route's name and holds
 /// its JSON, or `null` for one of the configuration that was removed.
 pub const SPACE: &str = "routes";
 
@@ -39,22 +39,22 @@ pub fn shown(queue: &str) -> &str {
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn open(ledger: &dyn Ledger, route: &str) -> Result<()> {
-    ledger.put(SPACE, &queue_of(route), b"true").await
+pub async fn open(metadata: &dyn MetadataStore, route: &str) -> Result<()> {
+    metadata.put(SPACE, &queue_of(route), b"true").await
 }
 
 /// Makes the routes of the configuration known to processes that do not read it.
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn declare(ledger: &dyn Ledger, routes: &[SmolStr]) -> Result<()> {
-    for (key, _) in ledger.documents(SPACE).await? {
+pub async fn declare(metadata: &dyn MetadataStore, routes: &[SmolStr]) -> Result<()> {
+    for (key, _) in metadata.documents(SPACE).await? {
         if key.strip_prefix(DECLARED).is_some_and(|name| !routes.iter().any(|route| route == name)) {
-            ledger.remove(SPACE, &key).await?;
+            metadata.remove(SPACE, &key).await?;
         }
     }
     for route in routes {
-        ledger.put(SPACE, &format!("{DECLARED}{route}"), b"true").await?;
+        metadata.put(SPACE, &format!("{DECLARED}{route}"), b"true").await?;
     }
     Ok(())
 }
@@ -63,10 +63,10 @@ pub async fn declare(ledger: &dyn Ledger, routes: &[SmolStr]) -> Result<()> {
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn is_route(ledger: &dyn Ledger, name: &str) -> Result<bool> {
+pub async fn is_route(metadata: &dyn MetadataStore, name: &str) -> Result<bool> {
     let declared = format!("{DECLARED}{name}");
     let mut found = false;
-    for (key, value) in ledger.documents(SPACE).await? {
+    for (key, value) in metadata.documents(SPACE).await? {
         if key == name {
             // An admin call stands over the configuration.
             return Ok(&value[..] != b"null");

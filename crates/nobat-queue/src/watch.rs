@@ -6,9 +6,9 @@ use std::time::Duration;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Ledger;
+use crate::api::MetadataStore;
 
-/// The ledger's set of watches, by job id.
+/// The metadata store's set of watches, by job id.
 pub const WATCHES: &str = "webhook-watch";
 /// When a new watch is looked at first.
 pub const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// As the ledger keeps it.
+    /// As the metadata store keeps it.
     ///
     /// # Errors
     /// `internal`, never for a watch of ours.
@@ -50,11 +50,11 @@ impl Watch {
     }
 }
 
-/// Begins to watch a job; returns when the watch is in the ledger.
+/// Begins to watch a job; returns when the watch is in the metadata store.
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn begin(ledger: &dyn Ledger, job: JobId, owner: OwnerId, url: &str, now_ms: u64) -> Result<()> {
+pub async fn begin(metadata: &dyn MetadataStore, job: JobId, owner: OwnerId, url: &str, now_ms: u64) -> Result<()> {
     let watch = Watch { job, owner, url: url.to_owned(), since_ms: now_ms, failures_told: 0 };
-    ledger.add_timer(WATCHES, &job.to_string(), &watch.encode()?, FIRST_LOOK).await.map(drop)
+    metadata.add_timer(WATCHES, &job.to_string(), &watch.encode()?, FIRST_LOOK).await.map(drop)
 }

@@ -13,9 +13,8 @@ use bytes::Bytes;
 use nobat_core::explain::Explain;
 use nobat_core::job::{Idempotency, JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId, OwnerId};
-use nobat_queue::Queue;
-use nobat_queue::queue::{MAX_DEATHS, QueueSettings};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{MAX_DEATHS, Queue, QueueSettings};
 
 const MODEL: &str = "digits";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +29,7 @@ async fn work(queue: &dyn Queue) {
     let mut consumer = queue.consumer(MODEL, "worker").await.expect("a consumer");
     let mut done = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut done), 16).await.expect("a step");
+        let step = consumer.settle_and_lease(std::mem::take(&mut done), 16).await.expect("a step");
         for job in step.leased {
             if job.payload == "poison" {
                 std::process::abort();
@@ -59,10 +58,10 @@ fn child() {
         match role.as_str() {
             "enqueue" => {
                 let enqueue = |producer: u32| {
-                    let lane = queue.lane();
+                    let client = queue.client();
                     async move {
                         for number in 0.. {
-                            let accepted = lane.enqueue(job(format!("{producer}-{number}"))).await.expect("accepted");
+                            let accepted = client.enqueue(job(format!("{producer}-{number}"))).await.expect("accepted");
                             println!("accepted {} {producer}-{number}", accepted.id);
                         }
                     }
@@ -72,14 +71,14 @@ fn child() {
             }
             "keyed" => {
                 let call = |producer: u32| {
-                    let lane = queue.lane();
+                    let client = queue.client();
                     async move {
                         for number in 0.. {
                             let payload = format!("{}-{producer}-{number}", std::process::id());
                             let idempotency = Some(Idempotency { key: payload.as_str().into(), fingerprint: 7 });
                             let job = job(payload.clone());
                             let options = JobOptions { idempotency, ..job.options };
-                            let view = lane.call(NewJob { options, ..job }, PATIENCE).await.expect("answered");
+                            let view = client.call(NewJob { options, ..job }, PATIENCE).await.expect("answered");
                             println!("answered {} {payload}", view.id);
                         }
                     }
@@ -127,7 +126,7 @@ async fn what_a_call_was_answered_is_found_at_once_and_after_an_orderly_end() {
             let queue = queue.clone();
             async move { work(&*queue).await }
         });
-        let answered = queue.lane().call(job(format!("{round}")), PATIENCE).await.expect("answered");
+        let answered = queue.client().call(job(format!("{round}")), PATIENCE).await.expect("answered");
         if round % 2 == 0 {
             let view = queue.get(answered.id).await.expect("the store answers").expect("it is there");
             assert_eq!((view.state, view.result), (JobState::Succeeded, answered.result.clone()));
@@ -169,9 +168,9 @@ async fn kill_and_look(role: &str) {
         let queue = queue.clone();
         async move { work(&*queue).await }
     });
-    let lane = queue.lane();
+    let client = queue.client();
     for (id, payload) in accepted {
-        let view = lane.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
+        let view = client.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
         assert_eq!(view.state, JobState::Succeeded);
         // A line that was cut short has the front of its payload.
         assert!(view.result.expect("a result").outputs.starts_with(payload.as_bytes()));
@@ -186,10 +185,10 @@ async fn a_job_that_kills_its_process_each_time_is_quarantined_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let (poison, neighbours) = {
         let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
-        let lane = queue.lane();
-        let before = lane.enqueue(job("before")).await.expect("accepted").id;
-        let poison = lane.enqueue(job("poison")).await.expect("accepted").id;
-        (poison, [before, lane.enqueue(job("after")).await.expect("accepted").id])
+        let client = queue.client();
+        let before = client.enqueue(job("before")).await.expect("accepted").id;
+        let poison = client.enqueue(job("poison")).await.expect("accepted").id;
+        (poison, [before, client.enqueue(job("after")).await.expect("accepted").id])
     };
     for _ in 0..MAX_DEATHS {
         let mut child = start("work", folder.path());
@@ -205,7 +204,7 @@ async fn a_job_that_kills_its_process_each_time_is_quarantined_alone() {
         async move { work(&*queue).await }
     });
     for id in neighbours {
-        let view = queue.lane().wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
+        let view = queue.client().wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
         assert_eq!(view.state, JobState::Succeeded);
     }
     worker.abort();
@@ -235,25 +234,25 @@ async fn everything_is_in_its_place_after_a_restart() {
     let with = |payload: &'static str, options| NewJob { options, ..job(payload) };
     let (done, dead, later, cancelled, order) = {
         let queue = open();
-        let lane = queue.lane();
+        let client = queue.client();
         let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
-        let done = lane.enqueue(job("done")).await.expect("accepted").id;
-        let dead = lane.enqueue(job("dead")).await.expect("accepted").id;
-        let leased = consumer.step(Vec::new(), 2).await.expect("a step").leased;
+        let done = client.enqueue(job("done")).await.expect("accepted").id;
+        let dead = client.enqueue(job("dead")).await.expect("accepted").id;
+        let leased = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step").leased;
         let result = JobResult { explain: Explain::default(), outputs: "result".into() };
         let error = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "broken".into() };
         let outcomes = [Outcome::Succeeded(result.encode()), Outcome::Failed { error, retry_in: None }];
         let settled =
             leased.iter().zip(outcomes).map(|(job, outcome)| Settlement { id: job.id, token: job.token, outcome });
-        assert!(consumer.step(settled.collect(), 0).await.expect("a step").refused.is_empty());
+        assert!(consumer.settle_and_lease(settled.collect(), 0).await.expect("a step").refused.is_empty());
         let delayed = JobOptions { delay: Some(Duration::from_secs(3_600)), ..JobOptions::default() };
-        let later = lane.enqueue(with("later", delayed)).await.expect("accepted").id;
-        let cancelled = lane.enqueue(job("cancelled")).await.expect("accepted").id;
+        let later = client.enqueue(with("later", delayed)).await.expect("accepted").id;
+        let cancelled = client.enqueue(job("cancelled")).await.expect("accepted").id;
         queue.cancel(cancelled).await.expect("cancelled");
         let mut order = Vec::new();
         for (payload, priority) in [("low", 0), ("high", 9), ("low too", 0)] {
             let options = JobOptions { priority, ..JobOptions::default() };
-            order.push(lane.enqueue(with(payload, options)).await.expect("accepted").id);
+            order.push(client.enqueue(with(payload, options)).await.expect("accepted").id);
         }
         queue.set_paused("other", true).await.expect("paused");
         (done, dead, later, cancelled, order)
@@ -274,12 +273,12 @@ async fn everything_is_in_its_place_after_a_restart() {
         (3, 1, 1, 7, 3)
     );
     let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
-    let leased = consumer.step(Vec::new(), 8).await.expect("a step").leased;
+    let leased = consumer.settle_and_lease(Vec::new(), 8).await.expect("a step").leased;
     assert_eq!(leased.iter().map(|job| job.id).collect::<Vec<_>>(), [order[1], order[0], order[2]]);
     assert_eq!(leased[0].payload, "high", "payloads come from the journal now");
     assert!(leased.iter().all(|job| (job.attempt, job.deaths) == (1, 0)));
     assert_eq!(queue.redrive(MODEL, &[dead], 1).await.expect("redriven"), 1);
-    let leased = consumer.step(Vec::new(), 8).await.expect("a step").leased;
+    let leased = consumer.settle_and_lease(Vec::new(), 8).await.expect("a step").leased;
     assert_eq!((leased[0].id, leased[0].payload.as_ref()), (dead, &b"dead"[..]));
 }
 
@@ -289,7 +288,7 @@ async fn a_queue_that_is_dropped_frees_its_folder_at_once() {
     let began = Instant::now();
     for _ in 0..20 {
         let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
-        queue.lane().enqueue(job("a")).await.expect("accepted");
+        queue.client().enqueue(job("a")).await.expect("accepted");
     }
     let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
     assert_eq!(queue.counts(MODEL).await.expect("counts").queued, 20);

@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, NewJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, OwnerId};
-use nobat_queue::Queue;
-use nobat_queue::queue::{MAX_DEATHS, QueueSettings};
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{MAX_DEATHS, Queue, QueueSettings};
 
 use redis_support::{Server, echo};
 
@@ -53,7 +52,7 @@ fn child() {
             let mut idle = true;
             let mut poisoned = false;
             for (consumer, done) in &mut sessions {
-                let leased = consumer.step(std::mem::take(done), 8).await.expect("a step").leased;
+                let leased = consumer.settle_and_lease(std::mem::take(done), 8).await.expect("a step").leased;
                 idle &= leased.is_empty();
                 for job in &leased {
                     let fails = job.payload == SECOND_TIME && job.attempt == 1;
@@ -93,13 +92,13 @@ async fn innocents_outlive_the_poison(store: &str, poison: &str, delay: Option<D
     let mut innocents = Vec::new();
     let poison = {
         let queue = open(store).await;
-        let lane = queue.lane();
+        let client = queue.client();
         let mut found = None;
         for number in 0..INNOCENTS {
             if number == INNOCENTS / 2 {
-                found = Some(lane.enqueue(job(poison.into(), delay)).await.expect("accepted").id);
+                found = Some(client.enqueue(job(poison.into(), delay)).await.expect("accepted").id);
             }
-            innocents.push(lane.enqueue(job(number.to_string(), None)).await.expect("accepted").id);
+            innocents.push(client.enqueue(job(number.to_string(), None)).await.expect("accepted").id);
         }
         found.expect("it is among them")
     };

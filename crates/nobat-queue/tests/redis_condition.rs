@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::ErrorCode;
-use nobat_queue::condition::Refusal;
-use nobat_queue::queue::QueueSettings;
-use nobat_queue::{Condition, Queue};
+use nobat_queue::{Condition, Queue, QueueSettings, Refusal};
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -48,8 +46,8 @@ fn set(server: &Server, name: &str, value: impl ToString) {
 async fn a_killed_server_is_seen_and_its_return_too_without_a_caller() {
     let mut server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    lane.enqueue(job("before")).await.expect("accepted");
+    let (client, mut condition) = (queue.client(), queue.condition());
+    client.enqueue(job("before")).await.expect("accepted");
     assert!(condition.refusal().is_none());
     for _ in 0..2 {
         server.kill();
@@ -57,7 +55,7 @@ async fn a_killed_server_is_seen_and_its_return_too_without_a_caller() {
         assert!(refusal.error.message.contains("redis cannot be used"), "{}", refusal.error);
         server.restart();
         over(&mut condition).await;
-        lane.enqueue(job("after")).await.expect("accepted");
+        client.enqueue(job("after")).await.expect("accepted");
     }
 }
 
@@ -65,8 +63,8 @@ async fn a_killed_server_is_seen_and_its_return_too_without_a_caller() {
 async fn a_server_that_answers_nothing_is_seen_without_a_caller() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    lane.enqueue(job("before")).await.expect("accepted");
+    let (client, mut condition) = (queue.client(), queue.condition());
+    client.enqueue(job("before")).await.expect("accepted");
     let signal = |name: &str| {
         let sent = Command::new("kill").args([name, &server.pid().to_string()]).status();
         assert!(sent.expect("kill runs").success());
@@ -75,18 +73,18 @@ async fn a_server_that_answers_nothing_is_seen_without_a_caller() {
     assert!(refused(&mut condition).await.error.message.contains("no answer"));
     signal("-CONT");
     over(&mut condition).await;
-    lane.enqueue(job("after")).await.expect("accepted");
+    client.enqueue(job("after")).await.expect("accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_refuses_writes_is_refused_with_the_first_call_until_it_takes_them() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    lane.enqueue(job("before")).await.expect("accepted");
+    let (client, mut condition) = (queue.client(), queue.condition());
+    client.enqueue(job("before")).await.expect("accepted");
 
     set(&server, "maxmemory", 1);
-    let refused_call = lane.enqueue(job("x")).await.expect_err("no memory");
+    let refused_call = client.enqueue(job("x")).await.expect_err("no memory");
     let refusal = condition.refusal().expect("seen by the time the caller is told");
     assert_eq!(refusal.error.message, refused_call.message);
     assert!(refusal.error.message.contains("out of memory"), "{}", refusal.error);
@@ -98,34 +96,34 @@ async fn a_server_that_refuses_writes_is_refused_with_the_first_call_until_it_ta
     over(&mut condition).await;
 
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec(&mut server.connection()).expect("a replica");
-    lane.enqueue(job("x")).await.expect_err("read only");
+    client.enqueue(job("x")).await.expect_err("read only");
     refused(&mut condition).await;
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut server.connection()).expect("a master");
     over(&mut condition).await;
 
     set(&server, "min-replicas-to-write", 1);
-    lane.enqueue(job("x")).await.expect_err("too few replicas");
+    client.enqueue(job("x")).await.expect_err("too few replicas");
     assert!(condition.refusal().expect("seen").error.message.contains("replicas"));
     set(&server, "min-replicas-to-write", 0);
     over(&mut condition).await;
-    lane.enqueue(job("after")).await.expect("accepted");
+    client.enqueue(job("after")).await.expect("accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_gets_no_connection_is_seen_with_its_first_call() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    lane.enqueue(job("before")).await.expect("accepted");
+    let (client, mut condition) = (queue.client(), queue.condition());
+    client.enqueue(job("before")).await.expect("accepted");
     let mut admin = server.connection();
     let set = |admin: &mut redis::Connection, most: u32| {
         redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(most).exec(admin).expect("set");
     };
     set(&mut admin, 1);
-    let other = queue.lane();
+    let other = queue.client();
     other.enqueue(job("x")).await.expect_err("no connection is left");
     refused(&mut condition).await;
-    lane.enqueue(job("y")).await.expect("the other thread has one");
+    client.enqueue(job("y")).await.expect("the other thread has one");
     assert!(condition.refusal().is_some(), "that one works says nothing about the other");
     set(&mut admin, 100);
     over(&mut condition).await;

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::job::{JobError, JobState, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId};
-use nobat_queue::Queue;
-use nobat_queue::queue::{Consumer, QueueSettings, Renewal};
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Consumer, Queue, QueueSettings, Renewal};
 use parking_lot::Mutex;
 use redis_support::proxy::Proxy;
 use redis_support::shim::Shim;
@@ -25,7 +24,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn serve_counted(mut consumer: Box<dyn Consumer>, started: Arc<Mutex<HashMap<Vec<u8>, u32>>>) {
     let mut settle = Vec::new();
     loop {
-        match consumer.step_or_park(std::mem::take(&mut settle), 8).await {
+        match consumer.settle_and_lease_or_wait(std::mem::take(&mut settle), 8).await {
             Ok(step) if step.leased.is_empty() => consumer.idle().await,
             Ok(step) => {
                 for job in &step.leased {
@@ -44,7 +43,7 @@ async fn replies_lost_after_the_commit_lose_no_job_and_run_none_twice() {
     let proxy = Proxy::before(server.port);
     let url = format!("redis://127.0.0.1:{}/", proxy.port);
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
-    let lane = queue.lane();
+    let client = queue.client();
     let started = Arc::new(Mutex::new(HashMap::new()));
     let worker = tokio::spawn(serve_counted(queue.consumer("digits", "w").await.expect("opens"), started.clone()));
     let mut ids: Vec<JobId> = Vec::new();
@@ -52,8 +51,8 @@ async fn replies_lost_after_the_commit_lose_no_job_and_run_none_twice() {
         proxy.cut(1);
         let jobs: Vec<_> = (0..3u32)
             .map(|n| {
-                let lane = lane.clone();
-                tokio::spawn(async move { lane.enqueue(job(format!("{round}-{n}"))).await })
+                let client = client.clone();
+                tokio::spawn(async move { client.enqueue(job(format!("{round}-{n}"))).await })
             })
             .collect();
         for enqueued in jobs {
@@ -61,7 +60,7 @@ async fn replies_lost_after_the_commit_lose_no_job_and_run_none_twice() {
         }
     }
     for id in &ids {
-        let view = queue.lane().wait(*id, SOON).await.expect("the store answers").expect("is there");
+        let view = queue.client().wait(*id, SOON).await.expect("the store answers").expect("is there");
         assert_eq!(view.state, JobState::Succeeded, "job {id}");
     }
     worker.abort();
@@ -76,33 +75,33 @@ async fn replies_lost_after_the_commit_lose_no_job_and_run_none_twice() {
 async fn a_flushed_killed_and_restarted_server_ends_nothing() {
     let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let queue = queue(&server, QueueSettings { lease_ms: 2_000, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    assert_eq!(lane.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
 
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.connection()).expect("flushed");
-    assert_eq!(lane.call(job("flushed"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("flushed"), SOON).await.expect("answered").state, JobState::Succeeded);
 
     let mut admin = server.connection();
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut admin).expect("killed");
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec(&mut admin).expect("killed");
-    assert_eq!(lane.call(job("killed"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("killed"), SOON).await.expect("answered").state, JobState::Succeeded);
 
     worker.abort();
-    let waiting = lane.enqueue(job("waits")).await.expect("accepted").id;
+    let waiting = client.enqueue(job("waits")).await.expect("accepted").id;
     let waiter = tokio::spawn({
-        let lane = lane.clone();
-        async move { lane.wait(waiting, SOON).await }
+        let client = client.clone();
+        async move { client.wait(waiting, SOON).await }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.kill();
-    assert_eq!(lane.enqueue(job("down")).await.expect_err("it is down").code, ErrorCode::QueueUnavailable);
+    assert_eq!(client.enqueue(job("down")).await.expect_err("it is down").code, ErrorCode::QueueUnavailable);
     assert!(queue.health().await.is_err());
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("known"), 8));
     server.restart();
     let view = waiter.await.expect("no panic").expect("the store answers").expect("is there");
     assert_eq!(view.state, JobState::Succeeded);
-    assert_eq!(lane.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
     // Its own connection comes back after its pause.
     let deadline = Instant::now() + SOON;
     let health = loop {
@@ -120,12 +119,12 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
 async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut accepted = Vec::new();
     // The first has a result that travels beside its record.
     let large = vec![7; 100_000];
     for payload in [large.clone(), b"fails".to_vec(), b"waits".to_vec()] {
-        accepted.push(lane.enqueue(job(payload)).await.expect("accepted").id);
+        accepted.push(client.enqueue(job(payload)).await.expect("accepted").id);
     }
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let leased = lease(&mut *consumer, 2).await;
@@ -134,7 +133,7 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
         redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).exec(&mut admin).expect("set");
     };
     limit(1_000_000);
-    let refused = lane.enqueue(job("too many")).await.expect_err("there is no memory for it");
+    let refused = client.enqueue(job("too many")).await.expect_err("there is no memory for it");
     assert_eq!(refused.code, ErrorCode::QueueUnavailable);
     assert!(refused.message.contains("raise maxmemory or drain the queues"), "{refused}");
 
@@ -145,12 +144,12 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     let error = JobError { code: ErrorCode::InferenceFailed, message: "it always fails".to_owned() };
     let failed =
         Settlement { id: leased[1].id, token: leased[1].token, outcome: Outcome::Failed { error, retry_in: None } };
-    let step = consumer.step(vec![echo(&leased[0]), failed], 8).await.expect("answered");
+    let step = consumer.settle_and_lease(vec![echo(&leased[0]), failed], 8).await.expect("answered");
     assert!(step.refused.is_empty());
     assert_eq!(step.leased.len(), 1, "the waiting job runs");
-    assert!(consumer.step(vec![echo(&step.leased[0])], 0).await.expect("answered").refused.is_empty());
+    assert!(consumer.settle_and_lease(vec![echo(&step.leased[0])], 0).await.expect("answered").refused.is_empty());
     for (id, state) in accepted.iter().zip([JobState::Succeeded, JobState::Dead, JobState::Succeeded]) {
-        assert_eq!(lane.wait(*id, SOON).await.expect("answered").expect("is there").state, state);
+        assert_eq!(client.wait(*id, SOON).await.expect("answered").expect("is there").state, state);
     }
     let view = queue.get(accepted[0]).await.expect("answered").expect("is there");
     assert_eq!(view.result.expect("has a result").outputs, large);
@@ -159,7 +158,7 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
     late.consumer("digits", "late").await.expect("opens");
 
     limit(0);
-    lane.enqueue(job("fits again")).await.expect("accepted");
+    client.enqueue(job("fits again")).await.expect("accepted");
 }
 
 /// Nobody could renew: what ran out meanwhile says nothing about its holder.
@@ -167,9 +166,9 @@ async fn a_server_out_of_memory_refuses_new_jobs_and_ends_those_it_has() {
 async fn a_server_that_was_away_for_longer_than_a_lease_takes_no_job_from_its_worker() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 4_000, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut holder = queue.consumer("digits", "holder").await.expect("opens");
-    let id = lane.enqueue(job("long")).await.expect("accepted").id;
+    let id = client.enqueue(job("long")).await.expect("accepted").id;
     let leased = lease(&mut *holder, 1).await;
     let mut renewer = queue.renewer().await.expect("opens");
     let held = [(id, leased[0].token)];
@@ -182,15 +181,15 @@ async fn a_server_that_was_away_for_longer_than_a_lease_takes_no_job_from_its_wo
     let mut other = queue.consumer("digits", "other").await.expect("opens");
     let deadline = Instant::now() + SOON;
     let step = loop {
-        match other.step(Vec::new(), 8).await {
+        match other.settle_and_lease(Vec::new(), 8).await {
             Ok(step) => break step,
             Err(e) => assert!(Instant::now() < deadline, "{e}"),
         }
     };
     assert!(step.leased.is_empty(), "the job is its holder's still");
     assert_eq!(renewer.renew("digits", &held).await.expect("answered"), [Renewal::Renewed]);
-    assert!(holder.step(vec![echo(&leased[0])], 0).await.expect("answered").refused.is_empty());
-    let view = lane.wait(id, SOON).await.expect("answered").expect("is there");
+    assert!(holder.settle_and_lease(vec![echo(&leased[0])], 0).await.expect("answered").refused.is_empty());
+    let view = client.wait(id, SOON).await.expect("answered").expect("is there");
     assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1));
 }
 
@@ -205,15 +204,18 @@ async fn what_redis_cannot_keep_fails_alone_and_the_session_goes_on() {
     let queue = queue(&server, QueueSettings::default()).await;
     let most = queue.max_value_bytes();
     assert_eq!(most, 1 << 20);
-    let lane = queue.lane();
-    let refused = lane.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
+    let client = queue.client();
+    let refused = client.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
     assert_eq!(refused.code, ErrorCode::PayloadTooLarge);
     assert!(refused.message.contains("1048577 bytes") && refused.message.contains("fewer rows"), "{refused}");
-    assert_eq!(lane.call(job(vec![7; most + 1]), SOON).await.expect_err("too large").code, ErrorCode::PayloadTooLarge);
+    assert_eq!(
+        client.call(job(vec![7; most + 1]), SOON).await.expect_err("too large").code,
+        ErrorCode::PayloadTooLarge
+    );
     let ids = [
-        lane.enqueue(job(vec![7; most])).await.expect("fits").id,
-        lane.enqueue(job("huge")).await.expect("accepted").id,
-        lane.enqueue(job("small")).await.expect("accepted").id,
+        client.enqueue(job(vec![7; most])).await.expect("fits").id,
+        client.enqueue(job("huge")).await.expect("accepted").id,
+        client.enqueue(job("small")).await.expect("accepted").id,
     ];
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let leased = lease(&mut *consumer, 3).await;
@@ -222,15 +224,21 @@ async fn what_redis_cannot_keep_fails_alone_and_the_session_goes_on() {
         Settlement { id: leased[1].id, token: leased[1].token, outcome: Outcome::Succeeded(vec![0; most + 1].into()) };
     let largest =
         Settlement { id: leased[0].id, token: leased[0].token, outcome: Outcome::Succeeded(vec![0; most].into()) };
-    let settled = consumer.step(vec![largest, huge, echo(&leased[2])], 8).await.expect("no call is repeated for ever");
+    let settled = consumer
+        .settle_and_lease(vec![largest, huge, echo(&leased[2])], 8)
+        .await
+        .expect("no call is repeated for ever");
     assert!(settled.refused.is_empty());
     let view = queue.get(ids[1]).await.expect("answered").expect("is there");
     let error = view.error.expect("says why");
     assert_eq!((view.state, error.code), (JobState::Dead, ErrorCode::PayloadTooLarge));
     assert!(error.message.contains("1048577 bytes") && error.message.contains("fewer"), "{}", error.message);
     assert_eq!(queue.get(ids[2]).await.expect("answered").expect("is there").state, JobState::Succeeded);
-    let ledger = queue.ledger();
-    assert_eq!(ledger.put("s", "k", &vec![0; most + 1]).await.expect_err("too large").code, ErrorCode::PayloadTooLarge);
+    let metadata = queue.metadata();
+    assert_eq!(
+        metadata.put("s", "k", &vec![0; most + 1]).await.expect_err("too large").code,
+        ErrorCode::PayloadTooLarge
+    );
     queue.cache_put(1, &vec![0; most + 1], SOON).await.expect("not kept, and no fault");
     assert_eq!(queue.cache_get(1).await.expect("answered"), None);
 }
@@ -240,21 +248,21 @@ async fn what_redis_cannot_keep_fails_alone_and_the_session_goes_on() {
 async fn where_writes_are_refused_jobs_can_still_be_read() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let ended = lane.enqueue(job("ended")).await.expect("accepted").id;
-    assert_eq!(lane.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    let ended = client.enqueue(job("ended")).await.expect("accepted").id;
+    assert_eq!(client.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
     worker.abort();
-    let waits = lane.enqueue(job("waits")).await.expect("accepted").id;
+    let waits = client.enqueue(job("waits")).await.expect("accepted").id;
 
     let set = ["SET", "min-replicas-to-write", "1"];
     redis::cmd("CONFIG").arg(&set).exec(&mut server.connection()).expect("set");
-    let refused = lane.enqueue(job("too late")).await.expect_err("no write is taken");
+    let refused = client.enqueue(job("too late")).await.expect_err("no write is taken");
     assert_eq!(refused.code, ErrorCode::QueueUnavailable, "{refused}");
     assert_eq!(queue.get(ended).await.expect("answered").expect("is there").state, JobState::Succeeded);
     assert_eq!(queue.get(waits).await.expect("answered").expect("is there").state, JobState::Queued);
-    assert_eq!(lane.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
-    assert_eq!(lane.wait(waits, SOON).await.expect_err("nobody can watch it").code, ErrorCode::QueueUnavailable);
+    assert_eq!(client.wait(ended, SOON).await.expect("answered").expect("is there").state, JobState::Succeeded);
+    assert_eq!(client.wait(waits, SOON).await.expect_err("nobody can watch it").code, ErrorCode::QueueUnavailable);
     // A process that starts now reads as well.
     let late = RedisQueue::connect(&server.url(), QueueSettings::default(), "nobat").await.expect("connects");
     assert_eq!(late.get(ended).await.expect("answered").expect("is there").state, JobState::Succeeded);
@@ -267,14 +275,14 @@ async fn what_was_accepted_survives_a_kill_while_an_fsync_runs() {
     let everysec = ["--appendonly", "yes", "--appendfsync", "everysec"];
     let mut server = Server::start_in(shim.env("SHIM_FSYNC_MS", "900"), &everysec);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let (lane, stop, accepted) = (lane.clone(), stop.clone(), accepted.clone());
+            let (client, stop, accepted) = (client.clone(), stop.clone(), accepted.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
-                    match lane.enqueue(job("kept")).await {
+                    match client.enqueue(job("kept")).await {
                         Ok(job) => accepted.lock().push(job.id),
                         Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     }
@@ -302,7 +310,7 @@ async fn what_was_accepted_survives_a_kill_while_an_fsync_runs() {
 async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let woken = Arc::new(AtomicUsize::new(0));
     let mut workers = Vec::new();
     for n in 0..100 {
@@ -311,7 +319,7 @@ async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
         workers.push(tokio::spawn(async move {
             let mut settle = Vec::new();
             loop {
-                let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("the store answers");
+                let step = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("the store answers");
                 settle.extend(step.leased.iter().map(echo));
                 if settle.is_empty() {
                     consumer.idle().await;
@@ -331,7 +339,7 @@ async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
     }
     for _ in 0..5 {
         woken.store(0, Ordering::SeqCst);
-        assert_eq!(lane.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
+        assert_eq!(client.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let count = woken.load(Ordering::SeqCst);
         assert!((1..=2).contains(&count), "{count} consumers woke for one job");
@@ -353,23 +361,23 @@ async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
 async fn a_poison_job_is_quarantined_and_takes_no_neighbour_with_it() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 150, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut ids = HashMap::new();
     for name in ["a", "b", "poison", "c", "d"] {
-        ids.insert(name, lane.enqueue(job(name)).await.expect("accepted").id);
+        ids.insert(name, client.enqueue(job(name)).await.expect("accepted").id);
     }
     let deadline = Instant::now() + SOON;
     while queue.counts("digits").await.expect("counted").finished_total < 5 {
         assert!(Instant::now() < deadline, "the queue never came to rest");
         let mut worker = queue.consumer("digits", "w").await.expect("opens");
-        let step = worker.step(Vec::new(), 8).await.expect("answered");
+        let step = worker.settle_and_lease(Vec::new(), 8).await.expect("answered");
         if step.leased.iter().any(|job| job.payload == "poison") {
             // The worker dies with everything it holds.
             drop(worker);
             tokio::time::sleep(Duration::from_millis(160)).await;
             continue;
         }
-        worker.step(step.leased.iter().map(echo).collect(), 0).await.expect("answered");
+        worker.settle_and_lease(step.leased.iter().map(echo).collect(), 0).await.expect("answered");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for (name, id) in ids {
@@ -384,11 +392,11 @@ async fn a_poison_job_is_quarantined_and_takes_no_neighbour_with_it() {
 async fn a_rotten_record_is_dead_lettered_alone() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut raw = server.connection();
     let mut ids = Vec::new();
     for name in ["a", "cut", "b", "list", "gone", "c", "rubbish"] {
-        ids.push((name, lane.enqueue(job(name)).await.expect("accepted").id));
+        ids.push((name, client.enqueue(job(name)).await.expect("accepted").id));
     }
     let key = |id: JobId| [&b"nobat{digits}:"[..], &id.random.to_be_bytes()[..12]].concat();
     for (name, id) in &ids {
@@ -411,11 +419,11 @@ async fn a_rotten_record_is_dead_lettered_alone() {
     for (name, id) in ids {
         match name {
             "a" | "b" | "c" => {
-                let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+                let view = client.wait(id, SOON).await.expect("the store answers").expect("is there");
                 assert_eq!(view.state, JobState::Succeeded, "job {name}");
             }
             "cut" | "rubbish" => {
-                let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+                let view = client.wait(id, SOON).await.expect("the store answers").expect("is there");
                 assert_eq!(view.state, JobState::Dead, "job {name}");
             }
             _ => assert!(queue.get(id).await.expect("the store answers").is_none(), "job {name}"),
@@ -429,10 +437,10 @@ async fn a_rotten_record_is_dead_lettered_alone() {
 async fn the_auditor_names_what_is_wrong_and_repairs_it() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut raw = server.connection();
-    let lost = lane.enqueue(job("lost")).await.expect("accepted").id;
-    lane.enqueue(job("fine")).await.expect("accepted");
+    let lost = client.enqueue(job("lost")).await.expect("accepted").id;
+    client.enqueue(job("fine")).await.expect("accepted");
     assert_eq!(queue.audit("digits", false).await.expect("looked"), Vec::<String>::new());
 
     redis::cmd("ZREM")
@@ -451,7 +459,7 @@ async fn the_auditor_names_what_is_wrong_and_repairs_it() {
     let left = queue.audit("digits", false).await.expect("looked");
     assert_eq!(left, Vec::<String>::new());
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let view = lane.wait(lost, SOON).await.expect("the store answers").expect("is there");
+    let view = client.wait(lost, SOON).await.expect("the store answers").expect("is there");
     assert_eq!(view.state, JobState::Succeeded);
     worker.abort();
 }
@@ -460,20 +468,20 @@ async fn the_auditor_names_what_is_wrong_and_repairs_it() {
 async fn a_wait_that_ends_before_its_enqueue_is_answered_does_not_say_that_the_job_is_gone() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     // The model is known and the connection is open.
-    lane.enqueue(job("before")).await.expect("accepted");
+    client.enqueue(job("before")).await.expect("accepted");
     redis::cmd("CLIENT").arg("PAUSE").arg(1_500).arg("WRITE").exec(&mut server.connection()).expect("paused");
-    let view = lane.call(job("slow"), Duration::from_millis(100)).await.expect("it is accepted");
+    let view = client.call(job("slow"), Duration::from_millis(100)).await.expect("it is accepted");
     assert_eq!(view.state, JobState::Queued);
     assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
     // A caller that leaves while it is not answered takes its job along.
     redis::cmd("CLIENT").arg("PAUSE").arg(1_000).arg("WRITE").exec(&mut server.connection()).expect("paused");
     let left =
-        tokio::time::timeout(Duration::from_millis(300), lane.call(job("left"), Duration::from_millis(50))).await;
+        tokio::time::timeout(Duration::from_millis(300), client.call(job("left"), Duration::from_millis(50))).await;
     assert!(left.is_err(), "not answered before the store has it");
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let ended = lane.wait(view.id, SOON).await.expect("the store answers").expect("is there");
+    let ended = client.wait(view.id, SOON).await.expect("the store answers").expect("is there");
     assert_eq!(ended.state, JobState::Succeeded);
     worker.abort();
 }

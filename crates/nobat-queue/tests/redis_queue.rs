@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use nobat_core::job::{JobError, JobOptions, JobState, Outcome, Settlement};
 use nobat_core::{ErrorCode, OwnerId};
-use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, Renewal};
+use nobat_queue::{Queue, QueueSettings, Renewal};
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -17,14 +16,14 @@ const SOON: Duration = Duration::from_secs(10);
 async fn a_job_goes_the_whole_way() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let view = lane.call(job("one"), SOON).await.expect("answered");
+    let view = client.call(job("one"), SOON).await.expect("answered");
     assert_eq!(view.state, JobState::Succeeded);
     assert_eq!(view.result.expect("has a result").outputs, "one");
 
-    let accepted = lane.enqueue(job("two")).await.expect("accepted");
-    let view = lane.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
+    let accepted = client.enqueue(job("two")).await.expect("accepted");
+    let view = client.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
     assert_eq!(view.result.expect("has a result").outputs, "two");
     let read = queue.get(accepted.id).await.expect("the store answers").expect("is there");
     assert_eq!((read.state, read.id, read.attempts), (JobState::Succeeded, accepted.id, 1));
@@ -40,7 +39,7 @@ async fn a_job_goes_the_whole_way() {
 async fn another_lanes_job_can_be_waited_for() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let (first, second) = (queue.lane(), queue.lane());
+    let (first, second) = (queue.client(), queue.client());
     let accepted = first.enqueue(job("x")).await.expect("accepted");
     let id = accepted.id;
     let (one, two) = (first.clone(), second.clone());
@@ -59,10 +58,10 @@ async fn another_lanes_job_can_be_waited_for() {
 async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     let tensor = vec![7u8; 600_000];
-    let view = lane.call(job(tensor.clone()), SOON).await.expect("answered");
+    let view = client.call(job(tensor.clone()), SOON).await.expect("answered");
     assert_eq!(view.result.expect("has a result").outputs, tensor);
     let again = queue.get(view.id).await.expect("the store answers").expect("is there");
     assert_eq!(again.result.expect("has a result").outputs, tensor);
@@ -77,8 +76,8 @@ async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
 async fn a_settlement_after_the_lease_went_to_another_is_refused() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 100, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
-    let accepted = lane.enqueue(job("x")).await.expect("accepted");
+    let client = queue.client();
+    let accepted = client.enqueue(job("x")).await.expect("accepted");
     let mut slow = queue.consumer("digits", "slow").await.expect("opens");
     let mut quick = queue.consumer("digits", "quick").await.expect("opens");
     let stale = lease(&mut *slow, 1).await.remove(0);
@@ -90,11 +89,11 @@ async fn a_settlement_after_the_lease_went_to_another_is_refused() {
     let mut renewer = queue.renewer().await.expect("opens");
     let renewed = renewer.renew("digits", &[(stale.id, stale.token), (fresh.id, fresh.token)]).await.expect("answered");
     assert_eq!(renewed, [Renewal::Lost, Renewal::Renewed]);
-    let step = slow.step(vec![echo(&stale)], 0).await.expect("answered");
+    let step = slow.settle_and_lease(vec![echo(&stale)], 0).await.expect("answered");
     assert_eq!(step.refused, [stale.id]);
     let view = queue.get(accepted.id).await.expect("the store answers").expect("is there");
     assert_eq!(view.state, JobState::Leased);
-    let step = quick.step(vec![echo(&fresh)], 0).await.expect("answered");
+    let step = quick.settle_and_lease(vec![echo(&fresh)], 0).await.expect("answered");
     assert!(step.refused.is_empty());
 }
 
@@ -102,8 +101,8 @@ async fn a_settlement_after_the_lease_went_to_another_is_refused() {
 async fn a_failed_attempt_runs_again_and_then_is_a_dead_letter() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    let accepted = lane.enqueue(job("x")).await.expect("accepted");
+    let client = queue.client();
+    let accepted = client.enqueue(job("x")).await.expect("accepted");
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let fail = |id, token, retry_in| Settlement {
         id,
@@ -114,7 +113,10 @@ async fn a_failed_attempt_runs_again_and_then_is_a_dead_letter() {
         },
     };
     let first = lease(&mut *consumer, 1).await.remove(0);
-    consumer.step(vec![fail(first.id, first.token, Some(Duration::from_millis(50)))], 0).await.expect("answered");
+    consumer
+        .settle_and_lease(vec![fail(first.id, first.token, Some(Duration::from_millis(50)))], 0)
+        .await
+        .expect("answered");
     let view = queue.get(accepted.id).await.expect("the store answers").expect("is there");
     assert_eq!((view.state, view.attempts), (JobState::Failed, 1));
     assert_eq!(view.error.expect("says why").message, "no");
@@ -122,15 +124,15 @@ async fn a_failed_attempt_runs_again_and_then_is_a_dead_letter() {
     let second = lease(&mut *consumer, 1).await.remove(0);
     assert_eq!(second.attempt, 2);
     assert_eq!(second.payload, "x");
-    consumer.step(vec![fail(second.id, second.token, None)], 0).await.expect("answered");
-    let view = lane.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
+    consumer.settle_and_lease(vec![fail(second.id, second.token, None)], 0).await.expect("answered");
+    let view = client.wait(accepted.id, SOON).await.expect("the store answers").expect("is there");
     assert_eq!((view.state, view.attempts), (JobState::Dead, 2));
     assert_eq!(queue.counts("digits").await.expect("counted").dead, 1);
 
     assert_eq!(queue.redrive("digits", &[], 10).await.expect("redriven"), 1);
     let again = lease(&mut *consumer, 1).await.remove(0);
     assert_eq!((again.attempt, again.payload.as_ref()), (1, &b"x"[..]));
-    consumer.step(vec![fail(again.id, again.token, None)], 0).await.expect("answered");
+    consumer.settle_and_lease(vec![fail(again.id, again.token, None)], 0).await.expect("answered");
     assert_eq!(queue.purge("digits", &[accepted.id], 0).await.expect("purged"), 1);
     assert!(queue.get(accepted.id).await.expect("the store answers").is_none());
 }
@@ -139,12 +141,12 @@ async fn a_failed_attempt_runs_again_and_then_is_a_dead_letter() {
 async fn a_delayed_job_wakes_an_idle_worker_when_it_is_due() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = std::time::Instant::now();
     let delay = Duration::from_millis(300);
-    let view = lane
+    let view = client
         .call(job_with("x", JobOptions { delay: Some(delay), ..JobOptions::default() }), SOON)
         .await
         .expect("answered");
@@ -158,11 +160,11 @@ async fn a_delayed_job_wakes_an_idle_worker_when_it_is_due() {
 async fn a_waiting_job_ends_at_its_deadline_with_nobody_to_run_it() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 500, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     queue.set_paused("digits", true).await.expect("paused");
     let _consumer = queue.consumer("digits", "w").await.expect("opens");
     let options = JobOptions { deadline: Some(Duration::from_millis(100)), ..JobOptions::default() };
-    let view = lane.call(job_with("x", options), SOON).await.expect("answered");
+    let view = client.call(job_with("x", options), SOON).await.expect("answered");
     assert_eq!(view.state, JobState::Expired);
     assert_eq!(view.error.expect("says why").code, ErrorCode::DeadlineExceeded);
     assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, 0);
@@ -172,19 +174,19 @@ async fn a_waiting_job_ends_at_its_deadline_with_nobody_to_run_it() {
 async fn cancelling_ends_a_queued_and_a_leased_job_at_once() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    let queued = lane.enqueue(job("x")).await.expect("accepted").id;
+    let client = queue.client();
+    let queued = client.enqueue(job("x")).await.expect("accepted").id;
     assert_eq!(queue.cancel(queued).await.expect("cancelled").state, JobState::Cancelled);
     assert_eq!(queue.cancel(queued).await.expect_err("ended").code, ErrorCode::JobAlreadyFinished);
 
-    let leased = lane.enqueue(job("y")).await.expect("accepted").id;
+    let leased = client.enqueue(job("y")).await.expect("accepted").id;
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let job = lease(&mut *consumer, 1).await.remove(0);
     assert_eq!(job.id, leased);
     assert_eq!(queue.cancel(leased).await.expect("cancelled").state, JobState::Cancelled);
     let mut renewer = queue.renewer().await.expect("opens");
     assert_eq!(renewer.renew("digits", &[(job.id, job.token)]).await.expect("answered"), [Renewal::Lost]);
-    let step = consumer.step(vec![echo(&job)], 4).await.expect("answered");
+    let step = consumer.settle_and_lease(vec![echo(&job)], 4).await.expect("answered");
     assert_eq!(step.refused, [leased]);
     assert!(step.leased.is_empty());
     let counts = queue.counts("digits").await.expect("counted");
@@ -195,10 +197,10 @@ async fn cancelling_ends_a_queued_and_a_leased_job_at_once() {
 async fn dropping_a_call_cancels_its_queued_job() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let call = tokio::spawn({
-        let lane = lane.clone();
-        async move { lane.call(job("x"), SOON).await }
+        let client = client.clone();
+        async move { client.call(job("x"), SOON).await }
     });
     while queue.counts("digits").await.expect("counted").queued == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -215,24 +217,24 @@ async fn an_idempotency_key_makes_one_job() {
     use nobat_core::job::Idempotency;
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let keyed = |fingerprint| {
         job_with(
             "x",
             JobOptions { idempotency: Some(Idempotency { key: "k".into(), fingerprint }), ..JobOptions::default() },
         )
     };
-    let first = lane.enqueue(keyed(1)).await.expect("accepted");
-    let second = lane.enqueue(keyed(1)).await.expect("accepted");
+    let first = client.enqueue(keyed(1)).await.expect("accepted");
+    let second = client.enqueue(keyed(1)).await.expect("accepted");
     assert_eq!((first.duplicate, second.duplicate, second.id), (false, true, first.id));
-    assert_eq!(lane.enqueue(keyed(2)).await.expect_err("another body").code, ErrorCode::IdempotencyMismatch);
+    assert_eq!(client.enqueue(keyed(2)).await.expect_err("another body").code, ErrorCode::IdempotencyMismatch);
     let mut other = keyed(2);
     other.owner = OwnerId(9);
-    assert!(!lane.enqueue(other).await.expect("another caller's key").duplicate);
+    assert!(!client.enqueue(other).await.expect("another caller's key").duplicate);
     assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
 
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    let view = lane.call(keyed(1), SOON).await.expect("answered");
+    let view = client.call(keyed(1), SOON).await.expect("answered");
     assert_eq!((view.id, view.state), (first.id, JobState::Succeeded));
     worker.abort();
 }
@@ -241,13 +243,13 @@ async fn an_idempotency_key_makes_one_job() {
 async fn a_full_queue_says_when_to_come_again() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { max_jobs: 2, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
-    lane.enqueue(job("a")).await.expect("accepted");
-    lane.enqueue(job("b")).await.expect("accepted");
-    let refused = lane.enqueue(job("c")).await.expect_err("full");
+    let client = queue.client();
+    client.enqueue(job("a")).await.expect("accepted");
+    client.enqueue(job("b")).await.expect("accepted");
+    let refused = client.enqueue(job("c")).await.expect_err("full");
     assert_eq!(refused.code, ErrorCode::QueueFull);
     assert!(refused.retry_after.is_some());
-    let refused = lane.call(job("c"), SOON).await.expect_err("full");
+    let refused = client.call(job("c"), SOON).await.expect_err("full");
     assert_eq!(refused.code, ErrorCode::QueueFull);
     assert_eq!(queue.counts("digits").await.expect("counted").queued, 2);
 }
@@ -256,16 +258,16 @@ async fn a_full_queue_says_when_to_come_again() {
 async fn every_state_is_listed() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
-    let done = lane.enqueue(job("done")).await.expect("accepted").id;
+    let done = client.enqueue(job("done")).await.expect("accepted").id;
     let leased = lease(&mut *consumer, 1).await.remove(0);
-    consumer.step(vec![echo(&leased)], 0).await.expect("answered");
-    let held = lane.enqueue(job("held")).await.expect("accepted").id;
+    consumer.settle_and_lease(vec![echo(&leased)], 0).await.expect("answered");
+    let held = client.enqueue(job("held")).await.expect("accepted").id;
     lease(&mut *consumer, 1).await;
     let later = job_with("later", JobOptions { delay: Some(SOON), ..JobOptions::default() });
-    let later = lane.enqueue(later).await.expect("accepted").id;
-    let queued = lane.enqueue(job("queued")).await.expect("accepted").id;
+    let later = client.enqueue(later).await.expect("accepted").id;
+    let queued = client.enqueue(job("queued")).await.expect("accepted").id;
 
     let mut seen = Vec::new();
     let mut cursor = None;
@@ -288,16 +290,19 @@ async fn every_state_is_listed() {
     assert_eq!(seen, expected);
 }
 
-/// A record is longer with a lane, or once its times differ: what a job counts for
+/// A record is longer with a client, or once its times differ: what a job counts for
 /// while it waits must be taken back whole, and no more.
 #[tokio::test]
 async fn the_bytes_of_waiting_jobs_are_in_balance_after_every_kind_of_wait() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     // Never due, so that too much taken back shows as well.
     let hour = Duration::from_secs(3600);
-    lane.enqueue(job_with("guard", JobOptions { delay: Some(hour), ..JobOptions::default() })).await.expect("accepted");
+    client
+        .enqueue(job_with("guard", JobOptions { delay: Some(hour), ..JobOptions::default() }))
+        .await
+        .expect("accepted");
     let guard = queue.counts("digits").await.expect("counted").queued_bytes;
     let some = Duration::from_millis(1);
     let kinds = [
@@ -309,13 +314,13 @@ async fn the_bytes_of_waiting_jobs_are_in_balance_after_every_kind_of_wait() {
     let mut ids = Vec::new();
     for options in &kinds {
         for size in [3, 10_000] {
-            ids.push(lane.enqueue(job_with(vec![7; size], options.clone())).await.expect("accepted").id);
+            ids.push(client.enqueue(job_with(vec![7; size], options.clone())).await.expect("accepted").id);
         }
     }
-    // One more has a lane that waits.
+    // One more has a client that waits.
     let waiting = tokio::spawn({
-        let lane = lane.clone();
-        async move { lane.call(job("called"), SOON).await }
+        let client = client.clone();
+        async move { client.call(job("called"), SOON).await }
     });
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let count = ids.len() + 1;
@@ -330,13 +335,13 @@ async fn the_bytes_of_waiting_jobs_are_in_balance_after_every_kind_of_wait() {
                 retry_in,
             },
         });
-        consumer.step(settle.collect(), 0).await.expect("answered");
+        consumer.settle_and_lease(settle.collect(), 0).await.expect("answered");
     }
     assert_eq!(waiting.await.expect("no panic").expect("answered").state, JobState::Dead);
     assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, guard);
     assert_eq!(queue.redrive("digits", &[], 100).await.expect("redriven"), count as u64);
     let leased = lease(&mut *consumer, count).await;
-    consumer.step(leased.iter().map(echo).collect(), 0).await.expect("answered");
+    consumer.settle_and_lease(leased.iter().map(echo).collect(), 0).await.expect("answered");
     assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, guard);
     for id in ids {
         assert_eq!(queue.get(id).await.expect("the store answers").expect("is there").state, JobState::Succeeded);

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::ErrorCode;
 use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, Outcome, Settlement};
-use nobat_queue::Queue;
-use nobat_queue::queue::{Consumer, Lane, QueueSettings};
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Consumer, Queue, QueueClient, QueueSettings};
 use redis_support::shim::Shim;
 use redis_support::*;
 
@@ -30,10 +29,10 @@ struct Healthy {
     jobs: u64,
 }
 
-async fn call_ms(lane: &dyn Lane) -> f64 {
+async fn call_ms(client: &dyn QueueClient) -> f64 {
     let started = Instant::now();
     let options = JobOptions { priority: 200, ..JobOptions::default() };
-    let view = lane.call(job_with("healthy", options), SOON).await.expect("answered");
+    let view = client.call(job_with("healthy", options), SOON).await.expect("answered");
     assert_eq!(view.state, JobState::Succeeded);
     started.elapsed().as_secs_f64() * 1000.0
 }
@@ -45,14 +44,14 @@ fn median(mut took: Vec<f64>) -> f64 {
 
 impl Healthy {
     /// Its usual time, while ordinary jobs keep the worker busy.
-    async fn usual(queue: &RedisQueue, lane: &Arc<dyn Lane>) -> Healthy {
+    async fn usual(queue: &RedisQueue, client: &Arc<dyn QueueClient>) -> Healthy {
         let (mut took, mut jobs) = (Vec::new(), 0);
         for _ in 0..40 {
             if queue.counts("digits").await.expect("counted").queued < 1_000 {
-                enqueue_all(&**lane, (0..5_000).map(|_| job("ordinary"))).await;
+                enqueue_all(&**client, (0..5_000).map(|_| job("ordinary"))).await;
                 jobs += 5_000;
             }
-            took.push(call_ms(&**lane).await);
+            took.push(call_ms(&**client).await);
             jobs += 1;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -60,10 +59,10 @@ impl Healthy {
     }
 
     /// Compares with its time in a storm, and looks what calls cost the server.
-    async fn compare(&self, name: &str, lane: &dyn Lane, server: &Server) {
+    async fn compare(&self, name: &str, client: &dyn QueueClient, server: &Server) {
         let mut took = Vec::new();
         for _ in 0..CALLS {
-            took.push(call_ms(lane).await);
+            took.push(call_ms(client).await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let storm_ms = median(took);
@@ -83,7 +82,7 @@ impl Healthy {
 async fn work(mut consumer: Box<dyn Consumer>, run: fn(&LeasedJob) -> Outcome) {
     let mut settle = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut settle), 32).await.expect("no script error");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 32).await.expect("no script error");
         if step.leased.is_empty() {
             consumer.idle().await;
         }
@@ -122,13 +121,13 @@ async fn the_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
     let server = Server::start(&[]);
     let settings = QueueSettings { lease_ms: lease_ms as u32, ..QueueSettings::default() };
     let queue = queue(&server, settings).await;
-    let lane = queue.lane();
-    enqueue_all(&*lane, (0..jobs).map(|n| job(format!("{n}")))).await;
+    let client = queue.client();
+    enqueue_all(&*client, (0..jobs).map(|n| job(format!("{n}")))).await;
     let mut dead = queue.consumer("digits", "dead").await.expect("opens");
     let leasing = Instant::now();
     let mut leased = 0;
     while leased < jobs {
-        leased += dead.step(Vec::new(), 1024).await.expect("answered").leased.len();
+        leased += dead.settle_and_lease(Vec::new(), 1024).await.expect("answered").leased.len();
     }
     assert!(leasing.elapsed() < Duration::from_millis(lease_ms as u64), "too slow a machine for this lease");
     drop(dead);
@@ -138,11 +137,11 @@ async fn the_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
     let mut settle = Vec::new();
     // Each runs alone now. The first steps run while most have not been reaped.
     for expected in 0..jobs {
-        let mut step = heir.step(std::mem::take(&mut settle), 8).await.expect("answered");
+        let mut step = heir.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("answered");
         while step.leased.is_empty() {
             assert!(leasing.elapsed() < 3 * SOON, "the leases never came back");
             tokio::time::sleep(Duration::from_millis(1)).await;
-            step = heir.step(Vec::new(), 8).await.expect("answered");
+            step = heir.settle_and_lease(Vec::new(), 8).await.expect("answered");
         }
         let payloads: Vec<_> = step.leased.iter().map(|job| job.payload.clone()).collect();
         assert_eq!(payloads, [format!("{expected}")]);
@@ -154,7 +153,7 @@ async fn the_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
             left = now - 1;
         }
     }
-    heir.step(settle, 0).await.expect("answered");
+    heir.settle_and_lease(settle, 0).await.expect("answered");
     assert_eq!(queue.counts("digits").await.expect("counted").finished_total, jobs as u64);
 }
 
@@ -163,22 +162,22 @@ async fn a_healthy_job_runs_beside_the_leases_of_a_dead_worker() {
     let jobs = amount(4_000, 20_000);
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 5_000, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
-    let healthy = Healthy::usual(&queue, &lane).await;
+    let healthy = Healthy::usual(&queue, &client).await;
     finished(&queue, healthy.jobs).await;
     worker.abort();
     let _ = (&mut worker).await;
-    enqueue_all(&*lane, (0..jobs).map(|_| job("held"))).await;
+    enqueue_all(&*client, (0..jobs).map(|_| job("held"))).await;
     let mut dead = queue.consumer("digits", "dead").await.expect("opens");
     while queue.counts("digits").await.expect("counted").queued > 0 {
-        dead.step(Vec::new(), 1024).await.expect("answered");
+        dead.settle_and_lease(Vec::new(), 1024).await.expect("answered");
     }
     drop(dead);
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(Duration::from_millis(5_000)).await;
-    healthy.compare(&format!("{jobs} leases of a dead worker"), &*lane, &server).await;
+    healthy.compare(&format!("{jobs} leases of a dead worker"), &*client, &server).await;
     finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     worker.abort();
 }
@@ -188,9 +187,9 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
     let jobs = amount(5_000, 100_000);
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), succeed));
-    let healthy = Healthy::usual(&queue, &lane).await;
+    let healthy = Healthy::usual(&queue, &client).await;
     finished(&queue, healthy.jobs).await;
     // Long enough for all to be enqueued before.
     let due = Instant::now() + Duration::from_secs(amount(4, 40) as u64);
@@ -198,11 +197,11 @@ async fn a_healthy_job_runs_while_very_many_become_due_in_one_second() {
         let delay = due.saturating_duration_since(Instant::now());
         job_with("due", JobOptions { delay: Some(delay), ..JobOptions::default() })
     });
-    enqueue_all(&*lane, delayed).await;
+    enqueue_all(&*client, delayed).await;
     assert!(Instant::now() < due, "too slow a machine to enqueue them in time");
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
-    healthy.compare(&format!("{jobs} due in one second"), &*lane, &server).await;
+    healthy.compare(&format!("{jobs} due in one second"), &*client, &server).await;
     finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     println!("all done {:.1} s after they were due", due.elapsed().as_secs_f64());
     worker.abort();
@@ -213,17 +212,17 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
     let jobs = amount(2_000, 50_000);
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(work(queue.consumer("digits", "w").await.expect("opens"), fail_storm));
-    let healthy = Healthy::usual(&queue, &lane).await;
+    let healthy = Healthy::usual(&queue, &client).await;
     finished(&queue, healthy.jobs).await;
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut server.connection()).expect("reset");
     let storm = tokio::spawn({
-        let lane = lane.clone();
-        async move { enqueue_all(&*lane, (0..jobs).map(|_| job("storm"))).await }
+        let client = client.clone();
+        async move { enqueue_all(&*client, (0..jobs).map(|_| job("storm"))).await }
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
-    healthy.compare(&format!("{jobs} failing jobs"), &*lane, &server).await;
+    healthy.compare(&format!("{jobs} failing jobs"), &*client, &server).await;
     storm.await.expect("no panic");
     finished(&queue, healthy.jobs + (CALLS + jobs) as u64).await;
     let counts = queue.counts("digits").await.expect("counted");
@@ -235,17 +234,17 @@ async fn a_healthy_job_runs_in_a_storm_of_retries() {
 async fn the_lowest_priority_starts_within_its_aging_bound_under_saturation() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { aging_s: 1, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
+    let client = queue.client();
     // More high priority jobs than the worker can ever run.
     let high = |_| job_with("high", JobOptions { priority: 3, ..JobOptions::default() });
-    enqueue_all(&*lane, (0..2_000).map(high)).await;
+    enqueue_all(&*client, (0..2_000).map(high)).await;
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
-    lane.enqueue(job("low")).await.expect("accepted");
+    client.enqueue(job("low")).await.expect("accepted");
     let waiting = Instant::now();
     let (mut settle, mut before) = (Vec::new(), 0);
     let low_us = loop {
-        enqueue_all(&*lane, (0..12).map(high)).await;
-        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("answered");
+        enqueue_all(&*client, (0..12).map(high)).await;
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("answered");
         settle.extend(step.leased.iter().map(echo));
         let is_low = |job: &&LeasedJob| job.payload == "low";
         before = step.leased.iter().filter(|job| !is_low(job)).map(|job| job.queued_at_us).fold(before, u64::max);
@@ -270,12 +269,12 @@ async fn the_lowest_priority_starts_within_its_aging_bound_under_saturation() {
 async fn a_host_that_enqueues() {
     let Ok(url) = std::env::var("NOBAT_TEST_HOST") else { return };
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
-    let lane = queue.lane();
+    let client = queue.client();
     for line in std::io::stdin().lines() {
         let range = line.expect("a line");
         let (from, to) = range.split_once(' ').expect("two numbers");
         let (from, to): (u32, u32) = (from.parse().expect("a number"), to.parse().expect("a number"));
-        enqueue_all(&*lane, (from..to).map(|n| job(format!("{n}")))).await;
+        enqueue_all(&*client, (from..to).map(|n| job(format!("{n}")))).await;
         println!("\nenqueued {to}");
     }
 }
@@ -316,7 +315,7 @@ async fn order_is_strict_with_hosts_whose_clocks_are_an_hour_apart() {
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let (mut next, mut settle) = (0, Vec::new());
     while next < jobs {
-        let step = consumer.step(std::mem::take(&mut settle), 100).await.expect("answered");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 100).await.expect("answered");
         assert!(!step.leased.is_empty(), "{next} of {jobs} came");
         for job in &step.leased {
             assert_eq!(job.payload, format!("{next}"));
@@ -331,23 +330,24 @@ async fn jobs_are_small_and_nothing_outlives_its_ttl() {
     let jobs = amount(8_000, 200_000);
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let options = JobOptions { result_ttl: Duration::from_secs(amount(3, 30) as u64), ..JobOptions::default() };
     // What a first call costs once does not count.
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
-    lane.enqueue(job_with("x", JobOptions { result_ttl: Duration::from_millis(10), ..options.clone() }))
+    client
+        .enqueue(job_with("x", JobOptions { result_ttl: Duration::from_millis(10), ..options.clone() }))
         .await
         .expect("accepted");
     let first = lease(&mut *consumer, 1).await;
-    consumer.step(vec![echo(&first[0])], 0).await.expect("answered");
+    consumer.settle_and_lease(vec![echo(&first[0])], 0).await.expect("answered");
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (before, keys_before) = (server.bytes(), keys(&server));
     // A digits request: 64 floats and about 25 bytes around them.
-    enqueue_all(&*lane, (0..jobs).map(|_| job_with(vec![7; 281], options.clone()))).await;
+    enqueue_all(&*client, (0..jobs).map(|_| job_with(vec![7; 281], options.clone()))).await;
     let queued = (server.bytes() - before) / jobs as f64;
     let mut settle = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut settle), 32).await.expect("answered");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 32).await.expect("answered");
         if step.leased.is_empty() {
             break;
         }

@@ -5,8 +5,7 @@
 mod redis_support;
 
 use nobat_core::job::{JobOptions, JobState};
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::{Queue, QueueSettings};
 use redis::{Connection, RedisResult, Value};
 use redis_support::*;
 use std::time::Duration;
@@ -118,10 +117,10 @@ fn success(fourth: u8) -> Vec<u8> {
 async fn a_repeated_failure_of_a_job_that_succeeded_since_is_refused_whenever_it_succeeded() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut library = Library::of(&server);
     for fourth in 0..=255 {
-        lane.enqueue(job("x")).await.expect("accepted");
+        client.enqueue(job("x")).await.expect("accepted");
         let leased = library.step(&StepCall { want: 1, token: 1, ..StepCall::default() }).jobs;
         let key = &leased[0].0;
         let fail = StepCall { token: 2, failed: vec![lease_of(1, key)], ..StepCall::default() };
@@ -140,7 +139,7 @@ async fn a_repeated_failure_of_a_job_that_succeeded_since_is_refused_whenever_it
 async fn a_repeated_failure_is_known_as_done_while_its_record_says_so() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    queue.lane().enqueue(job("x")).await.expect("accepted");
+    queue.client().enqueue(job("x")).await.expect("accepted");
     let mut library = Library::of(&server);
     let leased = library.step(&StepCall { want: 1, token: 1, ..StepCall::default() }).jobs;
     let fail = StepCall { token: 2, failed: vec![lease_of(1, &leased[0].0)], ..StepCall::default() };
@@ -153,8 +152,8 @@ async fn a_repeated_failure_is_known_as_done_while_its_record_says_so() {
 async fn leases_of_a_lost_reply_are_found_beside_any_number_of_others() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    enqueue_all(&*lane, (0..6_464).map(|n| job(format!("{n}")))).await;
+    let client = queue.client();
+    enqueue_all(&*client, (0..6_464).map(|n| job(format!("{n}")))).await;
     let mut library = Library::of(&server);
     library.lease_elsewhere(3_200);
     let call = StepCall { want: 64, token: 7, ..StepCall::default() };
@@ -169,8 +168,8 @@ async fn leases_of_a_lost_reply_are_found_beside_any_number_of_others() {
 async fn jobs_handed_over_unseen_are_found_beside_any_number_of_others() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
-    enqueue_all(&*lane, (0..6_400).map(|n| job(format!("{n}")))).await;
+    let client = queue.client();
+    enqueue_all(&*client, (0..6_400).map(|n| job(format!("{n}")))).await;
     let mut library = Library::of(&server);
     library.lease_elsewhere(6_400);
     let entry = [b"consumer", &7u64.to_le_bytes()[..], &(LEASE_US as f64).to_le_bytes(), &64u16.to_le_bytes()].concat();
@@ -179,7 +178,7 @@ async fn jobs_handed_over_unseen_are_found_beside_any_number_of_others() {
     let mut listener = server.connection();
     let mut listening = listener.as_pubsub();
     listening.subscribe("nobat:hand:consumer").expect("subscribed");
-    lane.enqueue(job("handed")).await.expect("accepted");
+    client.enqueue(job("handed")).await.expect("accepted");
     let found = library.step(&StepCall { token: 8, unpark: entry, ..StepCall::default() }).jobs;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].0[..8], 7u64.to_le_bytes(), "under the token it was handed over with");
@@ -189,21 +188,22 @@ async fn jobs_handed_over_unseen_are_found_beside_any_number_of_others() {
 async fn one_settlement_that_cannot_be_written_loses_no_other_job() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let mut ids = Vec::new();
     for name in ["a", "b", "c"] {
-        ids.push(lane.enqueue(job(name)).await.expect("accepted").id);
+        ids.push(client.enqueue(job(name)).await.expect("accepted").id);
     }
     let leased = lease(&mut *consumer, 3).await;
     // Whoever settles is told that this is no hash.
     redis::cmd("SET").arg("nobat{digits}:watch").arg("x").exec(&mut server.connection()).expect("set");
-    let step = consumer.step(leased.iter().map(echo).collect(), 0).await.expect("no call is repeated for ever");
+    let step =
+        consumer.settle_and_lease(leased.iter().map(echo).collect(), 0).await.expect("no call is repeated for ever");
     assert!(step.refused.is_empty(), "{step:?}");
     for id in ids {
         assert_eq!(queue.get(id).await.expect("answered").expect("is there").state, JobState::Succeeded);
     }
-    let next = lane.enqueue(job("next")).await.expect("accepted").id;
+    let next = client.enqueue(job("next")).await.expect("accepted").id;
     assert_eq!(lease(&mut *consumer, 1).await[0].id, next, "the session goes on");
 }
 
@@ -211,13 +211,13 @@ async fn one_settlement_that_cannot_be_written_loses_no_other_job() {
 async fn a_clock_that_is_set_back_delays_no_timer() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 3_000, ..QueueSettings::default() }).await;
-    let lane = queue.lane();
-    let mut ids = vec![lane.enqueue(job("its worker dies")).await.expect("accepted").id];
+    let client = queue.client();
+    let mut ids = vec![client.enqueue(job("its worker dies")).await.expect("accepted").id];
     let mut dies = queue.consumer("digits", "dies").await.expect("opens");
     assert_eq!(lease(&mut *dies, 1).await.len(), 1);
     drop(dies);
     let delayed = |ms: u64| JobOptions { delay: Some(Duration::from_millis(ms)), ..JobOptions::default() };
-    ids.push(lane.enqueue(job_with("waits", delayed(1_000))).await.expect("accepted").id);
+    ids.push(client.enqueue(job_with("waits", delayed(1_000))).await.expect("accepted").id);
     // As though all of it had been written by a clock that was a day ahead.
     let mut script = redis::cmd("EVAL");
     script.arg(
@@ -232,19 +232,19 @@ async fn a_clock_that_is_set_back_delays_no_timer() {
          end",
     );
     script.arg(1).arg(BASE).exec(&mut server.connection()).expect("set");
-    ids.push(lane.enqueue(job_with("waits, too", delayed(500))).await.expect("accepted").id);
+    ids.push(client.enqueue(job_with("waits, too", delayed(500))).await.expect("accepted").id);
     let deadline = JobOptions {
         delay: Some(Duration::from_secs(600)),
         deadline: Some(Duration::from_millis(500)),
         ..JobOptions::default()
     };
-    let passes = lane.enqueue(job_with("too late", deadline)).await.expect("accepted").id;
+    let passes = client.enqueue(job_with("too late", deadline)).await.expect("accepted").id;
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     for id in ids {
-        let view = lane.wait(id, Duration::from_secs(60)).await.expect("answered").expect("is there");
+        let view = client.wait(id, Duration::from_secs(60)).await.expect("answered").expect("is there");
         assert_eq!(view.state, JobState::Succeeded);
     }
-    let view = lane.wait(passes, Duration::from_secs(60)).await.expect("answered").expect("is there");
+    let view = client.wait(passes, Duration::from_secs(60)).await.expect("answered").expect("is there");
     assert_eq!(view.state, JobState::Expired);
     worker.abort();
 }

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::ErrorCode;
 use nobat_core::job::JobState;
-use nobat_queue::Queue;
-use nobat_queue::queue::{Durability, QueueSettings};
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Durability, Queue, QueueSettings};
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -52,16 +51,16 @@ async fn with_fsync_every_accepted_job_is_on_disk_first() {
         (Ok(_), None) => panic!("fsync was promised without WAITAOF"),
         (Err(refused), Some(_)) => panic!("{refused}"),
     };
-    let lane = queue.lane();
+    let client = queue.client();
     let mut ids = Vec::new();
     for n in 0..20 {
-        ids.push(lane.enqueue(job(format!("{n}"))).await.expect("accepted").id);
+        ids.push(client.enqueue(job(format!("{n}"))).await.expect("accepted").id);
     }
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut raw).expect("told");
     assert!(stats.lines().any(|line| line.starts_with("cmdstat_waitaof:calls=20,")), "{stats}");
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     for id in ids {
-        let view = lane.wait(id, SOON).await.expect("the store answers").expect("is there");
+        let view = client.wait(id, SOON).await.expect("the store answers").expect("is there");
         assert_eq!(view.state, JobState::Succeeded);
     }
     worker.abort();
@@ -75,9 +74,9 @@ async fn an_acl_user_confined_to_the_prefix_is_enough() {
     redis::cmd("ACL").arg("SETUSER").arg(&rules).exec(&mut raw).expect("a user");
     let url = format!("redis://nobat:secret@127.0.0.1:{}/", server.port);
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("allowed");
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    assert_eq!(lane.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
     worker.abort();
     let denied = RedisQueue::connect(&url, QueueSettings::default(), "other").await.err().expect("denied");
     assert!(denied.message.contains("denies"), "{denied}");
@@ -116,19 +115,19 @@ async fn a_cluster_of_three_serves_every_models_queue() {
     assert!(refused.message.contains(&hosts[2]), "it says which master: {refused}");
     policy("noeviction");
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
-    let lane = queue.lane();
+    let client = queue.client();
     for model in ["digits", "minilm", "resnet18", "whisper"] {
         let worker = tokio::spawn(serve(queue.consumer(model, "w").await.expect("opens"), 8));
         for payload in [vec![1; 40], vec![2; 50_000]] {
             let mut job = job(payload.clone());
             job.model = model.into();
-            let view = lane.call(job, SOON).await.expect("answered");
+            let view = client.call(job, SOON).await.expect("answered");
             assert_eq!(view.result.expect("has a result").outputs, payload, "{model}");
         }
         let mut kept = job("kept");
         kept.model = model.into();
-        let kept = lane.enqueue(kept).await.expect("accepted").id;
-        lane.wait(kept, SOON).await.expect("the store answers").expect("is there");
+        let kept = client.enqueue(kept).await.expect("accepted").id;
+        client.wait(kept, SOON).await.expect("the store answers").expect("is there");
         worker.abort();
         assert_eq!(queue.counts(model).await.expect("counted").finished_total, 3);
     }
@@ -220,9 +219,9 @@ async fn sentinels_name_the_master_and_a_failover_ends_nothing() {
     assert!(refused.message.contains(&format!("redis+sentinel://127.0.0.1:{}/SERVICE", sentinel.port)), "{refused}");
     let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
     let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
-    assert_eq!(lane.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
+    assert_eq!(client.call(job("before"), SOON).await.expect("answered").state, JobState::Succeeded);
     // WAIT asks about the writes of its own connection and all before them.
     let mut raw = old.connection();
     redis::cmd("SET").arg("after-before").arg(1).exec(&mut raw).expect("set");
@@ -245,7 +244,7 @@ async fn sentinels_name_the_master_and_a_failover_ends_nothing() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     loop {
-        match lane.call(job("after"), Duration::from_secs(2)).await {
+        match client.call(job("after"), Duration::from_secs(2)).await {
             Ok(view) if view.state == JobState::Succeeded => break,
             // Refused while the connections move over.
             other => assert!(Instant::now() < deadline, "nobody answers after the failover: {other:?}"),
@@ -286,15 +285,15 @@ async fn with_replicated_an_accepted_job_is_on_a_replica_first() {
     }
     let settings = QueueSettings { durability: Durability::Replicated, ..QueueSettings::default() };
     let queue = RedisQueue::connect(&master.url(), settings, "nobat").await.expect("connects");
-    let lane = queue.lane();
+    let client = queue.client();
     for n in 0..20 {
-        let id = lane.enqueue(job(format!("{n}"))).await.expect("accepted").id;
+        let id = client.enqueue(job(format!("{n}"))).await.expect("accepted").id;
         let key = [&b"nobat{digits}:"[..], &id.random.to_be_bytes()[..12]].concat();
         let there: bool = redis::cmd("EXISTS").arg(key).query(&mut replica.connection()).expect("told");
         assert!(there, "job {n} was accepted and is on no replica");
     }
     replica.kill();
-    let refused = lane.enqueue(job("alone")).await.expect_err("no replica can have it");
+    let refused = client.enqueue(job("alone")).await.expect_err("no replica can have it");
     assert_eq!(refused.code, ErrorCode::QueueUnavailable);
     assert!(refused.message.contains("replica"), "{refused}");
     while !queue.health().await.expect("it answers").warnings.iter().any(|warning| warning.contains("no replica is")) {
@@ -371,10 +370,10 @@ async fn a_client_of_a_tls_server() {
         Ok(queue) => queue,
         Err(e) => panic!("{e}"),
     };
-    let lane = queue.lane();
+    let client = queue.client();
     let worker = tokio::spawn(serve(queue.consumer("digits", "w").await.expect("opens"), 8));
     for payload in [vec![1; 40], vec![2; 600_000]] {
-        let view = lane.call(job(payload.clone()), SOON).await.expect("answered");
+        let view = client.call(job(payload.clone()), SOON).await.expect("answered");
         assert_eq!(view.result.expect("has a result").outputs, payload);
     }
     worker.abort();

@@ -2,7 +2,7 @@
 //! one run per tick is enqueued, and runs are carried out and recorded.
 //!
 //! Owns when a task is due ([`schedule`], pure), the scheduler's step and its beat
-//! ([`scheduler`]), the way of runs between processes ([`run_queue`]: timers of the ledger,
+//! ([`scheduler`]), the way of runs between processes ([`run_queue`]: timers of the metadata store,
 //! and apalis-redis or apalis' in-memory worker over them), the running of each kind
 //! ([`runner`], [`kinds`]) and what is stored and shown of it ([`schedule_store`]).
 //!

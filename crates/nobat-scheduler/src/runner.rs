@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::{Ledger, Queue};
+use nobat_queue::{MetadataStore, Queue};
 
 use crate::kinds::{self, Done, Services};
 use crate::run::RunRequest;
@@ -34,11 +34,11 @@ impl Runner {
         name: &str,
         tasks: Vec<Periodic>,
         queue: Arc<dyn Queue>,
-        ledger: Arc<dyn Ledger>,
+        metadata: Arc<dyn MetadataStore>,
         run_queue: RunQueue,
     ) -> Result<Runner> {
-        let store = ScheduleStore::new(ledger.clone());
-        Ok(Runner { name: name.to_owned(), tasks, services: Services::new(queue, ledger, run_queue)?, store })
+        let store = ScheduleStore::new(metadata.clone());
+        Ok(Runner { name: name.to_owned(), tasks, services: Services::new(queue, metadata, run_queue)?, store })
     }
 
     /// Carries a run out and records it. Never fails: what went wrong is in the
@@ -92,7 +92,7 @@ impl Runner {
         if task.overlap == Overlap::Allow {
             return self.attempts(task, run).await;
         }
-        let (ledger, claim) = (&self.services.ledger, format!("running:{}", task.name));
+        let (metadata, claim) = (&self.services.metadata, format!("running:{}", task.name));
         match self.take(task, &claim, &run.key).await {
             Err(error) => return (0, Err(error)),
             Ok(false) => return (0, Ok(None)),
@@ -102,7 +102,7 @@ impl Runner {
             done = self.attempts(task, run) => done,
             () = self.prolong(&claim, &run.key) => (0, Err(Error::internal("the claim ended"))),
         };
-        if let Err(error) = ledger.release(&claim, &run.key).await {
+        if let Err(error) = metadata.unlock(&claim, &run.key).await {
             log::warn!(task = task.name.as_str(); "periodic: the claim runs out by itself: {error}");
         }
         done
@@ -111,7 +111,7 @@ impl Runner {
     /// Waits, or not, until no earlier run is going.
     async fn take(&self, task: &Periodic, claim: &str, key: &str) -> Result<bool> {
         loop {
-            if self.services.ledger.claim(claim, key, CLAIM).await? {
+            if self.services.metadata.lock(claim, key, CLAIM).await? {
                 return Ok(true);
             }
             if task.overlap == Overlap::Skip {
@@ -125,7 +125,7 @@ impl Runner {
     async fn prolong(&self, claim: &str, key: &str) {
         loop {
             tokio::time::sleep(PROLONG).await;
-            if let Err(error) = self.services.ledger.claim(claim, key, CLAIM).await {
+            if let Err(error) = self.services.metadata.lock(claim, key, CLAIM).await {
                 log::debug!("periodic: the claim is prolonged later: {error}");
             }
         }

@@ -1,4 +1,4 @@
-//! What a deployment keeps about its periodic tasks in the ledger, and the calls
+//! What a deployment keeps about its periodic tasks in the metadata store, and the calls
 //! that show and change it: declarations, how far each has been dealt with,
 //! pauses, requests to run now, histories.
 
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::Ledger;
+use nobat_queue::MetadataStore;
 use serde::Serialize;
 
 use crate::run::{random_id, to_json};
@@ -20,9 +20,9 @@ const HISTORY: usize = 100;
 
 /// The schedules of a deployment. Cheap to clone.
 #[derive(Clone)]
-pub struct ScheduleStore(Arc<dyn Ledger>);
+pub struct ScheduleStore(Arc<dyn MetadataStore>);
 
-/// Everything the ledger holds about periodic tasks, at one moment.
+/// Everything the metadata store holds about periodic tasks, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schedules {
     pub(crate) tasks: Vec<Periodic>,
@@ -81,9 +81,9 @@ impl Schedules {
 }
 
 impl ScheduleStore {
-    /// The schedules in this ledger.
-    pub fn new(ledger: Arc<dyn Ledger>) -> ScheduleStore {
-        ScheduleStore(ledger)
+    /// The schedules in this metadata.
+    pub fn new(metadata: Arc<dyn MetadataStore>) -> ScheduleStore {
+        ScheduleStore(metadata)
     }
 
     /// Reads everything.

@@ -8,7 +8,7 @@ use apalis_cron::{CronScheduler, Schedule, Tick};
 use futures::StreamExt;
 use nobat_core::units::unix_ms;
 use nobat_core::{Error, Result};
-use nobat_queue::{Ledger, Queue};
+use nobat_queue::{MetadataStore, Queue};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -30,7 +30,7 @@ const AHEAD: i64 = 60;
 
 /// Decides, tick by tick, what is enqueued. Pure time: callers pass `now`.
 pub struct Scheduler {
-    ledger: Arc<dyn Ledger>,
+    metadata: Arc<dyn MetadataStore>,
     store: ScheduleStore,
     run_queue: RunQueue,
     tasks: Vec<Entry>,
@@ -48,10 +48,15 @@ struct Entry {
 
 impl Scheduler {
     /// Makes a scheduler of checked tasks.
-    pub fn new(name: &str, tasks: Vec<(Periodic, Crontab)>, ledger: Arc<dyn Ledger>, run_queue: RunQueue) -> Scheduler {
+    pub fn new(
+        name: &str,
+        tasks: Vec<(Periodic, Crontab)>,
+        metadata: Arc<dyn MetadataStore>,
+        run_queue: RunQueue,
+    ) -> Scheduler {
         let tasks = tasks.into_iter().map(|(task, crontab)| Entry { task, crontab, seen: None }).collect();
-        let (store, schedules) = (ScheduleStore::new(ledger.clone()), Schedules::default());
-        Scheduler { ledger, store, run_queue, tasks, schedules, read_at: None, name: name.to_owned() }
+        let (store, schedules) = (ScheduleStore::new(metadata.clone()), Schedules::default());
+        Scheduler { metadata, store, run_queue, tasks, schedules, read_at: None, name: name.to_owned() }
     }
 
     /// Publishes the declarations, so that every process can show them.
@@ -127,7 +132,7 @@ impl Scheduler {
     }
 
     async fn record_missed(&self, task: &Periodic, tick: i64) -> Result<()> {
-        if !self.ledger.claim(&format!("missed:{}@{tick}", task.name), &self.name, MISSED_CLAIM).await? {
+        if !self.metadata.lock(&format!("missed:{}@{tick}", task.name), &self.name, MISSED_CLAIM).await? {
             return Ok(());
         }
         log::warn!(task = task.name.as_str(), tick; "periodic: `{}` was missed and is skipped (misfire policy)", task.name);
@@ -188,17 +193,17 @@ pub async fn start(
     redis: &str,
     prefix: &str,
 ) -> Result<SchedulerHandle> {
-    let ledger = queue.ledger();
-    let run_queue = RunQueue::around(ledger.clone(), redis, prefix);
-    start_on(settings, queue, ledger, run_queue).await
+    let metadata = queue.metadata();
+    let run_queue = RunQueue::around(metadata.clone(), redis, prefix);
+    start_on(settings, queue, metadata, run_queue).await
 }
 
-/// As [`start`], on a ledger that need not be the queue's own.
+/// As [`start`], on a metadata store that need not be the queue's own.
 #[doc(hidden)]
 pub async fn start_on(
     settings: &SchedulerSettings,
     queue: Arc<dyn Queue>,
-    ledger: Arc<dyn Ledger>,
+    metadata: Arc<dyn MetadataStore>,
     run_queue: RunQueue,
 ) -> Result<SchedulerHandle> {
     let tasks = settings.check()?;
@@ -207,10 +212,10 @@ pub async fn start_on(
         return Ok(SchedulerHandle { stop, at_work: None });
     }
     let name = format!("scheduler-{}", random_id());
-    let mut scheduler = Scheduler::new(&name, tasks.clone(), ledger.clone(), run_queue.clone());
+    let mut scheduler = Scheduler::new(&name, tasks.clone(), metadata.clone(), run_queue.clone());
     scheduler.declare().await?;
     let tasks = tasks.into_iter().map(|(task, _)| task).collect();
-    let runner = Arc::new(Runner::new(&name, tasks, queue, ledger, run_queue.clone())?);
+    let runner = Arc::new(Runner::new(&name, tasks, queue, metadata, run_queue.clone())?);
     let handler: Handler = Arc::new(move |run| {
         let runner = runner.clone();
         Box::pin(async move { runner.run(run).await })

@@ -5,9 +5,8 @@ mod servers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::{RedisQueue, single_server};
+use nobat_queue::{Queue, QueueSettings};
 use nobat_scheduler::schedule::RunOutcome;
 use nobat_scheduler::{RunQueue, RunRequest, ScheduleStore, SchedulerHandle, SchedulerSettings, start};
 use serde_json::json;
@@ -27,7 +26,7 @@ async fn queue(url: &str) -> Arc<RedisQueue> {
 
 async fn ran(queue: &RedisQueue, task: &str) -> RunOutcome {
     for _ in 0..300 {
-        if let Some(run) = ScheduleStore::new(queue.ledger()).history(task, 1).await.expect("read").pop() {
+        if let Some(run) = ScheduleStore::new(queue.metadata()).history(task, 1).await.expect("read").pop() {
             return run.outcome;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -42,7 +41,7 @@ async fn started(queue: &Arc<RedisQueue>, url: &str) -> SchedulerHandle {
 async fn starts_and_runs(url: &str) {
     let queue = queue(url).await;
     let handle = started(&queue, url).await;
-    ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
+    ScheduleStore::new(queue.metadata()).run_now("quick").await.expect("asked");
     assert_eq!(ran(&queue, "quick").await, RunOutcome::Succeeded);
     handle.stop().await;
 }
@@ -54,7 +53,7 @@ fn slow_run() -> RunRequest {
 /// Waits until somebody carries the one run out.
 async fn held(queue: &RedisQueue) {
     until("the run is taken", async || {
-        let runs = queue.ledger().timers("periodic-run", 1).await.expect("read");
+        let runs = queue.metadata().timers("periodic-run", 1).await.expect("read");
         String::from_utf8_lossy(&runs[0].0.value).contains("holder")
     })
     .await;
@@ -80,9 +79,9 @@ async fn around_one_server_apalis_redis_carries_runs_and_forgets_them() {
     let server = Server::start(&[]);
     let queue = queue(&server.url()).await;
     let handle = started(&queue, &server.url()).await;
-    // What is pushed before a worker has come is the ledger's after a while.
+    // What is pushed before a worker has come is the metadata store's after a while.
     until("a worker", async || server.cli(&["zcard", "t{:}periodic:workers"]).trim() == "1").await;
-    ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
+    ScheduleStore::new(queue.metadata()).run_now("quick").await.expect("asked");
     assert_eq!(ran(&queue, "quick").await, RunOutcome::Succeeded);
     until("an end", async || acknowledged(&server) == 1).await;
     let inflight = server.cli(&["--raw", "keys", "t{:}periodic:inflight:*"]);
@@ -100,7 +99,7 @@ async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
     until("a worker", async || server.cli(&["zcard", "t{:}periodic:workers"]).trim() == "1").await;
     let worker = server.cli(&["--raw", "zrange", "t{:}periodic:workers", "0", "0"]).trim().to_owned();
     let inflight = format!("t{{:}}periodic:inflight:{worker}");
-    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
+    let run_queue = RunQueue::around(queue.metadata(), &server.url(), "t");
     assert!(run_queue.push(&slow_run()).await.expect("taken"));
     held(&queue).await;
     let id = server.cli(&["--raw", "hkeys", "t{:}periodic:data"]).trim().to_owned();
@@ -121,7 +120,7 @@ async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
     })
     .await;
     tokio::time::sleep(Duration::from_millis(3_500)).await;
-    assert_eq!(ScheduleStore::new(queue.ledger()).history("slow", 10).await.expect("read").len(), 1, "once");
+    assert_eq!(ScheduleStore::new(queue.metadata()).history("slow", 10).await.expect("read").len(), 1, "once");
     one.stop().await;
     two.stop().await;
 }
@@ -139,9 +138,9 @@ async fn a_confined_user_s_runs_are_carried_out() {
         let queue = queue(&url).await;
         let handle = started(&queue, &url).await;
         until("a run", async || {
-            ScheduleStore::new(queue.ledger()).run_now("quick").await.expect("asked");
+            ScheduleStore::new(queue.metadata()).run_now("quick").await.expect("asked");
             tokio::time::sleep(Duration::from_millis(500)).await;
-            !ScheduleStore::new(queue.ledger()).history("quick", 1).await.expect("read").is_empty()
+            !ScheduleStore::new(queue.metadata()).history("quick", 1).await.expect("read").is_empty()
         })
         .await;
         until("its queue is listed, or not", async || {
@@ -157,7 +156,7 @@ async fn a_confined_user_s_runs_are_carried_out() {
 async fn a_run_that_apalis_redis_lost_is_carried_out() {
     let server = Server::start(&[]);
     let queue = queue(&server.url()).await;
-    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
+    let run_queue = RunQueue::around(queue.metadata(), &server.url(), "t");
     let run = RunRequest { task: "quick".into(), tick: 60, manual: false, key: "quick@60".into() };
     // As a scheduler that is killed between the two, or refused by the second.
     server.cli(&["set", "t{:}periodic:scheduled", "no sorted set"]);
@@ -197,7 +196,7 @@ async fn a_run_whose_scheduler_stops_is_carried_out_by_another_at_once_and_once(
     let server = Server::start(&[]);
     let queue = queue(&server.url()).await;
     let one = started(&queue, &server.url()).await;
-    let run_queue = RunQueue::around(queue.ledger(), &server.url(), "t");
+    let run_queue = RunQueue::around(queue.metadata(), &server.url(), "t");
     let run = slow_run();
     assert!(run_queue.push(&run).await.expect("taken"));
     // Its lease is longer than the task takes: it is taken, and not by waiting for that.
@@ -210,7 +209,7 @@ async fn a_run_whose_scheduler_stops_is_carried_out_by_another_at_once_and_once(
     assert_eq!(ran(&queue, "slow").await, RunOutcome::Succeeded);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(
-        ScheduleStore::new(queue.ledger()).history("slow", 10).await.expect("read").len(),
+        ScheduleStore::new(queue.metadata()).history("slow", 10).await.expect("read").len(),
         1,
         "two others, one run"
     );

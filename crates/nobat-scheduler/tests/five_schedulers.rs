@@ -9,9 +9,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Queue, QueueSettings};
 use nobat_scheduler::schedule::{Crontab, Periodic};
 use nobat_scheduler::{RunQueue, RunRequest, Scheduler};
 
@@ -44,9 +43,9 @@ fn main() {
 async fn schedule(url: &str) {
     let began: i64 = std::env::var("NOBAT_TEST_BEGAN").expect("set by the parent").parse().expect("milliseconds");
     let queue = RedisQueue::connect(url, QueueSettings::default(), "t").await.expect("connects");
-    let run_queue = RunQueue::around(queue.ledger(), url, "t");
+    let run_queue = RunQueue::around(queue.metadata(), url, "t");
     let tasks = tasks().into_iter().map(|task| (task.check(false).map(|crontab| (task, crontab))).expect("valid"));
-    let mut scheduler = Scheduler::new(&std::process::id().to_string(), tasks.collect(), queue.ledger(), run_queue);
+    let mut scheduler = Scheduler::new(&std::process::id().to_string(), tasks.collect(), queue.metadata(), run_queue);
     loop {
         if let Err(error) = scheduler.step(virtual_ms(began) / 1000).await {
             eprintln!("step: {error}");

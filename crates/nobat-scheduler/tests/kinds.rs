@@ -6,15 +6,15 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
-use nobat_queue::{Ledger, Queue};
+use nobat_queue::{MetadataStore, Queue};
 use nobat_scheduler::schedule::{RunOutcome, RunRecord};
 use nobat_scheduler::{RunQueue, RunRequest, ScheduleStore, SchedulerHandle, SchedulerSettings, start};
 use serde_json::{Value, json};
 
 struct Bench {
-    ledger: Arc<dyn Ledger>,
+    metadata: Arc<dyn MetadataStore>,
     handle: SchedulerHandle,
     _dir: tempfile::TempDir,
 }
@@ -25,13 +25,13 @@ async fn bench(periodic: Value) -> Bench {
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic_exec": true, "periodic": periodic})).expect("settings");
     let handle = start(&settings, queue.clone(), "", "").await.expect("starts");
-    Bench { ledger: queue.ledger(), handle, _dir: dir }
+    Bench { metadata: queue.metadata(), handle, _dir: dir }
 }
 
 impl Bench {
     async fn runs(&self, task: &str, count: usize) -> Vec<RunRecord> {
         for _ in 0..300 {
-            let runs = ScheduleStore::new(self.ledger.clone()).history(task, 10).await.expect("read");
+            let runs = ScheduleStore::new(self.metadata.clone()).history(task, 10).await.expect("read");
             if runs.len() >= count {
                 return runs;
             }
@@ -41,8 +41,8 @@ impl Bench {
     }
 
     async fn run(&self, task: &str) -> RunRecord {
-        let before = ScheduleStore::new(self.ledger.clone()).history(task, 10).await.expect("read").len();
-        ScheduleStore::new(self.ledger.clone()).run_now(task).await.expect("asked");
+        let before = ScheduleStore::new(self.metadata.clone()).history(task, 10).await.expect("read").len();
+        ScheduleStore::new(self.metadata.clone()).run_now(task).await.expect("asked");
         self.runs(task, before + 1).await.swap_remove(0)
     }
 }
@@ -135,7 +135,7 @@ async fn overlap_skips_or_queues_and_retries_are_counted() {
     ]))
     .await;
     for task in ["skips", "skips", "queues", "queues", "retries"] {
-        ScheduleStore::new(bench.ledger.clone()).run_now(task).await.expect("asked");
+        ScheduleStore::new(bench.metadata.clone()).run_now(task).await.expect("asked");
     }
     let mut outcomes: Vec<_> = bench.runs("skips", 2).await.iter().map(|run| run.outcome).collect();
     outcomes.sort_by_key(|outcome| *outcome as u8);
@@ -151,12 +151,12 @@ async fn overlap_skips_or_queues_and_retries_are_counted() {
 async fn a_task_is_shown_paused_and_resumed() {
     let bench = bench(json!([yearly("t", "vacuum", json!({}))])).await;
     let shown = |tasks: Vec<nobat_scheduler::schedule_store::TaskView>| (tasks[0].is_paused, tasks[0].next.is_some());
-    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (false, true));
-    ScheduleStore::new(bench.ledger.clone()).set_paused("t", true).await.expect("paused");
-    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (true, false));
-    ScheduleStore::new(bench.ledger.clone()).set_paused("t", false).await.expect("resumed");
-    assert_eq!(shown(ScheduleStore::new(bench.ledger.clone()).list().await.expect("read")), (false, true));
-    let unknown = ScheduleStore::new(bench.ledger.clone()).run_now("nope").await.expect_err("unknown");
+    assert_eq!(shown(ScheduleStore::new(bench.metadata.clone()).list().await.expect("read")), (false, true));
+    ScheduleStore::new(bench.metadata.clone()).set_paused("t", true).await.expect("paused");
+    assert_eq!(shown(ScheduleStore::new(bench.metadata.clone()).list().await.expect("read")), (true, false));
+    ScheduleStore::new(bench.metadata.clone()).set_paused("t", false).await.expect("resumed");
+    assert_eq!(shown(ScheduleStore::new(bench.metadata.clone()).list().await.expect("read")), (false, true));
+    let unknown = ScheduleStore::new(bench.metadata.clone()).run_now("nope").await.expect_err("unknown");
     assert!(unknown.message.contains("no periodic task `nope`; tasks: t"), "{}", unknown.message);
     bench.handle.stop().await;
 }
@@ -165,7 +165,7 @@ async fn a_task_is_shown_paused_and_resumed() {
 async fn a_run_that_a_killed_process_left_is_carried_out_by_the_next_and_taken_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let run_queue = RunQueue::new(queue.ledger());
+    let run_queue = RunQueue::new(queue.metadata());
     let run = RunRequest { task: "t".into(), tick: 60, manual: false, key: "t@60".into() };
     assert!(run_queue.push(&run).await.expect("taken"));
     assert!(!run_queue.push(&run).await.expect("answers"), "a key is taken once");
@@ -173,10 +173,10 @@ async fn a_run_that_a_killed_process_left_is_carried_out_by_the_next_and_taken_o
     let settings: SchedulerSettings =
         serde_json::from_value(json!({"periodic": [yearly("t", "vacuum", json!({}))]})).expect("settings");
     let handle = start(&settings, queue.clone(), "", "").await.expect("starts");
-    let bench = Bench { ledger: queue.ledger(), handle, _dir: dir };
+    let bench = Bench { metadata: queue.metadata(), handle, _dir: dir };
     let left = bench.runs("t", 1).await;
     assert_eq!((left[0].tick, left[0].outcome), (60, RunOutcome::Succeeded));
-    let again = RunQueue::new(queue.ledger());
+    let again = RunQueue::new(queue.metadata());
     assert!(!again.push(&run).await.expect("answers"), "not even after it was carried out");
     bench.handle.stop().await;
 }

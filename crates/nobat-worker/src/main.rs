@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nobat_core::secret::shown_url;
 use nobat_core::signature::ModelState;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
 use nobat_runtime::config::{Layers, StoreSettings};
 use nobat_runtime::logging::{self, LogSettings};

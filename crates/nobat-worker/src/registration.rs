@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nobat_core::statistics::WorkerReport;
-use nobat_queue::departed;
-use nobat_queue::queue::{LOADS, WorkerCommand, WorkerInfo};
+use nobat_queue::{LOADS, WorkerCommand, WorkerInfo, drained_workers};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
@@ -46,7 +45,7 @@ pub(crate) async fn register(state: Arc<WorkerState>, commands: Sender<LoadComma
         }
     }
     // Before the registration ends, so that whoever sees it end finds the reason.
-    if let Err(error) = departed::note(&*state.queue.ledger(), &state.id, &state.host).await {
+    if let Err(error) = drained_workers::record(&*state.queue.metadata(), &state.id, &state.host).await {
         log::debug!("cannot note that this worker leaves: {error}");
     }
     if let Err(error) = state.queue.deregister_worker(&state.id).await {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_queue::Queue;
-use nobat_queue::queue::LoadProgress;
+use nobat_queue::{LoadProgress, Queue};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::Notify;

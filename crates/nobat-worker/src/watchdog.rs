@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn lease(job: u128) -> Lease {
-        (JobId { random: job, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(1))
+        (JobId { random: job, tombstone_min: 0, mac: 0, locator: 0 }, LeaseToken(1))
     }
 
     fn arm(watchdog: &Watchdog, job: u128, after_ms: Option<u64>) -> (Armed<'_>, mpsc::Receiver<()>) {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings};
 use nobat_worker::config::LoadingConfig;
 use nobat_worker::{Worker, WorkerConfig};
 

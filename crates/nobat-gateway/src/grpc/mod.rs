@@ -2,7 +2,7 @@
 //!
 //! A thin translation: messages become the same requests that HTTP makes
 //! ([`convert`]), the calls are [`service`], and [`server`] runs them on threads
-//! of their own, each with its own lane into the queue. What a model says about
+//! of their own, each with its own queue client. What a model says about
 //! itself is shared with HTTP and stands in `v2`.
 
 mod codec;

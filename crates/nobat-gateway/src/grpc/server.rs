@@ -1,5 +1,5 @@
 //! Runs the service on threads of its own: each has a current-thread runtime
-//! and its own lane, and takes connections from the one shared listener.
+//! and its own queue client, and takes connections from the one shared listener.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -31,7 +31,7 @@ pub use check::{Check, Patience, State};
 use crate::outbound::AddressPolicy;
 use crate::state::Shared;
 use alert::{Alerts, Change};
-use nobat_queue::queue::Counts;
+use nobat_queue::Counts;
 use observe::{Look, Observer};
 
 /// What an operator may set about the monitor.

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nobat_core::signature::ModelState;
-use nobat_queue::departed;
-use nobat_queue::queue::{Counts, WorkerInfo};
+use nobat_queue::{Counts, WorkerInfo, drained_workers};
 use prometheus::core::Metric;
 use smol_str::SmolStr;
 
@@ -114,7 +113,7 @@ impl Observer {
         let of_models = judge_workers(&standings, &self.served, workers.len());
         let live = workers.iter().map(|worker| (worker.id.clone(), SmolStr::new(&worker.host))).collect();
         let departed = match self.roll.has_lost(&live) {
-            true => within(departed::all(&*shared.queue.ledger())).await,
+            true => within(drained_workers::list(&*shared.queue.metadata())).await,
             false => Ok(HashSet::new()),
         };
         // Who is gone is judged by the next look where it cannot be known why.

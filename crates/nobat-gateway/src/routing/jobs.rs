@@ -21,8 +21,7 @@ use nobat_core::explain::Explain;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobError, JobOptions, JobResult, LeaseToken, LeasedJob, Outcome, Settlement};
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
-use nobat_queue::queue::Renewal;
-use nobat_queue::{Consumer, Renewer, route_jobs};
+use nobat_queue::{Consumer, Renewal, Renewer, route_jobs};
 use smol_str::SmolStr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -132,7 +131,7 @@ impl Serving {
         loop {
             let room = AT_ONCE - self.held.len();
             if !self.settle.is_empty() || (more && room > 0) {
-                match self.consumer.step(std::mem::take(&mut self.settle), room).await {
+                match self.consumer.settle_and_lease(std::mem::take(&mut self.settle), room).await {
                     Ok(step) => {
                         more = step.more;
                         for job in step.leased {
@@ -165,7 +164,7 @@ impl Serving {
         let released = self.held.into_iter();
         self.settle.extend(released.map(|(id, (token, _))| Settlement { id, token, outcome: Outcome::Released }));
         if !self.settle.is_empty()
-            && let Err(error) = self.consumer.step(self.settle, 0).await
+            && let Err(error) = self.consumer.settle_and_lease(self.settle, 0).await
         {
             log::warn!(route = self.route.as_str(); "routes: leases are left to expire: {error}");
         }

@@ -1,7 +1,7 @@
 //! Exchanges at work: the deployment's routes, bound to the models that are
 //! live, and the carrying out of what they resolve to.
 //!
-//! Owns the current table ([`Routes`]), its storage in the ledger, the running
+//! Owns the current table ([`Routes`]), its storage in the metadata store, the running
 //! of groups and shadows ([`run`]), the jobs of those that nobody waits for
 //! ([`jobs`]) and the admin calls ([`api`]). What a route
 //! is and what it resolves to is `nobat_core::routing`.
@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use nobat_core::routing::{Bound, Known, Missing, Route, Table};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::Ledger;
+use nobat_queue::MetadataStore;
 use nobat_queue::route_jobs::{self, SPACE};
 use nobat_runtime::Metrics;
 use parking_lot::Mutex;
@@ -44,7 +44,7 @@ const SHADOWS_AT_ONCE: usize = 64;
 pub struct Routes {
     current: Arc<ArcSwap<Bound>>,
     declared: Arc<Vec<Route>>,
-    ledger: Arc<dyn Ledger>,
+    metadata: Arc<dyn MetadataStore>,
     /// Routes whose queues have, or once had, jobs.
     in_use: Arc<ArcSwap<BTreeSet<SmolStr>>>,
     pub(crate) shadows: Arc<Shadows>,
@@ -88,7 +88,7 @@ impl Routes {
     ///
     /// # Errors
     /// `invalid_parameter` naming the route, the value and the remedy.
-    pub fn new(declared: Vec<Route>, ledger: Arc<dyn Ledger>, metrics: &Metrics) -> Result<Routes> {
+    pub fn new(declared: Vec<Route>, metadata: Arc<dyn MetadataStore>, metrics: &Metrics) -> Result<Routes> {
         let table = Table::build(declared.clone())?;
         let options = opts!("nobat_shadow_copies_total", "Shadow copies by how they compared with the answer.");
         let shown = IntCounterVec::new(options, &["route", "target", "outcome"])
@@ -99,7 +99,7 @@ impl Routes {
         Ok(Routes {
             current: Arc::new(ArcSwap::from_pointee(table.bind(&[]))),
             declared: Arc::new(declared),
-            ledger,
+            metadata,
             in_use: Arc::default(),
             shadows: Arc::new(shadows),
         })
@@ -130,7 +130,7 @@ impl Routes {
         })
     }
 
-    /// Reads the ledger and the registry once.
+    /// Reads the metadata store and the registry once.
     ///
     /// # Errors
     /// `queue_unavailable`; the table stays as it was.
@@ -138,7 +138,7 @@ impl Routes {
         let mut routes: HashMap<SmolStr, Route> =
             self.declared.iter().map(|route| (route.name.clone(), route.clone())).collect();
         let mut in_use = BTreeSet::new();
-        for (name, value) in self.ledger.documents(SPACE).await? {
+        for (name, value) in self.metadata.documents(SPACE).await? {
             if let Some(route) = route_jobs::route_of(&name) {
                 in_use.insert(SmolStr::from(route));
             }
@@ -194,7 +194,7 @@ impl Routes {
     /// `queue_unavailable`.
     pub(crate) async fn open_queue(&self, route: &str) -> Result<()> {
         if !self.in_use.load().contains(route) {
-            route_jobs::open(&*self.ledger, route).await?;
+            route_jobs::open(&*self.metadata, route).await?;
             let mut in_use = BTreeSet::clone(&self.in_use.load());
             in_use.insert(route.into());
             self.in_use.store(Arc::new(in_use));
@@ -208,7 +208,7 @@ impl Routes {
     /// `queue_unavailable`.
     pub async fn declare(&self) -> Result<()> {
         let names: Vec<SmolStr> = self.declared.iter().map(|route| route.name.clone()).collect();
-        route_jobs::declare(&*self.ledger, &names).await
+        route_jobs::declare(&*self.metadata, &names).await
     }
 
     /// Refreshes for ever: what other gateways were told every two seconds, what
@@ -252,7 +252,7 @@ impl Routes {
         }
         let json = serde_json::to_vec(&route)
             .map_err(|error| Error::new(ErrorCode::Internal, format!("a route cannot be written: {error}")))?;
-        self.ledger.put(SPACE, &route.name, &json).await?;
+        self.metadata.put(SPACE, &route.name, &json).await?;
         tell(&self.current.load(), &bound);
         self.current.store(Arc::new(bound));
         log::info!(route = route.name.as_str(); "routes: `{}` declared", route.name);
@@ -269,9 +269,9 @@ impl Routes {
             return Err(no_route(name));
         }
         if self.declared.iter().any(|route| route.name == name) {
-            self.ledger.put(SPACE, name, b"null").await?;
+            self.metadata.put(SPACE, name, b"null").await?;
         } else {
-            self.ledger.remove(SPACE, name).await?;
+            self.metadata.remove(SPACE, name).await?;
         }
         self.refresh(registry).await?;
         log::info!(route = name; "routes: `{name}` removed");

@@ -12,8 +12,7 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, NewJob};
 use nobat_core::routing::{Join, OnFailure, Plan, join};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::queue::Accepted;
-use nobat_queue::route_jobs;
+use nobat_queue::{Accepted, route_jobs};
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 

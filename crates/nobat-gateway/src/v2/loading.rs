@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nobat_core::signature::ModelState;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::queue::{LoadProgress, WorkerCommand, WorkerInfo};
+use nobat_queue::{LoadProgress, WorkerCommand, WorkerInfo};
 use smol_str::SmolStr;
 
 use crate::registry::{ModelEntry, VersionEntry, Want};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nobat_core::Result;
 use nobat_core::statistics::{ModelStatistics, Tally, WorkerReport};
-use nobat_queue::queue::{WorkerCommand, WorkerInfo};
+use nobat_queue::{WorkerCommand, WorkerInfo};
 use smol_str::SmolStr;
 
 use crate::context::RequestContext;

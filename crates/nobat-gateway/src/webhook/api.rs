@@ -88,7 +88,7 @@ pub(crate) async fn redeliver(request: HttpRequest, predictor: Data<Predictor>, 
 )]
 pub(crate) async fn endpoints(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let webhooks = &predictor.shared().webhooks;
-    let disabled = webhooks.inner.ledger.documents(DISABLED).await;
+    let disabled = webhooks.inner.metadata.documents(DISABLED).await;
     let open: Vec<Value> = webhooks
         .inner
         .breakers
@@ -113,7 +113,7 @@ pub(crate) async fn enable(request: HttpRequest, predictor: Data<Predictor>, bod
     let outcome = async {
         let Enable { url } = serde_json::from_slice(&body)
             .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("give {{\"url\": …}}: {error}")))?;
-        match predictor.shared().webhooks.inner.ledger.remove(DISABLED, &url).await? {
+        match predictor.shared().webhooks.inner.metadata.remove(DISABLED, &url).await? {
             true => Ok(HttpResponse::NoContent().finish()),
             false => Err(Error::new(
                 ErrorCode::RouteNotFound,
@@ -127,14 +127,14 @@ pub(crate) async fn enable(request: HttpRequest, predictor: Data<Predictor>, bod
 impl Webhooks {
     /// Pending deliveries, the next due first, then those that are over, the newest first.
     async fn deliveries(&self, limit: usize) -> Result<Vec<Value>> {
-        let ledger = &self.inner.ledger;
+        let metadata = &self.inner.metadata;
         let mut found = Vec::new();
-        for (due, left) in ledger.timers(DELIVERIES, limit).await? {
+        for (due, left) in metadata.timers(DELIVERIES, limit).await? {
             if let Ok(delivery) = serde_json::from_slice::<Delivery>(&due.value) {
                 found.push(shown(&delivery, Some(left.as_secs())));
             }
         }
-        for entry in ledger.tail(HISTORY, limit.saturating_sub(found.len())).await? {
+        for entry in metadata.tail(HISTORY, limit.saturating_sub(found.len())).await? {
             if let Ok(delivery) = serde_json::from_slice::<Delivery>(&entry) {
                 found.push(shown(&delivery, None));
             }
@@ -148,16 +148,16 @@ impl Webhooks {
     /// # Errors
     /// `route_not_found` when the history no longer has it.
     pub async fn redeliver(&self, id: &str) -> Result<Delivery> {
-        let ledger = &self.inner.ledger;
-        let waiting = ledger.timers(DELIVERIES, HISTORY_KEPT).await?.into_iter().find(|(due, _)| due.key == id);
+        let metadata = &self.inner.metadata;
+        let waiting = metadata.timers(DELIVERIES, HISTORY_KEPT).await?.into_iter().find(|(due, _)| due.key == id);
         if let Some((due, _)) = waiting
             && let Ok(delivery) = serde_json::from_slice::<Delivery>(&due.value)
         {
-            ledger.move_timer(DELIVERIES, id, &due.value, std::time::Duration::ZERO).await?;
+            metadata.move_timer(DELIVERIES, id, &due.value, std::time::Duration::ZERO).await?;
             self.inner.work.notify_one();
             return Ok(delivery);
         }
-        let history = ledger.tail(HISTORY, HISTORY_KEPT).await?;
+        let history = metadata.tail(HISTORY, HISTORY_KEPT).await?;
         let found = history
             .iter()
             .filter_map(|entry| serde_json::from_slice::<Delivery>(entry).ok())

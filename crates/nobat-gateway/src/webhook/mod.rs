@@ -5,7 +5,7 @@
 //! calls that show and repeat deliveries ([`api`]). Signing and the guard over
 //! addresses are [`outbound`](crate::outbound)'s.
 //!
-//! A caller's 202 comes after the watch is in the ledger, so a gateway killed at
+//! A caller's 202 comes after the watch is in the metadata store, so a gateway killed at
 //! any point loses no delivery:
 //!
 //! ```text
@@ -31,7 +31,7 @@ use nobat_core::infer::InferResponse;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::secret::Secret;
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::{Ledger, route_jobs};
+use nobat_queue::{MetadataStore, route_jobs};
 use nobat_runtime::Metrics;
 use prometheus::{IntCounterVec, opts};
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ pub struct Webhooks {
 }
 
 struct Inner {
-    ledger: Arc<dyn Ledger>,
+    metadata: Arc<dyn MetadataStore>,
     outbound: Outbound,
     secrets: Vec<WebhookSecret>,
     retry_s: Vec<u32>,
@@ -185,7 +185,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// `invalid_parameter` for a secret that is none.
-    pub fn new(settings: &WebhookSettings, ledger: Arc<dyn Ledger>, metrics: &Metrics) -> Result<Webhooks> {
+    pub fn new(settings: &WebhookSettings, metadata: Arc<dyn MetadataStore>, metrics: &Metrics) -> Result<Webhooks> {
         let secrets = settings.parsed()?;
         let outbound = Outbound::new(settings.addresses, settings.concurrent)?;
         let options = opts!("nobat_webhook_attempts_total", "Webhook attempts by outcome.");
@@ -193,7 +193,7 @@ impl Webhooks {
             .map_err(|error| Error::new(ErrorCode::Internal, format!("metrics: {error}")))?;
         metrics.register(attempts.clone());
         let inner = Inner {
-            ledger,
+            metadata,
             outbound,
             secrets,
             retry_s: settings.retry_s.clone(),
@@ -224,7 +224,7 @@ impl Webhooks {
     /// Stores a delivery that is due at once; the same id is stored once.
     async fn deliver(&self, delivery: &Delivery) -> Result<()> {
         let json = encode(delivery)?;
-        self.inner.ledger.add_timer(DELIVERIES, &delivery.id, &json, Duration::ZERO).await?;
+        self.inner.metadata.add_timer(DELIVERIES, &delivery.id, &json, Duration::ZERO).await?;
         self.inner.work.notify_one();
         Ok(())
     }

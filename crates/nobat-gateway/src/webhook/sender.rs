@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::Result;
-use nobat_queue::Queue;
-use nobat_queue::ledger::Due;
+use nobat_queue::{Queue, Timer};
 
 use super::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, Webhooks, encode, now_ms, pace};
 use crate::outbound::{self, Target};
@@ -18,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_secs(30);
 /// Deliveries taken in one go.
 const AT_ONCE: usize = 32;
-/// Pause after the ledger could not be reached.
+/// Pause after the metadata store could not be reached.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Sends for ever. Abort the task to stop: what was in flight is due again.
@@ -30,7 +29,7 @@ pub async fn run(webhooks: Webhooks, queue: Arc<dyn Queue>) {
                 let _ = tokio::time::timeout(LOOK, webhooks.inner.work.notified()).await;
             }
             Err(error) => {
-                log::debug!("webhook: waiting for the ledger: {error}");
+                log::debug!("webhook: waiting for the metadata store: {error}");
                 tokio::time::sleep(AWAY).await;
             }
         }
@@ -40,9 +39,9 @@ pub async fn run(webhooks: Webhooks, queue: Arc<dyn Queue>) {
 /// One look and one round of sending; whether there may be more to do.
 async fn once(webhooks: &Webhooks, queue: &dyn Queue) -> Result<bool> {
     let more_watches = webhooks.look(queue).await?;
-    let due = webhooks.inner.ledger.take_due(DELIVERIES, AT_ONCE, LEASE).await?;
+    let due = webhooks.inner.metadata.take_due(DELIVERIES, AT_ONCE, LEASE).await?;
     let more = more_watches || due.len() == AT_ONCE;
-    let disabled = if due.is_empty() { Vec::new() } else { webhooks.inner.ledger.documents(DISABLED).await? };
+    let disabled = if due.is_empty() { Vec::new() } else { webhooks.inner.metadata.documents(DISABLED).await? };
     let mut sending: FuturesUnordered<_> = due
         .into_iter()
         .map(|due| {
@@ -57,11 +56,11 @@ async fn once(webhooks: &Webhooks, queue: &dyn Queue) -> Result<bool> {
 }
 
 /// One attempt of one delivery, and what follows from it.
-async fn send(webhooks: &Webhooks, due: Due, disabled: impl Fn(&str) -> bool) -> Result<()> {
+async fn send(webhooks: &Webhooks, due: Timer, disabled: impl Fn(&str) -> bool) -> Result<()> {
     let inner = &webhooks.inner;
     let Ok(mut delivery) = serde_json::from_slice::<Delivery>(&due.value) else {
         log::warn!(delivery = due.key.as_str(); "webhook: dropping a delivery that cannot be read");
-        return inner.ledger.remove_timer(DELIVERIES, &due.key).await.map(drop);
+        return inner.metadata.remove_timer(DELIVERIES, &due.key).await.map(drop);
     };
     if disabled(&delivery.url) {
         delivery.last = "the receiver answered 410 earlier; enable its URL to send again".into();
@@ -77,7 +76,7 @@ async fn send(webhooks: &Webhooks, due: Due, disabled: impl Fn(&str) -> bool) ->
     let endpoint = target.endpoint();
     if let Some(pause) = inner.breakers.ask(&endpoint, now_ms()) {
         // The endpoint is left alone: this costs the delivery no attempt.
-        return inner.ledger.move_timer(DELIVERIES, &delivery.id, &due.value, pause).await.map(drop);
+        return inner.metadata.move_timer(DELIVERIES, &delivery.id, &due.value, pause).await.map(drop);
     }
     delivery.attempts += 1;
     let sent = attempt(webhooks, &target, &delivery).await;
@@ -106,7 +105,7 @@ async fn send(webhooks: &Webhooks, due: Due, disabled: impl Fn(&str) -> bool) ->
         }
         outbound::Delivery::Gone => {
             delivery.last = "410: the receiver wants no more".into();
-            inner.ledger.put(DISABLED, &delivery.url, b"410").await?;
+            inner.metadata.put(DISABLED, &delivery.url, b"410").await?;
             finish(webhooks, delivery, Outcome::GivenUp).await
         }
         outbound::Delivery::Forbidden(why) => {
@@ -134,7 +133,7 @@ async fn again(webhooks: &Webhooks, mut delivery: Delivery, why: String, least: 
     match pace::next_delay(&webhooks.inner.retry_s, delivery.attempts, random()) {
         Some(delay) => {
             let json = encode(&delivery)?;
-            webhooks.inner.ledger.move_timer(DELIVERIES, &delivery.id, &json, delay.max(least)).await.map(drop)
+            webhooks.inner.metadata.move_timer(DELIVERIES, &delivery.id, &json, delay.max(least)).await.map(drop)
         }
         None => finish(webhooks, delivery, Outcome::GivenUp).await,
     }
@@ -147,8 +146,8 @@ async fn finish(webhooks: &Webhooks, mut delivery: Delivery, outcome: Outcome) -
     if outcome == Outcome::GivenUp {
         log::warn!(delivery = delivery.id.as_str(), attempts = delivery.attempts; "webhook: given up: {}", delivery.last);
     }
-    webhooks.inner.ledger.append(HISTORY, &encode(&delivery)?, HISTORY_KEPT).await?;
-    webhooks.inner.ledger.remove_timer(DELIVERIES, &delivery.id).await.map(drop)
+    webhooks.inner.metadata.append(HISTORY, &encode(&delivery)?, HISTORY_KEPT).await?;
+    webhooks.inner.metadata.remove_timer(DELIVERIES, &delivery.id).await.map(drop)
 }
 
 fn random() -> u32 {

@@ -1,16 +1,15 @@
 //! The watch over jobs: from "accepted" to "there is something to tell".
 //!
 //! A watch is a timer that looks at its job: every two seconds while the job is
-//! young, ever more rarely as it ages. It is in the ledger before the caller is
+//! young, ever more rarely as it ages. It is in the metadata store before the caller is
 //! answered, so the job's queue needs to know nothing of it.
 
 use std::time::Duration;
 
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{JobId, OwnerId, Result};
-use nobat_queue::Queue;
-use nobat_queue::ledger::Due;
 use nobat_queue::watch::{self, FIRST_LOOK, LONGEST_PAUSE, WATCHES, Watch};
+use nobat_queue::{Queue, Timer};
 
 use super::{Delivery, Webhooks, now_ms};
 
@@ -20,19 +19,19 @@ const LEASE: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 64;
 
 impl Webhooks {
-    /// Begins to watch a job; returns when the watch is in the ledger.
+    /// Begins to watch a job; returns when the watch is in the metadata store.
     ///
     /// # Errors
     /// `queue_unavailable`.
     pub async fn watch(&self, job: JobId, owner: OwnerId, url: &str) -> Result<()> {
-        watch::begin(&*self.inner.ledger, job, owner, url, now_ms()).await
+        watch::begin(&*self.inner.metadata, job, owner, url, now_ms()).await
     }
 
     /// Looks at the watches that are due; whether there may be more.
     pub(super) async fn look(&self, queue: &dyn Queue) -> Result<bool> {
-        let due = self.inner.ledger.take_due(WATCHES, AT_ONCE, LEASE).await?;
+        let due = self.inner.metadata.take_due(WATCHES, AT_ONCE, LEASE).await?;
         let more = due.len() == AT_ONCE;
-        for Due { key, value } in due {
+        for Timer { key, value } in due {
             match serde_json::from_slice::<Watch>(&value) {
                 Ok(watch) => {
                     let view = queue.get(watch.job).await?;
@@ -40,7 +39,7 @@ impl Webhooks {
                 }
                 Err(error) => {
                     log::warn!(job = key.as_str(); "webhook: dropping a watch that cannot be read: {error}");
-                    self.inner.ledger.remove_timer(WATCHES, &key).await?;
+                    self.inner.metadata.remove_timer(WATCHES, &key).await?;
                 }
             }
         }
@@ -63,11 +62,11 @@ impl Webhooks {
                     watch.failures_told = view.attempts;
                 }
                 let pause = pause(now.saturating_sub(watch.since_ms));
-                self.inner.ledger.move_timer(WATCHES, &key, &watch.encode()?, pause).await?;
+                self.inner.metadata.move_timer(WATCHES, &key, &watch.encode()?, pause).await?;
                 return Ok(());
             }
         }
-        self.inner.ledger.remove_timer(WATCHES, &key).await.map(drop)
+        self.inner.metadata.remove_timer(WATCHES, &key).await.map(drop)
     }
 }
 

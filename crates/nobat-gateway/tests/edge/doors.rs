@@ -252,7 +252,7 @@ async fn an_id_that_passes_the_check_still_needs_its_owner_and_guesses_come_to_a
     let guesser_id = guesser.split('_').nth(1).expect("an id");
     let owner = auth::KeyId::parse(guesser_id).expect("an id").owner();
     let ids = house.gateway.shared().queue.ids();
-    let found = ids.issue(id.random, id.horizon_min, id.locator, owner);
+    let found = ids.issue(id.random, id.tombstone_min, id.locator, owner);
     assert!(ids.verify(found, owner), "it passes the check");
     let reply = house.get(&format!("/api/v1/jobs/{found}"), Some(&guesser)).await;
     assert_eq!(reply.status, 404, "{}", reply.text);
@@ -260,7 +260,7 @@ async fn an_id_that_passes_the_check_still_needs_its_owner_and_guesses_come_to_a
     let own = house.enqueue(Some(&guesser)).await.json()["id"].as_str().expect("an id").to_owned();
     let mut answers = Vec::new();
     for guess in 0..25u64 {
-        let made_up = ids.issue(u128::from(guess), id.horizon_min, 1, nobat_core::OwnerId(77));
+        let made_up = ids.issue(u128::from(guess), id.tombstone_min, 1, nobat_core::OwnerId(77));
         answers.push(house.get(&format!("/api/v1/jobs/{made_up}"), Some(&guesser)).await.status);
     }
     assert_eq!(answers.iter().filter(|&&status| status == 404).count(), 19, "{answers:?}");

@@ -12,9 +12,8 @@ use nobat_core::signature::{ModelSignature, ModelState, TensorSpec, digest_mark}
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
-use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings, WorkerInfo};
 use reqwest::header::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -238,7 +237,7 @@ async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration, v
     let mut consumer = queue.consumer(MODEL, "scripted").await.expect("a consumer");
     let mut settle = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("a step");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("a step");
         if step.leased.is_empty() {
             consumer.idle().await;
             continue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nobat_gateway::auth::{self, AuthConfig, Keyring, NewKey, Scope};
 use nobat_gateway::{Gateway, GatewayConfig};
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
 use serde_json::json;
 

@@ -10,8 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use nobat_queue::departed;
-use nobat_queue::queue::WorkerInfo;
+use nobat_queue::{WorkerInfo, drained_workers};
 
 use crate::house::{House, info};
 
@@ -139,7 +138,7 @@ async fn a_worker_that_dies_beside_another_is_missed_and_one_that_leaves_is_not(
     house.queue.register_worker(&worker("leaves"), long).await.expect("registered");
     house.queue.register_worker(&worker("dies"), long).await.expect("registered");
     workers_say(&house, "3 live workers").await;
-    departed::note(&*house.queue.ledger(), "leaves", "host-leaves").await.expect("noted");
+    drained_workers::record(&*house.queue.metadata(), "leaves", "host-leaves").await.expect("noted");
     house.queue.deregister_worker("leaves").await.expect("gone");
     assert_eq!(workers_say(&house, "2 live workers serve every").await["state"], "ok");
     // Its registration ends without a word.

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use nobat_gateway::GatewayConfig;
 use nobat_gateway::limits::LimitsConfig;
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Queue, QueueSettings};
 use serde_json::json;
 
 use crate::house::House;

@@ -17,9 +17,8 @@ use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::outbound::AddressPolicy;
 use nobat_gateway::webhook::WebhookSettings;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
-use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings, WorkerInfo};
 use parking_lot::Mutex;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -215,7 +214,7 @@ pub(crate) async fn work(
     let mut consumer = queue.consumer(model, "scripted").await.expect("a consumer");
     let mut settle = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("the embedded queue answers");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("the embedded queue answers");
         let manner = manners.lock().get(model).copied().unwrap_or(Manner::Answers(Duration::ZERO));
         if let (Manner::Answers(pause), false) = (manner, step.leased.is_empty()) {
             tokio::time::sleep(pause).await;

@@ -13,9 +13,8 @@ use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
-use nobat_queue::Queue;
-use nobat_queue::queue::{QueueSettings, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings, WorkerInfo};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -168,7 +167,7 @@ async fn work(queue: Arc<SqliteQueue>, model: String) {
     let mut consumer = queue.consumer(&model, "scripted").await.expect("a consumer");
     let mut settle = Vec::new();
     loop {
-        let step = consumer.step(std::mem::take(&mut settle), 8).await.expect("the embedded queue answers");
+        let step = consumer.settle_and_lease(std::mem::take(&mut settle), 8).await.expect("the embedded queue answers");
         settle = step.leased.iter().map(|job| settlement(&model, job)).collect();
         if settle.is_empty() && !step.more {
             consumer.idle().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nobat_core::model_name;
-use nobat_queue::queue::WorkerInfo;
+use nobat_queue::WorkerInfo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::harness::{House, digits, instance};

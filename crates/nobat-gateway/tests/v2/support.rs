@@ -15,9 +15,8 @@ use nobat_core::statistics::{BatchTimes, ModelStatistics, WorkerReport};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
-use nobat_queue::Queue;
-use nobat_queue::queue::{LOADS, LoadProgress, QueueSettings, WorkerCommand, WorkerInfo};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{LOADS, LoadProgress, Queue, QueueSettings, WorkerCommand, WorkerInfo};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -161,7 +160,7 @@ impl Worker {
         let mut consumer = self.queue.consumer(&model, "scripted").await.expect("a consumer");
         let mut settled = Vec::new();
         loop {
-            let step = consumer.step(std::mem::take(&mut settled), 8).await.expect("steps");
+            let step = consumer.settle_and_lease(std::mem::take(&mut settled), 8).await.expect("steps");
             if step.leased.is_empty() {
                 consumer.idle().await;
                 continue;

@@ -10,17 +10,16 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::Value;
 
+use super::client::RedisClient;
 use super::keys::{QueueKeys, key_of};
-use super::lane::RedisLane;
-use super::ledger::RedisLedger;
+use super::metadata::RedisMetadata;
 use super::record::{self, Stored};
 use super::renewer::RedisRenewer;
 use super::{Inner, RedisQueue, consumer::RedisConsumer, scripts, startup, unexpected};
-use crate::condition::Condition;
-use crate::ledger::Ledger;
-use crate::queue::{
-    Consumer, Counts, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, Taken, WorkerCommand,
-    WorkerInfo,
+use crate::api::{Condition, MetadataStore};
+use crate::api::{
+    Consumer, Counts, ListFilter, Page, Queue, QueueClient, QueueSettings, RateDecision, Renewer, StoreHealth,
+    WorkerCommand, WorkerInfo,
 };
 
 /// Dead letters one script call moves.
@@ -36,12 +35,12 @@ impl Queue for RedisQueue {
         self.inner.ids
     }
 
-    fn lane(&self) -> Arc<dyn Lane> {
-        Arc::new(RedisLane::open(self.inner.clone()))
+    fn client(&self) -> Arc<dyn QueueClient> {
+        Arc::new(RedisClient::open(self.inner.clone()))
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(RedisLedger::new(self.inner.clone()))
+    fn metadata(&self) -> Arc<dyn MetadataStore> {
+        Arc::new(RedisMetadata::new(self.inner.clone()))
     }
 
     async fn consumer(&self, model: &str, _worker: &str) -> Result<Box<dyn Consumer>> {
@@ -69,7 +68,7 @@ impl Queue for RedisQueue {
         self.inner.keep_cached(key, answer, ttl).await
     }
 
-    async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<Option<Taken>> {
+    async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<Option<RateDecision>> {
         self.inner.take_rate(owner, interval, window).await.map(Some)
     }
 
@@ -77,7 +76,7 @@ impl Queue for RedisQueue {
         let not_found = || Error::new(ErrorCode::JobNotFound, format!("no job `{id}`")).for_job(id);
         let queue = self.inner.queue_of(id).await?.ok_or_else(not_found)?;
         let mut cmd = scripts::CANCEL.on(&queue.base);
-        cmd.arg("any").arg(self.inner.prefix.lane_channel()).arg(&key_of(id)[..]);
+        cmd.arg("any").arg(self.inner.prefix.client_channel()).arg(&key_of(id)[..]);
         let reply = self.inner.send(&cmd).await?;
         let Value::Array(parts) = reply else { return Err(unexpected("a cancel's reply", &reply)) };
         match <[Value; 2]>::try_from(parts) {

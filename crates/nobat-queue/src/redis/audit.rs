@@ -204,7 +204,7 @@ impl Inner {
     ) -> Result<i64> {
         let mut cmd = scripts::AUDIT.on(&queue.base);
         cmd.arg(set).arg(member).arg(key).arg(u8::from(repair)).arg(u64::from(self.settings.dead_ttl_s) * 1000);
-        cmd.arg(self.prefix.lane_channel());
+        cmd.arg(self.prefix.client_channel());
         match self.send(&cmd).await? {
             Value::Int(verdict) => Ok(verdict),
             other => Err(unexpected("a verdict", &other)),
@@ -289,7 +289,7 @@ fn hex(key: &[u8]) -> String {
     match super::keys::job_of(key) {
         // As it begins in the job's public id.
         Some(random) => {
-            let id = nobat_core::JobId { random, horizon_min: 0, mac: 0, locator: 0 };
+            let id = nobat_core::JobId { random, tombstone_min: 0, mac: 0, locator: 0 };
             String::from_utf8_lossy(&id.key()).into_owned()
         }
         None => format!("{:?}", String::from_utf8_lossy(key)),

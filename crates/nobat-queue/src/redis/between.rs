@@ -13,7 +13,7 @@ use redis::Value;
 
 use super::connect::coded;
 use super::{Inner, scripts, unexpected};
-use crate::queue::Taken;
+use crate::api::RateDecision;
 
 impl Inner {
     pub(super) async fn cached(&self, key: u128) -> Result<Option<Bytes>> {
@@ -36,7 +36,7 @@ impl Inner {
         self.hub.send(&cmd).await.map_err(|e| coded(&e)).map(|_| ())
     }
 
-    pub(super) async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<Taken> {
+    pub(super) async fn take_rate(&self, owner: OwnerId, interval: Duration, window: Duration) -> Result<RateDecision> {
         let mut cmd = scripts::RATE.on(self.prefix.rate(owner));
         // Whole microseconds: the script keeps its state as one such number.
         cmd.arg(interval.as_micros().max(1) as u64).arg(window.as_micros().max(1) as u64);
@@ -47,7 +47,7 @@ impl Inner {
         };
         match parts {
             [Value::Int(allowed), Value::Int(debt_us)] => {
-                Ok(Taken { allowed: allowed == 1, debt: Duration::from_micros(debt_us.max(0) as u64) })
+                Ok(RateDecision { allowed: allowed == 1, debt: Duration::from_micros(debt_us.max(0) as u64) })
             }
             _ => Err(unexpected("a rate", &Value::Nil)),
         }

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::pulse::Cause;
 use super::scripts;
-use crate::condition::Refusals;
+use crate::api::Refusals;
 
 /// How long opening a connection may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

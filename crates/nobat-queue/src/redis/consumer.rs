@@ -22,7 +22,7 @@ use super::marker::Marker;
 use super::record::{self, Record, flag};
 use super::settle::{Call, Clock};
 use super::{Inner, random_name, random_u128, scripts, unexpected};
-use crate::queue::{Consumer, Step};
+use crate::api::{Consumer, LeaseReply};
 
 /// Settlements one call carries; the rest go in the next.
 const SETTLE_MAX: usize = 512;
@@ -46,7 +46,7 @@ pub(crate) struct RedisConsumer {
     /// What is left of a call that the store refused, one settlement each.
     parts: VecDeque<Call>,
     /// What a step that failed had already brought.
-    brought: Step,
+    brought: LeaseReply,
     next_token: u64,
     clock: Clock,
 }
@@ -64,7 +64,7 @@ impl RedisConsumer {
             unsent: Vec::new(),
             pending: None,
             parts: VecDeque::new(),
-            brought: Step::default(),
+            brought: LeaseReply::default(),
             // Random, so that no two consumers ever use one token.
             next_token: random_u128() as u64,
             clock: Clock { server_us: 0, at: Instant::now() },
@@ -74,7 +74,7 @@ impl RedisConsumer {
     }
 
     /// Makes the next call out of what is unsent.
-    async fn next_call(&mut self, step: &mut Step, park: Option<usize>) -> Result<Call> {
+    async fn next_call(&mut self, step: &mut LeaseReply, park: Option<usize>) -> Result<Call> {
         let count = self.unsent.len().min(SETTLE_MAX);
         self.recall(count, step).await?;
         let count = self.unsent.len().min(count);
@@ -101,7 +101,7 @@ impl RedisConsumer {
     /// The store refuses the pending call, and would do so for ever. Its settlements go
     /// one by one then; one that is refused by itself fails its job, and what even that
     /// cannot settle is given up: its lease runs out.
-    fn refused(&mut self, error: &RedisError, step: &mut Step) -> Result<()> {
+    fn refused(&mut self, error: &RedisError, step: &mut LeaseReply) -> Result<()> {
         let Some(call) = self.pending.take() else { return Ok(()) };
         match call.len() {
             // It only takes leases, and may have: to be asked again.
@@ -129,7 +129,7 @@ impl RedisConsumer {
 
     /// Reads the records of settlements whose lease this consumer does not
     /// remember; those without a living record are refused.
-    async fn recall(&mut self, count: usize, step: &mut Step) -> Result<()> {
+    async fn recall(&mut self, count: usize, step: &mut LeaseReply) -> Result<()> {
         let unknown = |s: &Settlement, held: &HashMap<(u128, u64), Record>| {
             matches!(s.outcome, Outcome::Succeeded(_)) && !held.contains_key(&(s.id.random, s.token.0))
         };
@@ -163,7 +163,7 @@ impl RedisConsumer {
     }
 
     /// Takes a reply apart: `[now, more, refused count, refused…, key, record, …]`.
-    async fn take(&mut self, call: &Call, reply: Value, step: &mut Step) -> Result<()> {
+    async fn take(&mut self, call: &Call, reply: Value, step: &mut LeaseReply) -> Result<()> {
         let Value::Array(parts) = reply else { return Err(unexpected("a step's reply", &reply)) };
         let mut parts = parts.into_iter();
         let mut number = || match parts.next() {
@@ -204,7 +204,7 @@ impl RedisConsumer {
         Ok(())
     }
 
-    async fn take_handed(&mut self, handed: Handed, step: &mut Step) {
+    async fn take_handed(&mut self, handed: Handed, step: &mut LeaseReply) {
         let (token, now_us) = (handed.token, handed.now_us);
         self.clock = Clock { server_us: now_us, at: Instant::now() };
         for (key, record) in handed {
@@ -213,18 +213,18 @@ impl RedisConsumer {
         self.fetch_payloads(0, step).await;
     }
 
-    fn take_job(&mut self, key: &[u8], bytes: Bytes, token: u64, now_us: u64, step: &mut Step) {
+    fn take_job(&mut self, key: &[u8], bytes: Bytes, token: u64, now_us: u64, step: &mut LeaseReply) {
         let Some(random) = job_of(key) else {
             log::error!(model = self.queue.model.as_str(); "a member of `ready` is no job key; run `nobat doctor --queue`");
             return;
         };
         let Some(record) = Record::parse(&bytes).filter(|record| record.flags & flag::STRIPPED == 0) else {
-            let id = JobId { random, horizon_min: 0, mac: 0, locator: self.queue.number };
+            let id = JobId { random, tombstone_min: 0, mac: 0, locator: self.queue.number };
             log::error!(model = self.queue.model.as_str(); "a job's record is corrupt; it is dead-lettered");
             self.give_up(id, token, record::CORRUPT);
             return;
         };
-        let id = self.inner.ids.issue(random, record.horizon_min, self.queue.number, record.owner);
+        let id = self.inner.ids.issue(random, record.tombstone_min, self.queue.number, record.owner);
         step.leased.push(LeasedJob {
             id,
             token: LeaseToken(token),
@@ -247,7 +247,7 @@ impl RedisConsumer {
 
     /// Reads the payloads that travel beside their records. What cannot be read
     /// now is given back; what is gone is dead-lettered.
-    async fn fetch_payloads(&mut self, from: usize, step: &mut Step) {
+    async fn fetch_payloads(&mut self, from: usize, step: &mut LeaseReply) {
         let beside = |job: &LeasedJob, held: &HashMap<(u128, u64), Record>| {
             held.get(&(job.id.random, job.token.0)).is_some_and(|record| record.flags & flag::BLOB != 0)
         };
@@ -336,15 +336,15 @@ async fn store(link: &mut Link, blobs: &[(Vec<u8>, i64, &Bytes)]) -> RedisResult
 
 #[async_trait]
 impl Consumer for RedisConsumer {
-    async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+    async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
         self.turn(settle, want, false).await
     }
 
-    async fn step_or_park(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
+    async fn settle_and_lease_or_wait(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
         self.turn(settle, want, true).await
     }
 
-    fn parked(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         self.handoff.parked().is_some()
     }
 
@@ -365,7 +365,7 @@ impl RedisConsumer {
         self.unsent.is_empty() && self.parts.is_empty() && self.pending.is_none()
     }
 
-    async fn turn(&mut self, settle: Vec<Settlement>, want: usize, park: bool) -> Result<Step> {
+    async fn turn(&mut self, settle: Vec<Settlement>, want: usize, park: bool) -> Result<LeaseReply> {
         self.unsent.extend(settle);
         let mut step = std::mem::take(&mut self.brought);
         let turned = self.call_until_settled(&mut step, want, park).await;
@@ -376,7 +376,7 @@ impl RedisConsumer {
     }
 
     /// One step's calls: every settlement, and with the last of them the leases.
-    async fn call_until_settled(&mut self, step: &mut Step, want: usize, park: bool) -> Result<()> {
+    async fn call_until_settled(&mut self, step: &mut LeaseReply, want: usize, park: bool) -> Result<()> {
         if self.handoff.broke() {
             self.hub.broken_now();
         }

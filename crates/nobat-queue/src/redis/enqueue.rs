@@ -10,13 +10,13 @@ use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::oneshot;
 
+use super::client::{Shared, Travelling};
 use super::connect::{Backoff, Fault, coded, fault};
 use super::keys::{QueueKeys, job_of, key_of};
-use super::lane::{Shared, Travelling};
 use super::pulse::{self, Cause};
 use super::record::{self, Encoded};
 use super::{Inner, scripts, written};
-use crate::queue::Accepted;
+use crate::api::Accepted;
 
 /// Payload bytes that travel within the usual time for a reply.
 const PROMPT_BYTES: usize = 4 << 20;
@@ -45,7 +45,7 @@ struct Special {
 }
 
 impl Outgoing {
-    pub(crate) fn new(queue: Arc<QueueKeys>, id: JobId, job: &NewJob, lane: Option<[u8; 8]>) -> Outgoing {
+    pub(crate) fn new(queue: Arc<QueueKeys>, id: JobId, job: &NewJob, client: Option<[u8; 8]>) -> Outgoing {
         let options = &job.options;
         let plain = options.delay.is_none() && options.deadline.is_none() && options.idempotency.is_none();
         let special = (!plain).then(|| Special {
@@ -60,7 +60,7 @@ impl Outgoing {
             ack: None,
             owner: job.owner,
             priority: options.priority,
-            encoded: record::encode(job, id.horizon_min, lane),
+            encoded: record::encode(job, id.tombstone_min, client),
             special,
         }
     }
@@ -188,7 +188,7 @@ fn command(inner: &Inner, queue: &QueueKeys, batch: &[Outgoing], again: bool) ->
             Some((key, fingerprint)) => {
                 let mut detail = [0; 20];
                 detail[..16].copy_from_slice(&fingerprint.to_le_bytes());
-                detail[16..].copy_from_slice(&outgoing.id.horizon_min.to_le_bytes());
+                detail[16..].copy_from_slice(&outgoing.id.tombstone_min.to_le_bytes());
                 cmd.arg(format!("{key:032x}")).arg(&detail[..]);
             }
             None => {

@@ -13,7 +13,7 @@
 //! | key | type | holds | written by | lives |
 //! |---|---|---|---|---|
 //! | `nobat{m}:<12>` | string | a job's record while it lives, its result after ([`record`](super::record)) | enqueue, step | result ttl after the end |
-//! | `nobat{m}:<12>:in` | string | a payload over [`INLINE_MAX`] | lane, before enqueue | until the job ends |
+//! | `nobat{m}:<12>:in` | string | a payload over [`INLINE_MAX`] | client, before enqueue | until the job ends |
 //! | `nobat{m}:<12>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
 //! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
 //! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
@@ -26,7 +26,7 @@
 //! | `nobat{m}:parked` | set | consumers that wait and may be handed jobs: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until handed to; an hour after the last tick |
 //! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `swept` (when timers were last looked after), `spared` (until when no lease is reaped), `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
-//! | `nobat{m}:watch` | hash | job key -> lanes (8 bytes each) that wait for another lane's job | watch | until the job ends |
+//! | `nobat{m}:watch` | hash | job key -> clients (8 bytes each) that wait for another client's job | watch | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |
 //! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, horizon, job key; names nothing once that job has no record | enqueue | idempotency ttl |
 //! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |
@@ -37,7 +37,7 @@
 //! | `nobat{:}commands` | channel | commands to workers | admin | |
 //! | `nobat:cache:<32 hex>` | string | an answer that gateways share | gateways | the model's cache ttl |
 //! | `nobat:rate:<16 hex>` | string | a caller's bucket: when it is full again (us) | gateways | until it is full |
-//! | `nobat:lane:<8>` | channel | finished jobs for one lane | step, tick, cancel | |
+//! | `nobat:lane:<8>` | channel | finished jobs for one client | step, tick, cancel | |
 //! | `nobat:hand:<8>` | channel | jobs leased to one parked consumer | enqueue | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
 
@@ -108,8 +108,8 @@ impl Prefix {
         format!("{}:rate:{:016x}", self.text, owner.0)
     }
 
-    /// What a lane's channel name begins with.
-    pub(crate) fn lane_channel(&self) -> String {
+    /// What a client's channel name begins with.
+    pub(crate) fn client_channel(&self) -> String {
         format!("{}:lane:", self.text)
     }
 

@@ -13,7 +13,7 @@ use redis::Value;
 use super::keys::{KEY_LEN, QueueKeys, job_of};
 use super::record::{self, Stored};
 use super::{Inner, unexpected};
-use crate::queue::{ListFilter, Page};
+use crate::api::{ListFilter, Page};
 
 /// Keys one scan step looks at.
 const SCAN: usize = 500;

@@ -6,7 +6,7 @@
 //! The decisions and what was measured for them stand in `docs/adr/0001` and
 //! `0002`.
 //!
-//! - [`lane`]: a gateway thread's enqueues (coalesced) and waits (pushed);
+//! - [`client`]: a gateway thread's enqueues (coalesced) and waits (pushed);
 //! - [`consumer`]: settle and lease in one call, and waiting without polling;
 //! - [`handoff`]: jobs that come to a waiting consumer without being asked for;
 //! - [`renewer`]: leases kept alive from a thread of their own;
@@ -26,15 +26,15 @@
 mod admin;
 mod audit;
 mod between;
+mod client;
 mod connect;
 mod consumer;
 mod enqueue;
 mod handoff;
 mod keys;
-mod lane;
-mod ledger;
 pub(crate) mod list;
 mod marker;
+mod metadata;
 mod pulse;
 mod record;
 mod registry;
@@ -58,8 +58,7 @@ use smol_str::SmolStr;
 
 pub use connect::single_server;
 
-use crate::condition::Refusals;
-use crate::queue::QueueSettings;
+use crate::api::{QueueSettings, Refusals};
 use connect::{Backoff, Fault, Hub, Target, coded, fault};
 use keys::{Prefix, QueueKeys};
 
@@ -82,7 +81,7 @@ struct Inner {
     registry: registry::Registry,
     timers: timekeeper::Timers,
     refusals: Arc<Refusals<pulse::Cause>>,
-    /// Whether this process enqueues: a lane was opened.
+    /// Whether this process enqueues: a client was opened.
     accepts: AtomicBool,
     server: startup::Server,
     /// Of this process, for timers and commands.
@@ -288,9 +287,9 @@ fn random_u32() -> u32 {
     random_u128() as u32
 }
 
-/// Eight letters and digits: the name of a lane or a process.
+/// Eight letters and digits: the name of a client or a process.
 fn random_name() -> [u8; 8] {
-    let id = JobId { random: random_u128(), horizon_min: 0, mac: 0, locator: 0 };
+    let id = JobId { random: random_u128(), tombstone_min: 0, mac: 0, locator: 0 };
     let mut name = [0; 8];
     name.copy_from_slice(&id.key()[14..]);
     name

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use super::connect::OnPush;
 use super::timekeeper::Timers;
 use super::{Inner, scripts};
-use crate::queue::{WorkerCommand, WorkerInfo};
+use crate::api::{WorkerCommand, WorkerInfo};
 
 /// A change is noticed within this even when its message is lost.
 const LOOK: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use redis::Value;
 use super::connect::{Hub, coded};
 use super::keys::{KEY_LEN, key_of};
 use super::{Inner, scripts, unexpected};
-use crate::queue::{Renewal, Renewer};
+use crate::api::{Renewal, Renewer};
 
 /// Leases renewed per script call.
 const CHUNK: usize = 500;

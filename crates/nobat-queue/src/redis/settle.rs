@@ -54,7 +54,7 @@ struct Stored {
     id: JobId,
     /// Negative when its payload travels beside and goes with the job's end.
     ttl_ms: i64,
-    lane: Option<[u8; 8]>,
+    client: Option<[u8; 8]>,
     record: Vec<u8>,
     /// A result that travels beside, and the token that names it.
     blob: Option<(u64, Bytes)>,
@@ -131,7 +131,7 @@ impl Call {
                     member,
                     id,
                     ttl_ms: if held.flags & flag::BLOB != 0 { -ttl_ms } else { ttl_ms },
-                    lane: (held.flags & flag::REPLY != 0).then_some(held.lane),
+                    client: (held.flags & flag::REPLY != 0).then_some(held.client),
                     record,
                     blob: beside.map(|token| (token, result)),
                 });
@@ -148,9 +148,9 @@ impl Call {
         }
     }
 
-    /// Puts jobs of one lane together: the script publishes once per run.
+    /// Puts jobs of one client together: the script publishes once per run.
     pub(crate) fn sort(&mut self) {
-        self.stored.sort_by_key(|stored| stored.lane);
+        self.stored.sort_by_key(|stored| stored.client);
     }
 
     /// The script call, marked as sent; a repeat carries its age.
@@ -167,7 +167,7 @@ impl Call {
             .arg(settings.aging().step_us())
             .arg(settings.max_dead)
             .arg(u64::from(settings.dead_ttl_s) * 1000)
-            .arg(inner.prefix.lane_channel())
+            .arg(inner.prefix.client_channel())
             .arg(inner.prefix.keeper_channel())
             .arg(self.park.as_ref().map_or(&[][..], |entry| entry))
             .arg(self.unpark.as_ref().map_or(&[][..], |parked| &parked.entry))
@@ -175,8 +175,8 @@ impl Call {
             .arg(self.stored.len())
             .arg(self.others.len());
         for stored in &self.stored {
-            let lane = stored.lane.as_ref().map_or(&[][..], |lane| lane);
-            cmd.arg(&stored.member[..]).arg(stored.ttl_ms).arg(lane).arg(&stored.record);
+            let client = stored.client.as_ref().map_or(&[][..], |client| client);
+            cmd.arg(&stored.member[..]).arg(stored.ttl_ms).arg(client).arg(&stored.record);
         }
         for other in &self.others {
             cmd.arg(&other.member[..])

@@ -9,7 +9,7 @@ use redis::{Cmd, RedisError, RedisResult, Value};
 
 use super::connect::{Hub, coded};
 use super::keys::Prefix;
-use crate::queue::{Durability, QueueSettings, StoreHealth};
+use crate::api::{Durability, QueueSettings, StoreHealth};
 
 /// The oldest server whose scripting and commands the scripts need.
 const OLDEST: (u32, u32) = (7, 0);

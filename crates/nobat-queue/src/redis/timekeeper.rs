@@ -69,7 +69,7 @@ impl Timers {
         self.watch(queue, |entry| entry.consumers += 1);
     }
 
-    /// From here on every queue of the deployment is cared for: a lane opened.
+    /// From here on every queue of the deployment is cared for: a client opened.
     pub(crate) fn roam(&self) {
         if !self.shared.roams.swap(true, Ordering::AcqRel) {
             self.shared.changed.notify_one();
@@ -205,7 +205,7 @@ async fn tick(inner: &Inner, queue: &QueueKeys) -> bool {
         .arg(pause(inner).as_micros() as u64)
         .arg(settings.max_dead)
         .arg(u64::from(settings.dead_ttl_s) * 1000)
-        .arg(inner.prefix.lane_channel())
+        .arg(inner.prefix.client_channel())
         .arg(u64::from(settings.lease_ms) * 1000);
     let failing = &inner.timers.shared.failing;
     match inner.hub.send(&cmd).await {

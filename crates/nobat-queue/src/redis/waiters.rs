@@ -1,4 +1,4 @@
-//! Who waits on a lane for which job, and the pushed messages that tell them.
+//! Who waits on a client for which job, and the pushed messages that tell them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use super::connect::OnPush;
 use super::keys::{KEY_LEN, QueueKeys, job_of};
 
-/// Who waits for which job on this lane.
+/// Who waits for which job on this client.
 #[derive(Default)]
 pub(crate) struct Waiters {
     by_job: Mutex<HashMap<u128, Vec<Waiter>>>,
@@ -52,7 +52,7 @@ impl Waiters {
         (number, told)
     }
 
-    /// Removes one waiter; true when the job has none left on this lane.
+    /// Removes one waiter; true when the job has none left on this client.
     pub(crate) fn remove(&self, job: u128, number: u64) -> bool {
         let mut by_job = self.by_job.lock();
         let Some(list) = by_job.get_mut(&job) else { return true };
@@ -134,7 +134,7 @@ fn deliver(waiters: &Waiters, message: Bytes) {
         let len = len.try_into().map_or(0, u32::from_le_bytes) as usize;
         let end = at + HEAD + len;
         let (Some(job), true) = (job_of(key), end <= message.len()) else {
-            log::error!("a message to this lane is malformed; is another program using the prefix?");
+            log::error!("a message to this client is malformed; is another program using the prefix?");
             return;
         };
         let record = message.slice(at + HEAD..end);

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::folder::{Running, unavailable};
 use super::machine::{ConsumerNo, QueueNo};
 use super::shared::{Core, VALUE_LIMIT};
+use crate::api::{Consumer, LAST_CHANCE, LeaseReply, Renewal, Renewer};
 use crate::limits::bounded;
-use crate::queue::{Consumer, LAST_CHANCE, Renewal, Renewer, Step};
 
 pub(super) struct SqliteConsumer {
     core: Arc<Core>,
@@ -77,8 +77,8 @@ impl SqliteConsumer {
 
 #[async_trait]
 impl Consumer for SqliteConsumer {
-    async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> Result<Step> {
-        let mut step = Step::default();
+    async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
+        let mut step = LeaseReply::default();
         let (mut on_disk, mut answers) = (Vec::new(), Vec::new());
         let (queue, number, held) = (self.queue, self.number, &mut self.held);
         let most = self.core.shared.value_max;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `lock` | an advisory lock for the life of the process; its text is the process id |
 //! | `queue.db`, `-wal`, `-shm` | the journal |
-//! | `ledger.db`, `-wal`, `-shm` | the [`ledger`](super::ledger) |
+//! | `ledger.db`, `-wal`, `-shm` | the [`metadata`](super::metadata) |
 //! | `running/N` | rows that consumer N holds under lease |
 //!
 //! A `running` file is rewritten before a batch is handed out, and never
@@ -109,7 +109,7 @@ impl Folder {
     /// Takes everybody else's rights to what an earlier version or umask left open, and
     /// makes the databases, which give their rights to the files beside them.
     fn close_to_others(&self) -> io::Result<()> {
-        for database in [self.journal(), self.ledger()] {
+        for database in [self.journal(), self.metadata()] {
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(database)?;
         }
         let mut foreign = false;
@@ -160,8 +160,8 @@ impl Folder {
         &self.path
     }
 
-    /// The ledger's file.
-    pub(super) fn ledger(&self) -> PathBuf {
+    /// The metadata store's file.
+    pub(super) fn metadata(&self) -> PathBuf {
         self.path.join("ledger.db")
     }
 

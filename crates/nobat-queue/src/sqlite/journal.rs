@@ -26,7 +26,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::checkpoint;
 use super::machine::{Group, Job, KeyRecord, Kind, Known, QueueRecord, Row};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
-use crate::queue::Durability;
+use crate::api::Durability;
 
 /// Most bytes of a row as SQLite is built.
 const ROW_MAX: i32 = 1_000_000_000;
@@ -179,7 +179,7 @@ impl Journal {
                     row: row.get(0)?,
                     fingerprint: u128::from_le_bytes(row.get(4)?),
                     random: u128::from_le_bytes(row.get(5)?),
-                    horizon_min: row.get(6)?,
+                    tombstone_min: row.get(6)?,
                     expires_us: row.get(7)?,
                     ends_ms: row.get(8)?,
                 },
@@ -272,7 +272,7 @@ impl Journal {
                 key.key.as_str(),
                 known.fingerprint.to_le_bytes(),
                 known.random.to_le_bytes(),
-                known.horizon_min,
+                known.tombstone_min,
                 known.expires_us
             ])?;
         }

@@ -16,14 +16,14 @@
 //! - Payloads past a byte budget live on disk only and are read when leased.
 
 mod checkpoint;
+mod client;
 mod clock;
 mod consumer;
 mod folder;
 mod guard;
 mod journal;
-mod lane;
-mod ledger;
 mod machine;
+mod metadata;
 mod read;
 mod recent;
 mod registry;
@@ -43,21 +43,20 @@ use bytes::Bytes;
 use nobat_core::job::JobView;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 
+use self::client::{SqliteClient, committed};
 use self::clock::Clock;
 use self::consumer::{SqliteConsumer, SqliteRenewer};
 use self::folder::{Folder, unavailable};
 use self::journal::{Journal, JournalError};
-use self::lane::{SqliteLane, committed};
-use self::ledger::SqliteLedger;
 use self::machine::{Machine, QueueNo};
+use self::metadata::SqliteMetadata;
 use self::shared::{Core, Shared};
 use self::wal::Damage;
 use self::writer::Writer;
-use crate::condition::Condition;
-use crate::ledger::Ledger;
-use crate::queue::{
-    Consumer, Counts, Durability, Lane, ListFilter, Page, Queue, QueueSettings, Renewer, StoreHealth, WorkerCommand,
-    WorkerInfo,
+use crate::api::{Condition, MetadataStore};
+use crate::api::{
+    Consumer, Counts, Durability, ListFilter, Page, Queue, QueueClient, QueueSettings, Renewer, StoreHealth,
+    WorkerCommand, WorkerInfo,
 };
 
 /// Payload bytes of waiting jobs that stay in memory.
@@ -66,7 +65,7 @@ const RESIDENT_LIMIT: u64 = 256 << 20;
 /// The embedded queue.
 pub struct SqliteQueue {
     core: Arc<Core>,
-    ledger: Arc<SqliteLedger>,
+    metadata: Arc<SqliteMetadata>,
 }
 
 impl SqliteQueue {
@@ -106,7 +105,7 @@ impl SqliteQueue {
     ) -> Result<Arc<SqliteQueue>> {
         let dir = folder.path().to_owned();
         let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
-        let ledger = Arc::new(SqliteLedger::open(&folder.ledger())?);
+        let metadata = Arc::new(SqliteMetadata::open(&folder.metadata())?);
         let ids = IdIssuer::new(journal.secret().map_err(broken)?);
         let clock = Clock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;
@@ -120,7 +119,7 @@ impl SqliteQueue {
         let writer = Writer::new(Arc::clone(&shared), journal);
         core.writer = Some(spawn("nobat-journal", Box::new(move || writer.run()))?);
         core.guard = Some(spawn("nobat-guard", Box::new(move || guard::run(shared)))?);
-        Ok(Arc::new(SqliteQueue { core: Arc::new(core), ledger }))
+        Ok(Arc::new(SqliteQueue { core: Arc::new(core), metadata }))
     }
 
     /// Does something to a queue that exists, and waits for its commit.
@@ -140,7 +139,7 @@ fn damaged_logs(folder: &Folder) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for (file, what) in [
         (folder.journal(), "jobs that were accepted, settled or cancelled"),
-        (folder.ledger(), "routes, periodic tasks and webhooks that were changed"),
+        (folder.metadata(), "routes, periodic tasks and webhooks that were changed"),
     ] {
         let log = wal::log_of(&file);
         let unreadable = |e: std::io::Error| {
@@ -224,12 +223,12 @@ impl Queue for SqliteQueue {
         self.core.shared.ids
     }
 
-    fn lane(&self) -> Arc<dyn Lane> {
-        Arc::new(SqliteLane { core: Arc::clone(&self.core) })
+    fn client(&self) -> Arc<dyn QueueClient> {
+        Arc::new(SqliteClient { core: Arc::clone(&self.core) })
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        self.ledger.clone()
+    fn metadata(&self) -> Arc<dyn MetadataStore> {
+        self.metadata.clone()
     }
 
     async fn consumer(&self, model: &str, _worker: &str) -> Result<Box<dyn Consumer>> {

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
+use super::client::committed;
 use super::journal::{JournalError, Reader};
-use super::lane::committed;
 use super::machine::{Payload, Row};
 use super::rows::StoredResult;
 use super::shared::Shared;
-use crate::queue::{ListFilter, Page};
+use crate::api::{ListFilter, Page};
 
 /// Most records one page looks at, whatever it finds.
 const LOOK: usize = 1_000;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::{Notify, broadcast};
 
-use crate::queue::{WorkerCommand, WorkerInfo};
+use crate::api::{WorkerCommand, WorkerInfo};
 
 /// How long a reader waits for a change before it looks again anyway.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);

@@ -17,9 +17,9 @@ use super::journal::{JournalError, Reader};
 use super::machine::{Commit, ConsumerNo, Enqueued, Machine, Row};
 use super::recent::Recent;
 use super::registry::Registry;
-use crate::condition::Refusals;
+use crate::api::QueueSettings;
+use crate::api::Refusals;
 use crate::entropy;
-use crate::queue::QueueSettings;
 
 /// What bounds a value, for whoever reads why one was refused.
 pub(super) const VALUE_LIMIT: &str = "SQLite: a row of 1 GB";

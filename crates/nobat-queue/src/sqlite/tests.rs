@@ -25,10 +25,10 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
     // A quarter of a megabyte.
     journal.limit_pages(64);
     let queue = SqliteQueue::start(folder, journal, QueueSettings::default(), Vec::new()).expect("starts");
-    let lane = queue.lane();
+    let client = queue.client();
     let mut accepted = Vec::new();
     let refused = loop {
-        match lane.enqueue(job(vec![7; 20_000])).await {
+        match client.enqueue(job(vec![7; 20_000])).await {
             Ok(one) => accepted.push(one.id),
             Err(error) => break error,
         }
@@ -38,14 +38,14 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
     assert!(refused.message.contains(&dir.path().display().to_string()), "{}", refused.message);
     assert_eq!(queue.health().await.expect_err("ill").code, ErrorCode::QueueUnavailable);
     assert_eq!(
-        lane.call(job("x"), Duration::from_secs(9)).await.expect_err("refused").code,
+        client.call(job("x"), Duration::from_secs(9)).await.expect_err("refused").code,
         ErrorCode::QueueUnavailable
     );
     assert_eq!(queue.counts("m").await.expect("counts").queued, accepted.len() as u64, "what was refused is not there");
 
     // What runs off makes room, and the door opens again.
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
-    let leased = consumer.step(Vec::new(), 100).await.expect("a step").leased;
+    let leased = consumer.settle_and_lease(Vec::new(), 100).await.expect("a step").leased;
     assert_eq!(leased.iter().map(|job| job.id).collect::<Vec<_>>(), accepted);
     let result = JobResult { explain: Explain::default(), outputs: "done".into() }.encode();
     let settled = |job: &nobat_core::job::LeasedJob| Settlement {
@@ -53,10 +53,12 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
         token: job.token,
         outcome: Outcome::Succeeded(result.clone()),
     };
-    assert!(consumer.step(leased.iter().map(settled).collect(), 0).await.expect("a step").refused.is_empty());
+    assert!(
+        consumer.settle_and_lease(leased.iter().map(settled).collect(), 0).await.expect("a step").refused.is_empty()
+    );
     let until = std::time::Instant::now() + Duration::from_secs(30);
     let again = loop {
-        match lane.enqueue(job("fits")).await {
+        match client.enqueue(job("fits")).await {
             Ok(one) => break one.id,
             Err(error) => assert!(std::time::Instant::now() < until, "{error}"),
         }
@@ -64,7 +66,7 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
     };
     queue.health().await.expect("well again");
     for id in accepted {
-        let view = lane.wait(id, Duration::from_secs(30)).await.expect("the store answers").expect("it is there");
+        let view = client.wait(id, Duration::from_secs(30)).await.expect("the store answers").expect("it is there");
         assert_eq!(view.state, JobState::Succeeded);
     }
     assert_eq!(queue.get(again).await.expect("the store answers").expect("it is there").state, JobState::Queued);
@@ -84,18 +86,18 @@ async fn takes(condition: &mut crate::Condition, wanted: bool) {
 async fn a_commit_that_hangs_or_fails_closes_the_door_and_it_opens_without_a_caller() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    lane.enqueue(job("before")).await.expect("accepted");
+    let (client, mut condition) = (queue.client(), queue.condition());
+    client.enqueue(job("before")).await.expect("accepted");
     // Holds up the next commit, as a disk that stalls does, until SQLite gives up.
     let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
     db.execute_batch("BEGIN IMMEDIATE").expect("begun");
     let held_up = tokio::spawn({
-        let lane = queue.lane();
-        async move { lane.enqueue(job("held up")).await }
+        let client = queue.client();
+        async move { client.enqueue(job("held up")).await }
     });
     takes(&mut condition, false).await;
     assert!(!held_up.is_finished(), "its commit hangs");
-    let refused = lane.enqueue(job("x")).await.expect_err("refused at once");
+    let refused = client.enqueue(job("x")).await.expect_err("refused at once");
     assert!(refused.message.contains("does not answer"), "{refused}");
     assert_eq!(condition.refusal().expect("refused").error.message, refused.message);
     assert_eq!(queue.health().await.expect_err("ill").message, refused.message);
@@ -106,7 +108,7 @@ async fn a_commit_that_hangs_or_fails_closes_the_door_and_it_opens_without_a_cal
     assert!(condition.refusal().is_some());
     db.execute_batch("ROLLBACK").expect("ended");
     takes(&mut condition, true).await;
-    lane.enqueue(job("after")).await.expect("accepted");
+    client.enqueue(job("after")).await.expect("accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,29 +117,29 @@ async fn a_folder_that_is_moved_away_is_noticed_and_nothing_is_accepted_into_it(
     let (data, away) = (parent.path().join("data"), parent.path().join("away"));
     let queue = SqliteQueue::open(&data, QueueSettings::default()).expect("opens");
     assert_eq!(queue.folder(), Some(&*data));
-    let (lane, mut condition) = (queue.lane(), queue.condition());
-    let before = lane.enqueue(job("before")).await.expect("accepted").id;
+    let (client, mut condition) = (queue.client(), queue.condition());
+    let before = client.enqueue(job("before")).await.expect("accepted").id;
     std::fs::rename(&data, &away).expect("moved");
     // At once, whether anybody has looked or not.
-    let refused = lane.enqueue(job("x")).await.expect_err("refused");
+    let refused = client.enqueue(job("x")).await.expect_err("refused");
     assert!(refused.message.contains("removed or replaced"), "{refused}");
     takes(&mut condition, false).await;
     assert!(queue.health().await.expect_err("ill").message.contains("removed or replaced"));
     // Another process takes the path; this one stays shut.
     let other = SqliteQueue::open(&data, QueueSettings::default()).expect("the path is free");
     assert!(other.condition().refusal().is_none());
-    lane.enqueue(job("x")).await.expect_err("refused");
+    client.enqueue(job("x")).await.expect_err("refused");
     drop(other);
     std::fs::remove_dir_all(&data).expect("removed");
     std::fs::rename(&away, &data).expect("put back");
     takes(&mut condition, true).await;
-    let after = lane.enqueue(job("after")).await.expect("accepted").id;
+    let after = client.enqueue(job("after")).await.expect("accepted").id;
     // Without a call it is noticed too.
     std::fs::rename(&data, &away).expect("moved");
     takes(&mut condition, false).await;
     std::fs::rename(&away, &data).expect("put back");
     takes(&mut condition, true).await;
-    drop((lane, queue));
+    drop((client, queue));
     let queue = SqliteQueue::open(&data, QueueSettings::default()).expect("opens");
     for id in [before, after] {
         assert_eq!(queue.get(id).await.expect("the store answers").expect("kept").state, JobState::Queued);
@@ -157,10 +159,10 @@ fn killed(from: &Path) -> tempfile::TempDir {
 async fn commits_that_a_damaged_log_loses_are_told_once_and_kept_aside() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let lane = queue.lane();
+    let client = queue.client();
     let mut ids = Vec::new();
     for n in 0..5 {
-        ids.push(lane.enqueue(job(vec![n; 9_000])).await.expect("accepted").id);
+        ids.push(client.enqueue(job(vec![n; 9_000])).await.expect("accepted").id);
     }
     let whole = killed(dir.path());
     let told = SqliteQueue::open(whole.path(), QueueSettings::default()).expect("opens");
@@ -181,7 +183,7 @@ async fn commits_that_a_damaged_log_loses_are_told_once_and_kept_aside() {
     assert!(told.get(ids[4]).await.expect("the store answers").is_none(), "it is lost");
     assert!(told.get(ids[3]).await.expect("the store answers").is_some());
     assert_eq!(std::fs::read(damaged.path().join("queue.db-wal.damaged")).expect("kept"), bytes);
-    told.lane().enqueue(job("goes on")).await.expect("accepted");
+    told.client().enqueue(job("goes on")).await.expect("accepted");
     let again = killed(damaged.path());
     let told = SqliteQueue::open(again.path(), QueueSettings::default()).expect("opens");
     assert_eq!(told.health().await.expect("well").warnings, Vec::<String>::new(), "told once");
@@ -201,29 +203,29 @@ async fn a_key_ends_with_its_jobs_record_over_a_restart_too() {
     let mut first = Vec::new();
     {
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-        let lane = queue.lane();
+        let client = queue.client();
         for (key, kept) in ["short", "long", "waits", "purged"].into_iter().zip([kept[0], kept[1], kept[0], kept[1]]) {
-            first.push(lane.enqueue(keyed(key, kept)).await.expect("accepted").id);
+            first.push(client.enqueue(keyed(key, kept)).await.expect("accepted").id);
         }
         for id in &first[..2] {
             queue.cancel(*id).await.expect("cancelled");
         }
         let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
-        let leased = consumer.step(Vec::new(), 2).await.expect("a step").leased;
+        let leased = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step").leased;
         let error = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "no".into() };
         let outcomes = [Outcome::Released, Outcome::Failed { error, retry_in: None }];
         let settlements =
             leased.iter().zip(outcomes).map(|(job, outcome)| Settlement { id: job.id, token: job.token, outcome });
-        consumer.step(settlements.collect(), 0).await.expect("a step");
+        consumer.settle_and_lease(settlements.collect(), 0).await.expect("a step");
         assert_eq!(queue.purge("m", &first[3..], 1).await.expect("purged"), 1);
     }
     tokio::time::sleep(Duration::from_millis(250)).await;
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-    let lane = queue.lane();
+    let client = queue.client();
     for (at, (key, duplicate)) in
         [("short", false), ("long", true), ("waits", true), ("purged", false)].into_iter().enumerate()
     {
-        let again = lane.enqueue(keyed(key, kept[1])).await.expect("accepted");
+        let again = client.enqueue(keyed(key, kept[1])).await.expect("accepted");
         assert_eq!((again.duplicate, again.id == first[at]), (duplicate, duplicate), "{key}");
     }
 }
@@ -237,20 +239,20 @@ async fn what_a_row_cannot_hold_fails_alone_and_the_store_goes_on() {
     assert!(most < 100_000);
     let queue = SqliteQueue::start(folder, journal, QueueSettings::default(), Vec::new()).expect("starts");
     assert_eq!(queue.max_value_bytes(), most);
-    let lane = queue.lane();
-    let refused = lane.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
+    let client = queue.client();
+    let refused = client.enqueue(job(vec![7; most + 1])).await.expect_err("too large");
     assert_eq!(refused.code, ErrorCode::PayloadTooLarge);
     assert_eq!(
-        lane.call(job(vec![7; most + 1]), Duration::from_secs(9)).await.expect_err("too large").code,
+        client.call(job(vec![7; most + 1]), Duration::from_secs(9)).await.expect_err("too large").code,
         ErrorCode::PayloadTooLarge
     );
     let ids = [
-        lane.enqueue(job(vec![7; most])).await.expect("fits").id,
-        lane.enqueue(job("huge")).await.expect("accepted").id,
-        lane.enqueue(job("wordy")).await.expect("accepted").id,
+        client.enqueue(job(vec![7; most])).await.expect("fits").id,
+        client.enqueue(job("huge")).await.expect("accepted").id,
+        client.enqueue(job("wordy")).await.expect("accepted").id,
     ];
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
-    let leased = consumer.step(Vec::new(), 3).await.expect("a step").leased;
+    let leased = consumer.settle_and_lease(Vec::new(), 3).await.expect("a step").leased;
     let long = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "x".repeat(200_000) };
     let outcomes = [
         Outcome::Succeeded(vec![0; most].into()),
@@ -259,9 +261,9 @@ async fn what_a_row_cannot_hold_fails_alone_and_the_store_goes_on() {
     ];
     let settled =
         leased.iter().zip(outcomes).map(|(job, outcome)| Settlement { id: job.id, token: job.token, outcome });
-    assert!(consumer.step(settled.collect(), 0).await.expect("a step").refused.is_empty());
+    assert!(consumer.settle_and_lease(settled.collect(), 0).await.expect("a step").refused.is_empty());
     for (id, state) in ids.iter().zip([JobState::Succeeded, JobState::Dead, JobState::Dead]) {
-        let view = lane.wait(*id, Duration::from_secs(30)).await.expect("answered").expect("is there");
+        let view = client.wait(*id, Duration::from_secs(30)).await.expect("answered").expect("is there");
         assert_eq!(view.state, state);
     }
     let view = queue.get(ids[1]).await.expect("answered").expect("is there");
@@ -269,7 +271,7 @@ async fn what_a_row_cannot_hold_fails_alone_and_the_store_goes_on() {
     assert_eq!(error.code, ErrorCode::PayloadTooLarge);
     assert!(error.message.contains("fewer outputs"), "{}", error.message);
     queue.health().await.expect("well");
-    lane.enqueue(job("and on")).await.expect("accepted");
+    client.enqueue(job("and on")).await.expect("accepted");
 }
 
 #[tokio::test]
@@ -277,15 +279,18 @@ async fn a_job_whose_payload_is_lost_is_dead_lettered_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let ids = {
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-        let lane = queue.lane();
-        [lane.enqueue(job("good")).await.expect("accepted").id, lane.enqueue(job("lost")).await.expect("accepted").id]
+        let client = queue.client();
+        [
+            client.enqueue(job("good")).await.expect("accepted").id,
+            client.enqueue(job("lost")).await.expect("accepted").id,
+        ]
     };
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
     // Behind the queue's back.
     let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
     db.execute("DELETE FROM jobs WHERE row = ?1", [ids[1].locator]).expect("deleted");
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
-    let leased = consumer.step(Vec::new(), 8).await.expect("a step").leased;
+    let leased = consumer.settle_and_lease(Vec::new(), 8).await.expect("a step").leased;
     assert_eq!(leased.iter().map(|job| job.payload.clone()).collect::<Vec<_>>(), ["good"]);
     let view = queue.get(ids[1]).await.expect("the store answers").expect("it is there");
     assert_eq!(view.state, JobState::Dead);
@@ -317,7 +322,7 @@ async fn a_folder_of_the_version_before_is_brought_along() {
     let dir = tempfile::tempdir().expect("a folder");
     let id = {
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-        queue.lane().enqueue(job("kept")).await.expect("accepted").id
+        queue.client().enqueue(job("kept")).await.expect("accepted").id
     };
     let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
     db.execute_batch("ALTER TABLE queues DROP COLUMN dropped; PRAGMA user_version=1").expect("as it was");

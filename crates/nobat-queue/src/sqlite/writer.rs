@@ -15,8 +15,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client::CALL_END_WITHIN_US;
 use super::journal::Journal;
-use super::lane::CALL_END_WITHIN_US;
 use super::machine::Group;
 use super::shared::{Shared, WriterState};
 

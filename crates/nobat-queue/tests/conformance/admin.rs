@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use nobat_core::OwnerId;
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
-use nobat_queue::Queue;
-use nobat_queue::queue::{Counts, ListFilter};
+use nobat_queue::{Counts, ListFilter, Queue};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -30,11 +29,11 @@ async fn counts(queue: &dyn Queue) -> Counts {
 async fn counts_follow_a_job_through_its_life(backend: Backend) {
     let store = backend.open().await;
     let queue = &*store.queue;
-    let lane = queue.lane();
+    let client = queue.client();
     let later = JobOptions { delay: Some(Duration::from_secs(60)), ..JobOptions::default() };
-    lane.enqueue(job_with("later", later)).await.expect("accepted");
+    client.enqueue(job_with("later", later)).await.expect("accepted");
     for payload in ["a", "b", "c"] {
-        lane.enqueue(job(payload)).await.expect("accepted");
+        client.enqueue(job(payload)).await.expect("accepted");
     }
     let now = counts(queue).await;
     assert_eq!((now.queued, now.scheduled, now.leased, now.dead), (3, 1, 0, 0));
@@ -62,10 +61,10 @@ async fn a_queue_nobody_used_is_empty(backend: Backend) {
 
 async fn the_oldest_queued_job_gives_the_queue_its_age(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    lane.enqueue(job("old")).await.expect("accepted");
+    let client = store.queue.client();
+    client.enqueue(job("old")).await.expect("accepted");
     tokio::time::sleep(ms(300)).await;
-    lane.enqueue(job("new")).await.expect("accepted");
+    client.enqueue(job("new")).await.expect("accepted");
     let age = counts(&*store.queue).await.oldest_ms;
     assert!((250..30_000).contains(&age), "{age}");
 }
@@ -74,7 +73,7 @@ async fn a_paused_queue_takes_jobs_and_gives_none(backend: Backend) {
     let store = backend.open().await;
     store.queue.set_paused(MODEL, true).await.expect("paused");
     assert!(counts(&*store.queue).await.paused);
-    store.queue.lane().enqueue(job("a")).await.expect("accepted");
+    store.queue.client().enqueue(job("a")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert!(lease(&mut consumer, 8).await.is_empty());
     assert_eq!(counts(&*store.queue).await.queued, 1);
@@ -85,7 +84,7 @@ async fn a_paused_queue_takes_jobs_and_gives_none(backend: Backend) {
 
 async fn a_paused_queue_settles_what_runs(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     store.queue.set_paused(MODEL, true).await.expect("paused");
@@ -111,11 +110,12 @@ async fn all(queue: &dyn Queue, filter: &ListFilter, limit: usize) -> Vec<JobVie
 async fn a_list_finds_jobs_by_state_model_and_owner(backend: Backend) {
     let store = backend.open().await;
     let queue = &*store.queue;
-    let lane = queue.lane();
+    let client = queue.client();
     let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
     let mut expected = Vec::new();
     for state in ["succeeded", "dead", "failed", "leased"] {
-        expected.push((lane.enqueue(job(state)).await.expect("accepted").id, JobState::parse(state).expect("a state")));
+        expected
+            .push((client.enqueue(job(state)).await.expect("accepted").id, JobState::parse(state).expect("a state")));
     }
     let leased = lease_all(&mut consumer, 4).await;
     let settled = vec![
@@ -125,13 +125,13 @@ async fn a_list_finds_jobs_by_state_model_and_owner(backend: Backend) {
     ];
     settle(&mut consumer, settled).await;
     let later = JobOptions { delay: Some(Duration::from_secs(60)), ..JobOptions::default() };
-    expected.push((lane.enqueue(job_with("later", later)).await.expect("accepted").id, JobState::Scheduled));
-    expected.push((lane.enqueue(job("queued")).await.expect("accepted").id, JobState::Queued));
-    let cancelled = lane.enqueue(job("cancelled")).await.expect("accepted").id;
+    expected.push((client.enqueue(job_with("later", later)).await.expect("accepted").id, JobState::Scheduled));
+    expected.push((client.enqueue(job("queued")).await.expect("accepted").id, JobState::Queued));
+    let cancelled = client.enqueue(job("cancelled")).await.expect("accepted").id;
     queue.cancel(cancelled).await.expect("cancelled");
     expected.push((cancelled, JobState::Cancelled));
-    let theirs = lane.enqueue(NewJob { owner: OwnerId(99), ..job("theirs") }).await.expect("accepted").id;
-    let elsewhere = lane.enqueue(NewJob { model: "other".into(), ..job("elsewhere") }).await.expect("accepted").id;
+    let theirs = client.enqueue(NewJob { owner: OwnerId(99), ..job("theirs") }).await.expect("accepted").id;
+    let elsewhere = client.enqueue(NewJob { model: "other".into(), ..job("elsewhere") }).await.expect("accepted").id;
 
     let everything = all(queue, &ListFilter::default(), 100).await;
     assert_eq!(everything.len(), expected.len() + 2);
@@ -152,8 +152,8 @@ async fn a_list_finds_jobs_by_state_model_and_owner(backend: Backend) {
 async fn pages_cover_everything_once(backend: Backend) {
     let store = backend.open().await;
     let queue = &*store.queue;
-    let lane = queue.lane();
-    let enqueues = (0..120).map(|number| lane.enqueue(job(number.to_string())));
+    let client = queue.client();
+    let enqueues = (0..120).map(|number| client.enqueue(job(number.to_string())));
     let ids: HashSet<_> =
         futures::future::join_all(enqueues).await.into_iter().map(|accepted| accepted.expect("accepted").id).collect();
     let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");

@@ -2,7 +2,7 @@
 
 use nobat_core::ErrorCode;
 use nobat_core::job::{JobOptions, JobState};
-use nobat_queue::queue::Renewal;
+use nobat_queue::Renewal;
 
 use crate::on_every_store;
 use crate::play::*;
@@ -21,9 +21,9 @@ on_every_store! {
 
 async fn a_cancelled_job_does_not_run(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let gone = lane.enqueue(job("gone")).await.expect("accepted").id;
-    lane.enqueue(job("stays")).await.expect("accepted");
+    let client = store.queue.client();
+    let gone = client.enqueue(job("gone")).await.expect("accepted").id;
+    client.enqueue(job("stays")).await.expect("accepted");
     let view = store.queue.cancel(gone).await.expect("cancelled");
     assert_eq!((view.id, view.state), (gone, JobState::Cancelled));
     let view = get(&*store.queue, gone).await;
@@ -36,7 +36,7 @@ async fn a_cancelled_job_does_not_run(backend: Backend) {
 async fn a_scheduled_job_can_be_cancelled(backend: Backend) {
     let store = backend.open().await;
     let options = JobOptions { delay: Some(ms(60_000)), ..JobOptions::default() };
-    let id = store.queue.lane().enqueue(job_with("later", options)).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job_with("later", options)).await.expect("accepted").id;
     assert_eq!(store.queue.cancel(id).await.expect("cancelled").state, JobState::Cancelled);
     let counts = store.queue.counts(MODEL).await.expect("counts");
     assert_eq!((counts.queued, counts.scheduled, counts.queued_bytes), (0, 0, 0));
@@ -44,7 +44,7 @@ async fn a_scheduled_job_can_be_cancelled(backend: Backend) {
 
 async fn a_leased_job_ends_cancelled_and_its_settlement_is_refused(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("running")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("running")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     assert_eq!(store.queue.cancel(id).await.expect("cancelled").state, JobState::Cancelled);
@@ -57,9 +57,9 @@ async fn a_leased_job_ends_cancelled_and_its_settlement_is_refused(backend: Back
 
 async fn a_finished_job_cannot_be_cancelled(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let done = lane.enqueue(job("done")).await.expect("accepted").id;
-    let dead = lane.enqueue(job("dead")).await.expect("accepted").id;
+    let client = store.queue.client();
+    let done = client.enqueue(job("done")).await.expect("accepted").id;
+    let dead = client.enqueue(job("dead")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 2).await;
     settle(&mut consumer, vec![success(&leased[0], "x"), failure(&leased[1], "y", None)]).await;
@@ -68,14 +68,14 @@ async fn a_finished_job_cannot_be_cancelled(backend: Backend) {
         assert_eq!(refused.code, ErrorCode::JobAlreadyFinished, "{refused}");
     }
     assert_eq!(outputs(&get(&*store.queue, done).await), "x");
-    let again = lane.enqueue(job("twice")).await.expect("accepted").id;
+    let again = client.enqueue(job("twice")).await.expect("accepted").id;
     store.queue.cancel(again).await.expect("cancelled");
     assert_eq!(store.queue.cancel(again).await.expect_err("cancelled before").code, ErrorCode::JobAlreadyFinished);
 }
 
 async fn an_unknown_job_cannot_be_cancelled(backend: Backend) {
     let store = backend.open().await;
-    let known = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let known = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     for stranger in
         [nobat_core::JobId { random: known.random ^ 1, ..known }, nobat_core::JobId { locator: 999_999, ..known }]
     {
@@ -87,9 +87,9 @@ async fn an_unknown_job_cannot_be_cancelled(backend: Backend) {
 
 async fn a_waiter_hears_of_the_cancel(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let id = lane.enqueue(job("a")).await.expect("accepted").id;
-    let waiter = tokio::spawn(async move { lane.wait(id, PATIENCE).await });
+    let client = store.queue.client();
+    let id = client.enqueue(job("a")).await.expect("accepted").id;
+    let waiter = tokio::spawn(async move { client.wait(id, PATIENCE).await });
     tokio::time::sleep(ms(50)).await;
     store.queue.cancel(id).await.expect("cancelled");
     let view = waiter.await.expect("no panic").expect("the store answers").expect("it is there");
@@ -98,9 +98,9 @@ async fn a_waiter_hears_of_the_cancel(backend: Backend) {
 
 async fn a_caller_who_leaves_takes_the_queued_job_along(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let _consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
-    let left = tokio::time::timeout(ms(200), lane.call(job("abandoned"), PATIENCE)).await;
+    let left = tokio::time::timeout(ms(200), client.call(job("abandoned"), PATIENCE)).await;
     assert!(left.is_err(), "nobody ran it");
     let until = std::time::Instant::now() + PATIENCE;
     while store.queue.counts(MODEL).await.expect("counts").queued > 0 {
@@ -113,8 +113,8 @@ async fn a_caller_who_leaves_takes_the_queued_job_along(backend: Backend) {
 
 async fn a_caller_who_leaves_does_not_stop_a_running_job(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let caller = tokio::spawn(async move { lane.call(job("running"), PATIENCE).await });
+    let client = store.queue.client();
+    let caller = tokio::spawn(async move { client.call(job("running"), PATIENCE).await });
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     caller.abort();

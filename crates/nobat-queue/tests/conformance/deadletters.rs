@@ -2,8 +2,7 @@
 
 use nobat_core::job::{JobState, NewJob};
 use nobat_core::{ErrorCode, JobId};
-use nobat_queue::Queue;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::{Queue, QueueSettings};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -30,8 +29,8 @@ async fn the_input_of_a_dead_letter_can_be_read_and_that_of_a_succeeded_job_cann
         let input = store.queue.input(dead).await.expect("the store answers").expect("kept");
         assert_eq!(input, payload.as_bytes());
     }
-    let lane = store.queue.lane();
-    let waiting = lane.enqueue(job("waits")).await.expect("accepted").id;
+    let client = store.queue.client();
+    let waiting = client.enqueue(job("waits")).await.expect("accepted").id;
     assert_eq!(store.queue.input(waiting).await.expect("the store answers").as_deref(), Some(&b"waits"[..]));
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     reaches(&*store.queue, waiting, JobState::Succeeded).await;
@@ -40,11 +39,11 @@ async fn the_input_of_a_dead_letter_can_be_read_and_that_of_a_succeeded_job_cann
 
 /// Enqueues jobs and fails each for good; their ids.
 async fn bury(queue: &dyn Queue, payloads: &[&str]) -> Vec<JobId> {
-    let lane = queue.lane();
+    let client = queue.client();
     let mut consumer = queue.consumer(MODEL, "digger").await.expect("a consumer");
     let mut ids = Vec::new();
     for payload in payloads {
-        let id = lane.enqueue(job((*payload).to_owned())).await.expect("accepted").id;
+        let id = client.enqueue(job((*payload).to_owned())).await.expect("accepted").id;
         let leased = lease_all(&mut consumer, 1).await;
         settle(&mut consumer, vec![failure(&leased[0], payload, None)]).await;
         reaches(queue, id, JobState::Dead).await;
@@ -115,13 +114,13 @@ async fn purged_dead_letters_are_gone(backend: Backend) {
 
 async fn a_redrive_leaves_living_jobs_alone(backend: Backend) {
     let store = backend.open().await;
-    let living = store.queue.lane().enqueue(job("living")).await.expect("accepted").id;
+    let living = store.queue.client().enqueue(job("living")).await.expect("accepted").id;
     assert_eq!(store.queue.redrive(MODEL, &[living], 10).await.expect("redriven"), 0);
     assert_eq!(store.queue.purge(MODEL, &[living], 10).await.expect("purged"), 0);
     assert_eq!(store.queue.redrive("nobody-uses-this", &[], 10).await.expect("redriven"), 0);
     assert_eq!(get(&*store.queue, living).await.state, JobState::Queued);
     let elsewhere = NewJob { model: "other".into(), ..job("b") };
-    store.queue.lane().enqueue(elsewhere).await.expect("accepted");
+    store.queue.client().enqueue(elsewhere).await.expect("accepted");
 }
 
 async fn the_oldest_dead_letters_make_room(backend: Backend) {
@@ -138,7 +137,7 @@ async fn the_oldest_dead_letters_make_room(backend: Backend) {
 
 async fn dead_letters_are_forgotten_after_their_ttl(backend: Backend) {
     let store = backend.open_with(QueueSettings { dead_ttl_s: 1, ..QueueSettings::default() }).await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "broken", None)]).await;

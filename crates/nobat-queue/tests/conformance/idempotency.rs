@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nobat_core::job::{JobState, NewJob};
 use nobat_core::{ErrorCode, OwnerId};
-use nobat_queue::queue::{ListFilter, QueueSettings};
+use nobat_queue::{ListFilter, QueueSettings};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -28,44 +28,44 @@ on_every_store! {
 
 async fn the_same_request_is_the_same_job(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let first = lane.enqueue(keyed("k", 1)).await.expect("accepted");
-    let second = lane.enqueue(keyed("k", 1)).await.expect("accepted");
+    let client = store.queue.client();
+    let first = client.enqueue(keyed("k", 1)).await.expect("accepted");
+    let second = client.enqueue(keyed("k", 1)).await.expect("accepted");
     assert_eq!((first.duplicate, second.duplicate), (false, true));
     assert_eq!(first.id, second.id);
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").queued, 1);
-    let other = lane.enqueue(keyed("another", 1)).await.expect("accepted");
+    let other = client.enqueue(keyed("another", 1)).await.expect("accepted");
     assert!(!other.duplicate && other.id != first.id);
 }
 
 async fn another_request_under_the_key_is_refused(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    lane.enqueue(keyed("k", 1)).await.expect("accepted");
-    let refused = lane.enqueue(keyed("k", 2)).await.expect_err("another body");
+    let client = store.queue.client();
+    client.enqueue(keyed("k", 1)).await.expect("accepted");
+    let refused = client.enqueue(keyed("k", 2)).await.expect_err("another body");
     assert_eq!(refused.code, ErrorCode::IdempotencyMismatch);
-    let refused = lane.call(keyed("k", 2), ms(100)).await.expect_err("another body");
+    let refused = client.call(keyed("k", 2), ms(100)).await.expect_err("another body");
     assert_eq!(refused.code, ErrorCode::IdempotencyMismatch);
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").queued, 1);
 }
 
 async fn a_key_belongs_to_one_caller_and_one_model(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let ours = lane.enqueue(keyed("k", 1)).await.expect("accepted");
-    let theirs = lane.enqueue(NewJob { owner: OwnerId(8), ..keyed("k", 2) }).await.expect("accepted");
-    let elsewhere = lane.enqueue(NewJob { model: "other".into(), ..keyed("k", 3) }).await.expect("accepted");
+    let client = store.queue.client();
+    let ours = client.enqueue(keyed("k", 1)).await.expect("accepted");
+    let theirs = client.enqueue(NewJob { owner: OwnerId(8), ..keyed("k", 2) }).await.expect("accepted");
+    let elsewhere = client.enqueue(NewJob { model: "other".into(), ..keyed("k", 3) }).await.expect("accepted");
     assert!(!theirs.duplicate && !elsewhere.duplicate);
     assert_eq!(HashSet::from([ours.id, theirs.id, elsewhere.id]).len(), 3);
 }
 
 async fn a_key_outlives_its_job(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let first = lane.enqueue(keyed("k", 1)).await.expect("accepted");
+    let client = store.queue.client();
+    let first = client.enqueue(keyed("k", 1)).await.expect("accepted");
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    lane.wait(first.id, PATIENCE).await.expect("the store answers");
-    let again = lane.enqueue(keyed("k", 1)).await.expect("accepted");
+    client.wait(first.id, PATIENCE).await.expect("the store answers");
+    let again = client.enqueue(keyed("k", 1)).await.expect("accepted");
     assert_eq!((again.id, again.duplicate), (first.id, true));
     assert_eq!(outputs(&get(&*store.queue, again.id).await), "keyed");
 }
@@ -75,35 +75,35 @@ const SETTLED: Duration = Duration::from_millis(300);
 
 async fn a_caller_that_leaves_does_not_take_its_key_along(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let left = tokio::time::timeout(ms(100), lane.call(keyed("k", 1), PATIENCE)).await;
+    let client = store.queue.client();
+    let left = tokio::time::timeout(ms(100), client.call(keyed("k", 1), PATIENCE)).await;
     assert!(left.is_err(), "nobody answers");
     // A second caller waits on the key, and one more comes and leaves.
     let second = tokio::spawn({
-        let lane = store.queue.lane();
-        async move { lane.call(keyed("k", 1), PATIENCE).await }
+        let client = store.queue.client();
+        async move { client.call(keyed("k", 1), PATIENCE).await }
     });
     tokio::time::sleep(SETTLED).await;
-    assert!(tokio::time::timeout(ms(100), lane.call(keyed("k", 1), PATIENCE)).await.is_err());
+    assert!(tokio::time::timeout(ms(100), client.call(keyed("k", 1), PATIENCE)).await.is_err());
     tokio::time::sleep(SETTLED).await;
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").queued, 1);
-    let repeat = lane.enqueue(keyed("k", 1)).await.expect("accepted");
+    let repeat = client.enqueue(keyed("k", 1)).await.expect("accepted");
     assert!(repeat.duplicate);
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     let view = second.await.expect("no panic").expect("an answer");
     assert_eq!((outputs(&view), view.id), ("keyed".into(), repeat.id));
-    let view = lane.call(keyed("k", 1), PATIENCE).await.expect("an answer");
+    let view = client.call(keyed("k", 1), PATIENCE).await.expect("an answer");
     assert_eq!((outputs(&view), view.id), ("keyed".into(), repeat.id));
 }
 
 async fn a_caller_that_leaves_does_not_take_the_job_of_others(backend: Backend) {
     let store = backend.open().await;
-    let lanes = [store.queue.lane(), store.queue.lane()];
-    for waiting_lane in lanes {
-        let lane = store.queue.lane();
+    let clients = [store.queue.client(), store.queue.client()];
+    for waiting_lane in clients {
+        let client = store.queue.client();
         let call = tokio::spawn({
-            let lane = lane.clone();
-            async move { lane.call(job("shared"), PATIENCE).await }
+            let client = client.clone();
+            async move { client.call(job("shared"), PATIENCE).await }
         });
         let id = loop {
             let page = store.queue.list(&ListFilter::default(), None, 10).await.expect("a page");
@@ -112,7 +112,7 @@ async fn a_caller_that_leaves_does_not_take_the_job_of_others(backend: Backend) 
                 None => tokio::time::sleep(ms(10)).await,
             }
         };
-        let others = [lane, waiting_lane].map(|lane| tokio::spawn(async move { lane.wait(id, PATIENCE).await }));
+        let others = [client, waiting_lane].map(|client| tokio::spawn(async move { client.wait(id, PATIENCE).await }));
         tokio::time::sleep(SETTLED).await;
         call.abort();
         tokio::time::sleep(SETTLED).await;
@@ -135,16 +135,16 @@ fn short(key: &str, fingerprint: u128, kept: Duration) -> NewJob {
 async fn a_key_lives_no_longer_than_the_record_of_its_job(backend: Backend) {
     const KEPT: Duration = Duration::from_millis(300);
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    let succeeded = lane.call(short("succeeded", 1, KEPT), PATIENCE).await.expect("an answer").id;
+    let succeeded = client.call(short("succeeded", 1, KEPT), PATIENCE).await.expect("an answer").id;
     let mut expiring = short("expired", 1, KEPT);
     (expiring.options.deadline, expiring.options.delay) = (Some(ms(50)), Some(ms(600_000)));
-    let expired = lane.enqueue(expiring).await.expect("accepted").id;
-    lane.wait(expired, PATIENCE).await.expect("the store answers");
+    let expired = client.enqueue(expiring).await.expect("accepted").id;
+    client.wait(expired, PATIENCE).await.expect("the store answers");
     let mut waiting = short("cancelled", 1, KEPT);
     waiting.options.delay = Some(ms(600_000));
-    let cancelled = lane.enqueue(waiting).await.expect("accepted").id;
+    let cancelled = client.enqueue(waiting).await.expect("accepted").id;
     store.queue.cancel(cancelled).await.expect("cancelled");
     for (key, first) in [("succeeded", succeeded), ("expired", expired), ("cancelled", cancelled)] {
         let until = Instant::now() + PATIENCE;
@@ -153,11 +153,11 @@ async fn a_key_lives_no_longer_than_the_record_of_its_job(backend: Backend) {
             tokio::time::sleep(ms(20)).await;
         }
         // Whatever it came with: what the key named is forgotten.
-        let again = lane.enqueue(keyed(key, 2)).await.expect("accepted");
+        let again = client.enqueue(keyed(key, 2)).await.expect("accepted");
         assert!(!again.duplicate && again.id != first, "{key}");
-        let view = lane.wait(again.id, PATIENCE).await.expect("the store answers").expect("it is there");
+        let view = client.wait(again.id, PATIENCE).await.expect("the store answers").expect("it is there");
         assert_eq!(outputs(&view), "keyed", "{key}");
-        let repeat = lane.enqueue(keyed(key, 2)).await.expect("accepted");
+        let repeat = client.enqueue(keyed(key, 2)).await.expect("accepted");
         assert_eq!((repeat.id, repeat.duplicate), (again.id, true), "{key}");
     }
 }
@@ -165,18 +165,18 @@ async fn a_key_lives_no_longer_than_the_record_of_its_job(backend: Backend) {
 async fn a_key_names_a_dead_letter_until_it_is_purged_or_pushed_out(backend: Backend) {
     let settings = QueueSettings { max_dead: 1, dead_ttl_s: 2, ..QueueSettings::default() };
     let store = backend.open_with(settings).await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     for (round, gone) in ["purged", "pushed out", "outlived"].into_iter().enumerate() {
-        let first = lane.enqueue(keyed(gone, 1)).await.expect("accepted").id;
+        let first = client.enqueue(keyed(gone, 1)).await.expect("accepted").id;
         let leased = lease_all(&mut consumer, 1).await;
         settle(&mut consumer, vec![failure(&leased[0], "no", None)]).await;
-        let again = lane.enqueue(keyed(gone, 1)).await.expect("accepted");
+        let again = client.enqueue(keyed(gone, 1)).await.expect("accepted");
         assert_eq!((again.id, again.duplicate), (first, true), "a dead letter is there: {gone}");
         match round {
             0 => assert_eq!(store.queue.purge(MODEL, &[first], 1).await.expect("purged"), 1),
             1 => {
-                lane.enqueue(job("another")).await.expect("accepted");
+                client.enqueue(job("another")).await.expect("accepted");
                 let leased = lease_all(&mut consumer, 1).await;
                 settle(&mut consumer, vec![failure(&leased[0], "no", None)]).await;
             }
@@ -187,7 +187,7 @@ async fn a_key_names_a_dead_letter_until_it_is_purged_or_pushed_out(backend: Bac
             assert!(Instant::now() < until, "{gone}");
             tokio::time::sleep(ms(20)).await;
         }
-        let anew = lane.enqueue(keyed(gone, 1)).await.expect("accepted");
+        let anew = client.enqueue(keyed(gone, 1)).await.expect("accepted");
         assert!(!anew.duplicate && anew.id != first, "{gone}");
         let leased = lease_all(&mut consumer, 1).await;
         assert_eq!(leased[0].id, anew.id);
@@ -197,15 +197,15 @@ async fn a_key_names_a_dead_letter_until_it_is_purged_or_pushed_out(backend: Bac
 
 async fn requests_under_a_key_that_ended_make_one_job(backend: Backend) {
     let store = backend.open().await;
-    let lanes = [store.queue.lane(), store.queue.lane()];
+    let clients = [store.queue.client(), store.queue.client()];
     {
         let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-        let first = lanes[0].call(short("k", 1, ms(100)), PATIENCE).await.expect("an answer").id;
+        let first = clients[0].call(short("k", 1, ms(100)), PATIENCE).await.expect("an answer").id;
         while store.queue.get(first).await.expect("the store answers").is_some() {
             tokio::time::sleep(ms(20)).await;
         }
     }
-    let racing = (0..50).map(|number| lanes[number % 2].enqueue(keyed("k", 1)));
+    let racing = (0..50).map(|number| clients[number % 2].enqueue(keyed("k", 1)));
     let accepted: Vec<_> =
         futures::future::join_all(racing).await.into_iter().map(|one| one.expect("accepted")).collect();
     assert_eq!(accepted.iter().map(|one| one.id).collect::<HashSet<_>>().len(), 1);
@@ -214,8 +214,8 @@ async fn requests_under_a_key_that_ended_make_one_job(backend: Backend) {
 
 async fn requests_that_race_make_one_job(backend: Backend) {
     let store = backend.open().await;
-    let lanes = [store.queue.lane(), store.queue.lane()];
-    let racing = (0..50).map(|number| lanes[number % 2].enqueue(keyed("k", 1)));
+    let clients = [store.queue.client(), store.queue.client()];
+    let racing = (0..50).map(|number| clients[number % 2].enqueue(keyed("k", 1)));
     let accepted: Vec<_> =
         futures::future::join_all(racing).await.into_iter().map(|one| one.expect("accepted")).collect();
     assert_eq!(accepted.iter().map(|one| one.id).collect::<HashSet<_>>().len(), 1);
@@ -225,17 +225,17 @@ async fn requests_that_race_make_one_job(backend: Backend) {
 
 async fn a_key_is_forgotten_after_its_ttl(backend: Backend) {
     let store = backend.open_with(QueueSettings { idempotency_ttl_s: 1, ..QueueSettings::default() }).await;
-    let lane = store.queue.lane();
-    let first = lane.enqueue(keyed("k", 1)).await.expect("accepted");
+    let client = store.queue.client();
+    let first = client.enqueue(keyed("k", 1)).await.expect("accepted");
     tokio::time::sleep(ms(1_200)).await;
-    let second = lane.enqueue(keyed("k", 2)).await.expect("accepted");
+    let second = client.enqueue(keyed("k", 2)).await.expect("accepted");
     assert!(!second.duplicate && second.id != first.id);
 }
 
 async fn a_repeated_call_waits_for_the_first(backend: Backend) {
     let store = backend.open().await;
-    let lanes = [store.queue.lane(), store.queue.lane()];
-    let calls = lanes.map(|lane| tokio::spawn(async move { lane.call(keyed("k", 1), PATIENCE).await }));
+    let clients = [store.queue.client(), store.queue.client()];
+    let calls = clients.map(|client| tokio::spawn(async move { client.call(keyed("k", 1), PATIENCE).await }));
     tokio::time::sleep(ms(100)).await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     let mut ids = HashSet::new();

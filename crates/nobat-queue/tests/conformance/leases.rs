@@ -2,7 +2,7 @@
 
 use nobat_core::ErrorCode;
 use nobat_core::job::{JobState, LeaseToken, Settlement};
-use nobat_queue::queue::{LAST_CHANCE, Renewal};
+use nobat_queue::{LAST_CHANCE, Renewal};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -28,7 +28,7 @@ on_every_store! {
 
 async fn a_leased_job_is_leased_to_nobody_else(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut first = store.queue.consumer(MODEL, "w1").await.expect("a consumer");
     let mut second = store.queue.consumer(MODEL, "w2").await.expect("a consumer");
     let leased = lease_all(&mut first, 1).await;
@@ -40,11 +40,12 @@ async fn a_leased_job_is_leased_to_nobody_else(backend: Backend) {
 
 async fn settling_and_leasing_is_one_call(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let ids = [lane.enqueue(job("a")).await.expect("accepted").id, lane.enqueue(job("b")).await.expect("accepted").id];
+    let client = store.queue.client();
+    let ids =
+        [client.enqueue(job("a")).await.expect("accepted").id, client.enqueue(job("b")).await.expect("accepted").id];
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
-    let step = consumer.step(vec![success(&leased[0], "1")], 1).await.expect("a step");
+    let step = consumer.settle_and_lease(vec![success(&leased[0], "1")], 1).await.expect("a step");
     assert!(step.refused.is_empty());
     assert_eq!(payloads(&step.leased), ["b"]);
     assert_eq!(outputs(&reaches(&*store.queue, ids[0], JobState::Succeeded).await), "1");
@@ -53,11 +54,11 @@ async fn settling_and_leasing_is_one_call(backend: Backend) {
 
 async fn an_expired_lease_returns_to_its_place(backend: Backend) {
     let store = backend.open_with(short_leases(400)).await;
-    let lane = store.queue.lane();
-    let first = lane.enqueue(job("first")).await.expect("accepted").id;
+    let client = store.queue.client();
+    let first = client.enqueue(job("first")).await.expect("accepted").id;
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     assert_eq!(payloads(&lease_all(&mut dies, 1).await), ["first"]);
-    lane.enqueue(job("second")).await.expect("accepted");
+    client.enqueue(job("second")).await.expect("accepted");
     tokio::time::sleep(ms(500)).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     let leased = lease_all(&mut next, 1).await;
@@ -70,7 +71,7 @@ async fn an_expired_lease_returns_to_its_place(backend: Backend) {
 
 async fn a_stale_settlement_is_refused(backend: Backend) {
     let store = backend.open_with(short_leases(400)).await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut sleeper = store.queue.consumer(MODEL, "sleeper").await.expect("a consumer");
     let stale = lease_all(&mut sleeper, 1).await;
     tokio::time::sleep(ms(500)).await;
@@ -87,7 +88,7 @@ async fn a_stale_settlement_is_refused(backend: Backend) {
 
 async fn a_stale_renewal_is_refused(backend: Backend) {
     let store = backend.open_with(short_leases(400)).await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut sleeper = store.queue.consumer(MODEL, "sleeper").await.expect("a consumer");
     let stale = lease_all(&mut sleeper, 1).await;
     tokio::time::sleep(ms(500)).await;
@@ -100,12 +101,12 @@ async fn a_stale_renewal_is_refused(backend: Backend) {
 
 async fn an_invented_token_is_refused(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     let invented = Settlement { token: LeaseToken(leased[0].token.0 ^ 1), ..success(&leased[0], "forged") };
     assert_eq!(settle(&mut consumer, vec![invented]).await, [id]);
-    let waiting = store.queue.lane().enqueue(job("b")).await.expect("accepted").id;
+    let waiting = store.queue.client().enqueue(job("b")).await.expect("accepted").id;
     let never_leased = Settlement { id: waiting, ..success(&leased[0], "forged") };
     assert_eq!(settle(&mut consumer, vec![never_leased]).await, [waiting]);
     assert!(settle(&mut consumer, vec![success(&leased[0], "true")]).await.is_empty());
@@ -113,7 +114,7 @@ async fn an_invented_token_is_refused(backend: Backend) {
 
 async fn a_job_is_settled_once(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     assert!(settle(&mut consumer, vec![success(&leased[0], "first")]).await.is_empty());
@@ -124,7 +125,7 @@ async fn a_job_is_settled_once(backend: Backend) {
 
 async fn a_renewed_lease_does_not_expire(backend: Backend) {
     let store = backend.open_with(short_leases(1_000)).await;
-    let id = store.queue.lane().enqueue(job("long")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("long")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     let mut other = store.queue.consumer(MODEL, "other").await.expect("a consumer");
@@ -139,10 +140,10 @@ async fn a_renewed_lease_does_not_expire(backend: Backend) {
 
 async fn a_job_that_kills_three_workers_is_quarantined_and_its_neighbours_are_not(backend: Backend) {
     let store = backend.open_with(short_leases(300)).await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let mut ids = Vec::new();
     for payload in ["fine", "poison", "good"] {
-        ids.push(lane.enqueue(job(payload)).await.expect("accepted").id);
+        ids.push(client.enqueue(job(payload)).await.expect("accepted").id);
     }
     let mut done = 0;
     while done < 2 || get(&*store.queue, ids[1]).await.state != JobState::Dead {
@@ -170,13 +171,13 @@ async fn a_job_that_kills_three_workers_is_quarantined_and_its_neighbours_are_no
 
 async fn a_job_that_outlived_a_worker_runs_alone(backend: Backend) {
     let store = backend.open_with(short_leases(400)).await;
-    let lane = store.queue.lane();
-    lane.enqueue(urgent("fresh and urgent", 10)).await.expect("accepted");
-    lane.enqueue(job("suspect")).await.expect("accepted");
+    let client = store.queue.client();
+    client.enqueue(urgent("fresh and urgent", 10)).await.expect("accepted");
+    client.enqueue(job("suspect")).await.expect("accepted");
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     let leased = lease_all(&mut dies, 2).await;
     settle(&mut dies, vec![release(&leased[0])]).await;
-    lane.enqueue(job("after")).await.expect("accepted");
+    client.enqueue(job("after")).await.expect("accepted");
     tokio::time::sleep(ms(500)).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut next, 8).await), ["fresh and urgent"], "the batch ends before a suspect");
@@ -187,7 +188,7 @@ async fn a_job_that_outlived_a_worker_runs_alone(backend: Backend) {
 async fn a_lease_that_ran_out_while_its_holder_could_not_renew_is_no_death(backend: Backend) {
     for settles in [false, true] {
         let store = backend.open_with(short_leases(400)).await;
-        let id = store.queue.lane().enqueue(job("a")).await.expect("accepted").id;
+        let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
         let mut cut_off = store.queue.consumer(MODEL, "cut off").await.expect("a consumer");
         let stale = lease_all(&mut cut_off, 1).await;
         let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
@@ -208,7 +209,7 @@ async fn a_lease_that_ran_out_while_its_holder_could_not_renew_is_no_death(backe
 
 async fn three_lapses_of_living_workers_quarantine_nothing(backend: Backend) {
     let store = backend.open_with(short_leases(300)).await;
-    let id = store.queue.lane().enqueue(job("healthy")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("healthy")).await.expect("accepted").id;
     let mut renewer = store.queue.renewer().await.expect("a renewer");
     let mut stale = None;
     for _ in 0..5 {
@@ -226,9 +227,9 @@ async fn three_lapses_of_living_workers_quarantine_nothing(backend: Backend) {
 
 async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
     let store = backend.open_with(short_leases(1_000)).await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for payload in ["first", "second"] {
-        lane.enqueue(job(payload)).await.expect("accepted");
+        client.enqueue(job(payload)).await.expect("accepted");
     }
     let sessions = async || {
         let mut two = Vec::new();
@@ -244,7 +245,7 @@ async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
         }
         tokio::time::sleep(ms(1_100)).await;
     }
-    lane.enqueue(job("fresh")).await.expect("accepted");
+    client.enqueue(job("fresh")).await.expect("accepted");
     let mut sessions = sessions().await;
     let first = lease_all(&mut sessions[0], 1).await;
     assert_eq!((payloads(&first), first[0].deaths), (vec!["first".to_owned()], LAST_CHANCE));
@@ -256,9 +257,9 @@ async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
 
 async fn a_released_job_keeps_its_place_and_burns_no_attempt(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for payload in ["first", "second"] {
-        lane.enqueue(job(payload)).await.expect("accepted");
+        client.enqueue(job(payload)).await.expect("accepted");
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     for _ in 0..5 {
@@ -271,7 +272,7 @@ async fn a_released_job_keeps_its_place_and_burns_no_attempt(backend: Backend) {
 
 async fn a_lease_that_expires_wakes_nobody_twice(backend: Backend) {
     let store = backend.open_with(short_leases(300)).await;
-    store.queue.lane().enqueue(job("a")).await.expect("accepted");
+    store.queue.client().enqueue(job("a")).await.expect("accepted");
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     lease_all(&mut dies, 1).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");

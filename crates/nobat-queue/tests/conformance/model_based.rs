@@ -9,8 +9,7 @@ use std::time::Duration;
 use nobat_core::ErrorCode;
 use nobat_core::JobId;
 use nobat_core::job::{Idempotency, JobOptions, JobState, LeasedJob};
-use nobat_queue::Consumer;
-use nobat_queue::queue::{QueueSettings, Renewal};
+use nobat_queue::{Consumer, QueueSettings, Renewal};
 
 use crate::model::{Arrival, Model, Number, Verdict};
 use crate::on_every_store;
@@ -103,7 +102,7 @@ impl<'a> Run<'a> {
             idempotency: key.map(|(key, fingerprint)| Idempotency { key: key.to_string().into(), fingerprint }),
             ..JobOptions::default()
         };
-        let accepted = self.store.queue.lane().enqueue(job_with(self.ids.len().to_string(), options)).await;
+        let accepted = self.store.queue.client().enqueue(job_with(self.ids.len().to_string(), options)).await;
         match (self.model.enqueue(priority, delayed, key), accepted) {
             (Arrival::New(number), Ok(accepted)) => {
                 assert!(!accepted.duplicate && !self.numbers.contains_key(&accepted.id));
@@ -162,7 +161,7 @@ impl<'a> Run<'a> {
             }
         }
         let want = self.dice.roll(6);
-        let step = self.consumers[at].0.step(settlements, want).await.expect("a step");
+        let step = self.consumers[at].0.settle_and_lease(settlements, want).await.expect("a step");
         let expected = self.model.lease(want);
         let leased: Vec<_> = step.leased.iter().map(|job| self.numbers[&job.id]).collect();
         assert_eq!(leased, expected);

@@ -1,7 +1,7 @@
 //! In which order jobs run.
 
 use nobat_core::job::NewJob;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 
 use crate::on_every_store;
 use crate::play::*;
@@ -18,9 +18,9 @@ on_every_store! {
 
 async fn ten_runs_before_one(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for (payload, priority) in [("zero", 0), ("one", 1), ("ten", 10), ("top", 255)] {
-        lane.enqueue(urgent(payload, priority)).await.expect("accepted");
+        client.enqueue(urgent(payload, priority)).await.expect("accepted");
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease(&mut consumer, 8).await;
@@ -30,10 +30,10 @@ async fn ten_runs_before_one(backend: Backend) {
 
 async fn equals_run_in_order_of_arrival(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let expected: Vec<_> = (0..200).map(|number| number.to_string()).collect();
     for payload in &expected {
-        lane.enqueue(job(payload.clone())).await.expect("accepted");
+        client.enqueue(job(payload.clone())).await.expect("accepted");
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease_all(&mut consumer, 200).await), expected);
@@ -41,46 +41,47 @@ async fn equals_run_in_order_of_arrival(backend: Backend) {
 
 async fn a_lease_takes_no_more_than_it_asked_for_and_says_whether_more_is_there(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for payload in ["a", "b", "c"] {
-        lane.enqueue(job(payload)).await.expect("accepted");
+        client.enqueue(job(payload)).await.expect("accepted");
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
-    let step = consumer.step(Vec::new(), 2).await.expect("a step");
+    let step = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step");
     assert_eq!((payloads(&step.leased), step.more), (vec!["a".into(), "b".into()], true));
-    let step = consumer.step(Vec::new(), 2).await.expect("a step");
+    let step = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step");
     assert_eq!((payloads(&step.leased), step.more), (vec!["c".into()], false));
-    let step = consumer.step(Vec::new(), 2).await.expect("a step");
+    let step = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step");
     assert_eq!((payloads(&step.leased), step.more), (vec![], false));
 }
 
 async fn waiting_lifts_a_job_over_a_later_one_of_higher_priority(backend: Backend) {
     let store = backend.open_with(QueueSettings { aging_s: 1, ..QueueSettings::default() }).await;
-    let lane = store.queue.lane();
-    lane.enqueue(urgent("old and low", 3)).await.expect("accepted");
+    let client = store.queue.client();
+    client.enqueue(urgent("old and low", 3)).await.expect("accepted");
     tokio::time::sleep(ms(2_100)).await;
-    lane.enqueue(urgent("two higher", 5)).await.expect("accepted");
-    lane.enqueue(urgent("far higher", 250)).await.expect("accepted");
+    client.enqueue(urgent("two higher", 5)).await.expect("accepted");
+    client.enqueue(urgent("far higher", 250)).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut consumer, 8).await), ["far higher", "old and low", "two higher"]);
 }
 
 async fn strict_priority_is_not_changed_by_waiting(backend: Backend) {
     let store = backend.open_with(QueueSettings { aging_s: 0, ..QueueSettings::default() }).await;
-    let lane = store.queue.lane();
-    lane.enqueue(urgent("first low", 3)).await.expect("accepted");
-    lane.enqueue(urgent("second low", 3)).await.expect("accepted");
+    let client = store.queue.client();
+    client.enqueue(urgent("first low", 3)).await.expect("accepted");
+    client.enqueue(urgent("second low", 3)).await.expect("accepted");
     tokio::time::sleep(ms(300)).await;
-    lane.enqueue(urgent("high", 4)).await.expect("accepted");
+    client.enqueue(urgent("high", 4)).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut consumer, 8).await), ["high", "first low", "second low"]);
 }
 
 async fn every_model_has_a_queue_of_its_own(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for number in 0..20 {
-        lane.enqueue(NewJob { model: format!("model-{number}").into(), ..job(number.to_string()) })
+        client
+            .enqueue(NewJob { model: format!("model-{number}").into(), ..job(number.to_string()) })
             .await
             .expect("accepted");
     }

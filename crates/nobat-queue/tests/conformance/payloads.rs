@@ -31,28 +31,28 @@ async fn every_byte_comes_through(backend: Backend) {
     let store = backend.open().await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     let bytes: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
-    let view = store.queue.lane().call(job(bytes.clone()), PATIENCE).await.expect("an answer");
+    let view = store.queue.client().call(job(bytes.clone()), PATIENCE).await.expect("an answer");
     assert_eq!(outputs(&view), bytes);
 }
 
 async fn empty_payloads_and_results_are_fine(backend: Backend) {
     let store = backend.open().await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    let view = store.queue.lane().call(job(""), PATIENCE).await.expect("an answer");
+    let view = store.queue.client().call(job(""), PATIENCE).await.expect("an answer");
     assert_eq!(outputs(&view), "");
 }
 
 async fn large_tensors_come_through_both_ways(backend: Backend) {
     let store = backend.open().await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for len in [5_000, 600 << 10, 10 << 20] {
         let bytes = noise(len);
-        let view = lane.call(job(bytes.clone()), PATIENCE).await.expect("an answer");
+        let view = client.call(job(bytes.clone()), PATIENCE).await.expect("an answer");
         assert!(outputs(&view) == bytes, "{len} bytes came back different");
         assert!(outputs(&get(&*store.queue, view.id).await) == bytes, "{len} bytes are stored differently");
-        let id = lane.enqueue(job(bytes.clone())).await.expect("accepted").id;
-        let view = lane.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
+        let id = client.enqueue(job(bytes.clone())).await.expect("accepted").id;
+        let view = client.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
         assert!(outputs(&view) == bytes, "{len} bytes came back different");
     }
 }
@@ -61,7 +61,7 @@ async fn rows_and_trace_travel_along(backend: Backend) {
     let store = backend.open().await;
     let trace = "req-123 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let sent = NewJob { rows: 17, trace: trace.into(), ..job("a") };
-    store.queue.lane().enqueue(sent).await.expect("accepted");
+    store.queue.client().enqueue(sent).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     assert_eq!((leased[0].rows, leased[0].trace.as_str()), (17, trace));
@@ -70,7 +70,7 @@ async fn rows_and_trace_travel_along(backend: Backend) {
 async fn a_large_payload_survives_retry_and_redrive(backend: Backend) {
     let store = backend.open().await;
     let bytes = noise(600 << 10);
-    let id = store.queue.lane().enqueue(job(bytes.clone())).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job(bytes.clone())).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "again", Some(ms(10)))]).await;
@@ -85,8 +85,8 @@ async fn a_large_payload_survives_retry_and_redrive(backend: Backend) {
 
 async fn a_large_batch_is_leased_and_settled_at_once(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let enqueues = (0..1_000).map(|number| lane.enqueue(job(number.to_string())));
+    let client = store.queue.client();
+    let enqueues = (0..1_000).map(|number| client.enqueue(job(number.to_string())));
     let accepted = futures::future::join_all(enqueues).await;
     assert!(accepted.iter().all(Result::is_ok));
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");

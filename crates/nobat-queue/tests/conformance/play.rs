@@ -8,8 +8,7 @@ use nobat_core::job::{
     Idempotency, JobError, JobOptions, JobResult, JobState, JobView, LeasedJob, NewJob, Outcome, Settlement,
 };
 use nobat_core::{ErrorCode, JobId, OwnerId};
-use nobat_queue::queue::QueueSettings;
-use nobat_queue::{Consumer, Queue};
+use nobat_queue::{Consumer, Queue, QueueSettings};
 
 /// Long enough for anything that happens at all, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +55,7 @@ pub(crate) fn ms(ms: u64) -> Duration {
 
 /// Leases up to `want` jobs now.
 pub(crate) async fn lease(consumer: &mut Box<dyn Consumer>, want: usize) -> Vec<LeasedJob> {
-    consumer.step(Vec::new(), want).await.expect("a step").leased
+    consumer.settle_and_lease(Vec::new(), want).await.expect("a step").leased
 }
 
 /// Leases until `count` jobs have come, each lease at most that many.
@@ -75,7 +74,7 @@ pub(crate) async fn lease_all(consumer: &mut Box<dyn Consumer>, count: usize) ->
 
 /// Settles without leasing; the refused ones.
 pub(crate) async fn settle(consumer: &mut Box<dyn Consumer>, settlements: Vec<Settlement>) -> Vec<JobId> {
-    consumer.step(settlements, 0).await.expect("a step").refused
+    consumer.settle_and_lease(settlements, 0).await.expect("a step").refused
 }
 
 fn settlement(job: &LeasedJob, outcome: Outcome) -> Settlement {
@@ -144,7 +143,7 @@ impl Echo {
         Echo(tokio::spawn(async move {
             let mut done = Vec::new();
             loop {
-                let step = consumer.step(std::mem::take(&mut done), batch).await.expect("a step");
+                let step = consumer.settle_and_lease(std::mem::take(&mut done), batch).await.expect("a step");
                 done.extend(step.leased.iter().map(|job| success(job, job.payload.clone())));
                 if done.is_empty() {
                     consumer.idle().await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_queue::queue::{WorkerCommand, WorkerInfo};
+use nobat_queue::{WorkerCommand, WorkerInfo};
 
 use crate::on_every_store;
 use crate::play::*;

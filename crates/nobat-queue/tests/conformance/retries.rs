@@ -17,7 +17,7 @@ on_every_store! {
 
 async fn a_failed_attempt_runs_again_after_its_delay(backend: Backend) {
     let store = backend.open().await;
-    let id = store.queue.lane().enqueue(job("shaky")).await.expect("accepted").id;
+    let id = store.queue.client().enqueue(job("shaky")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let first = lease_all(&mut consumer, 1).await;
     assert_eq!((first[0].attempt, first[0].deaths), (1, 0));
@@ -37,7 +37,7 @@ async fn a_failed_attempt_runs_again_after_its_delay(backend: Backend) {
 
 async fn a_retry_without_delay_runs_at_once(backend: Backend) {
     let store = backend.open().await;
-    store.queue.lane().enqueue(job("a")).await.expect("accepted");
+    store.queue.client().enqueue(job("a")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     for attempt in 1..=5 {
         let leased = lease_all(&mut consumer, 1).await;
@@ -48,22 +48,22 @@ async fn a_retry_without_delay_runs_at_once(backend: Backend) {
 
 async fn a_retry_joins_the_queue_at_its_time(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    lane.enqueue(job("first")).await.expect("accepted");
+    let client = store.queue.client();
+    client.enqueue(job("first")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "again", Some(ms(200)))]).await;
-    lane.enqueue(job("came while it waited")).await.expect("accepted");
+    client.enqueue(job("came while it waited")).await.expect("accepted");
     tokio::time::sleep(ms(300)).await;
     assert_eq!(payloads(&lease_all(&mut consumer, 2).await), ["came while it waited", "first"]);
 }
 
 async fn a_failure_touches_no_neighbour(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let mut ids = Vec::new();
     for payload in ["good", "bad", "fine"] {
-        ids.push(lane.enqueue(job(payload)).await.expect("accepted").id);
+        ids.push(client.enqueue(job(payload)).await.expect("accepted").id);
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 3).await;
@@ -77,7 +77,7 @@ async fn a_failure_touches_no_neighbour(backend: Backend) {
 async fn the_retry_schedule_travels_with_the_job(backend: Backend) {
     let store = backend.open().await;
     let retry = RetryPolicy { max_retries: 7, delay_ms: 12_345, factor_pct: 250, jitter_pct: 30, max_delay_ms: 99_999 };
-    store.queue.lane().enqueue(job_with("a", JobOptions { retry, ..JobOptions::default() })).await.expect("accepted");
+    store.queue.client().enqueue(job_with("a", JobOptions { retry, ..JobOptions::default() })).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(lease_all(&mut consumer, 1).await[0].retry, retry);
 }

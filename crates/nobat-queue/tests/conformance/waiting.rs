@@ -23,14 +23,14 @@ on_every_store! {
 
 async fn an_acceptance_says_when_the_job_was_made_as_every_later_look_does(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     let delayed = |n: u64| {
         let mut made = job(format!("job {n}"));
         made.options.delay = Some(ms(3_600_000 * (n % 2)));
         made
     };
     // Together, so that they share a call.
-    let accepted = futures::future::join_all((0..40).map(|n| lane.enqueue(delayed(n)))).await;
+    let accepted = futures::future::join_all((0..40).map(|n| client.enqueue(delayed(n)))).await;
     for accepted in accepted {
         let accepted = accepted.expect("accepted");
         let view = get(&*store.queue, accepted.id).await;
@@ -41,7 +41,7 @@ async fn an_acceptance_says_when_the_job_was_made_as_every_later_look_does(backe
 async fn a_call_is_answered_with_the_result(backend: Backend) {
     let store = backend.open().await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    let view = store.queue.lane().call(job("hello"), PATIENCE).await.expect("an answer");
+    let view = store.queue.client().call(job("hello"), PATIENCE).await.expect("an answer");
     assert_eq!(outputs(&view), "hello");
     assert_eq!((view.attempts, view.model.as_str(), view.owner.0), (1, MODEL, 7));
     assert!(view.created_at_ms > 0 && view.finished_at_ms.is_some());
@@ -50,9 +50,9 @@ async fn a_call_is_answered_with_the_result(backend: Backend) {
 
 async fn a_wait_that_begins_before_the_end_is_answered(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let id = lane.enqueue(job("a")).await.expect("accepted").id;
-    let waiter = tokio::spawn(async move { lane.wait(id, PATIENCE).await });
+    let client = store.queue.client();
+    let id = client.enqueue(job("a")).await.expect("accepted").id;
+    let waiter = tokio::spawn(async move { client.wait(id, PATIENCE).await });
     tokio::time::sleep(ms(100)).await;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     let view = waiter.await.expect("no panic").expect("the store answers").expect("it is there");
@@ -61,49 +61,49 @@ async fn a_wait_that_begins_before_the_end_is_answered(backend: Backend) {
 
 async fn a_wait_that_begins_after_the_end_is_answered_at_once(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let id = lane.enqueue(job("a")).await.expect("accepted").id;
+    let client = store.queue.client();
+    let id = client.enqueue(job("a")).await.expect("accepted").id;
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
     reaches(&*store.queue, id, JobState::Succeeded).await;
     for timeout in [PATIENCE, ms(0)] {
-        let view = store.queue.lane().wait(id, timeout).await.expect("the store answers").expect("it is there");
+        let view = store.queue.client().wait(id, timeout).await.expect("the store answers").expect("it is there");
         assert_eq!(outputs(&view), "a");
     }
 }
 
 async fn a_wait_that_times_out_says_where_the_job_stands(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let id = lane.enqueue(job("a")).await.expect("accepted").id;
-    assert_eq!(lane.wait(id, ms(50)).await.expect("the store answers").expect("it is there").state, JobState::Queued);
+    let client = store.queue.client();
+    let id = client.enqueue(job("a")).await.expect("accepted").id;
+    assert_eq!(client.wait(id, ms(50)).await.expect("the store answers").expect("it is there").state, JobState::Queued);
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     lease_all(&mut consumer, 1).await;
-    assert_eq!(lane.wait(id, ms(50)).await.expect("the store answers").expect("it is there").state, JobState::Leased);
+    assert_eq!(client.wait(id, ms(50)).await.expect("the store answers").expect("it is there").state, JobState::Leased);
 }
 
 async fn a_call_that_times_out_names_a_job_that_goes_on(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let view = lane.call(job("slow"), ms(100)).await.expect("an answer");
+    let client = store.queue.client();
+    let view = client.call(job("slow"), ms(100)).await.expect("an answer");
     assert_eq!(view.state, JobState::Queued);
     let _echo = Echo::start(&*store.queue, MODEL, 8).await;
-    let end = lane.wait(view.id, PATIENCE).await.expect("the store answers").expect("it is there");
+    let end = client.wait(view.id, PATIENCE).await.expect("the store answers").expect("it is there");
     assert_eq!(outputs(&end), "slow");
 }
 
 async fn a_wait_for_an_unknown_job_finds_nothing(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let known = lane.enqueue(job("a")).await.expect("accepted").id;
+    let client = store.queue.client();
+    let known = client.enqueue(job("a")).await.expect("accepted").id;
     let unknown = nobat_core::JobId { random: known.random ^ 1, ..known };
-    assert!(lane.wait(unknown, ms(100)).await.expect("the store answers").is_none());
+    assert!(client.wait(unknown, ms(100)).await.expect("the store answers").is_none());
 }
 
 async fn many_wait_for_one_job(backend: Backend) {
     let store = backend.open().await;
-    let lanes = [store.queue.lane(), store.queue.lane()];
-    let id = lanes[0].enqueue(job("a")).await.expect("accepted").id;
-    let waits = (0..40).map(|number| lanes[number % 2].wait(id, PATIENCE));
+    let clients = [store.queue.client(), store.queue.client()];
+    let id = clients[0].enqueue(job("a")).await.expect("accepted").id;
+    let waits = (0..40).map(|number| clients[number % 2].wait(id, PATIENCE));
     let run = async {
         tokio::time::sleep(ms(100)).await;
         Echo::start(&*store.queue, MODEL, 8).await
@@ -116,8 +116,8 @@ async fn many_wait_for_one_job(backend: Backend) {
 
 async fn a_waiter_hears_of_a_dead_letter(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let caller = tokio::spawn(async move { lane.call(job("a"), PATIENCE).await });
+    let client = store.queue.client();
+    let caller = tokio::spawn(async move { client.call(job("a"), PATIENCE).await });
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "broken", None)]).await;
@@ -127,8 +127,8 @@ async fn a_waiter_hears_of_a_dead_letter(backend: Backend) {
 
 async fn a_waiter_sleeps_through_retries(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let caller = tokio::spawn(async move { lane.call(job("a"), PATIENCE).await });
+    let client = store.queue.client();
+    let caller = tokio::spawn(async move { client.call(job("a"), PATIENCE).await });
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "once", Some(ms(50)))]).await;
@@ -140,14 +140,14 @@ async fn a_waiter_sleeps_through_retries(backend: Backend) {
 
 async fn ten_thousand_wait_at_once(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
-    let enqueues = (0..10_000).map(|number| lane.enqueue(job(number.to_string())));
+    let client = store.queue.client();
+    let enqueues = (0..10_000).map(|number| client.enqueue(job(number.to_string())));
     let accepted = futures::future::join_all(enqueues).await;
     let waits = accepted.into_iter().enumerate().map(|(number, accepted)| {
-        let lane = lane.clone();
+        let client = client.clone();
         async move {
             let id = accepted.expect("accepted").id;
-            let view = lane.wait(id, 4 * PATIENCE).await.expect("the store answers").expect("it is there");
+            let view = client.wait(id, 4 * PATIENCE).await.expect("the store answers").expect("it is there");
             assert_eq!(outputs(&view), number.to_string());
         }
     });
@@ -162,12 +162,12 @@ async fn ten_thousand_wait_at_once(backend: Backend) {
 async fn each_caller_gets_its_own_answer(backend: Backend) {
     let store = backend.open().await;
     let _echoes = [Echo::start(&*store.queue, "a", 8).await, Echo::start(&*store.queue, "b", 3).await];
-    let lanes = [store.queue.lane(), store.queue.lane()];
+    let clients = [store.queue.client(), store.queue.client()];
     let calls = (0..400).map(|number| {
-        let lane = &lanes[number % 2];
+        let client = &clients[number % 2];
         async move {
             let model = if number % 3 == 0 { "a" } else { "b" };
-            let view = lane
+            let view = client
                 .call(NewJob { model: model.into(), ..job(number.to_string()) }, PATIENCE)
                 .await
                 .expect("an answer");

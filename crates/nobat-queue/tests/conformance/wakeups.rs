@@ -38,10 +38,10 @@ async fn an_idle_consumer_wakes_for_a_job(backend: Backend) {
     let store = backend.open().await;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     for round in 0..20 {
-        let lane = store.queue.lane();
+        let client = store.queue.client();
         let enqueue = async {
             tokio::time::sleep(ms(round)).await;
-            lane.enqueue(job(round.to_string())).await.expect("accepted");
+            client.enqueue(job(round.to_string())).await.expect("accepted");
         };
         let (leased, ()) = futures::join!(next(&mut consumer), enqueue);
         assert_eq!(leased, [round.to_string()]);
@@ -50,9 +50,9 @@ async fn an_idle_consumer_wakes_for_a_job(backend: Backend) {
 
 async fn a_consumer_does_not_sleep_while_there_is_work(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for _ in 0..3 {
-        lane.enqueue(job("a")).await.expect("accepted");
+        client.enqueue(job("a")).await.expect("accepted");
     }
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     for _ in 0..3 {
@@ -66,13 +66,13 @@ async fn an_idle_consumer_wakes_for_a_due_job(backend: Backend) {
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert!(lease(&mut consumer, 8).await.is_empty());
     let options = JobOptions { delay: Some(ms(300)), ..JobOptions::default() };
-    store.queue.lane().enqueue(job_with("due", options)).await.expect("accepted");
+    store.queue.client().enqueue(job_with("due", options)).await.expect("accepted");
     assert_eq!(next(&mut consumer).await, ["due"]);
 }
 
 async fn an_idle_consumer_wakes_for_an_expired_lease(backend: Backend) {
     let store = backend.open_with(short_leases(500)).await;
-    store.queue.lane().enqueue(job("orphan")).await.expect("accepted");
+    store.queue.client().enqueue(job("orphan")).await.expect("accepted");
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     lease_all(&mut dies, 1).await;
     drop(dies);
@@ -83,7 +83,7 @@ async fn an_idle_consumer_wakes_for_an_expired_lease(backend: Backend) {
 async fn an_idle_consumer_wakes_when_its_queue_is_resumed(backend: Backend) {
     let store = backend.open().await;
     store.queue.set_paused(MODEL, true).await.expect("paused");
-    store.queue.lane().enqueue(job("patient")).await.expect("accepted");
+    store.queue.client().enqueue(job("patient")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert!(lease(&mut consumer, 8).await.is_empty());
     let resume = async {
@@ -114,9 +114,9 @@ async fn one_job_wakes_at_most_two_of_many(backend: Backend) {
     }
     tokio::time::sleep(ms(500)).await;
     let before = woken.load(Ordering::Relaxed);
-    let lane = store.queue.lane();
-    let id = lane.enqueue(job("a")).await.expect("accepted").id;
-    let view = lane.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
+    let client = store.queue.client();
+    let id = client.enqueue(job("a")).await.expect("accepted").id;
+    let view = client.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
     assert_eq!(outputs(&view), "done");
     tokio::time::sleep(ms(300)).await;
     let count = woken.load(Ordering::Relaxed) - before;
@@ -141,8 +141,8 @@ async fn a_backlog_reaches_every_idle_consumer(backend: Backend) {
         }));
     }
     tokio::time::sleep(ms(200)).await;
-    let lane = store.queue.lane();
-    let enqueues = (0..5).map(|number| lane.enqueue(job(number.to_string())));
+    let client = store.queue.client();
+    let enqueues = (0..5).map(|number| client.enqueue(job(number.to_string())));
     for accepted in futures::future::join_all(enqueues).await {
         accepted.expect("accepted");
     }
@@ -156,7 +156,7 @@ async fn a_backlog_reaches_every_idle_consumer(backend: Backend) {
 
 async fn a_wake_up_that_is_dropped_goes_to_another(backend: Backend) {
     let store = backend.open().await;
-    let lane = store.queue.lane();
+    let client = store.queue.client();
     for round in 0..20u64 {
         let mut fickle = store.queue.consumer(MODEL, "fickle").await.expect("a consumer");
         let mut steady = store.queue.consumer(MODEL, "steady").await.expect("a consumer");
@@ -168,7 +168,7 @@ async fn a_wake_up_that_is_dropped_goes_to_another(backend: Backend) {
         };
         let enqueue = async {
             tokio::time::sleep(ms(20)).await;
-            lane.enqueue(job("a")).await.expect("accepted");
+            client.enqueue(job("a")).await.expect("accepted");
         };
         let ((), (), leased) = futures::join!(gives_up, enqueue, next(&mut steady));
         assert_eq!(leased, ["a"]);

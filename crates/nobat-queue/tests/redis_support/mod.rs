@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::OwnerId;
 use nobat_core::job::{JobOptions, JobResult, LeasedJob, NewJob, Outcome, Settlement};
-use nobat_queue::queue::{Consumer, Lane, QueueSettings};
 use nobat_queue::redis::RedisQueue;
+use nobat_queue::{Consumer, QueueClient, QueueSettings};
 
 /// A redis-server of our own.
 pub(crate) struct Server {
@@ -207,7 +207,7 @@ pub(crate) fn echo(job: &LeasedJob) -> Settlement {
 pub(crate) async fn serve(mut consumer: Box<dyn Consumer>, want: usize) {
     let mut settle = Vec::new();
     loop {
-        match consumer.step_or_park(std::mem::take(&mut settle), want).await {
+        match consumer.settle_and_lease_or_wait(std::mem::take(&mut settle), want).await {
             Ok(step) if step.leased.is_empty() => consumer.idle().await,
             Ok(step) => settle.extend(step.leased.iter().map(echo)),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -224,15 +224,15 @@ pub(crate) fn amount(bounded: usize, full: usize) -> usize {
 }
 
 /// Enqueues jobs in their order, a thousand in flight.
-pub(crate) async fn enqueue_all(lane: &dyn Lane, jobs: impl IntoIterator<Item = NewJob>) {
+pub(crate) async fn enqueue_all(client: &dyn QueueClient, jobs: impl IntoIterator<Item = NewJob>) {
     let mut jobs = jobs.into_iter().peekable();
     // The first goes alone: calls in flight together that meet a server without the
     // script are sent again, and need not arrive in their order then.
     if let Some(first) = jobs.next() {
-        lane.enqueue(first).await.expect("accepted");
+        client.enqueue(first).await.expect("accepted");
     }
     while jobs.peek().is_some() {
-        let accepted: Vec<_> = jobs.by_ref().take(1_000).map(|job| lane.enqueue(job)).collect();
+        let accepted: Vec<_> = jobs.by_ref().take(1_000).map(|job| client.enqueue(job)).collect();
         for accepted in futures::future::join_all(accepted).await {
             accepted.expect("accepted");
         }
@@ -245,7 +245,7 @@ pub(crate) async fn lease(consumer: &mut dyn Consumer, count: usize) -> Vec<Leas
     let deadline = Instant::now() + Duration::from_secs(20);
     while leased.len() < count {
         assert!(Instant::now() < deadline, "leased {} of {count} jobs", leased.len());
-        let step = consumer.step(Vec::new(), count - leased.len()).await.expect("the store answers");
+        let step = consumer.settle_and_lease(Vec::new(), count - leased.len()).await.expect("the store answers");
         if step.leased.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

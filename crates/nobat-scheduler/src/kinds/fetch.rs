@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nobat_core::{Error, Result};
-use nobat_queue::queue::WorkerCommand;
+use nobat_queue::WorkerCommand;
 use reqwest::StatusCode;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 

@@ -10,7 +10,7 @@ mod services;
 use std::time::Duration;
 
 use nobat_core::Result;
-use nobat_queue::queue::WorkerCommand;
+use nobat_queue::WorkerCommand;
 
 use crate::run::RunRequest;
 use crate::schedule::{Periodic, TaskKind};

@@ -27,10 +27,10 @@ const WAIT: Duration = Duration::from_secs(60);
 /// these there are as many as the task has retries.
 pub(super) async fn predict(services: &Services, kind: &Predict, run: &RunRequest, retries: u32) -> Result<Done> {
     let request = request::decode(&kind.request)?;
-    let (queue, request, rows) = match route_jobs::is_route(&*services.ledger, &kind.model).await? {
+    let (queue, request, rows) = match route_jobs::is_route(&*services.metadata, &kind.model).await? {
         // A gateway checks it against the route's signature when it carries it out.
         true => {
-            route_jobs::open(&*services.ledger, &kind.model).await?;
+            route_jobs::open(&*services.metadata, &kind.model).await?;
             (route_jobs::queue_of(&kind.model), request, 1)
         }
         false => for_model(services, &kind.model, request).await?,
@@ -52,19 +52,19 @@ pub(super) async fn predict(services: &Services, kind: &Predict, run: &RunReques
         rows,
         trace: run.key.as_str().into(),
     };
-    let mut accepted = services.lane.enqueue(job(&run.key)).await?;
+    let mut accepted = services.queue_client.enqueue(job(&run.key)).await?;
     for retry in 1..=retries {
         if !accepted.duplicate || !ended_badly(services, accepted.id).await? {
             break;
         }
-        accepted = services.lane.enqueue(job(&format!("{}#{retry}", run.key))).await?;
+        accepted = services.queue_client.enqueue(job(&format!("{}#{retry}", run.key))).await?;
     }
     let id = accepted.id;
     if let Some(url) = &kind.webhook {
-        watch::begin(&*services.ledger, id, OwnerId::ANONYMOUS, url, unix_ms(SystemTime::now())).await?;
+        watch::begin(&*services.metadata, id, OwnerId::ANONYMOUS, url, unix_ms(SystemTime::now())).await?;
     }
     let view = loop {
-        match services.lane.wait(id, WAIT).await? {
+        match services.queue_client.wait(id, WAIT).await? {
             Some(view) if view.state.is_terminal() => break view,
             Some(_) => {}
             None => return Err(Error::new(ErrorCode::ResultExpired, "the job's record is gone; raise result_ttl_s")),

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::{Error, Result};
-use nobat_queue::{Lane, Ledger, Queue};
+use nobat_queue::{MetadataStore, Queue, QueueClient};
 
 use crate::run_queue::RunQueue;
 
 /// The deployment that tasks work on.
 pub(crate) struct Services {
     pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) lane: Arc<dyn Lane>,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) queue_client: Arc<dyn QueueClient>,
+    pub(crate) metadata: Arc<dyn MetadataStore>,
     pub(crate) run_queue: RunQueue,
     pub(crate) http: reqwest::Client,
 }
@@ -20,13 +20,17 @@ pub(crate) struct Services {
 impl Services {
     /// # Errors
     /// `internal` when TLS cannot be set up.
-    pub(crate) fn new(queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, run_queue: RunQueue) -> Result<Services> {
+    pub(crate) fn new(
+        queue: Arc<dyn Queue>,
+        metadata: Arc<dyn MetadataStore>,
+        run_queue: RunQueue,
+    ) -> Result<Services> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("nobat/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
             .build()
             .map_err(|error| Error::internal(format!("cannot set up the fetching client: {error}")))?;
-        Ok(Services { lane: queue.lane(), queue, ledger, run_queue, http })
+        Ok(Services { queue_client: queue.client(), queue, metadata, run_queue, http })
     }
 }
 

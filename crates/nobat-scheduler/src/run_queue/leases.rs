@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_queue::Ledger;
+use nobat_queue::MetadataStore;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::run::{Handler, RunRequest};
 
-/// The ledger's set of runs, by key; one that has ended stays as [`DONE`].
+/// The metadata store's set of runs, by key; one that has ended stays as [`DONE`].
 pub(super) const RUNS: &str = "periodic-run";
 pub(super) const DONE: &[u8] = b"done";
 /// How long a key is remembered after its run: longer than a tick can be seen
@@ -19,13 +19,13 @@ pub(super) const KEPT: Duration = Duration::from_secs(86_400);
 /// How long a run is its taker's, and how often that is renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
-/// Pause after the ledger could not be reached.
+/// Pause after the metadata store could not be reached.
 pub(super) const AWAY: Duration = Duration::from_secs(1);
 
 /// Takes runs and carries them out. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct RunLeases {
-    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) metadata: Arc<dyn MetadataStore>,
     /// Runs this process is carrying out, by key.
     // Held for a look-up.
     running: Arc<Mutex<HashMap<String, Running>>>,
@@ -38,8 +38,8 @@ struct Running {
 }
 
 impl RunLeases {
-    pub(super) fn new(ledger: Arc<dyn Ledger>) -> RunLeases {
-        RunLeases { ledger, running: Arc::default() }
+    pub(super) fn new(metadata: Arc<dyn MetadataStore>) -> RunLeases {
+        RunLeases { metadata, running: Arc::default() }
     }
 
     /// How many runs are being carried out.
@@ -55,7 +55,7 @@ impl RunLeases {
     /// and it has not ended. Returns at its end; dropped before, the run goes on.
     pub(super) async fn carry_out(&self, handler: &Handler, run: RunRequest, value: &[u8]) {
         let (Ok(untaken), Ok(held)) = (run.to_json(), run.to_held()) else { return };
-        match self.ledger.swap_timer(RUNS, &run.key, value, &held, LEASE).await {
+        match self.metadata.swap_timer(RUNS, &run.key, value, &held, LEASE).await {
             Ok(true) => {}
             Ok(false) => return log::debug!(run = run.key.as_str(); "periodic: a run is another's, or has ended"),
             // Its timer falls due again.
@@ -84,14 +84,14 @@ impl RunLeases {
                     break;
                 }
                 () = tokio::time::sleep(RENEW) => {
-                    if let Err(error) = self.ledger.swap_timer(RUNS, &run.key, &held, &held, LEASE).await {
+                    if let Err(error) = self.metadata.swap_timer(RUNS, &run.key, &held, &held, LEASE).await {
                         log::debug!("periodic: a run's lease is renewed later: {error}");
                     }
                 }
             }
         }
         // Stays as a mark, so that its tick is never taken again.
-        while let Err(error) = self.ledger.swap_timer(RUNS, &run.key, &held, DONE, KEPT).await {
+        while let Err(error) = self.metadata.swap_timer(RUNS, &run.key, &held, DONE, KEPT).await {
             log::debug!("periodic: the end of a run is written later: {error}");
             tokio::time::sleep(AWAY).await;
         }
@@ -105,7 +105,7 @@ impl RunLeases {
             run.task.abort();
         }
         for (key, run) in left {
-            if let Err(error) = self.ledger.swap_timer(RUNS, &key, &run.held, &run.untaken, Duration::ZERO).await {
+            if let Err(error) = self.metadata.swap_timer(RUNS, &key, &run.held, &run.untaken, Duration::ZERO).await {
                 return log::debug!("periodic: the lease of a run that was stopped ends by itself: {error}");
             }
         }

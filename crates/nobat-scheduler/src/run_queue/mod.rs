@@ -1,5 +1,5 @@
 //! What carries a run from the scheduler that saw its tick to the one that
-//! carries it out. The run is a timer in the ledger. Around one plain Redis server
+//! carries it out. The run is a timer in the metadata store. Around one plain Redis server
 //! apalis-redis carries it between processes (`redis`); around a cluster, Sentinel
 //! and the embedded store the timer itself does, and apalis' in-memory worker
 //! carries out what a process has taken.
@@ -28,7 +28,7 @@ use std::time::Duration;
 use apalis_core::error::BoxDynError;
 use nobat_core::Result;
 use nobat_core::retry::Backoff;
-use nobat_queue::Ledger;
+use nobat_queue::MetadataStore;
 use nobat_queue::redis::single_server;
 use tokio::sync::{Notify, watch};
 
@@ -48,20 +48,20 @@ pub struct RunQueue {
     leases: RunLeases,
     /// Rung when this process pushed a run.
     pushed: Arc<Notify>,
-    /// apalis-redis, beside the ledger's timers, which carry what it does not.
+    /// apalis-redis, beside the metadata store's timers, which carry what it does not.
     redis: Option<redis::Server>,
 }
 
 impl RunQueue {
-    /// A queue over a deployment's ledger alone.
-    pub fn new(ledger: Arc<dyn Ledger>) -> RunQueue {
-        RunQueue { leases: RunLeases::new(ledger), pushed: Arc::default(), redis: None }
+    /// A queue over a deployment's metadata store alone.
+    pub fn new(metadata: Arc<dyn MetadataStore>) -> RunQueue {
+        RunQueue { leases: RunLeases::new(metadata), pushed: Arc::default(), redis: None }
     }
 
     /// The queue of a deployment around the Redis at `url`, or none.
-    pub fn around(ledger: Arc<dyn Ledger>, url: &str, prefix: &str) -> RunQueue {
+    pub fn around(metadata: Arc<dyn MetadataStore>, url: &str, prefix: &str) -> RunQueue {
         let redis = single_server(url).map(|url| redis::Server::new(url, prefix));
-        RunQueue { redis, ..RunQueue::new(ledger) }
+        RunQueue { redis, ..RunQueue::new(metadata) }
     }
 
     /// Takes a run; `false` when its key was taken before. Durable when it returns.
@@ -69,20 +69,20 @@ impl RunQueue {
     /// # Errors
     /// `queue_unavailable`; asking again is safe.
     pub async fn push(&self, run: &RunRequest) -> Result<bool> {
-        let (ledger, json) = (&self.leases.ledger, run.to_json()?);
+        let (metadata, json) = (&self.leases.metadata, run.to_json()?);
         let server = match &self.redis {
-            Some(server) if redis::is_right(&**ledger).await? => Some(server),
+            Some(server) if redis::is_right(&**metadata).await? => Some(server),
             _ => None,
         };
         // Killed right after this, or without luck below: the timer carries it.
         let delay = if server.is_some() { redis::HANDOVER } else { Duration::ZERO };
-        let new = ledger.add_timer(RUNS, &run.key, &json, delay).await?;
+        let new = metadata.add_timer(RUNS, &run.key, &json, delay).await?;
         match server {
             _ if !new => {}
             None => self.pushed.notify_one(),
             Some(server) => {
                 if let Err(error) = server.push(&run.key, json).await {
-                    log::debug!("periodic: the ledger carries a run that apalis-redis did not take: {error}");
+                    log::debug!("periodic: the metadata store carries a run that apalis-redis did not take: {error}");
                 }
             }
         }
@@ -115,10 +115,10 @@ impl RunQueue {
         if let Some(server) = &self.redis {
             server.vacuum(keep).await?;
         }
-        let (ledger, mut forgotten) = (&self.leases.ledger, 0);
-        for (mark, left) in ledger.timers(RUNS, MOST_MARKS).await? {
+        let (metadata, mut forgotten) = (&self.leases.metadata, 0);
+        for (mark, left) in metadata.timers(RUNS, MOST_MARKS).await? {
             if mark.value == DONE && KEPT.saturating_sub(left) >= keep {
-                forgotten += usize::from(ledger.remove_timer(RUNS, &mark.key).await?);
+                forgotten += usize::from(metadata.remove_timer(RUNS, &mark.key).await?);
             }
         }
         Ok(forgotten)

@@ -1,5 +1,5 @@
 //! apalis-redis, which carries runs between processes around one plain Redis
-//! server: a second way beside the ledger's timer, faster to begin, trusted with
+//! server: a second way beside the metadata store's timer, faster to begin, trusted with
 //! nothing.
 //!
 //! apalis-redis 1.0 stays within its guard-rails: one poll a second, one task a
@@ -9,7 +9,7 @@
 //! Invariants:
 //! - It goes by the caller's clock, so a host whose clock is not the store's keeps
 //!   away from it: it would take every other worker for dead.
-//! - What it delivers is carried out by whoever takes the run's key in the ledger;
+//! - What it delivers is carried out by whoever takes the run's key in the metadata store;
 //!   what it loses or delays is taken from there after [`HANDOVER`].
 
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use apalis_core::worker::builder::WorkerBuilder;
 use apalis_redis::{Config, ConnectionManager, RedisStorage, queries};
 use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::Ledger;
+use nobat_queue::MetadataStore;
 use tokio::sync::OnceCell;
 
 use super::leases::{KEPT, RunLeases};
 use crate::run::{Handler, RunRequest};
 
-/// How long a run is left to apalis-redis before the ledger's timer is due: longer
+/// How long a run is left to apalis-redis before the metadata store's timer is due: longer
 /// than a poll takes.
 pub(super) const HANDOVER: Duration = Duration::from_secs(3);
 /// How far a host's clock may be from the store's. Twice this and a heartbeat are
@@ -60,7 +60,7 @@ impl Server {
             .batch_size(1)
             .heartbeat_interval(HEARTBEAT)
             .missed_heartbeats(MISSED_HEARTBEATS)
-            // The ledger says whose a run is.
+            // The metadata store says whose a run is.
             .lock_tasks(false)
             .emit_events(false)
             // Without it nothing is acknowledged, and all comes again when a worker
@@ -78,7 +78,7 @@ impl Server {
         Ok(RedisStorage::new(self.connection().await?).with_config(self.config.clone()))
     }
 
-    /// Hands over a run whose key has been taken in the ledger.
+    /// Hands over a run whose key has been taken in the metadata store.
     pub(super) async fn push(&self, key: &str, json: Vec<u8>) -> Result<(), BoxDynError> {
         let task = TaskBuilder::new(json).idempotency_key(key).build();
         let push = async {
@@ -95,7 +95,7 @@ impl Server {
         leases: &RunLeases,
         handler: &Handler,
     ) -> Result<(), BoxDynError> {
-        while !is_right(&*leases.ledger).await? {
+        while !is_right(&*leases.metadata).await? {
             tokio::time::sleep(HEARTBEAT).await;
         }
         let storage = self.storage().await?;
@@ -111,14 +111,14 @@ impl Server {
             });
         tokio::select! {
             ended = worker.run() => Ok(ended?),
-            wrong = self.watch(&*leases.ledger) => Err(wrong),
+            wrong = self.watch(&*leases.metadata) => Err(wrong),
         }
     }
 
     /// Keeps house; returns when the clock has gone wrong.
-    async fn watch(&self, ledger: &dyn Ledger) -> BoxDynError {
+    async fn watch(&self, metadata: &dyn MetadataStore) -> BoxDynError {
         for beat in 0usize.. {
-            if let Ok(false) = is_right(ledger).await {
+            if let Ok(false) = is_right(metadata).await {
                 break;
             }
             if beat.is_multiple_of(VACUUM)
@@ -128,7 +128,7 @@ impl Server {
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
-        "this host's clock is not the store's (set it, by NTP); until it is, runs go by the ledger".into()
+        "this host's clock is not the store's (set it, by NTP); until it is, runs go by the metadata store".into()
     }
 
     pub(super) async fn vacuum(&self, keep: Duration) -> Result<()> {
@@ -142,9 +142,9 @@ impl Server {
 }
 
 /// Whether this host's clock is the store's, nearly.
-pub(super) async fn is_right(ledger: &dyn Ledger) -> Result<bool> {
+pub(super) async fn is_right(metadata: &dyn MetadataStore) -> Result<bool> {
     let before = unix_ms(SystemTime::now());
-    let store = ledger.now_ms().await?;
+    let store = metadata.now_ms().await?;
     Ok(beside(before, store, unix_ms(SystemTime::now())) <= BESIDE_MS)
 }
 

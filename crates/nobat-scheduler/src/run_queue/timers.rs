@@ -1,4 +1,4 @@
-//! Runs out of the ledger's timers, carried out by apalis' in-memory worker.
+//! Runs out of the metadata store's timers, carried out by apalis' in-memory worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use apalis_core::worker::builder::WorkerBuilder;
 use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{Sink, SinkExt, StreamExt};
-use nobat_queue::ledger::Due;
+use nobat_queue::Timer;
 use tokio::sync::Notify;
 
 use super::leases::{AWAY, DONE, LEASE, RUNS, RunLeases};
@@ -65,10 +65,10 @@ pub(super) async fn work_once(
 async fn feed(leases: &RunLeases, pushed: &Notify, intake: &Intake) -> BoxDynError {
     loop {
         let room = MOST_RUNNING.saturating_sub(leases.count()).min(AT_ONCE);
-        let taken = match leases.ledger.take_due(RUNS, room, LEASE).await {
+        let taken = match leases.metadata.take_due(RUNS, room, LEASE).await {
             Ok(taken) => taken,
             Err(error) => {
-                log::debug!("periodic: waiting for the ledger: {error}");
+                log::debug!("periodic: waiting for the metadata store: {error}");
                 tokio::time::sleep(AWAY).await;
                 continue;
             }
@@ -85,13 +85,13 @@ async fn feed(leases: &RunLeases, pushed: &Notify, intake: &Intake) -> BoxDynErr
     }
 }
 
-async fn take(leases: &RunLeases, due: Due, intake: &Intake) -> Result<(), BoxDynError> {
+async fn take(leases: &RunLeases, due: Timer, intake: &Intake) -> Result<(), BoxDynError> {
     let Ok(run) = serde_json::from_slice::<RunRequest>(&due.value) else {
         if due.value != DONE {
             log::warn!(run = due.key.as_str(); "periodic: dropping a run that cannot be read");
         }
         // A mark has been kept for long enough. If this fails it is due again.
-        let _ = leases.ledger.remove_timer(RUNS, &due.key).await;
+        let _ = leases.metadata.remove_timer(RUNS, &due.key).await;
         return Ok(());
     };
     // One of ours whose renewal came too late is renewed by having been taken.

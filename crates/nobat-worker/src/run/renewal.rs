@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nobat_queue::Queue;
 use nobat_queue::backend::{Lease, LeaseTracker};
-use nobat_queue::queue::{Renewal, Renewer};
+use nobat_queue::{Renewal, Renewer};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;

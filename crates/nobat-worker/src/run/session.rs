@@ -227,7 +227,7 @@ impl Future for RunFuture {
 mod tests {
     use std::time::Instant;
 
-    use nobat_queue::queue::QueueSettings;
+    use nobat_queue::QueueSettings;
     use nobat_queue::sqlite::SqliteQueue;
 
     use super::*;

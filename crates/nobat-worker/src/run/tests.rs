@@ -110,7 +110,7 @@ pub(super) fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
     let input = Tensor { name: "x".into(), datatype: Datatype::Fp32, shape, data: data.into() };
     let request = InferRequest { inputs: vec![input], ..InferRequest::default() };
     LeasedJob {
-        id: JobId { random: u128::from(number), horizon_min: 0, mac: 0, locator: 0 },
+        id: JobId { random: u128::from(number), tombstone_min: 0, mac: 0, locator: 0 },
         token: LeaseToken(number),
         attempt: 1,
         deaths,

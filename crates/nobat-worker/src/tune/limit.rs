@@ -14,7 +14,7 @@ use crate::watchdog::Watchdog;
 /// most likely never ends, and no other model loads meanwhile.
 pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(30);
 /// Stands for the lease in runs at load.
-const NO_JOB: Lease = (JobId { random: 0, horizon_min: 0, mac: 0, locator: 0 }, LeaseToken(0));
+const NO_JOB: Lease = (JobId { random: 0, tombstone_min: 0, mac: 0, locator: 0 }, LeaseToken(0));
 
 /// Ends the runs of a load.
 #[derive(Clone, Copy, Debug)]

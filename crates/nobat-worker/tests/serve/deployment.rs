@@ -12,8 +12,8 @@ use nobat_core::retry::RetryPolicy;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::statistics::WorkerReport;
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_queue::queue::{Accepted, Lane, Queue, QueueSettings, WorkerCommand};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Accepted, Queue, QueueClient, QueueSettings, WorkerCommand};
 use nobat_worker::config::LoadingConfig;
 use nobat_worker::{Worker, WorkerConfig, WorkerHandle};
 
@@ -23,7 +23,7 @@ pub(crate) struct Deployment {
     pub(crate) models: tempfile::TempDir,
     _data: tempfile::TempDir,
     pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) lane: Arc<dyn Lane>,
+    pub(crate) queue_client: Arc<dyn QueueClient>,
     pub(crate) worker: WorkerHandle,
 }
 
@@ -64,8 +64,8 @@ impl Deployment {
         config.models = vec![models.path().to_owned()];
         let worker = Worker::start(config, Arc::clone(&queue)).expect("a worker");
         worker.ready().await;
-        let lane = queue.lane();
-        Deployment { models, _data: data, queue, lane, worker }
+        let queue_client = queue.client();
+        Deployment { models, _data: data, queue, queue_client, worker }
     }
 
     pub(crate) fn signature(&self, model: &str) -> ModelSignature {
@@ -73,11 +73,11 @@ impl Deployment {
     }
 
     pub(crate) async fn job(&self, model: &str, request: &InferRequest, options: JobOptions) -> JobView {
-        self.lane.call(new_job(model, request, options), PATIENCE).await.expect("the queue answers")
+        self.queue_client.call(new_job(model, request, options), PATIENCE).await.expect("the queue answers")
     }
 
     pub(crate) async fn enqueue(&self, model: &str, request: &InferRequest, options: JobOptions) -> Accepted {
-        self.lane.enqueue(new_job(model, request, options)).await.expect("the queue accepts")
+        self.queue_client.enqueue(new_job(model, request, options)).await.expect("the queue accepts")
     }
 
     pub(crate) async fn answer(&self, model: &str, request: &InferRequest) -> (InferResponse, JobResult) {

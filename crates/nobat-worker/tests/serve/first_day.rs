@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nobat_core::signature::ModelState;
 use nobat_core::tensor::Datatype;
-use nobat_queue::queue::Queue;
+use nobat_queue::Queue;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_worker::{Worker, WorkerConfig};
 

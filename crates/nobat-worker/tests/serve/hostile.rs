@@ -4,7 +4,7 @@ use std::fs::{create_dir, hard_link, write};
 use std::os::unix::fs::symlink;
 
 use nobat_core::signature::ModelState;
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_worker::WorkerConfig;
 use nobat_worker::config::{Fallback, ProviderConfig, ProviderKind};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use nobat_core::job::JobState;
 use nobat_core::signature::ModelState;
-use nobat_queue::queue::{QueueSettings, WorkerCommand};
+use nobat_queue::{QueueSettings, WorkerCommand};
 
 use crate::deployment::{Deployment, as_floats, floats, longs, once, quick, request, test_model};
 

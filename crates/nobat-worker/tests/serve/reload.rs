@@ -8,7 +8,7 @@ use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobOptions, JobState};
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_worker::config::{LoadingConfig, Sessions};
 use nobat_worker::{Worker, WorkerConfig};
 

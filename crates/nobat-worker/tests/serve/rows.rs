@@ -4,7 +4,7 @@ use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::signature::{ModelSignature, RowsVerdict};
 use nobat_core::tensor::{Datatype, put_bytes_element};
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_worker::WorkerConfig;
 
 use crate::deployment::{Deployment, as_floats, floats, longs, quick, request, tensor};

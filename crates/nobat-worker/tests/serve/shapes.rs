@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use nobat_core::infer::InferRequest;
 use nobat_core::tensor::{Datatype, put_bytes_element};
-use nobat_queue::queue::QueueSettings;
+use nobat_queue::QueueSettings;
 use nobat_worker::WorkerConfig;
 use nobat_worker::config::Sessions;
 

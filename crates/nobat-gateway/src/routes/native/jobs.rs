@@ -8,8 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::queue::ListFilter;
-use nobat_queue::route_jobs;
+use nobat_queue::{ListFilter, route_jobs};
 use smol_str::SmolStr;
 
 use super::lookup;

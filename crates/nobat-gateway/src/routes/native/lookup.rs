@@ -36,9 +36,9 @@ async fn look_up(predictor: &Predictor, context: &RequestContext, text: &str, wa
     }
     let found = match wait {
         Duration::ZERO => queue.get(id).await?,
-        wait if is_own => predictor.lane().wait(id, wait).await?,
+        wait if is_own => predictor.queue_client().wait(id, wait).await?,
         wait => match queue.get(id).await? {
-            Some(view) if may_see(predictor, context, id, &view) => predictor.lane().wait(id, wait).await?,
+            Some(view) if may_see(predictor, context, id, &view) => predictor.queue_client().wait(id, wait).await?,
             _ => None,
         },
     };
@@ -65,7 +65,7 @@ fn not_found(text: &str) -> Error {
 /// horizon, unknown after it.
 fn absent(id: JobId, now: SystemTime) -> Error {
     let minute = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
-    if minute <= u64::from(id.horizon_min) {
+    if minute <= u64::from(id.tombstone_min) {
         Error::new(ErrorCode::ResultExpired, format!("job `{id}` has finished and its result has outlived its ttl"))
             .for_job(id)
     } else {

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::ModelState;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
-use nobat_queue::queue::WorkerInfo;
+use nobat_queue::WorkerInfo;
 
 use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject, known, route_url};
 use crate::context::RequestContext;

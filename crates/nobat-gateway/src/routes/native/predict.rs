@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nobat_core::job::{Idempotency, JobState};
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::queue::Accepted;
+use nobat_queue::Accepted;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::jobs::{answered, pending};
@@ -203,7 +203,7 @@ async fn enqueue_many(
     }
     let shared = predictor.shared();
     shared.edge.limits.charge(&context, requests.len(), &*shared.queue).await?;
-    // The lane sends what is asked for at once in one round trip.
+    // The queue client sends what is asked for at once in one round trip.
     let enqueued = futures::future::join_all(
         requests.into_iter().map(|tensors| predictor.enqueue(&context, &target, tensors, query.options.clone())),
     )

@@ -5,8 +5,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobState;
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::queue::ListFilter;
-use nobat_queue::route_jobs;
+use nobat_queue::{ListFilter, route_jobs};
 
 use super::jobs::page;
 use super::objects::{JobList, Moved, QueueList, QueueObject};

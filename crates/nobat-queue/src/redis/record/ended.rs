@@ -33,7 +33,7 @@ pub(crate) fn succeeded(record: &Record, attempts: u8, finished_us: u64, result:
     out.push(state::SUCCEEDED);
     out.extend_from_slice(&finished_ms.saturating_sub(EPOCH_MS).to_le_bytes()[..5]);
     // Two bytes for any horizon within eleven days.
-    put_varint(&mut out, u64::from(record.horizon_min).saturating_sub(finished_ms / 60_000));
+    put_varint(&mut out, u64::from(record.tombstone_min).saturating_sub(finished_ms / 60_000));
     if record.owner != OwnerId::ANONYMOUS {
         out[0] |= HAS_OWNER;
         out.extend_from_slice(&record.owner.0.to_le_bytes());
@@ -79,7 +79,7 @@ pub(crate) fn read(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer,
         state::CANCELLED => JobState::Cancelled,
         _ => JobState::Expired,
     };
-    let id = ids.issue(random, record.horizon_min, queue.number, record.owner);
+    let id = ids.issue(random, record.tombstone_min, queue.number, record.owner);
     let begun = u32::from(record.attempts) + u32::from(state == JobState::Leased);
     let view = JobView {
         id,
@@ -103,7 +103,7 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
     let mut wide = [0; 8];
     wide[..5].copy_from_slice(finished);
     let finished_ms = u64::from_le_bytes(wide) + EPOCH_MS;
-    let horizon_min = u32::try_from(take_varint(&mut rest)? + finished_ms / 60_000).ok()?;
+    let tombstone_min = u32::try_from(take_varint(&mut rest)? + finished_ms / 60_000).ok()?;
     let mut owner = OwnerId::ANONYMOUS;
     if first & HAS_OWNER != 0 {
         let (bytes, tail) = rest.split_first_chunk()?;
@@ -119,7 +119,7 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
     let priority = take_byte(HAS_PRIORITY, 0)?;
     let attempts = take_byte(HAS_ATTEMPTS, 1)?;
     let mut view = JobView {
-        id: ids.issue(random, horizon_min, queue.number, owner),
+        id: ids.issue(random, tombstone_min, queue.number, owner),
         model: queue.model.clone(),
         owner,
         state: JobState::Succeeded,

@@ -10,7 +10,7 @@
 //! times            created   us, f64   ┐ written by the scripts, from TIME: one
 //!                  queued    us, f64   │ number for all three where they are
 //!                  score     f64       ┘ alike, all three with `TIMES`
-//! [lane 8]         who to publish to, with `REPLY`
+//! [client 8]       who to publish to, with `REPLY`
 //! ttl              of its result, ms, f32 (exact to 4 hours)
 //! length 1         of the header that follows
 //! header           [deadline us f64], [`part`]s 1, horizon varint, then those parts;
@@ -60,7 +60,7 @@ pub(crate) mod flag {
     pub(crate) const DEADLINE: u8 = 1;
     /// The payload travels beside the record.
     pub(crate) const BLOB: u8 = 2;
-    /// A lane waits for the end.
+    /// A client waits for the end.
     pub(crate) const REPLY: u8 = 4;
     /// A tail with the last error follows.
     pub(crate) const TAIL: u8 = 8;
@@ -103,13 +103,13 @@ pub(crate) struct Encoded {
 }
 
 /// Packs a job to enqueue.
-pub(crate) fn encode(job: &NewJob, horizon_min: u32, lane: Option<[u8; 8]>) -> Encoded {
+pub(crate) fn encode(job: &NewJob, tombstone_min: u32, client: Option<[u8; 8]>) -> Encoded {
     let blob = job.payload.len() > super::keys::INLINE_MAX;
     let mut flags = 0;
     let mut rest = Vec::with_capacity(80 + job.trace.len() + if blob { 0 } else { job.payload.len() });
-    if let Some(lane) = lane {
+    if let Some(client) = client {
         flags |= flag::REPLY;
-        rest.extend_from_slice(&lane);
+        rest.extend_from_slice(&client);
     }
     let ttl_ms = job.options.result_ttl.as_millis().max(1) as f32;
     rest.extend_from_slice(&ttl_ms.to_le_bytes());
@@ -125,7 +125,7 @@ pub(crate) fn encode(job: &NewJob, horizon_min: u32, lane: Option<[u8; 8]>) -> E
     let parts_at = rest.len();
     let mut parts = 0;
     rest.push(parts);
-    put_varint(&mut rest, u64::from(horizon_min));
+    put_varint(&mut rest, u64::from(tombstone_min));
     if job.owner != OwnerId::ANONYMOUS {
         parts |= part::OWNER;
         put_varint(&mut rest, job.owner.0);
@@ -161,10 +161,10 @@ pub(crate) struct Record {
     pub(crate) flags: u8,
     pub(crate) created_us: u64,
     pub(crate) queued_us: u64,
-    pub(crate) lane: [u8; 8],
+    pub(crate) client: [u8; 8],
     pub(crate) ttl_ms: u64,
     pub(crate) deadline_us: Option<u64>,
-    pub(crate) horizon_min: u32,
+    pub(crate) tombstone_min: u32,
     pub(crate) owner: OwnerId,
     pub(crate) rows: u32,
     pub(crate) priority: u8,
@@ -195,9 +195,9 @@ impl Record {
             return None;
         }
         let (created_us, queued_us) = take_times(flags, &mut rest)?;
-        let mut lane = [0; 8];
+        let mut client = [0; 8];
         if flags & flag::REPLY != 0 {
-            (lane, rest) = rest.split_first_chunk().map(|(lane, rest)| (*lane, rest))?;
+            (client, rest) = rest.split_first_chunk().map(|(client, rest)| (*client, rest))?;
         }
         let (ttl_ms, rest) = rest.split_first_chunk()?;
         let (&head_len, mut head) = rest.split_first()?;
@@ -209,7 +209,7 @@ impl Record {
         };
         let parts = take_byte(&mut head)?;
         let has = |part: u8| parts & part != 0;
-        let horizon_min = u32::try_from(take_varint(&mut head)?).ok()?;
+        let tombstone_min = u32::try_from(take_varint(&mut head)?).ok()?;
         let owner = if has(part::OWNER) { OwnerId(take_varint(&mut head)?) } else { OwnerId::ANONYMOUS };
         let rows = if has(part::ROWS) { u32::try_from(take_varint(&mut head)?).ok()? } else { 1 };
         let priority = if has(part::PRIORITY) { take_byte(&mut head)? } else { 0 };
@@ -229,10 +229,10 @@ impl Record {
             flags,
             created_us,
             queued_us,
-            lane,
+            client,
             ttl_ms: f32::from_le_bytes(*ttl_ms).max(1.0) as u64,
             deadline_us,
-            horizon_min,
+            tombstone_min,
             owner,
             rows,
             priority,

@@ -14,7 +14,7 @@ fn queue() -> QueueKeys {
 }
 
 /// What the enqueue script makes of an encoded job; one that is `plain` has no
-/// lane, and one time.
+/// client, and one time.
 fn stored(job: &NewJob, now_us: u64, plain: bool) -> Vec<u8> {
     let encoded = encode(job, HORIZON_MIN, (!plain).then_some(*b"lane0001"));
     let (times, values) = if plain { (0, &[now_us][..]) } else { (flag::TIMES, &[now_us, now_us + 5, 77][..]) };
@@ -91,7 +91,7 @@ proptest! {
         prop_assert_eq!(record.created_us, 1_700_000_000_000_000);
         prop_assert_eq!(record.queued_us, 1_700_000_000_000_000 + if plain { 0 } else { 5 });
         prop_assert_eq!(queued_us(&bytes[..TIMES_END.min(bytes.len())]), Some(record.queued_us));
-        prop_assert_eq!(record.lane, if plain { [0; 8] } else { *b"lane0001" });
+        prop_assert_eq!(record.client, if plain { [0; 8] } else { *b"lane0001" });
         prop_assert!(job.trace.starts_with(record.trace.as_str()));
         prop_assert!(job.trace.len() > TRACE_MAX || record.trace == job.trace);
         prop_assert_eq!(record.deadline_us.is_some(), job.options.deadline.is_some());

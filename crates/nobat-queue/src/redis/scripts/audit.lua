@@ -1,7 +1,7 @@
 -- Confirms that a job is misplaced, and if asked sets it right.
 -- KEYS[1] base
 -- ARGV    1 set it was found in ('' none), 2 member, 3 key, 4 whether to repair,
---         5 dead letters' ttl ms, 6 lane channel prefix
+--         5 dead letters' ttl ms, 6 client channel prefix
 -- result  0 nothing is wrong, 1 it is, 2 it was removed from the set (or queued
 --         again when it was in none), 3 it was dead-lettered
 -- Atomic: a job in motion is not mistaken for a lost one.

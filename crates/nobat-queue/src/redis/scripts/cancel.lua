@@ -1,7 +1,7 @@
 -- Cancels jobs.
 -- KEYS[1] base
 -- ARGV    1 'any', or 'waiting' to leave leased jobs alone and those that
---         another lane waits for, 2 lane channel prefix, then their keys
+--         another client waits for, 2 client channel prefix, then their keys
 -- result  per key: false when there is no record, 0 when it was left alone, 1 and
 --         its record when this call cancelled it, 2 and its record when it had ended
 -- Atomic: a waiting job leaves the order and ends; a leased one ends at once and

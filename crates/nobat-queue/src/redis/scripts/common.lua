@@ -9,12 +9,12 @@ local pack, unpack_at, band, bor, unpack, tonumber
 local base
 
 local DEADLINE, BLOB, REPLY, TAIL, STRIPPED, TIMES = 1, 2, 4, 8, 16, 32
--- No record is shorter: one time, no lane, and a header of its payload's length.
+-- No record is shorter: one time, no client, and a header of its payload's length.
 local SHORTEST = 21
 local PENDING, DEAD, CANCELLED, EXPIRED, CORRUPT = 1, 3, 4, 5, 6
 
--- Set by a function that ends jobs: the lanes' channel prefix, what dead letters
--- get, and whether anybody waits for another lane's job.
+-- Set by a function that ends jobs: the clients' channel prefix, what dead letters
+-- get, and whether anybody waits for another client's job.
 local channel, max_dead, dead_ttl, watching
 -- What the call changed: waiting bytes, jobs ended for good, and those of them
 -- that were cancelled or expired.
@@ -92,8 +92,8 @@ local function dated(rest, flags, deadline)
   return sub(rest, 1, at - 1) .. pack('<d', deadline) .. sub(rest, at + 8)
 end
 
--- The lane that waits for a job which has the flag REPLY.
-local function lane_of(rec)
+-- The client that waits for a job which has the flag REPLY.
+local function client_of(rec)
   local at = after_times(byte(rec, 4))
   return sub(rec, at, at + 7)
 end
@@ -149,19 +149,19 @@ local function frame(key, rec)
   return key .. pack('<I4', #rec) .. rec
 end
 
--- Tells the lanes that wait for `key` what became of it.
+-- Tells the clients that wait for `key` what became of it.
 local function notify_watchers(key, rec)
-  local lanes = call('HGET', base .. 'watch', key)
-  if not lanes then return end
+  local clients = call('HGET', base .. 'watch', key)
+  if not clients then return end
   call('HDEL', base .. 'watch', key)
-  for at = 1, #lanes, 8 do
-    call('PUBLISH', channel .. sub(lanes, at, at + 7), frame(key, rec))
+  for at = 1, #clients, 8 do
+    call('PUBLISH', channel .. sub(clients, at, at + 7), frame(key, rec))
   end
 end
 
 local function notify(key, rec)
   if band(byte(rec, 4), REPLY) ~= 0 then
-    call('PUBLISH', channel .. lane_of(rec), frame(key, rec))
+    call('PUBLISH', channel .. client_of(rec), frame(key, rec))
   end
   if watching then notify_watchers(key, rec) end
 end

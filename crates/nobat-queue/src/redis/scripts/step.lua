@@ -2,12 +2,12 @@
 -- KEYS[1] base
 -- ARGV    1 want, 2 lease us, 3 token of the new leases (8 bytes),
 --         4 us since this call was first sent (0: first time), 5 aging step us,
---         6 most dead letters, 7 their ttl ms, 8 lane channel prefix,
+--         6 most dead letters, 7 their ttl ms, 8 client channel prefix,
 --         9 keeper channel prefix, 10 what to park the consumer as when nothing is
 --         ready ('' not), 11 what it is parked as ('' not), 12 the consumer's name
 --         (8 bytes), 13 stored, 14 others,
---         then per stored (a job that succeeded; sorted by lane):
---           token + key, result ttl ms (negative: has a payload beside), lane
+--         then per stored (a job that succeeded; sorted by client):
+--           token + key, result ttl ms (negative: has a payload beside), client
 --           ('' nobody), record
 --         then per other: token + key, what (F again, D dead, X expired,
 --           R released), delay us, error code, message
@@ -63,7 +63,7 @@ local own = {}
 local function settle(ARGV, now, aging, members, held, stored, others)
   -- Most have the same ttl, and many the same length.
   local plain_ttl, last_len, packed_len
-  local lane, frames, f = '', {}, 0
+  local client, frames, f = '', {}, 0
   for index = 1, stored do
     if held[index] then
       local at = HEAD + index * 4
@@ -78,11 +78,11 @@ local function settle(ARGV, now, aging, members, held, stored, others)
       end
       call('PSETEX', base .. key, ttl, rec)
       ended = ended + 1
-      if to ~= lane then
-        if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
-        lane, f = to, 0
+      if to ~= client then
+        if f > 0 then call('PUBLISH', channel .. client, table.concat(frames, '', 1, f)) end
+        client, f = to, 0
       end
-      if lane ~= '' then
+      if client ~= '' then
         if #rec ~= last_len then last_len, packed_len = #rec, pack('<I4', #rec) end
         frames[f + 1], frames[f + 2], frames[f + 3] = key, packed_len, rec
         f = f + 3
@@ -91,7 +91,7 @@ local function settle(ARGV, now, aging, members, held, stored, others)
       held[index] = false
     end
   end
-  if f > 0 then call('PUBLISH', channel .. lane, table.concat(frames, '', 1, f)) end
+  if f > 0 then call('PUBLISH', channel .. client, table.concat(frames, '', 1, f)) end
 
   -- Read, and those that run again written, in one command each: a storm of retries
   -- must not keep others waiting.

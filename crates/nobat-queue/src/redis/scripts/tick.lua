@@ -2,7 +2,7 @@
 -- timers, and says when to come again.
 -- KEYS[1] base
 -- ARGV    1 process (8 bytes), 2 longest pause us, 3 most dead letters, 4 their
---         ttl ms, 5 lane channel prefix, 6 lease us
+--         ttl ms, 5 client channel prefix, 6 lease us
 -- result  0 when another process keeps the timers, else 1 and us until the next call
 -- Atomic: the role is held for as long as the pause, and a little more.
 

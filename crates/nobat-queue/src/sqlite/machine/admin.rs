@@ -5,7 +5,7 @@ use nobat_core::{Error, ErrorCode, JobId, Result};
 
 use super::Machine;
 use super::job::{Job, Payload, Phase, QueueNo, Row};
-use crate::queue::{Counts, SWEEP_LIMIT};
+use crate::api::{Counts, SWEEP_LIMIT};
 
 impl Machine {
     /// Cancels a job that is not terminal.

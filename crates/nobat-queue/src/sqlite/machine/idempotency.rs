@@ -21,7 +21,7 @@ pub(crate) struct Scope {
 pub(crate) struct Known {
     pub(crate) row: Row,
     pub(crate) random: u128,
-    pub(crate) horizon_min: u32,
+    pub(crate) tombstone_min: u32,
     pub(crate) fingerprint: u128,
     pub(crate) expires_us: u64,
     /// When the record of its job ends, milliseconds since 1970; `None` while the job

@@ -19,7 +19,7 @@ pub(crate) type QueueNo = u32;
 pub(crate) struct Job {
     pub(crate) random: u128,
     pub(crate) owner: OwnerId,
-    pub(crate) horizon_min: u32,
+    pub(crate) tombstone_min: u32,
     pub(crate) queue: QueueNo,
     pub(crate) priority: u8,
     pub(crate) retry: RetryPolicy,
@@ -129,7 +129,7 @@ pub(crate) enum Dirty {
 impl Job {
     /// The public id of this job at `row`.
     pub(crate) fn id(&self, row: Row, ids: &IdIssuer) -> JobId {
-        ids.issue(self.random, self.horizon_min, row, self.owner)
+        ids.issue(self.random, self.tombstone_min, row, self.owner)
     }
 
     /// The state as a reader names it.

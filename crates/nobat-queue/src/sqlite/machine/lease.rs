@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::job::{Payload, Phase, QueueNo, Row};
 use super::sleepers::ConsumerNo;
 use super::{Machine, micros};
-use crate::queue::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN, SWEEP_LIMIT};
+use crate::api::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN, SWEEP_LIMIT};
 
 /// Lapsed leases remembered.
 const LAPSED_MAX: usize = 10_000;

@@ -35,7 +35,7 @@ use smol_str::SmolStr;
 
 use self::idempotency::{Keys, Scope};
 use self::index::Index;
-use crate::queue::{QueueSettings, SWEEP_LIMIT};
+use crate::api::{QueueSettings, SWEEP_LIMIT};
 
 pub(crate) use self::admin::{already_finished, not_found};
 pub(crate) use self::group::{Group, KeyRecord, Kind, QueueRecord, Write};
@@ -188,7 +188,7 @@ impl Machine {
         if let (Some(scope), Some(idempotency)) = (&scope, &options.idempotency)
             && let Some(known) = self.keys.find(scope, now_us)
         {
-            let id = self.ids.issue(known.random, known.horizon_min, known.row, new.owner);
+            let id = self.ids.issue(known.random, known.tombstone_min, known.row, new.owner);
             if known.fingerprint != idempotency.fingerprint {
                 return Err(Error::new(
                     ErrorCode::IdempotencyMismatch,
@@ -212,7 +212,7 @@ impl Machine {
         let job = Job {
             random,
             owner: new.owner,
-            horizon_min: ((now_us + lives_us) / 60_000_000 + 1) as u32,
+            tombstone_min: ((now_us + lives_us) / 60_000_000 + 1) as u32,
             queue,
             priority: options.priority,
             retry: options.retry,
@@ -242,7 +242,7 @@ impl Machine {
             let known = Known {
                 row,
                 random,
-                horizon_min: job.horizon_min,
+                tombstone_min: job.tombstone_min,
                 fingerprint: idempotency.fingerprint,
                 expires_us,
                 ends_ms: None,

@@ -9,7 +9,7 @@ use nobat_core::job::{JobError, JobOptions, LeasedJob, Outcome, Settlement};
 use proptest::prelude::*;
 
 use super::*;
-use crate::queue::LAST_CHANCE;
+use crate::api::LAST_CHANCE;
 
 const MODELS: [&str; 2] = ["a", "b"];
 

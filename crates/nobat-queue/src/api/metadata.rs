@@ -1,9 +1,9 @@
-//! The ledger: the small, low-rate state that a deployment's processes share
+//! The metadata store: the small, low-rate state that a deployment's processes share
 //! beside their jobs: routes, periodic tasks and their history, webhook
 //! deliveries.
 //!
 //! Four shapes are enough for all of it, so neither store knows what they hold:
-//! - *claims*: a key that exactly one caller gets until it expires;
+//! - *locks*: a key that exactly one caller gets until it expires;
 //! - *documents*: named values in a named space;
 //! - *logs*: the newest so many entries, newest first;
 //! - *timers*: items that fall due, are taken under a lease and come back when
@@ -13,7 +13,7 @@
 //! set is expected to hold thousands of entries, not millions.
 //!
 //! Invariants:
-//! - Each call is atomic, and time is the store's (a claim cannot be stolen by a
+//! - Each call is atomic, and time is the store's (a lock cannot be stolen by a
 //!   host whose clock runs ahead).
 //! - Every method fails with `queue_unavailable` when the store cannot be reached.
 
@@ -23,9 +23,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::Result;
 
-/// A timer that fell due.
+/// One timer of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct Timer {
     /// Its key in the set.
     pub key: String,
     /// What was stored with it.
@@ -34,17 +34,17 @@ pub struct Due {
 
 /// Shared low-rate state; see the module.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait MetadataStore: Send + Sync + 'static {
     /// The store's clock, milliseconds since 1970: the same for every process
     /// around a store, whatever their hosts' clocks say.
     async fn now_ms(&self) -> Result<u64>;
 
     /// Takes `key` for `holder` for `ttl`, or prolongs its hold. Of any number of
-    /// holders exactly one gets `true` until the claim expires or is released.
-    async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool>;
+    /// holders exactly one gets `true` until the lock expires or is released.
+    async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool>;
 
-    /// Gives up a claim; no change when somebody else holds it by now.
-    async fn release(&self, key: &str, holder: &str) -> Result<()>;
+    /// Gives up a lock; no change when somebody else holds it by now.
+    async fn unlock(&self, key: &str, holder: &str) -> Result<()>;
 
     /// Every document of a space, in no order.
     async fn documents(&self, space: &str) -> Result<Vec<(String, Bytes)>>;
@@ -67,12 +67,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Takes up to `limit` due timers, earliest first; each comes back after
     /// `lease` unless it is moved or removed by then.
-    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Due>>;
+    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>>;
 
     /// Gives an existing timer a new value and due time; `false` when it is gone.
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool>;
 
-    /// As [`Ledger::move_timer`], and only while the timer's value is `from`, or `to`
+    /// As [`MetadataStore::move_timer`], and only while the timer's value is `from`, or `to`
     /// already (a call that was repeated); `false`, and no change, otherwise. Of
     /// any number of callers with a `to` of their own exactly one gets `true`.
     async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool>;
@@ -81,5 +81,5 @@ pub trait Ledger: Send + Sync + 'static {
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool>;
 
     /// Up to `limit` timers of a set with the time each has left, earliest first.
-    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Due, Duration)>>;
+    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Timer, Duration)>>;
 }

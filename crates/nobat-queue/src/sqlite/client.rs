@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use super::machine::Commit;
 use super::read;
 use super::shared::{Core, VALUE_LIMIT};
+use crate::api::{Accepted, Durability, QueueClient};
 use crate::limits;
-use crate::queue::{Accepted, Durability, Lane};
 
 /// How long the insert of a call waits for its settlement to join it. Nobody is
 /// told of the job before it has ended, so a process killed meanwhile takes back
@@ -26,12 +26,12 @@ pub(super) const CALL_INSERT_WITHIN_US: u64 = 10_000;
 /// commits cost a tenth of the throughput.
 pub(super) const CALL_END_WITHIN_US: u64 = 10_000;
 
-pub(super) struct SqliteLane {
+pub(super) struct SqliteClient {
     pub(super) core: Arc<Core>,
 }
 
 #[async_trait]
-impl Lane for SqliteLane {
+impl QueueClient for SqliteClient {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
         limits::check(&job, self.core.shared.value_max, VALUE_LIMIT)?;
         let (enqueued, ack, now_ms) = self.core.shared.act(|state, now_us| {

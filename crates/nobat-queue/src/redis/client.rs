@@ -30,8 +30,8 @@ use super::enqueue::{self, Outgoing};
 use super::keys::{QueueKeys, key_of, key_of_random};
 use super::waiters::{News, Waiters, on_push};
 use super::{Inner, patient, pulse, random_name, record, scripts};
+use crate::api::{Accepted, QueueClient};
 use crate::limits;
-use crate::queue::{Accepted, Lane};
 
 /// Most jobs one enqueue call carries: a third of a millisecond of Redis, for which
 /// every other caller waits.
@@ -47,7 +47,7 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// Waiters looked up in one go.
 const RECHECK_MAX: usize = 500;
 
-pub(crate) struct RedisLane {
+pub(crate) struct RedisClient {
     shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -73,12 +73,12 @@ struct Outbox {
     abandoned: Vec<(Arc<QueueKeys>, JobId)>,
 }
 
-impl RedisLane {
-    pub(crate) fn open(inner: Arc<Inner>) -> RedisLane {
+impl RedisClient {
+    pub(crate) fn open(inner: Arc<Inner>) -> RedisClient {
         inner.timers.roam();
         let name = random_name();
         let waiters = Arc::new(Waiters::default());
-        let channel = format!("{}{}", inner.prefix.lane_channel(), String::from_utf8_lossy(&name));
+        let channel = format!("{}{}", inner.prefix.client_channel(), String::from_utf8_lossy(&name));
         inner.accepts.store(true, Ordering::Relaxed);
         let hub = Hub::new(inner.target.clone(), None)
             .subscribed(vec![channel], on_push(waiters.clone()))
@@ -100,7 +100,7 @@ impl RedisLane {
             tokio::spawn(attend(shared.clone())),
             tokio::spawn(async move { pulse::mend(&mending.hub).await }),
         ];
-        RedisLane { shared, tasks }
+        RedisClient { shared, tasks }
     }
 
     async fn prepare(&self, job: &NewJob, reply: bool) -> Result<Outgoing> {
@@ -149,13 +149,13 @@ impl RedisLane {
 }
 
 #[async_trait]
-impl Lane for RedisLane {
+impl QueueClient for RedisClient {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
         let mut outgoing = self.prepare(&job, false).await?;
         let (ack, acked) = oneshot::channel();
         outgoing.ack = Some(ack);
         self.shared.push(outgoing);
-        acked.await.unwrap_or_else(|_| Err(Error::new(ErrorCode::QueueUnavailable, "the lane is closing")))
+        acked.await.unwrap_or_else(|_| Err(Error::new(ErrorCode::QueueUnavailable, "the client is closing")))
     }
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
@@ -216,7 +216,7 @@ impl Lane for RedisLane {
     }
 }
 
-impl Drop for RedisLane {
+impl Drop for RedisClient {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
@@ -238,7 +238,7 @@ struct Leaving<'a> {
     queue: &'a Arc<QueueKeys>,
     id: JobId,
     number: u64,
-    /// Registered in the store beside the job's own lane.
+    /// Registered in the store beside the job's own client.
     watched: bool,
     /// The caller left: a queued job that nobody else waits for is not worth running.
     abandon: bool,
@@ -349,7 +349,7 @@ impl Drop for Travelling {
 
 /// Sends what came together, again and again.
 async fn flush(shared: Arc<Shared>) {
-    // Calls begin in the order they are added in: jobs that came to this lane one
+    // Calls begin in the order they are added in: jobs that came to this client one
     // after the other reach an undisturbed store so, also in several calls.
     let mut calls = FuturesUnordered::new();
     let mut open_at = tokio::time::Instant::now();
@@ -401,7 +401,7 @@ fn by_queue<T>(items: Vec<T>, queue: impl Fn(&T) -> &Arc<QueueKeys>, bytes: impl
 async fn abandon(shared: Arc<Shared>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
     let Some((queue, _)) = batch.first() else { return };
     let mut cmd = scripts::CANCEL.on(&queue.base);
-    cmd.arg("waiting").arg(shared.inner.prefix.lane_channel());
+    cmd.arg("waiting").arg(shared.inner.prefix.client_channel());
     for (_, id) in &batch {
         cmd.arg(&key_of(*id)[..]);
     }

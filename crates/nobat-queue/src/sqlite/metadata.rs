@@ -1,4 +1,4 @@
-//! The ledger of the embedded store: a database of its own beside the journal,
+//! The metadata store of the embedded store: a database of its own beside the journal,
 //! so that rare, small writes never wait for the journal's writer, nor it for
 //! them.
 //!
@@ -17,7 +17,7 @@ use nobat_core::{Error, ErrorCode, Result};
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
-use crate::ledger::{Due, Ledger};
+use crate::api::{MetadataStore, Timer};
 use crate::limits;
 
 const SCHEMA: &str = "
@@ -43,18 +43,18 @@ const AHEAD_MS: i64 = 60_000;
 /// Most bytes of a document: far below what SQLite takes for a row.
 const VALUE_MAX: usize = 500_000_000;
 
-/// The embedded store's ledger.
-pub(super) struct SqliteLedger {
+/// The embedded store's metadata store.
+pub(super) struct SqliteMetadata {
     // Held for one short transaction on a blocking thread, never across an await.
     db: Arc<Mutex<Connection>>,
 }
 
-impl SqliteLedger {
-    /// Opens or creates the ledger in `file`.
+impl SqliteMetadata {
+    /// Opens or creates the metadata store in `file`.
     ///
     /// # Errors
     /// `queue_unavailable` with what SQLite says.
-    pub(super) fn open(file: &Path) -> Result<SqliteLedger> {
+    pub(super) fn open(file: &Path) -> Result<SqliteMetadata> {
         let db = Connection::open(file).map_err(unavailable)?;
         db.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
         db.execute_batch(SCHEMA).map_err(unavailable)?;
@@ -65,7 +65,7 @@ impl SqliteLedger {
             }
         }
         db.execute_batch("CREATE INDEX IF NOT EXISTS timer_by_set ON timer (name, set_ms)").map_err(unavailable)?;
-        Ok(SqliteLedger { db: Arc::new(Mutex::new(db)) })
+        Ok(SqliteMetadata { db: Arc::new(Mutex::new(db)) })
     }
 
     async fn with<T: Send + 'static>(
@@ -83,19 +83,19 @@ impl SqliteLedger {
         match done.await {
             Ok(result) => result.map_err(unavailable),
             Err(error) => {
-                Err(Error::new(ErrorCode::QueueUnavailable, format!("the ledger's call ended early: {error}")))
+                Err(Error::new(ErrorCode::QueueUnavailable, format!("the metadata store's call ended early: {error}")))
             }
         }
     }
 }
 
 #[async_trait]
-impl Ledger for SqliteLedger {
+impl MetadataStore for SqliteMetadata {
     async fn now_ms(&self) -> Result<u64> {
         Ok(now_ms().max(0) as u64)
     }
 
-    async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
+    async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
         let (key, holder) = (key.to_owned(), holder.to_owned());
         self.with(move |db| {
             let now = now_ms();
@@ -108,7 +108,7 @@ impl Ledger for SqliteLedger {
         .await
     }
 
-    async fn release(&self, key: &str, holder: &str) -> Result<()> {
+    async fn unlock(&self, key: &str, holder: &str) -> Result<()> {
         let (key, holder) = (key.to_owned(), holder.to_owned());
         let sql = "DELETE FROM claim WHERE key = ?1 AND holder = ?2";
         self.with(move |db| db.prepare_cached(sql)?.execute(params![key, holder]).map(drop)).await
@@ -170,7 +170,7 @@ impl Ledger for SqliteLedger {
         .await
     }
 
-    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Due>> {
+    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let set = set.to_owned();
         self.with(move |db| {
             let now = now_ms();
@@ -178,9 +178,9 @@ impl Ledger for SqliteLedger {
                 WHERE (name = ?1 AND due_ms <= ?2) OR (name = ?1 AND set_ms > ?4) ORDER BY due_ms LIMIT ?3";
             let mut select = db.prepare_cached(sql)?;
             let rows = select.query_map(params![set, now, limit as i64, now + AHEAD_MS], |row| {
-                Ok(Due { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() })
+                Ok(Timer { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() })
             })?;
-            let due: Vec<Due> = rows.collect::<rusqlite::Result<_>>()?;
+            let due: Vec<Timer> = rows.collect::<rusqlite::Result<_>>()?;
             let mut lend =
                 db.prepare_cached("UPDATE timer SET due_ms = ?3, set_ms = ?4 WHERE name = ?1 AND key = ?2")?;
             for timer in &due {
@@ -220,7 +220,7 @@ impl Ledger for SqliteLedger {
         self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key])? == 1)).await
     }
 
-    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Due, Duration)>> {
+    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Timer, Duration)>> {
         let set = set.to_owned();
         self.with(move |db| {
             let now = now_ms();
@@ -228,7 +228,7 @@ impl Ledger for SqliteLedger {
             let mut select = db.prepare_cached(sql)?;
             let rows = select.query_map(params![set, limit as i64], |row| {
                 let left = row.get::<_, i64>(2)?.saturating_sub(now).max(0) as u64;
-                let due = Due { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() };
+                let due = Timer { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() };
                 Ok((due, Duration::from_millis(left)))
             })?;
             rows.collect()
@@ -251,7 +251,7 @@ fn after(now_ms: i64, delay: Duration) -> i64 {
 }
 
 fn unavailable(error: rusqlite::Error) -> Error {
-    Error::new(ErrorCode::QueueUnavailable, format!("the ledger's database cannot be used: {error}"))
+    Error::new(ErrorCode::QueueUnavailable, format!("the metadata store's database cannot be used: {error}"))
         .retry_after(Duration::from_secs(1))
 }
 
@@ -262,9 +262,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3_600);
 
     /// As though everything had been written under a clock ten years ahead.
-    async fn ten_years_ago(ledger: &SqliteLedger) {
+    async fn ten_years_ago(metadata: &SqliteMetadata) {
         let by = 10 * 365 * 86_400_000i64;
-        ledger
+        metadata
             .with(move |db| {
                 db.execute("UPDATE timer SET due_ms = due_ms + ?1, set_ms = set_ms + ?1", [by])?;
                 db.execute("UPDATE claim SET until_ms = until_ms + ?1, set_ms = set_ms + ?1", [by])
@@ -276,22 +276,22 @@ mod tests {
     #[tokio::test]
     async fn what_was_written_at_a_time_to_come_is_due_or_free_at_once() {
         let dir = tempfile::tempdir().expect("a folder");
-        let ledger = SqliteLedger::open(&dir.path().join("ledger")).expect("opens");
-        assert!(ledger.add_timer("set", "k", b"v", LONG).await.expect("answers"));
-        assert!(ledger.claim("c", "a", LONG).await.expect("answers"));
-        assert!(ledger.take_due("set", 1, LONG).await.expect("answers").is_empty());
-        assert!(!ledger.claim("c", "b", LONG).await.expect("answers"));
-        ten_years_ago(&ledger).await;
-        assert_eq!(ledger.take_due("set", 1, LONG).await.expect("answers").len(), 1, "a timer is not stuck");
-        assert!(ledger.take_due("set", 1, LONG).await.expect("answers").is_empty(), "it is lent under today's clock");
-        assert!(ledger.claim("c", "b", LONG).await.expect("answers"), "a claim is not held for ten years");
-        assert!(!ledger.claim("c", "a", LONG).await.expect("answers"));
+        let metadata = SqliteMetadata::open(&dir.path().join("metadata")).expect("opens");
+        assert!(metadata.add_timer("set", "k", b"v", LONG).await.expect("answers"));
+        assert!(metadata.lock("c", "a", LONG).await.expect("answers"));
+        assert!(metadata.take_due("set", 1, LONG).await.expect("answers").is_empty());
+        assert!(!metadata.lock("c", "b", LONG).await.expect("answers"));
+        ten_years_ago(&metadata).await;
+        assert_eq!(metadata.take_due("set", 1, LONG).await.expect("answers").len(), 1, "a timer is not stuck");
+        assert!(metadata.take_due("set", 1, LONG).await.expect("answers").is_empty(), "it is lent under today's clock");
+        assert!(metadata.lock("c", "b", LONG).await.expect("answers"), "a claim is not held for ten years");
+        assert!(!metadata.lock("c", "a", LONG).await.expect("answers"));
     }
 
     #[tokio::test]
     async fn a_ledger_of_an_earlier_build_is_taken_over() {
         let dir = tempfile::tempdir().expect("a folder");
-        let file = dir.path().join("ledger");
+        let file = dir.path().join("metadata");
         let old = Connection::open(&file).expect("opens");
         old.execute_batch(
             "CREATE TABLE claim (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
@@ -302,9 +302,9 @@ mod tests {
         .expect("written");
         drop(old);
         for _ in 0..2 {
-            let ledger = SqliteLedger::open(&file).expect("opens");
-            assert!(ledger.claim("c", "a", LONG).await.expect("answers"));
-            assert_eq!(ledger.timers("set", 9).await.expect("read").len(), 1);
+            let metadata = SqliteMetadata::open(&file).expect("opens");
+            assert!(metadata.lock("c", "a", LONG).await.expect("answers"));
+            assert_eq!(metadata.timers("set", 9).await.expect("read").len(), 1);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger on Redis. Every key is the deployment's own (tag `{:}`, one slot):
+//! The metadata store on Redis. Every key is the deployment's own (tag `{:}`, one slot):
 //!
 //! | key | type | holds | lives |
 //! |---|---|---|---|
@@ -23,7 +23,7 @@ use redis::{Cmd, FromRedisValue, cmd};
 
 use super::Inner;
 
-use crate::ledger::{Due, Ledger};
+use crate::api::{MetadataStore, Timer};
 use crate::limits;
 
 const NOW: &str = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) ";
@@ -98,14 +98,14 @@ for at = 1, #due, 2 do
 end
 return out";
 
-/// A deployment's ledger on Redis.
-pub(super) struct RedisLedger {
+/// A deployment's metadata store on Redis.
+pub(super) struct RedisMetadata {
     inner: Arc<Inner>,
 }
 
-impl RedisLedger {
-    pub(super) fn new(inner: Arc<Inner>) -> RedisLedger {
-        RedisLedger { inner }
+impl RedisMetadata {
+    pub(super) fn new(inner: Arc<Inner>) -> RedisMetadata {
+        RedisMetadata { inner }
     }
 
     fn check(&self, name: &str, value: &[u8]) -> Result<()> {
@@ -130,7 +130,7 @@ impl RedisLedger {
 }
 
 #[async_trait]
-impl Ledger for RedisLedger {
+impl MetadataStore for RedisMetadata {
     async fn now_ms(&self) -> Result<u64> {
         // A script, for a key: a cluster's answer is that of the server with the timers.
         let mut call = cmd("EVAL");
@@ -138,13 +138,13 @@ impl Ledger for RedisLedger {
         self.send(&call).await
     }
 
-    async fn claim(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
+    async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
         let mut call = cmd("EVAL");
         call.arg(CLAIM).arg(1).arg(self.key("claim", key)).arg(holder).arg(millis(ttl).max(1));
         self.send(&call).await
     }
 
-    async fn release(&self, key: &str, holder: &str) -> Result<()> {
+    async fn unlock(&self, key: &str, holder: &str) -> Result<()> {
         self.send(cmd("EVAL").arg(RELEASE).arg(1).arg(self.key("claim", key)).arg(holder)).await
     }
 
@@ -182,10 +182,10 @@ impl Ledger for RedisLedger {
         self.send(self.on_timers(ADD_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
     }
 
-    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Due>> {
+    async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let pairs: Vec<(String, Vec<u8>)> =
             self.send(self.on_timers(TAKE_DUE, set).arg(limit).arg(millis(lease))).await?;
-        Ok(pairs.into_iter().map(|(key, value)| Due { key, value: value.into() }).collect())
+        Ok(pairs.into_iter().map(|(key, value)| Timer { key, value: value.into() }).collect())
     }
 
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
@@ -202,13 +202,13 @@ impl Ledger for RedisLedger {
         self.send(self.on_timers(REMOVE_TIMER, set).arg(key)).await
     }
 
-    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Due, Duration)>> {
+    async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Timer, Duration)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let rows: Vec<(String, Vec<u8>, u64)> = self.send(self.on_timers(TIMERS, set).arg(limit)).await?;
         let timer = |(key, value, left): (String, Vec<u8>, u64)| {
-            (Due { key, value: value.into() }, Duration::from_millis(left))
+            (Timer { key, value: value.into() }, Duration::from_millis(left))
         };
         Ok(rows.into_iter().map(timer).collect())
     }

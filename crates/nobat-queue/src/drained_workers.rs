@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nobat_core::Result;
 
-use crate::Ledger;
+use crate::api::MetadataStore;
 
 /// Set of timers, by worker.
 const SET: &str = "departed-workers";
@@ -19,18 +19,18 @@ const MANY: usize = 1_000;
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn note(ledger: &dyn Ledger, worker: &str, host: &str) -> Result<()> {
-    for old in ledger.take_due(SET, MANY, Duration::from_secs(60)).await? {
-        ledger.remove_timer(SET, &old.key).await?;
+pub async fn record(metadata: &dyn MetadataStore, worker: &str, host: &str) -> Result<()> {
+    for old in metadata.take_due(SET, MANY, Duration::from_secs(60)).await? {
+        metadata.remove_timer(SET, &old.key).await?;
     }
-    ledger.add_timer(SET, worker, host.as_bytes(), REMEMBERED).await.map(drop)
+    metadata.add_timer(SET, worker, host.as_bytes(), REMEMBERED).await.map(drop)
 }
 
 /// The workers that left.
 ///
 /// # Errors
 /// `queue_unavailable`.
-pub async fn all(ledger: &dyn Ledger) -> Result<HashSet<String>> {
-    let noted = ledger.timers(SET, MANY).await?;
+pub async fn list(metadata: &dyn MetadataStore) -> Result<HashSet<String>> {
+    let noted = metadata.timers(SET, MANY).await?;
     Ok(noted.into_iter().map(|(noted, _)| noted.key).collect())
 }

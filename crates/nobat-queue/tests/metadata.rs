@@ -1,0 +1,161 @@
+//! Both ledgers keep the same contract, on a real Redis and a real file.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nobat_queue::redis::RedisQueue;
+use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{MetadataStore, Queue, QueueSettings};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A Redis of our own on a free port, ended with the test.
+struct Server {
+    process: Child,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let mut process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Ready to accept"))).expect("starts").ok();
+        std::thread::spawn(move || lines.for_each(drop));
+        Server { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
+    }
+
+    async fn metadata(&self) -> Arc<dyn MetadataStore> {
+        RedisQueue::connect(&self.url, QueueSettings::default(), "t").await.expect("connects").metadata()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
+    // Claims.
+    let races = (0..20).map(|n| {
+        let metadata = metadata.clone();
+        tokio::spawn(async move { metadata.lock("tick", &format!("holder-{n}"), LONG).await.expect("answers") })
+    });
+    let mut winners = 0;
+    for race in races.collect::<Vec<_>>() {
+        winners += usize::from(race.await.expect("runs"));
+    }
+    assert_eq!(winners, 1, "exactly one of twenty gets a claim");
+    assert!(metadata.lock("short", "a", Duration::from_millis(200)).await.expect("answers"));
+    assert!(metadata.lock("short", "a", Duration::from_millis(200)).await.expect("answers"), "a holder prolongs");
+    assert!(!metadata.lock("short", "b", LONG).await.expect("answers"));
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(metadata.lock("short", "b", LONG).await.expect("answers"), "an expired claim is free");
+    metadata.unlock("short", "a").await.expect("answers");
+    assert!(!metadata.lock("short", "a", LONG).await.expect("answers"), "another's claim cannot be released");
+    metadata.unlock("short", "b").await.expect("answers");
+    assert!(metadata.lock("short", "a", LONG).await.expect("answers"));
+
+    // The clock.
+    let own =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let told = metadata.now_ms().await.expect("told");
+    assert!(told.abs_diff(own) < 60_000, "both are of this machine: {told} and {own}");
+
+    // Documents.
+    metadata.put("space", "a", b"1").await.expect("written");
+    metadata.put("space", "a", b"2").await.expect("written");
+    metadata.put("other", "b", b"\xff\x00").await.expect("written");
+    assert_eq!(metadata.documents("space").await.expect("read"), [("a".into(), "2".into())]);
+    assert_eq!(metadata.documents("other").await.expect("read")[0].1[..], b"\xff\x00"[..]);
+    assert!(metadata.remove("space", "a").await.expect("answers"));
+    assert!(!metadata.remove("space", "a").await.expect("answers"));
+
+    // Logs.
+    for n in 0..10u8 {
+        metadata.append("log", &[n], 4).await.expect("written");
+    }
+    let newest: Vec<_> = metadata.tail("log", 9).await.expect("read").iter().map(|entry| entry[0]).collect();
+    assert_eq!(newest, [9, 8, 7, 6]);
+    assert_eq!(metadata.tail("log", 2).await.expect("read").len(), 2);
+    assert_eq!(metadata.tail("none", 2).await.expect("read").len(), 0);
+
+    // Timers.
+    assert!(metadata.add_timer("set", "now", b"v", Duration::ZERO).await.expect("answers"));
+    assert!(!metadata.add_timer("set", "now", b"w", Duration::ZERO).await.expect("answers"), "a key is there once");
+    assert!(metadata.add_timer("set", "later", b"x", LONG).await.expect("answers"));
+    let lease = Duration::from_millis(200);
+    let due = metadata.take_due("set", 10, lease).await.expect("answers");
+    assert_eq!(
+        due.iter().map(|timer| (timer.key.as_str(), &timer.value[..])).collect::<Vec<_>>(),
+        [("now", &b"v"[..])]
+    );
+    assert!(metadata.take_due("set", 10, lease).await.expect("answers").is_empty(), "it is lent");
+    tokio::time::sleep(lease + Duration::from_millis(50)).await;
+    assert_eq!(metadata.take_due("set", 10, LONG).await.expect("answers").len(), 1, "its taker died: it comes back");
+    assert!(metadata.move_timer("set", "now", b"again", Duration::ZERO).await.expect("answers"));
+    assert_eq!(metadata.take_due("set", 10, LONG).await.expect("answers")[0].value[..], b"again"[..]);
+    let timers = metadata.timers("set", 10).await.expect("read");
+    assert_eq!(timers.len(), 2);
+    assert!(timers.iter().all(|(_, left)| *left > Duration::from_secs(30) && *left <= LONG));
+    let races = (0..20).map(|n| {
+        let metadata = metadata.clone();
+        let own = format!("holder-{n}");
+        tokio::spawn(async move {
+            metadata.swap_timer("set", "now", b"again", own.as_bytes(), LONG).await.expect("answers").then_some(own)
+        })
+    });
+    let mut winners = Vec::new();
+    for race in races.collect::<Vec<_>>() {
+        winners.extend(race.await.expect("runs"));
+    }
+    assert_eq!(winners.len(), 1, "exactly one of twenty swaps a value for its own");
+    let own = winners[0].as_bytes();
+    assert!(metadata.swap_timer("set", "now", b"again", own, LONG).await.expect("answers"), "its call may be repeated");
+    assert!(!metadata.swap_timer("set", "now", b"other", b"x", Duration::ZERO).await.expect("answers"));
+    assert!(metadata.take_due("set", 10, LONG).await.expect("answers").is_empty(), "a refused swap moves nothing");
+    assert!(metadata.swap_timer("set", "now", own, own, Duration::ZERO).await.expect("answers"), "its time alone");
+    assert_eq!(metadata.take_due("set", 10, LONG).await.expect("answers")[0].value[..], own[..]);
+    assert!(metadata.remove_timer("set", "now").await.expect("answers"));
+    assert!(!metadata.swap_timer("set", "now", own, own, LONG).await.expect("answers"), "what is gone stays gone");
+    assert!(!metadata.remove_timer("set", "now").await.expect("answers"));
+    assert!(!metadata.move_timer("set", "now", b"", Duration::ZERO).await.expect("answers"), "it is gone");
+}
+
+#[tokio::test]
+async fn the_embedded_ledger_keeps_the_contract() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    keeps_the_contract(queue.metadata()).await;
+}
+
+#[tokio::test]
+async fn the_redis_ledger_keeps_the_contract() {
+    let server = Server::start();
+    keeps_the_contract(server.metadata().await).await;
+}
+
+#[tokio::test]
+async fn the_embedded_ledger_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let first = queue.metadata();
+    first.add_timer("set", "k", b"v", Duration::ZERO).await.expect("written");
+    first.put("space", "k", b"v").await.expect("written");
+    drop((first, queue));
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
+    let second = queue.metadata();
+    assert_eq!(second.take_due("set", 1, LONG).await.expect("answers").len(), 1);
+    assert_eq!(second.documents("space").await.expect("read").len(), 1);
+}
