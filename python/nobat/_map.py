@@ -102,28 +102,33 @@ class Chunk:
             at += entry.rows
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the caller of ``map`` wants."""
+
+    concurrency: int
+    ordered: bool
+    on_error: OnError
+    outputs: Sequence[str] | None
+    timeout: float
+
+
+def begin(known: flows.Known, model: str, options: Options, settings: Settings) -> flows.Flow[Mapper]:
+    """A mapper for a model, which is asked what it takes."""
+    if settings.concurrency < 1:
+        raise InvalidInput(f"concurrency is {settings.concurrency}; it takes 1 or more")
+    takes, run_rows = yield from flows.takes(known, model, options)
+    return Mapper(known, model, options, settings, takes, run_rows)
+
+
 class Mapper:
     """What has been taken, what is to be called, what may be yielded."""
 
     def __init__(
-        self,
-        known: flows.Known,
-        model: str,
-        options: Options,
-        *,
-        takes: Sequence[TensorSpec],
-        run_rows: int,
-        concurrency: int,
-        outputs: Sequence[str] | None,
-        timeout: float,
-        ordered: bool,
-        on_error: OnError,
+        self, known: flows.Known, model: str, options: Options, settings: Settings, takes: Sequence[TensorSpec], run_rows: int
     ) -> None:
-        if concurrency < 1:
-            raise InvalidInput(f"concurrency is {concurrency}; it takes 1 or more")
         self._known, self._model, self._options, self._takes = known, model, options, takes
-        self._outputs, self._timeout, self._ordered, self._on_error = outputs, timeout, ordered, on_error
-        self._concurrency = concurrency
+        self.settings = settings
         #: Rows of a chunk; 0 where rows do not share a run, and each input is a call.
         self._chunk_rows = run_rows
         self._most_rows = MOST_ROWS
@@ -137,7 +142,7 @@ class Mapper:
     @property
     def room(self) -> bool:
         """Whether another input may be taken."""
-        ahead = 2 * self._concurrency * max(1, self._chunk_rows)
+        ahead = 2 * self.settings.concurrency * max(1, self._chunk_rows)
         return self._taken - self._yielded < ahead and self._bytes < AHEAD_BYTES
 
     def take(self, inputs: Inputs) -> None:
@@ -190,7 +195,8 @@ class Mapper:
         """The calls of a chunk."""
         chunk.since = time.monotonic()
         inputs = chunk.inputs(self._takes)
-        return (yield from flows.patiently(self._known, self._model, inputs, self._options, self._timeout, self._outputs))
+        timeout, outputs = self.settings.timeout, self.settings.outputs
+        return (yield from flows.patiently(self._known, self._model, inputs, self._options, timeout, outputs))
 
     def done(self, chunk: Chunk, outcome: Outcome) -> None:
         """A chunk's call has ended."""
@@ -214,7 +220,7 @@ class Mapper:
             outcome.index = index
         self._ended[index] = outcome, size
         while self._ended:
-            first = len(self.results) + self._yielded if self._ordered else index
+            first = len(self.results) + self._yielded if self.settings.ordered else index
             ended = self._ended.pop(first, None)
             if ended is None:
                 break
@@ -225,6 +231,6 @@ class Mapper:
         outcome, size = self.results.popleft()
         self._yielded += 1
         self._bytes -= size
-        if isinstance(outcome, NobatError) and self._on_error == "raise":
+        if isinstance(outcome, NobatError) and self.settings.on_error == "raise":
             raise outcome
         return outcome

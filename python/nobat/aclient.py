@@ -12,7 +12,8 @@ import httpx
 
 from . import _flows as flows
 from ._http import Settings, answered
-from ._map import Chunk, Mapper, OnError, Outcome
+from ._map import Chunk, Mapper, OnError, Outcome, begin
+from ._map import Settings as MapSettings
 from ._progress import progress as shown
 from ._retry import Retry
 from ._tensors import has_arrays
@@ -149,18 +150,15 @@ class AsyncClient:
         **options: Unpack[JobOptions],
     ) -> AsyncIterator[Any]:
         """Predict for each of many inputs; as ``Client.map``."""
+        settings = MapSettings(concurrency, ordered, on_error, outputs, timeout)
+        mapper = await self._run(begin(self._known, model, Options(**options), settings))
         with shown(progress, inputs) as count:
-            async for outcome in self._map(model, inputs, Options(**options), concurrency, ordered, on_error, outputs, timeout):
+            async for outcome in self._map(mapper, inputs):
                 yield outcome
                 count()
 
-    async def _map(self, model: str, inputs: Iterable[Inputs] | AsyncIterable[Inputs], options: Options, concurrency: int,
-                   ordered: bool, on_error: OnError, outputs: Sequence[str] | None, timeout: float) -> AsyncIterator[Outcome]:  # fmt: skip
-        takes, run_rows = await self._run(flows.takes(self._known, model, options))
-        mapper = Mapper(
-            self._known, model, options, takes=takes, run_rows=run_rows, concurrency=concurrency, outputs=outputs,
-            timeout=timeout, ordered=ordered, on_error=on_error,
-        )  # fmt: skip
+    async def _map(self, mapper: Mapper, inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Outcome]:
+        concurrency = mapper.settings.concurrency
         patient = self._settings.retry.patient()
         ended: deque[tuple[Chunk, Outcome]] = deque()
 

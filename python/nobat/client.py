@@ -14,7 +14,8 @@ import httpx
 from . import _flows as flows
 from ._direct import Direct, suits
 from ._http import Settings, answered
-from ._map import Chunk, Mapper, OnError, Outcome
+from ._map import Chunk, Mapper, OnError, Outcome, begin
+from ._map import Settings as MapSettings
 from ._progress import progress as shown
 from ._retry import Retry
 from ._tensors import has_arrays
@@ -175,18 +176,15 @@ class Client:
         :param progress: show a bar on standard error, where tqdm is installed.
         :param timeout: seconds for an input, its time in the line included.
         """
+        settings = MapSettings(concurrency, ordered, on_error, outputs, timeout)
+        mapper = self._run(begin(self._known, model, Options(**options), settings))
         with shown(progress, inputs) as count:
-            for outcome in self._map(model, inputs, Options(**options), concurrency, ordered, on_error, outputs, timeout):
+            for outcome in self._map(mapper, inputs):
                 yield outcome
                 count()
 
-    def _map(self, model: str, inputs: Iterable[Inputs], options: Options, concurrency: int, ordered: bool, on_error: OnError,
-             outputs: Sequence[str] | None, timeout: float) -> Iterator[Outcome]:  # fmt: skip
-        takes, run_rows = self._run(flows.takes(self._known, model, options))
-        mapper = Mapper(
-            self._known, model, options, takes=takes, run_rows=run_rows, concurrency=concurrency, outputs=outputs,
-            timeout=timeout, ordered=ordered, on_error=on_error,
-        )  # fmt: skip
+    def _map(self, mapper: Mapper, inputs: Iterable[Inputs]) -> Iterator[Outcome]:
+        concurrency = mapper.settings.concurrency
         patient = self._settings.retry.patient()
         ended: SimpleQueue[tuple[Chunk, Outcome | BaseException]] = SimpleQueue()
 

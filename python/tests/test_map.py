@@ -13,15 +13,14 @@ import pytest
 import nobat
 from nobat import _flows as flows
 from nobat import _map
-from nobat._map import AHEAD_BYTES, MOST_BYTES, MOST_ROWS, Chunk, Mapper, Outcome
+from nobat._map import AHEAD_BYTES, MOST_BYTES, MOST_ROWS, Chunk, Mapper, Outcome, Settings
 from nobat._types import Options
 
 TAKES = (nobat.TensorSpec("x", "FP32", (-1, -1)),)
 
 
-def mapper(run_rows: int = 8, concurrency: int = 4, **given: Any) -> Mapper:
-    settings: dict[str, Any] = {"outputs": None, "timeout": 60.0, "ordered": True, "on_error": "yield", **given}
-    return Mapper(flows.Known(), "m", Options(), takes=TAKES, run_rows=run_rows, concurrency=concurrency, **settings)
+def mapper(run_rows: int = 8, concurrency: int = 4, ordered: bool = True) -> Mapper:
+    return Mapper(flows.Known(), "m", Options(), Settings(concurrency, ordered, "yield", None, 60.0), TAKES, run_rows)
 
 
 def answer(chunk: Chunk, calls: Counter[str]) -> Outcome:
