@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| nobat_core::fuzz::topic(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nobat_serving::fuzz::topic(data));

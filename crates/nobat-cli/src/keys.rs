@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use chrono::DateTime;
 use clap::Subcommand;
-use nobat_gateway::auth::{self, Keyring, NewKey, Scope};
+use nobat_serving::auth::{self, Keyring, NewKey, Scope};
 use serde_json::json;
 
 use crate::client::print_lines;

@@ -70,6 +70,13 @@ struct Node {
 #[derive(Deserialize)]
 struct Dep {
     pkg: String,
+    dep_kinds: Vec<DepKind>,
+}
+
+#[derive(Deserialize)]
+struct DepKind {
+    /// Absent for what is linked; `dev` for what tests alone use.
+    kind: Option<String>,
 }
 
 fn root() -> &'static Path {
@@ -100,7 +107,8 @@ fn only_the_named_crates_depend_on_a_guarded_one() {
     let mut broken = Vec::new();
     for node in &metadata.resolve.nodes {
         let from = names[node.id.as_str()];
-        for to in node.deps.iter().map(|dep| names[dep.pkg.as_str()]) {
+        let shipped = |dep: &&Dep| dep.dep_kinds.iter().any(|of| of.kind.as_deref() != Some("dev"));
+        for to in node.deps.iter().filter(shipped).map(|dep| names[dep.pkg.as_str()]) {
             if deny.bans.deny.iter().any(|ban| ban.name == to && !ban.wrappers.contains(from)) {
                 broken.push(format!("{from} depends on {to}"));
             }

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use crate::id::{IdIssuer, JobId, OwnerId};
 use crate::infer::{InferRequest, InferResponse};
 use crate::job::JobResult;
-use crate::routing::{Pattern, Route, Table};
 
 /// A job's id, as a caller sends it.
 pub fn job_id(data: &[u8]) {
@@ -16,26 +15,6 @@ pub fn job_id(data: &[u8]) {
         let issuer = IdIssuer::new([7; 16]);
         let own = issuer.issue(id.random, id.tombstone_min, id.locator, OwnerId::ANONYMOUS);
         assert_eq!(issuer.verify(id, OwnerId::ANONYMOUS), id == own, "only an id of ours is ours");
-    }
-}
-
-/// A topic pattern and a routing key, on two lines.
-pub fn topic(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let (pattern, key) = text.split_once('\n').unwrap_or((text, ""));
-    if let Ok(pattern) = pattern.parse::<Pattern>() {
-        pattern.matches(key);
-        assert_eq!(pattern.as_str().parse().ok(), Some(pattern), "a pattern reads back");
-    }
-}
-
-/// A route, as an administrator posts it.
-pub fn route(data: &[u8]) {
-    if let Ok(route) = serde_json::from_slice::<Route>(data)
-        && route.check().is_ok()
-        && let Ok(table) = Table::build([route.clone()])
-    {
-        assert_eq!(table.get(&route.name), Some(&route));
     }
 }
 

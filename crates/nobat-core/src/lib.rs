@@ -12,7 +12,6 @@
 //! - The promise is at-least-once: an attempt may run twice after a crash, a
 //!   job reaches exactly one terminal state.
 
-pub mod cache;
 pub mod error;
 pub mod explain;
 #[doc(hidden)]
@@ -24,7 +23,6 @@ pub mod json;
 pub mod model_name;
 pub mod oip;
 pub mod retry;
-pub mod routing;
 pub mod score;
 pub mod secret;
 pub mod signature;

@@ -14,13 +14,13 @@ use actix_web::http::Method;
 use actix_web::{Error, HttpMessage, Resource, web};
 use futures::future::{LocalBoxFuture, Ready, ready};
 use nobat_core::Result;
+use nobat_serving::auth::Scope;
+use nobat_serving::context::RequestContext;
+use nobat_serving::limits::Permit;
+use nobat_serving::predict::Predictor;
 
-use crate::auth::Scope;
-use crate::context::RequestContext;
-use crate::edge;
 use crate::error::{self, Shape};
-use crate::limits::Permit;
-use crate::predict::Predictor;
+use crate::{context, edge};
 
 /// What a resource's methods need; `None` is open to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ fn enter(request: &ServiceRequest, access: Access) -> Result<Option<Permit>> {
     let authorization = edge::text(request.headers(), actix_web::http::header::AUTHORIZATION);
     let mut extensions = request.extensions_mut();
     let Some(context) = extensions.get_mut::<RequestContext>() else { return Err(unguarded()) };
-    predictor.shared().edge.enter(context, authorization, scope, Instant::now())
+    predictor.state().admission.enter(context, authorization, scope, Instant::now())
 }
 
 /// Nobody is let in by an application that was put together wrongly.
@@ -144,12 +144,12 @@ fn unguarded() -> nobat_core::Error {
 /// Takes the request out of the rate that all gateways share.
 async fn settle(request: &ServiceRequest, permit: &mut Permit) -> Result<()> {
     let Some(predictor) = request.app_data::<web::Data<Predictor>>() else { return Ok(()) };
-    let notes = RequestContext::of(request.request()).notes;
-    permit.settle_rate(&*predictor.shared().queue, &notes).await
+    let notes = context::of(request.request()).notes;
+    permit.settle_rate(&*predictor.state().queue, &notes).await
 }
 
 fn refuse<B>(request: ServiceRequest, refusal: &nobat_core::Error) -> ServiceResponse<EitherBody<B>> {
-    let context = RequestContext::of(request.request());
+    let context = context::of(request.request());
     let shape = Shape::of_path(request.path());
     request.into_response(error::render(refusal, &context, shape)).map_into_right_body()
 }

@@ -28,10 +28,11 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use futures::{FutureExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::limits::COUNTED_FROM;
+use nobat_serving::predict::Predictor;
 
-use crate::context::RequestContext;
-use crate::limits::COUNTED_FROM;
-use crate::predict::Predictor;
+use crate::context;
+use crate::state::HttpState;
 
 /// How bodies are read.
 #[derive(Clone, Copy, Debug)]
@@ -69,16 +70,17 @@ const COMPRESS_FROM: usize = 1 << 10;
 /// # Cancel safety
 /// Not cancel safe: what was read is gone with the future.
 pub async fn read(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<Bytes> {
-    let shared = predictor.shared();
+    let state = predictor.state();
     let count = |bytes: usize| {
         if bytes as u64 <= COUNTED_FROM {
             return Ok(());
         }
-        let context = RequestContext::of(request);
-        let held = context.notes.held(|| shared.edge.limits.hold_bytes(context.grant.as_deref()));
+        let context = context::of(request);
+        let held = context.notes.held(|| state.admission.limits.hold_bytes(context.grant.as_deref()));
         held.reach(bytes as u64, &context.notes)
     };
-    read_counted(request.headers(), payload, &shared.config.body_limits(), &count).await
+    let limits = request.app_data::<web::Data<HttpState>>().map(|http| http.config.body_limits()).unwrap_or_default();
+    read_counted(request.headers(), payload, &limits, &count).await
 }
 
 /// As [`read`], of a body that is to be JSON.

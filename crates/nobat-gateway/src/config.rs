@@ -3,21 +3,22 @@
 
 use std::time::Duration;
 
-use nobat_core::routing::{Route, Table};
-use nobat_core::{Error, ErrorCode, Result, units};
+use nobat_core::{Result, units};
 use nobat_scheduler::SchedulerSettings;
+use nobat_serving::auth::AuthConfig;
+use nobat_serving::cache::CacheOverrides;
+use nobat_serving::limits::LimitsConfig;
+use nobat_serving::monitor::MonitorConfig;
+use nobat_serving::routing::Route;
+use nobat_serving::settings::ServingSettings;
+use nobat_webhooks::WebhookSettings;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use smol_str::SmolStr;
 
-use crate::auth::AuthConfig;
 use crate::body::BodyLimits;
-use crate::caches::CacheOverrides;
-use crate::limits::LimitsConfig;
-use crate::monitor::MonitorConfig;
 use crate::origin::CorsConfig;
 use crate::tls::TlsConfig;
-use crate::webhook::WebhookSettings;
 
 /// The gateway's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ pub struct GatewayConfig {
     pub monitor: MonitorConfig,
     /// Result caches by model; stands over the models' own settings.
     pub cache: CacheOverrides,
-    /// Exchanges; see `nobat_core::routing`. Admin calls change them at run time.
+    /// Exchanges; see `nobat_serving::routing`. Admin calls change them at run time.
     pub routes: Vec<Route>,
     /// Webhooks on jobs.
     pub webhooks: WebhookSettings,
@@ -130,15 +131,23 @@ impl GatewayConfig {
     pub fn validate(&self) -> Result<()> {
         self.limits.validate(self.max_body_bytes)?;
         self.cors.validate()?;
-        self.monitor.validate()?;
         self.tls.validate()?;
-        self.webhooks.validate()?;
-        Table::build(self.routes.iter().cloned())?;
-        self.cache.iter().try_for_each(|(model, cache)| {
-            cache
-                .validate()
-                .map_err(|error| Error::new(ErrorCode::InvalidParameter, format!("model `{model}`: {}", error.message)))
-        })
+        self.serving().validate()
+    }
+
+    /// The settings of what is behind the protocols.
+    pub fn serving(&self) -> ServingSettings {
+        ServingSettings {
+            max_wait: Duration::from_secs(u64::from(self.max_wait_s)),
+            sync_timeout: Duration::from_secs(u64::from(self.sync_timeout_s)),
+            default_model: self.default_model.clone(),
+            auth: self.auth.clone(),
+            limits: self.limits.clone(),
+            monitor: self.monitor.clone(),
+            cache: self.cache.clone(),
+            routes: self.routes.clone(),
+            webhooks: self.webhooks.clone(),
+        }
     }
 
     /// Checks the tasks that this deployment declares, their webhooks by this
@@ -163,16 +172,6 @@ impl GatewayConfig {
             idle: Duration::from_secs(u64::from(self.body_idle_s)),
             total: Duration::from_secs(u64::from(self.body_total_s)),
         }
-    }
-
-    /// [`GatewayConfig::sync_timeout_s`] as a duration.
-    pub fn sync_timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(self.sync_timeout_s))
-    }
-
-    /// [`GatewayConfig::max_wait_s`] as a duration.
-    pub fn max_wait(&self) -> Duration {
-        Duration::from_secs(u64::from(self.max_wait_s))
     }
 
     /// HTTP threads to start.

@@ -1,236 +1,28 @@
-//! Who asks, under which request id: what every step of a request's way may
-//! want to know about it, made once at the edge.
-
-use std::cell::Cell;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+//! A request's context over HTTP: made when its head is there, found again by every
+//! handler, told to its caller by `x-request-id`.
 
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
-use nobat_core::{JobId, OwnerId, Result};
-use nobat_runtime::traces::{self, Span};
-use parking_lot::Mutex;
-use smol_str::{SmolStr, format_smolstr};
+use nobat_core::Result;
+use nobat_serving::context::RequestContext;
 
-use crate::auth::Scope;
-use crate::auth::keyring::Grant;
-use crate::caches::CacheOutcome;
-use crate::limits::{HeldBytes, Quota};
 use crate::routes::path::without_slash;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Header of the key by which a weighted route chooses, in lower case: the same
-/// key, the same target. In gRPC it is a metadata key.
-pub const ROUTE_KEY_NAME: &str = "nobat-route-key";
-const MAX_REQUEST_ID: usize = 64;
 
-/// One request's identity. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct RequestContext {
-    /// The caller; authentication sets it.
-    pub owner: OwnerId,
-    /// The caller's `x-request-id` when it is usable, else one of ours.
-    pub request_id: SmolStr,
-    /// W3C trace parent of what this request starts: its own span's where traces
-    /// are exported, else the caller's; empty without either.
-    pub traceparent: SmolStr,
-    /// What weighted routes choose by; empty: the request id.
-    pub route_key: SmolStr,
-    /// Its span.
-    pub span: Span,
-    /// When the request's head was read.
-    pub started: Instant,
-    /// What the caller may do; `None` when authentication is off.
-    pub grant: Option<Arc<Grant>>,
-    /// The caller asked for a fresh answer (`Cache-Control: no-cache`).
-    pub fresh: bool,
-    /// What its way left behind for headers and the access log.
-    pub notes: Arc<Notes>,
+/// The context that [`attach`] made for this request.
+pub fn of(request: &HttpRequest) -> RequestContext {
+    request.extensions().get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
 }
 
-/// What a request's way leaves behind for its end: written once, read when the
-/// answer is on its way out.
-#[derive(Debug, Default)]
-pub struct Notes {
-    cache: AtomicU8,
-    model: OnceLock<SmolStr>,
-    job: OnceLock<JobId>,
-    quota: Mutex<Option<Quota>>,
-    held: OnceLock<HeldBytes>,
-}
-
-impl Notes {
-    /// Notes which model was asked.
-    pub fn set_model(&self, model: &SmolStr) {
-        let _ = self.model.set(model.clone());
-    }
-
-    /// Notes which job it became; the first of many.
-    pub fn set_job(&self, job: JobId) {
-        let _ = self.job.set(job);
-    }
-
-    /// Notes what the cache did.
-    pub fn set_cache(&self, outcome: CacheOutcome) {
-        self.cache.store(outcome as u8, Ordering::Relaxed);
-    }
-
-    /// Notes where the caller's limit stands.
-    pub fn set_quota(&self, quota: Quota) {
-        *self.quota.lock() = Some(quota);
-    }
-
-    /// Where the caller's limit stands, when it has one.
-    pub fn quota(&self) -> Option<Quota> {
-        *self.quota.lock()
-    }
-
-    /// The bytes that this request's body takes, given back with it.
-    pub fn held(&self, hold: impl FnOnce() -> HeldBytes) -> &HeldBytes {
-        self.held.get_or_init(hold)
-    }
-
-    /// The bytes that are counted for this request, if any are.
-    pub fn held_bytes(&self) -> Option<&HeldBytes> {
-        self.held.get()
-    }
-
-    /// Which model was asked; empty when none was.
-    pub fn model(&self) -> &str {
-        self.model.get().map_or("", SmolStr::as_str)
-    }
-
-    /// Which job it became; empty when none.
-    pub fn job(&self) -> String {
-        self.job.get().map(JobId::to_string).unwrap_or_default()
-    }
-
-    /// What the cache did.
-    pub fn cache(&self) -> CacheOutcome {
-        CacheOutcome::from_u8(self.cache.load(Ordering::Relaxed))
-    }
-}
-
-impl RequestContext {
-    /// A context of an anonymous caller with an id of ours.
-    pub fn anonymous() -> RequestContext {
-        RequestContext::build(|_| None, |_| Span::default())
-    }
-
-    /// Makes the context of a request with these headers; the caller is
-    /// anonymous until authentication says otherwise. Unusable ids (over 64
-    /// bytes, or not visible ASCII) are replaced, not refused.
-    pub fn from_headers(headers: &HeaderMap) -> RequestContext {
-        RequestContext::from_text(|name| headers.get(name).and_then(|value| value.to_str().ok()))
-    }
-
-    /// As [`RequestContext::from_headers`], for any protocol: `text` looks a
-    /// header up by its name in lower case.
-    pub fn from_text<'a>(text: impl Fn(&'static str) -> Option<&'a str>) -> RequestContext {
-        RequestContext::build(text, Span::request)
-    }
-
-    fn build<'a>(text: impl Fn(&'static str) -> Option<&'a str>, span: impl Fn(&str) -> Span) -> RequestContext {
-        let request_id = text("x-request-id").filter(|text| is_request_id(text));
-        let callers = text("traceparent").filter(|text| is_traceparent(text)).unwrap_or_default();
-        let span = span(callers);
-        RequestContext {
-            owner: OwnerId::ANONYMOUS,
-            request_id: request_id.map_or_else(new_request_id, SmolStr::new),
-            route_key: text(ROUTE_KEY_NAME).filter(|key| !key.is_empty()).map(SmolStr::new).unwrap_or_default(),
-            traceparent: span.traceparent().map_or_else(|| SmolStr::new(callers), SmolStr::from),
-            span,
-            started: Instant::now(),
-            grant: None,
-            fresh: text("cache-control").is_some_and(asks_for_fresh),
-            notes: Arc::default(),
-        }
-    }
-
-    /// The context of a job that goes on without its caller; `trace` as
-    /// [`RequestContext::trace`] gave it.
-    pub fn of_job(owner: OwnerId, trace: &str, route_key: SmolStr) -> RequestContext {
-        let (request_id, traceparent) = trace.split_once(' ').unwrap_or((trace, ""));
-        RequestContext {
-            owner,
-            request_id: request_id.into(),
-            traceparent: traceparent.into(),
-            route_key,
-            ..RequestContext::anonymous()
-        }
-    }
-
-    /// What weighted routes choose by.
-    pub fn route_key(&self) -> &[u8] {
-        let key = if self.route_key.is_empty() { &self.request_id } else { &self.route_key };
-        key.as_bytes()
-    }
-
-    /// Whose jobs a list of a whole queue shows this caller: its own, and
-    /// everybody's (`None`) to administrators and where authentication is off.
-    pub fn sees_jobs_of(&self) -> Option<OwnerId> {
-        self.grant.as_ref().filter(|grant| grant.scope < Scope::Admin).map(|grant| grant.owner)
-    }
-
-    /// Whether this caller's key is an administrator's.
-    pub fn administers(&self) -> bool {
-        self.grant.as_ref().is_some_and(|grant| grant.scope >= Scope::Admin)
-    }
-
-    /// Whether this caller may see a model.
-    pub fn covers(&self, model: &str) -> bool {
-        self.grant.as_ref().is_none_or(|grant| grant.covers(model))
-    }
-
-    /// Whether this caller may see every model.
-    pub fn covers_all(&self) -> bool {
-        self.grant.as_ref().is_none_or(|grant| grant.models.iter().any(|model| model == "*"))
-    }
-
-    /// Refuses a model that this caller may not use, and so not look at.
-    ///
-    /// # Errors
-    /// `permission_denied`, whether there is such a model or not.
-    pub fn require_model(&self, model: &str) -> Result<()> {
-        self.grant.as_ref().map_or(Ok(()), |grant| grant.require_model(model))
-    }
-
-    /// As [`RequestContext::require_model`], of the context that [`attach`] made.
-    ///
-    /// # Errors
-    /// As [`RequestContext::require_model`].
-    pub fn require(request: &HttpRequest, model: &str) -> Result<()> {
-        request.extensions().get::<RequestContext>().map_or(Ok(()), |context| context.require_model(model))
-    }
-
-    /// The context that [`attach`] made for this request.
-    pub fn of(request: &HttpRequest) -> RequestContext {
-        request.extensions().get::<RequestContext>().cloned().unwrap_or_else(RequestContext::anonymous)
-    }
-
-    /// Ends the request's span with the HTTP status of its answer.
-    pub fn end_span(&self, status: u16) {
-        if !traces::is_on() {
-            return;
-        }
-        self.span.note("nobat.request", &self.request_id);
-        self.span.note("nobat.model", self.notes.model());
-        self.span.note("nobat.job", &self.notes.job());
-        self.span.end(status);
-    }
-
-    /// What travels with a job: the request id, then the trace parent.
-    pub fn trace(&self) -> SmolStr {
-        if self.traceparent.is_empty() {
-            self.request_id.clone()
-        } else {
-            format_smolstr!("{} {}", self.request_id, self.traceparent)
-        }
-    }
+/// Refuses a model that the caller may not use, and so not look at.
+///
+/// # Errors
+/// As [`RequestContext::require_model`].
+pub fn require(request: &HttpRequest, model: &str) -> Result<()> {
+    request.extensions().get::<RequestContext>().map_or(Ok(()), |context| context.require_model(model))
 }
 
 /// Middleware body: gives the request its context and the response its id.
@@ -243,7 +35,7 @@ where
 {
     // Before anything looks at the path.
     without_slash(&mut request);
-    let context = RequestContext::from_headers(request.headers());
+    let context = RequestContext::from_text(|name| request.headers().get(name)?.to_str().ok());
     let id = HeaderValue::from_str(&context.request_id);
     request.extensions_mut().insert(context);
     let answer = next.call(request);
@@ -253,78 +45,5 @@ where
             response.headers_mut().insert(REQUEST_ID, id);
         }
         Ok(response)
-    }
-}
-
-/// `no-cache` or `no-store` among the directives (RFC 9111, section 5.2.1).
-fn asks_for_fresh(text: &str) -> bool {
-    text.split(',').any(|part| matches!(part.trim().to_ascii_lowercase().as_str(), "no-cache" | "no-store"))
-}
-
-fn is_request_id(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>`, W3C Trace Context section 3.2.
-fn is_traceparent(text: &str) -> bool {
-    let mut parts =
-        text.split('-').map(|part| (part.len(), part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))));
-    [2, 32, 16, 2].into_iter().all(|len| parts.next() == Some((len, true))) && parts.next().is_none()
-}
-
-/// 64 bits: a counter per thread through a mixing function, from a random
-/// start. Unique enough to find a request in a log; not a secret.
-fn new_request_id() -> SmolStr {
-    thread_local! {
-        static NEXT: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
-    }
-    let mut mixed = NEXT.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    NEXT.set(mixed);
-    // The finalizer of SplitMix64.
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    let mut text = [0u8; 16];
-    for (at, digit) in text.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * at) & 15) as usize];
-    }
-    SmolStr::new(std::str::from_utf8(&text).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-    fn context(headers: &[(HeaderName, &str)]) -> RequestContext {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(name.clone(), HeaderValue::from_str(value).expect("a header value"));
-        }
-        RequestContext::from_headers(&map)
-    }
-
-    #[test]
-    fn a_usable_request_id_is_kept_and_an_unusable_one_replaced() {
-        assert_eq!(context(&[(REQUEST_ID, "abc-1")]).request_id, "abc-1");
-        for bad in ["", "two words", &"x".repeat(65)] {
-            let id = context(&[(REQUEST_ID, bad)]).request_id;
-            assert_eq!(id.len(), 16, "{bad:?} gave {id}");
-        }
-    }
-
-    #[test]
-    fn ids_of_ours_differ() {
-        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| new_request_id()).collect();
-        assert_eq!(ids.len(), 10_000);
-    }
-
-    #[test]
-    fn a_trace_parent_travels_only_when_it_is_one() {
-        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let with = context(&[(REQUEST_ID, "r"), (TRACEPARENT, parent)]);
-        assert_eq!(with.trace(), format!("r {parent}"));
-        assert_eq!(context(&[(REQUEST_ID, "r"), (TRACEPARENT, "00-zz-b7-01")]).trace(), "r");
     }
 }

@@ -11,9 +11,10 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Route, web};
 use nobat_core::{Error, ErrorCode};
+use nobat_serving::context::RequestContext;
 use serde::Serialize;
 
-use crate::context::RequestContext;
+use crate::context;
 
 /// A protocol's shape of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +163,7 @@ fn retry_after(error: &Error) -> Option<Duration> {
 
 /// Turns a handler's outcome into the response that its protocol's clients expect.
 pub fn finish(request: &HttpRequest, shape: Shape, outcome: Result<HttpResponse, Error>) -> HttpResponse {
-    outcome.unwrap_or_else(|error| render(&error, &RequestContext::of(request), shape))
+    outcome.unwrap_or_else(|error| render(&error, &context::of(request), shape))
 }
 
 /// The route for the methods that a resource does not have: 405 with `Allow`, and

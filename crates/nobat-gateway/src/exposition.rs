@@ -8,21 +8,20 @@ use std::sync::{Arc, Weak};
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_runtime::snapshot::{Family, Kind};
 use nobat_runtime::triton;
+use nobat_serving::monitor::State;
+use nobat_serving::state::ServingState;
 use serde::Deserialize;
 
-use crate::monitor::State;
-use crate::state::Shared;
-
 /// Shows `shared` in its own metrics, for as long as it lives.
-pub fn show(shared: &Arc<Shared>) {
-    let weak: Weak<Shared> = Arc::downgrade(shared);
+pub fn show(shared: &Arc<ServingState>) {
+    let weak: Weak<ServingState> = Arc::downgrade(shared);
     shared.metrics.snapshot("nobat_gateway", move || match weak.upgrade() {
         Some(shared) => families(&shared),
         None => Vec::new(),
     });
 }
 
-fn families(shared: &Shared) -> Vec<Family> {
+fn families(shared: &ServingState) -> Vec<Family> {
     let mut families = caches(shared);
     families.extend(queues(shared));
     families.extend(process(shared));
@@ -30,7 +29,7 @@ fn families(shared: &Shared) -> Vec<Family> {
     families
 }
 
-fn process(shared: &Shared) -> Vec<Family> {
+fn process(shared: &ServingState) -> Vec<Family> {
     let one = |name, help, value| {
         let mut family = Family::new(name, help, Kind::Gauge);
         family.push(vec![], value);
@@ -52,7 +51,7 @@ fn process(shared: &Shared) -> Vec<Family> {
     }
     vec![
         missing,
-        one("nobat_in_flight_requests", "Predictions in flight.", f64::from(shared.edge.limits.in_flight())),
+        one("nobat_in_flight_requests", "Predictions in flight.", f64::from(shared.admission.limits.in_flight())),
         one("nobat_workers", "Live workers.", registry.workers.len() as f64),
         one("nobat_worker_sessions", "Sessions of live workers.", f64::from(sessions)),
         one("nobat_ready", "Whether predictions are taken.", f64::from(u8::from(shared.is_ready()))),
@@ -60,7 +59,7 @@ fn process(shared: &Shared) -> Vec<Family> {
     ]
 }
 
-fn caches(shared: &Shared) -> Vec<Family> {
+fn caches(shared: &ServingState) -> Vec<Family> {
     let mut requests =
         Family::new("nobat_cache_requests_total", "Cacheable requests: hit, miss or coalesced.", Kind::Counter);
     let mut removed = Family::new("nobat_cache_removed_total", "Answers evicted or expired.", Kind::Counter);
@@ -80,7 +79,7 @@ fn caches(shared: &Shared) -> Vec<Family> {
     vec![requests, removed, entries, bytes]
 }
 
-fn queues(shared: &Shared) -> Vec<Family> {
+fn queues(shared: &ServingState) -> Vec<Family> {
     let mut jobs = Family::new("nobat_queue_jobs", "Jobs by state.", Kind::Gauge);
     let mut pending = Family::new("nv_inference_pending_request_count", "Jobs waiting.", Kind::Gauge);
     let mut bytes = Family::new("nobat_queue_bytes", "Payload bytes waiting.", Kind::Gauge);
@@ -110,7 +109,7 @@ fn queues(shared: &Shared) -> Vec<Family> {
 }
 
 /// The live workers' statistics, summed by model version.
-fn statistics(shared: &Shared) -> Vec<ModelStatistics> {
+fn statistics(shared: &ServingState) -> Vec<ModelStatistics> {
     let mut sums: BTreeMap<(String, String), ModelStatistics> = BTreeMap::new();
     for worker in &shared.registry.load().workers {
         let report = WorkerReport::deserialize(&worker.report).unwrap_or_default();

@@ -14,18 +14,20 @@ use nobat_core::infer::InferRequest;
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_queue::QueueSettings;
-use nobat_queue::sqlite::SqliteQueue;
 use nobat_runtime::Metrics;
+use nobat_serving::auth::{self, AuthConfig, Keyring, NewKey, Scope, now_s};
+use nobat_serving::predict::Predictor;
+use nobat_serving::readiness::Readiness;
+use nobat_serving::state::ServingState;
+use nobat_serving::store::{self, QueueSettings};
+use nobat_webhooks::ResultView;
 use prost::Message;
 
-use crate::auth::{self, AuthConfig, Keyring, NewKey, Scope, now_s};
 use crate::config::GatewayConfig;
 use crate::grpc::convert;
 use crate::json::request;
-use crate::predict::Predictor;
 use crate::routes::query::{JobQuery, WITH_WAIT};
-use crate::state::Shared;
+use crate::state::HttpState;
 use crate::v2::{binary, json};
 use crate::{context, edge, routes};
 
@@ -74,9 +76,10 @@ pub fn door(data: &[u8]) {
         [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD][usize::from(choice % 8).min(4)].clone();
     let has_key = choice & 0x10 == 0;
     actix_web::rt::System::new().block_on(async {
-        let (shared, key) = door_of_a_house();
+        let (serving, http, key) = door_of_a_house();
         let app = App::new()
-            .app_data(web::Data::new(Predictor::new(shared)))
+            .app_data(web::Data::new(Predictor::new(serving)))
+            .app_data(web::Data::from(http))
             .wrap_fn(edge::guard)
             .wrap_fn(context::attach)
             .configure(routes::configure);
@@ -119,9 +122,9 @@ fn is_open(pattern: &str) -> bool {
 }
 
 /// A gateway on an empty queue, and a key that reads.
-fn door_of_a_house() -> (Arc<Shared>, &'static str) {
-    static HOUSE: OnceLock<(Arc<Shared>, String)> = OnceLock::new();
-    let (shared, key) = HOUSE.get_or_init(|| {
+fn door_of_a_house() -> (Arc<ServingState>, Arc<HttpState>, &'static str) {
+    static HOUSE: OnceLock<(Arc<ServingState>, Arc<HttpState>, String)> = OnceLock::new();
+    let (serving, http, key) = HOUSE.get_or_init(|| {
         let folder = std::env::temp_dir().join(format!("nobat-fuzz-door-{}", std::process::id()));
         let mut ring = Keyring::default();
         let new = NewKey {
@@ -135,19 +138,18 @@ fn door_of_a_house() -> (Arc<Shared>, &'static str) {
             max_priority: None,
         };
         let key = ring.add(new, now_s()).expect("a new key");
-        let queue = SqliteQueue::open(&folder, QueueSettings::default()).expect("an embedded queue");
+        let queue = store::embedded(&folder, QueueSettings::default()).expect("an embedded queue");
         let file = folder.join("keys.toml");
         auth::store(&file, &ring).expect("a file of keys");
         let auth = AuthConfig { keys: file.display().to_string(), insecure: false };
         let config = GatewayConfig { auth, ..GatewayConfig::default() };
-        (
-            Arc::new(
-                Shared::new(config, queue, Metrics::new(), crate::readiness::Readiness::default()).expect("a gateway"),
-            ),
-            key,
-        )
+        let view = ResultView { url: str::to_owned, json: |_| Vec::new() };
+        let serving = ServingState::new(config.serving(), queue, view, Metrics::new(), Readiness::default());
+        let serving = Arc::new(serving.expect("a gateway"));
+        let http = Arc::new(HttpState::new(config, true, &serving.metrics));
+        (serving, http, key)
     });
-    (shared.clone(), key)
+    (serving.clone(), http.clone(), key)
 }
 
 /// The query string of a predicting route.

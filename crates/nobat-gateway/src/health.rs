@@ -1,20 +1,20 @@
 //! Health for probes and people: `/livez`, `/readyz`, `/api/v1/status`.
 //!
-//! Live: this process answers. Ready: it can take predictions ([`crate::readiness`]):
+//! Live: this process answers. Ready: it can take predictions ([`nobat_serving::readiness`]):
 //! its start is over, its store takes jobs and it is not draining. A missing worker
 //! is no reason to take the gateway out of rotation: jobs can be queued.
 
 use actix_web::http::header;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use nobat_queue::route_jobs;
+use nobat_serving::monitor::{CheckStatus, State};
+use nobat_serving::predict::Predictor;
+use nobat_serving::shown_model;
 use serde_json::json;
 
 use crate::access::{Access, resource};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::not_allowed;
-use crate::monitor::{CheckStatus, State};
-use crate::predict::Predictor;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
@@ -28,13 +28,13 @@ async fn live() -> HttpResponse {
 }
 
 async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let shared = predictor.shared();
+    let shared = predictor.state();
     let ready = shared.is_ready();
     let verbose = request.query_string().split('&').any(|part| part == "verbose" || part.starts_with("verbose="));
     let mut body = json!({ "ready": ready });
     // Details name models and addresses: with authentication on, they are for
     // callers of /api/v1/status.
-    if verbose && !shared.edge.auth.is_on() {
+    if verbose && !shared.admission.auth.is_on() {
         body["starting"] = (!shared.readiness.is_started()).into();
         body["draining"] = shared.is_draining().into();
         body["checks"] = json!(shared.status.checks());
@@ -46,8 +46,8 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse
 }
 
 async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let shared = predictor.shared();
-    let context = RequestContext::of(&request);
+    let shared = predictor.state();
+    let context = context::of(&request);
     let checks = shared.status.checks();
     let failing = checks.iter().any(|check| check.state == State::Failing);
     // What a check says may name any model.
@@ -57,7 +57,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
     };
     let caches = shared.caches.stats().into_iter().filter(|(model, _)| context.covers(model));
     let caches: serde_json::Map<_, _> = caches.map(|(model, stats)| (model.to_string(), json!(stats))).collect();
-    let queues = shared.status.queues().into_iter().filter(|(queue, _)| context.covers(route_jobs::shown(queue)));
+    let queues = shared.status.queues().into_iter().filter(|(queue, _)| context.covers(shown_model(queue)));
     let queues: serde_json::Map<_, _> = queues.map(|(model, counts)| (model.to_string(), json!(counts))).collect();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -66,7 +66,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
         "starting": !shared.readiness.is_started(),
         "draining": shared.is_draining(),
         "workers": shared.registry.load().workers.len(),
-        "in_flight": shared.edge.limits.in_flight(),
+        "in_flight": shared.admission.limits.in_flight(),
         "checks": shown,
         "queues": queues,
         "caches": caches,

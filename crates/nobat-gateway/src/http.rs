@@ -12,17 +12,22 @@ use actix_http::{HttpService, Protocol};
 use actix_server::{GracefulShutdownSignal, Server};
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
+use actix_web::http::header::HeaderName;
 use actix_web::{App, middleware, web};
 use futures::future::Either;
+use nobat_serving::predict::Predictor;
+use nobat_serving::state::ServingState;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Accepted, Connection};
-use crate::predict::Predictor;
-use crate::state::Shared;
+use crate::state::HttpState;
 use crate::{body, context, edge, routes};
+
+/// Where an answer's time went; see [`nobat_serving::timing`].
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static(nobat_serving::timing::NAME);
 
 /// Time for a head to arrive complete; before it, for the first bytes of a
 /// connection, or its TLS handshake.
@@ -37,19 +42,24 @@ const LINGER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Those of the listener.
-pub(crate) fn serve(shared: &Arc<Shared>, listener: TcpListener, tls: Option<ServerConfig>) -> io::Result<Server> {
+pub(crate) fn serve(
+    serving: &Arc<ServingState>,
+    http: &Arc<HttpState>,
+    listener: TcpListener,
+    tls: Option<ServerConfig>,
+) -> io::Result<Server> {
     let builder = Server::build()
-        .workers(shared.config.thread_count())
-        .shutdown_timeout(u64::from(shared.config.drain_s))
+        .workers(http.config.thread_count())
+        .shutdown_timeout(u64::from(http.config.drain_s))
         .disable_signals();
-    let (state, stop) = (shared.clone(), builder.graceful_shutdown_signal());
+    let (serving, http, stop) = (serving.clone(), http.clone(), builder.graceful_shutdown_signal());
     // Each factory runs on each HTTP thread: a queue client's I/O belongs to its thread.
     let builder =
         match tls {
             None => builder.listen("http", listener, move || {
                 let begun = stop.clone();
                 fn_service(move |stream: TcpStream| begin(connection::plain(stream), begun.clone()))
-                    .and_then(application(state.clone(), stop.clone(), true))
+                    .and_then(application(serving.clone(), http.clone(), stop.clone(), true))
             })?,
             Some(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -57,7 +67,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, listener: TcpListener, tls: Option<Ser
                 builder.listen("https", listener, move || {
                     let (begun, acceptor) = (stop.clone(), acceptor.clone());
                     fn_service(move |stream: TcpStream| begin(encrypted(acceptor.clone(), stream), begun.clone()))
-                        .and_then(application(state.clone(), stop.clone(), false))
+                        .and_then(application(serving.clone(), http.clone(), stop.clone(), false))
                 })?
             }
         };
@@ -67,12 +77,14 @@ pub(crate) fn serve(shared: &Arc<Shared>, listener: TcpListener, tls: Option<Ser
 /// The application on one thread, over connections that tell a caller that shut
 /// its sending side from one that left (`knows_leavers`), or do not.
 fn application<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    state: Arc<Shared>,
+    serving: Arc<ServingState>,
+    http: Arc<HttpState>,
     stop: GracefulShutdownSignal,
     knows_leavers: bool,
 ) -> impl ServiceFactory<Accepted<S>, Config = (), Response = (), Error = DispatchError, InitError = ()> {
     let app = App::new()
-        .app_data(web::Data::new(Predictor::new(state)))
+        .app_data(web::Data::new(Predictor::new(serving)))
+        .app_data(web::Data::from(http))
         .wrap(middleware::from_fn(body::respond))
         .wrap_fn(edge::guard)
         .wrap_fn(context::attach)

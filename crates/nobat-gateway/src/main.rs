@@ -8,12 +8,11 @@ use nobat_core::secret::shown_url;
 use nobat_core::{Error, ErrorCode, units};
 use nobat_gateway::Gateway;
 use nobat_gateway::config::{GatewayConfig, listen_address};
-use nobat_queue::QueueSettings;
-use nobat_queue::redis::RedisQueue;
 use nobat_runtime::config::{Layers, StoreSettings};
 use nobat_runtime::logging::{self, LogSettings};
 use nobat_runtime::{Stop, exit_now, notify, traces};
 use nobat_scheduler::SchedulerSettings;
+use nobat_serving::store::{self, QueueSettings};
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
 #[global_allocator]
@@ -87,13 +86,13 @@ fn run(args: Args) -> Result<(), Error> {
     // First of all: a stop is heard from here on.
     let mut stop = runtime.block_on(async { Stop::listen() }).map_err(system)?;
     let layers = Layers::read(args.config.as_deref())?;
-    let mut store: StoreSettings = layers.section("store")?;
+    let mut settings: StoreSettings = layers.section("store")?;
     let queue: QueueSettings = layers.section("queue")?;
     let mut gateway: GatewayConfig = layers.section("gateway")?;
     let scheduler: SchedulerSettings = layers.section("scheduler")?;
     let mut log: LogSettings = layers.section("log")?;
     let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
-    store.redis = args.redis.map_or(store.redis, Into::into);
+    settings.redis = args.redis.map_or(settings.redis, Into::into);
     set(&mut gateway.listen, args.listen);
     if let Some(port) = args.port {
         gateway.listen = units::listen_address(&port.to_string(), &gateway.listen)?;
@@ -113,13 +112,13 @@ fn run(args: Args) -> Result<(), Error> {
         let starting = async {
             // What may be refused comes before the queue is asked for anything.
             let gateway = Gateway::bind(gateway)?;
-            let url = store.redis_or_local();
-            let queue = RedisQueue::connect(url, queue, &store.prefix).await.map_err(|error| Error {
+            let url = settings.redis_or_local();
+            let queue = store::redis(url, queue, &settings.prefix).await.map_err(|error| Error {
                 message: format!("cannot use the queue at {}: {}", shown_url(url), error.message),
                 ..error
             })?;
             let gateway = gateway.serve(queue.clone()).await?;
-            Ok((gateway, nobat_scheduler::start(&scheduler, queue, url, &store.prefix).await?))
+            Ok((gateway, nobat_scheduler::start(&scheduler, queue, url, &settings.prefix).await?))
         };
         let Some(started) = stop.unless_asked(starting).await else { return Ok(()) };
         let (gateway, scheduler) = started?;

@@ -1,7 +1,7 @@
 //! Starting and stopping: listeners, threads, the registry's follower.
 //!
 //! Each HTTP thread has its own current-thread runtime and its own
-//! [`Predictor`](crate::predict::Predictor); the follower and other background tasks run on the caller's
+//! [`Predictor`](nobat_serving::predict::Predictor); the follower and other background tasks run on the caller's
 //! runtime and end with the handle.
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,19 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use nobat_core::tensor::Tensor;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::Queue;
 use nobat_runtime::{Metrics, MetricsServer};
+use nobat_serving::auth::Authenticator;
+use nobat_serving::monitor;
+use nobat_serving::readiness::{self, Readiness};
+use nobat_serving::routing::jobs::RouteJobs;
+use nobat_serving::state::ServingState;
+use nobat_serving::store::Queue;
+use nobat_webhooks::{ResultView, sender};
 use smol_str::SmolStr;
 use tokio::task::JoinHandle;
 
-use crate::auth::Authenticator;
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
-use crate::readiness::{self, Readiness};
-use crate::routing::jobs::RouteJobs;
-use crate::state::Shared;
-use crate::{exposition, http, monitor, webhook};
+use crate::json::{request::Form, write};
+use crate::routes::native::objects::result_url;
+use crate::state::HttpState;
+use crate::{exposition, http};
 
 /// How long a start waits for the first view of the registry.
 const FIRST_VIEW: Duration = Duration::from_secs(2);
@@ -38,11 +44,12 @@ pub struct Gateway {
 
 /// A running gateway. Dropping it does not stop it; call [`GatewayHandle::stop`].
 pub struct GatewayHandle {
-    shared: Arc<Shared>,
+    serving: Arc<ServingState>,
+    tls: bool,
     http: SocketAddr,
     metrics: Option<MetricsServer>,
     server: ServerHandle,
-    serving: JoinHandle<std::io::Result<()>>,
+    http_task: JoinHandle<std::io::Result<()>>,
     grpc: Option<GrpcServer>,
     route_jobs: RouteJobs,
     background: Vec<JoinHandle<()>>,
@@ -99,42 +106,55 @@ impl Gateway {
     pub async fn serve(self, queue: Arc<dyn Queue>) -> Result<GatewayHandle> {
         let Gateway { config, http: listener, grpc, metrics, tls, worker } = self;
         let address = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
-        let shared = Arc::new(Shared::new(config, queue, Metrics::new(), Readiness::new(worker))?);
-        match tokio::time::timeout(FIRST_VIEW, shared.registry.refresh(&*shared.queue)).await {
+        let view = ResultView { url: result_url, json: row_answer };
+        let serving = ServingState::new(config.serving(), queue, view, Metrics::new(), Readiness::new(worker))?;
+        let serving = Arc::new(serving);
+        let state = Arc::new(HttpState::new(config, serving.admission.auth.is_on(), &serving.metrics));
+        match tokio::time::timeout(FIRST_VIEW, serving.registry.refresh(&*serving.queue)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
             Err(_) => log::warn!("starting without a view of the workers: the queue does not answer"),
         }
-        if let Err(error) = shared.routes.refresh(&shared.registry).await {
+        if let Err(error) = serving.routes.refresh(&serving.registry).await {
             log::warn!("starting with the configuration's routes only: {error}");
         }
-        if let Err(error) = shared.routes.declare().await {
+        if let Err(error) = serving.routes.declare().await {
             log::warn!("periodic tasks do not know this configuration's routes: {error}");
         }
-        exposition::show(&shared);
+        exposition::show(&serving);
         let metrics = metrics.map(|listener| {
-            let asked = Arc::downgrade(&shared);
-            let ready = move || asked.upgrade().is_some_and(|shared| shared.is_ready());
-            MetricsServer::serve(listener, shared.metrics.clone(), ready)
+            let asked = Arc::downgrade(&serving);
+            let ready = move || asked.upgrade().is_some_and(|serving| serving.is_ready());
+            MetricsServer::serve(listener, serving.metrics.clone(), ready)
         });
         let metrics = metrics.transpose()?;
         let background = vec![
-            tokio::spawn(shared.registry.clone().follow(shared.queue.clone())),
-            tokio::spawn(readiness::follow(shared.clone())),
-            tokio::spawn(monitor::start(shared.clone())?),
-            tokio::spawn(shared.edge.auth.clone().follow(shared.config.auth.clone())),
-            tokio::spawn(shared.routes.clone().follow(shared.registry.clone())),
-            tokio::spawn(webhook::sender::run(shared.webhooks.clone(), shared.queue.clone())),
+            tokio::spawn(serving.registry.clone().follow(serving.queue.clone())),
+            tokio::spawn(readiness::follow(serving.clone())),
+            tokio::spawn(monitor::start(serving.clone())?),
+            tokio::spawn(serving.admission.auth.clone().follow(serving.settings.auth.clone())),
+            tokio::spawn(serving.routes.clone().follow(serving.registry.clone())),
+            tokio::spawn(sender::run(serving.webhooks.clone(), serving.queue.clone())),
         ];
-        let route_jobs = RouteJobs::start(shared.clone());
-        let server = http::serve(&shared, listener, tls.clone())
-            .map_err(|error| cannot_bind("listen", &shared.config.listen, &error))?;
-        let grpc = grpc.map(|listener| GrpcServer::start(&shared, listener, tls)).transpose()?;
-        let handle = server.handle();
-        let serving = tokio::spawn(server);
-        let scheme = if shared.config.tls.is_on() { "https" } else { "http" };
+        let route_jobs = RouteJobs::start(serving.clone());
+        let server = http::serve(&serving, &state, listener, tls.clone())
+            .map_err(|error| cannot_bind("listen", &state.config.listen, &error))?;
+        let grpc = grpc.map(|listener| GrpcServer::start(&serving, &state, listener, tls)).transpose()?;
+        let (handle, tls) = (server.handle(), state.config.tls.is_on());
+        let http_task = tokio::spawn(server);
+        let scheme = if tls { "https" } else { "http" };
         log::info!(address = address.to_string().as_str(); "http: listening on {scheme}://{address}");
-        Ok(GatewayHandle { shared, http: address, metrics, server: handle, serving, grpc, route_jobs, background })
+        Ok(GatewayHandle {
+            serving,
+            tls,
+            http: address,
+            metrics,
+            server: handle,
+            http_task,
+            grpc,
+            route_jobs,
+            background,
+        })
     }
 }
 
@@ -146,7 +166,7 @@ impl GatewayHandle {
 
     /// Where HTTP is served, as an address to open.
     pub fn url(&self) -> String {
-        let scheme = if self.shared.config.tls.is_on() { "https" } else { "http" };
+        let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.http)
     }
 
@@ -157,7 +177,7 @@ impl GatewayHandle {
 
     /// Its series, to which others of the process may be added.
     pub fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
+        &self.serving.metrics
     }
 
     /// Where metrics are shown; `None` when they are off.
@@ -166,21 +186,21 @@ impl GatewayHandle {
     }
 
     /// The state all threads share.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub fn serving(&self) -> &Arc<ServingState> {
+        &self.serving
     }
 
     /// Drains: refuses new predictions, finishes those in flight for up to
     /// `drain_s`, and stops.
     pub async fn stop(self) {
-        self.shared.start_draining();
+        self.serving.start_draining();
         let grpc = async {
             if let Some(grpc) = self.grpc {
                 grpc.stop().await;
             }
         };
         tokio::join!(self.server.stop(true), grpc, self.route_jobs.stop());
-        if let Ok(Err(error)) = self.serving.await {
+        if let Ok(Err(error)) = self.http_task.await {
             log::warn!("http: stopped with an error: {error}");
         }
         for task in self.background {
@@ -188,6 +208,13 @@ impl GatewayHandle {
         }
         log::info!("http: drained and stopped");
     }
+}
+
+/// Outputs as the native API answers them, a row each.
+fn row_answer(outputs: &[Tensor]) -> Vec<u8> {
+    let mut json = Vec::new();
+    write::answer(&mut json, outputs, Form::Row);
+    json
 }
 
 fn bind(setting: &str, address: &str) -> Result<TcpListener> {

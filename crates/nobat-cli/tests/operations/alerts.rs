@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use nobat_gateway::auth::now_s;
-use nobat_gateway::outbound::WebhookSecret;
+use nobat_serving::auth::now_s;
+use nobat_webhooks::outbound::WebhookSecret;
 use serde_json::Value;
 
 use crate::rig::http::Http;

@@ -23,11 +23,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_http::Protocol;
+use head::{Head, Scanner};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
-
-use head::{Head, Scanner};
 
 /// What the HTTP library writes when a request expects it, and what asks whether a
 /// caller is still there.

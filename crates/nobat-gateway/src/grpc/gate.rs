@@ -15,6 +15,10 @@ use bytes::Bytes;
 use futures::future::{Either, Ready, ready as at_once};
 use http_body::{Frame, SizeHint};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::auth::Scope;
+use nobat_serving::context::{Notes, RequestContext};
+use nobat_serving::limits::Permit;
+use nobat_serving::state::ServingState;
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::body::Body;
@@ -22,23 +26,21 @@ use tonic::server::NamedService;
 use tower_service::Service;
 
 use super::service::{parse_timeout, refused, status};
-use crate::auth::Scope;
-use crate::context::{Notes, RequestContext};
 use crate::error::http_status;
-use crate::limits::Permit;
-use crate::meters::Protocol;
-use crate::state::Shared;
+use crate::metrics::Protocol;
+use crate::state::HttpState;
 
 /// A service behind its door.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
-    shared: Arc<Shared>,
+    serving: Arc<ServingState>,
+    http: Arc<HttpState>,
 }
 
 impl<S> Gate<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Gate<S> {
-        Gate { inner, shared }
+    pub(super) fn new(inner: S, serving: Arc<ServingState>, http: Arc<HttpState>) -> Gate<S> {
+        Gate { inner, serving, http }
     }
 }
 
@@ -113,14 +115,14 @@ impl<S> Gate<S> {
         // Credentials that are not text are malformed, not absent.
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let mut context = RequestContext::from_text(|name| text(name).filter(|text| !text.is_empty()));
-        let edge = &self.shared.edge;
+        let admission = &self.serving.admission;
         let authorization = text("authorization");
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
         let needed = need(method);
         let judged = match needed {
             Need::Nothing => Ok(None),
-            Need::Key(scope) => edge.identify(&mut context, authorization, scope).map(|()| None),
-            Need::Prediction => edge.enter(&mut context, authorization, Scope::Predict, Instant::now()),
+            Need::Key(scope) => admission.identify(&mut context, authorization, scope).map(|()| None),
+            Need::Prediction => admission.enter(&mut context, authorization, Scope::Predict, Instant::now()),
         };
         match judged {
             Ok(permit) => {
@@ -130,7 +132,7 @@ impl<S> Gate<S> {
             Err(refusal) => {
                 if needed == Need::Prediction {
                     let status = http_status(refusal.code).as_u16();
-                    self.shared.meters.http(Protocol::Grpc, status, context.started.elapsed());
+                    self.http.requests.record(Protocol::Grpc, status, context.started.elapsed());
                     context.end_span(status);
                 }
                 Err(refused(refusal, context.notes.quota()))
@@ -175,7 +177,7 @@ where
             Err(refusal) => Either::Left(at_once(Ok(refusal.into_http()))),
             Ok(entered) => {
                 let (notes, grant) = (entered.context.notes.clone(), entered.context.grant.clone());
-                notes.held(|| self.shared.edge.limits.hold_bytes(grant.as_deref()));
+                notes.held(|| self.serving.admission.limits.hold_bytes(grant.as_deref()));
                 request.extensions_mut().insert(entered);
                 Either::Right(self.inner.call(request.map(|body| Body::new(Counted { body, notes }))))
             }

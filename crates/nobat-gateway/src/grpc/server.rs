@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::predict::Predictor;
+use nobat_serving::state::ServingState;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
@@ -21,8 +23,7 @@ use super::proto::DESCRIPTORS;
 use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::service::Service;
 use super::tls;
-use crate::predict::Predictor;
-use crate::state::Shared;
+use crate::state::HttpState;
 
 /// Bytes a client may send ahead on one call: a tensor of this size arrives
 /// without waiting for a round trip.
@@ -48,26 +49,32 @@ impl GrpcServer {
     ///
     /// # Errors
     /// `internal` when a thread, its runtime or the listener cannot be set up.
-    pub fn start(shared: &Arc<Shared>, listener: TcpListener, tls: Option<ServerConfig>) -> Result<GrpcServer> {
+    pub fn start(
+        serving: &Arc<ServingState>,
+        http: &Arc<HttpState>,
+        listener: TcpListener,
+        tls: Option<ServerConfig>,
+    ) -> Result<GrpcServer> {
         let tls = tls.map(tls::config);
         let failed = |error: std::io::Error| Error::new(ErrorCode::Internal, format!("cannot start gRPC: {error}"));
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let mut threads = Vec::new();
-        for number in 0..shared.config.thread_count() {
+        for number in 0..http.config.thread_count() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let (shared, listener, stopped) = (shared.clone(), listener.try_clone().map_err(failed)?, stopped.clone());
+            let (serving, http) = (serving.clone(), http.clone());
+            let (listener, stopped) = (listener.try_clone().map_err(failed)?, stopped.clone());
             let tls = tls.clone();
             let thread = std::thread::Builder::new().name(format!("grpc-{number}")).spawn(move || {
-                if let Err(error) = runtime.block_on(serve(shared, listener, tls, stopped)) {
+                if let Err(error) = runtime.block_on(serve(serving, http, listener, tls, stopped)) {
                     log::error!("grpc: a serving thread ended: {error}");
                 }
             });
             threads.push(thread.map_err(failed)?);
         }
         log::info!(address = address.to_string().as_str(); "grpc: listening on {address}");
-        Ok(GrpcServer { address, stop, threads, drain: Duration::from_secs(u64::from(shared.config.drain_s)) })
+        Ok(GrpcServer { address, stop, threads, drain: Duration::from_secs(u64::from(http.config.drain_s)) })
     }
 
     /// Where it listens.
@@ -96,24 +103,25 @@ impl Drop for GrpcServer {
 }
 
 async fn serve(
-    shared: Arc<Shared>,
+    serving: Arc<ServingState>,
+    http: Arc<HttpState>,
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     mut stopped: watch::Receiver<bool>,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let limit = shared.config.max_body_bytes;
-    let drain = Duration::from_secs(u64::from(shared.config.drain_s));
+    let limit = http.config.max_body_bytes;
+    let drain = Duration::from_secs(u64::from(http.config.drain_s));
     let (health, health_service) = tonic_health::server::health_reporter();
-    let telling = tell_health(health.clone(), shared.readiness.changes());
-    let inference = GrpcInferenceServiceServer::new(Service::new(Predictor::new(shared.clone())))
+    let telling = tell_health(health.clone(), serving.readiness.changes());
+    let inference = GrpcInferenceServiceServer::new(Service::new(Predictor::new(serving.clone()), http.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Deflate);
-    let inference = Gate::new(inference, shared);
+    let inference = Gate::new(inference, serving, http);
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let mut signal = stopped.clone();

@@ -13,6 +13,12 @@ use futures::{Stream, StreamExt};
 use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::auth::Scope;
+use nobat_serving::context::RequestContext;
+use nobat_serving::limits::{HeldBytes, Permit, Quota};
+use nobat_serving::predict::{Predictor, answered_version};
+use nobat_serving::registry::Want;
+use nobat_serving::timing::{self, server_timing};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,15 +27,10 @@ use super::convert::{self, Call};
 use super::gate::Entered;
 use super::proto::grpc_inference_service_server::GrpcInferenceService;
 use super::proto::*;
-use crate::auth::Scope;
-use crate::context::RequestContext;
 use crate::error::{grpc_code, http_status};
-use crate::limits::{HeldBytes, Permit, Quota};
-use crate::meters::Protocol;
-use crate::predict::{Predictor, answered_version};
-use crate::registry::Want;
-use crate::timing::{self, server_timing};
-use crate::v2::{config, metadata, outputs, repository, settings};
+use crate::metrics::Protocol;
+use crate::state::HttpState;
+use crate::v2::{config, metadata, outputs, repository, settings, statistics};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
@@ -50,19 +51,20 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(3);
 #[derive(Clone)]
 pub(super) struct Service {
     predictor: Predictor,
+    http: Arc<HttpState>,
 }
 
 impl Service {
-    pub(super) fn new(predictor: Predictor) -> Service {
-        Service { predictor }
+    pub(super) fn new(predictor: Predictor, http: Arc<HttpState>) -> Service {
+        Service { predictor, http }
     }
 
     /// Lets one message of a stream in; the permit is held while it runs.
     fn enter(&self, metadata: &MetadataMap) -> Result<(RequestContext, Option<Permit>)> {
         let mut context = RequestContext::from_text(|name| metadata.get(name).and_then(|value| value.to_str().ok()));
         let now = context.started;
-        let edge = &self.predictor.shared().edge;
-        let permit = edge.enter(&mut context, authorization(metadata), Scope::Predict, now)?;
+        let admission = &self.predictor.state().admission;
+        let permit = admission.enter(&mut context, authorization(metadata), Scope::Predict, now)?;
         Ok((context, permit))
     }
 
@@ -89,7 +91,7 @@ impl Service {
             Err(refusal) => Err(refusal),
         };
         let status = http_status_of(&outcome);
-        self.predictor.shared().meters.http(Protocol::Grpc, status, started.elapsed());
+        self.http.requests.record(Protocol::Grpc, status, started.elapsed());
         outcome
     }
 
@@ -103,12 +105,12 @@ impl Service {
     ) -> Result<Timed> {
         // Held to the end: it counts the call as in flight.
         let mut permit = permit;
-        let shared = self.predictor.shared();
+        let shared = self.predictor.state();
         if let Some(permit) = &mut permit {
             permit.settle_rate(&*shared.queue, &context.notes).await?;
         }
         // What it is inflated; as it arrived, it was counted on its way.
-        let held = context.notes.held(|| shared.edge.limits.hold_bytes(context.grant.as_deref()));
+        let held = context.notes.held(|| shared.admission.limits.hold_bytes(context.grant.as_deref()));
         held.reach(message.encoded_len() as u64, &context.notes)?;
         self.infer(context, message, deadline).await
     }
@@ -123,7 +125,7 @@ impl Service {
         let mut options = parameters.job_options();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let patience = [options.deadline, left].into_iter().flatten().min();
-        let patience = patience.unwrap_or_else(|| self.predictor.shared().config.sync_timeout());
+        let patience = patience.unwrap_or_else(|| self.predictor.state().settings.sync_timeout);
         let target = self.predictor.resolve_loaded(named(&model)?, want(&version), patience).await?;
         options = target.after_wait(options);
         if let Some(deadline) = deadline {
@@ -170,7 +172,7 @@ impl GrpcInferenceService for Service {
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        let ready = self.predictor.shared().is_ready();
+        let ready = self.predictor.state().is_ready();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
@@ -248,13 +250,12 @@ impl GrpcInferenceService for Service {
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
         let context = entered(&request)?;
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let shared = self.predictor.shared();
-        shared.statistics.collect(shared, &context, &name, &version).await.map(Response::new).map_err(status)
+        statistics::collect(&self.predictor, &context, &name, &version).await.map(Response::new).map_err(status)
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
         let context = entered(&request)?;
-        Ok(Response::new(repository::index(self.predictor.shared(), &context, request.into_inner().ready)))
+        Ok(Response::new(repository::index(self.predictor.state(), &context, request.into_inner().ready)))
     }
 
     async fn repository_model_load(
@@ -265,7 +266,7 @@ impl GrpcInferenceService for Service {
         let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
         context.require_model(&model_name).map_err(status)?;
         repository::check_load_parameters(parameters.keys().map(String::as_str)).map_err(status)?;
-        repository::load(self.predictor.shared(), &model_name).await.map_err(status)?;
+        repository::load(self.predictor.state(), &model_name).await.map_err(status)?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -276,7 +277,7 @@ impl GrpcInferenceService for Service {
         let context = entered(&request)?;
         let model_name = request.into_inner().model_name;
         context.require_model(&model_name).map_err(status)?;
-        repository::unload(self.predictor.shared(), &model_name).await.map_err(status)?;
+        repository::unload(self.predictor.state(), &model_name).await.map_err(status)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 

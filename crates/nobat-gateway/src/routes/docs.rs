@@ -9,12 +9,11 @@ use bytes::Bytes;
 use utoipa::{IntoParams, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::native::{events, jobs, models, predict, queues};
+use super::native::routes as routing;
+use super::native::webhooks as webhook;
+use super::native::{events, jobs, models, periodic, predict, queues};
 use crate::access::{Access, resource};
 use crate::error::not_allowed;
-use crate::periodic;
-use crate::routing::api as routing;
-use crate::webhook::api as webhook;
 
 mod plain;
 mod refusals;

@@ -24,9 +24,9 @@ pub fn configure(config: &mut ServiceConfig) {
     native::configure_predict(config);
     crate::v2::configure(config);
     // Before the native scope, which would answer 404 for their paths.
-    crate::routing::api::configure(config);
-    crate::webhook::api::configure(config);
-    crate::periodic::configure(config);
+    native::routes::configure(config);
+    native::webhooks::configure(config);
+    native::periodic::configure(config);
     crate::health::configure(config);
     native::configure(config);
     sagemaker::configure(config);

@@ -5,12 +5,12 @@
 use actix_web::web::{Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
+use nobat_serving::predict::Predictor;
+use nobat_serving::registry::Want;
 
 use super::tfserving::predict_json;
 use crate::access::{Access, resource};
 use crate::error::{Shape, finish, not_allowed};
-use crate::predict::Predictor;
-use crate::registry::Want;
 
 /// Adds `/ping`, `/invocations` and `/predict`.
 pub(super) fn configure(config: &mut ServiceConfig) {

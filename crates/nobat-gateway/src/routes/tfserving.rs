@@ -10,19 +10,19 @@ use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobOptions;
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::predict::{Prediction, Predictor};
+use nobat_serving::registry::{Target, Want};
+use nobat_serving::timing::server_timing;
 use smallvec::SmallVec;
 
 use super::path::segment;
 use super::prefer::Prefer;
 use super::query::{JobQuery, WITH_WAIT};
 use crate::access::{Access, Door, resource};
-use crate::body;
-use crate::context::RequestContext;
 use crate::error::{Shape, finish, method_not_allowed, not_allowed, nothing_at};
+use crate::http::SERVER_TIMING;
 use crate::json::{request, write};
-use crate::predict::{Prediction, Predictor};
-use crate::registry::{Target, Want};
-use crate::timing::{SERVER_TIMING, server_timing};
+use crate::{body, context};
 
 mod describe;
 mod rank;
@@ -104,7 +104,7 @@ async fn serve(request: HttpRequest, payload: Payload, predictor: Data<Predictor
     if !call.allow().split(", ").any(|method| method == request.method().as_str()) {
         return method_not_allowed(&request, call.allow());
     }
-    if let Err(refusal) = RequestContext::require(&request, call.model) {
+    if let Err(refusal) = context::require(&request, call.model) {
         return finish(&request, Shape::Plain, Err(refusal));
     }
     let model = Some(call.model);
@@ -181,7 +181,7 @@ impl Asked {
         let preferred = || Prefer::of(request.headers()).wait.filter(|wait| !wait.is_zero());
         let wait = query.wait.or_else(preferred);
         options.deadline = options.deadline.into_iter().chain(wait).min();
-        let patience = options.deadline.unwrap_or_else(|| predictor.shared().config.sync_timeout());
+        let patience = options.deadline.unwrap_or_else(|| predictor.state().settings.sync_timeout);
         let target = predictor.resolve_loaded(model, want, patience).await?;
         let options = target.after_wait(options);
         let body = body::read_json(request, payload, predictor).await?;
@@ -194,7 +194,7 @@ impl Asked {
         predictor: &Predictor,
         tensors: nobat_core::infer::InferRequest,
     ) -> Result<Prediction> {
-        predictor.predict(&RequestContext::of(request), &self.target, tensors, self.options).await
+        predictor.predict(&context::of(request), &self.target, tensors, self.options).await
     }
 }
 

@@ -11,17 +11,16 @@ use nobat_core::infer::InferRequest;
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Shape, Tensor, put_bytes_element};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::predict::{Predictor, answered_version};
+use nobat_serving::timing::server_timing;
 
 use super::binary::{self, HEADER_LENGTH, Parts};
 use super::json::{self, Document};
-use super::outputs;
 use super::parameters::RequestParameters;
-use super::{answer, named, serve};
+use super::{answer, named, outputs, serve};
 use crate::access::Access;
-use crate::body;
-use crate::context::RequestContext;
-use crate::predict::{Predictor, answered_version};
-use crate::timing::{SERVER_TIMING, server_timing};
+use crate::http::SERVER_TIMING;
+use crate::{body, context};
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -45,7 +44,7 @@ async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor
     let resolved = async |patience: Option<Duration>| match early {
         Some(target) => Ok(target),
         None => {
-            let patience = patience.unwrap_or_else(|| predictor.shared().config.sync_timeout());
+            let patience = patience.unwrap_or_else(|| predictor.state().settings.sync_timeout);
             predictor.resolve_loaded(Some(&named.model), named.want(), patience).await
         }
     };
@@ -67,7 +66,7 @@ async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor
     let wanted = InferRequest { version: target.pinned.clone(), inputs, outputs: outputs::names(&requested)? };
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let options = target.after_wait(parameters.job_options());
-    let prediction = predictor.predict(&RequestContext::of(request), &target, wanted, options).await?;
+    let prediction = predictor.predict(&context::of(request), &target, wanted, options).await?;
     let version = answered_version(&prediction, &target);
     let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;

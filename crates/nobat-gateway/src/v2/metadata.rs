@@ -2,10 +2,10 @@
 //! gRPC ones; HTTP writes the same fields as JSON.
 
 use nobat_core::signature::TensorSpec;
+use nobat_serving::registry::{ModelEntry, Target};
 
 use crate::grpc::proto::model_metadata_response::TensorMetadata;
 use crate::grpc::proto::{ModelMetadataResponse, ServerMetadataResponse};
-use crate::registry::{ModelEntry, Target};
 
 /// Extensions of the protocol that this server keeps; clients look here before
 /// they use one.

@@ -15,7 +15,6 @@ mod classification;
 pub(crate) mod config;
 mod infer;
 pub(crate) mod json;
-mod loading;
 pub(crate) mod metadata;
 mod models;
 pub(crate) mod outputs;
@@ -32,14 +31,12 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse, Route};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::registry::Want;
 use serde::Serialize;
 
-pub use statistics::Statistics;
-
 use crate::access::{Access, resource};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::{Shape, finish, not_allowed};
-use crate::registry::Want;
 use crate::routes::path::segment;
 
 /// Adds every route under `/v2`.
@@ -81,7 +78,7 @@ fn named(request: &HttpRequest) -> Result<Named<'_>> {
     let named =
         Named { model: path.get("model").map(segment).unwrap_or_default(), version: path.get("version").map(segment) };
     if !named.model.is_empty() {
-        RequestContext::require(request, &named.model)?;
+        context::require(request, &named.model)?;
     }
     Ok(named)
 }

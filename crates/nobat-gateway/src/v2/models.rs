@@ -5,12 +5,12 @@ use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::ErrorCode;
+use nobat_serving::predict::Predictor;
 use serde_json::json;
 
 use super::{answer, config, document, metadata, named, serve};
 use crate::access::Access;
-use crate::context::RequestContext;
-use crate::predict::Predictor;
+use crate::context;
 
 /// Adds the routes; `stats` is a reserved name among models.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -31,8 +31,8 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 }
 
 async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let registry = predictor.shared().registry.load();
-    let context = RequestContext::of(&request);
+    let registry = predictor.state().registry.load();
+    let context = context::of(&request);
     let names = registry.models().map(|entry| entry.name.as_str());
     let mut names: Vec<&str> = names.filter(|name| context.covers(name)).collect();
     names.sort_unstable();
@@ -70,12 +70,11 @@ async fn configuration(request: HttpRequest, predictor: Data<Predictor>) -> Http
 }
 
 async fn statistics(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let shared = predictor.shared();
-    let context = RequestContext::of(&request);
+    let context = context::of(&request);
     let outcome = match named(&request) {
         Ok(named) => {
             let version = named.version.as_deref().unwrap_or_default();
-            shared.statistics.collect(shared, &context, &named.model, version).await
+            super::statistics::collect(&predictor, &context, &named.model, version).await
         }
         Err(error) => Err(error),
     };

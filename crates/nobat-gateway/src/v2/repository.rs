@@ -1,23 +1,23 @@
 //! The model repository extension: what models there are, and loading and
 //! unloading them by name in every worker.
 //!
-//! A load or unload is a command to the workers ([`loading`] sends it and waits
+//! A load or unload is a command to the workers ([`nobat_serving::loading`] sends it and waits
 //! until they have carried it out). Nothing here touches a file: a name that could
 //! be a path is refused before it travels.
 
 use nobat_core::signature::ModelState;
 use nobat_core::{Error, ErrorCode, Result, model_name};
+use nobat_serving::context::RequestContext;
+use nobat_serving::loading::{self, LoadCommand};
+use nobat_serving::registry::{ModelEntry, VersionEntry};
+use nobat_serving::state::ServingState;
 
-use super::loading::{self, Verb};
 use super::parameters::clip;
-use crate::context::RequestContext;
 use crate::grpc::proto::RepositoryIndexResponse;
 use crate::grpc::proto::repository_index_response::ModelIndex;
-use crate::registry::{ModelEntry, VersionEntry};
-use crate::state::Shared;
 
 /// Every model version that the caller may see, and its state; only those that serve with `ready_only`.
-pub(crate) fn index(shared: &Shared, context: &RequestContext, ready_only: bool) -> RepositoryIndexResponse {
+pub(crate) fn index(shared: &ServingState, context: &RequestContext, ready_only: bool) -> RepositoryIndexResponse {
     let registry = shared.registry.load();
     let mut entries: Vec<&ModelEntry> = registry.models().filter(|entry| context.covers(&entry.name)).collect();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -51,19 +51,19 @@ fn row(version: &VersionEntry) -> ModelIndex {
 /// no worker has such a model; `model_not_ready` when it fails to load in any, also
 /// where the version before goes on serving, or takes longer than two minutes;
 /// `queue_unavailable`.
-pub(crate) async fn load(shared: &Shared, model: &str) -> Result<()> {
+pub(crate) async fn load(shared: &ServingState, model: &str) -> Result<()> {
     check_name(model)?;
-    loading::carry_out(shared, model, Verb::Load).await
+    loading::carry_out(shared, model, LoadCommand::Load).await
 }
 
 /// Unloads a model in every worker and waits until none serves it.
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) async fn unload(shared: &Shared, model: &str) -> Result<()> {
+pub(crate) async fn unload(shared: &ServingState, model: &str) -> Result<()> {
     check_name(model)?;
     shared.registry.load().model(model)?;
-    loading::carry_out(shared, model, Verb::Unload).await
+    loading::carry_out(shared, model, LoadCommand::Unload).await
 }
 
 /// Refuses to load from a request: models come from the repositories of the

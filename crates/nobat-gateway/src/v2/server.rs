@@ -6,14 +6,13 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::predict::Predictor;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{answer, document, metadata, repository, serve, settings};
 use crate::access::{Access, resource};
-use crate::body;
-use crate::context::RequestContext;
-use crate::predict::Predictor;
+use crate::{body, context};
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -54,7 +53,7 @@ async fn live() -> HttpResponse {
 }
 
 async fn ready(predictor: Data<Predictor>) -> HttpResponse {
-    let ready = predictor.shared().is_ready();
+    let ready = predictor.state().is_ready();
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((CONTENT_TYPE, "application/json")).body(format!(r#"{{"ready":{ready}}}"#))
 }
@@ -68,7 +67,7 @@ struct IndexRequest {
 async fn index(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let wanted: IndexRequest = small_body(&request, payload, &predictor).await?;
-        document(&repository::index(predictor.shared(), &RequestContext::of(&request), wanted.ready).models)
+        document(&repository::index(predictor.state(), &context::of(&request), wanted.ready).models)
     };
     let outcome = outcome.await;
     answer(&request, outcome)
@@ -84,7 +83,7 @@ async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predi
     let outcome = async {
         let wanted: LoadRequest = small_body(&request, payload, &predictor).await?;
         repository::check_load_parameters(wanted.parameters.keys().map(String::as_str))?;
-        repository::load(predictor.shared(), &super::named(&request)?.model).await?;
+        repository::load(predictor.state(), &super::named(&request)?.model).await?;
         document(&json!({}))
     };
     let outcome = outcome.await;
@@ -94,7 +93,7 @@ async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predi
 async fn unload(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let _: LoadRequest = small_body(&request, payload, &predictor).await?;
-        repository::unload(predictor.shared(), &super::named(&request)?.model).await?;
+        repository::unload(predictor.state(), &super::named(&request)?.model).await?;
         document(&json!({}))
     };
     let outcome = outcome.await;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use nobat_core::oip::{ModelInferRequest, ModelInferResponse};
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::auth::{self, Keyring, Scope};
 use nobat_gateway::grpc::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
 use nobat_gateway::routes::document;
+use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::{Value, json};
 use tonic::client::Grpc;
 use tonic::transport::Channel;
@@ -251,7 +251,7 @@ async fn an_id_that_passes_the_check_still_needs_its_owner_and_guesses_come_to_a
     // What 2^32 guesses would find: the check that the guesser's own jobs would have.
     let guesser_id = guesser.split('_').nth(1).expect("an id");
     let owner = auth::KeyId::parse(guesser_id).expect("an id").owner();
-    let ids = house.gateway.shared().queue.ids();
+    let ids = house.gateway.serving().queue.ids();
     let found = ids.issue(id.random, id.tombstone_min, id.locator, owner);
     assert!(ids.verify(found, owner), "it passes the check");
     let reply = house.get(&format!("/api/v1/jobs/{found}"), Some(&guesser)).await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::oip::model_infer_request::InferInputTensor;
-use nobat_gateway::auth::{self, Keyring, Scope};
 use nobat_gateway::grpc::proto::{ModelMetadataRequest, RepositoryModelLoadRequest, ServerLiveRequest};
+use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::json;
 use tonic::{Code, Request};
 

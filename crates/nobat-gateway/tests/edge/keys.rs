@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_gateway::auth::{self, AuthConfig, Keyring, NewKey, Scope};
 use nobat_gateway::{Gateway, GatewayConfig};
 use nobat_queue::QueueSettings;
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_serving::auth::{self, AuthConfig, Keyring, NewKey, Scope};
 use serde_json::json;
 
 use crate::house::House;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::oip::model_infer_request::InferInputTensor;
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::auth::{self, Keyring, NewKey, Scope};
-use nobat_gateway::limits::LimitsConfig;
+use nobat_serving::auth::{self, Keyring, NewKey, Scope};
+use nobat_serving::limits::LimitsConfig;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -40,7 +40,7 @@ async fn too_many_in_flight_are_ours_to_refuse_and_the_rest_are_answered() {
         }
     }
     assert!(answered >= 5 && refused >= 1 && answered + refused == 50, "{answered} answered, {refused} refused");
-    assert_eq!(house.gateway.shared().edge.limits.in_flight(), 0);
+    assert_eq!(house.gateway.serving().admission.limits.in_flight(), 0);
     Arc::into_inner(house).expect("nobody asks any more").stop().await;
 }
 
@@ -88,7 +88,7 @@ async fn a_call_of_many_jobs_takes_as_many_of_its_rate() {
 #[tokio::test]
 async fn a_fanout_takes_one_of_a_rate_for_each_of_its_jobs() {
     let limits = LimitsConfig { rate_per_s: 0.01, burst: 5, ..LimitsConfig::default() };
-    let route: nobat_core::routing::Route =
+    let route: nobat_serving::routing::Route =
         serde_json::from_value(json!({ "name": "both", "fanout": { "targets": ["echo", "echo/1"], "join": "all" } }))
             .expect("a route");
     let config = GatewayConfig { limits, routes: vec![route], ..GatewayConfig::default() };
@@ -111,7 +111,7 @@ async fn every_429_says_where_the_limit_stands() {
     let house =
         House::start(GatewayConfig { limits, ..GatewayConfig::default() }, json!({}), Duration::from_secs(2)).await;
     let (first, second) = tokio::join!(house.predict(1.0, None, &[]), async {
-        while house.gateway.shared().edge.limits.in_flight() == 0 {
+        while house.gateway.serving().admission.limits.in_flight() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         house.predict(2.0, None, &[]).await
@@ -192,7 +192,7 @@ async fn bodies_in_flight_are_bounded_for_each_key_and_for_all() {
         socket.write_all(head.as_bytes()).await.expect("sends");
         socket
     };
-    let bytes = || house.gateway.shared().edge.limits.bytes_in_flight();
+    let bytes = || house.gateway.serving().admission.limits.bytes_in_flight();
     let reaches = async |most: u64| {
         while bytes() != most {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -231,7 +231,7 @@ async fn messages_of_grpc_calls_count_as_they_arrive() {
     let limits = LimitsConfig { max_body_bytes_in_flight: 1 << 20, ..LimitsConfig::default() };
     let config = GatewayConfig { limits, max_body_bytes: 1 << 20, ..GatewayConfig::default() };
     let house = House::start(config, json!({}), Duration::ZERO).await;
-    let taken = house.gateway.shared().edge.limits.hold_bytes(None);
+    let taken = house.gateway.serving().admission.limits.hold_bytes(None);
     let request = |rows: usize| ModelInferRequest {
         model_name: "echo".into(),
         inputs: vec![InferInputTensor {
@@ -253,6 +253,6 @@ async fn messages_of_grpc_calls_count_as_they_arrive() {
     // Whole again; 64 rows are what the model takes.
     let told = client.model_infer(request(32 << 10)).await.expect_err("too many rows");
     assert!(told.message().contains("32768 rows"), "{told:?}");
-    assert_eq!(house.gateway.shared().edge.limits.bytes_in_flight(), 0);
+    assert_eq!(house.gateway.serving().admission.limits.bytes_in_flight(), 0);
     house.stop().await;
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::auth::now_s;
-use nobat_gateway::monitor::MonitorConfig;
-use nobat_gateway::outbound::{AddressPolicy, WebhookSecret};
+use nobat_serving::auth::now_s;
+use nobat_serving::monitor::MonitorConfig;
+use nobat_webhooks::outbound::{AddressPolicy, WebhookSecret};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

@@ -114,7 +114,7 @@ const RESOURCES: &[(&str, &str)] = &[
 #[tokio::test]
 async fn options_and_preflights_are_answered_by_every_resource_without_a_key() {
     let dir = tempfile::tempdir().expect("a folder");
-    let ring = nobat_gateway::auth::Keyring::default();
+    let ring = nobat_serving::auth::Keyring::default();
     let cors = CorsConfig { origins: vec![APP.into()], max_age_s: 77 };
     let config = GatewayConfig { cors, ..crate::keys::with_keys(&dir.path().join("keys.toml"), &ring) };
     let house = House::start(config, json!({}), Duration::ZERO).await;

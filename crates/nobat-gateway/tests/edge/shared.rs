@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::limits::LimitsConfig;
+use nobat_queue::Queue;
+use nobat_queue::QueueSettings;
 use nobat_queue::redis::RedisQueue;
-use nobat_queue::{Queue, QueueSettings};
+use nobat_serving::limits::LimitsConfig;
 use serde_json::json;
 
 use crate::house::House;
@@ -93,7 +94,7 @@ async fn a_rate_is_one_bucket_over_all_gateways() {
         let status = house.grpc().await.model_infer(nobat_core::oip::ModelInferRequest::default()).await;
         assert_eq!(status.expect_err("refused").code(), tonic::Code::ResourceExhausted);
     }
-    assert_eq!(first.gateway.shared().edge.limits.in_flight(), 0, "a refusal gives its place back");
+    assert_eq!(first.gateway.serving().admission.limits.in_flight(), 0, "a refusal gives its place back");
     // Without Redis a gateway goes by its own bucket, which has room left.
     redis.kill();
     let reply = first.predict(1.0, None, &[]).await;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::auth::{AuthConfig, Keyring, NewKey, Scope, load, store};
 use nobat_queue::Queue;
+use nobat_serving::auth::{AuthConfig, Keyring, NewKey, Scope, load, store};
 use reqwest::Method;
 use serde_json::json;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use nobat_gateway::outbound::AddressPolicy;
-use nobat_gateway::webhook::WebhookSettings;
 use nobat_scheduler::SchedulerSettings;
+use nobat_webhooks::WebhookSettings;
+use nobat_webhooks::outbound::AddressPolicy;
 use reqwest::Method;
 use serde_json::{Value, json};
 

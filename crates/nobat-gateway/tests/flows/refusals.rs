@@ -1,8 +1,8 @@
 //! What is wrong is refused when it is declared, with the value and the remedy.
 
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::outbound::AddressPolicy;
-use nobat_gateway::webhook::WebhookSettings;
+use nobat_webhooks::WebhookSettings;
+use nobat_webhooks::outbound::AddressPolicy;
 use serde_json::{Value, json};
 
 use crate::house::{House, row};

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use nobat_core::signature::ModelState;
 use nobat_gateway::grpc::proto::ServerReadyRequest;
 use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
-use nobat_gateway::registry::Want;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
+use nobat_queue::Queue;
 use nobat_queue::sqlite::SqliteQueue;
-use nobat_queue::{Queue, QueueSettings, WorkerInfo};
+use nobat_queue::{QueueSettings, WorkerInfo};
+use nobat_serving::registry::Want;
 use serde_json::{Value, json};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -190,13 +191,13 @@ async fn what_failed_for_good_or_is_nowhere_is_told_and_keeps_nobody_waiting() {
     // A drain ends what waits for a model that is loading.
     start.worker_says(Stage::Reading).await;
     let loads =
-        || start.gateway.shared().registry.load().model("two").is_ok_and(|entry| entry.is_loading(Want::Default));
+        || start.gateway.serving().registry.load().model("two").is_ok_and(|entry| entry.is_loading(Want::Default));
     while !loads() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let waiting = start.post("/v1/models/two:predict", row());
     tokio::time::sleep(Duration::from_millis(50)).await;
-    start.gateway.shared().start_draining();
+    start.gateway.serving().start_draining();
     let (status, answer) = waiting.await.expect("sent");
     assert_eq!((status, answer["code"].as_str()), (503, Some("draining")), "{answer}");
     start.gateway.stop().await;

@@ -148,7 +148,7 @@ async fn broken_bodies_are_refused_on_every_route_that_reads_one() {
     }
     let good = house.post("/v1/models/digits:predict", instance([1.0; 4])).await;
     assert_eq!(good.status, 200, "the neighbours are served: {}", good.text);
-    assert_eq!(house.gateway.shared().edge.limits.in_flight(), 0, "every slot is free again");
+    assert_eq!(house.gateway.serving().admission.limits.in_flight(), 0, "every slot is free again");
     house.stop().await;
 }
 
@@ -256,11 +256,11 @@ async fn a_client_that_leaves_frees_its_slot_and_its_queued_job_on_every_waiting
         socket.write_all(request.as_bytes()).await.expect("sends");
         let queued = async || house.get("/api/v1/queues/digits").await.json()["queued"].as_u64();
         poll(Duration::from_secs(10), async || (queued().await == Some(1)).then_some(())).await;
-        assert_eq!(house.gateway.shared().edge.limits.in_flight(), 1, "{path}");
+        assert_eq!(house.gateway.serving().admission.limits.in_flight(), 1, "{path}");
         drop(socket);
         poll(Duration::from_secs(10), async || (queued().await == Some(0)).then_some(())).await;
         // The job goes first, its slot right after.
-        let free = async || (house.gateway.shared().edge.limits.in_flight() == 0).then_some(());
+        let free = async || (house.gateway.serving().admission.limits.in_flight() == 0).then_some(());
         poll(Duration::from_secs(10), free).await;
     }
     house.stop().await;

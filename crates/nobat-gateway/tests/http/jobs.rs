@@ -326,7 +326,7 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
         (house.get("/api/v1/queues/digits").await.json()["queued"] == 1).then_some(())
     })
     .await;
-    house.gateway.shared().start_draining();
+    house.gateway.serving().start_draining();
     assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.refusal(), (503, "draining".into()));
     house.post("/api/v1/queues/digits/resume", "").await;
     assert_eq!(waiting.await.expect("joins").expect("answers").status(), 200);

@@ -36,7 +36,7 @@ async fn a_slash_at_the_end_of_a_path_changes_nothing() {
 #[tokio::test]
 async fn a_name_is_the_same_model_on_every_path() {
     let house = House::start().await;
-    let shared = house.gateway.shared();
+    let shared = house.gateway.serving();
     let models = NAMES.iter().map(|&name| nobat_core::signature::ModelSignature { name: name.into(), ..digits() });
     let info = WorkerInfo {
         id: "names".into(),

@@ -12,12 +12,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::stream::{self, Stream};
 use nobat_core::Result;
 use nobat_core::job::{JobState, JobView};
+use nobat_serving::context::RequestContext;
+use nobat_serving::predict::Predictor;
 
-use super::lookup;
 use super::objects::{EventObject, JobObject};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::{Shape, finish};
-use crate::predict::Predictor;
 use crate::routes::docs::Refusals;
 use crate::routes::query;
 
@@ -42,8 +42,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub async fn events(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let context = RequestContext::of(&request);
-        let view = lookup::job(&predictor, &context, &id, Duration::ZERO).await?;
+        let context = context::of(&request);
+        let view = predictor.job(&context, &id, Duration::ZERO).await?;
         let seen = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let follower =
             Follower { predictor, context, id: id.into_inner(), seen, sent: Instant::now(), next: Some(view) };
@@ -99,7 +99,7 @@ impl Follower {
             // A job that expired, or a store that is away, ends the stream; the
             // client reconnects and is told why.
             let wait = LOOK_EVERY.min(HEARTBEAT - idle);
-            self.next = lookup::job(&self.predictor, &self.context, &self.id, wait).await.ok();
+            self.next = self.predictor.job(&self.context, &self.id, wait).await.ok();
         }
     }
 }

@@ -8,26 +8,23 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_queue::{ListFilter, route_jobs};
+use nobat_serving::predict::{Answer, Prediction, Predictor};
+use nobat_serving::timing::server_timing;
+use nobat_serving::{ListFilter, Page, shown_model};
 use smol_str::SmolStr;
 
-use super::lookup;
 use super::objects::{ExplainObject, InputObject, JobList, JobObject, ResultObject};
 use super::predict::{accepted_job, bounded, id_text};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::{Shape, finish};
+use crate::http::SERVER_TIMING;
 use crate::json::request::Form;
 use crate::json::write;
-use crate::predict::{Answer, Prediction, Predictor};
 use crate::routes::docs::Refusals;
 use crate::routes::prefer::{PREFER, Prefer};
 use crate::routes::query;
-use crate::timing::{SERVER_TIMING, server_timing};
 
 const MAX_PAGE: usize = 1_000;
-/// Calls to the store for a page that is empty so far; a longer search goes on from
-/// the page's cursor.
-const MAX_LOOKS: usize = 20;
 
 /// A job's status
 ///
@@ -43,7 +40,7 @@ const MAX_LOOKS: usize = 20;
 pub async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let (wait, _) = wait_and_form(&request, &["wait"])?;
-        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, bounded(&predictor, wait)).await?;
+        let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
         Ok(HttpResponse::Ok().json(JobObject::from(&view)))
     };
     let outcome = outcome.await;
@@ -70,8 +67,8 @@ pub async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predict
 pub async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         let (wait, form) = wait_and_form(&request, &["wait", "form"])?;
-        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, bounded(&predictor, wait)).await?;
-        let model = SmolStr::from(route_jobs::shown(&view.model));
+        let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
+        let model = SmolStr::from(shown_model(&view.model));
         match Answer::of(view)? {
             Answer::Done(prediction) => Ok(answered(&prediction, &model, form)),
             Answer::Pending(view) => Ok(pending(&view)),
@@ -94,13 +91,7 @@ pub async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Pred
 pub async fn input(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, Duration::ZERO).await?;
-        let payload = predictor.shared().queue.input(view.id).await?.filter(|payload| !payload.is_empty());
-        let gone = || {
-            let message = format!("the job is {} and its input is no longer kept", view.state.as_str());
-            Error::new(ErrorCode::ResultExpired, message).for_job(view.id)
-        };
-        let asked = InferRequest::decode(payload.ok_or_else(gone)?)?;
+        let (view, asked) = predictor.job_input(&context::of(&request), &id).await?;
         Ok(HttpResponse::Ok().content_type("application/json").body(printed(&view, &asked)))
     };
     let outcome = outcome.await;
@@ -113,7 +104,7 @@ fn printed(view: &JobView, asked: &InferRequest) -> Vec<u8> {
     json.extend_from_slice(b"{\"id\":");
     write::string(&mut json, &view.id.to_string());
     json.extend_from_slice(b",\"model\":");
-    write::string(&mut json, route_jobs::shown(&view.model));
+    write::string(&mut json, shown_model(&view.model));
     json.extend_from_slice(b",\"inputs\":[");
     for (at, tensor) in asked.inputs.iter().enumerate() {
         json.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
@@ -146,8 +137,7 @@ fn printed(view: &JobView, asked: &InferRequest) -> Vec<u8> {
 pub async fn cancel(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let view = lookup::job(&predictor, &RequestContext::of(&request), &id, Duration::ZERO).await?;
-        let view = predictor.shared().queue.cancel(view.id).await?;
+        let view = predictor.cancel_job(&context::of(&request), &id).await?;
         Ok(HttpResponse::Ok().json(JobObject::from(&view)))
     };
     let outcome = outcome.await;
@@ -177,19 +167,7 @@ pub async fn delete(request: HttpRequest, id: Path<String>, predictor: Data<Pred
 pub async fn retry(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let context = RequestContext::of(&request);
-        let view = lookup::job(&predictor, &context, &id, Duration::ZERO).await?;
-        let redriven = match view.state {
-            JobState::Dead => predictor.shared().queue.redrive(&view.model, &[view.id], 1).await?,
-            _ => 0,
-        };
-        if redriven == 0 {
-            let state = view.state.as_str();
-            let message =
-                format!("job `{}` is {state}; only dead letters are retried, send a new request instead", view.id);
-            return Err(Error::new(ErrorCode::JobAlreadyFinished, message).for_job(view.id));
-        }
-        let view = lookup::job(&predictor, &context, &id, Duration::ZERO).await?;
+        let view = predictor.retry_job(&context::of(&request), &id).await?;
         Ok(accepted_job(&JobObject::from(&view)))
     };
     let outcome = outcome.await;
@@ -211,7 +189,7 @@ pub async fn retry(request: HttpRequest, id: Path<String>, predictor: Data<Predi
 )]
 pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        let context = RequestContext::of(&request);
+        let context = context::of(&request);
         let owner = (!context.administers()).then_some(context.owner);
         let mut filter = ListFilter { owner, ..ListFilter::default() };
         let mut limit = 100;
@@ -226,33 +204,15 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
             }
             Ok(())
         })?;
-        page(&predictor, &context, &filter, cursor.as_deref(), limit).await
+        Ok(listed(predictor.jobs(&context, &filter, cursor.as_deref(), limit).await?))
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
 }
 
 /// One page of a list as a response.
-pub(super) async fn page(
-    predictor: &Predictor,
-    context: &RequestContext,
-    filter: &ListFilter,
-    cursor: Option<&str>,
-    limit: usize,
-) -> Result<HttpResponse> {
-    let look = async |cursor: Option<&str>| {
-        let mut page = predictor.shared().queue.list(filter, cursor, limit).await?;
-        page.jobs.retain(|job| job.owner == context.owner || context.covers(route_jobs::shown(&job.model)));
-        Ok::<_, Error>(page)
-    };
-    let mut page = look(cursor).await?;
-    // A store looks through so many jobs a call, and none of them may be the caller's.
-    for _ in 0..MAX_LOOKS {
-        let Some(cursor) = page.cursor.take_if(|_| page.jobs.is_empty()) else { break };
-        page = look(Some(&cursor)).await?;
-    }
-    let jobs = page.jobs.iter().map(JobObject::from).collect();
-    Ok(HttpResponse::Ok().json(JobList { jobs, cursor: page.cursor }))
+pub(super) fn listed(page: Page) -> HttpResponse {
+    HttpResponse::Ok().json(JobList { jobs: page.jobs.iter().map(JobObject::from).collect(), cursor: page.cursor })
 }
 
 /// 200 with a prediction, its explanation and `Server-Timing`.

@@ -7,11 +7,13 @@ use crate::error::{no_route, not_allowed};
 
 pub mod events;
 pub mod jobs;
-pub mod lookup;
 pub mod models;
 pub mod objects;
+pub mod periodic;
 pub mod predict;
 pub mod queues;
+pub mod routes;
+pub mod webhooks;
 
 /// Adds what is asked most.
 pub(super) fn configure_predict(config: &mut ServiceConfig) {

@@ -5,13 +5,13 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::ModelState;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
-use nobat_queue::WorkerInfo;
+use nobat_serving::WorkerInfo;
+use nobat_serving::predict::Predictor;
+use nobat_serving::registry::{ModelEntry, Want};
 
 use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject, known, route_url};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::{Shape, finish};
-use crate::predict::Predictor;
-use crate::registry::{ModelEntry, Want};
 use crate::routes::docs::Refusals;
 use crate::routes::query;
 
@@ -22,8 +22,8 @@ use crate::routes::query;
 )]
 pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = query::each(request.query_string(), &[], |_, _| Ok(())).map(|()| {
-        let registry = predictor.shared().registry.load();
-        let context = RequestContext::of(&request);
+        let registry = predictor.state().registry.load();
+        let context = context::of(&request);
         let covered = registry.models().filter(|model| context.covers(&model.name));
         let mut models: Vec<_> = covered.map(|entry| describe(&predictor, entry)).collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
@@ -48,8 +48,8 @@ pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Pred
 
 async fn detail(request: &HttpRequest, name: &str, predictor: &Predictor) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
-    RequestContext::require(request, name)?;
-    let shared = predictor.shared();
+    context::require(request, name)?;
+    let shared = predictor.state();
     let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
         let registry = shared.registry.load();
         let entry = predictor.entry(name)?;

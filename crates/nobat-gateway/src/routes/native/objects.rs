@@ -5,13 +5,12 @@ use nobat_core::explain::Explain;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::signature::{ModelSignature, ModelState, Rows, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
-use nobat_queue::{Counts, route_jobs};
+use nobat_serving::cache::CacheOutcome;
+use nobat_serving::{Counts, shown_model};
+use nobat_webhooks::rfc3339;
 use serde::Serialize;
 use smol_str::SmolStr;
 use utoipa::ToSchema;
-
-use crate::caches::CacheOutcome;
-use crate::webhook::rfc3339;
 
 /// A job as its caller sees it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -137,7 +136,7 @@ impl From<&JobView> for JobObject {
         JobObject {
             result_url: result_url(&id),
             id,
-            model: route_jobs::shown(&view.model).to_owned(),
+            model: shown_model(&view.model).to_owned(),
             state: view.state,
             priority: view.priority,
             attempts: view.attempts,

@@ -9,23 +9,21 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nobat_core::job::{Idempotency, JobState};
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::Accepted;
+use nobat_serving::Accepted;
+use nobat_serving::predict::{Answer, Predictor};
+use nobat_serving::registry::{Target, Want};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::jobs::{answered, pending};
-use super::lookup;
 use super::objects::{
     JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, PredictBody, ResultObject, job_url, known, result_url,
 };
-use crate::body;
-use crate::context::RequestContext;
 use crate::error::{Shape, finish};
 use crate::json::{Reader, request as json};
-use crate::predict::{Answer, Predictor};
-use crate::registry::{Target, Want};
 use crate::routes::docs::{JobParameters, Refusals, WaitParameter};
 use crate::routes::prefer::{PREFER, PREFERENCE_APPLIED, Prefer};
 use crate::routes::query::{JOB_OPTIONS, JobQuery, WITH_WAIT};
+use crate::{body, context};
 
 /// Most jobs in one call of the many form.
 const MAX_MANY: usize = 10_000;
@@ -88,12 +86,12 @@ async fn predict_one(
     payload: Payload,
     predictor: &Predictor,
 ) -> Result<HttpResponse> {
-    let context = RequestContext::of(request);
+    let context = context::of(request);
     let Asked { mut query, prefer, target, body } = read(request, WITH_WAIT, model, payload, predictor).await?;
     let (tensors, form) = json::read(&body, &target.signature, "instances")?;
     query.options.idempotency = idempotency(request.headers(), model, request.query_string(), &body)?;
 
-    let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.shared().config.max_wait()));
+    let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.state().settings.max_wait));
     let wait = wait.map(|wait| wait.saturating_sub(target.waited));
     match wait.filter(|wait| !wait.is_zero()) {
         // One call: the client's leaving cancels the job.
@@ -110,7 +108,7 @@ async fn predict_one(
             let mut accepted = predictor.enqueue(&context, &target, tensors, query.options).await?;
             if accepted.duplicate {
                 // It stands wherever it stands by now: read, not assumed.
-                match (predictor.shared().queue.get(accepted.id).await?, again) {
+                match (predictor.state().queue.get(accepted.id).await?, again) {
                     (Some(view), _) if wait.is_none() => return Ok(pending(&view)),
                     // Its record has gone since the key was looked up: the key names nothing now.
                     (None, Some((tensors, options))) => {
@@ -121,7 +119,7 @@ async fn predict_one(
             }
             // Asked for async: the job goes on whatever the client does.
             if let Some(wait) = wait {
-                let view = lookup::job(predictor, &context, &accepted.id.to_string(), wait).await?;
+                let view = predictor.job(&context, &accepted.id.to_string(), wait).await?;
                 return match Answer::of(view)? {
                     Answer::Done(prediction) => Ok(answered(&prediction, &target.signature.name, form)),
                     Answer::Pending(view) => Ok(pending(&view)),
@@ -169,7 +167,7 @@ async fn enqueue_many(
     payload: Payload,
     predictor: &Predictor,
 ) -> Result<HttpResponse> {
-    let context = RequestContext::of(request);
+    let context = context::of(request);
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         let message = "Idempotency-Key covers one job; send the requests one by one to use it";
         return Err(Error::new(ErrorCode::InvalidParameter, message));
@@ -201,8 +199,8 @@ async fn enqueue_many(
     if requests.is_empty() {
         return Err(Error::new(ErrorCode::InvalidJson, "`requests` is missing or empty; give at least one"));
     }
-    let shared = predictor.shared();
-    shared.edge.limits.charge(&context, requests.len(), &*shared.queue).await?;
+    let shared = predictor.state();
+    shared.admission.limits.charge(&context, requests.len(), &*shared.queue).await?;
     // The queue client sends what is asked for at once in one round trip.
     let enqueued = futures::future::join_all(
         requests.into_iter().map(|tensors| predictor.enqueue(&context, &target, tensors, query.options.clone())),
@@ -234,25 +232,25 @@ async fn read(
     let mut query = JobQuery::read(request.query_string(), takes, SystemTime::now())?;
     if let Some(url) = &query.options.webhook {
         // Here and not with each job: a call of many is refused as a whole.
-        predictor.shared().webhooks.check(url)?;
+        predictor.state().webhooks.check(url)?;
     }
     let want = match (&query.version, &query.label) {
         (Some(version), _) => Want::Version(version),
         (None, Some(label)) => Want::Label(label),
         (None, None) => Want::Default,
     };
-    let config = &predictor.shared().config;
+    let config = &predictor.state().settings;
     // What takes no wait is put into the queue, whatever its caller prefers.
     let prefer = Prefer::of(request.headers());
     let waits = takes == WITH_WAIT && !prefer.respond_async;
     let wait = query.wait.or(prefer.wait).filter(|wait| waits && !wait.is_zero());
-    let target = match wait.map(|wait| wait.min(config.max_wait())) {
+    let target = match wait.map(|wait| wait.min(config.max_wait)) {
         Some(wait) => {
             let patience = query.options.deadline.map_or(wait, |deadline| deadline.min(wait));
             predictor.resolve_loaded(Some(model), want, patience).await?
         }
         None => {
-            let patience = query.options.deadline.unwrap_or_else(|| config.sync_timeout());
+            let patience = query.options.deadline.unwrap_or_else(|| config.sync_timeout);
             predictor.resolve_known(Some(model), want, patience).await?
         }
     };
@@ -301,7 +299,7 @@ pub(super) fn id_text(id: Option<JobId>) -> Option<String> {
 
 /// A wait cut to what the configuration allows.
 pub(super) fn bounded(predictor: &Predictor, wait: Option<Duration>) -> Duration {
-    wait.unwrap_or_default().min(predictor.shared().config.max_wait())
+    wait.unwrap_or_default().min(predictor.state().settings.max_wait)
 }
 
 #[cfg(test)]

@@ -3,15 +3,14 @@
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use nobat_core::job::JobState;
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::{ListFilter, route_jobs};
+use nobat_serving::Counts;
+use nobat_serving::predict::Predictor;
 
-use super::jobs::page;
+use super::jobs::listed;
 use super::objects::{JobList, Moved, QueueList, QueueObject};
-use crate::context::RequestContext;
+use crate::context;
 use crate::error::{Shape, finish};
-use crate::predict::Predictor;
 use crate::routes::docs::Refusals;
 use crate::routes::query;
 
@@ -26,15 +25,8 @@ const MAX_MOVED: usize = 10_000;
 pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        let shared = predictor.shared();
-        let mut names: Vec<_> = shared.registry.load().models().map(|model| model.name.clone()).collect();
-        // Queues of routes that have, or once had, jobs.
-        names.extend(shared.routes.in_use().iter().map(|route| route_jobs::queue_of(route)));
-        let context = RequestContext::of(&request);
-        names.retain(|name| context.covers(route_jobs::shown(name)));
-        names.sort_unstable();
-        let counts = futures::future::try_join_all(names.iter().map(|name| shared.queue.counts(name))).await?;
-        let queues = names.iter().zip(counts).map(|(name, counts)| QueueObject::new(name, counts)).collect();
+        let queues = predictor.queues(&context::of(&request)).await?;
+        let queues = queues.into_iter().map(|(name, counts)| QueueObject::new(&name, counts)).collect();
         Ok(HttpResponse::Ok().json(QueueList { queues }))
     };
     let outcome = outcome.await;
@@ -50,8 +42,7 @@ pub async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespo
 pub async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
         query::each(request.query_string(), &[], |_, _| Ok(()))?;
-        may_see(&request, &model)?;
-        counts(&predictor, &model).await
+        Ok(shown(&model, predictor.queue(&context::of(&request), &model).await?))
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
@@ -93,8 +84,6 @@ pub async fn resume(request: HttpRequest, model: Path<String>, predictor: Data<P
 )]
 pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        may_see(&request, &model)?;
-        let queue = predictor.queue_named(&model)?;
         let mut limit = 100;
         let mut cursor = None;
         query::each(request.query_string(), &["limit", "cursor"], |name, value| {
@@ -104,10 +93,7 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
             }
             Ok(())
         })?;
-        let context = RequestContext::of(&request);
-        let owner = context.sees_jobs_of();
-        let filter = ListFilter { model: Some(queue), state: Some(JobState::Dead), owner };
-        page(&predictor, &context, &filter, cursor.as_deref(), limit).await
+        Ok(listed(predictor.dead_letters(&context::of(&request), &model, cursor.as_deref(), limit).await?))
     };
     let outcome = outcome.await;
     finish(&request, Shape::Problem, outcome)
@@ -127,10 +113,8 @@ pub async fn dead(request: HttpRequest, model: Path<String>, predictor: Data<Pre
 )]
 pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        may_see(&request, &model)?;
-        let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
-        let count = predictor.shared().queue.redrive(&queue, &ids, limit).await?;
+        let count = predictor.redrive(&context::of(&request), &model, &ids, limit).await?;
         Ok(HttpResponse::Ok().json(Moved { count }))
     };
     let outcome = outcome.await;
@@ -151,10 +135,8 @@ pub async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<
 )]
 pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> HttpResponse {
     let outcome = async {
-        may_see(&request, &model)?;
-        let queue = predictor.queue_named(&model)?;
         let (ids, limit) = selection(&request)?;
-        let count = predictor.shared().queue.purge(&queue, &ids, limit).await?;
+        let count = predictor.purge(&context::of(&request), &model, &ids, limit).await?;
         Ok(HttpResponse::Ok().json(Moved { count }))
     };
     let outcome = outcome.await;
@@ -163,20 +145,11 @@ pub async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Pr
 
 async fn set_paused(request: &HttpRequest, model: &str, predictor: &Predictor, paused: bool) -> Result<HttpResponse> {
     query::each(request.query_string(), &[], |_, _| Ok(()))?;
-    may_see(request, model)?;
-    // A typo must not pause a queue that nobody uses.
-    predictor.shared().queue.set_paused(&predictor.queue_named(model)?, paused).await?;
-    counts(predictor, model).await
+    Ok(shown(model, predictor.set_queue_paused(&context::of(request), model, paused).await?))
 }
 
-/// Refuses a queue whose model, or route, the caller's key does not cover.
-fn may_see(request: &HttpRequest, queue: &str) -> Result<()> {
-    RequestContext::require(request, route_jobs::shown(queue))
-}
-
-async fn counts(predictor: &Predictor, model: &str) -> Result<HttpResponse> {
-    let counts = predictor.shared().queue.counts(&predictor.queue_named(model)?).await?;
-    Ok(HttpResponse::Ok().json(QueueObject::new(model, counts)))
+fn shown(name: &str, counts: Counts) -> HttpResponse {
+    HttpResponse::Ok().json(QueueObject::new(name, counts))
 }
 
 fn selection(request: &HttpRequest) -> Result<(Vec<JobId>, usize)> {

@@ -7,17 +7,17 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
+use nobat_serving::predict::Predictor;
+use nobat_serving::registry::{VersionEntry, Want};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::context::RequestContext;
-use crate::predict::Predictor;
-use crate::registry::{VersionEntry, Want};
+use crate::context;
 
 /// `GET /v1/models`: OpenAI's `data`, kserve's `models`.
 pub(super) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let context = RequestContext::of(&request);
-    let registry = predictor.shared().registry.load();
+    let context = context::of(&request);
+    let registry = predictor.state().registry.load();
     let names = registry.models().map(|model| model.name.as_str());
     let mut names: Vec<_> = names.filter(|name| context.covers(name)).collect();
     names.sort_unstable();

@@ -10,12 +10,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::predict::Predictor;
+use nobat_serving::registry::Want;
+use nobat_serving::timing::server_timing;
 
 use super::{Asked, answered};
 use crate::json::{request, write};
-use crate::predict::Predictor;
-use crate::registry::Want;
-use crate::timing::server_timing;
 use crate::v2::outputs::labels;
 
 /// Answers `{"result": [[[label, score], …], …]}`.

@@ -1,0 +1,39 @@
+//! Serving: one prediction's way, whatever its protocol.
+//!
+//! Owns who may come in ([`admission`], [`auth`], [`limits`]), which models there are
+//! ([`registry`], [`loading`], [`statistics`]), what a name means ([`routing`]), the
+//! result caches ([`cache`]), the way of a prediction into the queue and back
+//! ([`predict`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
+//! the deployment ([`monitor`], [`readiness`], [`metrics`]). It deliberately knows no
+//! HTTP, no gRPC and no ONNX Runtime; a protocol knows this crate and no queue.
+//!
+//! Invariants:
+//! - Whatever enqueues goes through [`predict::Predictor`].
+//! - What is known of a model is the signature that workers publish.
+//! - A bad tensor never reaches the queue, and every refusal carries a code.
+//! - Hot paths hold no lock: the registry is read through one atomic load.
+
+pub mod admission;
+pub mod auth;
+pub mod cache;
+pub mod context;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod jobs;
+pub mod limits;
+pub mod loading;
+pub mod metrics;
+pub mod monitor;
+pub mod predict;
+pub mod queues;
+pub mod readiness;
+pub mod registry;
+pub mod routing;
+pub mod settings;
+pub mod state;
+pub mod statistics;
+pub mod store;
+pub mod timing;
+
+pub use nobat_queue::route_jobs::{queue_of as queue_of_route, shown as shown_model};
+pub use nobat_queue::{Accepted, Counts, ListFilter, Page, WorkerInfo};

@@ -1,0 +1,156 @@
+//! What is counted of predictions, on handles made before they are needed: one costs a
+//! few atomic additions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nobat_core::{Error, ErrorCode};
+use nobat_runtime::LATENCY_BUCKETS;
+use nobat_runtime::Metrics;
+use parking_lot::RwLock;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
+use smol_str::SmolStr;
+
+/// Predictions that callers waited for.
+pub struct PredictionMetrics {
+    predictions: IntCounterVec,
+    seconds: HistogramVec,
+    models: RwLock<HashMap<SmolStr, Arc<ModelMetrics>>>,
+}
+
+/// One model's handles.
+pub struct ModelMetrics {
+    /// Predictions answered.
+    pub succeeded: IntCounter,
+    /// Predictions that failed on our side (5xx).
+    pub failed: IntCounter,
+    /// Predictions refused or at fault (4xx).
+    pub refused: IntCounter,
+    /// Request to answer.
+    pub seconds: Histogram,
+}
+
+impl PredictionMetrics {
+    /// Makes the series and shows them in `metrics`.
+    pub fn new(metrics: &Metrics) -> PredictionMetrics {
+        let predictions = valid(IntCounterVec::new(
+            Opts::new(
+                "nobat_predictions_total",
+                "Predictions that callers waited for: succeeded, failed (ours) or refused (theirs).",
+            ),
+            &["model", "outcome"],
+        ));
+        let options = HistogramOpts::new("nobat_prediction_seconds", "Request to answer, by model.");
+        let seconds = valid(HistogramVec::new(options.buckets(LATENCY_BUCKETS.to_vec()), &["model"]));
+        metrics.register(predictions.clone());
+        metrics.register(seconds.clone());
+        PredictionMetrics { predictions, seconds, models: RwLock::default() }
+    }
+
+    /// A model's handles; made once.
+    pub fn model(&self, model: &SmolStr) -> Arc<ModelMetrics> {
+        if let Some(known) = self.models.read().get(model) {
+            return known.clone();
+        }
+        let outcome = |outcome| self.predictions.with_label_values(&[model.as_str(), outcome]);
+        let made = || {
+            Arc::new(ModelMetrics {
+                succeeded: outcome("succeeded"),
+                failed: outcome("failed"),
+                refused: outcome("refused"),
+                seconds: self.seconds.with_label_values(&[model]),
+            })
+        };
+        self.models.write().entry(model.clone()).or_insert_with(made).clone()
+    }
+
+    /// Every model's handles.
+    pub fn models(&self) -> Vec<(SmolStr, Arc<ModelMetrics>)> {
+        self.models.read().iter().map(|(model, metrics)| (model.clone(), metrics.clone())).collect()
+    }
+}
+
+impl ModelMetrics {
+    /// Counts a prediction that a caller waited for. Its job, like any other, is
+    /// counted by its worker.
+    pub fn record(&self, outcome: Result<(), &Error>, took: Duration) {
+        match outcome {
+            Ok(()) => {
+                self.succeeded.inc();
+                self.seconds.observe(took.as_secs_f64());
+            }
+            Err(error) if is_ours(error.code) => self.failed.inc(),
+            Err(_) => self.refused.inc(),
+        }
+    }
+}
+
+/// Whether a failure is this side's and not the caller's; over HTTP a 5xx.
+pub fn is_ours(code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::Internal
+        | ErrorCode::InferenceFailed
+        | ErrorCode::InvalidWorkerResult
+        | ErrorCode::QueueFull
+        | ErrorCode::QueueUnavailable
+        | ErrorCode::ModelNotReady
+        | ErrorCode::NoWorker
+        | ErrorCode::Draining
+        | ErrorCode::DeadlineExceeded
+        | ErrorCode::Unsupported => true,
+        ErrorCode::InvalidJson
+        | ErrorCode::InvalidParameter
+        | ErrorCode::InvalidTensor
+        | ErrorCode::Unauthenticated
+        | ErrorCode::PermissionDenied
+        | ErrorCode::ModelNotFound
+        | ErrorCode::VersionNotFound
+        | ErrorCode::JobNotFound
+        | ErrorCode::RouteNotFound
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::ResultExpired
+        | ErrorCode::IdempotencyInProgress
+        | ErrorCode::JobAlreadyFinished
+        | ErrorCode::JobCancelled
+        | ErrorCode::PayloadTooLarge
+        | ErrorCode::RequestTimeout
+        | ErrorCode::UnsupportedEncoding
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::IdempotencyMismatch
+        | ErrorCode::RateLimited
+        | ErrorCode::QuotaExceeded => false,
+    }
+}
+
+/// Names and labels above are constants of a valid form.
+fn valid<T>(made: prometheus::Result<T>) -> T {
+    match made {
+        Ok(made) => made,
+        Err(error) => unreachable!("a series' name or label is not valid: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn predictions_are_counted_by_model_and_outcome() {
+        let metrics = Metrics::new();
+        let predictions = PredictionMetrics::new(&metrics);
+        let model = predictions.model(&"m".into());
+        model.record(Ok(()), Duration::from_millis(3));
+        model.record(Err(&Error::new(ErrorCode::QueueFull, "full")), Duration::ZERO);
+        model.record(Err(&Error::new(ErrorCode::RateLimited, "slow down")), Duration::ZERO);
+        let text = metrics.render();
+        for line in [
+            "nobat_predictions_total{model=\"m\",outcome=\"succeeded\"} 1",
+            "nobat_predictions_total{model=\"m\",outcome=\"failed\"} 1",
+            "nobat_predictions_total{model=\"m\",outcome=\"refused\"} 1",
+            "nobat_prediction_seconds_count{model=\"m\"} 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+}

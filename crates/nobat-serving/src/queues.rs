@@ -1,0 +1,84 @@
+//! Queues as operators see them: counts, pause and resume, dead letters.
+
+use nobat_core::job::JobState;
+use nobat_core::{JobId, Result};
+use nobat_queue::route_jobs;
+use nobat_queue::{Counts, ListFilter, Page};
+use smol_str::SmolStr;
+
+use crate::context::RequestContext;
+use crate::predict::Predictor;
+
+impl Predictor {
+    /// Every queue of a model or route that the caller may see, by name.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn queues(&self, context: &RequestContext) -> Result<Vec<(SmolStr, Counts)>> {
+        let state = self.state();
+        let mut names: Vec<_> = state.registry.load().models().map(|model| model.name.clone()).collect();
+        // Queues of routes that have, or once had, jobs.
+        names.extend(state.routes.in_use().iter().map(|route| route_jobs::queue_of(route)));
+        names.retain(|name| context.covers(route_jobs::shown(name)));
+        names.sort_unstable();
+        let counts = futures::future::try_join_all(names.iter().map(|name| state.queue.counts(name))).await?;
+        Ok(names.into_iter().zip(counts).collect())
+    }
+
+    /// How one queue stands.
+    ///
+    /// # Errors
+    /// `permission_denied`, `model_not_found`, `queue_unavailable`.
+    pub async fn queue(&self, context: &RequestContext, name: &str) -> Result<Counts> {
+        self.state().queue.counts(&self.queue_seen(context, name)?).await
+    }
+
+    /// Pauses or resumes a queue, and how it stands then.
+    ///
+    /// # Errors
+    /// As [`Predictor::queue`]: a typo does not pause a queue that nobody uses.
+    pub async fn set_queue_paused(&self, context: &RequestContext, name: &str, paused: bool) -> Result<Counts> {
+        self.state().queue.set_paused(&self.queue_seen(context, name)?, paused).await?;
+        self.queue(context, name).await
+    }
+
+    /// One page of a queue's dead letters, of those that the caller may see.
+    ///
+    /// # Errors
+    /// As [`Predictor::queue`] and [`Predictor::jobs`].
+    pub async fn dead_letters(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page> {
+        let model = Some(self.queue_seen(context, name)?);
+        let filter = ListFilter { model, state: Some(JobState::Dead), owner: context.sees_jobs_of() };
+        self.jobs(context, &filter, cursor, limit).await
+    }
+
+    /// Sends dead letters back to their queue, the oldest `limit` of them when no ids
+    /// are given; how many went.
+    ///
+    /// # Errors
+    /// As [`Predictor::queue`].
+    pub async fn redrive(&self, context: &RequestContext, name: &str, ids: &[JobId], limit: usize) -> Result<u64> {
+        self.state().queue.redrive(&self.queue_seen(context, name)?, ids, limit).await
+    }
+
+    /// Deletes dead letters for good, the oldest `limit` of them when no ids are given;
+    /// how many went.
+    ///
+    /// # Errors
+    /// As [`Predictor::queue`].
+    pub async fn purge(&self, context: &RequestContext, name: &str, ids: &[JobId], limit: usize) -> Result<u64> {
+        self.state().queue.purge(&self.queue_seen(context, name)?, ids, limit).await
+    }
+
+    /// The queue that `name` means, where the caller's key covers its model or route.
+    fn queue_seen(&self, context: &RequestContext, name: &str) -> Result<SmolStr> {
+        context.require_model(route_jobs::shown(name))?;
+        self.queue_named(name)
+    }
+}

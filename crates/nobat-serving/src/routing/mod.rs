@@ -1,0 +1,34 @@
+//! Exchanges: a caller names a route where a model name stands, and the route
+//! decides which models answer.
+//!
+//! Owns what a route is ([`route`]), AMQP topic patterns ([`topic`]), the
+//! sticky weighted choice ([`weight`]), the table that resolves a name into a
+//! [`Plan`] ([`table`]), a route's own
+//! signature (`signature`) and the joining of several answers ([`join`]): all of that is
+//! pure. At work are the deployment's routes ([`Routes`]), the carrying out of plans
+//! (`run`) and the jobs of routes that nobody waits for ([`jobs`]).
+//!
+//! Invariants:
+//! - A [`Table`] that was built has no cycle, no unknown join and weights that
+//!   add up to 100 %: resolving never loops and always ends at models.
+//! - The same request key gives the same model, in every process that sees the same
+//!   models served.
+//! - A copy, a share or a skippable child that nobody serves is passed over and told; it
+//!   never takes the route down.
+//! - A shadow never delays or fails the answer it copies.
+
+pub mod jobs;
+pub mod join;
+pub mod route;
+mod routes;
+pub(crate) mod run;
+mod signature;
+pub mod table;
+pub mod topic;
+pub mod weight;
+
+pub use route::{FanOut, Join, OnFailure, OnMissing, Route, Rule, Shadow, Topic, Weighted};
+pub use routes::{Routes, ShadowCounts, no_route};
+pub use signature::{Known, Missing};
+pub use table::{Bound, BoundRoute, Plan, Table};
+pub use topic::Pattern;

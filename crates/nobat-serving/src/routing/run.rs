@@ -1,0 +1,249 @@
+//! Carries a plan out: children at once, answers joined; copies beside.
+//!
+//! A child that is dropped (its caller left, or another child's failure decided
+//! the answer) cancels its job while that is still queued.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use nobat_core::infer::{InferRequest, InferResponse};
+use nobat_core::job::{Idempotency, JobOptions, NewJob};
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_queue::{Accepted, route_jobs};
+use smol_str::{SmolStr, format_smolstr};
+use tokio::sync::watch;
+
+use super::join;
+use super::route::{Join, OnFailure};
+use super::routes::{ShadowOutcome, no_route};
+use super::table::Plan;
+use crate::context::RequestContext;
+use crate::predict::{Prediction, Predictor};
+use crate::registry::{Target, Want};
+
+/// A copy that takes longer counts as failed.
+const SHADOW_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a target that names a route means for this request.
+///
+/// # Errors
+/// `route_not_found` when the route went away since it was resolved;
+/// `model_not_ready`.
+pub(crate) fn plan_for(predictor: &Predictor, context: &RequestContext, route: &str) -> Result<Plan> {
+    predictor.state().routes.load().resolve(route, context.route_key()).unwrap_or_else(|| Err(no_route(route)))
+}
+
+/// The model a leaf of a plan names.
+///
+/// # Errors
+/// As the registry's resolve.
+pub(crate) fn leaf(predictor: &Predictor, model: &str, version: &str) -> Result<Target> {
+    let entry = predictor.state().registry.load();
+    let entry = entry.model(model)?;
+    match version {
+        "" => entry.resolve(Want::Default),
+        version => entry.resolve(Want::Version(version)).or_else(|error| {
+            // `model/stable` may be a label as well as a version.
+            entry.resolve(Want::Label(version)).map_err(|_| error)
+        }),
+    }
+}
+
+/// Enqueues what a route comes down to without waiting: one model's job, or, for
+/// a group, a job of the route that its answers are joined in.
+///
+/// # Errors
+/// As [`plan_for`] and [`Predictor::enqueue`].
+pub(crate) async fn enqueue(
+    predictor: &Predictor,
+    context: &RequestContext,
+    route: &str,
+    request: InferRequest,
+    options: JobOptions,
+) -> Result<Accepted> {
+    match plan_for(predictor, context, route)? {
+        Plan::Model { model, version } => {
+            let target = leaf(predictor, &model, &version)?;
+            Box::pin(predictor.enqueue(context, &target, request, options)).await
+        }
+        plan @ (Plan::Group { .. } | Plan::Shadow { .. }) => {
+            if let Some(grant) = &context.grant {
+                plan.models().into_iter().try_for_each(|model| grant.require_model(model))?;
+            }
+            predictor.check_priority(context, &options)?;
+            predictor.charge(context, &plan).await?;
+            let routes = &predictor.state().routes;
+            let target = routes.target(route).unwrap_or_else(|| Err(no_route(route)))?;
+            let rows = target.signature.validate(&request)?;
+            routes.open_queue(route).await?;
+            let job = NewJob {
+                model: route_jobs::queue_of(route),
+                owner: context.owner,
+                options,
+                // A route has no version; `jobs` reads the route key there.
+                payload: InferRequest { version: context.route_key.clone(), ..request }.encode().into(),
+                rows,
+                trace: context.trace(),
+            };
+            predictor.accept(context, job).await
+        }
+    }
+}
+
+/// Runs a plan and waits for its answer.
+pub(crate) fn carry_out<'a>(
+    predictor: &'a Predictor,
+    context: &'a RequestContext,
+    plan: &'a Plan,
+    request: InferRequest,
+    options: JobOptions,
+) -> BoxFuture<'a, Result<Prediction>> {
+    Box::pin(async move {
+        match plan {
+            Plan::Model { model, version } => {
+                let target = leaf(predictor, model, version)?;
+                predictor.predict(context, &target, request, options).await
+            }
+            Plan::Group { children, join, on_failure } => {
+                let running = children.iter().filter_map(|(target, child)| {
+                    let request = of_child(*join, target, &request)?;
+                    let options = options_of_child(target, &options);
+                    let answer = carry_out(predictor, context, child, request, options);
+                    Some(async move { (target, answer.await) })
+                });
+                collect(running.collect(), children, *join, *on_failure).await
+            }
+            Plan::Shadow { route, primary, copies, missing, tolerance } => {
+                let shadows = &predictor.state().routes.shadows;
+                missing.iter().for_each(|target| shadows.count(route, target, ShadowOutcome::Missing));
+                let answered = send_copies(predictor, context, route, copies, *tolerance, &request, &options);
+                let prediction = carry_out(predictor, context, primary, request, options).await?;
+                // Nobody listens when every copy was dropped.
+                let _ = answered.send(Some(prediction.response.clone()));
+                Ok(prediction)
+            }
+        }
+    })
+}
+
+/// Waits for a group's children and joins them as the route says.
+async fn collect<'a>(
+    mut running: FuturesUnordered<impl Future<Output = (&'a SmolStr, Result<Prediction>)>>,
+    children: &'a [(SmolStr, Plan)],
+    how: Join,
+    on_failure: OnFailure,
+) -> Result<Prediction> {
+    let mut answers: Vec<(&SmolStr, Prediction)> = Vec::with_capacity(children.len());
+    let mut failure = None;
+    while let Some((target, answer)) = running.next().await {
+        match answer {
+            Ok(prediction) if how == Join::First => return Ok(Prediction { job: None, ..prediction }),
+            Ok(prediction) => answers.push((target, prediction)),
+            Err(error) => {
+                let error = Error { message: format!("target `{target}`: {}", error.message), ..error };
+                if how != Join::First && on_failure == OnFailure::Fail {
+                    return Err(error);
+                }
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    // The slowest child explains the answer's time.
+    let Some((explain, cache)) = answers
+        .iter()
+        .map(|(_, answer)| (&answer.explain, answer.cache))
+        .max_by_key(|(explain, _)| explain.total())
+        .map(|(explain, cache)| (explain.clone(), cache))
+    else {
+        return Err(failure.unwrap_or_else(|| {
+            Error::new(ErrorCode::InvalidParameter, "no target has the outputs that were asked for")
+        }));
+    };
+    let place = |target: &SmolStr| children.iter().position(|(name, _)| name == target);
+    answers.sort_by_key(|(target, _)| place(target));
+    let answers = answers.into_iter().map(|(target, answer)| (target.clone(), answer.response)).collect();
+    Ok(Prediction { job: None, cache, explain, response: join::join(how, answers)? })
+}
+
+/// A child's request; under `all` it is asked only for its own outputs, and not
+/// at all when none of them is wanted.
+fn of_child(join: Join, target: &SmolStr, request: &InferRequest) -> Option<InferRequest> {
+    let mut own = request.clone();
+    if join == Join::All && !request.outputs.is_empty() {
+        let prefix = format!("{target}.");
+        own.outputs =
+            request.outputs.iter().filter_map(|name| name.strip_prefix(&*prefix).map(SmolStr::from)).collect();
+        if own.outputs.is_empty() {
+            return None;
+        }
+    }
+    Some(own)
+}
+
+/// A child's options: its own idempotency key, and no webhook of its own.
+fn options_of_child(target: &SmolStr, options: &JobOptions) -> JobOptions {
+    let idempotency = options
+        .idempotency
+        .as_ref()
+        .map(|given| Idempotency { key: format_smolstr!("{}#{target}", given.key), fingerprint: given.fingerprint });
+    JobOptions { idempotency, webhook: None, ..options.clone() }
+}
+
+/// Sends copies off, each in a task of its own; they wait for the answer that
+/// goes to the caller, compare and count.
+fn send_copies(
+    predictor: &Predictor,
+    context: &RequestContext,
+    route: &SmolStr,
+    copies: &[(SmolStr, Plan)],
+    tolerance: f64,
+    request: &InferRequest,
+    options: &JobOptions,
+) -> watch::Sender<Option<InferResponse>> {
+    let (answered, listen) = watch::channel(None);
+    let shadows = &predictor.state().routes.shadows;
+    for (target, plan) in copies {
+        let Ok(slot) = shadows.slots.clone().try_acquire_owned() else {
+            shadows.count(route, target, ShadowOutcome::Dropped);
+            continue;
+        };
+        // The operator's wish, not the caller's: no grant of its, nothing in its log line.
+        let context = RequestContext { grant: None, notes: Arc::default(), ..context.clone() };
+        let (predictor, plan) = (predictor.clone(), plan.clone());
+        let (request, route, target) = (request.clone(), route.clone(), target.clone());
+        let options = JobOptions {
+            priority: 0,
+            deadline: Some(SHADOW_DEADLINE),
+            idempotency: None,
+            webhook: None,
+            ..options.clone()
+        };
+        let mut listen = listen.clone();
+        tokio::spawn(async move {
+            let copy =
+                tokio::time::timeout(SHADOW_DEADLINE, carry_out(&predictor, &context, &plan, request, options)).await;
+            let outcome = match copy {
+                Ok(Ok(copy)) => match listen.wait_for(Option::is_some).await.as_deref() {
+                    Ok(Some(answer)) if join::same_answer(answer, &copy.response, tolerance) => {
+                        Some(ShadowOutcome::Same)
+                    }
+                    Ok(_) => Some(ShadowOutcome::Different),
+                    // The answer itself failed: there is nothing to compare with.
+                    Err(_) => None,
+                },
+                Ok(Err(error)) => {
+                    log::debug!(route = route.as_str(), target = target.as_str(); "shadow copy failed: {error}");
+                    Some(ShadowOutcome::Failed)
+                }
+                Err(_) => Some(ShadowOutcome::Failed),
+            };
+            if let Some(outcome) = outcome {
+                predictor.state().routes.shadows.count(&route, &target, outcome);
+            }
+            drop(slot);
+        });
+    }
+    answered
+}

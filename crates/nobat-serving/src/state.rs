@@ -1,0 +1,103 @@
+//! What all threads of one gateway share. Fields are handles: cloning the
+//! `Arc` around this is how a thread, a task or a protocol gets at everything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nobat_core::Result;
+use nobat_queue::{Condition, Queue};
+use nobat_runtime::Metrics;
+use nobat_webhooks::{ResultView, Webhooks};
+
+use crate::admission::Admission;
+use crate::cache::Caches;
+use crate::limits::Backlog;
+use crate::metrics::PredictionMetrics;
+use crate::monitor::Status;
+use crate::readiness::Readiness;
+use crate::registry::Registry;
+use crate::routing::Routes;
+use crate::settings::ServingSettings;
+use crate::statistics::Statistics;
+
+/// One gateway's shared state.
+pub struct ServingState {
+    /// Settings it was started with.
+    pub settings: ServingSettings,
+    /// The deployment's queues.
+    pub queue: Arc<dyn Queue>,
+    /// Whether they take jobs.
+    pub condition: Condition,
+    /// Models that workers serve.
+    pub registry: Registry,
+    /// Who may come in, and how many.
+    pub admission: Admission,
+    /// Answers kept for models that ask for it.
+    pub caches: Caches,
+    /// The pace of every queue.
+    pub backlog: Backlog,
+    /// What is counted.
+    pub predictions: PredictionMetrics,
+    /// Where everything that is counted is shown.
+    pub metrics: Metrics,
+    /// What the monitor saw last.
+    pub status: Status,
+    /// What workers have counted, for the v2 statistics call.
+    pub statistics: Statistics,
+    /// Exchanges in front of the models.
+    pub routes: Routes,
+    /// Who is told of a job's end.
+    pub webhooks: Webhooks,
+    /// Whether it can serve.
+    pub readiness: Readiness,
+    draining: AtomicBool,
+}
+
+impl ServingState {
+    /// Wraps a queue and its settings; the registry is empty until refreshed.
+    /// Series are shown in `metrics`, results told of as `view` has them.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for settings that contradict each other or keys that
+    /// cannot be read.
+    pub fn new(
+        settings: ServingSettings,
+        queue: Arc<dyn Queue>,
+        view: ResultView,
+        metrics: Metrics,
+        readiness: Readiness,
+    ) -> Result<ServingState> {
+        settings.validate()?;
+        let (metadata, condition) = (queue.metadata(), queue.condition());
+        Ok(ServingState {
+            admission: Admission::new(&settings.auth, settings.limits.clone())?,
+            caches: Caches::new(queue.ids().derive("result cache"), settings.cache.clone())?,
+            condition,
+            registry: Registry::default(),
+            routes: Routes::new(settings.routes.clone(), metadata.clone(), &metrics)?,
+            webhooks: Webhooks::new(&settings.webhooks, metadata, view, &metrics)?,
+            backlog: Backlog::default(),
+            predictions: PredictionMetrics::new(&metrics),
+            metrics,
+            status: Status::default(),
+            statistics: Statistics::default(),
+            readiness,
+            draining: AtomicBool::new(false),
+            settings,
+            queue,
+        })
+    }
+
+    /// Whether the gateway is shutting down: ready no more, accepting no more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Starts to refuse new predictions; those in flight go on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.readiness.draining();
+        // Who waits for a model hears of it.
+        self.registry.look_again();
+    }
+}

@@ -1,0 +1,95 @@
+//! `Server-Timing` (W3C): where an answer's time went and how it came about, in
+//! one line that every protocol sends beside a blocking answer: an HTTP header,
+//! initial metadata of a gRPC call, a parameter of a streamed response.
+//!
+//! The phases carry `dur` in milliseconds; `batch` carries the rows of its batch,
+//! `attempts`, `worker` and `cache` their value, each as `desc`. An answer that no
+//! run of its own brought (a cache's, another request's) has `cache` alone.
+
+use crate::cache::CacheOutcome;
+use crate::predict::Prediction;
+
+/// The name, of the header and of the metadata key.
+pub const NAME: &str = "server-timing";
+/// Room for usual numbers: the line is allocated once.
+const USUAL_LENGTH: usize = 224;
+
+/// The line for a prediction.
+pub fn server_timing(prediction: &Prediction) -> String {
+    let (explain, cache) = (&prediction.explain, prediction.cache);
+    let mut line = String::with_capacity(USUAL_LENGTH);
+    if explain.attempts > 0 {
+        phase(&mut line, "queue", explain.queue_us);
+        phase(&mut line, ", batch", explain.batch_wait_us);
+        told(&mut line, "", itoa::Buffer::new().format(explain.batch_size));
+        phase(&mut line, ", input", explain.input_us);
+        phase(&mut line, ", infer", explain.infer_us);
+        phase(&mut line, ", output", explain.output_us);
+        told(&mut line, ", attempts", itoa::Buffer::new().format(explain.attempts));
+        // A worker's word: only what a header can carry unquoted goes into it.
+        if explain.worker.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !explain.worker.is_empty() {
+            told(&mut line, ", worker", &explain.worker);
+        }
+    }
+    if cache != CacheOutcome::None {
+        let name = if line.is_empty() { "cache" } else { ", cache" };
+        told(&mut line, name, cache.name());
+    }
+    line
+}
+
+/// Milliseconds to the microsecond, digit by digit: every blocking answer has five of
+/// these, and the formatting machinery would cost it a microsecond.
+fn phase(line: &mut String, name: &str, us: u64) {
+    line.push_str(name);
+    line.push_str(";dur=");
+    line.push_str(itoa::Buffer::new().format(us / 1_000));
+    line.push('.');
+    for place in [100, 10, 1] {
+        line.push(char::from(b'0' + (us / place % 10) as u8));
+    }
+}
+
+fn told(line: &mut String, name: &str, what: &str) {
+    line.push_str(name);
+    line.push_str(";desc=");
+    line.push_str(what);
+}
+
+#[cfg(test)]
+mod tests {
+    use nobat_core::explain::Explain;
+    use nobat_core::infer::InferResponse;
+
+    use super::*;
+
+    fn line(explain: Explain, cache: CacheOutcome) -> String {
+        let response = InferResponse { version: "1".into(), outputs: vec![], mark: 0 };
+        server_timing(&Prediction { job: None, cache, explain, response })
+    }
+
+    #[test]
+    fn a_line_tells_the_phases_the_batch_the_attempts_the_worker_and_the_cache() {
+        let explain = Explain {
+            queue_us: 1_234,
+            batch_wait_us: 5,
+            input_us: 60,
+            infer_us: 2_000_001,
+            output_us: 0,
+            batch_size: 32,
+            attempts: 2,
+            worker: "abc123".into(),
+        };
+        let told = "queue;dur=1.234, batch;dur=0.005;desc=32, input;dur=0.060, infer;dur=2000.001, output;dur=0.000, \
+                    attempts;desc=2, worker;desc=abc123";
+        assert_eq!(line(explain.clone(), CacheOutcome::None), told);
+        assert_eq!(line(explain.clone(), CacheOutcome::Miss), format!("{told}, cache;desc=miss"));
+        let line = line(Explain { worker: "a b\r\nx: y".into(), ..explain }, CacheOutcome::None);
+        assert!(line.ends_with("attempts;desc=2"), "{line}");
+    }
+
+    #[test]
+    fn an_answer_without_a_run_tells_the_cache_alone() {
+        assert_eq!(line(Explain::default(), CacheOutcome::Hit), "cache;desc=hit");
+    }
+}

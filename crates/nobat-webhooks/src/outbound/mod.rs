@@ -1,0 +1,21 @@
+//! Requests that nobat makes to addresses other people chose: webhooks of jobs
+//! and alerts of the monitor.
+//!
+//! Owns the [`signature`] (Standard Webhooks), the [`guard`] over addresses
+//! (server-side request forgery) and the bounded [`client`]. It does not own
+//! when to send or to send again: the caller schedules, one call is one attempt.
+//!
+//! Invariants:
+//! - A host name is resolved once per connection and the connection goes to an
+//!   address that the guard has seen; a rebinding name cannot slip through.
+//! - No redirect is followed, no proxy of the environment is used, an answer's
+//!   body is not read.
+//! - Targets show as scheme and host only: paths and queries carry secrets.
+
+pub mod client;
+pub mod guard;
+pub mod signature;
+
+pub use client::{Delivery, Outbound};
+pub use guard::{AddressPolicy, Target, host_of};
+pub use signature::WebhookSecret;
