@@ -20,13 +20,13 @@
 mod api;
 pub mod backend;
 pub mod drained_workers;
-mod entropy;
+mod errors;
 #[doc(hidden)]
 pub mod fuzz;
-mod limits;
 pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;
 pub mod watch;
+mod worker_signals;
 
 pub use api::*;

@@ -1,53 +1,17 @@
-//! Both ledgers keep the same contract, on a real Redis and a real file.
+//! Both metadata stores keep the same contract, on a real Redis and a real file.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{MetadataStore, Queue, QueueSettings};
+use nobat_testkit::{RedisServer, until_async};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A Redis of our own on a free port, ended with the test.
-struct Server {
-    process: Child,
-    url: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Server {
-        let dir = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let mut process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .current_dir(dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed");
-        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Ready to accept"))).expect("starts").ok();
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
-    }
-
-    async fn metadata(&self) -> Arc<dyn MetadataStore> {
-        RedisQueue::connect(&self.url, QueueSettings::default(), "t").await.expect("connects").metadata()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
-    // Claims.
+    // Locks.
     let races = (0..20).map(|n| {
         let metadata = metadata.clone();
         tokio::spawn(async move { metadata.lock("tick", &format!("holder-{n}"), LONG).await.expect("answers") })
@@ -56,14 +20,16 @@ async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
     for race in races.collect::<Vec<_>>() {
         winners += usize::from(race.await.expect("runs"));
     }
-    assert_eq!(winners, 1, "exactly one of twenty gets a claim");
-    assert!(metadata.lock("short", "a", Duration::from_millis(200)).await.expect("answers"));
-    assert!(metadata.lock("short", "a", Duration::from_millis(200)).await.expect("answers"), "a holder prolongs");
+    assert_eq!(winners, 1, "exactly one of twenty gets a lock");
+    assert!(metadata.lock("short", "a", LONG).await.expect("answers"));
     assert!(!metadata.lock("short", "b", LONG).await.expect("answers"));
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    assert!(metadata.lock("short", "b", LONG).await.expect("answers"), "an expired claim is free");
+    assert!(
+        metadata.lock("short", "a", Duration::from_millis(200)).await.expect("answers"),
+        "a holder changes its ttl"
+    );
+    until_async("the lock's end", async || metadata.lock("short", "b", LONG).await.expect("answers")).await;
     metadata.unlock("short", "a").await.expect("answers");
-    assert!(!metadata.lock("short", "a", LONG).await.expect("answers"), "another's claim cannot be released");
+    assert!(!metadata.lock("short", "a", LONG).await.expect("answers"), "another's lock cannot be released");
     metadata.unlock("short", "b").await.expect("answers");
     assert!(metadata.lock("short", "a", LONG).await.expect("answers"));
 
@@ -95,15 +61,16 @@ async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
     assert!(metadata.add_timer("set", "now", b"v", Duration::ZERO).await.expect("answers"));
     assert!(!metadata.add_timer("set", "now", b"w", Duration::ZERO).await.expect("answers"), "a key is there once");
     assert!(metadata.add_timer("set", "later", b"x", LONG).await.expect("answers"));
-    let lease = Duration::from_millis(200);
-    let due = metadata.take_due("set", 10, lease).await.expect("answers");
+    let due = metadata.take_due("set", 10, LONG).await.expect("answers");
     assert_eq!(
         due.iter().map(|timer| (timer.key.as_str(), &timer.value[..])).collect::<Vec<_>>(),
         [("now", &b"v"[..])]
     );
-    assert!(metadata.take_due("set", 10, lease).await.expect("answers").is_empty(), "it is lent");
-    tokio::time::sleep(lease + Duration::from_millis(50)).await;
-    assert_eq!(metadata.take_due("set", 10, LONG).await.expect("answers").len(), 1, "its taker died: it comes back");
+    assert!(metadata.take_due("set", 10, LONG).await.expect("answers").is_empty(), "it is lent");
+    assert!(metadata.move_timer("set", "now", b"v", Duration::ZERO).await.expect("answers"));
+    assert_eq!(metadata.take_due("set", 10, Duration::from_millis(200)).await.expect("answers").len(), 1);
+    let back = async || metadata.take_due("set", 10, LONG).await.expect("answers").len() == 1;
+    until_async("a timer whose taker died", back).await;
     assert!(metadata.move_timer("set", "now", b"again", Duration::ZERO).await.expect("answers"));
     assert_eq!(metadata.take_due("set", 10, LONG).await.expect("answers")[0].value[..], b"again"[..]);
     let timers = metadata.timers("set", 10).await.expect("read");
@@ -134,20 +101,21 @@ async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
 }
 
 #[tokio::test]
-async fn the_embedded_ledger_keeps_the_contract() {
+async fn the_embedded_store_keeps_the_contract() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
     keeps_the_contract(queue.metadata()).await;
 }
 
 #[tokio::test]
-async fn the_redis_ledger_keeps_the_contract() {
-    let server = Server::start();
-    keeps_the_contract(server.metadata().await).await;
+async fn the_redis_store_keeps_the_contract() {
+    let server = RedisServer::start(&[]);
+    let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "t").await.expect("connects");
+    keeps_the_contract(queue.metadata()).await;
 }
 
 #[tokio::test]
-async fn the_embedded_ledger_survives_a_restart() {
+async fn the_embedded_store_survives_a_restart() {
     let dir = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
     let first = queue.metadata();

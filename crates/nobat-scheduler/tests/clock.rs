@@ -1,8 +1,6 @@
 //! Whose clock counts, and what is left of a time when it was wrong: on both
 //! stores, over a restart.
 
-mod servers;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -15,7 +13,7 @@ use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{MetadataStore, Queue, QueueSettings, Timer};
 use nobat_scheduler::schedule::{Crontab, Periodic, RunOutcome};
 use nobat_scheduler::{RunQueue, ScheduleStore, Scheduler};
-use servers::Server;
+use nobat_testkit::RedisServer;
 
 const MINUTE: i64 = 60;
 const DAY: i64 = 86_400;
@@ -71,7 +69,7 @@ async fn a_clock_that_was_ten_years_ahead_leaves_the_ticks_of_the_embedded_store
 
 #[tokio::test]
 async fn a_clock_that_was_ten_years_ahead_leaves_the_ticks_of_redis() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "t").await.expect("connects");
     goes_on_after_ten_years_of_twelve_seconds(queue.metadata()).await;
 }
@@ -178,7 +176,7 @@ async fn the_store_s_clock_is_the_one_that_counts() {
 /// nothing of such a host.
 #[tokio::test]
 async fn a_host_with_another_time_than_redis_runs_by_the_ledger_alone() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "t").await.expect("connects");
     let metadata: Arc<dyn MetadataStore> =
         Arc::new(Elsewhere { metadata: queue.metadata(), ahead_s: AtomicI64::new(-DAY) });

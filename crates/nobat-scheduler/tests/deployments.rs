@@ -1,7 +1,5 @@
 //! Periodic tasks around every kind of Redis: a server, a cluster, Sentinel.
 
-mod servers;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +7,8 @@ use nobat_queue::redis::{RedisQueue, single_server};
 use nobat_queue::{Queue, QueueSettings};
 use nobat_scheduler::schedule::RunOutcome;
 use nobat_scheduler::{RunQueue, RunRequest, ScheduleStore, SchedulerHandle, SchedulerSettings, start};
+use nobat_testkit::{RedisServer, Sentinel};
 use serde_json::json;
-use servers::Server;
 
 fn settings() -> SchedulerSettings {
     let tasks = json!([
@@ -70,13 +68,13 @@ async fn until(what: &str, reached: impl AsyncFn() -> bool) {
 }
 
 /// How often apalis-redis' workers have reported an end.
-fn acknowledged(server: &Server) -> usize {
+fn acknowledged(server: &RedisServer) -> usize {
     server.cli(&["scard", "t{:}periodic:done"]).trim().parse().expect("a number")
 }
 
 #[tokio::test]
 async fn around_one_server_apalis_redis_carries_runs_and_forgets_them() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = queue(&server.url()).await;
     let handle = started(&queue, &server.url()).await;
     // What is pushed before a worker has come is the metadata store's after a while.
@@ -93,7 +91,7 @@ async fn around_one_server_apalis_redis_carries_runs_and_forgets_them() {
 /// heartbeat: the last sign of life is a day old.
 #[tokio::test]
 async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = queue(&server.url()).await;
     let one = started(&queue, &server.url()).await;
     until("a worker", async || server.cli(&["zcard", "t{:}periodic:workers"]).trim() == "1").await;
@@ -129,7 +127,7 @@ async fn a_run_that_a_wrong_clock_takes_for_orphaned_is_carried_out_once() {
 /// queues, and without.
 #[tokio::test]
 async fn a_confined_user_s_runs_are_carried_out() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let rights = ["on", ">secret", "~t*", "&t*", "+@all", "-@dangerous", "+info", "+config|get"];
     server.cli(&[&["acl", "setuser", "less"][..], &rights].concat());
     server.cli(&[&["acl", "setuser", "more"][..], &rights, &["~core:apalis:*"]].concat());
@@ -154,7 +152,7 @@ async fn a_confined_user_s_runs_are_carried_out() {
 
 #[tokio::test]
 async fn a_run_that_apalis_redis_lost_is_carried_out() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = queue(&server.url()).await;
     let run_queue = RunQueue::around(queue.metadata(), &server.url(), "t");
     let run = RunRequest { task: "quick".into(), tick: 60, manual: false, key: "quick@60".into() };
@@ -180,20 +178,20 @@ fn a_url_of_one_server_is_told_from_a_cluster_s_and_a_sentinel_s() {
 
 #[tokio::test]
 async fn on_a_cluster() {
-    let server = Server::cluster();
+    let server = RedisServer::cluster();
     starts_and_runs(&format!("redis+cluster://127.0.0.1:{}", server.port)).await;
 }
 
 #[tokio::test]
 async fn under_sentinel() {
-    let master = Server::start(&[]);
-    let sentinel = Server::sentinel(master.port);
+    let master = RedisServer::start(&[]);
+    let sentinel = Sentinel::watch(master.port);
     starts_and_runs(&format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port)).await;
 }
 
 #[tokio::test]
 async fn a_run_whose_scheduler_stops_is_carried_out_by_another_at_once_and_once() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]);
     let queue = queue(&server.url()).await;
     let one = started(&queue, &server.url()).await;
     let run_queue = RunQueue::around(queue.metadata(), &server.url(), "t");

@@ -5,14 +5,14 @@
 //! The program starts itself again as the schedulers it kills.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::{Queue, QueueSettings};
 use nobat_scheduler::schedule::{Crontab, Periodic};
 use nobat_scheduler::{RunQueue, RunRequest, Scheduler};
+use nobat_testkit::RedisServer;
 
 const SCHEDULERS: usize = 5;
 const TASKS: usize = 4;
@@ -55,7 +55,8 @@ async fn schedule(url: &str) {
 }
 
 async fn kill_and_count() {
-    let (_server, url) = Server::start();
+    let server = RedisServer::start(&[]);
+    let url = server.url();
     let began = real_ms();
     let spawn = || {
         Command::new(std::env::current_exe().expect("this program"))
@@ -134,34 +135,4 @@ fn real_ms() -> i64 {
 
 fn virtual_ms(began: i64) -> i64 {
     START_MS + (real_ms() - began) * SPEED
-}
-
-/// A Redis of our own, ended with the test.
-struct Server {
-    process: Child,
-    _dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> (Server, String) {
-        let dir = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let mut process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .current_dir(dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed");
-        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Ready to accept"))).expect("starts").ok();
-        std::thread::spawn(move || lines.for_each(drop));
-        (Server { process, _dir: dir }, format!("redis://127.0.0.1:{port}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

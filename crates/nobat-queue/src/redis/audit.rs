@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use nobat_core::Result;
 use nobat_core::score::STRICT_SPAN;
-use redis::Value;
 use smol_str::SmolStr;
 
-use super::keys::{KEY_LEN, QueueKeys};
+use super::keys::{KEY_LEN, QueueKeys, job_of};
+use super::queue::RedisQueue;
 use super::record::{self, Record, state};
-use super::{Inner, RedisQueue, scripts, unexpected};
+use super::scripts;
+use super::store::Store;
 
 /// The queue's own keys and the type each must have.
 const OWN: [(&str, &str); 12] = [
@@ -44,7 +45,7 @@ impl RedisQueue {
     /// # Errors
     /// `queue_unavailable` when the server cannot be reached.
     pub async fn audit(&self, model: &str, repair: bool) -> Result<Vec<String>> {
-        let inner = &self.inner;
+        let inner = &self.store;
         let queue = inner.queue(model).await?;
         let mut findings = Vec::new();
         inner.audit_types(&queue, repair, &mut findings).await?;
@@ -69,7 +70,7 @@ impl RedisQueue {
     /// # Errors
     /// `queue_unavailable` when the server cannot be reached.
     pub async fn models(&self) -> Result<Vec<SmolStr>> {
-        Ok(self.inner.all_queues().await?.iter().map(|queue| queue.model.clone()).collect())
+        Ok(self.store.all_queues().await?.iter().map(|queue| queue.model.clone()).collect())
     }
 }
 
@@ -85,12 +86,9 @@ struct Seen {
     seq: u64,
 }
 
-impl Inner {
+impl Store {
     async fn type_of(&self, key: &str) -> Result<String> {
-        match self.send(redis::cmd("TYPE").arg(key)).await? {
-            Value::SimpleString(name) => Ok(name),
-            other => Err(unexpected("a type", &other)),
-        }
+        self.query(redis::cmd("TYPE").arg(key), "a type").await
     }
 
     /// A key of the wrong type stops its queue; set aside, not deleted: somebody
@@ -124,21 +122,16 @@ impl Inner {
     ) -> Result<()> {
         let mut place = "0".to_owned();
         loop {
-            let reply = self.send(redis::cmd("ZSCAN").arg(queue.own(set)).arg(&place).arg("COUNT").arg(STEP)).await?;
-            let (next, pairs): (String, Vec<(Vec<u8>, f64)>) =
-                redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))?;
+            let scan = redis::cmd("ZSCAN").arg(queue.own(set)).arg(&place).arg("COUNT").arg(STEP).clone();
+            let (next, pairs): (String, Vec<(Vec<u8>, f64)>) = self.query(&scan, "a scan").await?;
             let keys: Vec<_> =
                 pairs.iter().map(|(member, _)| member[member.len().saturating_sub(KEY_LEN)..].to_vec()).collect();
-            for ((member, score), (key, value)) in
-                pairs.iter().zip(keys.iter().zip(self.raw_records(queue, &keys).await?))
+            for ((member, score), (key, value)) in pairs.iter().zip(keys.iter().zip(self.records(queue, &keys).await?))
             {
-                match fault_of(set, &value) {
-                    None => seen.count(set, key, *score, &value),
+                match fault_of(set, value.as_deref()) {
+                    None => seen.count(set, key, *score, value.as_deref()),
                     Some(what) => {
-                        let verdict = self.settle_misplaced(queue, set, member, key, repair).await?;
-                        if verdict != 0 {
-                            let done =
-                                ["", "", "; removed", "; dead-lettered"].get(verdict as usize).copied().unwrap_or("");
+                        if let Some(done) = self.confirm_misplaced(queue, set, member, key, repair).await? {
                             findings.push(format!("job {} in `{}` {what}{done}", hex(key), queue.own(set)));
                         }
                     }
@@ -166,22 +159,16 @@ impl Inner {
                 if placed.contains(&key) {
                     continue;
                 }
-                let Value::BulkString(bytes) =
-                    self.send(redis::cmd("GETRANGE").arg(queue.job(&key)).arg(0).arg(0)).await?
-                else {
-                    continue;
-                };
-                let living = bytes.first() == Some(&state::PENDING);
+                let first = redis::cmd("GETRANGE").arg(queue.job(&key)).arg(0).arg(0).clone();
+                let first: Vec<u8> = self.query(&first, "a record").await?;
+                let living = first.first() == Some(&state::PENDING);
                 let known =
-                    bytes.first().is_some_and(|&first| first & 7 == state::SUCCEEDED || (1..=6).contains(&first));
+                    first.first().is_some_and(|&first| first & 7 == state::SUCCEEDED || (1..=6).contains(&first));
                 if !living && known {
                     continue;
                 }
-                let verdict = self.settle_misplaced(queue, "", b"", &key, repair).await?;
-                if verdict != 0 {
+                if let Some(done) = self.confirm_misplaced(queue, "", b"", &key, repair).await? {
                     let what = if living { "is in no set" } else { "has a corrupt record" };
-                    let done =
-                        ["", "", "; queued again", "; dead-lettered"].get(verdict as usize).copied().unwrap_or("");
                     findings.push(format!("job {} of `{}` {what}{done}", hex(&key), queue.base));
                 }
             }
@@ -192,23 +179,26 @@ impl Inner {
         }
     }
 
-    /// Confirms a finding atomically and, if asked, settles it: 0 it was
-    /// nothing, 1 it is so, 2 and 3 it was repaired (see the script).
-    async fn settle_misplaced(
+    /// Confirms a finding atomically and, if asked, sets it right: what was done, `None`
+    /// when it was nothing.
+    async fn confirm_misplaced(
         &self,
         queue: &QueueKeys,
         set: &str,
         member: &[u8],
         key: &[u8],
         repair: bool,
-    ) -> Result<i64> {
+    ) -> Result<Option<&'static str>> {
         let mut cmd = scripts::AUDIT.on(&queue.base);
         cmd.arg(set).arg(member).arg(key).arg(u8::from(repair)).arg(u64::from(self.settings.dead_ttl_s) * 1000);
         cmd.arg(self.prefix.client_channel());
-        match self.send(&cmd).await? {
-            Value::Int(verdict) => Ok(verdict),
-            other => Err(unexpected("a verdict", &other)),
-        }
+        Ok(match self.query::<u8>(&cmd, "a verdict").await? {
+            0 => None,
+            2 if set.is_empty() => Some("; queued again"),
+            2 => Some("; removed"),
+            3 => Some("; dead-lettered"),
+            _ => Some(""),
+        })
     }
 
     /// A queue with jobs but without its bookkeeping loses FIFO order and limits.
@@ -236,32 +226,17 @@ impl Inner {
     async fn is_bare(&self, queue: &QueueKeys) -> Result<bool> {
         let meta = queue.own("meta");
         match &*self.type_of(&meta).await? {
-            "hash" => Ok(self.send(redis::cmd("HEXISTS").arg(&meta).arg("last")).await? == Value::Int(0)),
+            "hash" => Ok(!self.query::<bool>(redis::cmd("HEXISTS").arg(&meta).arg("last"), "a field").await?),
             kind => Ok(kind == "none"),
-        }
-    }
-
-    /// The records of some jobs, in their order.
-    async fn raw_records(&self, queue: &QueueKeys, keys: &[Vec<u8>]) -> Result<Vec<Value>> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut cmd = redis::cmd("MGET");
-        keys.iter().for_each(|key| {
-            cmd.arg(queue.job(key));
-        });
-        match self.send(&cmd).await? {
-            Value::Array(values) => Ok(values),
-            other => Err(unexpected("records", &other)),
         }
     }
 }
 
 impl Seen {
-    fn count(&mut self, set: &str, key: &[u8], score: f64, value: &Value) {
+    fn count(&mut self, set: &str, key: &[u8], score: f64, value: Option<&[u8]>) {
         self.placed.insert(key.to_vec());
-        let (true, Value::BulkString(bytes)) = (matches!(set, "ready" | "sched"), value) else { return };
-        let Some(record) = Record::parse(bytes) else { return };
+        let waits = matches!(set, "ready" | "sched");
+        let Some(record) = value.filter(|_| waits).and_then(Record::parse) else { return };
         self.waiting += 1;
         self.bytes += (record.head_len + record.payload_len) as u64;
         self.last_us = self.last_us.max(record.created_us);
@@ -272,8 +247,8 @@ impl Seen {
 }
 
 /// What is wrong with a member's record; `None` when nothing is.
-fn fault_of(set: &str, value: &Value) -> Option<&'static str> {
-    let Value::BulkString(bytes) = value else { return Some("has no record") };
+fn fault_of(set: &str, value: Option<&[u8]>) -> Option<&'static str> {
+    let Some(bytes) = value else { return Some("has no record") };
     match (set, bytes.first()) {
         ("dead", Some(&(state::DEAD | state::CORRUPT))) => None,
         // Cancelled while leased: its record has ended, its lease has not.
@@ -286,7 +261,7 @@ fn fault_of(set: &str, value: &Value) -> Option<&'static str> {
 }
 
 fn hex(key: &[u8]) -> String {
-    match super::keys::job_of(key) {
+    match job_of(key) {
         // As it begins in the job's public id.
         Some(random) => {
             let id = nobat_core::JobId { random, tombstone_min: 0, mac: 0, locator: 0 };

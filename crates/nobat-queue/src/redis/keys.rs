@@ -39,14 +39,18 @@
 //! | `nobat:rate:<16 hex>` | string | a caller's bucket: when it is full again (us) | gateways | until it is full |
 //! | `nobat:lane:<8>` | channel | finished jobs for one client | step, tick, cancel | |
 //! | `nobat:hand:<8>` | channel | jobs leased to one parked consumer | enqueue | |
-//! | `nobat:keeper:<8>` | channel | an earlier due time for one timekeeper | enqueue, step | |
+//! | `nobat:keeper:<8>` | channel | an earlier due time for one sweeper | enqueue, step | |
 
+use nobat_core::job::LeaseToken;
 use nobat_core::{JobId, OwnerId};
 use smol_str::SmolStr;
 
 /// Payloads and results over this many bytes travel beside the scripts: Lua
 /// touches every byte it passes several times.
 pub(crate) const INLINE_MAX: usize = 4096;
+
+/// What bounds a value, for whoever reads why one was refused.
+pub(crate) const VALUE_LIMIT: &str = "redis: `proto-max-bulk-len`";
 
 /// Length of a job's key.
 pub(crate) const KEY_LEN: usize = 12;
@@ -77,6 +81,17 @@ pub(crate) fn job_of(key: &[u8]) -> Option<u128> {
     let mut wide = [0; 16];
     wide[..KEY_LEN].copy_from_slice(key);
     Some(u128::from_be_bytes(wide))
+}
+
+/// Length of a lease's member: token and job key.
+pub(crate) const MEMBER_LEN: usize = 8 + KEY_LEN;
+
+/// A member of the leases: the exact claim.
+pub(crate) fn lease_member(id: JobId, token: LeaseToken) -> [u8; MEMBER_LEN] {
+    let mut out = [0; MEMBER_LEN];
+    out[..8].copy_from_slice(&token.0.to_le_bytes());
+    out[8..].copy_from_slice(&key_of(id));
+    out
 }
 
 /// Names derived from a deployment's prefix.
@@ -114,12 +129,12 @@ impl Prefix {
     }
 
     /// What a parked consumer's channel name begins with.
-    pub(crate) fn hand_channel(&self) -> String {
+    pub(crate) fn push_channel(&self) -> String {
         format!("{}:hand:", self.text)
     }
 
-    /// What a timekeeper's channel name begins with.
-    pub(crate) fn keeper_channel(&self) -> String {
+    /// What a sweeper's channel name begins with.
+    pub(crate) fn sweeper_channel(&self) -> String {
         format!("{}:keeper:", self.text)
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
-use redis::Value;
 
+use super::connection::{parse, to_error};
 use super::keys::{KEY_LEN, QueueKeys, job_of};
-use super::record::{self, Stored};
-use super::{Inner, unexpected};
+use super::record::{self, StoredJob};
+use super::store::Store;
 use crate::api::{ListFilter, Page};
 
 /// Keys one scan step looks at.
@@ -27,7 +27,7 @@ const STAGES: [(&str, &[JobState]); 5] = [
     ("", &[JobState::Succeeded, JobState::Cancelled, JobState::Expired]),
 ];
 
-impl Inner {
+impl Store {
     pub(crate) async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
         let limit = limit.clamp(1, SCAN);
         let mut queues = match &filter.model {
@@ -76,26 +76,20 @@ impl Inner {
         jobs: &mut Vec<JobView>,
     ) -> Result<Option<String>> {
         let from: usize = place.parse().map_err(|_| bad_cursor())?;
-        let reply = self.send(redis::cmd("ZRANGE").arg(queue.own(set)).arg(from).arg(from + limit - 1)).await?;
-        let Value::Array(members) = reply else { return Err(unexpected("a range", &reply)) };
-        let count = members.len();
-        let keys: Vec<Vec<u8>> = members
-            .into_iter()
-            .filter_map(|member| match member {
-                // A lease's member has its token before the key.
-                Value::BulkString(member) => Some(member[member.len().saturating_sub(KEY_LEN)..].to_vec()),
-                _ => None,
-            })
-            .collect();
-        self.records(queue, &keys, state, jobs).await?;
-        Ok((count == limit).then(|| (from + limit).to_string()))
+        let range = redis::cmd("ZRANGE").arg(queue.own(set)).arg(from).arg(from + limit - 1).clone();
+        let members: Vec<Vec<u8>> = self.query(&range, "a range").await?;
+        // A lease's member has its token before the key.
+        let keys: Vec<_> =
+            members.iter().map(|member| member[member.len().saturating_sub(KEY_LEN)..].to_vec()).collect();
+        self.views(queue, &keys, state, jobs).await?;
+        Ok((members.len() == limit).then(|| (from + limit).to_string()))
     }
 
     /// One step of a scan over the queue's records that have ended.
     async fn scan(&self, queue: &Arc<QueueKeys>, place: &str, jobs: &mut Vec<JobView>) -> Result<Option<String>> {
         let (next, keys) = self.scan_jobs(queue, place).await?;
         let mut found = Vec::new();
-        self.records(queue, &keys, JobState::Queued, &mut found).await?;
+        self.views(queue, &keys, JobState::Queued, &mut found).await?;
         jobs.extend(found.into_iter().filter(|job| job.state.is_terminal() && job.state != JobState::Dead));
         Ok((next != "0").then_some(next))
     }
@@ -110,40 +104,39 @@ impl Inner {
         let pattern = format!("{}{}", escape(&queue.base), "?".repeat(KEY_LEN));
         let mut scan = redis::cmd("SCAN");
         scan.arg(place).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN).arg("TYPE").arg("string");
-        let reply = self.hub.send_near(&scan, &queue.base).await.map_err(|e| super::coded(&e))?;
-        let (next, names): (String, Vec<Vec<u8>>) =
-            redis::from_redis_value(reply).map_err(|_| unexpected("a scan", &Value::Nil))?;
+        let reply = self.manager.send_near(&scan, &queue.base).await.map_err(|e| to_error(&e))?;
+        let (next, names): (String, Vec<Vec<u8>>) = parse(reply, "a scan")?;
         Ok((next, names.into_iter().filter_map(|name| name.get(queue.base.len()..).map(<[u8]>::to_vec)).collect()))
     }
 
     /// Reads records into views without results.
-    async fn records(
+    async fn views(
         &self,
         queue: &Arc<QueueKeys>,
         keys: &[Vec<u8>],
         pending: JobState,
         jobs: &mut Vec<JobView>,
     ) -> Result<()> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let mut mget = redis::cmd("MGET");
-        for key in keys {
-            mget.arg(queue.job(key));
-        }
-        let reply = self.send(&mget).await?;
-        let Value::Array(records) = reply else { return Err(unexpected("records", &reply)) };
-        for (key, record) in keys.iter().zip(records) {
-            let (Some(random), Value::BulkString(bytes)) = (job_of(key), record) else { continue };
+        for (key, record) in keys.iter().zip(self.records(queue, keys).await?) {
+            let (Some(random), Some(bytes)) = (job_of(key), record) else { continue };
             // A job in `sched` whose attempt failed waits for its retry.
             let state =
                 if pending == JobState::Scheduled && bytes.get(1) != Some(&0) { JobState::Failed } else { pending };
-            if let Some(Stored { mut view, .. }) = record::read(bytes.into(), queue, random, self.ids, state) {
+            if let Some(StoredJob { mut view, .. }) = record::read(bytes.into(), queue, random, self.ids, state) {
                 view.result = None;
                 jobs.push(view);
             }
         }
         Ok(())
+    }
+
+    /// The records of some jobs, in their order.
+    pub(crate) async fn records(&self, queue: &QueueKeys, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<_> = keys.iter().map(|key| queue.job(key)).collect();
+        self.query(redis::cmd("MGET").arg(names), "records").await
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | key | type | holds | lives |
 //! |---|---|---|---|
-//! | `nobat{:}claim:<key>` | string | the holder | the claim's ttl |
+//! | `nobat{:}claim:<key>` | string | a lock's holder | the lock's ttl |
 //! | `nobat{:}doc:<space>` | hash | name -> value | |
 //! | `nobat{:}log:<log>` | list | entries, newest first, capped | |
 //! | `nobat{:}timers:<set>` | zset | keys by due time, ms | |
@@ -11,32 +11,31 @@
 //! What takes more than one command is one script, sent by its text: these calls
 //! are rare, and a server that forgot its scripts is no case of its own. Time is
 //! the server's. A call whose reply was lost is sent again: at worst a log has an
-//! entry twice, or a claim or timer of ours reads as somebody else's until it ends.
+//! entry twice, or a lock or timer of ours reads as somebody else's until it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use nobat_core::{Error, ErrorCode, Result};
-use redis::{Cmd, FromRedisValue, cmd};
+use nobat_core::Result;
+use redis::{Cmd, cmd};
 
-use super::Inner;
-
+use super::store::Store;
 use crate::api::{MetadataStore, Timer};
-use crate::limits;
+use crate::errors::check_document;
 
 const NOW: &str = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) ";
 
-/// KEYS claim; ARGV holder, ttl ms. 1 when it is the holder's now.
-const CLAIM: &str = "
+/// KEYS lock; ARGV holder, ttl ms. 1 when it is the holder's now.
+const LOCK: &str = "
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
-/// KEYS claim; ARGV holder.
-const RELEASE: &str = "
+/// KEYS lock; ARGV holder.
+const UNLOCK: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0";
 
@@ -52,19 +51,13 @@ if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 return 1";
 
-/// KEYS timers, values; ARGV key, value, delay ms. 1 when it was there.
+/// KEYS timers, values; ARGV key, value, delay ms, and the value it must have before,
+/// if it must have one (or the new one already). 1 when it was moved.
 const MOVE_TIMER: &str = "
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return 0 end
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+if not before or ARGV[4] and before ~= ARGV[4] and before ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
-return 1";
-
-/// KEYS timers, values; ARGV key, value before, value, delay ms. 1 when it was that.
-const SWAP_TIMER: &str = "
-local value = redis.call('HGET', KEYS[2], ARGV[1])
-if value ~= ARGV[2] and value ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('ZADD', KEYS[1], now + ARGV[4], ARGV[1])
 return 1";
 
 /// KEYS timers, values; ARGV key. 1 when it was there.
@@ -98,115 +91,114 @@ for at = 1, #due, 2 do
 end
 return out";
 
-/// A deployment's metadata store on Redis.
+/// A deployment's metadata on Redis.
 pub(super) struct RedisMetadata {
-    inner: Arc<Inner>,
+    store: Arc<Store>,
 }
 
 impl RedisMetadata {
-    pub(super) fn new(inner: Arc<Inner>) -> RedisMetadata {
-        RedisMetadata { inner }
+    pub(super) fn new(store: Arc<Store>) -> RedisMetadata {
+        RedisMetadata { store }
     }
 
     fn check(&self, name: &str, value: &[u8]) -> Result<()> {
-        limits::check_document(name, value.len(), self.inner.server.value_max())
+        check_document(name, value.len(), self.store.server.value_max())
     }
 
     fn key(&self, kind: &str, name: &str) -> String {
-        self.inner.prefix.global(&format!("{kind}:{name}"))
+        self.store.prefix.global(&format!("{kind}:{name}"))
     }
 
-    async fn send<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T> {
-        let reply = self.inner.send(cmd).await?;
-        T::from_redis_value(reply)
-            .map_err(|e| Error::new(ErrorCode::Internal, format!("redis gave an unexpected answer: {e}")))
+    /// A command on one key.
+    fn on(&self, command: &str, kind: &str, name: &str) -> Cmd {
+        cmd(command).arg(self.key(kind, name)).clone()
     }
 
+    /// A script on one key.
+    fn script(&self, script: &str, kind: &str, name: &str) -> Cmd {
+        cmd("EVAL").arg(script).arg(1).arg(self.key(kind, name)).clone()
+    }
+
+    /// A script on a set of timers, which knows the time.
     fn on_timers(&self, script: &str, set: &str) -> Cmd {
-        let mut call = cmd("EVAL");
-        call.arg(format!("{NOW}{script}")).arg(2).arg(self.key("timers", set)).arg(self.key("timer", set));
-        call
+        let (timers, values) = (self.key("timers", set), self.key("timer", set));
+        cmd("EVAL").arg(format!("{NOW}{script}")).arg(2).arg(timers).arg(values).clone()
     }
 }
 
 #[async_trait]
 impl MetadataStore for RedisMetadata {
     async fn now_ms(&self) -> Result<u64> {
-        // A script, for a key: a cluster's answer is that of the server with the timers.
-        let mut call = cmd("EVAL");
-        call.arg(format!("{NOW}return now")).arg(1).arg(self.key("timers", ""));
-        self.send(&call).await
+        // On a key: a cluster's answer is that of the server with the timers.
+        self.store.query(&self.on_timers("return now", ""), "a time").await
     }
 
     async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
-        let mut call = cmd("EVAL");
-        call.arg(CLAIM).arg(1).arg(self.key("claim", key)).arg(holder).arg(millis(ttl).max(1));
-        self.send(&call).await
+        self.store.query(self.script(LOCK, "claim", key).arg(holder).arg(millis(ttl).max(1)), "a lock").await
     }
 
     async fn unlock(&self, key: &str, holder: &str) -> Result<()> {
-        self.send(cmd("EVAL").arg(RELEASE).arg(1).arg(self.key("claim", key)).arg(holder)).await
+        self.store.send(self.script(UNLOCK, "claim", key).arg(holder)).await.map(drop)
     }
 
     async fn documents(&self, space: &str) -> Result<Vec<(String, Bytes)>> {
-        let pairs: Vec<(String, Vec<u8>)> = self.send(cmd("HGETALL").arg(self.key("doc", space))).await?;
+        let pairs: Vec<(String, Vec<u8>)> = self.store.query(&self.on("HGETALL", "doc", space), "documents").await?;
         Ok(pairs.into_iter().map(|(name, value)| (name, value.into())).collect())
     }
 
     async fn put(&self, space: &str, key: &str, value: &[u8]) -> Result<()> {
         self.check(key, value)?;
-        self.send::<u64>(cmd("HSET").arg(self.key("doc", space)).arg(key).arg(value)).await.map(drop)
+        self.store.send(self.on("HSET", "doc", space).arg(key).arg(value)).await.map(drop)
     }
 
     async fn remove(&self, space: &str, key: &str) -> Result<bool> {
-        self.send(cmd("HDEL").arg(self.key("doc", space)).arg(key)).await
+        self.store.query(self.on("HDEL", "doc", space).arg(key), "a count").await
     }
 
     async fn append(&self, log: &str, entry: &[u8], keep: usize) -> Result<()> {
         self.check(log, entry)?;
-        let mut call = cmd("EVAL");
-        call.arg(APPEND).arg(1).arg(self.key("log", log)).arg(entry).arg(keep.max(1) - 1);
-        self.send(&call).await
+        self.store.send(self.script(APPEND, "log", log).arg(entry).arg(keep.max(1) - 1)).await.map(drop)
     }
 
     async fn tail(&self, log: &str, limit: usize) -> Result<Vec<Bytes>> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let entries: Vec<Vec<u8>> = self.send(cmd("LRANGE").arg(self.key("log", log)).arg(0).arg(limit - 1)).await?;
+        let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
+        let entries: Vec<Vec<u8>> =
+            self.store.query(self.on("LRANGE", "log", log).arg(0).arg(last), "a log's entries").await?;
         Ok(entries.into_iter().map(Bytes::from).collect())
     }
 
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         self.check(key, value)?;
-        self.send(self.on_timers(ADD_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
+        self.store.query(self.on_timers(ADD_TIMER, set).arg(key).arg(value).arg(millis(delay)), "a timer").await
     }
 
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let pairs: Vec<(String, Vec<u8>)> =
-            self.send(self.on_timers(TAKE_DUE, set).arg(limit).arg(millis(lease))).await?;
+            self.store.query(self.on_timers(TAKE_DUE, set).arg(limit).arg(millis(lease)), "timers").await?;
         Ok(pairs.into_iter().map(|(key, value)| Timer { key, value: value.into() }).collect())
     }
 
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         self.check(key, value)?;
-        self.send(self.on_timers(MOVE_TIMER, set).arg(key).arg(value).arg(millis(delay))).await
+        self.store.query(self.on_timers(MOVE_TIMER, set).arg(key).arg(value).arg(millis(delay)), "a timer").await
     }
 
     async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool> {
         self.check(key, to)?;
-        self.send(self.on_timers(SWAP_TIMER, set).arg(key).arg(from).arg(to).arg(millis(delay))).await
+        let mut swap = self.on_timers(MOVE_TIMER, set);
+        self.store.query(swap.arg(key).arg(to).arg(millis(delay)).arg(from), "a timer").await
     }
 
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {
-        self.send(self.on_timers(REMOVE_TIMER, set).arg(key)).await
+        self.store.query(self.on_timers(REMOVE_TIMER, set).arg(key), "a timer").await
     }
 
     async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Timer, Duration)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let rows: Vec<(String, Vec<u8>, u64)> = self.send(self.on_timers(TIMERS, set).arg(limit)).await?;
+        let rows: Vec<(String, Vec<u8>, u64)> =
+            self.store.query(self.on_timers(TIMERS, set).arg(limit), "timers").await?;
         let timer = |(key, value, left): (String, Vec<u8>, u64)| {
             (Timer { key, value: value.into() }, Duration::from_millis(left))
         };

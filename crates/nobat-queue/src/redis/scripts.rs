@@ -4,14 +4,70 @@
 //! made once and not by each call, and restarts and failovers keep it. Its name holds
 //! the digest of its text, so that builds of several versions may share a server. One
 //! that does not know it (it lost its data, `FUNCTION FLUSH`) gets the text again
-//! ([`super::connect`]).
+//! ([`super::connection`]).
 
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 use nobat_core::ErrorCode;
 use redis::{Cmd, ToRedisArgs};
 
-use super::record::code_number;
+use super::record::{code_number, flag, state};
+use crate::api::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN};
+
+/// Most leases one call takes, a microsecond apart: a reply stays bounded.
+pub(crate) const LEASES_MAX: usize = 1024;
+
+/// The first arguments of [`STEP`], by the names under which the script has them.
+const STEP_ARGS: [&str; 14] = [
+    "want",
+    "lease",
+    "token",
+    "again",
+    "aging",
+    "max_dead",
+    "dead_ttl",
+    "client_channel",
+    "sweeper_channel",
+    "register",
+    "withdraw",
+    "name",
+    "successes",
+    "others",
+];
+
+/// What the scripts and this crate must agree on, as the library's first lines.
+fn constants() -> String {
+    let numbers = [
+        ("PENDING", state::PENDING.into()),
+        ("SUCCEEDED", state::SUCCEEDED.into()),
+        ("DEAD", state::DEAD.into()),
+        ("CANCELLED", state::CANCELLED.into()),
+        ("EXPIRED", state::EXPIRED.into()),
+        ("CORRUPT", state::CORRUPT.into()),
+        ("DEADLINE", flag::DEADLINE.into()),
+        ("BLOB", flag::BLOB.into()),
+        ("REPLY", flag::REPLY.into()),
+        ("TAIL", flag::TAIL.into()),
+        ("STRIPPED", flag::STRIPPED.into()),
+        ("TIMES", flag::TIMES.into()),
+        ("CODE_DEADLINE", code_number(ErrorCode::DeadlineExceeded).into()),
+        ("CODE_FAILED", code_number(ErrorCode::InferenceFailed).into()),
+        ("CODE_CANCELLED", code_number(ErrorCode::JobCancelled).into()),
+        ("MAX_DEATHS", u128::from(MAX_DEATHS)),
+        ("LAST_CHANCE", LAST_CHANCE.into()),
+        ("POSTPONED", POSTPONED.as_micros()),
+        ("SILENCE_MIN", SILENCE_MIN.as_micros()),
+        ("LEASES_MAX", LEASES_MAX as u128),
+    ];
+    let mut lua = String::new();
+    for (name, value) in numbers {
+        // Writing into a string does not fail.
+        let _ = writeln!(lua, "local {name} = {value}");
+    }
+    let _ = writeln!(lua, "local STEP_ARGS = {{ '{}' }}", STEP_ARGS.join("', '"));
+    lua
+}
 
 /// A function of the library.
 pub(crate) struct Script {
@@ -36,14 +92,8 @@ struct Library {
 }
 
 static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-    let codes = format!(
-        "local CODE_DEADLINE, CODE_FAILED, CODE_CANCELLED = {}, {}, {}\n",
-        code_number(ErrorCode::DeadlineExceeded),
-        code_number(ErrorCode::InferenceFailed),
-        code_number(ErrorCode::JobCancelled),
-    );
-    let parts = [COMMON, SWEEP].into_iter().chain(FUNCTIONS.iter().copied()).collect::<Vec<_>>().join("\n");
-    let body = codes + &parts;
+    let parts = PARTS.iter().chain(FUNCTIONS).copied().collect::<Vec<_>>().join("\n");
+    let body = constants() + &parts;
     let name = format!("nobat_{}", &redis::Script::new(&body).get_hash()[..16]);
     let text = format!("#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}");
     Library { name, text }
@@ -56,8 +106,13 @@ pub(crate) fn load() -> Cmd {
     cmd
 }
 
-const COMMON: &str = include_str!("scripts/common.lua");
-const SWEEP: &str = include_str!("scripts/sweep.lua");
+/// What the functions are made of, before them.
+const PARTS: &[&str] = &[
+    include_str!("scripts/common.lua"),
+    include_str!("scripts/sweep.lua"),
+    include_str!("scripts/settle.lua"),
+    include_str!("scripts/lease.lua"),
+];
 
 macro_rules! functions {
     ($($constant:ident = $name:literal;)*) => {

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nobat_core::job::{JobView, NewJob};
-use nobat_core::{Error, ErrorCode, JobId, Result};
-use tokio::sync::oneshot;
+use nobat_core::{Error, JobId, Result};
 
 use super::machine::Commit;
 use super::read;
-use super::shared::{Core, VALUE_LIMIT};
+use super::store::{StoreHandle, VALUE_LIMIT, committed};
 use crate::api::{Accepted, Durability, QueueClient};
-use crate::limits;
+use crate::errors;
 
 /// How long the insert of a call waits for its settlement to join it. Nobody is
 /// told of the job before it has ended, so a process killed meanwhile takes back
@@ -27,14 +26,14 @@ pub(super) const CALL_INSERT_WITHIN_US: u64 = 10_000;
 pub(super) const CALL_END_WITHIN_US: u64 = 10_000;
 
 pub(super) struct SqliteClient {
-    pub(super) core: Arc<Core>,
+    pub(super) store: Arc<StoreHandle>,
 }
 
 #[async_trait]
 impl QueueClient for SqliteClient {
     async fn enqueue(&self, job: NewJob) -> Result<Accepted> {
-        limits::check(&job, self.core.shared.value_max, VALUE_LIMIT)?;
-        let (enqueued, ack, now_ms) = self.core.shared.act(|state, now_us| {
+        errors::check_input(&job, self.store.value_max, VALUE_LIMIT)?;
+        let (enqueued, ack, now_ms) = self.store.act(|state, now_us| {
             let enqueued = state.enqueue(now_us, job, Commit::Now)?;
             if enqueued.duplicate {
                 state.machine.hurry(enqueued.id);
@@ -47,15 +46,15 @@ impl QueueClient for SqliteClient {
     }
 
     async fn call(&self, job: NewJob, timeout: Duration) -> Result<JobView> {
-        let shared = &self.core.shared;
-        limits::check(&job, shared.value_max, VALUE_LIMIT)?;
+        let store = &self.store;
+        errors::check_input(&job, store.value_max, VALUE_LIMIT)?;
         let began = Instant::now();
         let keyed = job.options.idempotency.is_some();
         // A key promises that no second job is made, and fsync that nothing answered is
         // taken back: both hold only once the end is committed.
-        let relaxed = !keyed && shared.settings.durability == Durability::Memory;
+        let relaxed = !keyed && store.settings.durability == Durability::Memory;
         let again = keyed.then(|| job.clone());
-        let (enqueued, end) = shared.act(|state, now_us| {
+        let (enqueued, end) = store.act(|state, now_us| {
             let commit = match relaxed {
                 true => Commit::Relaxed { insert_us: CALL_INSERT_WITHIN_US, end_us: CALL_END_WITHIN_US },
                 false => Commit::Within(CALL_INSERT_WITHIN_US),
@@ -71,29 +70,29 @@ impl QueueClient for SqliteClient {
                 (Some(view), _) => Ok(view),
                 // Its record has gone since the key was looked up: the key names nothing now.
                 (None, Some(job)) => self.call(job, timeout.saturating_sub(began.elapsed())).await,
-                (None, None) => Err(gone(id)),
+                (None, None) => Err(errors::result_expired(id)),
             };
         };
-        let mut caller = Caller { core: &self.core, id, keyed, present: false };
+        let mut caller = CallGuard { store: &self.store, id, keyed, present: false };
         let ended = tokio::time::timeout(timeout, end).await;
         caller.present = true;
         drop(caller);
         if let Ok(ended) = ended {
-            return ended.unwrap_or_else(|_| Err(closed()));
+            return ended.unwrap_or_else(|_| Err(errors::closing()));
         }
         // The answer will name the job, so it must be durable first.
-        let ack = shared.act(|state, _| {
+        let ack = store.act(|state, _| {
             state.drop_waiters(id.locator);
             state.machine.hurry(id);
             state.ack()
         });
         committed(ack).await?;
-        read::get(shared, id).await?.ok_or_else(|| gone(id))
+        read::get(store, id).await?.ok_or_else(|| errors::result_expired(id))
     }
 
     async fn wait(&self, id: JobId, timeout: Duration) -> Result<Option<JobView>> {
-        let shared = &self.core.shared;
-        let waiting = shared.act(|state, now_us| {
+        let store = &self.store;
+        let waiting = store.act(|state, now_us| {
             if state.recent.get(id, now_us / 1_000).is_some() {
                 return None;
             }
@@ -105,43 +104,30 @@ impl QueueClient for SqliteClient {
             lives.then(|| state.wait_for(id, false))
         });
         if let Some(end) = waiting {
-            let _left = Waiting { core: &self.core, id };
+            let _left = WaitGuard { store: &self.store, id };
             match tokio::time::timeout(timeout, end).await {
                 Ok(Ok(ended)) => return ended.map(Some),
-                Ok(Err(_)) => return Err(closed()),
+                Ok(Err(_)) => return Err(errors::closing()),
                 Err(_) => {}
             }
         }
-        read::get(shared, id).await
+        read::get(store, id).await
     }
-}
-
-/// Waits for a commit.
-pub(super) async fn committed(ack: oneshot::Receiver<Result<()>>) -> Result<()> {
-    ack.await.unwrap_or_else(|_| Err(closed()))
-}
-
-fn closed() -> Error {
-    Error::new(ErrorCode::QueueUnavailable, "the queue is closed: the process is shutting down")
-}
-
-fn gone(id: JobId) -> Error {
-    Error::new(ErrorCode::ResultExpired, format!("job `{id}` ended and its result has expired")).for_job(id)
 }
 
 /// Dropped before `present` is set, its caller has left: a job that still waits
 /// is not run for nobody. Whoever has its key may still ask for it.
-struct Caller<'a> {
-    core: &'a Core,
+struct CallGuard<'a> {
+    store: &'a StoreHandle,
     id: JobId,
     keyed: bool,
     present: bool,
 }
 
-impl Drop for Caller<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         if !self.present {
-            self.core.shared.act(|state, now_us| {
+            self.store.act(|state, now_us| {
                 let awaited = state.drop_waiters(self.id.locator);
                 if !awaited && !self.keyed {
                     state.machine.abandon(now_us, self.id);
@@ -152,13 +138,13 @@ impl Drop for Caller<'_> {
 }
 
 /// Takes a waiter that has left off the job's list.
-struct Waiting<'a> {
-    core: &'a Core,
+struct WaitGuard<'a> {
+    store: &'a StoreHandle,
     id: JobId,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        self.core.shared.state.lock().drop_waiters(self.id.locator);
+        self.store.state.lock().drop_waiters(self.id.locator);
     }
 }

@@ -9,15 +9,15 @@ use tokio::sync::Notify;
 
 use super::folder::{Running, unavailable};
 use super::machine::{ConsumerNo, QueueNo};
-use super::shared::{Core, VALUE_LIMIT};
+use super::store::{StoreHandle, VALUE_LIMIT};
 use crate::api::{Consumer, LAST_CHANCE, LeaseReply, Renewal, Renewer};
-use crate::limits::bounded;
+use crate::errors::bounded;
 
 pub(super) struct SqliteConsumer {
-    core: Arc<Core>,
+    store: Arc<StoreHandle>,
     queue: QueueNo,
     number: ConsumerNo,
-    bell: Arc<Notify>,
+    waker: Arc<Notify>,
     /// What this consumer holds, for the next process to know should this one die.
     running: Running,
     held: Vec<(JobId, LeaseToken)>,
@@ -26,31 +26,31 @@ pub(super) struct SqliteConsumer {
 }
 
 impl SqliteConsumer {
-    pub(super) fn open(core: Arc<Core>, model: &str) -> Result<SqliteConsumer> {
-        let bell = Arc::new(Notify::new());
-        let (queue, number) = core.shared.act(|state, _| {
+    pub(super) fn open(store: Arc<StoreHandle>, model: &str) -> Result<SqliteConsumer> {
+        let waker = Arc::new(Notify::new());
+        let (queue, number) = store.act(|state, _| {
             let queue = state.machine.queue(model);
             let number = state.machine.add_consumer(queue);
-            state.bells.insert(number, Arc::clone(&bell));
+            state.wakers.insert(number, Arc::clone(&waker));
             (queue, number)
         });
-        let folder = &core.shared.folder;
+        let folder = &store.folder;
         let running = folder.running(number).map_err(|e| {
-            core.shared.act(|state, _| state.machine.remove_consumer(queue, number));
+            store.act(|state, _| state.machine.remove_consumer(queue, number));
             unavailable(folder.path(), &format!("cannot be written: {e}"))
         })?;
-        Ok(SqliteConsumer { core, queue, number, bell, running, held: Vec::new(), last_chance: None })
+        Ok(SqliteConsumer { store, queue, number, waker, running, held: Vec::new(), last_chance: None })
     }
 
     /// Reads the payloads that are not in memory; a job whose payload cannot be
     /// read is dead-lettered alone.
     fn read_payloads(&self, leased: &mut Vec<LeasedJob>, on_disk: &[JobId]) {
-        let shared = &self.core.shared;
+        let store = &self.store;
         leased.retain_mut(|job| {
             if !on_disk.contains(&job.id) {
                 return true;
             }
-            let why = match shared.read(|reader| reader.payload(job.id.locator)) {
+            let why = match store.read(|reader| reader.payload(job.id.locator)) {
                 Ok(Some(payload)) => {
                     job.payload = payload;
                     return true;
@@ -59,7 +59,7 @@ impl SqliteConsumer {
                 Err(error) => error.message,
             };
             log::error!(job:% = job.id; "a job's payload cannot be read: {why}");
-            shared.act(|state, now_us| state.machine.payload_lost(now_us, job.id, job.token, &why));
+            store.act(|state, now_us| state.machine.payload_lost(now_us, job.id, job.token, &why));
             false
         });
     }
@@ -69,7 +69,7 @@ impl SqliteConsumer {
         if let Err(error) = self.running.note(self.held.iter().map(|(id, _)| id.locator)) {
             log::warn!(
                 "cannot note the running jobs in `{}`: {error}; a job that kills the process would not be counted",
-                self.core.shared.folder.path().display()
+                self.store.folder.path().display()
             );
         }
     }
@@ -78,47 +78,47 @@ impl SqliteConsumer {
 #[async_trait]
 impl Consumer for SqliteConsumer {
     async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
-        let mut step = LeaseReply::default();
+        let mut reply = LeaseReply::default();
         let (mut on_disk, mut answers) = (Vec::new(), Vec::new());
         let (queue, number, held) = (self.queue, self.number, &mut self.held);
-        let most = self.core.shared.value_max;
-        self.core.shared.act(|state, now_us| {
+        let most = self.store.value_max;
+        self.store.act(|state, now_us| {
             for mut settlement in settle {
                 settlement.outcome = bounded(settlement.outcome, most, VALUE_LIMIT);
                 let (id, token) = (settlement.id, settlement.token);
                 match state.machine.settle(now_us, settlement) {
                     true => answers.extend(state.take_caller(id)),
-                    false => step.refused.push(id),
+                    false => reply.refused.push(id),
                 }
                 held.retain(|&(_, held)| held != token);
             }
             held.retain(|&(id, token)| state.machine.holds(id, token));
-            step.more = state.machine.lease(now_us, queue, number, want, &mut step.leased);
-            on_disk.extend(step.leased.iter().map(|job| job.id).filter(|&id| state.machine.payload_on_disk(id)));
+            reply.more = state.machine.lease(now_us, queue, number, want, &mut reply.leased);
+            on_disk.extend(reply.leased.iter().map(|job| job.id).filter(|&id| state.machine.payload_on_disk(id)));
         });
         // A caller that is gone has left; that is all a failed send says.
         answers.into_iter().for_each(|(caller, view)| drop(caller.send(Ok(view))));
-        if let Some(job) = step.leased.iter().find(|job| job.deaths >= LAST_CHANCE) {
+        if let Some(job) = reply.leased.iter().find(|job| job.deaths >= LAST_CHANCE) {
             self.last_chance = Some(job.token);
         }
         if !on_disk.is_empty() {
-            self.read_payloads(&mut step.leased, &on_disk);
+            self.read_payloads(&mut reply.leased, &on_disk);
         }
-        self.held.extend(step.leased.iter().map(|job| (job.id, job.token)));
+        self.held.extend(reply.leased.iter().map(|job| (job.id, job.token)));
         self.note_held();
         if let Some(token) = self.last_chance.take_if(|token| self.held.iter().all(|(_, held)| held != token)) {
-            self.core.shared.act(|state, _| state.machine.end_last_chance(self.queue, token));
+            self.store.act(|state, _| state.machine.end_last_chance(self.queue, token));
         }
-        Ok(step)
+        Ok(reply)
     }
 
     async fn idle(&mut self) {
         let (queue, number) = (self.queue, self.number);
-        if !self.core.shared.act(|state, _| state.machine.sleep(queue, number)) {
+        if !self.store.act(|state, _| state.machine.sleep(queue, number)) {
             return;
         }
-        let mut sleep = Sleep { core: &self.core, queue, number, woken: false };
-        self.bell.notified().await;
+        let mut sleep = Sleep { store: &self.store, queue, number, woken: false };
+        self.waker.notified().await;
         sleep.woken = true;
     }
 }
@@ -126,8 +126,8 @@ impl Consumer for SqliteConsumer {
 impl Drop for SqliteConsumer {
     fn drop(&mut self) {
         let (queue, number) = (self.queue, self.number);
-        self.core.shared.act(|state, _| {
-            state.bells.remove(&number);
+        self.store.act(|state, _| {
+            state.wakers.remove(&number);
             state.machine.remove_consumer(queue, number);
         });
     }
@@ -136,7 +136,7 @@ impl Drop for SqliteConsumer {
 /// Dropped before `woken` is set, the consumer gave up sleeping: a wake-up that
 /// was on its way goes to another.
 struct Sleep<'a> {
-    core: &'a Core,
+    store: &'a StoreHandle,
     queue: QueueNo,
     number: ConsumerNo,
     woken: bool,
@@ -145,19 +145,19 @@ struct Sleep<'a> {
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
         if !self.woken {
-            self.core.shared.act(|state, _| state.machine.give_up_sleep(self.queue, self.number));
+            self.store.act(|state, _| state.machine.give_up_sleep(self.queue, self.number));
         }
     }
 }
 
 pub(super) struct SqliteRenewer {
-    pub(super) core: Arc<Core>,
+    pub(super) store: Arc<StoreHandle>,
 }
 
 #[async_trait]
 impl Renewer for SqliteRenewer {
     async fn renew(&mut self, _model: &str, leases: &[(JobId, LeaseToken)]) -> Result<Vec<Renewal>> {
-        Ok(self.core.shared.act(|state, now_us| {
+        Ok(self.store.act(|state, now_us| {
             let renew = |&(id, token): &(JobId, LeaseToken)| match state.machine.renew(now_us, id, token) {
                 true => Renewal::Renewed,
                 false => Renewal::Lost,

@@ -105,8 +105,7 @@ impl Journal {
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
             0 => {
-                let mut secret = [0; 16];
-                getrandom::fill(&mut secret).map_err(|e| JournalError::Other(format!("no randomness: {e}")))?;
+                let secret: [u8; 16] = rand::random();
                 db.execute_batch("BEGIN IMMEDIATE")?;
                 db.execute_batch(SCHEMA)?;
                 db.execute("INSERT INTO meta VALUES ('secret', ?1)", params![secret])?;

@@ -9,16 +9,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, Result};
 use parking_lot::Mutex;
-use rusqlite::{Connection, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, Transaction, params_from_iter};
 
 use crate::api::{MetadataStore, Timer};
-use crate::limits;
+use crate::errors::check_document;
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = wal;
@@ -43,7 +45,7 @@ const AHEAD_MS: i64 = 60_000;
 /// Most bytes of a document: far below what SQLite takes for a row.
 const VALUE_MAX: usize = 500_000_000;
 
-/// The embedded store's metadata store.
+/// The embedded store's metadata.
 pub(super) struct SqliteMetadata {
     // Held for one short transaction on a blocking thread, never across an await.
     db: Arc<Mutex<Connection>>,
@@ -68,24 +70,47 @@ impl SqliteMetadata {
         Ok(SqliteMetadata { db: Arc::new(Mutex::new(db)) })
     }
 
+    /// One transaction on a blocking thread; `work` is told the time.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Transaction<'_>, i64) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let db = self.db.clone();
         let done = tokio::task::spawn_blocking(move || {
             let mut db = db.lock();
             let transaction = db.transaction()?;
-            let value = work(&transaction)?;
+            let value = work(&transaction, now_ms())?;
             transaction.commit()?;
             Ok(value)
         });
-        match done.await {
-            Ok(result) => result.map_err(unavailable),
-            Err(error) => {
-                Err(Error::new(ErrorCode::QueueUnavailable, format!("the metadata store's call ended early: {error}")))
-            }
-        }
+        let failed = |e| Error::new(ErrorCode::QueueUnavailable, format!("a metadata call ended early: {e}"));
+        done.await.map_err(failed)?.map_err(unavailable)
+    }
+
+    /// A statement that changes rows; whether it did. `?1` is the time, `?2` the time
+    /// after `delay`, and `values` begin with `?3`.
+    async fn change<const N: usize>(&self, sql: &'static str, delay: Duration, values: [Value; N]) -> Result<bool> {
+        self.with(move |db, now| {
+            let mut statement = db.prepare_cached(sql)?;
+            let times = [now, after(now, delay)].map(Value::from);
+            let bound = times.into_iter().chain(values).take(statement.parameter_count());
+            Ok(statement.execute(params_from_iter(bound))? > 0)
+        })
+        .await
+    }
+
+    /// The rows of a statement whose values begin with `?1`; `read` is told the time.
+    async fn rows<T: Send + 'static, const N: usize>(
+        &self,
+        sql: &'static str,
+        values: [Value; N],
+        read: impl Fn(&Row<'_>, i64) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Vec<T>> {
+        self.with(move |db, now| {
+            let mut statement = db.prepare_cached(sql)?;
+            statement.query_map(params_from_iter(values), |row| read(row, now))?.collect()
+        })
+        .await
     }
 }
 
@@ -96,95 +121,69 @@ impl MetadataStore for SqliteMetadata {
     }
 
     async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool> {
-        let (key, holder) = (key.to_owned(), holder.to_owned());
-        self.with(move |db| {
-            let now = now_ms();
-            let free = "DELETE FROM claim WHERE until_ms <= ?1 OR set_ms > ?2";
-            db.prepare_cached(free)?.execute([now, now + AHEAD_MS])?;
-            let sql = "INSERT INTO claim VALUES (?1, ?2, ?3, ?4)
-                ON CONFLICT (key) DO UPDATE SET until_ms = ?3, set_ms = ?4 WHERE holder = ?2";
-            Ok(db.prepare_cached(sql)?.execute(params![key, holder, after(now, ttl), now])? == 1)
-        })
-        .await
+        let free = "DELETE FROM claim WHERE until_ms <= ?1 OR set_ms > ?1 + ?3";
+        self.change(free, Duration::ZERO, [AHEAD_MS.into()]).await?;
+        let sql = "INSERT INTO claim VALUES (?3, ?4, ?2, ?1)
+            ON CONFLICT (key) DO UPDATE SET until_ms = ?2, set_ms = ?1 WHERE holder = ?4";
+        self.change(sql, ttl, [text(key), text(holder)]).await
     }
 
     async fn unlock(&self, key: &str, holder: &str) -> Result<()> {
-        let (key, holder) = (key.to_owned(), holder.to_owned());
-        let sql = "DELETE FROM claim WHERE key = ?1 AND holder = ?2";
-        self.with(move |db| db.prepare_cached(sql)?.execute(params![key, holder]).map(drop)).await
+        let sql = "DELETE FROM claim WHERE key = ?3 AND holder = ?4";
+        self.change(sql, Duration::ZERO, [text(key), text(holder)]).await.map(drop)
     }
 
     async fn documents(&self, space: &str) -> Result<Vec<(String, Bytes)>> {
-        let space = space.to_owned();
-        self.with(move |db| {
-            let mut select = db.prepare_cached("SELECT key, value FROM document WHERE space = ?1")?;
-            let rows = select.query_map([space], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?.into())))?;
-            rows.collect()
-        })
-        .await
+        let sql = "SELECT key, value FROM document WHERE space = ?1";
+        self.rows(sql, [text(space)], |row, _| Ok((row.get(0)?, bytes(row, 1)?))).await
     }
 
     async fn put(&self, space: &str, key: &str, value: &[u8]) -> Result<()> {
-        limits::check_document(key, value.len(), VALUE_MAX)?;
-        let (space, key, value) = (space.to_owned(), key.to_owned(), value.to_owned());
-        let sql = "INSERT OR REPLACE INTO document VALUES (?1, ?2, ?3)";
-        self.with(move |db| db.prepare_cached(sql)?.execute(params![space, key, value]).map(drop)).await
+        check_document(key, value.len(), VALUE_MAX)?;
+        let sql = "INSERT OR REPLACE INTO document VALUES (?3, ?4, ?5)";
+        self.change(sql, Duration::ZERO, [text(space), text(key), value.to_vec().into()]).await.map(drop)
     }
 
     async fn remove(&self, space: &str, key: &str) -> Result<bool> {
-        let (space, key) = (space.to_owned(), key.to_owned());
-        let sql = "DELETE FROM document WHERE space = ?1 AND key = ?2";
-        self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![space, key])? == 1)).await
+        let sql = "DELETE FROM document WHERE space = ?3 AND key = ?4";
+        self.change(sql, Duration::ZERO, [text(space), text(key)]).await
     }
 
     async fn append(&self, log: &str, entry: &[u8], keep: usize) -> Result<()> {
-        limits::check_document(log, entry.len(), VALUE_MAX)?;
+        check_document(log, entry.len(), VALUE_MAX)?;
         let (log, entry) = (log.to_owned(), entry.to_owned());
-        self.with(move |db| {
-            db.prepare_cached("INSERT INTO log (log, entry) VALUES (?1, ?2)")?.execute(params![log, entry])?;
+        self.with(move |db, _| {
+            db.prepare_cached("INSERT INTO log (log, entry) VALUES (?1, ?2)")?.execute((&log, entry))?;
             let trim = "DELETE FROM log WHERE log = ?1 AND id <=
                 (SELECT id FROM log WHERE log = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-            db.prepare_cached(trim)?.execute(params![log, keep.max(1) as i64]).map(drop)
+            db.prepare_cached(trim)?.execute((&log, count(keep.max(1)))).map(drop)
         })
         .await
     }
 
     async fn tail(&self, log: &str, limit: usize) -> Result<Vec<Bytes>> {
-        let log = log.to_owned();
-        self.with(move |db| {
-            let mut select = db.prepare_cached("SELECT entry FROM log WHERE log = ?1 ORDER BY id DESC LIMIT ?2")?;
-            let rows = select.query_map(params![log, limit as i64], |row| row.get::<_, Vec<u8>>(0).map(Bytes::from))?;
-            rows.collect()
-        })
-        .await
+        let sql = "SELECT entry FROM log WHERE log = ?1 ORDER BY id DESC LIMIT ?2";
+        self.rows(sql, [text(log), count(limit)], |row, _| bytes(row, 0)).await
     }
 
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
-        let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
-        limits::check_document(&key, value.len(), VALUE_MAX)?;
-        let sql = "INSERT OR IGNORE INTO timer VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.with(move |db| {
-            let now = now_ms();
-            Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now, delay), now])? == 1)
-        })
-        .await
+        check_document(key, value.len(), VALUE_MAX)?;
+        let sql = "INSERT OR IGNORE INTO timer VALUES (?3, ?4, ?5, ?2, ?1)";
+        self.change(sql, delay, [text(set), text(key), value.to_vec().into()]).await
     }
 
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let set = set.to_owned();
-        self.with(move |db| {
-            let now = now_ms();
+        self.with(move |db, now| {
             let sql = "SELECT key, value FROM timer
                 WHERE (name = ?1 AND due_ms <= ?2) OR (name = ?1 AND set_ms > ?4) ORDER BY due_ms LIMIT ?3";
             let mut select = db.prepare_cached(sql)?;
-            let rows = select.query_map(params![set, now, limit as i64, now + AHEAD_MS], |row| {
-                Ok(Timer { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() })
-            })?;
-            let due: Vec<Timer> = rows.collect::<rusqlite::Result<_>>()?;
-            let mut lend =
-                db.prepare_cached("UPDATE timer SET due_ms = ?3, set_ms = ?4 WHERE name = ?1 AND key = ?2")?;
+            let values = (&set, now, limit as i64, now + AHEAD_MS);
+            let due: Vec<Timer> = select.query_map(values, timer)?.collect::<rusqlite::Result<_>>()?;
+            let sql = "UPDATE timer SET due_ms = ?3, set_ms = ?4 WHERE name = ?1 AND key = ?2";
+            let mut lend = db.prepare_cached(sql)?;
             for timer in &due {
-                lend.execute(params![set, timer.key, after(now, lease), now])?;
+                lend.execute((&set, &timer.key, after(now, lease), now))?;
             }
             Ok(due)
         })
@@ -192,49 +191,47 @@ impl MetadataStore for SqliteMetadata {
     }
 
     async fn move_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
-        let (set, key, value) = (set.to_owned(), key.to_owned(), value.to_owned());
-        limits::check_document(&key, value.len(), VALUE_MAX)?;
-        let sql = "UPDATE timer SET value = ?3, due_ms = ?4, set_ms = ?5 WHERE name = ?1 AND key = ?2";
-        self.with(move |db| {
-            let now = now_ms();
-            Ok(db.prepare_cached(sql)?.execute(params![set, key, value, after(now, delay), now])? == 1)
-        })
-        .await
+        check_document(key, value.len(), VALUE_MAX)?;
+        let sql = "UPDATE timer SET value = ?5, due_ms = ?2, set_ms = ?1 WHERE name = ?3 AND key = ?4";
+        self.change(sql, delay, [text(set), text(key), value.to_vec().into()]).await
     }
 
     async fn swap_timer(&self, set: &str, key: &str, from: &[u8], to: &[u8], delay: Duration) -> Result<bool> {
-        let (set, key, from, to) = (set.to_owned(), key.to_owned(), from.to_owned(), to.to_owned());
-        limits::check_document(&key, to.len(), VALUE_MAX)?;
-        let sql = "UPDATE timer SET value = ?4, due_ms = ?5, set_ms = ?6
-            WHERE name = ?1 AND key = ?2 AND value IN (?3, ?4)";
-        self.with(move |db| {
-            let now = now_ms();
-            Ok(db.prepare_cached(sql)?.execute(params![set, key, from, to, after(now, delay), now])? == 1)
-        })
-        .await
+        check_document(key, to.len(), VALUE_MAX)?;
+        let sql = "UPDATE timer SET value = ?6, due_ms = ?2, set_ms = ?1
+            WHERE name = ?3 AND key = ?4 AND value IN (?5, ?6)";
+        self.change(sql, delay, [text(set), text(key), from.to_vec().into(), to.to_vec().into()]).await
     }
 
     async fn remove_timer(&self, set: &str, key: &str) -> Result<bool> {
-        let (set, key) = (set.to_owned(), key.to_owned());
-        let sql = "DELETE FROM timer WHERE name = ?1 AND key = ?2";
-        self.with(move |db| Ok(db.prepare_cached(sql)?.execute(params![set, key])? == 1)).await
+        let sql = "DELETE FROM timer WHERE name = ?3 AND key = ?4";
+        self.change(sql, Duration::ZERO, [text(set), text(key)]).await
     }
 
     async fn timers(&self, set: &str, limit: usize) -> Result<Vec<(Timer, Duration)>> {
-        let set = set.to_owned();
-        self.with(move |db| {
-            let now = now_ms();
-            let sql = "SELECT key, value, due_ms FROM timer WHERE name = ?1 ORDER BY due_ms LIMIT ?2";
-            let mut select = db.prepare_cached(sql)?;
-            let rows = select.query_map(params![set, limit as i64], |row| {
-                let left = row.get::<_, i64>(2)?.saturating_sub(now).max(0) as u64;
-                let due = Timer { key: row.get(0)?, value: row.get::<_, Vec<u8>>(1)?.into() };
-                Ok((due, Duration::from_millis(left)))
-            })?;
-            rows.collect()
-        })
-        .await
+        let sql = "SELECT key, value, due_ms FROM timer WHERE name = ?1 ORDER BY due_ms LIMIT ?2";
+        let left = |row: &Row<'_>, now| {
+            let left = row.get::<_, i64>(2)?.saturating_sub(now).max(0) as u64;
+            Ok((timer(row)?, Duration::from_millis(left)))
+        };
+        self.rows(sql, [text(set), count(limit)], left).await
     }
+}
+
+fn timer(row: &Row<'_>) -> rusqlite::Result<Timer> {
+    Ok(Timer { key: row.get(0)?, value: bytes(row, 1)? })
+}
+
+fn bytes(row: &Row<'_>, at: usize) -> rusqlite::Result<Bytes> {
+    row.get::<_, Vec<u8>>(at).map(Bytes::from)
+}
+
+fn text(text: &str) -> Value {
+    text.to_owned().into()
+}
+
+fn count(count: usize) -> Value {
+    i64::try_from(count).unwrap_or(i64::MAX).into()
 }
 
 fn has_column(db: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
@@ -243,7 +240,7 @@ fn has_column(db: &Connection, table: &str, column: &str) -> rusqlite::Result<bo
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    unix_ms(SystemTime::now()) as i64
 }
 
 fn after(now_ms: i64, delay: Duration) -> i64 {
@@ -251,7 +248,7 @@ fn after(now_ms: i64, delay: Duration) -> i64 {
 }
 
 fn unavailable(error: rusqlite::Error) -> Error {
-    Error::new(ErrorCode::QueueUnavailable, format!("the metadata store's database cannot be used: {error}"))
+    Error::new(ErrorCode::QueueUnavailable, format!("the metadata database cannot be used: {error}"))
         .retry_after(Duration::from_secs(1))
 }
 
@@ -265,7 +262,7 @@ mod tests {
     async fn ten_years_ago(metadata: &SqliteMetadata) {
         let by = 10 * 365 * 86_400_000i64;
         metadata
-            .with(move |db| {
+            .with(move |db, _| {
                 db.execute("UPDATE timer SET due_ms = due_ms + ?1, set_ms = set_ms + ?1", [by])?;
                 db.execute("UPDATE claim SET until_ms = until_ms + ?1, set_ms = set_ms + ?1", [by])
             })

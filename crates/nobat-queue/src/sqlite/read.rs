@@ -8,15 +8,14 @@ use bytes::Bytes;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
-use super::client::committed;
 use super::journal::{JournalError, Reader};
 use super::machine::{Payload, Row};
 use super::rows::StoredResult;
-use super::shared::Shared;
+use super::store::{EmbeddedStore, committed};
 use crate::api::{ListFilter, Page};
 
 /// Most records one page looks at, whatever it finds.
-const LOOK: usize = 1_000;
+const SCAN_MAX: usize = 1_000;
 
 enum Found {
     View(Box<JobView>),
@@ -25,9 +24,9 @@ enum Found {
 }
 
 /// Reads a job; `None` when there is no record of it.
-pub(super) async fn get(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobView>> {
+pub(super) async fn get(store: &Arc<EmbeddedStore>, id: JobId) -> Result<Option<JobView>> {
     loop {
-        let found = shared.act(|state, now_us| {
+        let found = store.act(|state, now_us| {
             if let Some(view) = state.recent.get(id, now_us / 1_000) {
                 return Found::View(Box::new(view.clone()));
             }
@@ -40,28 +39,28 @@ pub(super) async fn get(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobVie
         match found {
             Found::View(view) => return Ok(Some(*view)),
             Found::Settling(ack) => committed(ack).await?,
-            Found::Journal => return stored(shared, id).await,
+            Found::Journal => return stored(store, id).await,
         }
     }
 }
 
 /// Reads a job's input; `None` when it has ended, or was never there.
-pub(super) async fn input(shared: &Arc<Shared>, id: JobId) -> Result<Option<Bytes>> {
-    match shared.act(|state, _| state.machine.input(id)) {
+pub(super) async fn input(store: &Arc<EmbeddedStore>, id: JobId) -> Result<Option<Bytes>> {
+    match store.act(|state, _| state.machine.input(id)) {
         None => Ok(None),
         Some(Payload::Memory(bytes)) => Ok(Some(bytes)),
         Some(Payload::Disk(0)) => Ok(Some(Bytes::new())),
         // It may end while it is read, and then has no row any more.
-        Some(Payload::Disk(_)) => blocking(shared, move |reader| reader.payload(id.locator)).await,
+        Some(Payload::Disk(_)) => blocking(store, move |reader| reader.payload(id.locator)).await,
     }
 }
 
-async fn stored(shared: &Arc<Shared>, id: JobId) -> Result<Option<JobView>> {
-    let ids = shared.ids;
-    let found = blocking(shared, move |reader| reader.result(id.locator, &ids)).await?;
-    let now_ms = shared.clock.now_us() / 1_000;
+async fn stored(store: &Arc<EmbeddedStore>, id: JobId) -> Result<Option<JobView>> {
+    let ids = store.ids;
+    let found = blocking(store, move |reader| reader.result(id.locator, &ids)).await?;
+    let now_ms = store.clock.now_us() / 1_000;
     let found = found.filter(|found| found.random == id.random && found.expires_ms > now_ms);
-    Ok(found.map(|found| named(shared, found)))
+    Ok(found.map(|found| named(store, found)))
 }
 
 /// Ended or not: whether a job in this state can be in memory, in the journal's results.
@@ -77,7 +76,7 @@ fn places(state: Option<JobState>) -> (bool, bool) {
 
 /// Lists jobs, newest first; the cursor is the row to go on below.
 pub(super) async fn list(
-    shared: &Arc<Shared>,
+    store: &Arc<EmbeddedStore>,
     filter: &ListFilter,
     cursor: Option<&str>,
     limit: usize,
@@ -91,30 +90,30 @@ pub(super) async fn list(
             )
         })?,
     };
-    let limit = limit.clamp(1, LOOK);
+    let limit = limit.clamp(1, SCAN_MAX);
     let wanted = |view: &JobView| {
         filter.model.as_ref().is_none_or(|model| *model == view.model)
             && filter.state.is_none_or(|state| state == view.state)
             && filter.owner.is_none_or(|owner| owner == view.owner)
     };
     let (in_memory, in_journal) = places(filter.state);
-    let ids = shared.ids;
+    let ids = store.ids;
     // Memory first: a job leaves it after its end is in the journal, so one that ends
     // meanwhile is found in both, never in neither.
     let (live, live_end) = match in_memory {
-        true => shared.act(|state, _| state.machine.list(before, limit, LOOK, wanted)),
+        true => store.act(|state, _| state.machine.list(before, limit, SCAN_MAX, wanted)),
         false => (Vec::new(), None),
     };
     let stored = match in_journal {
-        true => blocking(shared, move |reader| reader.results(before, LOOK, &ids)).await?,
+        true => blocking(store, move |reader| reader.results(before, SCAN_MAX, &ids)).await?,
         false => Vec::new(),
     };
     // Below the end of a source that was cut off, only that source knows less.
-    let stored_end = (stored.len() == LOOK).then(|| stored.last().map(|found| found.row)).flatten();
+    let stored_end = (stored.len() == SCAN_MAX).then(|| stored.last().map(|found| found.row)).flatten();
     let end = stored_end.into_iter().chain(live_end).max();
-    let now_ms = shared.clock.now_us() / 1_000;
+    let now_ms = store.clock.now_us() / 1_000;
     let stored =
-        stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(shared, found)).filter(wanted);
+        stored.into_iter().filter(|found| found.expires_ms > now_ms).map(|found| named(store, found)).filter(wanted);
     let mut jobs: Vec<_> = stored.chain(live).filter(|view| end.is_none_or(|end| view.id.locator >= end)).collect();
     // Stable: of a job found twice its end stays.
     jobs.sort_by_key(|view| std::cmp::Reverse(view.id.locator));
@@ -130,15 +129,15 @@ pub(super) async fn list(
 
 /// Reads the journal off this thread: a page may have to come from disk.
 async fn blocking<R: Send + 'static>(
-    shared: &Arc<Shared>,
+    store: &Arc<EmbeddedStore>,
     op: impl FnOnce(&Reader) -> Result<R, JournalError> + Send + 'static,
 ) -> Result<R> {
-    let shared = Arc::clone(shared);
-    let read = tokio::task::spawn_blocking(move || shared.read(op)).await;
+    let store = Arc::clone(store);
+    let read = tokio::task::spawn_blocking(move || store.read(op)).await;
     read.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, format!("reading the journal panicked: {e}"))))
 }
 
-fn named(shared: &Shared, mut found: StoredResult) -> JobView {
-    found.view.model = shared.state.lock().machine.model(found.queue);
+fn named(store: &EmbeddedStore, mut found: StoredResult) -> JobView {
+    found.view.model = store.state.lock().machine.model(found.queue);
     found.view
 }

@@ -1,11 +1,17 @@
 //! What only the inside can arrange: a full disk, a damaged record.
 
+use std::path::Path;
+use std::time::Duration;
+
 use bytes::Bytes;
-use nobat_core::OwnerId;
 use nobat_core::explain::Explain;
 use nobat_core::job::{JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
+use nobat_core::{ErrorCode, OwnerId};
 
+use super::folder::Folder;
+use super::journal::Journal;
 use super::*;
+use crate::api::{Durability, Queue, QueueSettings};
 
 fn job(payload: impl Into<Bytes>) -> NewJob {
     let options = JobOptions::default();

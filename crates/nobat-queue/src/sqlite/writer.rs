@@ -7,10 +7,10 @@
 //!
 //! A commit that fails (a full or read-only disk, a folder that is gone) refuses
 //! what it would have accepted, keeps everything else for the next attempt, and
-//! closes the door for new jobs until one succeeds. Where nothing is left to commit,
-//! as much as failed is written for a trial, so that the door opens again without
-//! anybody knocking. The process lives on. A commit that hangs, and a folder that
-//! goes while nothing is committed, is the [`guard`](super::guard)'s to notice.
+//! takes no new jobs until one succeeds. Where nothing is left to commit,
+//! as much as failed is written for a trial, so that jobs are taken again without
+//! anybody asking. The process lives on. A commit that hangs, and a folder that
+//! goes while nothing is committed, is the [`guard`](super::disk_watchdog)'s to notice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::client::CALL_END_WITHIN_US;
 use super::journal::Journal;
 use super::machine::Group;
-use super::shared::{Shared, WriterState};
+use super::store::{EmbeddedStore, WriterState};
 
 /// Most expired results deleted with one group.
 const EXPIRE_LIMIT: usize = 1_000;
@@ -36,7 +36,7 @@ const TRIAL_MOST: u64 = 1 << 20;
 const LOOK_EVERY_US: u64 = CALL_END_WITHIN_US;
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    store: Arc<EmbeddedStore>,
     journal: Journal,
     /// When results are to be deleted next; `None` while there are none.
     expire_at_us: Option<u64>,
@@ -54,14 +54,14 @@ struct Work {
     expire_before_ms: Option<u64>,
     /// Nothing to commit: only find out whether it can be.
     trial: bool,
-    /// The door is closed.
+    /// No jobs are taken.
     closed: bool,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
+    pub(super) fn new(store: Arc<EmbeddedStore>, journal: Journal) -> Writer {
         let expire_at_us = journal.next_expiry().ok().flatten().map(|ms| ms * 1_000);
-        Writer { shared, journal, expire_at_us, hold_until_us: 0, failed_bytes: 0, worked_us: 0 }
+        Writer { store, journal, expire_at_us, hold_until_us: 0, failed_bytes: 0, worked_us: 0 }
     }
 
     /// Runs until the queue is dropped and everything is committed.
@@ -76,7 +76,7 @@ impl Writer {
 
     fn commit(&mut self, work: &Work) -> Result<usize, String> {
         // Otherwise it is looked for after the commit.
-        if let Some(lost) = work.closed.then(|| self.shared.folder.lost()).flatten() {
+        if let Some(lost) = work.closed.then(|| self.store.folder.lost()).flatten() {
             return Err(lost);
         }
         let done = match work.trial {
@@ -90,12 +90,12 @@ impl Writer {
 
     /// Waits for work; `None` when the queue has been dropped.
     fn next(&mut self) -> Option<Work> {
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.state.lock();
+        let store = Arc::clone(&self.store);
+        let mut state = store.state.lock();
         loop {
-            let now_us = shared.clock.now_us();
+            let now_us = store.clock.now_us();
             state.machine.advance(now_us);
-            state.take_bells().iter().for_each(|bell| bell.notify_one());
+            state.take_wakers().iter().for_each(|waker| waker.notify_one());
             let held = now_us < self.hold_until_us;
             if !held {
                 // At the end nothing may wait any longer.
@@ -128,21 +128,21 @@ impl Writer {
             let until_us = if held { until_us.max(now_us + 1_000) } else { until_us };
             state.writer = WriterState::Asleep { until_us };
             if until_us == u64::MAX {
-                shared.work.wait(&mut state);
+                store.work.wait(&mut state);
             } else {
-                shared.work.wait_until(&mut state, shared.clock.instant(until_us));
+                store.work.wait_until(&mut state, store.clock.instant(until_us));
             }
             state.writer = WriterState::Busy;
         }
     }
 
     fn committed(&mut self, work: Work, expired: usize) {
-        let now_us = self.shared.clock.now_us();
+        let now_us = self.store.clock.now_us();
         let upto = work.group.upto;
         let mut answers = Vec::new();
         // What went into a folder that went meanwhile is kept by nobody.
-        let lost = self.shared.folder.lost();
-        let mut state = self.shared.state.lock();
+        let lost = self.store.folder.lost();
+        let mut state = self.store.state.lock();
         state.committing_us = None;
         let settled = state.machine.committed(work.group);
         let mut first_expiry_ms = None;
@@ -153,14 +153,14 @@ impl Writer {
                 state.recent.insert(job.view.clone(), expires_ms);
             }
             let last = waiters.pop();
-            answers.extend(waiters.into_iter().map(|waiter| (waiter.tell, job.view.clone())));
-            answers.extend(last.map(|waiter| (waiter.tell, job.view)));
+            answers.extend(waiters.into_iter().map(|waiter| (waiter.sender, job.view.clone())));
+            answers.extend(last.map(|waiter| (waiter.sender, job.view)));
         }
         let acks = state.acks.take(upto, true);
         let kept = match lost {
-            Some(why) => Err(self.shared.close(&mut state, &why)),
+            Some(why) => Err(self.store.close(&mut state, &why)),
             None => {
-                self.shared.reopen(&mut state);
+                self.store.reopen(&mut state);
                 Ok(())
             }
         };
@@ -182,16 +182,16 @@ impl Writer {
     }
 
     fn failed(&mut self, work: Work, why: &str) {
-        let now_us = self.shared.clock.now_us();
+        let now_us = self.store.clock.now_us();
         self.hold_until_us = now_us + RETRY_AFTER.as_micros() as u64;
         self.expire_at_us = self.expire_at_us.map(|at| at.max(self.hold_until_us));
         if !work.trial {
             self.failed_bytes = work.group.bytes();
         }
         let upto = work.group.upto;
-        let mut state = self.shared.state.lock();
+        let mut state = self.store.state.lock();
         state.committing_us = None;
-        let error = self.shared.close(&mut state, why);
+        let error = self.store.close(&mut state, why);
         let refused = state.machine.failed(work.group);
         let waiters: Vec<_> = refused.iter().filter_map(|row| state.waiters.remove(row)).flatten().collect();
         let acks = state.acks.take(upto, false);
@@ -201,7 +201,7 @@ impl Writer {
             self.hold_until_us = u64::MAX;
         }
         drop(state);
-        waiters.into_iter().for_each(|waiter| drop(waiter.tell.send(Err(error.clone()))));
+        waiters.into_iter().for_each(|waiter| drop(waiter.sender.send(Err(error.clone()))));
         acks.into_iter().for_each(|ack| drop(ack.send(Err(error.clone()))));
     }
 }

@@ -63,7 +63,7 @@ async fn the_oldest_queued_job_gives_the_queue_its_age(backend: Backend) {
     let store = backend.open().await;
     let client = store.queue.client();
     client.enqueue(job("old")).await.expect("accepted");
-    tokio::time::sleep(ms(300)).await;
+    until_async("some age", async || counts(&*store.queue).await.oldest_ms >= 250).await;
     client.enqueue(job("new")).await.expect("accepted");
     let age = counts(&*store.queue).await.oldest_ms;
     assert!((250..30_000).contains(&age), "{age}");

@@ -141,6 +141,5 @@ async fn dead_letters_are_forgotten_after_their_ttl(backend: Backend) {
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     settle(&mut consumer, vec![failure(&leased[0], "broken", None)]).await;
-    tokio::time::sleep(ms(1_300)).await;
-    assert!(store.queue.get(id).await.expect("the store answers").is_none());
+    until_async("the end of its ttl", async || store.queue.get(id).await.expect("the store answers").is_none()).await;
 }

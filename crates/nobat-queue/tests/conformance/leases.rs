@@ -59,7 +59,7 @@ async fn an_expired_lease_returns_to_its_place(backend: Backend) {
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     assert_eq!(payloads(&lease_all(&mut dies, 1).await), ["first"]);
     client.enqueue(job("second")).await.expect("accepted");
-    tokio::time::sleep(ms(500)).await;
+    reaches(&*store.queue, first, JobState::Queued).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     let leased = lease_all(&mut next, 1).await;
     assert_eq!(
@@ -70,11 +70,10 @@ async fn an_expired_lease_returns_to_its_place(backend: Backend) {
 }
 
 async fn a_stale_settlement_is_refused(backend: Backend) {
-    let store = backend.open_with(short_leases(400)).await;
+    let store = backend.open_with(short_leases(1_000)).await;
     let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut sleeper = store.queue.consumer(MODEL, "sleeper").await.expect("a consumer");
     let stale = lease_all(&mut sleeper, 1).await;
-    tokio::time::sleep(ms(500)).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     let fresh = lease_all(&mut next, 1).await;
     assert_ne!(fresh[0].token, stale[0].token);
@@ -87,11 +86,10 @@ async fn a_stale_settlement_is_refused(backend: Backend) {
 }
 
 async fn a_stale_renewal_is_refused(backend: Backend) {
-    let store = backend.open_with(short_leases(400)).await;
+    let store = backend.open_with(short_leases(1_000)).await;
     let id = store.queue.client().enqueue(job("a")).await.expect("accepted").id;
     let mut sleeper = store.queue.consumer(MODEL, "sleeper").await.expect("a consumer");
     let stale = lease_all(&mut sleeper, 1).await;
-    tokio::time::sleep(ms(500)).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     let fresh = lease_all(&mut next, 1).await;
     let mut renewer = store.queue.renewer().await.expect("a renewer");
@@ -124,13 +122,13 @@ async fn a_job_is_settled_once(backend: Backend) {
 }
 
 async fn a_renewed_lease_does_not_expire(backend: Backend) {
-    let store = backend.open_with(short_leases(1_000)).await;
+    let store = backend.open_with(short_leases(2_000)).await;
     let id = store.queue.client().enqueue(job("long")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
     let mut other = store.queue.consumer(MODEL, "other").await.expect("a consumer");
     let mut renewer = store.queue.renewer().await.expect("a renewer");
-    for _ in 0..8 {
+    for _ in 0..12 {
         tokio::time::sleep(ms(200)).await;
         assert_eq!(renewer.renew(MODEL, &[(id, leased[0].token)]).await.expect("an answer"), [Renewal::Renewed]);
         assert!(lease(&mut other, 8).await.is_empty());
@@ -170,15 +168,15 @@ async fn a_job_that_kills_three_workers_is_quarantined_and_its_neighbours_are_no
 }
 
 async fn a_job_that_outlived_a_worker_runs_alone(backend: Backend) {
-    let store = backend.open_with(short_leases(400)).await;
+    let store = backend.open_with(short_leases(2_000)).await;
     let client = store.queue.client();
     client.enqueue(urgent("fresh and urgent", 10)).await.expect("accepted");
-    client.enqueue(job("suspect")).await.expect("accepted");
+    let suspect = client.enqueue(job("suspect")).await.expect("accepted").id;
     let mut dies = store.queue.consumer(MODEL, "dies").await.expect("a consumer");
     let leased = lease_all(&mut dies, 2).await;
     settle(&mut dies, vec![release(&leased[0])]).await;
     client.enqueue(job("after")).await.expect("accepted");
-    tokio::time::sleep(ms(500)).await;
+    reaches(&*store.queue, suspect, JobState::Queued).await;
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut next, 8).await), ["fresh and urgent"], "the batch ends before a suspect");
     assert_eq!(payloads(&lease(&mut next, 8).await), ["suspect"]);
@@ -228,8 +226,9 @@ async fn three_lapses_of_living_workers_quarantine_nothing(backend: Backend) {
 async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
     let store = backend.open_with(short_leases(1_000)).await;
     let client = store.queue.client();
+    let mut ids = Vec::new();
     for payload in ["first", "second"] {
-        client.enqueue(job(payload)).await.expect("accepted");
+        ids.push(client.enqueue(job(payload)).await.expect("accepted").id);
     }
     let sessions = async || {
         let mut two = Vec::new();
@@ -243,7 +242,9 @@ async fn of_jobs_on_their_last_chance_one_runs_at_a_time(backend: Backend) {
         for mut session in sessions().await {
             assert_eq!(lease_all(&mut session, 1).await.len(), 1);
         }
-        tokio::time::sleep(ms(1_100)).await;
+        for &id in &ids {
+            reaches(&*store.queue, id, JobState::Queued).await;
+        }
     }
     client.enqueue(job("fresh")).await.expect("accepted");
     let mut sessions = sessions().await;

@@ -1,6 +1,6 @@
 //! The roles a test plays: a caller with jobs, a worker that leases and settles.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::explain::Explain;
@@ -9,9 +9,7 @@ use nobat_core::job::{
 };
 use nobat_core::{ErrorCode, JobId, OwnerId};
 use nobat_queue::{Consumer, Queue, QueueSettings};
-
-/// Long enough for anything that happens at all, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use nobat_testkit::{PATIENCE, until_async};
 
 /// The model whose queue most tests use.
 pub(crate) const MODEL: &str = "digits";
@@ -60,15 +58,12 @@ pub(crate) async fn lease(consumer: &mut Box<dyn Consumer>, want: usize) -> Vec<
 
 /// Leases until `count` jobs have come, each lease at most that many.
 pub(crate) async fn lease_all(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<LeasedJob> {
-    let until = Instant::now() + PATIENCE;
     let mut leased = Vec::new();
-    while leased.len() < count {
-        assert!(Instant::now() < until, "{} of {count} jobs came", leased.len());
+    until_async("a lease of every job", async || {
         leased.extend(lease(consumer, count - leased.len()).await);
-        if leased.len() < count {
-            tokio::time::sleep(ms(5)).await;
-        }
-    }
+        leased.len() == count
+    })
+    .await;
     leased
 }
 
@@ -123,15 +118,8 @@ pub(crate) async fn get(queue: &dyn Queue, id: JobId) -> JobView {
 
 /// Reads a job until it is in `state`.
 pub(crate) async fn reaches(queue: &dyn Queue, id: JobId, state: JobState) -> JobView {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let view = get(queue, id).await;
-        if view.state == state {
-            return view;
-        }
-        assert!(Instant::now() < until, "job is {:?}, not {state:?}", view.state);
-        tokio::time::sleep(ms(5)).await;
-    }
+    until_async(&format!("the state {state:?}"), async || get(queue, id).await.state == state).await;
+    get(queue, id).await
 }
 
 /// Answers every job with its own payload, until dropped.

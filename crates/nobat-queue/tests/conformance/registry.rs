@@ -67,9 +67,9 @@ async fn a_worker_that_falls_silent_is_forgotten(backend: Backend) {
     let store = backend.open().await;
     store.queue.register_worker(&worker("brief", &["digits"]), ms(300)).await.expect("registered");
     store.queue.register_worker(&worker("lasting", &["digits"]), PATIENCE).await.expect("registered");
-    tokio::time::sleep(ms(500)).await;
-    let listed = store.queue.workers().await.expect("a list");
-    assert_eq!(listed.iter().map(|worker| worker.id.as_str()).collect::<Vec<_>>(), ["lasting"]);
+    let listed = async || store.queue.workers().await.expect("a list");
+    until_async("the end of a registration", async || listed().await.len() == 1).await;
+    assert_eq!(listed().await[0].id, "lasting");
 }
 
 async fn a_worker_that_leaves_is_forgotten_at_once(backend: Backend) {

@@ -49,12 +49,12 @@ async fn a_retry_without_delay_runs_at_once(backend: Backend) {
 async fn a_retry_joins_the_queue_at_its_time(backend: Backend) {
     let store = backend.open().await;
     let client = store.queue.client();
-    client.enqueue(job("first")).await.expect("accepted");
+    let first = client.enqueue(job("first")).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
-    settle(&mut consumer, vec![failure(&leased[0], "again", Some(ms(200)))]).await;
+    settle(&mut consumer, vec![failure(&leased[0], "again", Some(ms(1_000)))]).await;
     client.enqueue(job("came while it waited")).await.expect("accepted");
-    tokio::time::sleep(ms(300)).await;
+    reaches(&*store.queue, first, JobState::Queued).await;
     assert_eq!(payloads(&lease_all(&mut consumer, 2).await), ["came while it waited", "first"]);
 }
 

@@ -40,10 +40,9 @@ async fn a_queued_job_past_its_deadline_expires_and_is_not_run(backend: Backend)
     let options = JobOptions { deadline: Some(ms(100)), ..JobOptions::default() };
     let late = client.enqueue(job_with("late", options)).await.expect("accepted").id;
     client.enqueue(job("in time")).await.expect("accepted");
-    tokio::time::sleep(ms(150)).await;
+    let view = reaches(&*store.queue, late, JobState::Expired).await;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease_all(&mut consumer, 1).await), ["in time"]);
-    let view = reaches(&*store.queue, late, JobState::Expired).await;
     assert_eq!(view.error.expect("says why").code, ErrorCode::DeadlineExceeded);
     assert!(view.finished_at_ms.is_some());
 }
@@ -53,9 +52,8 @@ async fn a_scheduled_job_past_its_deadline_expires(backend: Backend) {
     let options = JobOptions { deadline: Some(ms(100)), delay: Some(ms(60_000)), ..JobOptions::default() };
     let never = store.queue.client().enqueue(job_with("never", options)).await.expect("accepted").id;
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
-    tokio::time::sleep(ms(150)).await;
-    assert!(lease(&mut consumer, 8).await.is_empty());
     reaches(&*store.queue, never, JobState::Expired).await;
+    assert!(lease(&mut consumer, 8).await.is_empty());
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").scheduled, 0);
 }
 
@@ -125,9 +123,8 @@ async fn a_job_whose_worker_died_past_the_deadline_expires(backend: Backend) {
     // On a machine so busy that the deadline passed already it expired sooner.
     assert!(leased.len() <= 1);
     let mut next = store.queue.consumer(MODEL, "next").await.expect("a consumer");
-    tokio::time::sleep(ms(400)).await;
-    assert!(lease(&mut next, 8).await.is_empty());
     reaches(&*store.queue, id, JobState::Expired).await;
+    assert!(lease(&mut next, 8).await.is_empty());
 }
 
 async fn a_result_is_forgotten_after_its_ttl(backend: Backend) {
@@ -140,8 +137,8 @@ async fn a_result_is_forgotten_after_its_ttl(backend: Backend) {
     let view = client.wait(short, PATIENCE).await.expect("the store answers").expect("it is there");
     assert_eq!(outputs(&view), "short");
     client.wait(long, PATIENCE).await.expect("the store answers").expect("it is there");
-    tokio::time::sleep(ms(1_700)).await;
-    assert!(store.queue.get(short).await.expect("the store answers").is_none());
+    let forgotten = async || store.queue.get(short).await.expect("the store answers").is_none();
+    until_async("the end of a result's ttl", forgotten).await;
     assert!(client.wait(short, ms(10)).await.expect("the store answers").is_none());
     assert_eq!(outputs(&get(&*store.queue, long).await), "long");
 }

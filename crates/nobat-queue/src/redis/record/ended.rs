@@ -7,7 +7,7 @@
 //! decides the allocator's size class: with 99 bytes of result the record fills
 //! one of 112 bytes.
 //!
-//! What ended without a result keeps its own layout (see the parent).
+//! What ended without a result keeps its own layout ([`layout`](super::layout)).
 
 use bytes::Bytes;
 use nobat_core::job::{JobError, JobResult, JobState, JobView};
@@ -15,7 +15,7 @@ use nobat_core::varint::{put_u64 as put_varint, take_u64 as take_varint};
 use nobat_core::{ErrorCode, IdIssuer, JobId, OwnerId};
 
 use super::super::keys::QueueKeys;
-use super::{Record, state};
+use super::layout::{Record, state};
 
 /// Milliseconds from 1970 to 2020: five bytes reach from there to 2054.
 const EPOCH_MS: u64 = 1_577_836_800_000;
@@ -58,7 +58,7 @@ pub(crate) fn succeeded(record: &Record, attempts: u8, finished_us: u64, result:
 
 /// A stored job, as far as one string tells.
 #[derive(Clone, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredJob {
     pub(crate) view: JobView,
     /// The token under which the result travels beside.
     pub(crate) blob: Option<u64>,
@@ -67,7 +67,13 @@ pub(crate) struct Stored {
 /// Reads a record into a view, its id made from `random` and what the record
 /// holds. A pending record is given `pending` as its state. `None` when it
 /// cannot be read.
-pub(crate) fn read(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer, pending: JobState) -> Option<Stored> {
+pub(crate) fn read(
+    bytes: Bytes,
+    queue: &QueueKeys,
+    random: u128,
+    ids: IdIssuer,
+    pending: JobState,
+) -> Option<StoredJob> {
     let first = *bytes.first()?;
     if first & STATE_MASK == state::SUCCEEDED {
         return read_succeeded(bytes, queue, random, ids);
@@ -93,10 +99,10 @@ pub(crate) fn read(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer,
         error: record.error.map(|tail| tail.error),
         result: None,
     };
-    Some(Stored { view, blob: None })
+    Some(StoredJob { view, blob: None })
 }
 
-fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) -> Option<Stored> {
+fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) -> Option<StoredJob> {
     let (&first, mut rest) = bytes.split_first()?;
     let (finished, tail) = rest.split_first_chunk::<5>()?;
     rest = tail;
@@ -132,10 +138,10 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
     };
     if first & HAS_BLOB != 0 {
         let token = u64::from_le_bytes(*rest.first_chunk()?);
-        return Some(Stored { view, blob: Some(token) });
+        return Some(StoredJob { view, blob: Some(token) });
     }
     set_result(&mut view, bytes.slice_ref(rest));
-    Some(Stored { view, blob: None })
+    Some(StoredJob { view, blob: None })
 }
 
 /// Puts a packed result into a succeeded view; one that cannot be read becomes

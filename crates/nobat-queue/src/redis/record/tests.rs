@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use nobat_core::explain::Explain;
-use nobat_core::job::{JobOptions, JobResult, JobState};
-use nobat_core::{IdIssuer, OwnerId};
+use nobat_core::job::{JobError, JobOptions, JobResult, JobState, NewJob};
+use nobat_core::retry::RetryPolicy;
+use nobat_core::{ErrorCode, IdIssuer, OwnerId};
 use proptest::prelude::*;
 
 use super::super::keys::QueueKeys;
+use super::layout::*;
 use super::*;
 
 /// A minute of the year 2027.

@@ -39,7 +39,7 @@ local function audit(KEYS, ARGV)
     if not rec or in_set('dead', key) then return 0 end
     local state = byte(rec, 1)
     if state == PENDING and placed(key) then return 0 end
-    if state ~= PENDING and state and (band(state, 7) == 2 or state <= CORRUPT) then return 0 end
+    if state ~= PENDING and state and (band(state, 7) == SUCCEEDED or state <= CORRUPT) then return 0 end
     if not repair then return 1 end
     if sound(rec) then
       requeue(key, rec, now)
@@ -47,7 +47,7 @@ local function audit(KEYS, ARGV)
       call('HINCRBY', base .. 'meta', 'bytes', format('%d', bytes_added))
       return 2
     end
-    entomb(key, rec, now)
+    dead_letter_corrupt(key, rec, now)
     return 3
   end
 
@@ -62,8 +62,8 @@ local function audit(KEYS, ARGV)
   end
   if not repair then return 1 end
   call('ZREM', base .. set, member)
-  if set ~= 'dead' and rec and (state == PENDING or state == nil or (band(state, 7) ~= 2 and state > CORRUPT)) then
-    entomb(key, rec, now)
+  if set ~= 'dead' and rec and (state == PENDING or state == nil or (band(state, 7) ~= SUCCEEDED and state > CORRUPT)) then
+    dead_letter_corrupt(key, rec, now)
     return 3
   end
   return 2

@@ -1,4 +1,4 @@
--- What every function shares: short names, the clock, the record's layout (see
+-- What every function shares (the constants in capitals are made by scripts.rs): short names, the clock, the record's layout (see
 -- record.rs), and how a job ends. The library's first part: what stands here is made
 -- once, when the library is loaded, and not by each call.
 -- KEYS[1] is the queue's base; every other key is derived from it.
@@ -8,10 +8,8 @@ local call, byte, sub, char, format
 local pack, unpack_at, band, bor, unpack, tonumber
 local base
 
-local DEADLINE, BLOB, REPLY, TAIL, STRIPPED, TIMES = 1, 2, 4, 8, 16, 32
 -- No record is shorter: one time, no client, and a header of its payload's length.
 local SHORTEST = 21
-local PENDING, DEAD, CANCELLED, EXPIRED, CORRUPT = 1, 3, 4, 5, 6
 
 -- Set by a function that ends jobs: the clients' channel prefix, what dead letters
 -- get, and whether anybody waits for another client's job.
@@ -20,7 +18,7 @@ local channel, max_dead, dead_ttl, watching
 -- that were cancelled or expired.
 local bytes_added, ended, dropped = 0, 0, 0
 -- Dead letters it made: their times and keys.
-local buried = {}
+local dead_letters = {}
 
 -- Opens a call: nothing is left of the one before, which may have failed midway.
 local function start(keys)
@@ -31,7 +29,7 @@ local function start(keys)
   end
   base = keys[1]
   bytes_added, ended, dropped, watching = 0, 0, 0, false
-  if #buried > 0 then buried = {} end
+  if #dead_letters > 0 then dead_letters = {} end
 end
 
 -- Makes a function callable. Renewing, settling and ending jobs goes on when the
@@ -183,19 +181,19 @@ local function finish(key, rec, state, token, code, message, now)
 end
 
 -- Keeps a job as a dead letter, payload included, so that it can be redriven.
-local function bury(key, rec, token, code, message, now)
+local function dead_letter(key, rec, token, code, message, now)
   local tail_bytes = tail(token, code, message, now)
   local flags = bor(byte(rec, 4), TAIL)
   local out = char(DEAD, byte(rec, 2), byte(rec, 3), flags) .. sub(rec, 5, body_len(rec)) .. tail_bytes
   call('SET', base .. key, out, 'PX', dead_ttl)
   if band(flags, BLOB) ~= 0 then call('PEXPIRE', base .. key .. ':in', dead_ttl) end
-  buried[#buried + 1], buried[#buried + 2] = format('%d', now), key
+  dead_letters[#dead_letters + 1], dead_letters[#dead_letters + 2] = format('%d', now), key
   ended = ended + 1
   if watching or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
 end
 
 -- Keeps what cannot be read among the dead letters, as it is but for its state.
-local function entomb(key, rec, now)
+local function dead_letter_corrupt(key, rec, now)
   call('SETRANGE', base .. key, 0, char(CORRUPT))
   call('ZADD', base .. 'dead', now, key)
   call('PEXPIRE', base .. key, dead_ttl)
@@ -220,11 +218,11 @@ end
 -- Files the dead letters that the call made, and drops the oldest over the cap: in
 -- a command each, because thousands fail at once when a dependency does.
 local function file_dead()
-  if #buried == 0 then return end
-  call('ZADD', base .. 'dead', unpack(buried))
+  if #dead_letters == 0 then return end
+  call('ZADD', base .. 'dead', unpack(dead_letters))
   local over = call('ZCARD', base .. 'dead') - max_dead
   if over <= 0 then return end
-  local old = call('ZRANGE', base .. 'dead', 0, math.min(over, #buried + 100) - 1)
+  local old = call('ZRANGE', base .. 'dead', 0, math.min(over, #dead_letters + 100) - 1)
   call('ZREM', base .. 'dead', unpack(old))
   local names = {}
   for at = 1, #old do names[at * 2 - 1], names[at * 2] = base .. old[at], base .. old[at] .. ':in' end
@@ -240,9 +238,9 @@ local function account()
 end
 
 -- Asks the timekeeper to look earlier than it planned.
-local function nudge(keeper_channel, due)
+local function wake_sweeper(sweeper_channel, due)
   local keeper = call('GET', base .. 'keeper')
   if keeper and due < tonumber(sub(keeper, 9)) then
-    call('PUBLISH', keeper_channel .. sub(keeper, 1, 8), base)
+    call('PUBLISH', sweeper_channel .. sub(keeper, 1, 8), base)
   end
 end

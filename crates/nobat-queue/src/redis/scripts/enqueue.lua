@@ -41,7 +41,7 @@ end
 -- Leases all of these jobs to one consumer that waits, if nothing is ahead of them,
 -- and pushes them to it: one wake-up and no call of its own until they ran. Whoever
 -- gets no such message (it died, or its connection did) is parked no more.
-local function hand_over(hand_channel, adds, sets, added, sorted, now)
+local function push_to_waiting(push_channel, adds, sets, added, sorted, now)
   if call('EXISTS', base .. 'ready') == 1 then return false end
   for _ = 1, 3 do
     local member = call('SPOP', base .. 'parked')
@@ -65,7 +65,7 @@ local function hand_over(hand_channel, adds, sets, added, sorted, now)
       leases[place * 2 - 1], leases[place * 2] = format('%d', now + lease + place), token .. key
       f = f + 3
     end
-    if call('PUBLISH', hand_channel .. sub(member, 1, 8), table.concat(frames)) > 0 then
+    if call('PUBLISH', push_channel .. sub(member, 1, 8), table.concat(frames)) > 0 then
       call('ZADD', base .. 'leases', unpack(leases))
       call('ZADD', base .. 'took', leases[1], 'h' .. sub(member, 1, 8))
       return true
@@ -92,7 +92,7 @@ local function enqueue(KEYS, ARGV)
   local now = now_us()
   local meta = call('HMGET', base .. 'meta', 'last', 'seq', 'bytes', 'enq', 'paused', 'rate')
   local last, seq, bytes = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
-  if special and last > now + JITTER then look(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, math.huge) end
+  if special and last > now + JITTER then check_silence(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, math.huge) end
   local waiting = 0
   if max_jobs > 0 then
     waiting = call('ZCARD', base .. 'ready') + call('ZCARD', base .. 'sched')
@@ -195,7 +195,7 @@ local function enqueue(KEYS, ARGV)
 
   if #sets > 0 then call('MSET', unpack(sets)) end
   local plain = not again and m == 0 and added > 0 and #adds == added * 2 and meta[5] ~= '1'
-  local handed = plain and hand_over(ARGV[9], adds, sets, added, sorted, now)
+  local handed = plain and push_to_waiting(ARGV[9], adds, sets, added, sorted, now)
   if handed then bytes = tonumber(meta[3]) or 0 end
   if added > 0 then
     -- Redis would write each of them as a fraction first.
@@ -206,7 +206,7 @@ local function enqueue(KEYS, ARGV)
     call('ZADD', base .. 'ready', unpack(adds))
     if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
   end
-  if first_due then nudge(ARGV[7], first_due) end
+  if first_due then wake_sweeper(ARGV[7], first_due) end
   if added > 0 and not again then except(out, 0, 'at', last - added + 1) end
   return out
 end

@@ -21,7 +21,7 @@ local function renew(KEYS, ARGV)
       out[i] = '1'
     else
       out[i] = '0'
-      if not held[i] then pardon(member) end
+      if not held[i] then undo_death(member) end
     end
   end
   if #adds > 1 then call('ZADD', base .. 'leases', unpack(adds)) end

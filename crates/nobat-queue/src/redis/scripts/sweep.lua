@@ -14,16 +14,8 @@
 -- - One worker could not reach the store. When it asks for the lease it lost, it did
 --   not die, and the death is taken back.
 
-local MAX_DEATHS = 3
--- One more, and it is quarantined: of a queue's such jobs, one at a time is under
--- lease. Those that were at hand each time when another one killed their process
--- would be quarantined with it otherwise.
-local LAST_CHANCE = MAX_DEATHS - 1
--- How long one waits, at a time, while another one runs, us.
-local POSTPONED = 50000
--- After how much of a lease without a look, and what time at least (us), the store
--- counts as having been away.
-local SILENCE, SILENCE_MIN = 0.8, 2000000
+-- After how much of a lease without a sweep the store counts as having been away.
+local SILENCE = 0.8
 -- How far the clock may go back before it counts as set back, us.
 local JITTER = 1000000
 -- Most timers of each kind that are moved when it was.
@@ -49,7 +41,7 @@ local function set_back(now, by)
 end
 
 -- Compares the clock with when the queue was last looked after, `looked` (0: never).
-local function look(now, looked, lease)
+local function check_silence(now, looked, lease)
   if looked == 0 then return end
   if looked - now > JITTER then
     set_back(now, looked - now)
@@ -59,7 +51,7 @@ local function look(now, looked, lease)
 end
 
 -- Whoever held this lease lives: that it ran out was no death.
-local function pardon(member)
+local function undo_death(member)
   if call('ZREM', base .. 'lapsed', member) == 0 then return end
   local key = sub(member, 9)
   local rec = read(key)
@@ -83,14 +75,14 @@ local function reap(now, most)
         local deaths = math.min(byte(rec, 3) + 1, 255)
         rec = char(PENDING, attempts, deaths) .. sub(rec, 4)
         if deaths >= MAX_DEATHS then
-          bury(key, rec, sub(member, 1, 8), CODE_FAILED, deaths .. ' workers died while running this job; it is quarantined, look at its input before it is redriven', now)
+          dead_letter(key, rec, sub(member, 1, 8), CODE_FAILED, deaths .. ' workers died while running this job; it is quarantined, look at its input before it is redriven', now)
         else
           call('SETRANGE', base .. key, 1, char(attempts, deaths))
           call('ZADD', base .. 'lapsed', now, member)
           requeue(key, rec, now)
         end
       elseif rec and byte(rec, 1) == PENDING then
-        entomb(key, rec, now)
+        dead_letter_corrupt(key, rec, now)
       end
     end
   end
@@ -112,7 +104,7 @@ local function promote(now, most)
       adds[#adds + 1] = format('%d', score)
       adds[#adds + 1] = keys[i]
     elseif rec and byte(rec, 1) == PENDING then
-      entomb(keys[i], rec, now)
+      dead_letter_corrupt(keys[i], rec, now)
     end
   end
   if #adds > 0 then call('ZADD', base .. 'ready', unpack(adds)) end

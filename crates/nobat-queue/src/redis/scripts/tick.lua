@@ -17,7 +17,7 @@ local function tick(KEYS, ARGV)
   local now, pause = now_us(), tonumber(ARGV[2])
   local again = now + pause
   local SWEEP = 50
-  look(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, tonumber(ARGV[6]))
+  check_silence(now, tonumber(call('HGET', base .. 'meta', 'swept')) or 0, tonumber(ARGV[6]))
   call('HSET', base .. 'meta', 'swept', now)
   local reaped, spared = reap(now, SWEEP)
   local promoted, expired = promote(now, SWEEP), expire(now, SWEEP)

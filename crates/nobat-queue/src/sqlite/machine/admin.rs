@@ -1,11 +1,12 @@
 //! What people do to queues: cancel, redrive, purge, pause, count, look.
 
 use nobat_core::job::{JobError, JobState, JobView};
-use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_core::{ErrorCode, JobId, Result};
 
-use super::Machine;
 use super::job::{Job, Payload, Phase, QueueNo, Row};
+use super::state::Machine;
 use crate::api::{Counts, SWEEP_LIMIT};
+use crate::errors::{already_finished, not_found};
 
 impl Machine {
     /// Cancels a job that is not terminal.
@@ -42,7 +43,7 @@ impl Machine {
     }
 
     /// Makes a job a dead letter, and keeps their number under the cap.
-    pub(super) fn bury(&mut self, now_us: u64, row: Row, error: JobError) {
+    pub(super) fn dead_letter(&mut self, now_us: u64, row: Row, error: JobError) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
         self.index.leave(row, job);
         job.error = Some(Box::new(error));
@@ -213,15 +214,4 @@ impl Machine {
             result: result.and_then(nobat_core::job::JobResult::decode),
         }
     }
-}
-
-/// A cancel came too late.
-pub(crate) fn already_finished(id: JobId, state: JobState) -> Error {
-    let message = format!("job `{id}` is {} and cannot be cancelled", state.as_str());
-    Error::new(ErrorCode::JobAlreadyFinished, message).for_job(id)
-}
-
-/// Nobody knows this job.
-pub(crate) fn not_found(id: JobId) -> Error {
-    Error::new(ErrorCode::JobNotFound, format!("there is no job `{id}`")).for_job(id)
 }

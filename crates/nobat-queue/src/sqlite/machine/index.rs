@@ -7,9 +7,9 @@ use std::time::Duration;
 use nobat_core::job::LeaseToken;
 use smol_str::SmolStr;
 
+use super::idle_consumers::{ConsumerNo, IdleConsumers};
 use super::job::{Job, Phase, QueueNo, Row};
 use super::ready::Ready;
-use super::sleepers::{ConsumerNo, Sleepers};
 
 /// Orders over all queues, and the queues.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct QueueState {
     pub(crate) ready: Ready,
     /// Dead letters by the time they died.
     pub(crate) dead: BTreeSet<(u64, Row)>,
-    pub(crate) sleepers: Sleepers,
+    pub(crate) idle_consumers: IdleConsumers,
     pub(crate) drain: DrainRate,
     pub(crate) scheduled: u64,
     pub(crate) leased: u64,
@@ -62,7 +62,7 @@ impl Index {
             model,
             ready: Ready::default(),
             dead: BTreeSet::new(),
-            sleepers: Sleepers::default(),
+            idle_consumers: IdleConsumers::default(),
             drain: DrainRate::default(),
             scheduled: 0,
             leased: 0,

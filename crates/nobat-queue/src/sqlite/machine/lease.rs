@@ -5,9 +5,9 @@ use nobat_core::job::{JobError, JobState, LeaseToken, LeasedJob, Outcome, Settle
 use nobat_core::{ErrorCode, JobId};
 use std::time::Duration;
 
+use super::idle_consumers::ConsumerNo;
 use super::job::{Payload, Phase, QueueNo, Row};
-use super::sleepers::ConsumerNo;
-use super::{Machine, micros};
+use super::state::{Machine, micros};
 use crate::api::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN, SWEEP_LIMIT};
 
 /// Lapsed leases remembered.
@@ -18,14 +18,14 @@ impl Machine {
     pub(crate) fn add_consumer(&mut self, queue: QueueNo) -> ConsumerNo {
         let consumer = self.next_consumer;
         self.next_consumer += 1;
-        self.index.queues[queue as usize].sleepers.add(consumer);
+        self.index.queues[queue as usize].idle_consumers.add(consumer);
         consumer
     }
 
     /// Forgets a consumer; what it was woken for wakes another.
     pub(crate) fn remove_consumer(&mut self, queue: QueueNo, consumer: ConsumerNo) {
         let state = &mut self.index.queues[queue as usize];
-        state.sleepers.remove(consumer);
+        state.idle_consumers.remove(consumer);
         state.last_chance.take_if(|(holder, _)| *holder == consumer);
         self.wake(queue);
     }
@@ -34,12 +34,12 @@ impl Machine {
     pub(crate) fn sleep(&mut self, queue: QueueNo, consumer: ConsumerNo) -> bool {
         let queue = &mut self.index.queues[queue as usize];
         let ready = if queue.paused { 0 } else { queue.ready.len() };
-        queue.sleepers.sleep(consumer, ready)
+        queue.idle_consumers.sleep(consumer, ready)
     }
 
     /// A consumer gave up sleeping without stepping; its wake-up goes to another.
     pub(crate) fn give_up_sleep(&mut self, queue: QueueNo, consumer: ConsumerNo) {
-        self.index.queues[queue as usize].sleepers.awake(consumer);
+        self.index.queues[queue as usize].idle_consumers.awake(consumer);
         self.wake(queue);
     }
 
@@ -54,7 +54,7 @@ impl Machine {
         want: usize,
         out: &mut Vec<LeasedJob>,
     ) -> bool {
-        self.index.queues[queue as usize].sleepers.step(consumer, want);
+        self.index.queues[queue as usize].idle_consumers.step(consumer, want);
         if self.index.queues[queue as usize].paused {
             return false;
         }
@@ -134,14 +134,14 @@ impl Machine {
     /// Settles a leased job; `false` when the lease is not (or no longer) this one.
     pub(crate) fn settle(&mut self, now_us: u64, settlement: Settlement) -> bool {
         if !self.holds(settlement.id, settlement.token) {
-            self.pardon(settlement.id, settlement.token);
+            self.undo_death(settlement.id, settlement.token);
             return false;
         }
         let row = settlement.id.locator;
         match settlement.outcome {
             Outcome::Succeeded(result) => self.finish(now_us, row, JobState::Succeeded, Some(result), None),
             Outcome::Expired(error) => self.finish(now_us, row, JobState::Expired, None, Some(error)),
-            Outcome::Failed { error, retry_in: None } => self.bury(now_us, row, error),
+            Outcome::Failed { error, retry_in: None } => self.dead_letter(now_us, row, error),
             Outcome::Failed { error, retry_in: Some(after) } => self.retry(now_us, row, error, now_us + micros(after)),
             Outcome::Released => self.put_back(now_us, row, false),
         }
@@ -152,7 +152,7 @@ impl Machine {
     pub(crate) fn renew(&mut self, now_us: u64, id: JobId, token: LeaseToken) -> bool {
         let row = id.locator;
         if !self.holds(id, token) {
-            self.pardon(id, token);
+            self.undo_death(id, token);
             return false;
         }
         let Some(job) = self.jobs.get_mut(&row) else { return false };
@@ -190,7 +190,7 @@ impl Machine {
             job.deaths += 1;
             if job.deaths >= MAX_DEATHS {
                 let deaths = job.deaths;
-                return self.bury(now_us, row, quarantined(deaths));
+                return self.dead_letter(now_us, row, quarantined(deaths));
             }
         } else {
             job.attempts -= 1;
@@ -226,7 +226,7 @@ impl Machine {
     }
 
     /// Whoever held this lease lives: that it ran out was no death.
-    fn pardon(&mut self, id: JobId, token: LeaseToken) {
+    fn undo_death(&mut self, id: JobId, token: LeaseToken) {
         if self.lapsed.get(&token) != Some(&id.locator) {
             return;
         }
@@ -289,7 +289,7 @@ impl Machine {
         let deaths = job.deaths;
         self.mark(row);
         if deaths >= MAX_DEATHS {
-            self.bury(now_us, row, quarantined(deaths));
+            self.dead_letter(now_us, row, quarantined(deaths));
         }
     }
 
@@ -297,7 +297,7 @@ impl Machine {
     pub(crate) fn payload_lost(&mut self, now_us: u64, id: JobId, token: LeaseToken, why: &str) {
         if self.holds(id, token) {
             let message = format!("the job's payload cannot be read: {why}; send the request again");
-            self.bury(now_us, id.locator, JobError { code: ErrorCode::Internal, message });
+            self.dead_letter(now_us, id.locator, JobError { code: ErrorCode::Internal, message });
         }
     }
 }

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nobat_core::OwnerId;
-use nobat_core::job::{JobError, JobOptions, LeasedJob, Outcome, Settlement};
+use bytes::Bytes;
+use nobat_core::job::{JobError, JobOptions, LeasedJob, NewJob, Outcome, Settlement};
+use nobat_core::{ErrorCode, IdIssuer, OwnerId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::LAST_CHANCE;
+use crate::api::{LAST_CHANCE, QueueSettings};
 
 const MODELS: [&str; 2] = ["a", "b"];
 
