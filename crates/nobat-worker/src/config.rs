@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A worker process.
@@ -17,8 +18,8 @@ pub struct WorkerConfig {
     pub models: Vec<PathBuf>,
     /// Sessions (executor threads) per model.
     pub sessions: Sessions,
-    /// Most bytes of one job's outputs; a job with more fails alone. 0, and whatever is
-    /// over it, is what the store can keep.
+    /// Most bytes of one job's outputs; a job with more fails alone. 0, and anything above
+    /// what the store can keep, is what the store can keep.
     pub max_result_bytes: usize,
     /// Batching.
     pub batching: BatchingConfig,
@@ -123,16 +124,14 @@ impl FromStr for PolicyKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<PolicyKind, String> {
-        match text {
-            "auto" => Ok(PolicyKind::Auto),
-            "none" => Ok(PolicyKind::None),
-            "fixed" => Ok(PolicyKind::Fixed),
-            "delayed" => Ok(PolicyKind::Delayed),
-            "aimd" => Ok(PolicyKind::Aimd),
-            "quantile" => Ok(PolicyKind::Quantile),
-            _ => Err(format!("batch policy `{text}` is unknown; one of auto, none, fixed, delayed, aimd, quantile")),
-        }
+        named("batch policy", text, "auto, none, fixed, delayed, aimd, quantile")
     }
+}
+
+/// A value by its spelling in the settings.
+fn named<'de, T: Deserialize<'de>>(what: &str, text: &'de str, names: &str) -> Result<T, String> {
+    let value: Result<T, serde::de::value::Error> = T::deserialize(text.into_deserializer());
+    value.map_err(|_| format!("{what} `{text}` is unknown; one of {names}"))
 }
 
 const A_DAY_MS: f64 = 86_400_000.0;
@@ -173,7 +172,7 @@ impl Default for BatchingConfig {
 }
 
 impl BatchingConfig {
-    /// Whether its times are times.
+    /// Checks that its times are from 0 to a day.
     ///
     /// # Errors
     /// One line that names key, value and remedy.
@@ -212,11 +211,7 @@ impl FromStr for ProviderKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ProviderKind, String> {
-        match text {
-            "cpu" => Ok(ProviderKind::Cpu),
-            "cuda" => Ok(ProviderKind::Cuda),
-            _ => Err(format!("execution provider `{text}` is unknown; one of cpu, cuda")),
-        }
+        named("execution provider", text, "cpu, cuda")
     }
 }
 
@@ -270,8 +265,8 @@ impl Default for ProviderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadingConfig {
-    /// Compare rows alone and together at load: what the graph does not show runs
-    /// unbatched without it.
+    /// Compare rows alone and together at load; without it, a model whose graph does not
+    /// show that rows are independent runs unbatched.
     pub verify_batching: bool,
     /// Most time spent at load on finding the batch size, in milliseconds.
     pub probe_ms: u64,

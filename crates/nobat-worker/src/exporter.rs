@@ -12,7 +12,7 @@ use crate::batch::regression::Line;
 use crate::model::Version;
 use crate::stats::{Counted, JobTimes};
 
-/// A version as it is shown.
+/// What is exported of a version.
 struct Shown {
     labels: Vec<(&'static str, String)>,
     counted: Counted,

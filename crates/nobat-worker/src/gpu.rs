@@ -24,8 +24,8 @@ enum Place<'a> {
     Uuid(&'a str),
 }
 
-/// CUDA numbers only the GPUs that `CUDA_VISIBLE_DEVICES` lists, in its order;
-/// `None` for a number that it does not reach.
+/// CUDA numbers only the GPUs that `CUDA_VISIBLE_DEVICES` lists, in its order; `None` for
+/// a number beyond the list.
 /// Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
 fn place(visible: Option<&str>, device_id: i32) -> Option<Place<'_>> {
     let number = u32::try_from(device_id).ok()?;

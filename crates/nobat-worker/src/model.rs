@@ -24,10 +24,10 @@ use crate::tune::samples::Samples;
 /// One ready version of a model.
 #[derive(Debug)]
 pub(crate) struct Version {
-    /// What it takes and gives. Its labels are the table's, and so are the gateway's
-    /// settings, which stand over those that the file itself says.
+    /// What it takes and gives. Its labels, its default and the owner's settings are in the
+    /// [`Table`].
     pub(crate) signature: ModelSignature,
-    /// What stands for its digest in results.
+    /// Its digest, hashed, as results carry it.
     pub(crate) mark: u64,
     /// Its batch controller, shared by the model's sessions.
     pub(crate) controller: Mutex<Controller>,
@@ -41,7 +41,7 @@ pub(crate) struct Version {
     pub(crate) example: Option<Example>,
     /// Whether the policy lets jobs share a run.
     together: bool,
-    /// Real requests for a trial, where nothing shows whether they may share a run.
+    /// Real requests for a trial, where graph and synthetic input leave it open.
     pub(crate) samples: Samples,
     /// Set when a run showed that rows are not independent after all.
     unbatched: AtomicBool,
@@ -144,7 +144,7 @@ impl Table {
     }
 }
 
-/// What an owner has set over what the file itself says, each output's labels by themselves.
+/// The file's own settings with the owner's over them; class labels are merged by output.
 fn over(
     file: &serde_json::Map<String, serde_json::Value>,
     set: &serde_json::Map<String, serde_json::Value>,

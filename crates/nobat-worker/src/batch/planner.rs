@@ -2,9 +2,9 @@
 //!
 //! Rows are counted, not requests, and bytes beside them. Jobs of one bucket
 //! (version and shape) run together; the bucket of the first job in lease order
-//! goes first, so that priority decides and no bucket starves. Only while that
-//! one waits for more may another go that has nothing to wait for. A job of more
-//! rows than the cap runs alone (the runner splits it): it is never stuck.
+//! goes first, so that priority decides and no bucket starves. While that bucket
+//! waits for more jobs, another that is full may run. A job of more rows than the cap runs
+//! alone (the executor splits it): it is never stuck.
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ pub(crate) struct PlannedBatch {
 /// is not the run (transport, splitting).
 pub(crate) const BUDGET: f64 = 0.92;
 
-/// A wait ends so much early: timers wake up late, by a millisecond and more.
+/// A wait ends this much early, because timers wake up late by a millisecond or more.
 const TIMER: Duration = Duration::from_millis(2);
 
 /// Decides the next batch. `slots` is in lease order and not empty; `limits` are
@@ -113,7 +113,7 @@ fn latest_start(slot: &Slot, limits: &Limits, now: Instant) -> Instant {
     let until = slot.since + limits.delay;
     let Some(deadline) = slot.deadline else { return until };
     let Some(run) = limits.run else { return now };
-    // When what is left, less its share for the rest, is just the run.
+    // The last moment at which the run still fits into the budget.
     let left = deadline.saturating_duration_since(now);
     until.min(now + left.saturating_sub(run.div_f64(BUDGET) + TIMER))
 }

@@ -84,8 +84,6 @@ pub(crate) struct BatchQueue {
     model: Arc<Model>,
     tracker: Arc<LeaseTracker>,
     held: VecDeque<(Slot, ReadyJob)>,
-    rows: u32,
-    bytes: u64,
     /// Rows of a job, on average: jobs are leased, rows are run.
     job_rows: f64,
     buckets: Vec<(u32, Bucket)>,
@@ -96,7 +94,7 @@ impl BatchQueue {
     /// An empty batch queue for one session of `model`.
     pub(crate) fn new(model: Arc<Model>, tracker: Arc<LeaseTracker>) -> BatchQueue {
         let (held, buckets) = (VecDeque::new(), Vec::new());
-        BatchQueue { model, tracker, held, rows: 0, bytes: 0, job_rows: 1.0, buckets, next_bucket: 0 }
+        BatchQueue { model, tracker, held, job_rows: 1.0, buckets, next_bucket: 0 }
     }
 
     fn take(&mut self, job: LeasedJob, now: Instant) {
@@ -105,8 +103,6 @@ impl BatchQueue {
         match self.prepare(job, now, deadline) {
             Ok((bucket, item)) => {
                 let slot = Slot { bucket, rows: item.rows, bytes: input_bytes(&item.inputs), since: now, deadline };
-                self.rows = self.rows.saturating_add(slot.rows);
-                self.bytes = self.bytes.saturating_add(slot.bytes);
                 self.held.push_back((slot, item));
             }
             Err(error) => {
@@ -212,7 +208,6 @@ impl BatchQueue {
         if let Some(version) = self.version_of(slot.bucket) {
             version.stats.expired();
         }
-        self.let_go(&slot);
         let left = slot.deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now));
         let message = match run {
             Some(run) if !left.is_zero() => format!(
@@ -236,7 +231,6 @@ impl BatchQueue {
         let mut kept = VecDeque::with_capacity(self.held.len());
         for (at, (slot, item)) in std::mem::take(&mut self.held).into_iter().enumerate() {
             if at_picked.next_if_eq(&at).is_some() {
-                self.let_go(&slot);
                 items.push(item);
             } else {
                 kept.push_back((slot, item));
@@ -249,19 +243,19 @@ impl BatchQueue {
         Next::Run(Batch { version, items, cap, fills: picked.fills })
     }
 
-    fn let_go(&mut self, slot: &Slot) {
-        self.rows = self.rows.saturating_sub(slot.rows);
-        self.bytes = self.bytes.saturating_sub(slot.bytes);
+    /// Rows and bytes of all that is held.
+    fn size(&self) -> (u32, u64) {
+        let add = |(rows, bytes): (u32, u64), (slot, _): &(Slot, ReadyJob)| {
+            (rows.saturating_add(slot.rows), bytes.saturating_add(slot.bytes))
+        };
+        self.held.iter().fold((0, 0), add)
     }
 
     fn drop_lost(&mut self) {
         let lost = self.tracker.take_lost();
-        if lost.is_empty() {
-            return;
+        if !lost.is_empty() {
+            self.held.retain(|(_, item)| !lost.contains(&item.lease()));
         }
-        self.held.retain(|(_, item)| !lost.contains(&item.lease()));
-        self.rows = self.held.iter().map(|(slot, _)| slot.rows).sum();
-        self.bytes = self.held.iter().map(|(slot, _)| slot.bytes).sum();
     }
 }
 
@@ -336,7 +330,7 @@ impl Batcher for BatchQueue {
             false => 1,
         });
         // Rounded up: that the next job does not fit shows that the cap is too small.
-        let jobs = f64::from(cap.saturating_sub(self.rows)) / self.job_rows;
+        let jobs = f64::from(cap.saturating_sub(self.size().0)) / self.job_rows;
         (jobs.ceil() as usize).min(MAX_LEASE)
     }
 
@@ -358,12 +352,12 @@ impl Batcher for BatchQueue {
         let most = |bucket| allowed.iter().find(|(own, _)| *own == bucket).map_or(u32::MAX, |&(_, rows)| rows);
         let of_front = limits(version, most(front.bucket), now);
         let one_bucket = self.held.iter().all(|(slot, _)| slot.bucket == front.bucket);
-        let fits = self.rows <= of_front.rows && self.bytes <= of_front.bytes;
+        let (rows, bytes) = self.size();
+        let fits = rows <= of_front.rows && bytes <= of_front.bytes;
         if one_bucket && fits && of_front.delay.is_zero() {
             // The common case needs no plan: all jobs are one batch.
             let (version, number) = (Arc::clone(version), front.bucket);
             self.buckets.retain(|(own, _)| *own == number);
-            (self.rows, self.bytes) = (0, 0);
             let items = self.held.drain(..).map(|(_, item)| item).collect();
             return Next::Run(Batch { version, items, cap: u32::MAX, fills: 0 });
         }
@@ -379,7 +373,6 @@ impl Batcher for BatchQueue {
     }
 
     fn release(&mut self) -> Vec<Lease> {
-        (self.rows, self.bytes) = (0, 0);
         self.held.drain(..).map(|(_, item)| item.lease()).collect()
     }
 }

@@ -50,14 +50,14 @@ pub(crate) fn triage(
         let seconds = predict(most).map_or(0.0, |run| run.as_secs_f64()).max(1e-6);
         f64::from(in_time(most).min(most)) / seconds
     };
-    // A larger run than there are rows only takes longer by the prediction.
+    // Of sizes over the rows there are, only the smallest is useful.
     let useful = sizes.iter().filter(|&&most| most <= wanted.max(1)).chain(sizes.iter().find(|&&most| most > wanted));
     let best = useful.copied().max_by(|a, b| pace(a).total_cmp(&pace(b)).then(a.cmp(b))).unwrap_or(1);
     let nobody = in_time(best) == 0;
     let kept = |slot: &Slot| match left(slot) {
         None => true,
         Some(left) if left.is_zero() => false,
-        // None is sure to make it: whoever might, alone, gets the chance.
+        // No job is sure to make it: those that might, alone, get the chance.
         Some(left) if nobody => fastest.is_none_or(|fastest| left > fastest),
         Some(left) => run(slot.rows, best).is_none_or(|run| left >= run),
     };

@@ -65,11 +65,10 @@ pub(crate) struct RunLimit<'a> {
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    /// The runtime failed; its own words.
+    /// The runtime failed; in its own words.
     #[error("{0}")]
     Failed(String),
-    /// The runtime cannot compute this input and says so; its own words. It would say
-    /// the same again.
+    /// The runtime cannot compute this input, now or at another attempt; in its own words.
     #[error("{0}")]
     Invalid(String),
     /// The run was ended by its [`RunLimit`].

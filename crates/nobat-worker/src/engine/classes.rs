@@ -3,7 +3,7 @@
 //!
 //! No protocol carries a map. So such an output is FP32 of shape `[rows, classes]`,
 //! and the classes' names, in the tensor's order, are published with the model. The
-//! order is the ZipMap's own: what it was given, before it made maps of it.
+//! order is the ZipMap's own.
 
 use std::path::Path;
 

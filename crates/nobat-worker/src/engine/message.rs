@@ -26,12 +26,12 @@ const OTHERWISE: &str = "run onnx.checker on it and export it again";
 /// Longest line; names of nodes are the model's own words.
 const MOST: usize = 2_000;
 
-/// Says no more than that there was an error.
+/// Parts that only say that there was an error.
 const NOISE: [&str; 2] = ["Exception during initialization: ", "[ONNXRuntimeError] : 1 : FAIL : "];
 
-/// Whether a run failed for what its input holds, so that every attempt would: by the
-/// runtime's code, and where the code says nothing (`FAIL` is what kernels give for a
-/// wrong shape as for memory that is not there) by its words.
+/// Whether a run failed because of its input, so that every attempt would fail: by the
+/// runtime's code, and where that does not tell (kernels give `FAIL` for a wrong shape and
+/// for missing memory alike) by its words.
 pub(super) fn of_the_input(code: ErrorCode, words: &str) -> bool {
     match code {
         ErrorCode::InvalidArgument | ErrorCode::NotImplemented => true,
@@ -45,11 +45,11 @@ pub(super) fn of_the_input(code: ErrorCode, words: &str) -> bool {
     }
 }
 
-/// Words of what another attempt, or another worker, may be spared.
+/// Words of failures that may not happen again, or not on another worker.
 const PASSING: [&str; 9] =
     ["alloc", "out of memory", "memory", "cuda", "cublas", "cudnn", "device", "timeout", "terminate"];
 
-/// Words of what an input's values or shape cause.
+/// Words of failures that an input's values or shape cause.
 const INPUT: [&str; 13] = [
     "bounds",
     "out of range",
@@ -77,7 +77,7 @@ pub(super) fn refusal(message: &str) -> String {
 pub(super) fn clean(message: &str) -> String {
     let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
     let mut line: String = without_model_path(line).chars().take(MOST).collect();
-    // An error of an error names the place of each.
+    // A nested error names the place of each.
     while let Some((head, tail)) = place(&line) {
         let head = head.rsplit_once([' ', ':']).map_or("", |(head, _)| head);
         line = format!("{} {}", head.trim_end(), without_function(tail));
@@ -85,14 +85,14 @@ pub(super) fn clean(message: &str) -> String {
     NOISE.iter().fold(line, |line, noise| line.replace(noise, "")).trim().to_owned()
 }
 
-/// The caller says which model it is.
+/// Drops the model's path: the caller's message names it.
 fn without_model_path(line: &str) -> &str {
     let Some(after) = line.strip_prefix("Load model from ") else { return line };
     let end = after.find(".onnx").map(|at| at + ".onnx".len());
     end.map_or(line, |end| after[end..].trim_start_matches(" failed:").trim_start())
 }
 
-/// What stands before and after a place in the runtime's source, such as `graph.cc:12`.
+/// The text before and after a place in the runtime's source, such as `graph.cc:12`.
 fn place(line: &str) -> Option<(&str, &str)> {
     let found = [".cc:", ".h:"].iter().filter_map(|end| Some((line.find(end)?, end.len())));
     let (at, length) = found.min()?;

@@ -39,14 +39,14 @@ pub(crate) enum OpenError {
 /// One session.
 pub(crate) struct OnnxEngine {
     session: Session,
-    /// Where it runs; not where it was asked to, after a fallback.
+    /// Where it runs, which is not where it was to run after a fallback.
     provider: ProviderKind,
     /// Names of the inputs, required ones first, as in the signature.
     names: Vec<String>,
     /// How many inputs a request must bring.
     required: usize,
     datatypes: Vec<Datatype>,
-    /// By output: its classes, where it is a map from them.
+    /// By output: its classes, where it is a map from class to probability.
     classes: Vec<Option<Classes>>,
 }
 
@@ -62,8 +62,8 @@ pub(crate) struct Description {
 }
 
 impl OnnxEngine {
-    /// Opens a model file that the repository has already checked; `limit` ends the
-    /// opening when its lease is lost.
+    /// Opens a model file that the guard has checked; `limit` ends the opening when its lease
+    /// is lost.
     ///
     /// # Errors
     /// [`OpenError`], naming what is wrong and what to do.
@@ -213,7 +213,7 @@ fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<Session
             cuda.build()
         }
     };
-    // The default is a silent fallback to the CPU.
+    // Without it, ort falls back to the CPU silently.
     builder.with_execution_providers([dispatch.error_on_failure()]).map_err(|error| {
         OpenError::Provider(format!(
             "execution provider `{}` cannot be used: {}; install the GPU build of ONNX Runtime (NOBAT_ORT_LIB) and its CUDA libraries, or set provider.fallback = \"cpu\"",

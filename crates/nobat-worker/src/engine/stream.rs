@@ -14,13 +14,13 @@ const WINDOW: usize = 1 << 20;
 pub(crate) struct Stream<'a> {
     file: File,
     window: Vec<u8>,
-    /// What of the window was taken already.
+    /// How much of the window was taken already.
     taken: usize,
     /// Bytes of the file that were not in the window yet.
     left: u64,
     /// Hashes what goes through the window; without one, what is skipped is not read.
     hasher: Option<&'a mut Sha256>,
-    /// A decoder takes no error: from here on it is fed zeros.
+    /// A [`Buf`] cannot return an error: after one, the decoder reads zeros.
     failed: Option<io::Error>,
 }
 

@@ -7,19 +7,20 @@
 
 use std::path::{Path, PathBuf};
 
+use nobat_core::json::decode;
 use nobat_core::signature::TensorSpec;
-use nobat_core::tensor::Datatype;
+use nobat_core::tensor::{Datatype, Tensor, take_bytes_element};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::engine::buffer::Buffer;
-use crate::engine::input::OwnedInput;
+use crate::engine::RunError;
 use crate::engine::numbers::numbers;
-use crate::engine::{Engine, InputView, OutputData, RunError};
-use crate::tune::limit::LoadLimit;
+use crate::tune::samples::Sample;
+use crate::tune::synthetic::{Output, SyntheticRunner};
 
 /// The file's name.
-pub(crate) const FILE: &str = "golden.json";
+const FILE: &str = "golden.json";
 
 #[derive(Deserialize)]
 struct Golden {
@@ -38,7 +39,13 @@ struct GoldenTensor {
     name: String,
     datatype: String,
     shape: Vec<i64>,
-    data: Vec<serde_json::Value>,
+    data: Box<RawValue>,
+}
+
+impl GoldenTensor {
+    fn read(&self, datatype: Datatype) -> Result<Tensor, String> {
+        decode::tensor(self.name.as_str().into(), datatype, &self.shape, self.data.get()).map_err(|error| error.message)
+    }
 }
 
 /// The golden file of a version, if it has one.
@@ -61,141 +68,64 @@ pub(crate) fn hash(model_file: &Path) -> Option<[u8; 32]> {
 ///
 /// # Errors
 /// One line: the file, the output, the element, both values.
-pub(crate) fn check(
-    path: &Path,
-    engine: &mut dyn Engine,
-    inputs: &[TensorSpec],
-    outputs: &[TensorSpec],
-    limit: &LoadLimit<'_>,
-) -> Result<(), String> {
+pub(crate) fn check(path: &Path, model: &mut SyntheticRunner<'_>, outputs: &[TensorSpec]) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
     let golden: Golden =
         serde_json::from_str(&text).map_err(|error| format!("`{}` is not golden data: {error}", path.display()))?;
-    compare(&golden, engine, inputs, outputs, limit)
-        .map_err(|reason| format!("golden check of `{}`: {reason}", path.display()))
+    run(&golden, model, outputs).map_err(|reason| format!("golden check of `{}`: {reason}", path.display()))
 }
 
-fn compare(
-    golden: &Golden,
-    engine: &mut dyn Engine,
-    inputs: &[TensorSpec],
-    outputs: &[TensorSpec],
-    limit: &LoadLimit<'_>,
-) -> Result<(), String> {
-    let mut prepared: Vec<OwnedInput<'_>> = Vec::new();
+fn run(golden: &Golden, model: &mut SyntheticRunner<'_>, outputs: &[TensorSpec]) -> Result<(), String> {
+    let position = |specs: &[TensorSpec], kind: &str, name: &str| {
+        let at = specs.iter().position(|spec| spec.name == name);
+        at.ok_or_else(|| format!("the model has no {kind} `{name}`"))
+    };
+    let mut inputs: Sample = model.inputs.iter().map(|_| None).collect();
     for tensor in &golden.inputs {
-        let index = inputs
-            .iter()
-            .position(|spec| spec.name == tensor.name)
-            .ok_or_else(|| format!("the model has no input `{}`", tensor.name))?;
-        if Datatype::parse(&tensor.datatype) != Some(inputs[index].datatype) {
-            return Err(format!(
-                "input `{}` is {}, the model takes {}",
-                tensor.name, tensor.datatype, inputs[index].datatype
-            ));
+        let at = position(model.inputs, "input", &tensor.name)?;
+        let datatype = model.inputs[at].datatype;
+        if Datatype::parse(&tensor.datatype) != Some(datatype) {
+            return Err(format!("input `{}` is {}, the model takes {datatype}", tensor.name, tensor.datatype));
         }
-        let datatype = inputs[index].datatype;
-        let (mut bytes, mut texts) = (Buffer::default(), Vec::new());
-        bytes.reset(tensor.data.len() * 8);
-        for value in &tensor.data {
-            if datatype == Datatype::Bytes {
-                texts.push(value.as_str().ok_or_else(|| format!("input `{}` takes strings", tensor.name))?);
-            } else {
-                push(&mut bytes, datatype, value)
-                    .ok_or_else(|| format!("input `{}`: {value} is not {datatype}", tensor.name))?;
-            }
-        }
-        prepared.push(OwnedInput { index, datatype, shape: tensor.shape.as_slice().into(), bytes, texts });
+        inputs[at] = Some(tensor.read(datatype)?);
     }
-    prepared.sort_by_key(|input| input.index);
-    let views: Vec<InputView<'_>> = prepared.iter().map(OwnedInput::view).collect();
-    let mut outcome = Ok(());
-    engine
-        .run(&views, Some(limit.next()), &mut |got| {
-            outcome = golden.outputs.iter().try_for_each(|want| {
-                let at = outputs
-                    .iter()
-                    .position(|spec| spec.name == want.name)
-                    .ok_or_else(|| format!("the model has no output `{}`", want.name))?;
-                if got[at].shape != want.shape.as_slice() {
-                    return Err(format!(
-                        "output `{}` has shape {:?}, golden {:?}",
-                        want.name, got[at].shape, want.shape
-                    ));
-                }
-                match &got[at].data {
-                    OutputData::Raw(raw) => compare_numbers(want, &numbers(got[at].datatype, raw), golden.tolerance),
-                    OutputData::Text(texts) => {
-                        match want.data.iter().zip(texts).position(|(want, got)| want.as_str() != Some(got)) {
-                            Some(at) => Err(format!(
-                                "output `{}` element {at} is {:?}, golden {}",
-                                want.name, texts[at], want.data[at]
-                            )),
-                            None => Ok(()),
-                        }
-                    }
-                }
-            });
-        })
-        .map_err(|error| match error {
-            RunError::Failed(reason) | RunError::Invalid(reason) => reason,
-            RunError::Ended(_) => {
-                format!(
-                    "the run was ended after {} s; give golden inputs that the model answers sooner",
-                    limit.run.as_secs_f64()
-                )
-            }
-        })?;
-    outcome
+    let answer = model.sample(&inputs).map_err(|error| match error {
+        RunError::Failed(reason) | RunError::Invalid(reason) => reason,
+        RunError::Ended(_) => format!(
+            "the run was ended after {} s; give golden inputs that the model answers sooner",
+            model.limit.run.as_secs_f64()
+        ),
+    })?;
+    golden.outputs.iter().try_for_each(|want| {
+        let at = position(outputs, "output", &want.name)?;
+        compare(want, &answer[at], golden.tolerance).map_err(|what| format!("output `{}` {what}", want.name))
+    })
 }
 
-fn compare_numbers(want: &GoldenTensor, got: &[f64], tolerance: f64) -> Result<(), String> {
-    if got.len() != want.data.len() {
-        return Err(format!("output `{}` has {} elements, golden {}", want.name, got.len(), want.data.len()));
+fn compare(want: &GoldenTensor, got: &Output, tolerance: f64) -> Result<(), String> {
+    if got.shape[..] != want.shape[..] {
+        return Err(format!("has shape {:?}, golden {:?}", got.shape.as_slice(), want.shape));
     }
-    for (at, (golden, &got)) in want.data.iter().zip(got).enumerate() {
-        let golden = golden
-            .as_f64()
-            .or(golden.as_bool().map(f64::from))
-            .ok_or_else(|| format!("output `{}`: {golden} is not a number", want.name))?;
+    // Numbers are compared as they are written, not rounded to the output's datatype.
+    let written = if matches!(got.datatype, Datatype::Bytes | Datatype::Bool) { got.datatype } else { Datatype::Fp64 };
+    let golden = want.read(written)?;
+    if got.datatype == Datatype::Bytes {
+        let mut rest = &golden.data[..];
+        let texts = std::iter::from_fn(|| take_bytes_element(&mut rest));
+        return match texts.zip(&got.texts).enumerate().find(|(_, (want, got))| *want != got.as_bytes()) {
+            Some((at, (want, got))) => {
+                Err(format!("element {at} is {got:?}, golden {:?}", String::from_utf8_lossy(want)))
+            }
+            None => Ok(()),
+        };
+    }
+    for (at, (golden, got)) in numbers(written, &golden.data).into_iter().zip(&got.values).enumerate() {
         let off = (golden - got).abs();
         if off.is_nan() || off > tolerance * golden.abs().max(1.0) {
-            return Err(format!(
-                "output `{}` element {at} is {got}, golden {golden}, tolerance {tolerance}",
-                want.name
-            ));
+            return Err(format!("element {at} is {got}, golden {golden}, tolerance {tolerance}"));
         }
     }
     Ok(())
-}
-
-fn push(buffer: &mut Buffer, datatype: Datatype, value: &serde_json::Value) -> Option<()> {
-    macro_rules! integer {
-        ($type:ty) => {
-            buffer.push(
-                &<$type>::try_from(value.as_i64().map(i128::from).or(value.as_u64().map(i128::from))?)
-                    .ok()?
-                    .to_le_bytes(),
-            )
-        };
-    }
-    match datatype {
-        Datatype::Bool => buffer.push(&[u8::from(value.as_bool().or(value.as_u64().map(|number| number != 0))?)]),
-        Datatype::Uint8 => integer!(u8),
-        Datatype::Uint16 => integer!(u16),
-        Datatype::Uint32 => integer!(u32),
-        Datatype::Uint64 => integer!(u64),
-        Datatype::Int8 => integer!(i8),
-        Datatype::Int16 => integer!(i16),
-        Datatype::Int32 => integer!(i32),
-        Datatype::Int64 => integer!(i64),
-        Datatype::Fp16 => buffer.push(&half::f16::from_f64(value.as_f64()?).to_le_bytes()),
-        Datatype::Bf16 => buffer.push(&half::bf16::from_f64(value.as_f64()?).to_le_bytes()),
-        Datatype::Fp32 => buffer.push(&(value.as_f64()? as f32).to_le_bytes()),
-        Datatype::Fp64 => buffer.push(&value.as_f64()?.to_le_bytes()),
-        Datatype::Bytes => return None,
-    }
-    Some(())
 }
 
 #[cfg(test)]

@@ -35,10 +35,10 @@ pub(crate) enum GuardError {
     /// It is not an ONNX model.
     #[error("is not an ONNX model or is truncated ({0}); export it again")]
     NotOnnx(#[from] prost::DecodeError),
-    /// No reader of the format takes it.
+    /// It is larger than the format allows.
     #[error("has {0} bytes, and the format ends at {MOST_BYTES}; export it with its weights as external data")]
     TooLarge(u64),
-    /// A tensor's data is not where it may be.
+    /// A tensor's data is outside the model's folder.
     #[error(
         "{tensor} keeps its data in `{location}`, which {reason}; keep external data as plain files beneath the model's folder"
     )]
@@ -68,7 +68,7 @@ pub(super) fn check_and_hash(file: &Path, hasher: Option<&mut Sha256>) -> Result
     }
     let mut stream = Stream::open(file, hasher)?;
     let checked = check_model(&mut stream, folder_of(file));
-    // What a file that cannot be read to its end seems to say is not what is wrong with it.
+    // A read error comes before a parse error, which it may have caused.
     stream.finish()?;
     checked
 }
@@ -157,7 +157,7 @@ impl Walk {
             location: location.to_owned(),
             reason: reason.to_owned(),
         };
-        // A repeated key is checked each time: which one a reader takes is its own choice.
+        // Every repetition is checked: readers differ in which one they take.
         let mut locations = tensor.external_data.iter().filter(|entry| entry.key == "location").peekable();
         if locations.peek().is_none() {
             return Err(outside("", "is empty"));
@@ -171,7 +171,7 @@ impl Walk {
 
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
         let path = Path::new(location);
-        // A path of another system's making is not ours to interpret.
+        // A path of another operating system is not interpreted.
         if location.is_empty() || location.contains(['\\', '\0']) {
             return Err("is not a relative path".into());
         }

@@ -73,7 +73,7 @@ impl Load<'_> {
         let mut engine = self.open()?;
         let described = engine.describe().map_err(|error| self.not_served(error))?;
         if let Some(file) = golden::find(&self.found.file) {
-            golden::check(&file, &mut engine, &described.inputs, &described.outputs, self.limit)
+            golden::check(&file, &mut self.runner(&mut engine, &described.inputs), &described.outputs)
                 .map_err(|reason| self.not_in_service(reason))?;
         }
         let batching = &self.settings.config.batching;

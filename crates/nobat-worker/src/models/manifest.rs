@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// A watched file; none is never changed.
+/// A watched file; without a path it never changes.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     path: Option<PathBuf>,
@@ -19,8 +19,8 @@ impl Manifest {
         manifest
     }
 
-    /// Whether it was rewritten since the last call. One that is gone is not
-    /// changed: it is being replaced.
+    /// Whether it was rewritten since the last call. A missing file counts as unchanged: it
+    /// is being replaced.
     pub(crate) fn changed(&mut self) -> bool {
         let Some(stamp) = self.stamp() else { return false };
         let changed = self.seen != Some(stamp);

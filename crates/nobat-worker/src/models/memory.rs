@@ -1,6 +1,5 @@
-//! Whether a session fits into memory, decided before ONNX Runtime is asked:
-//! what it cannot allocate it may only find out half-way, or never on a system
-//! that kills instead.
+//! Whether a session fits into memory, decided before ONNX Runtime allocates: it may find
+//! out half-way that it cannot, or never on a system that kills the process instead.
 
 use super::files::Files;
 use crate::tune::sizing;

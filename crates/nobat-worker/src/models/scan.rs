@@ -78,11 +78,10 @@ pub enum ScanError {
     },
 }
 
-/// Finds every model under `paths`, by name; what is named as no model can be is left
-/// out with a warning. An empty folder is no error: its
-/// models may come later, with a reload. A folder beneath one of the paths that
-/// cannot be read, or is no model, is left out with a warning: it is no reason to
-/// serve nothing.
+/// Finds every model under `paths`, by name. An empty folder is no error: its models may
+/// come later, with a reload. A model whose name is not allowed, and a folder beneath one of
+/// the paths that cannot be read or is no model, are left out with a warning, and the
+/// others are served.
 ///
 /// # Errors
 /// [`ScanError`] for what an operator has to mend.
@@ -139,7 +138,7 @@ fn scan_path(path: &Path, found: &mut ScanResult) -> Result<Vec<FoundModel>, Sca
             Err(error) => {
                 log::warn!("`{}` is left out: {error}; mend or remove what cannot be read in it", entry.display());
                 found.unreadable.insert(model_name(name));
-                // A folder's model has the name of what a link leads to.
+                // A model in a linked folder has the name of the link's target.
                 let target = std::fs::read_link(&entry).ok();
                 let target = target.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
                 found.unreadable.extend(target.map(model_name));
@@ -188,8 +187,8 @@ fn model_name(name: &str) -> SmolStr {
     stem.unwrap_or(name).into()
 }
 
-/// What stands at a path; `None` where nothing does. A link to nothing is an error:
-/// what it names may be about to come.
+/// The metadata of a path; `None` where nothing is there. A link to nothing is an error:
+/// its target may be about to come.
 fn stat(path: &Path) -> io::Result<Option<Metadata>> {
     match std::fs::metadata(path) {
         Ok(meta) => Ok(Some(meta)),
@@ -206,7 +205,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let (mut versions, mut others) = (BTreeMap::<u64, PathBuf>::new(), Vec::new());
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else {
-            // What is no version may be anything, unreadable too.
+            // A folder that is no version may be anything, and unreadable.
             let holds_a_model = entry.is_dir() && version_file(&entry).is_ok_and(|file| file.is_some());
             others.extend(holds_a_model.then_some(entry));
             continue;
@@ -270,29 +269,20 @@ fn version_file(folder: &Path) -> io::Result<Option<PathBuf>> {
 /// `digits/model.onnx` is model `digits`, `digits.onnx` too.
 fn single(file: &Path) -> FoundModel {
     let absolute = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let parent = absolute.parent();
-    let name_of = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(SmolStr::new);
-    let stem = || file.file_stem().and_then(|stem| stem.to_str()).map_or_else(|| SmolStr::new("model"), SmolStr::new);
-    if stem() == "model" {
-        if let Some(number) = parent.and_then(version_number)
-            && let Some(folder) = parent.and_then(Path::parent)
-            && let Some(name) = name_of(folder)
-        {
-            let version = FoundVersion { version: number.to_string().into(), file: file.to_owned() };
-            return FoundModel { name, folder: Some(folder.to_owned()), versions: vec![version] };
-        }
-        if let Some(folder) = parent
-            && let Some(name) = name_of(folder)
-        {
-            let version = FoundVersion { version: "1".into(), file: file.to_owned() };
-            return FoundModel { name, folder: Some(folder.to_owned()), versions: vec![version] };
-        }
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
+    let parent = absolute.parent().filter(|_| stem == "model");
+    let number = parent.and_then(version_number);
+    let folder = if number.is_some() { parent.and_then(Path::parent) } else { parent };
+    let name = folder.and_then(Path::file_name).and_then(|name| name.to_str());
+    let versions = vec![FoundVersion { version: number.unwrap_or(1).to_string().into(), file: file.to_owned() }];
+    FoundModel {
+        name: name.unwrap_or(stem).into(),
+        folder: folder.filter(|_| name.is_some()).map(Path::to_owned),
+        versions,
     }
-    let version = FoundVersion { version: "1".into(), file: file.to_owned() };
-    FoundModel { name: stem(), folder: None, versions: vec![version] }
 }
 
-/// The number of a folder `3`, or `v3` as MLflow's and others' people name it.
+/// The number of a folder `3`, or `v3` as MLflow users name it.
 fn version_number(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let digits = name.strip_prefix(['v', 'V']).unwrap_or(name);

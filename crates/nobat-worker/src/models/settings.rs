@@ -85,7 +85,7 @@ pub(crate) struct ModelSettings {
     pub(crate) config: WorkerConfig,
 }
 
-/// What a version is loaded with beside its file: under another it must be loaded anew.
+/// What a version is loaded with beside its file; a change of it loads the version anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LoadSettings {
     /// Refuse NaN and infinities in float inputs.
@@ -99,7 +99,7 @@ pub(crate) struct LoadSettings {
 }
 
 impl ModelSettings {
-    /// What a load of this version goes by.
+    /// What this version is loaded with.
     pub(crate) fn of_load(&self, found: &FoundVersion) -> LoadSettings {
         let WorkerConfig { batching, provider, .. } = &self.config;
         LoadSettings {
@@ -165,8 +165,7 @@ pub(crate) fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSet
     Ok(settings)
 }
 
-/// `model.toml` in the model's folder; of a plain file among others the `.toml` that is
-/// named like it.
+/// `model.toml` in the model's folder, or `NAME.toml` beside a plain `NAME.onnx`.
 fn toml_of(found: &FoundModel) -> Option<PathBuf> {
     match &found.folder {
         Some(folder) => Some(folder.join("model.toml")),
@@ -193,7 +192,7 @@ fn read_file(path: &Path) -> Result<Option<String>, String> {
 
 fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     let mut table: toml::Table = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    // The rest of `settings` is others' words: a class may be called `3s`.
+    // Other settings hold names of the owner's: a class may be called `3s`.
     for name in ["batching", "provider"] {
         if let Some(value) = table.get_mut(name) {
             in_units(name, value);
@@ -248,7 +247,7 @@ fn overlay<T: serde::Serialize + serde::de::DeserializeOwned>(
     merged.try_into().map_err(|error: toml::de::Error| format!("[{table}] {}", error.message()))
 }
 
-/// Triton's common fields; the others are its own and are left alone.
+/// Triton's common fields; the others are ignored.
 fn apply_pbtxt(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     let fields = pbtxt::parse(text)?;
     let batching = &mut settings.config.batching;

@@ -43,7 +43,7 @@ pub(crate) struct Executor {
     pub(super) max_bytes: usize,
 }
 
-/// One finished run; while its outputs are split, their time is still open.
+/// One finished run; the time of its outputs is set after they are split.
 struct Ran {
     started: Instant,
     ended: Instant,
@@ -64,7 +64,7 @@ impl Executor {
         self.engines.push((version, engine));
     }
 
-    /// Takes a version's engine out, to be dropped where that delays nobody.
+    /// Takes a version's engine out; the caller drops it where that delays no batch.
     pub(crate) fn remove(&mut self, version: &Arc<Version>) -> Option<Box<dyn Engine>> {
         let at = self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, version))?;
         Some(self.engines.swap_remove(at).1)
@@ -157,7 +157,7 @@ impl Executor {
                     version.stats.ended(error.code);
                 }
                 let (id, model, attempt) = (job.id.to_string(), version.signature.name.as_str(), job.attempt);
-                // A caller's own mistake is told to the caller.
+                // A caller's own mistake is reported to the caller only.
                 let level = if error.code == ErrorCode::InvalidTensor { log::Level::Debug } else { log::Level::Warn };
                 log::log!(level, job = id, model, attempt, request = job.request_id(), traceparent = job.traceparent(); "an attempt failed: {}", error.message);
                 Outcome::Failed { error, retry_in }
@@ -248,8 +248,8 @@ impl BatchRun<'_> {
         Ok(())
     }
 
-    /// One call of the engine over `rows` of the concatenated items, which fill a
-    /// cap of `fills` or of their own number.
+    /// One call of the engine over `rows` of the concatenated jobs, which fill a cap of
+    /// `fills` or of their own number.
     fn once(
         &mut self,
         items: &[ReadyJob],

@@ -10,7 +10,7 @@ use crate::watchdog::Ended;
 pub(super) struct Failure {
     pub(super) code: ErrorCode,
     pub(super) message: String,
-    /// Whether another attempt may fare better.
+    /// Whether another attempt may succeed.
     pub(super) again: bool,
 }
 
@@ -54,7 +54,7 @@ impl Failure {
         Failure { code: ErrorCode::InferenceFailed, message, again: false }
     }
 
-    /// Outputs that nobody could keep.
+    /// Outputs over the limit of a result.
     pub(super) fn too_large(bytes: usize, most: usize, version: &Version) -> Failure {
         let message = format!(
             "the outputs of {} have {bytes} bytes, more than the {most} that a result may have; ask for fewer outputs, send fewer rows per request, or raise worker.max_result_bytes",

@@ -18,7 +18,7 @@ use crate::watchdog::Watchdog;
 pub(crate) struct LeaseTrackers(Arc<Mutex<Vec<(SmolStr, Weak<LeaseTracker>)>>>);
 
 impl LeaseTrackers {
-    /// Adds a session's tracker; it leaves by itself when the session is dropped.
+    /// Adds a session's tracker, which is forgotten when the session is dropped.
     pub(crate) fn add(&self, model: SmolStr, tracker: &Arc<LeaseTracker>) {
         self.0.lock().push((model, Arc::downgrade(tracker)));
     }

@@ -24,9 +24,9 @@ pub(super) fn batch_axis(version: &Version, outputs: &[OutputView<'_>], rows: u3
     Ok(())
 }
 
-/// Packs one item's result: explain, then the outputs it asked for. `part` is
-/// its first row, its rows and the run's rows; `None` takes the outputs whole. Fails
-/// where they have more than `most` bytes, before they are copied.
+/// Packs one job's result: timings, then the outputs it asked for. `part` is its first row,
+/// its rows and the run's rows; `None` takes the outputs whole. Outputs of more than `most`
+/// bytes are refused before they are copied.
 pub(super) fn pack(
     version: &Version,
     item: &ReadyJob,

@@ -4,11 +4,11 @@
 
 use crate::config::Sessions;
 
-/// Cost per row above which more than one session pays; below it one thread
-/// outruns the transport.
+/// Cost per row above which more than one session pays; below it one thread is faster
+/// than the transport.
 const TINY_ROW_S: f64 = 1e-3;
 
-/// What sizing goes by.
+/// The resources that sizing is based on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Resources {
     /// Processor cores this process may use.
@@ -44,7 +44,7 @@ pub(crate) fn sessions(asked: Sessions, resources: Resources) -> Result<u32, Str
     let by_gpu = on_gpu.map_or(u32::MAX, |(free, session)| fit(free, session));
     let most = by_cores.min(by_memory).min(by_gpu).max(1);
     match asked {
-        // One session keeps a GPU busy; another takes its memory again.
+        // One session keeps a GPU busy; each further one takes its memory once more.
         Sessions::Auto if gpu.is_some() || row_s < TINY_ROW_S => Ok(1),
         Sessions::Auto => Ok(cores.clamp(1, most)),
         Sessions::Count(count) if count <= most => Ok(count),

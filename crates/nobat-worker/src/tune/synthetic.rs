@@ -55,11 +55,13 @@ impl Varied {
     }
 }
 
-/// One output of a run, as numbers.
+/// One output of a run.
 pub(crate) struct Output {
     pub(crate) datatype: Datatype,
     pub(crate) shape: Shape,
+    /// Its elements as numbers; of texts, numbers that differ for different texts.
     pub(crate) values: Vec<f64>,
+    pub(crate) texts: Vec<String>,
 }
 
 /// A model under synthetic input.
@@ -127,11 +129,11 @@ impl SyntheticRunner<'_> {
         let mut read = Vec::new();
         self.lend(inputs, &mut |outputs| {
             for output in outputs {
-                let values = match &output.data {
-                    OutputData::Raw(raw) => numbers(output.datatype, raw),
-                    OutputData::Text(elements) => elements.iter().map(|text| text_number(text)).collect(),
+                let (values, texts) = match &output.data {
+                    OutputData::Raw(raw) => (numbers(output.datatype, raw), Vec::new()),
+                    OutputData::Text(texts) => (texts.iter().map(|text| text_number(text)).collect(), texts.clone()),
                 };
-                read.push(Output { datatype: output.datatype, shape: output.shape.into(), values });
+                read.push(Output { datatype: output.datatype, shape: output.shape.into(), values, texts });
             }
         })?;
         Ok(read)

@@ -5,7 +5,7 @@ use super::graph::{Axis, Graph, Port};
 
 /// The first axes of a model's inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FirstAxes {
+pub(crate) enum FirstAxes {
     /// All may be the batch axis, which has this name where it has one.
     Batch(Option<String>),
     /// They are not, and why.
@@ -13,13 +13,13 @@ pub(super) enum FirstAxes {
 }
 
 /// Inputs that a request must bring: the others have a default.
-pub(super) fn required(graph: &Graph) -> impl Iterator<Item = &Port> {
+pub(crate) fn required(graph: &Graph) -> impl Iterator<Item = &Port> {
     graph.inputs.iter().filter(|port| !graph.initializers.iter().any(|own| own.name == port.name))
 }
 
-/// Whether a name says anything: exporters number the axes that nobody named, so
-/// that one and the same axis has two names.
-pub(super) fn is_given(name: &str) -> bool {
+/// Whether an axis has a name of its own: exporters number axes without a name, so that
+/// one axis may have two numbers.
+pub(crate) fn is_given(name: &str) -> bool {
     let numbered = |stem: &str| {
         name.rsplit_once(stem).is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
     };
@@ -36,7 +36,7 @@ fn first_name(port: &Port) -> Option<&str> {
 }
 
 /// What the first axes of a graph's inputs are.
-pub(super) fn first_axes(graph: &Graph) -> FirstAxes {
+pub(crate) fn first_axes(graph: &Graph) -> FirstAxes {
     let inputs: Vec<&Port> = required(graph).collect();
     let named = inputs.iter().find_map(|port| Some((port, first_name(port)?)));
     for port in &inputs {
@@ -75,7 +75,7 @@ pub(super) fn first_axes(graph: &Graph) -> FirstAxes {
     FirstAxes::Batch(batch.map(str::to_owned))
 }
 
-/// An axis after the first that is named like a batch's, or like the first of others.
+/// An axis after the first that is named like a batch axis, or like the first axis of another input.
 fn later_batch<'a>(axes: &'a [Axis], batch: Option<&str>) -> Option<(usize, &'a str)> {
     axes.iter().enumerate().skip(1).find_map(|(at, axis)| match axis {
         Axis::Named(name) => {
@@ -87,8 +87,8 @@ fn later_batch<'a>(axes: &'a [Axis], batch: Option<&str>) -> Option<(usize, &'a 
     })
 }
 
-/// Why an output's first axis is another than the inputs', by their names.
-pub(super) fn other_output(graph: &Graph, batch: Option<&str>) -> Option<String> {
+/// Why an output's first axis is not the inputs', by their names.
+pub(crate) fn other_output(graph: &Graph, batch: Option<&str>) -> Option<String> {
     let batch = batch?;
     graph.outputs.iter().find_map(|port| {
         let own = first_name(port).filter(|own| *own != batch)?;

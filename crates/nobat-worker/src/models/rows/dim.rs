@@ -7,23 +7,23 @@ use smallvec::SmallVec;
 
 /// A size, or an element of a small tensor: `factor * rows^power * symbols`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Size {
+pub(crate) struct Size {
     factor: i64,
     power: u8,
     symbols: SmallVec<[u32; 2]>,
 }
 
 /// An element; `None` depends on how many rows there are in a way that is not known.
-pub(super) type Element = Option<Size>;
+pub(crate) type Element = Option<Size>;
 
 impl Size {
     /// A number.
-    pub(super) fn of(number: i64) -> Size {
+    pub(crate) fn of(number: i64) -> Size {
         Size { factor: number, power: 0, symbols: SmallVec::new() }
     }
 
     /// How many rows there are.
-    pub(super) fn rows() -> Size {
+    pub(crate) fn rows() -> Size {
         Size { factor: 1, power: 1, symbols: SmallVec::new() }
     }
 
@@ -32,27 +32,27 @@ impl Size {
     }
 
     /// The number, where it is one.
-    pub(super) fn number(&self) -> Option<i64> {
+    pub(crate) fn number(&self) -> Option<i64> {
         (self.power == 0 && self.symbols.is_empty()).then_some(self.factor)
     }
 
     /// Whether it is this number.
-    pub(super) fn is(&self, number: i64) -> bool {
+    pub(crate) fn is(&self, number: i64) -> bool {
         self.number() == Some(number)
     }
 
     /// Whether it depends on how many rows there are.
-    pub(super) fn has_rows(&self) -> bool {
+    pub(crate) fn has_rows(&self) -> bool {
         self.power > 0
     }
 
-    /// What is left of a size in which the rows count once.
-    pub(super) fn without_rows(&self) -> Option<Size> {
+    /// The size without its one factor of rows; `None` for any other power.
+    pub(crate) fn without_rows(&self) -> Option<Size> {
         (self.power == 1).then(|| Size { power: 0, ..self.clone() })
     }
 
     /// The product; `None` where it is too large.
-    pub(super) fn times(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn times(&self, other: &Size) -> Option<Size> {
         let factor = self.factor.checked_mul(other.factor)?;
         if factor == 0 {
             return Some(Size::of(0));
@@ -64,7 +64,7 @@ impl Size {
     }
 
     /// The quotient where it is exact; a symbol counts as other than 0.
-    pub(super) fn by(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn by(&self, other: &Size) -> Option<Size> {
         if other.factor == 0 || self.factor % other.factor != 0 || self.power < other.power {
             return None;
         }
@@ -79,14 +79,14 @@ impl Size {
     }
 
     /// The product of all.
-    pub(super) fn product<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Option<Size> {
+    pub(crate) fn product<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Option<Size> {
         sizes.into_iter().try_fold(Size::of(1), |all, own| all.times(own))
     }
 }
 
 /// The symbols of one analysis.
 #[derive(Debug, Default)]
-pub(super) struct Symbols {
+pub(crate) struct Symbols {
     /// The same operation on the same values gives the same.
     known: HashMap<(String, Vec<Size>), u32>,
     /// Whether each is a size: whole and never negative.
@@ -100,12 +100,12 @@ impl Symbols {
     }
 
     /// A size that nothing is known of, but that it is the same in every run.
-    pub(super) fn any_size(&mut self) -> Size {
+    pub(crate) fn any_size(&mut self) -> Size {
         Size::symbol(self.add(true))
     }
 
     /// As [`Symbols::any_size`], of a value that may be no size.
-    pub(super) fn any(&mut self) -> Size {
+    pub(crate) fn any(&mut self) -> Size {
         Size::symbol(self.add(false))
     }
 
@@ -114,7 +114,7 @@ impl Symbols {
         if of.iter().any(|size| size.has_rows()) {
             return None;
         }
-        // Others have attributes, or depend on the datatype.
+        // The result of others depends on attributes or on the datatype.
         if !matches!(operation, "Add" | "Sub" | "Mul") {
             return Some(Size::symbol(self.add(is_size)));
         }
@@ -128,7 +128,7 @@ impl Symbols {
     }
 
     /// Whether it is whole and never negative.
-    pub(super) fn is_size(&self, size: &Size) -> bool {
+    pub(crate) fn is_size(&self, size: &Size) -> bool {
         size.factor >= 0 && size.symbols.iter().all(|&symbol| self.sizes[symbol as usize])
     }
 
@@ -137,7 +137,7 @@ impl Symbols {
     }
 
     /// The size that two axes have after broadcasting, of which neither is the rows'.
-    pub(super) fn broadcast(&mut self, one: &Size, other: &Size) -> Size {
+    pub(crate) fn broadcast(&mut self, one: &Size, other: &Size) -> Size {
         match (one.number(), other.number()) {
             _ if one == other => one.clone(),
             (Some(1), _) => other.clone(),
@@ -149,7 +149,7 @@ impl Symbols {
     }
 
     /// An operator on two elements, by its name in the standard.
-    pub(super) fn binary(&mut self, op: &str, one: &Element, other: &Element) -> Element {
+    pub(crate) fn binary(&mut self, op: &str, one: &Element, other: &Element) -> Element {
         let (one, other) = (one.as_ref()?, other.as_ref()?);
         let known = match op {
             "Add" if one.is(0) => Some(other.clone()),
@@ -190,7 +190,7 @@ impl Symbols {
     }
 
     /// An operator on one element.
-    pub(super) fn unary(&mut self, op: &str, one: &Element) -> Element {
+    pub(crate) fn unary(&mut self, op: &str, one: &Element) -> Element {
         let one = one.as_ref()?;
         let known = match op {
             "Identity" => Some(one.clone()),
@@ -204,7 +204,7 @@ impl Symbols {
     }
 
     /// `Where` on one element.
-    pub(super) fn choose(&mut self, condition: &Element, yes: &Element, no: &Element) -> Element {
+    pub(crate) fn choose(&mut self, condition: &Element, yes: &Element, no: &Element) -> Element {
         let condition = condition.as_ref()?;
         match condition.number() {
             Some(0) => no.clone(),

@@ -17,21 +17,21 @@
 //! are as long, gives the answers of their own runs one after the other. Apart from
 //! [`analyse_file`] nothing here reads a file, and nothing a clock or ONNX Runtime.
 
+mod analysis;
 mod axes;
 mod dim;
 mod graph;
 mod ops;
 mod read;
 mod value;
-mod walk;
 
 use std::path::Path;
 
+use analysis::{Analysis, Scope};
 use axes::{FirstAxes, first_axes, other_output, required};
 use dim::Size;
 use graph::{Axis, Model};
-use value::{Kind, Lie, Value, Why};
-use walk::{Scope, Walk};
+use value::{Cause, Kind, RowAxis, Value};
 
 use crate::engine::stream::Stream;
 
@@ -40,15 +40,15 @@ use crate::engine::stream::Stream;
 pub enum RowAnalysis {
     /// Rows may share a run.
     Proven,
-    /// They may not; which node mixes them.
+    /// They may not, and which node mixes them.
     Mixed(String),
     /// The inputs have no first axis in common.
     NoBatchAxis(String),
-    /// Neither.
+    /// Neither is shown.
     Unknown {
         /// What is not known.
         why: String,
-        /// Why a trial with synthetic input shows nothing.
+        /// Why a trial with synthetic input would show nothing.
         suspect: Option<String>,
     },
 }
@@ -72,7 +72,7 @@ fn analyse(model: &Model) -> RowAnalysis {
         FirstAxes::Apart(why) => return RowAnalysis::NoBatchAxis(why),
         FirstAxes::Batch(name) => name,
     };
-    let mut walk = Walk::new(model);
+    let mut analysis = Analysis::new(model);
     let mut scope = Scope::new(None);
     for port in required(graph) {
         let Some(axes) = &port.axes else {
@@ -81,23 +81,23 @@ fn analyse(model: &Model) -> RowAnalysis {
         };
         let inner = axes.iter().skip(1).map(|axis| match axis {
             Axis::Fixed(size) => Size::of(*size),
-            // Nothing holds requests to equal lengths where equal names stand.
-            Axis::Named(_) | Axis::Free => walk.symbols.any_size(),
+            // Requests need not have equal lengths where axes have equal names.
+            Axis::Named(_) | Axis::Free => analysis.symbols.any_size(),
         });
         let dims = std::iter::once(Size::rows()).chain(inner).collect();
-        scope.set(&port.name, Value::rows(Lie::along(0), dims));
+        scope.set(&port.name, Value::rows(RowAxis::along(0), dims));
     }
-    walk.graph(graph, &model.opsets, &mut scope);
+    analysis.graph(graph, &model.opsets, &mut scope);
     let mut unknown = None;
     for port in &graph.outputs {
         let name = &port.name;
         let why = match scope.get(name).map(|value| &value.kind) {
-            Some(Kind::Rows(lie)) if lie.is_plain() => continue,
+            Some(Kind::Rows(row)) if row.is_plain() => continue,
             Some(Kind::Mixed(why)) => return RowAnalysis::Mixed(why.to_string()),
-            Some(Kind::Rows(lie)) if lie.axis > 0 => {
+            Some(Kind::Rows(row)) if row.axis > 0 => {
                 return RowAnalysis::Mixed(format!(
                     "the rows of output `{name}` are on axis {}, not the first",
-                    lie.axis
+                    row.axis
                 ));
             }
             Some(Kind::Rows(_)) => {
@@ -118,7 +118,7 @@ fn analyse(model: &Model) -> RowAnalysis {
         None => RowAnalysis::Proven,
         Some(why) => match other_output(graph, batch.as_deref()) {
             Some(why) => RowAnalysis::NoBatchAxis(why),
-            None => RowAnalysis::Unknown { why, suspect: walk.suspect.as_ref().map(Why::to_string) },
+            None => RowAnalysis::Unknown { why, suspect: analysis.suspect.as_ref().map(Cause::to_string) },
         },
     }
 }

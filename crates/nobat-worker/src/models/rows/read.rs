@@ -10,25 +10,25 @@ use prost::encoding::decode_varint;
 use super::graph::{Attribute, Axis, Function, Graph, Model, Node, Port, Tensor};
 
 /// Elements of a tensor, and numbers of an attribute, that are kept.
-const MOST_VALUES: usize = 256;
+const MAX_VALUES: usize = 256;
 /// Longest name.
-const MOST_TEXT: usize = 4096;
+const MAX_TEXT: usize = 4096;
 /// Deepest nesting of messages.
-const MOST_DEPTH: u32 = 64;
+const MAX_DEPTH: u32 = 64;
 
 /// `TensorProto.DataType`, those whose elements are read.
 mod datatype {
-    pub(super) const FLOAT: i64 = 1;
-    pub(super) const INT32: i64 = 6;
-    pub(super) const INT64: i64 = 7;
-    pub(super) const BOOL: i64 = 9;
-    pub(super) const DOUBLE: i64 = 11;
+    pub(crate) const FLOAT: i64 = 1;
+    pub(crate) const INT32: i64 = 6;
+    pub(crate) const INT64: i64 = 7;
+    pub(crate) const BOOL: i64 = 9;
+    pub(crate) const DOUBLE: i64 = 11;
 }
 
 /// Why a file cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the file is no ONNX model")]
-pub(super) struct NotAModel;
+pub(crate) struct NotAModel;
 
 type Read<T> = Result<T, NotAModel>;
 
@@ -57,14 +57,31 @@ impl Field {
     }
 }
 
+/// A method that reads a message of one type, by what each field's number does.
+macro_rules! message {
+    ($name:ident -> $type:ty: $read:ident, $own:ident, $field:ident { $($tag:pat $(if $guard:expr)? => $take:expr,)* }) => {
+        fn $name(&mut self, field: Field) -> Read<$type> {
+            let mut whole = <$type>::default();
+            let $own = &mut whole;
+            self.each(field.len()?, |$read, tag, $field| {
+                match tag {
+                    $($tag $(if $guard)? => $take,)*
+                    _ => {}
+                }
+                Ok(())
+            })?;
+            Ok(whole)
+        }
+    };
+}
+
 /// Reads a model.
 ///
 /// # Errors
 /// [`NotAModel`].
-pub(super) fn read(bytes: &mut impl Buf) -> Read<Model> {
+pub(crate) fn read(bytes: &mut impl Buf) -> Read<Model> {
     let len = bytes.remaining();
-    let mut reader = Reader { bytes, depth: 0 };
-    reader.model(len)
+    Reader { bytes, depth: 0 }.model(Field::Bytes(len))
 }
 
 struct Reader<'b, B> {
@@ -77,7 +94,7 @@ impl<B: Buf> Reader<'_, B> {
     fn each(&mut self, len: usize, mut take: impl FnMut(&mut Self, u64, Field) -> Read<()>) -> Read<()> {
         let end = self.bytes.remaining().checked_sub(len).ok_or(NotAModel)?;
         self.depth += 1;
-        if self.depth > MOST_DEPTH {
+        if self.depth > MAX_DEPTH {
             return Err(NotAModel);
         }
         while self.bytes.remaining() > end {
@@ -108,7 +125,7 @@ impl<B: Buf> Reader<'_, B> {
 
     fn text(&mut self, field: Field) -> Read<String> {
         let len = field.len()?;
-        if len > MOST_TEXT {
+        if len > MAX_TEXT {
             return Err(NotAModel);
         }
         let mut bytes = vec![0; len];
@@ -121,117 +138,96 @@ impl<B: Buf> Reader<'_, B> {
         match field {
             Field::Bytes(len) => {
                 let end = self.bytes.remaining().checked_sub(len).ok_or(NotAModel)?;
-                while self.bytes.remaining() > end && into.len() <= MOST_VALUES {
+                while self.bytes.remaining() > end && into.len() <= MAX_VALUES {
                     let number = self.varint()?;
                     into.push(number as i64);
                 }
             }
-            other if into.len() <= MOST_VALUES => into.push(other.number()),
+            other if into.len() <= MAX_VALUES => into.push(other.number()),
             _ => {}
         }
         Ok(())
     }
 
-    fn model(&mut self, len: usize) -> Read<Model> {
-        let mut model = Model::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                7 => model.graph = read.graph(field.len()?)?,
-                8 => model.opsets.push(read.opset(field.len()?)?),
-                25 => model.functions.push(read.function(field.len()?)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(model)
-    }
+    message!(model -> Model: read, own, field {
+        7 => own.graph = read.graph(field)?,
+        8 => own.opsets.push(read.opset(field)?),
+        25 => own.functions.push(read.function(field)?),
+    });
 
-    fn opset(&mut self, len: usize) -> Read<(String, i64)> {
-        let mut opset = (String::new(), 0);
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => opset.0 = domain(read.text(field)?),
-                2 => opset.1 = field.number(),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(opset)
-    }
+    message!(opset -> (String, i64): read, own, field {
+        1 => own.0 = domain(read.text(field)?),
+        2 => own.1 = field.number(),
+    });
 
-    fn graph(&mut self, len: usize) -> Read<Graph> {
-        let mut graph = Graph::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => graph.nodes.push(read.node(field.len()?)?),
-                5 => graph.initializers.push(read.tensor(field.len()?)?),
-                11 => graph.inputs.push(read.port(field.len()?)?),
-                12 => graph.outputs.push(read.port(field.len()?)?),
-                15 => graph.initializers.push(read.sparse(field.len()?)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(graph)
-    }
+    message!(graph -> Graph: read, own, field {
+        1 => own.nodes.push(read.node(field)?),
+        5 => own.initializers.push(read.tensor(field)?),
+        11 => own.inputs.push(read.port(field)?),
+        12 => own.outputs.push(read.port(field)?),
+        15 => own.initializers.push(read.sparse(field)?),
+    });
 
-    fn function(&mut self, len: usize) -> Read<Function> {
-        let mut function = Function::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => function.name = read.text(field)?,
-                4 => function.inputs.push(read.text(field)?),
-                5 => function.outputs.push(read.text(field)?),
-                7 => function.nodes.push(read.node(field.len()?)?),
-                9 => function.opsets.push(read.opset(field.len()?)?),
-                10 => function.domain = domain(read.text(field)?),
-                11 => function.defaults.push(read.attribute(field.len()?)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(function)
-    }
+    message!(function -> Function: read, own, field {
+        1 => own.name = read.text(field)?,
+        4 => own.inputs.push(read.text(field)?),
+        5 => own.outputs.push(read.text(field)?),
+        7 => own.nodes.push(read.node(field)?),
+        9 => own.opsets.push(read.opset(field)?),
+        10 => own.domain = domain(read.text(field)?),
+        11 => own.defaults.push(read.attribute(field)?),
+    });
 
-    fn node(&mut self, len: usize) -> Read<Node> {
-        let mut node = Node::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => node.inputs.push(read.text(field)?),
-                2 => node.outputs.push(read.text(field)?),
-                3 => node.name = read.text(field)?,
-                4 => node.op = read.text(field)?,
-                5 => node.attributes.push(read.attribute(field.len()?)?),
-                7 => node.domain = domain(read.text(field)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(node)
-    }
+    message!(node -> Node: read, own, field {
+        1 => own.inputs.push(read.text(field)?),
+        2 => own.outputs.push(read.text(field)?),
+        3 => own.name = read.text(field)?,
+        4 => own.op = read.text(field)?,
+        5 => own.attributes.push(read.attribute(field)?),
+        7 => own.domain = domain(read.text(field)?),
+    });
 
-    fn attribute(&mut self, len: usize) -> Read<Attribute> {
-        let mut own = Attribute::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => own.name = read.text(field)?,
-                2 => {
-                    if let Field::Fixed32(bits) = field {
-                        own.float = f32::from_bits(bits);
-                    }
-                }
-                3 => own.int = field.number(),
-                4 if field.len()? <= MOST_TEXT => own.text = read.text(field)?,
-                5 => own.tensor = Some(read.tensor(field.len()?)?),
-                6 | 11 => own.graphs.push(read.graph(field.len()?)?),
-                7 => read.floats(field, &mut own.floats)?,
-                8 => read.numbers(field, &mut own.ints)?,
-                21 => own.refers = read.text(field)?,
-                _ => {}
-            }
-            Ok(())
-        })?;
-        if own.ints.len() > MOST_VALUES {
+    message!(whole_attribute -> Attribute: read, own, field {
+        1 => own.name = read.text(field)?,
+        3 => own.int = field.number(),
+        4 if field.len()? <= MAX_TEXT => own.text = read.text(field)?,
+        5 => own.tensor = Some(read.tensor(field)?),
+        6 | 11 => own.graphs.push(read.graph(field)?),
+        7 => read.floats(field, &mut own.floats)?,
+        8 => read.numbers(field, &mut own.ints)?,
+        21 => own.refers = read.text(field)?,
+    });
+
+    message!(sparse -> Tensor: read, own, field {
+        1 => own.name = read.tensor(field)?.name,
+        3 => read.numbers(field, &mut own.dims)?,
+    });
+
+    message!(port -> Port: read, own, field {
+        1 => own.name = read.text(field)?,
+        2 => own.axes = read.value_type(field)?.or(own.axes.take()),
+    });
+
+    message!(value_type -> Option<Vec<Axis>>: read, own, field {
+        1 => *own = read.tensor_type(field)?.or(own.take()),
+    });
+
+    message!(tensor_type -> Option<Vec<Axis>>: read, own, field {
+        2 => *own = Some(read.shape(field)?),
+    });
+
+    message!(shape -> Vec<Axis>: read, own, field {
+        1 => own.push(read.dimension(field)?),
+    });
+
+    message!(dimension -> Axis: read, own, field {
+        1 if field.number() >= 0 => *own = Axis::Fixed(field.number()),
+        2 => *own = named(read.text(field)?),
+    });
+
+    fn attribute(&mut self, field: Field) -> Read<Attribute> {
+        let mut own = self.whole_attribute(field)?;
+        if own.ints.len() > MAX_VALUES {
             own.ints = Vec::new();
         }
         Ok(own)
@@ -240,8 +236,8 @@ impl<B: Buf> Reader<'_, B> {
     /// Whole numbers among floats, as [`Tensor::values`] has them.
     fn floats(&mut self, field: Field, into: &mut Vec<Option<i64>>) -> Read<()> {
         match field {
-            Field::Fixed32(bits) if into.len() <= MOST_VALUES => into.push(whole(f64::from(f32::from_bits(bits)))),
-            Field::Bytes(len) if len <= MOST_VALUES * 4 => {
+            Field::Fixed32(bits) if into.len() <= MAX_VALUES => into.push(whole(f64::from(f32::from_bits(bits)))),
+            Field::Bytes(len) if len <= MAX_VALUES * 4 => {
                 into.extend((0..len / 4).map(|_| whole(f64::from(self.bytes.get_f32_le()))));
             }
             _ => {}
@@ -249,38 +245,25 @@ impl<B: Buf> Reader<'_, B> {
         Ok(())
     }
 
-    fn sparse(&mut self, len: usize) -> Read<Tensor> {
-        let mut whole = Tensor::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => whole.name = read.tensor(field.len()?)?.name,
-                3 => read.numbers(field, &mut whole.dims)?,
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(whole)
-    }
-
-    fn tensor(&mut self, len: usize) -> Read<Tensor> {
+    fn tensor(&mut self, field: Field) -> Read<Tensor> {
         let mut tensor = Tensor::default();
         let (mut kind, mut external) = (0, false);
         let mut raw = Vec::new();
         let (mut ints, mut floats) = (Vec::new(), Vec::new());
-        self.each(len, |read, tag, field| {
+        self.each(field.len()?, |read, tag, field| {
             match tag {
                 1 => read.numbers(field, &mut tensor.dims)?,
                 2 => kind = field.number(),
                 4 => read.floats(field, &mut floats)?,
                 5 | 7 => read.numbers(field, &mut ints)?,
                 8 => tensor.name = read.text(field)?,
-                9 if field.len()? <= MOST_VALUES * 8 => {
+                9 if field.len()? <= MAX_VALUES * 8 => {
                     raw = vec![0; field.len()?];
                     read.bytes.copy_to_slice(&mut raw);
                 }
                 10 => {
                     if let Field::Bytes(len) = field
-                        && len <= MOST_VALUES * 8
+                        && len <= MAX_VALUES * 8
                     {
                         floats.extend((0..len / 8).map(|_| whole(read.bytes.get_f64_le())));
                     } else if let Field::Fixed64(bits) = field {
@@ -313,53 +296,10 @@ impl<B: Buf> Reader<'_, B> {
             datatype::FLOAT | datatype::DOUBLE => floats,
             _ => return Ok(tensor),
         };
-        if values.len() as i64 == count && values.len() <= MOST_VALUES {
+        if values.len() as i64 == count && values.len() <= MAX_VALUES {
             tensor.values = Some(values);
         }
         Ok(tensor)
-    }
-
-    fn port(&mut self, len: usize) -> Read<Port> {
-        let mut port = Port::default();
-        self.each(len, |read, tag, field| {
-            match tag {
-                1 => port.name = read.text(field)?,
-                2 => read.each(field.len()?, |read, tag, field| {
-                    if tag == 1 {
-                        read.each(field.len()?, |read, tag, field| {
-                            if tag == 2 {
-                                port.axes = Some(read.axes(field.len()?)?);
-                            }
-                            Ok(())
-                        })?;
-                    }
-                    Ok(())
-                })?,
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(port)
-    }
-
-    fn axes(&mut self, len: usize) -> Read<Vec<Axis>> {
-        let mut axes = Vec::new();
-        self.each(len, |read, tag, field| {
-            if tag == 1 {
-                let mut axis = Axis::Free;
-                read.each(field.len()?, |read, tag, field| {
-                    match tag {
-                        1 if field.number() >= 0 => axis = Axis::Fixed(field.number()),
-                        2 => axis = named(read.text(field)?),
-                        _ => {}
-                    }
-                    Ok(())
-                })?;
-                axes.push(axis);
-            }
-            Ok(())
-        })?;
-        Ok(axes)
     }
 }
 

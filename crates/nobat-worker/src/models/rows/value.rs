@@ -5,49 +5,44 @@ use std::rc::Rc;
 use super::dim::{Element, Size, Symbols};
 
 /// Elements of a small tensor that are followed one by one.
-pub(super) const MOST_ELEMENTS: usize = 256;
+pub(crate) const MOST_ELEMENTS: usize = 256;
 
-/// Where the rows of a tensor lie: along `axis`, whose length is `before * rows * each`.
-/// Element `(b * rows + row) * each + e` of the axis is row `row`'s.
+/// Where the rows of a tensor are: along `axis`, whose length is `outer * rows * inner`.
+/// Element `(o * rows + row) * inner + i` of the axis belongs to row `row`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lie {
-    /// The axis.
-    pub(super) axis: usize,
-    /// What goes round slower than the rows.
-    pub(super) before: Size,
-    /// What goes round faster.
-    pub(super) each: Size,
+pub(crate) struct RowAxis {
+    pub(crate) axis: usize,
+    pub(crate) outer: Size,
+    pub(crate) inner: Size,
 }
 
-impl Lie {
+impl RowAxis {
     /// One after the other along `axis`, one element each.
-    pub(super) fn along(axis: usize) -> Lie {
-        Lie { axis, before: Size::of(1), each: Size::of(1) }
+    pub(crate) fn along(axis: usize) -> RowAxis {
+        RowAxis { axis, outer: Size::of(1), inner: Size::of(1) }
     }
 
     /// The same rows on another axis.
-    pub(super) fn on(&self, axis: usize) -> Lie {
-        Lie { axis, ..self.clone() }
+    pub(crate) fn on(&self, axis: usize) -> RowAxis {
+        RowAxis { axis, ..self.clone() }
     }
 
     /// Whether a run's rows can be cut out of the whole as a piece of the first axis.
-    pub(super) fn is_plain(&self) -> bool {
-        self.axis == 0 && self.before.is(1) && self.each.is(1)
+    pub(crate) fn is_plain(&self) -> bool {
+        self.axis == 0 && self.outer.is(1) && self.inner.is(1)
     }
 }
 
 /// Which node does what to the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Why {
+pub(crate) struct Cause {
     /// The node's name, its first output's where it has none.
-    pub(super) node: String,
-    /// Its operator.
-    pub(super) op: String,
-    /// What it does.
-    pub(super) what: String,
+    pub(crate) node: String,
+    pub(crate) op: String,
+    pub(crate) what: String,
 }
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.op.is_empty() {
             true => write!(f, "{}", self.what),
@@ -58,48 +53,53 @@ impl std::fmt::Display for Why {
 
 /// How a tensor of a joined run goes with those of the runs it is joined from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The same in all of them.
     Same,
     /// Put together from theirs, along an axis.
-    Rows(Lie),
+    Rows(RowAxis),
     /// Depends on how many rows there are, and on nothing else of them.
     Counts,
-    /// Put together from theirs it is not.
-    Mixed(Rc<Why>),
+    /// Not put together from theirs.
+    Mixed(Rc<Cause>),
     /// Nothing is known.
-    Unknown(Rc<Why>),
+    Unknown(Rc<Cause>),
 }
 
 /// What is known of one tensor.
 #[derive(Clone, Debug)]
-pub(super) struct Value {
+pub(crate) struct Value {
     /// How it goes with the rows.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Its dimensions; `None` where not even their number is known.
-    pub(super) dims: Option<Vec<Size>>,
+    pub(crate) dims: Option<Vec<Size>>,
     /// Its elements, where they are few and followed.
-    pub(super) elements: Option<Vec<Element>>,
+    pub(crate) elements: Option<Vec<Element>>,
 }
 
 impl Value {
+    /// Of which nothing else is known.
+    pub(crate) fn of_kind(kind: Kind) -> Value {
+        Value { kind, dims: None, elements: None }
+    }
+
     /// The same in every run.
-    pub(super) fn same(dims: Option<Vec<Size>>) -> Value {
+    pub(crate) fn same(dims: Option<Vec<Size>>) -> Value {
         Value { kind: Kind::Same, dims, elements: None }
     }
 
     /// Rows on an axis of these dimensions.
-    pub(super) fn rows(lie: Lie, dims: Vec<Size>) -> Value {
-        Value { kind: Kind::Rows(lie), dims: Some(dims), elements: None }
+    pub(crate) fn rows(row: RowAxis, dims: Vec<Size>) -> Value {
+        Value { kind: Kind::Rows(row), dims: Some(dims), elements: None }
     }
 
     /// Depends on how many rows there are.
-    pub(super) fn counts(dims: Option<Vec<Size>>) -> Value {
+    pub(crate) fn counts(dims: Option<Vec<Size>>) -> Value {
         Value { kind: Kind::Counts, dims, elements: None }
     }
 
     /// A small tensor by its elements.
-    pub(super) fn of_elements(dims: Vec<Size>, elements: Vec<Element>) -> Value {
+    pub(crate) fn of_elements(dims: Vec<Size>, elements: Vec<Element>) -> Value {
         let free = |size: &Size| !size.has_rows();
         let same = dims.iter().all(free) && elements.iter().all(|own| own.as_ref().is_some_and(free));
         let kind = if same { Kind::Same } else { Kind::Counts };
@@ -108,36 +108,36 @@ impl Value {
     }
 
     /// A list of sizes, such as a shape.
-    pub(super) fn list(elements: Vec<Element>) -> Value {
+    pub(crate) fn list(elements: Vec<Element>) -> Value {
         Value::of_elements(vec![Size::of(elements.len() as i64)], elements)
     }
 
     /// How many axes it has.
-    pub(super) fn rank(&self) -> Option<usize> {
+    pub(crate) fn rank(&self) -> Option<usize> {
         self.dims.as_ref().map(Vec::len)
     }
 
     /// Whether it is the same in every run.
-    pub(super) fn is_same(&self) -> bool {
+    pub(crate) fn is_same(&self) -> bool {
         self.kind == Kind::Same
     }
 
-    /// Where its rows lie.
-    pub(super) fn lie(&self) -> Option<&Lie> {
+    /// Where its rows are.
+    pub(crate) fn row_axis(&self) -> Option<&RowAxis> {
         match &self.kind {
-            Kind::Rows(lie) => Some(lie),
+            Kind::Rows(row) => Some(row),
             _ => None,
         }
     }
 
     /// Its elements as plain numbers.
-    pub(super) fn numbers(&self) -> Option<Vec<i64>> {
+    pub(crate) fn numbers(&self) -> Option<Vec<i64>> {
         let elements = self.elements.as_ref()?;
         elements.iter().map(|own| own.as_ref()?.number()).collect()
     }
 
     /// Its only element.
-    pub(super) fn scalar(&self) -> Option<&Size> {
+    pub(crate) fn scalar(&self) -> Option<&Size> {
         match self.elements.as_deref()? {
             [Some(only)] => Some(only),
             _ => None,
@@ -146,6 +146,6 @@ impl Value {
 }
 
 /// Dimensions of which nothing is known but their number.
-pub(super) fn any_dims(symbols: &mut Symbols, rank: usize) -> Vec<Size> {
+pub(crate) fn any_dims(symbols: &mut Symbols, rank: usize) -> Vec<Size> {
     (0..rank).map(|_| symbols.any_size()).collect()
 }

@@ -2,91 +2,128 @@
 
 use crate::models::rows::dim::{Size, Symbols};
 use crate::models::rows::graph::Node;
-use crate::models::rows::value::{Kind, Lie, Value, any_dims};
+use crate::models::rows::value::{Kind, RowAxis, Value, any_dims};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::models::rows) enum Stop {
+pub(crate) enum Stop {
     /// The rows are mixed.
     Mixed(String),
     /// Whether they are is not known.
     Unknown(String),
 }
 
-/// What a rule answers: a value for each output.
-pub(in crate::models::rows) type Ruled = Result<Vec<Value>, Stop>;
+/// A value for each output.
+pub(crate) type RuleResult = Result<Vec<Value>, Stop>;
+
+pub(crate) type Rule = fn(&mut Context<'_>) -> RuleResult;
 
 /// Says that rows mix.
-pub(super) fn mixed<T>(what: impl Into<String>) -> Result<T, Stop> {
-    Err(Stop::Mixed(what.into()))
+pub(crate) fn mixed<T>(what: &str) -> Result<T, Stop> {
+    Err(Stop::Mixed(what.to_owned()))
 }
 
 /// Says that nothing is known.
-pub(super) fn unknown<T>(what: impl Into<String>) -> Result<T, Stop> {
-    Err(Stop::Unknown(what.into()))
+pub(crate) fn unknown<T>(what: &str) -> Result<T, Stop> {
+    Err(Stop::Unknown(what.to_owned()))
 }
 
 /// One node under its rule.
-pub(in crate::models::rows) struct Context<'a> {
-    /// The node.
-    pub(in crate::models::rows) node: &'a Node,
+pub(crate) struct Context<'a> {
+    pub(crate) node: &'a Node,
     /// The version of its domain.
-    pub(in crate::models::rows) opset: i64,
+    pub(crate) opset: i64,
     /// Its inputs; `None` where one is left out.
-    pub(in crate::models::rows) inputs: &'a [Option<Value>],
-    /// The analysis's symbols.
-    pub(in crate::models::rows) symbols: &'a mut Symbols,
+    pub(crate) inputs: &'a [Option<Value>],
+    pub(crate) symbols: &'a mut Symbols,
 }
 
 impl Context<'_> {
-    pub(super) fn input(&self, at: usize) -> Option<&Value> {
+    pub(crate) fn input(&self, at: usize) -> Option<&Value> {
         self.inputs.get(at)?.as_ref()
     }
 
-    pub(super) fn need(&self, at: usize) -> Result<&Value, Stop> {
-        match self.input(at) {
-            Some(value) => Ok(value),
-            None => unknown("lacks an input"),
-        }
+    pub(crate) fn need(&self, at: usize) -> Result<&Value, Stop> {
+        self.input(at).map_or_else(|| unknown("lacks an input"), Ok)
     }
 
-    pub(super) fn dims(&self, at: usize) -> Result<Vec<Size>, Stop> {
-        match &self.need(at)?.dims {
-            Some(dims) => Ok(dims.clone()),
-            None => unknown("has an input whose axes are not known"),
-        }
+    pub(crate) fn dims(&self, at: usize) -> Result<Vec<Size>, Stop> {
+        self.need(at)?.dims.clone().map_or_else(|| unknown("has an input whose axes are not known"), Ok)
     }
 
-    /// Where the rows of an input lie; an input that is the same has none.
-    pub(super) fn lie(&self, at: usize) -> Result<Option<Lie>, Stop> {
+    /// Where the rows of an input are; an input that is the same has none.
+    pub(crate) fn row_axis(&self, at: usize) -> Result<Option<RowAxis>, Stop> {
         match self.input(at).map(|value| &value.kind) {
             None | Some(Kind::Same) => Ok(None),
-            Some(Kind::Rows(lie)) => Ok(Some(lie.clone())),
+            Some(Kind::Rows(row)) => Ok(Some(row.clone())),
             Some(_) => mixed("depends on how many rows there are"),
         }
     }
 
+    /// Whether each of these inputs is left out or the same for all rows.
+    pub(crate) fn are_same(&self, inputs: &[usize]) -> bool {
+        inputs.iter().all(|&at| self.input(at).is_none_or(Value::is_same))
+    }
+
     /// Refuses unless all inputs from `first` on are the same for all rows.
-    pub(super) fn others_same(&self, first: usize) -> Result<(), Stop> {
-        let mut others = self.inputs.iter().skip(first).flatten();
-        match others.all(Value::is_same) {
+    pub(crate) fn others_same(&self, first: usize) -> Result<(), Stop> {
+        match self.inputs.iter().skip(first).flatten().all(Value::is_same) {
             true => Ok(()),
             false => unknown("has more than one input that goes with the rows"),
         }
     }
 
+    /// The first input's dimensions and where its rows are, which is the first axis or
+    /// nowhere; no other input has rows.
+    pub(crate) fn first_axis(&self) -> Result<(Option<RowAxis>, Vec<Size>), Stop> {
+        self.others_same(1)?;
+        match self.row_axis(0)? {
+            Some(row) if row.axis != 0 => unknown("has rows on another axis than the first"),
+            row => Ok((row, self.dims(0)?)),
+        }
+    }
+
     /// An attribute that names an axis of `rank`.
-    pub(super) fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Stop> {
+    pub(crate) fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Stop> {
         axis(self.node.int(name, default), rank)
     }
 
-    pub(super) fn any(&mut self, rank: usize) -> Vec<Size> {
+    /// The axes that an input or an attribute names; `None` where neither is there.
+    pub(crate) fn named_axes(&self, input: usize, attribute: &str) -> Result<Option<Vec<i64>>, Stop> {
+        match (self.input(input), self.node.attribute(attribute)) {
+            (Some(axes), _) if !axes.is_same() => unknown("takes its axes from the data"),
+            (Some(axes), _) => {
+                axes.numbers().map_or_else(|| unknown("has axes that are not known"), |own| Ok(Some(own)))
+            }
+            (None, Some(own)) if !own.refers.is_empty() => unknown("takes its axes from the function's caller"),
+            (None, Some(own)) => Ok(Some(own.ints.clone())),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Dimensions of which nothing is known but their number.
+    pub(crate) fn any(&mut self, rank: usize) -> Vec<Size> {
         any_dims(self.symbols, rank)
+    }
+
+    /// As [`Context::any`], with the first one that of `dims`.
+    pub(crate) fn any_after(&mut self, dims: &[Size], rank: usize) -> Vec<Size> {
+        let mut to = self.any(rank);
+        if let (Some(place), Some(first)) = (to.first_mut(), dims.first()) {
+            *place = first.clone();
+        }
+        to
+    }
+
+    /// What is made of an input that is the same, with as many axes.
+    pub(crate) fn same_rank(&mut self, value: &Value) -> RuleResult {
+        let dims = value.rank().map(|rank| self.any(rank));
+        Ok(vec![Value::same(dims)])
     }
 }
 
 /// An axis that may be counted from the end.
-pub(super) fn axis(number: i64, rank: usize) -> Result<usize, Stop> {
+pub(crate) fn axis(number: i64, rank: usize) -> Result<usize, Stop> {
     let at = if number < 0 { number + rank as i64 } else { number };
     match usize::try_from(at) {
         Ok(at) if at < rank => Ok(at),
@@ -94,33 +131,22 @@ pub(super) fn axis(number: i64, rank: usize) -> Result<usize, Stop> {
     }
 }
 
+/// As [`axis`], of several.
+pub(crate) fn axes(numbers: &[i64], rank: usize) -> Result<Vec<usize>, Stop> {
+    numbers.iter().map(|&own| axis(own, rank)).collect()
+}
+
 /// A value of these dimensions on which the rows of an input stay where they are,
 /// or one that is the same where the input is.
-pub(super) fn kept(lie: Option<Lie>, dims: Vec<Size>) -> Value {
-    match lie {
-        Some(lie) => Value::rows(lie, dims),
+pub(crate) fn kept(row: Option<RowAxis>, dims: Vec<Size>) -> Value {
+    match row {
+        Some(row) => Value::rows(row, dims),
         None => Value::same(Some(dims)),
     }
 }
 
-pub(super) type Rule = fn(&mut Context<'_>) -> Ruled;
-
-/// Rows on the first axis of the first input, and nothing else with rows.
-pub(super) fn first_axis(cx: &Context<'_>) -> Result<Option<Lie>, Stop> {
-    cx.others_same(1)?;
-    match cx.lie(0)? {
-        Some(lie) if lie.axis != 0 => unknown("has rows on another axis than the first"),
-        lie => Ok(lie),
-    }
-}
-
-/// The axes that an input or an attribute names; `None` where neither is there.
-pub(super) fn named_axes(cx: &Context<'_>, input: usize, attribute: &str) -> Result<Option<Vec<i64>>, Stop> {
-    match (cx.input(input), cx.node.attribute(attribute)) {
-        (Some(axes), _) if !axes.is_same() => unknown("takes its axes from the data"),
-        (Some(axes), _) => axes.numbers().map_or_else(|| unknown("has axes that are not known"), |axes| Ok(Some(axes))),
-        (None, Some(own)) if !own.refers.is_empty() => unknown("takes its axes from the function's caller"),
-        (None, Some(own)) => Ok(Some(own.ints.clone())),
-        (None, None) => Ok(None),
-    }
+/// The rule of operators that keep the dimensions and treat each of the first axis by itself.
+pub(crate) fn first_axis_kept(cx: &mut Context<'_>) -> RuleResult {
+    let (row, dims) = cx.first_axis()?;
+    Ok(vec![kept(row, dims)])
 }

@@ -1,112 +1,22 @@
 //! Operators that work element by element, with broadcasting.
 
-use super::context::{Context, Rule, Ruled, Stop, mixed, unknown};
+use super::context::{Context, RuleResult, Stop, mixed, unknown};
 use crate::models::rows::dim::{Element, Size};
-use crate::models::rows::value::{Kind, MOST_ELEMENTS, Value};
-
-pub(super) fn rule(op: &str) -> Option<Rule> {
-    const BROADCASTING: [&str; 37] = [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Pow",
-        "Mod",
-        "And",
-        "Or",
-        "Xor",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Max",
-        "Min",
-        "Mean",
-        "Sum",
-        "Where",
-        "PRelu",
-        "Clip",
-        "StringConcat",
-        "Identity",
-        "Neg",
-        "Abs",
-        "Not",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Cast",
-        "CastLike",
-        "BitCast",
-        "Swish",
-    ];
-    const UNARY: [&str; 41] = [
-        "Acos",
-        "Acosh",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "BitwiseNot",
-        "Celu",
-        "Cos",
-        "Cosh",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "IsInf",
-        "IsNaN",
-        "LeakyRelu",
-        "Log",
-        "Mish",
-        "Reciprocal",
-        "RegexFullMatch",
-        "Relu",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "QuickGelu",
-        "FastGelu",
-        "ParametricSoftplus",
-        "ScaledTanh",
-        "Affine",
-    ];
-    match op {
-        "Dropout" => Some(dropout),
-        _ if BROADCASTING.contains(&op) || UNARY.contains(&op) => Some(elementwise),
-        _ => None,
-    }
-}
+use crate::models::rows::value::{Kind, MOST_ELEMENTS, RowAxis, Value};
 
 /// One output, each element of which comes from those at its place in the inputs.
-pub(super) fn elementwise(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn elementwise(cx: &mut Context<'_>) -> RuleResult {
     if cx.node.domain.is_empty() && cx.node.attribute("broadcast").is_some() {
         return unknown("broadcasts as the standard did before version 7");
     }
     let mut inputs: Vec<&Value> = cx.inputs.iter().flatten().collect();
-    // The second input gives its datatype alone.
+    // Only the datatype of the second input matters.
     if cx.node.op == "CastLike" {
         inputs.truncate(1);
     }
     let inputs: Vec<Value> = inputs.into_iter().cloned().collect();
     let mut value = broadcast(cx, &inputs.iter().collect::<Vec<_>>())?;
-    if value.lie().is_none()
+    if value.row_axis().is_none()
         && let Some(elements) = elements(cx, &inputs, &value)
         && let Some(dims) = value.dims.clone()
     {
@@ -116,8 +26,8 @@ pub(super) fn elementwise(cx: &mut Context<'_>) -> Ruled {
 }
 
 /// What broadcasting makes of these.
-pub(super) fn broadcast(cx: &mut Context<'_>, inputs: &[&Value]) -> Result<Value, Stop> {
-    let has_rows = inputs.iter().any(|value| value.lie().is_some());
+pub(crate) fn broadcast(cx: &mut Context<'_>, inputs: &[&Value]) -> Result<Value, Stop> {
+    let has_rows = inputs.iter().any(|value| value.row_axis().is_some());
     let counts = inputs.iter().any(|value| value.kind == Kind::Counts);
     if has_rows && counts {
         return mixed("depends on how many rows there are");
@@ -131,7 +41,7 @@ pub(super) fn broadcast(cx: &mut Context<'_>, inputs: &[&Value]) -> Result<Value
         };
     };
     let rank = dims.iter().map(|dims| dims.len()).max().unwrap_or(0);
-    let lie = joint_lie(inputs, rank)?;
+    let row = joint_rows(inputs, rank)?;
     let mut joined = Vec::with_capacity(rank);
     for at in 0..rank {
         let own = dims.iter().filter_map(|dims| dims.get((at + dims.len()).checked_sub(rank)?));
@@ -141,35 +51,35 @@ pub(super) fn broadcast(cx: &mut Context<'_>, inputs: &[&Value]) -> Result<Value
                 (false, false) => cx.symbols.broadcast(&size, own),
                 (_, true) if size.is(1) || size == *own => own.clone(),
                 (true, _) if own.is(1) => size,
-                _ if lie.is_some() => return unknown("has axes that do not go together"),
+                _ if row.is_some() => return unknown("has axes that do not go together"),
                 _ => return Ok(Value::counts(None)),
             };
         }
         joined.push(size);
     }
-    let kind = match lie {
-        Some(lie) => Kind::Rows(lie),
+    let kind = match row {
+        Some(row) => Kind::Rows(row),
         None if counts => Kind::Counts,
         None => Kind::Same,
     };
     Ok(Value { kind, dims: Some(joined), elements: None })
 }
 
-/// Where the rows of inputs that are broadcast to `rank` lie in what comes out.
-fn joint_lie(inputs: &[&Value], rank: usize) -> Result<Option<crate::models::rows::value::Lie>, Stop> {
+/// Where the rows of inputs that are broadcast to `rank` are in the output.
+fn joint_rows(inputs: &[&Value], rank: usize) -> Result<Option<RowAxis>, Stop> {
     let mut joint = None;
     for value in inputs {
-        let (Some(lie), Some(own)) = (value.lie(), value.rank()) else { continue };
-        let lie = lie.on(lie.axis + rank - own);
+        let (Some(row), Some(own)) = (value.row_axis(), value.rank()) else { continue };
+        let row = row.on(row.axis + rank - own);
         match &joint {
-            None => joint = Some(lie),
-            Some(first) if *first == lie => {}
+            None => joint = Some(row),
+            Some(first) if *first == row => {}
             Some(_) => return mixed("sets each row against the others"),
         }
     }
-    let Some(lie) = joint else { return Ok(None) };
-    for value in inputs.iter().filter(|value| value.lie().is_none()) {
-        let own = value.dims.as_ref().and_then(|dims| dims.get((lie.axis + dims.len()).checked_sub(rank)?));
+    let Some(row) = joint else { return Ok(None) };
+    for value in inputs.iter().filter(|value| value.row_axis().is_none()) {
+        let own = value.dims.as_ref().and_then(|dims| dims.get((row.axis + dims.len()).checked_sub(rank)?));
         match own {
             None => {}
             Some(size) if size.is(1) => {}
@@ -177,7 +87,7 @@ fn joint_lie(inputs: &[&Value], rank: usize) -> Result<Option<crate::models::row
             Some(_) => return unknown("may have a value for each of a number of rows"),
         }
     }
-    Ok(Some(lie))
+    Ok(Some(row))
 }
 
 /// The elements of an operator on small tensors that are followed.
@@ -187,7 +97,7 @@ fn elements(cx: &mut Context<'_>, inputs: &[Value], joined: &Value) -> Option<Ve
     let mut columns = Vec::new();
     for value in inputs {
         let own = value.elements.as_ref()?;
-        // A single element goes with all; else the places must be the same.
+        // A single element goes with all; else the positions must match.
         let places = own.len() == count
             && value.dims.as_ref()?.iter().skip_while(|dim| dim.is(1)).eq(dims.iter().skip_while(|dim| dim.is(1)));
         match own.len() {
@@ -210,7 +120,7 @@ fn elements(cx: &mut Context<'_>, inputs: &[Value], joined: &Value) -> Option<Ve
 }
 
 /// The mask is of the input's shape; what training would do has no rule.
-fn dropout(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn dropout(cx: &mut Context<'_>) -> RuleResult {
     let trains = cx.input(2).is_some_and(|training| training.scalar().is_none_or(|own| !own.is(0)));
     if trains || cx.node.int("is_test", 1) == 0 {
         return unknown("may drop values at random");

@@ -1,32 +1,22 @@
 //! Products: rows may lie on any axis that is not summed over.
 
-use super::context::{Context, Rule, Ruled, Stop, kept, mixed, unknown};
+use super::context::{Context, RuleResult, Stop, kept, mixed, unknown};
 use super::elementwise::broadcast;
 use crate::models::rows::dim::Size;
-use crate::models::rows::value::{Kind, Lie, Value};
-
-pub(super) fn rule(op: &str) -> Option<Rule> {
-    Some(match op {
-        "MatMul" => matmul,
-        "Gemm" => gemm,
-        "Einsum" => einsum,
-        "Det" => square_to_number,
-        _ => return None,
-    })
-}
+use crate::models::rows::value::{Kind, RowAxis, Value};
 
 const SUMS: &str = "sums over the rows";
 const PAIRS: &str = "sets each row against the others";
 
-fn matmul(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn matmul(cx: &mut Context<'_>) -> RuleResult {
     let (one, other) = (cx.need(0)?.clone(), cx.need(1)?.clone());
     Ok(vec![product(cx, &one, &other)?])
 }
 
 /// The matrix product of two, with broadcasting over the axes before the last two.
-pub(super) fn product(cx: &mut Context<'_>, one: &Value, other: &Value) -> Result<Value, Stop> {
+pub(crate) fn product(cx: &mut Context<'_>, one: &Value, other: &Value) -> Result<Value, Stop> {
     if one.kind == Kind::Counts || other.kind == Kind::Counts {
-        let rows = one.lie().is_some() || other.lie().is_some();
+        let rows = one.row_axis().is_some() || other.row_axis().is_some();
         return if rows { mixed("depends on how many rows there are") } else { Ok(Value::counts(None)) };
     }
     let (Some(own), Some(their)) = (&one.dims, &other.dims) else {
@@ -39,50 +29,50 @@ pub(super) fn product(cx: &mut Context<'_>, one: &Value, other: &Value) -> Resul
     // A vector is a matrix of one row on the left, of one column on the right.
     let (left_vector, right_vector) = (own.len() == 1, their.len() == 1);
     let (mut left, mut right) = (own.clone(), their.clone());
-    let (mut left_lie, right_lie) = (one.lie().cloned(), other.lie().cloned());
+    let (mut left_row, right_row) = (one.row_axis().cloned(), other.row_axis().cloned());
     if left_vector {
         left.insert(0, Size::of(1));
-        left_lie = left_lie.map(|lie| lie.on(1));
+        left_row = left_row.map(|row| row.on(1));
     }
     if right_vector {
         right.push(Size::of(1));
     }
     let (last_left, last_right) = (left.len() - 1, right.len() - 1);
-    if left_lie.as_ref().is_some_and(|lie| lie.axis == last_left)
-        || right_lie.as_ref().is_some_and(|lie| lie.axis + 1 == last_right)
+    if left_row.as_ref().is_some_and(|row| row.axis == last_left)
+        || right_row.as_ref().is_some_and(|row| row.axis + 1 == last_right)
     {
         return mixed(SUMS);
     }
     let rank = left.len().max(right.len());
-    let rows_left = left_lie.as_ref().is_some_and(|lie| lie.axis + 1 == last_left);
-    let columns_right = right_lie.as_ref().is_some_and(|lie| lie.axis == last_right);
-    let (mut to, lie) = match (left_lie, right_lie) {
-        (Some(lie), None) if rows_left => (stacked(cx, &left, &right), Some(lie.on(rank - 2))),
-        (None, Some(lie)) if columns_right => (stacked(cx, &left, &right), Some(lie.on(rank - 1))),
+    let rows_left = left_row.as_ref().is_some_and(|row| row.axis + 1 == last_left);
+    let columns_right = right_row.as_ref().is_some_and(|row| row.axis == last_right);
+    let (mut to, row) = match (left_row, right_row) {
+        (Some(row), None) if rows_left => (stacked(cx, &left, &right), Some(row.on(rank - 2))),
+        (None, Some(row)) if columns_right => (stacked(cx, &left, &right), Some(row.on(rank - 1))),
         (Some(_), Some(_)) if rows_left || columns_right => return mixed(PAIRS),
-        (left_lie, right_lie) => {
-            let batch = |dims: &[Size], lie: Option<Lie>| {
+        (left_row, right_row) => {
+            let batch = |dims: &[Size], row: Option<RowAxis>| {
                 let dims = dims[..dims.len() - 2].to_vec();
-                lie.map_or_else(|| Value::same(Some(dims.clone())), |lie| Value::rows(lie, dims.clone()))
+                row.map_or_else(|| Value::same(Some(dims.clone())), |row| Value::rows(row, dims.clone()))
             };
-            let joined = broadcast(cx, &[&batch(&left, left_lie), &batch(&right, right_lie)])?;
-            let lie = joined.lie().cloned();
+            let joined = broadcast(cx, &[&batch(&left, left_row), &batch(&right, right_row)])?;
+            let row = joined.row_axis().cloned();
             let Some(to) = joined.dims else { return unknown("has axes that are not known") };
-            (to, lie)
+            (to, row)
         }
     };
     to.truncate(rank - 2);
     to.extend([left[last_left - 1].clone(), right[last_right].clone()]);
-    let mut lie = lie;
+    let mut row = row;
     if left_vector {
         to.remove(rank - 2);
-        lie = lie.map(|lie| lie.on(if lie.axis > rank - 2 { lie.axis - 1 } else { lie.axis }));
+        row = row.map(|row| row.on(if row.axis > rank - 2 { row.axis - 1 } else { row.axis }));
     }
     if right_vector {
         to.pop();
     }
-    Ok(match lie {
-        Some(lie) => Value::rows(lie, to),
+    Ok(match row {
+        Some(row) => Value::rows(row, to),
         None => Value::same(Some(to)),
     })
 }
@@ -97,7 +87,7 @@ fn stacked(cx: &mut Context<'_>, left: &[Size], right: &[Size]) -> Vec<Size> {
     (0..rank - 2).map(|at| cx.symbols.broadcast(&of(left, at), &of(right, at))).collect()
 }
 
-pub(super) fn gemm(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn gemm(cx: &mut Context<'_>) -> RuleResult {
     let turned = |value: &Value, turn: bool| -> Result<Value, Stop> {
         let Some(dims) = &value.dims else { return Ok(value.clone()) };
         if dims.len() != 2 {
@@ -107,7 +97,7 @@ pub(super) fn gemm(cx: &mut Context<'_>) -> Ruled {
             return Ok(value.clone());
         }
         let kind = match &value.kind {
-            Kind::Rows(lie) => Kind::Rows(lie.on(1 - lie.axis)),
+            Kind::Rows(row) => Kind::Rows(row.on(1 - row.axis)),
             kind => kind.clone(),
         };
         Ok(Value { kind, dims: Some(vec![dims[1].clone(), dims[0].clone()]), elements: None })
@@ -119,7 +109,7 @@ pub(super) fn gemm(cx: &mut Context<'_>) -> Ruled {
         None => Ok(vec![product]),
         Some(sum) => {
             let joined = broadcast(cx, &[&product, &sum])?;
-            // What is added has no more axes, nor longer ones.
+            // What is added is broadcast to the product's dimensions.
             Ok(vec![Value { dims: product.dims, ..joined }])
         }
     }
@@ -127,7 +117,7 @@ pub(super) fn gemm(cx: &mut Context<'_>) -> Ruled {
 
 /// The rows' letter must be the same in all inputs that have rows, stand in the
 /// output, and in no other input.
-fn einsum(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn einsum(cx: &mut Context<'_>) -> RuleResult {
     let Some(equation) = cx.node.attribute("equation") else { return unknown("has no equation") };
     let equation: String = equation.text.chars().filter(|letter| !letter.is_whitespace()).collect();
     let Some((terms, to)) = equation.split_once("->") else { return unknown("has an equation without its output") };
@@ -136,22 +126,22 @@ fn einsum(cx: &mut Context<'_>) -> Ruled {
     }
     let terms: Vec<Vec<char>> = terms.split(',').map(|term| term.chars().collect()).collect();
     let to: Vec<char> = to.chars().collect();
-    let mut found: Option<(char, Lie)> = None;
+    let mut found: Option<(char, RowAxis)> = None;
     let mut sizes: Vec<(char, Size)> = Vec::new();
     for (at, term) in terms.iter().enumerate() {
-        let (lie, dims) = (cx.lie(at)?, cx.dims(at)?);
+        let (row, dims) = (cx.row_axis(at)?, cx.dims(at)?);
         if dims.len() != term.len() {
             return unknown("has an equation of other axes");
         }
         sizes.extend(term.iter().copied().zip(dims));
-        let Some(lie) = lie else { continue };
-        let letter = term[lie.axis];
+        let Some(row) = row else { continue };
+        let letter = term[row.axis];
         if term.iter().filter(|own| **own == letter).count() > 1 {
             return mixed(PAIRS);
         }
         match &found {
-            None => found = Some((letter, lie)),
-            Some((first, own)) if *first == letter && own.on(0) == lie.on(0) => {}
+            None => found = Some((letter, row)),
+            Some((first, own)) if *first == letter && own.on(0) == row.on(0) => {}
             Some(_) => return mixed(PAIRS),
         }
     }
@@ -166,24 +156,24 @@ fn einsum(cx: &mut Context<'_>) -> Ruled {
         })
         .collect();
     let Some(dims) = dims else { return unknown("has an output of other axes") };
-    let Some((letter, lie)) = found else { return Ok(vec![Value::same(Some(dims))]) };
+    let Some((letter, row)) = found else { return Ok(vec![Value::same(Some(dims))]) };
     for (at, term) in terms.iter().enumerate() {
-        if cx.lie(at)?.is_none() && term.contains(&letter) {
+        if cx.row_axis(at)?.is_none() && term.contains(&letter) {
             return mixed("has a value for each of a fixed number of rows");
         }
     }
     match to.iter().position(|own| *own == letter) {
-        Some(at) if to.iter().filter(|own| **own == letter).count() == 1 => Ok(vec![Value::rows(lie.on(at), dims)]),
+        Some(at) if to.iter().filter(|own| **own == letter).count() == 1 => Ok(vec![Value::rows(row.on(at), dims)]),
         Some(_) => unknown("has an output with an axis twice"),
         None => mixed(SUMS),
     }
 }
 
-fn square_to_number(cx: &mut Context<'_>) -> Ruled {
-    let (lie, mut dims) = (cx.lie(0)?, cx.dims(0)?);
+pub(crate) fn square_to_number(cx: &mut Context<'_>) -> RuleResult {
+    let (row, mut dims) = (cx.row_axis(0)?, cx.dims(0)?);
     dims.truncate(dims.len().saturating_sub(2));
-    match lie {
-        Some(lie) if lie.axis >= dims.len() => mixed(SUMS),
-        lie => Ok(vec![kept(lie, dims)]),
+    match row {
+        Some(row) if row.axis >= dims.len() => mixed(SUMS),
+        row => Ok(vec![kept(row, dims)]),
     }
 }

@@ -1,29 +1,11 @@
 //! Operators that rearrange, read or make shapes. Exporters compute with shapes in
 //! the graph, so small tensors are followed element by element.
 
-use super::context::{Context, Rule, Ruled, Stop, axis, mixed, named_axes, unknown};
+use super::context::{Context, RuleResult, Stop, axes, axis, mixed, unknown};
 use crate::models::rows::dim::{Element, Size};
-use crate::models::rows::value::{Kind, Lie, MOST_ELEMENTS, Value};
+use crate::models::rows::value::{Kind, MOST_ELEMENTS, RowAxis, Value};
 
-pub(super) fn rule(op: &str) -> Option<Rule> {
-    Some(match op {
-        "Constant" => constant,
-        "Shape" => shape,
-        "Size" => size,
-        "Reshape" => reshape,
-        "Flatten" => flatten,
-        "Squeeze" => squeeze,
-        "Unsqueeze" => unsqueeze,
-        "Expand" => expand,
-        "Tile" => tile,
-        "Transpose" => transpose,
-        "ConstantOfShape" => constant_of_shape,
-        "Range" => range,
-        _ => return None,
-    })
-}
-
-fn constant(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn constant(cx: &mut Context<'_>) -> RuleResult {
     let list = |numbers: &[Option<i64>], cx: &mut Context<'_>| {
         numbers.iter().map(|own| Some(own.map_or_else(|| cx.symbols.any(), Size::of))).collect::<Vec<Element>>()
     };
@@ -51,7 +33,7 @@ fn constant(cx: &mut Context<'_>) -> Ruled {
     }])
 }
 
-fn shape(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn shape(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?;
     let Some(dims) = value.dims.clone() else {
         return Ok(vec![if value.is_same() { Value::same(Some(cx.any(1))) } else { Value::counts(None) }]);
@@ -62,7 +44,7 @@ fn shape(cx: &mut Context<'_>) -> Ruled {
     Ok(vec![Value::list(dims.get(start..end).unwrap_or_default().iter().cloned().map(Some).collect())])
 }
 
-fn size(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn size(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?;
     let Some(dims) = &value.dims else {
         return Ok(vec![if value.is_same() { Value::same(Some(vec![])) } else { Value::counts(Some(vec![])) }]);
@@ -85,9 +67,9 @@ fn target(cx: &mut Context<'_>, at: usize) -> Result<Vec<Size>, Stop> {
     elements.map_or_else(|| unknown("takes a shape that is not known"), Ok)
 }
 
-/// Where rows are after the elements, in their order, are given other dimensions.
+/// Where rows are after a reshape, which keeps the order of the elements.
 fn reshaped(cx: &mut Context<'_>, dims: &[Size], to: Vec<Size>) -> Result<Value, Stop> {
-    let Some(lie) = cx.lie(0)? else {
+    let Some(row) = cx.row_axis(0)? else {
         return match to.iter().any(Size::has_rows) {
             true => mixed("gives a tensor that is the same for all rows an axis of rows"),
             false => Ok(Value::same(Some(to))),
@@ -95,7 +77,7 @@ fn reshaped(cx: &mut Context<'_>, dims: &[Size], to: Vec<Size>) -> Result<Value,
     };
     let unclear = || Stop::Unknown("gives the rows a shape that cannot be followed".into());
     let product = |sizes: &[Size]| Size::product(sizes).ok_or_else(unclear);
-    let outer = product(&dims[..lie.axis])?.times(&lie.before).ok_or_else(unclear)?;
+    let outer = product(&dims[..row.axis])?.times(&row.outer).ok_or_else(unclear)?;
     let mut with_rows = (0..to.len()).filter(|&at| to[at].has_rows());
     let at = match (with_rows.next(), with_rows.next()) {
         (Some(at), None) => at,
@@ -109,14 +91,14 @@ fn reshaped(cx: &mut Context<'_>, dims: &[Size], to: Vec<Size>) -> Result<Value,
         }
         _ => return mixed("spreads the rows over two axes"),
     };
-    // What stands before the rows decides: as there are as many elements after as before,
-    // what follows them is then theirs too.
-    let before = outer.by(&product(&to[..at])?).ok_or_else(unclear)?;
-    let each = before.times(&Size::rows()).and_then(|whole| to[at].by(&whole)).ok_or_else(unclear)?;
-    Ok(Value::rows(Lie { axis: at, before, each }, to))
+    // The axes before the rows decide: reshaping keeps the number of elements, so the axes
+    // after the rows then match too.
+    let outer = outer.by(&product(&to[..at])?).ok_or_else(unclear)?;
+    let inner = outer.times(&Size::rows()).and_then(|whole| to[at].by(&whole)).ok_or_else(unclear)?;
+    Ok(Value::rows(RowAxis { axis: at, outer, inner }, to))
 }
 
-fn reshape(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn reshape(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
     let asked = match cx.input(1) {
         Some(_) => target(cx, 1)?,
@@ -171,7 +153,7 @@ fn reshape(cx: &mut Context<'_>) -> Ruled {
     Ok(vec![Value { elements: elements.filter(|_| reshaped.is_same()), ..reshaped }])
 }
 
-fn flatten(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn flatten(cx: &mut Context<'_>) -> RuleResult {
     let dims = cx.dims(0)?;
     let number = cx.node.int("axis", 1);
     let at = match number {
@@ -184,15 +166,12 @@ fn flatten(cx: &mut Context<'_>) -> Ruled {
     Ok(vec![reshaped(cx, &dims, vec![before, after])?])
 }
 
-fn squeeze(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn squeeze(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
-    let axes = named_axes(cx, 1, "axes")?;
-    let Some(dims) = value.dims.clone() else {
-        return if value.is_same() { Ok(vec![Value::same(None)]) } else { unknown("has axes that are not known") };
-    };
-    let gone: Vec<usize> = match axes {
-        Some(axes) => axes.iter().map(|&own| axis(own, dims.len())).collect::<Result<_, _>>()?,
-        None if value.lie().is_some() => {
+    let dims = cx.dims(0)?;
+    let gone: Vec<usize> = match cx.named_axes(1, "axes")? {
+        Some(named) => axes(&named, dims.len())?,
+        None if value.row_axis().is_some() => {
             return mixed("takes every axis of length 1 away, the rows' too when there is one");
         }
         None if dims.iter().any(|size| size.number().is_none()) => return unknown("may take any axis away"),
@@ -200,21 +179,19 @@ fn squeeze(cx: &mut Context<'_>) -> Ruled {
     };
     let left: Vec<Size> = (0..dims.len()).filter(|at| !gone.contains(at)).map(|at| dims[at].clone()).collect();
     let kind = match &value.kind {
-        Kind::Rows(lie) if gone.contains(&lie.axis) => return mixed("takes the rows' axis away"),
-        Kind::Rows(lie) => Kind::Rows(lie.on(lie.axis - gone.iter().filter(|&&at| at < lie.axis).count())),
+        Kind::Rows(row) if gone.contains(&row.axis) => return mixed("takes the rows' axis away"),
+        Kind::Rows(row) => Kind::Rows(row.on(row.axis - gone.iter().filter(|&&at| at < row.axis).count())),
         kind => kind.clone(),
     };
     Ok(vec![Value { kind, dims: Some(left), elements: value.elements }])
 }
 
-fn unsqueeze(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn unsqueeze(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
-    let Some(axes) = named_axes(cx, 1, "axes")? else { return unknown("has no axes") };
-    let Some(dims) = value.dims.clone() else {
-        return if value.is_same() { Ok(vec![Value::same(None)]) } else { unknown("has axes that are not known") };
-    };
-    let rank = dims.len() + axes.len();
-    let added: Vec<usize> = axes.iter().map(|&own| axis(own, rank)).collect::<Result<_, _>>()?;
+    let Some(named) = cx.named_axes(1, "axes")? else { return unknown("has no axes") };
+    let dims = cx.dims(0)?;
+    let rank = dims.len() + named.len();
+    let added = axes(&named, rank)?;
     let (mut own, mut joined, mut moved) = (dims.into_iter(), Vec::new(), Vec::new());
     for at in 0..rank {
         match added.contains(&at) {
@@ -230,26 +207,26 @@ fn unsqueeze(cx: &mut Context<'_>) -> Ruled {
         return unknown("names an axis twice");
     }
     let kind = match &value.kind {
-        Kind::Rows(lie) => Kind::Rows(lie.on(moved[lie.axis])),
+        Kind::Rows(row) => Kind::Rows(row.on(moved[row.axis])),
         kind => kind.clone(),
     };
     Ok(vec![Value { kind, dims: Some(joined), elements: value.elements }])
 }
 
-fn transpose(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn transpose(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
     let Some(dims) = value.dims.clone() else { return Ok(vec![Value { elements: None, ..value }]) };
     let order: Vec<usize> = match cx.node.attribute("perm") {
         Some(order) if !order.refers.is_empty() => return unknown("takes its order from the function's caller"),
-        Some(order) => order.ints.iter().map(|&own| axis(own, dims.len())).collect::<Result<_, _>>()?,
+        Some(order) => axes(&order.ints, dims.len())?,
         None => (0..dims.len()).rev().collect(),
     };
     if order.len() != dims.len() {
         return unknown("has an order of other axes");
     }
     let kind = match &value.kind {
-        Kind::Rows(lie) => match order.iter().position(|&from| from == lie.axis) {
-            Some(at) => Kind::Rows(lie.on(at)),
+        Kind::Rows(row) => match order.iter().position(|&from| from == row.axis) {
+            Some(at) => Kind::Rows(row.on(at)),
             None => return unknown("has an order of other axes"),
         },
         kind => kind.clone(),
@@ -258,8 +235,8 @@ fn transpose(cx: &mut Context<'_>) -> Ruled {
     Ok(vec![Value { kind, dims: Some(order.iter().map(|&from| dims[from].clone()).collect()), elements }])
 }
 
-/// A tensor of which one axis is made as long as a shape says that names the rows: all
-/// its places hold the same, so each part of it may be any row's.
+/// A tensor of one value, with an axis whose length has the number of rows in it: as all
+/// places are equal, any part of it is as good as another for a row.
 fn repeated(to: Vec<Size>) -> Result<Value, Stop> {
     let mut with_rows = (0..to.len()).filter(|&at| to[at].has_rows());
     let at = match (with_rows.next(), with_rows.next()) {
@@ -268,16 +245,16 @@ fn repeated(to: Vec<Size>) -> Result<Value, Stop> {
         _ => return mixed("makes two axes as long as there are rows"),
     };
     match to[at].without_rows() {
-        Some(each) => Ok(Value::rows(Lie { axis: at, before: Size::of(1), each }, to)),
+        Some(inner) => Ok(Value::rows(RowAxis { axis: at, outer: Size::of(1), inner }, to)),
         None => mixed("makes an axis longer than there are rows"),
     }
 }
 
-fn expand(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn expand(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
     let asked = match target(cx, 1) {
         Ok(asked) => asked,
-        // Of a shape that is the same in every run, what is the same stays so.
+        // The same values under a shape that is the same in every run.
         Err(_) if value.is_same() && cx.need(1)?.is_same() => return Ok(vec![Value::same(None)]),
         Err(stop) => return Err(stop),
     };
@@ -289,7 +266,7 @@ fn expand(cx: &mut Context<'_>) -> Ruled {
         return Ok(vec![Value::counts(None)]);
     }
     let rank = dims.len().max(asked.len());
-    let lie = value.lie().map(|lie| lie.on(lie.axis + rank - dims.len()));
+    let row = value.row_axis().map(|row| row.on(row.axis + rank - dims.len()));
     let mut to = Vec::new();
     let one = Size::of(1);
     for at in 0..rank {
@@ -304,21 +281,19 @@ fn expand(cx: &mut Context<'_>) -> Ruled {
             _ => return unknown("has axes that cannot be followed"),
         });
     }
-    match lie {
+    match row {
         None => Ok(vec![repeated(to)?]),
         Some(_) if to.iter().filter(|size| size.has_rows()).count() > 1 => {
             mixed("makes two axes as long as there are rows")
         }
-        Some(lie) => Ok(vec![Value::rows(lie, to)]),
+        Some(row) => Ok(vec![Value::rows(row, to)]),
     }
 }
 
-fn tile(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn tile(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
     if value.is_same() && cx.need(1)?.is_same() {
-        let dims = value.dims.as_ref().map(Vec::len);
-        let dims = dims.map(|rank| cx.any(rank));
-        return Ok(vec![Value::same(dims)]);
+        return cx.same_rank(&value);
     }
     let (dims, times) = (cx.dims(0)?, target(cx, 1)?);
     if times.len() != dims.len() {
@@ -329,31 +304,28 @@ fn tile(cx: &mut Context<'_>) -> Ruled {
     }
     let to: Option<Vec<Size>> = dims.iter().zip(&times).map(|(own, times)| own.times(times)).collect();
     let Some(to) = to else { return unknown("has axes that cannot be followed") };
-    let Some(lie) = cx.lie(0)? else { return Ok(vec![repeated(to)?]) };
+    let Some(row) = cx.row_axis(0)? else { return Ok(vec![repeated(to)?]) };
     if times.iter().any(Size::has_rows) {
         return mixed("repeats each row for every other");
     }
-    // The rows go round once for each repetition.
-    match lie.before.times(&times[lie.axis]) {
-        Some(before) => Ok(vec![Value::rows(Lie { before, ..lie }, to)]),
+    // All rows are repeated once for each repetition.
+    match row.outer.times(&times[row.axis]) {
+        Some(outer) => Ok(vec![Value::rows(RowAxis { outer, ..row }, to)]),
         None => unknown("has axes that cannot be followed"),
     }
 }
 
-fn constant_of_shape(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn constant_of_shape(cx: &mut Context<'_>) -> RuleResult {
     if cx.need(0)?.is_same() && cx.need(0)?.elements.is_none() {
         let rank = cx.need(0)?.dims.as_ref().and_then(|dims| usize::try_from(dims.first()?.number()?).ok());
         let dims = rank.map(|rank| cx.any(rank));
         return Ok(vec![Value::same(dims)]);
     }
     let to = target(cx, 0)?;
-    let filled = cx.node.attribute("value").and_then(|own| own.tensor.as_ref());
-    let with = match filled {
+    let with = match cx.node.attribute("value").and_then(|own| own.tensor.as_ref()).map(|own| own.values.as_deref()) {
         None => Some(Size::of(0)),
-        Some(tensor) => match tensor.values.as_deref() {
-            Some([Some(number)]) => Some(Size::of(*number)),
-            _ => None,
-        },
+        Some(Some([Some(number)])) => Some(Size::of(*number)),
+        Some(_) => None,
     };
     let count = Size::product(&to).and_then(|size| usize::try_from(size.number()?).ok());
     match (count.filter(|&count| count <= MOST_ELEMENTS), with) {
@@ -362,7 +334,7 @@ fn constant_of_shape(cx: &mut Context<'_>) -> Ruled {
     }
 }
 
-fn range(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn range(cx: &mut Context<'_>) -> RuleResult {
     let inputs = [cx.need(0)?.clone(), cx.need(1)?.clone(), cx.need(2)?.clone()];
     if inputs.iter().all(Value::is_same) {
         let numbers: Option<Vec<i64>> = inputs.iter().map(|own| own.scalar()?.number()).collect();
@@ -379,7 +351,7 @@ fn range(cx: &mut Context<'_>) -> Ruled {
             },
         }]);
     }
-    match inputs.iter().any(|own| own.lie().is_some()) {
+    match inputs.iter().any(|own| own.row_axis().is_some()) {
         true => unknown("makes a range from the rows' values"),
         false => Ok(vec![Value::counts(None)]),
     }

@@ -1,19 +1,8 @@
 //! Operators that cut tensors apart and put them together.
 
-use super::context::{Context, Rule, Ruled, Stop, axis, kept, mixed, unknown};
+use super::context::{Context, RuleResult, Stop, axes, axis, kept, mixed, unknown};
 use crate::models::rows::dim::{Element, Size};
 use crate::models::rows::value::{Kind, Value};
-
-pub(super) fn rule(op: &str) -> Option<Rule> {
-    Some(match op {
-        "Slice" => slice,
-        "Split" => split,
-        "Concat" => concat,
-        "Pad" => pad,
-        "DepthToSpace" | "SpaceToDepth" => rearranged,
-        _ => return None,
-    })
-}
 
 /// An end as far away as this is that of the axis: exporters write a large number, and
 /// no run has so many rows.
@@ -22,7 +11,7 @@ const FAR: i64 = 1_000_000_000;
 /// Numbers of an input, or of an attribute as the older versions have them.
 fn numbers(cx: &Context<'_>, input: usize, attribute: &str) -> Result<Option<Vec<Element>>, Stop> {
     match cx.input(input) {
-        Some(value) if value.lie().is_some() => mixed("takes where to cut from the rows' values"),
+        Some(value) if value.row_axis().is_some() => mixed("takes where to cut from the rows' values"),
         Some(value) => match &value.elements {
             Some(elements) => Ok(Some(elements.clone())),
             None => unknown("takes where to cut from what is not known"),
@@ -31,22 +20,18 @@ fn numbers(cx: &Context<'_>, input: usize, attribute: &str) -> Result<Option<Vec
     }
 }
 
-fn slice(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn slice(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
-    // Of what is the same in all runs, cut at the same places, only the sizes are open.
+    // The same values cut at the same places are the same; only the sizes are not known.
     let all_same = cx.inputs.iter().flatten().all(Value::is_same);
     match sliced(cx, &value) {
-        Err(_) if all_same => {
-            let rank = value.rank();
-            let dims = rank.map(|rank| cx.any(rank));
-            Ok(vec![Value::same(dims)])
-        }
+        Err(_) if all_same => cx.same_rank(&value),
         other => other,
     }
 }
 
-fn sliced(cx: &mut Context<'_>, value: &Value) -> Ruled {
-    let Some(dims) = value.dims.clone() else { return unknown("has an input whose axes are not known") };
+fn sliced(cx: &mut Context<'_>, value: &Value) -> RuleResult {
+    let dims = cx.dims(0)?;
     let (Some(starts), Some(ends)) = (numbers(cx, 1, "starts")?, numbers(cx, 2, "ends")?) else {
         return unknown("takes where to cut from what is not known");
     };
@@ -76,10 +61,9 @@ fn sliced(cx: &mut Context<'_>, value: &Value) -> Ruled {
         }
         let cuts = [start, end, step].map(Option::as_ref);
         let [Some(start), Some(end), Some(step)] = cuts else { return mixed("cuts where the number of rows says") };
-        if value.lie().is_some_and(|lie| lie.axis == at) {
+        if value.row_axis().is_some_and(|row| row.axis == at) {
             return mixed("takes some of the rows");
         }
-        // What is cut away at the end of an axis without rows may be named by its length.
         if [start, end, step].iter().any(|size| size.has_rows()) {
             return mixed("cuts where the number of rows says");
         }
@@ -94,13 +78,15 @@ fn sliced(cx: &mut Context<'_>, value: &Value) -> Ruled {
                 elements = elements.map(|all| places.iter().filter_map(|&place| all.get(place).cloned()).collect());
             }
             None => {
-                to[at] = length(cx, own, start, end, step);
+                // From the start to the axis's own length.
+                let all = start.is(0) && step.is(1) && end == own;
+                to[at] = if all { own.clone() } else { cx.symbols.any_size() };
                 elements = None;
             }
         }
     }
     match (&value.kind, elements) {
-        (Kind::Rows(lie), _) => Ok(vec![Value::rows(lie.clone(), to)]),
+        (Kind::Rows(row), _) => Ok(vec![Value::rows(row.clone(), to)]),
         (_, Some(elements)) => Ok(vec![Value::of_elements(to, elements)]),
         (kind, None) => Ok(vec![Value { kind: kind.clone(), dims: Some(to), elements: None }]),
     }
@@ -122,26 +108,14 @@ fn picked(own: i64, start: i64, end: i64, step: i64) -> Vec<usize> {
     }
 }
 
-/// The length of a slice of an axis of which not all is known.
-fn length(cx: &mut Context<'_>, own: &Size, start: &Size, end: &Size, step: &Size) -> Size {
-    // The first so many of an axis that is an axis's length.
-    let all = start.is(0) && step.is(1) && end == own;
-    if all { own.clone() } else { cx.symbols.any_size() }
-}
-
-fn split(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn split(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
     let count = cx.node.outputs.len();
-    let Some(dims) = value.dims.clone() else {
-        return match value.is_same() {
-            true => Ok(vec![Value::same(None); count]),
-            false => unknown("has an input whose axes are not known"),
-        };
-    };
+    let dims = cx.dims(0)?;
     let at = cx.axis("axis", 0, dims.len())?;
     let sizes = numbers(cx, 1, "split")?;
-    if let Kind::Rows(lie) = &value.kind
-        && lie.axis == at
+    if let Kind::Rows(row) = &value.kind
+        && row.axis == at
     {
         return if count == 1 { Ok(vec![value]) } else { mixed("deals the rows out") };
     }
@@ -177,7 +151,7 @@ fn split(cx: &mut Context<'_>) -> Ruled {
         });
         to[at] = part;
         cut.push(match (&value.kind, elements) {
-            (Kind::Rows(lie), _) => Value::rows(lie.clone(), to),
+            (Kind::Rows(row), _) => Value::rows(row.clone(), to),
             (_, Some(elements)) => Value::of_elements(to, elements),
             (kind, None) => Value { kind: kind.clone(), dims: Some(to), elements: None },
         });
@@ -185,18 +159,12 @@ fn split(cx: &mut Context<'_>) -> Ruled {
     Ok(cut)
 }
 
-fn concat(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn concat(cx: &mut Context<'_>) -> RuleResult {
     let parts: Vec<Value> = cx.inputs.iter().flatten().cloned().collect();
     let all_same = parts.iter().all(Value::is_same);
-    let has_rows = parts.iter().any(|part| part.lie().is_some());
-    let dims: Option<Vec<Vec<Size>>> = parts.iter().map(|part| part.dims.clone()).collect();
-    let Some(all) = dims else {
-        return match (all_same, has_rows) {
-            (true, _) => Ok(vec![Value::same(None)]),
-            (false, false) => Ok(vec![Value::counts(None)]),
-            _ => unknown("has an input whose axes are not known"),
-        };
-    };
+    let has_rows = parts.iter().any(|part| part.row_axis().is_some());
+    let all: Option<Vec<Vec<Size>>> = parts.iter().map(|part| part.dims.clone()).collect();
+    let Some(all) = all else { return unknown("has an input whose axes are not known") };
     let Some(rank) = all.first().map(Vec::len) else { return unknown("has no inputs") };
     if all.iter().any(|dims| dims.len() != rank) {
         return unknown("has inputs of different axes");
@@ -209,9 +177,7 @@ fn concat(cx: &mut Context<'_>) -> Ruled {
     }
     if !has_rows {
         let (Some(sum), true) = (sum, parts.iter().all(|part| part.elements.is_some()) && rank == 1) else {
-            let kind = if all_same { Kind::Same } else { Kind::Counts };
-            let dims = all_same.then(|| cx.any(rank));
-            return Ok(vec![Value { kind, dims, elements: None }]);
+            return Ok(vec![if all_same { Value::same(Some(cx.any(rank))) } else { Value::counts(None) }]);
         };
         let elements = parts.iter().flat_map(|part| part.elements.iter().flatten().cloned()).collect();
         to[at] = sum;
@@ -223,27 +189,25 @@ fn concat(cx: &mut Context<'_>) -> Ruled {
     let mut joint = None;
     for part in &parts {
         match (&part.kind, &joint) {
-            (Kind::Rows(lie), _) if lie.axis == at => return mixed("sets rows one after the other"),
-            (Kind::Rows(lie), None) => joint = Some(lie.clone()),
-            (Kind::Rows(lie), Some(first)) if lie == first => {}
+            (Kind::Rows(row), _) if row.axis == at => return mixed("sets rows one after the other"),
+            (Kind::Rows(row), None) => joint = Some(row.clone()),
+            (Kind::Rows(row), Some(first)) if row == first => {}
             (Kind::Rows(_), Some(_)) => return mixed("sets each row beside others"),
             (Kind::Same, _) => return mixed("sets a fixed number of values beside the rows"),
             _ => return mixed("depends on how many rows there are"),
         }
     }
-    let Some(lie) = joint else { return unknown("has no rows") };
+    let Some(row) = joint else { return unknown("has no rows") };
     let Some(sum) = sum else { return unknown("has axes that cannot be followed") };
     to[at] = sum;
-    Ok(vec![Value::rows(lie, to)])
+    Ok(vec![Value::rows(row, to)])
 }
 
-fn pad(cx: &mut Context<'_>) -> Ruled {
+pub(crate) fn pad(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?.clone();
-    let Some(lie) = cx.lie(0)? else {
+    let Some(row) = cx.row_axis(0)? else {
         cx.others_same(1)?;
-        let rank = value.rank();
-        let dims = rank.map(|rank| cx.any(rank));
-        return Ok(vec![Value::same(dims)]);
+        return cx.same_rank(&value);
     };
     let dims = cx.dims(0)?;
     if cx.input(2).is_some_and(|fill| !fill.is_same()) {
@@ -251,8 +215,8 @@ fn pad(cx: &mut Context<'_>) -> Ruled {
     }
     let Some(pads) = numbers(cx, 1, "pads")? else { return unknown("pads in a way that is not known") };
     let axes: Vec<usize> = match cx.input(3) {
-        Some(axes) => match axes.numbers() {
-            Some(axes) => axes.iter().map(|&own| axis(own, dims.len())).collect::<Result<_, _>>()?,
+        Some(named) => match named.numbers() {
+            Some(named) => axes(&named, dims.len())?,
             None => return unknown("pads axes that are not known"),
         },
         None => (0..dims.len()).collect(),
@@ -268,7 +232,7 @@ fn pad(cx: &mut Context<'_>) -> Ruled {
         if before.is(0) && after.is(0) {
             continue;
         }
-        if own == lie.axis {
+        if own == row.axis {
             return match before.number().is_some() && after.number().is_some() {
                 true => mixed("pads the rows"),
                 false => unknown("may pad the rows"),
@@ -280,20 +244,15 @@ fn pad(cx: &mut Context<'_>) -> Ruled {
         let grown = [before, after].iter().try_fold(dims[own].number(), |sum, by| Some(Some(sum? + by.number()?)));
         to[own] = grown.flatten().map_or_else(|| cx.symbols.any_size(), Size::of);
     }
-    Ok(vec![Value::rows(lie, to)])
+    Ok(vec![Value::rows(row, to)])
 }
 
 /// Blocks of channels and of space change places, within each of the first axis.
-fn rearranged(cx: &mut Context<'_>) -> Ruled {
-    let (lie, rank) = (cx.lie(0)?, cx.dims(0)?.len());
-    let mut dims = cx.any(rank);
-    match lie {
-        Some(lie) if lie.axis != 0 => unknown("rearranges the rows' axis"),
-        lie => {
-            if let Some(first) = dims.first_mut() {
-                *first = cx.dims(0)?[0].clone();
-            }
-            Ok(vec![kept(lie, dims)])
-        }
+pub(crate) fn rearranged(cx: &mut Context<'_>) -> RuleResult {
+    let (row, dims) = (cx.row_axis(0)?, cx.dims(0)?);
+    if row.as_ref().is_some_and(|row| row.axis != 0) {
+        return unknown("rearranges the rows' axis");
     }
+    let to = cx.any_after(&dims, dims.len());
+    Ok(vec![kept(row, to)])
 }

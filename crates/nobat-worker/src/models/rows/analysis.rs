@@ -1,16 +1,17 @@
-//! Goes through the nodes in their order and gives each tensor a [`Value`].
+//! Goes through the nodes in their order and gives each tensor a [`Value`]: what is known
+//! of it in every run.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::dim::{Size, Symbols};
 use super::graph::{Attribute, Function, Graph, Model, Node, Tensor};
-use super::ops::{Context, Ruled, Stop, is_suspect, rule};
-use super::value::{Kind, Value, Why};
+use super::ops::{Context, RuleResult, Stop, is_suspect, rule};
+use super::value::{Cause, Kind, Value};
 
 /// Deepest nesting of functions and of graphs in nodes.
 const MOST_DEPTH: u32 = 32;
-/// Most nodes that are looked at: functions that call each other may be many more than there are.
+/// Most nodes that are visited: functions that call each other may multiply their number.
 const MOST_NODES: usize = 2_000_000;
 
 /// Operators that answer something else each time.
@@ -18,21 +19,21 @@ const RANDOM: [&str; 6] =
     ["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"];
 
 /// The tensors of a graph by name, over those of the graph around it.
-pub(super) struct Scope<'p> {
+pub(crate) struct Scope<'p> {
     values: HashMap<String, Value>,
     around: Option<&'p Scope<'p>>,
 }
 
 impl<'p> Scope<'p> {
-    pub(super) fn new(around: Option<&'p Scope<'p>>) -> Scope<'p> {
+    pub(crate) fn new(around: Option<&'p Scope<'p>>) -> Scope<'p> {
         Scope { values: HashMap::new(), around }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.values.get(name).or_else(|| self.around?.get(name))
     }
 
-    pub(super) fn set(&mut self, name: &str, value: Value) {
+    pub(crate) fn set(&mut self, name: &str, value: Value) {
         self.values.insert(name.to_owned(), value);
     }
 }
@@ -40,22 +41,22 @@ impl<'p> Scope<'p> {
 type Opsets = [(String, i64)];
 
 /// One analysis.
-pub(super) struct Walk<'m> {
+pub(crate) struct Analysis<'m> {
     model: &'m Model,
-    pub(super) symbols: Symbols,
-    /// The first node on a way that is not known, which no trial may judge.
-    pub(super) suspect: Option<Why>,
+    pub(crate) symbols: Symbols,
+    /// The first node whose effect is not known and that no trial can judge.
+    pub(crate) suspect: Option<Cause>,
     depth: u32,
     looked_at: usize,
 }
 
-impl<'m> Walk<'m> {
-    pub(super) fn new(model: &'m Model) -> Walk<'m> {
-        Walk { model, symbols: Symbols::default(), suspect: None, depth: 0, looked_at: 0 }
+impl<'m> Analysis<'m> {
+    pub(crate) fn new(model: &'m Model) -> Analysis<'m> {
+        Analysis { model, symbols: Symbols::default(), suspect: None, depth: 0, looked_at: 0 }
     }
 
     /// Constants and nodes of a graph, into `scope`, which has its inputs.
-    pub(super) fn graph(&mut self, graph: &Graph, opsets: &Opsets, scope: &mut Scope<'_>) {
+    pub(crate) fn graph(&mut self, graph: &Graph, opsets: &Opsets, scope: &mut Scope<'_>) {
         for tensor in &graph.initializers {
             let value = self.constant(tensor);
             scope.set(&tensor.name, value);
@@ -79,10 +80,7 @@ impl<'m> Walk<'m> {
             let values = self.node(node, opsets, scope);
             let mut values = values.into_iter();
             for name in &node.outputs {
-                let value = values.next().unwrap_or_else(|| {
-                    let why = why(node, "gives an output that is not followed");
-                    Value { kind: Kind::Unknown(Rc::new(why)), dims: None, elements: None }
-                });
+                let value = values.next().unwrap_or_else(|| unknown(node, "gives an output that is not followed"));
                 if !name.is_empty() {
                     scope.set(name, value);
                 }
@@ -93,16 +91,11 @@ impl<'m> Walk<'m> {
     /// The values of a node's outputs.
     fn node(&mut self, node: &Node, opsets: &Opsets, scope: &Scope<'_>) -> Vec<Value> {
         self.looked_at += 1;
-        let mut inputs: Vec<Option<Value>> = Vec::new();
-        for name in &node.inputs {
-            inputs.push(match name.as_str() {
-                "" => None,
-                name => Some(scope.get(name).cloned().unwrap_or_else(|| {
-                    let why = why(node, &format!("takes `{name}`, which is not there"));
-                    Value { kind: Kind::Unknown(Rc::new(why)), dims: None, elements: None }
-                })),
-            });
-        }
+        let input = |name: &String| {
+            let missing = || unknown(node, &format!("takes `{name}`, which is not there"));
+            (!name.is_empty()).then(|| scope.get(name).cloned().unwrap_or_else(missing))
+        };
+        let inputs: Vec<Option<Value>> = node.inputs.iter().map(input).collect();
         let captured: Vec<Value> = captured(node).iter().filter_map(|name| scope.get(name).cloned()).collect();
         let all = || inputs.iter().flatten().chain(&captured);
         let same = all().all(Value::is_same);
@@ -110,33 +103,29 @@ impl<'m> Walk<'m> {
             if is_suspect(&node.op) && matches!(stopped, Kind::Unknown(_)) {
                 self.suspects(node);
             }
-            return vec![Value { kind: stopped, dims: None, elements: None }; node.outputs.len()];
+            return vec![Value::of_kind(stopped); node.outputs.len()];
         }
         let counts = !same && all().all(|value| matches!(value.kind, Kind::Same | Kind::Counts));
         let ruled = self.ruled(node, &inputs, opsets, scope, same);
         let count = node.outputs.len();
         match ruled {
-            // Whatever a rule makes of what is the same, it is the same.
+            // What is made of inputs that are the same is the same, whatever the rule says.
             Ok(values) if same => values.into_iter().map(|value| Value { kind: Kind::Same, ..value }).collect(),
             Ok(values) => values,
             Err(_) if same && !RANDOM.contains(&node.op.as_str()) => vec![Value::same(None); count],
             Err(Stop::Unknown(_)) if counts => vec![Value::counts(None); count],
-            Err(Stop::Mixed(what)) => {
-                let kind = Kind::Mixed(Rc::new(why(node, &what)));
-                vec![Value { kind, dims: None, elements: None }; count]
-            }
+            Err(Stop::Mixed(what)) => vec![Value::of_kind(Kind::Mixed(Rc::new(cause(node, &what)))); count],
             Err(Stop::Unknown(what)) => {
                 if is_suspect(&node.op) {
                     self.suspects(node);
                 }
-                let kind = Kind::Unknown(Rc::new(why(node, &what)));
-                vec![Value { kind, dims: None, elements: None }; count]
+                vec![unknown(node, &what); count]
             }
         }
     }
 
     fn suspects(&mut self, node: &Node) {
-        self.suspect.get_or_insert_with(|| why(node, "hangs on the data in a way that no trial shows"));
+        self.suspect.get_or_insert_with(|| cause(node, "hangs on the data in a way that no trial shows"));
     }
 
     fn ruled(
@@ -146,7 +135,7 @@ impl<'m> Walk<'m> {
         opsets: &Opsets,
         scope: &Scope<'_>,
         same: bool,
-    ) -> Ruled {
+    ) -> RuleResult {
         if self.looked_at > MOST_NODES || self.depth > MOST_DEPTH {
             return Err(Stop::Unknown("is too deep, or one of too many".into()));
         }
@@ -176,31 +165,26 @@ impl<'m> Walk<'m> {
     /// A function's nodes in the place of the node that calls it.
     fn call(&mut self, node: &Node, function: &Function, inputs: &[Option<Value>]) -> Vec<Value> {
         let mut scope = Scope::new(None);
+        let mut absent: HashSet<&String> = HashSet::new();
         for (at, name) in function.inputs.iter().enumerate() {
-            if let Some(value) = inputs.get(at).cloned().flatten() {
-                scope.set(name, value);
+            match inputs.get(at).cloned().flatten() {
+                Some(value) => scope.set(name, value),
+                None => drop(absent.insert(name)),
             }
         }
-        let absent: HashSet<&String> = function
-            .inputs
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| inputs.get(*at).is_none_or(Option::is_none))
-            .map(|(_, name)| name)
-            .collect();
         let nodes: Vec<Node> = function.nodes.iter().map(|own| filled_in(own, node, function, &absent)).collect();
         self.depth += 1;
         self.nodes(&nodes, &function.opsets, &mut scope);
         self.depth -= 1;
-        let unknown = |name: &String| {
-            let why = why(node, &format!("gives `{name}`, which is not followed"));
-            Value { kind: Kind::Unknown(Rc::new(why)), dims: None, elements: None }
+        let output = |name: &String| {
+            let missing = || unknown(node, &format!("gives `{name}`, which is not followed"));
+            scope.get(name).cloned().unwrap_or_else(missing)
         };
-        function.outputs.iter().map(|name| scope.get(name).cloned().unwrap_or_else(|| unknown(name))).collect()
+        function.outputs.iter().map(output).collect()
     }
 
-    /// `If`: one branch where it is known which, else what both agree on.
-    fn either(&mut self, node: &Node, inputs: &[Option<Value>], opsets: &Opsets, scope: &Scope<'_>) -> Ruled {
+    /// `If`: the branch that is known to be taken, else what both agree on.
+    fn either(&mut self, node: &Node, inputs: &[Option<Value>], opsets: &Opsets, scope: &Scope<'_>) -> RuleResult {
         let Some(Some(condition)) = inputs.first() else { return Err(Stop::Unknown("has no condition".into())) };
         match &condition.kind {
             Kind::Same => {}
@@ -220,23 +204,19 @@ impl<'m> Walk<'m> {
                 self.depth += 1;
                 self.graph(graph, opsets, &mut inner);
                 self.depth -= 1;
-                let outputs: Vec<Option<Value>> =
-                    graph.outputs.iter().map(|port| inner.get(&port.name).cloned()).collect();
-                outcomes.push(outputs);
+                let outputs = graph.outputs.iter().map(|port| inner.get(&port.name).cloned());
+                outcomes.push(outputs.collect::<Vec<Option<Value>>>());
             }
         }
-        let count = node.outputs.len();
-        let mut joined = Vec::new();
-        for at in 0..count {
+        let joined = (0..node.outputs.len()).map(|at| {
             let mut outcome = outcomes.iter().map(|outputs| outputs.get(at).cloned().flatten());
-            let (one, other) = (outcome.next().flatten(), outcome.next());
-            joined.push(match (one, other) {
-                (Some(one), None) => one,
-                (Some(one), Some(Some(other))) => self.agreed(node, one, other),
-                _ => return Err(Stop::Unknown("lacks an output in a branch".into())),
-            });
-        }
-        Ok(joined)
+            match (outcome.next().flatten(), outcome.next()) {
+                (Some(one), None) => Ok(one),
+                (Some(one), Some(Some(other))) => Ok(self.agreed(node, one, other)),
+                _ => Err(Stop::Unknown("lacks an output in a branch".into())),
+            }
+        });
+        joined.collect()
     }
 
     /// What is known of a value that is one or the other, the same one in every run.
@@ -247,7 +227,7 @@ impl<'m> Walk<'m> {
             (own, other) if own == other => own,
             _ => {
                 self.suspects(node);
-                Kind::Unknown(Rc::new(why(node, "gives rows in one branch and not in the other")))
+                unknown(node, "gives rows in one branch and not in the other").kind
             }
         };
         let dims = match (one.dims, other.dims) {
@@ -264,7 +244,7 @@ impl<'m> Walk<'m> {
         };
         let kind = match kind {
             Kind::Rows(_) if dims.is_none() => {
-                Kind::Unknown(Rc::new(why(node, "gives rows of other axes in one branch than in the other")))
+                unknown(node, "gives rows of other axes in one branch than in the other").kind
             }
             kind => kind,
         };
@@ -317,26 +297,29 @@ fn filled_in(own: &Node, caller: &Node, function: &Function, absent: &HashSet<&S
             name.clear();
         }
     }
-    let of_caller = |wanted: &str| -> Option<Attribute> {
-        let given = caller.attribute(wanted).or_else(|| function.defaults.iter().find(|own| own.name == wanted));
-        given.cloned()
-    };
-    node.attributes = node
-        .attributes
+    let of_caller =
+        |wanted: &str| caller.attribute(wanted).or_else(|| function.defaults.iter().find(|own| own.name == wanted));
+    node.attributes = std::mem::take(&mut node.attributes)
         .into_iter()
         .filter_map(|own| match own.refers.is_empty() {
             true => Some(own),
-            // One that the caller leaves out is left out.
-            false => of_caller(&own.refers).map(|given| Attribute { name: own.name, refers: String::new(), ..given }),
+            // Left out where the caller leaves it out.
+            false => {
+                of_caller(&own.refers).map(|given| Attribute { name: own.name, refers: String::new(), ..given.clone() })
+            }
         })
         .collect();
     node
 }
 
-fn why(node: &Node, what: &str) -> Why {
+fn cause(node: &Node, what: &str) -> Cause {
     let name = match node.name.is_empty() {
         true => node.outputs.first().map_or("", String::as_str),
         false => &node.name,
     };
-    Why { node: name.to_owned(), op: node.op.clone(), what: what.to_owned() }
+    Cause { node: name.to_owned(), op: node.op.clone(), what: what.to_owned() }
+}
+
+fn unknown(node: &Node, what: &str) -> Value {
+    Value::of_kind(Kind::Unknown(Rc::new(cause(node, what))))
 }
