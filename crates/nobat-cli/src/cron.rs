@@ -44,20 +44,17 @@ pub(crate) enum Action {
         limit: u32,
     },
     /// Run it now, beside its schedule.
-    Run {
-        /// The task's name.
-        name: String,
-    },
+    Run(TaskName),
     /// Let its ticks pass; what runs goes on.
-    Pause {
-        /// The task's name.
-        name: String,
-    },
+    Pause(TaskName),
     /// Run it on its schedule again; ticks that passed are not made up for.
-    Resume {
-        /// The task's name.
-        name: String,
-    },
+    Resume(TaskName),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TaskName {
+    /// The task's name.
+    name: String,
 }
 
 pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
@@ -65,9 +62,9 @@ pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
     let call = match &tool.action {
         Action::List => Call::new(Method::GET, "/api/v1/periodic"),
         Action::Show { name, limit } => Call::new(Method::GET, task(name, &format!("?limit={limit}"))),
-        Action::Run { name } => Call::new(Method::POST, task(name, "/run")),
-        Action::Pause { name } => Call::new(Method::POST, task(name, "/pause")),
-        Action::Resume { name } => Call::new(Method::POST, task(name, "/resume")),
+        Action::Run(TaskName { name }) => Call::new(Method::POST, task(name, "/run")),
+        Action::Pause(TaskName { name }) => Call::new(Method::POST, task(name, "/pause")),
+        Action::Resume(TaskName { name }) => Call::new(Method::POST, task(name, "/resume")),
     };
     tool.service.call(Duration::from_secs(60), call.columns(&TASKS))
 }

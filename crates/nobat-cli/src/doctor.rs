@@ -4,12 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
 
 use crate::client::block_on;
 use crate::config::Settings;
-use crate::store;
 
 /// Check settings, ONNX Runtime and the queue's store; exit 1 when one is unfit.
 #[derive(clap::Args)]
@@ -93,7 +91,7 @@ fn look_at_store(settings: &Settings) -> (Result<String>, Vec<String>) {
             Vec::new(),
         );
     }
-    let health = block_on(async { Ok(store::open(settings).await?.health().await?) });
+    let health = block_on(async { Ok(settings.store.open(settings.queue.clone()).await?.health().await?) });
     let warnings = health.as_ref().map(|health| health.warnings.clone()).unwrap_or_default();
     (health.map(|health| format!("{} at {name}", health.store)), warnings)
 }
@@ -103,8 +101,7 @@ async fn audit(settings: &Settings, model: Option<String>, repair: bool) -> Resu
     if settings.store.redis.is_empty() {
         bail!("only queues on Redis are looked over; the embedded store checks itself when it opens");
     }
-    let queue =
-        RedisQueue::connect(settings.store.redis.expose(), settings.queue.clone(), &settings.store.prefix).await?;
+    let queue = settings.store.open_redis(settings.queue.clone()).await?;
     let mut models: Vec<String> = match model {
         Some(model) => vec![model],
         None => queue.models().await?.iter().map(ToString::to_string).collect(),

@@ -44,10 +44,7 @@ pub(crate) enum Action {
         cursor: Option<String>,
     },
     /// Show a job.
-    Get {
-        /// The job's id.
-        id: String,
-    },
+    Get(Id),
     /// Print a job's result, waiting until there is one.
     Wait {
         /// The job's id.
@@ -57,15 +54,15 @@ pub(crate) enum Action {
         timeout: u64,
     },
     /// Cancel a job that has not finished.
-    Cancel {
-        /// The job's id.
-        id: String,
-    },
+    Cancel(Id),
     /// Send a dead job back to its queue, its attempts forgotten.
-    Retry {
-        /// The job's id.
-        id: String,
-    },
+    Retry(Id),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Id {
+    /// The job's id.
+    id: String,
 }
 
 pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
@@ -79,10 +76,10 @@ pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
             }
             Call::new(Method::GET, path)
         }
-        Action::Get { id } => Call::new(Method::GET, job(id)),
+        Action::Get(Id { id }) => Call::new(Method::GET, job(id)),
         Action::Wait { id, timeout } => return wait(&tool.service, id, Duration::from_secs(*timeout)),
-        Action::Cancel { id } => Call::new(Method::POST, format!("{}/cancel", job(id))),
-        Action::Retry { id } => Call::new(Method::POST, format!("{}/retry", job(id))),
+        Action::Cancel(Id { id }) => Call::new(Method::POST, format!("{}/cancel", job(id))),
+        Action::Retry(Id { id }) => Call::new(Method::POST, format!("{}/retry", job(id))),
     };
     tool.service.call(Duration::from_secs(POLL_S + 10), call.columns(&COLUMNS))
 }

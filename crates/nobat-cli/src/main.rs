@@ -12,7 +12,7 @@ mod config;
 mod cron;
 mod doctor;
 #[cfg(test)]
-mod documents;
+mod documents_tests;
 mod healthcheck;
 mod input;
 mod jobs;
@@ -23,7 +23,6 @@ mod queue;
 mod routes;
 mod scheduler;
 mod serve;
-mod store;
 mod table;
 mod webhooks;
 mod welcome;
@@ -34,6 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Tool;
+use nobat_runtime::process;
 
 /// Freed memory goes back to the system after a load; glibc's allocator keeps it.
 #[global_allocator]
@@ -63,6 +63,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Args),
+    /// Serve HTTP and gRPC in front of the queues on Redis; workers elsewhere serve the models.
+    #[command(after_help = "This is the program nobat-gateway.")]
+    Gateway(nobat_gateway::Args),
+    /// Serve models from the queues on Redis.
+    #[command(after_help = "This is the program nobat-worker.")]
+    Worker(nobat_worker::Args),
     Predict(predict::Args),
     Jobs(Tool<jobs::Action>),
     Models(models::Args),
@@ -83,8 +89,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let file = cli.config.as_deref();
     let done = match cli.command {
-        Command::Serve(args) => serve::run(args, cli.config.as_deref()),
+        Command::Gateway(args) => return nobat_gateway::run(args),
+        Command::Worker(args) => return nobat_worker::run(args),
+        Command::Serve(args) => serve::run(args, file),
         Command::Predict(args) => predict::run(args),
         Command::Jobs(args) => jobs::run(args),
         Command::Models(args) => models::run(args),
@@ -94,21 +103,13 @@ fn main() -> ExitCode {
         Command::Queue(args) => queue::run(args),
         Command::Cron(args) => cron::run(args),
         Command::Webhooks(args) => webhooks::run(args),
-        Command::Scheduler(args) => scheduler::run(args, cli.config.as_deref()),
-        Command::Doctor(args) => doctor::run(args, cli.config.as_deref()),
+        Command::Scheduler(args) => scheduler::run(args, file),
+        Command::Doctor(args) => doctor::run(args, file),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),
-        Command::Config(args) => config::run(args, cli.config.as_deref()),
+        Command::Config(args) => config::run(args, file),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
-    // What was counted is told.
-    log::logger().flush();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("nobat: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::end("nobat", done)
 }

@@ -27,20 +27,11 @@ pub(crate) enum Action {
     /// Every queue with its counts.
     List,
     /// One queue's counts.
-    Get {
-        /// The model whose queue it is.
-        model: String,
-    },
+    Get(QueueName),
     /// Stop leasing; enqueueing goes on.
-    Pause {
-        /// The model whose queue it is.
-        model: String,
-    },
+    Pause(QueueName),
     /// Lease again.
-    Resume {
-        /// The model whose queue it is.
-        model: String,
-    },
+    Resume(QueueName),
     /// List dead letters.
     Dead {
         /// The model whose queue it is.
@@ -56,6 +47,12 @@ pub(crate) enum Action {
     Redrive(Selection),
     /// Delete dead letters for good.
     Purge(Selection),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct QueueName {
+    /// The model whose queue it is.
+    model: String,
 }
 
 #[derive(clap::Args)]
@@ -87,9 +84,9 @@ pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
     let of = |method, model: &str, end: &str| Call::new(method, queue(model, end)).columns(&QUEUES);
     let call = match &tool.action {
         Action::List => Call::new(Method::GET, "/api/v1/queues").columns(&QUEUES),
-        Action::Get { model } => of(Method::GET, model, ""),
-        Action::Pause { model } => of(Method::POST, model, "/pause"),
-        Action::Resume { model } => of(Method::POST, model, "/resume"),
+        Action::Get(QueueName { model }) => of(Method::GET, model, ""),
+        Action::Pause(QueueName { model }) => of(Method::POST, model, "/pause"),
+        Action::Resume(QueueName { model }) => of(Method::POST, model, "/resume"),
         Action::Dead { model, limit, cursor } => {
             let cursor = cursor.as_ref().map(|cursor| format!("&cursor={}", segment(cursor))).unwrap_or_default();
             of(Method::GET, model, &format!("/dead?limit={limit}{cursor}")).columns(&jobs::COLUMNS)

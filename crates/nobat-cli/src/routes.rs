@@ -29,10 +29,7 @@ pub(crate) enum Action {
     /// Every route: its kind, and whether it serves.
     List,
     /// One route with its rule and its signature.
-    Get {
-        /// The route's name.
-        name: String,
-    },
+    Get(RouteName),
     /// Declare a route, or replace it.
     Put {
         /// The route's name.
@@ -42,19 +39,22 @@ pub(crate) enum Action {
         input: PathBuf,
     },
     /// Remove a route that was put; a configured one comes back.
-    Remove {
-        /// The route's name.
-        name: String,
-    },
+    Remove(RouteName),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct RouteName {
+    /// The route's name.
+    name: String,
 }
 
 pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
     let route = |name: &str| format!("/api/v1/routes/{}", segment(name));
     let call = match &tool.action {
         Action::List => Call::new(Method::GET, "/api/v1/routes"),
-        Action::Get { name } => Call::new(Method::GET, route(name)),
+        Action::Get(RouteName { name }) => Call::new(Method::GET, route(name)),
         Action::Put { name, input } => Call::new(Method::PUT, route(name)).body(input::bytes(input)?),
-        Action::Remove { name } => Call::new(Method::DELETE, route(name)).shown(json!({"removed": name})),
+        Action::Remove(RouteName { name }) => Call::new(Method::DELETE, route(name)).shown(json!({"removed": name})),
     };
     tool.service.call(Duration::from_secs(60), call.columns(&ROUTES))
 }

@@ -5,18 +5,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nobat_core::signature::ModelState;
-use nobat_core::units;
-use nobat_gateway::config::listen_address;
-use nobat_gateway::{Gateway, GatewayHandle};
-use nobat_runtime::logging;
-use nobat_runtime::{Stop, exit_now, notify, traces};
+use nobat_gateway::{Gateway, GatewayFlags, GatewayHandle};
+use nobat_runtime::process::{self, LogFlags};
+use nobat_runtime::{Stop, logging, notify, traces};
 use nobat_scheduler::SchedulerHandle;
 use nobat_worker::config::ProviderKind;
 use nobat_worker::{Worker, WorkerHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
-use crate::store;
 use crate::welcome::welcome;
 
 /// Serve models: gateway, worker and queue in one process.
@@ -36,25 +33,8 @@ pub(crate) struct Args {
     /// Folder of models (repeat it for more).
     #[arg(long, env = "NOBAT_MODELS", value_delimiter = ',', value_name = "DIR")]
     models: Vec<PathBuf>,
-    /// Address for HTTP: host and port, or a port alone.
-    #[arg(long, env = "NOBAT_LISTEN", value_parser = listen_address, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Port for HTTP, on the address that is set.
-    // No variable: Kubernetes sets NOBAT_PORT to an URL beside a service of that name.
-    #[arg(long, value_name = "PORT")]
-    port: Option<u16>,
-    /// Address for gRPC; empty turns it off.
-    #[arg(long, env = "NOBAT_GRPC", value_parser = listen_address, value_name = "ADDRESS")]
-    grpc: Option<String>,
-    /// Address for metrics; empty turns it off.
-    #[arg(long, env = "NOBAT_METRICS", value_parser = listen_address, value_name = "ADDRESS")]
-    metrics: Option<String>,
-    /// File of API keys, made by `nobat keys`.
-    #[arg(long, env = "NOBAT_KEYS", value_name = "FILE")]
-    keys: Option<String>,
-    /// Serve a public address without API keys all the same.
-    #[arg(long, env = "NOBAT_INSECURE")]
-    insecure: bool,
+    #[command(flatten)]
+    gateway: GatewayFlags,
     /// Folder of the embedded queue.
     #[arg(long, env = "NOBAT_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -65,12 +45,8 @@ pub(crate) struct Args {
     /// Execution provider: cpu, cuda.
     #[arg(long, env = "NOBAT_PROVIDER")]
     provider: Option<ProviderKind>,
-    /// Levels over the configured ones, such as debug or info,nobat_queue=trace.
-    #[arg(long, env = "NOBAT_LOG_LEVEL", value_name = "LEVELS")]
-    log_level: Option<String>,
-    /// Folder of the daily log files.
-    #[arg(long, env = "NOBAT_LOG_DIR", value_name = "DIR")]
-    log_dir: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogFlags,
 }
 
 impl Args {
@@ -79,30 +55,18 @@ impl Args {
         if !models.is_empty() {
             settings.worker.models = models;
         }
-        let set = |place: &mut String, flag: Option<String>| flag.into_iter().for_each(|value| *place = value);
-        set(&mut settings.gateway.listen, self.listen);
-        if let Some(port) = self.port {
-            settings.gateway.listen = units::listen_address(&port.to_string(), &settings.gateway.listen)?;
-        }
-        set(&mut settings.gateway.grpc, self.grpc);
-        set(&mut settings.gateway.metrics, self.metrics);
-        set(&mut settings.gateway.auth.keys, self.keys);
-        settings.gateway.auth.insecure |= self.insecure;
+        self.gateway.over(&mut settings.gateway)?;
         settings.worker.provider.kind = self.provider.unwrap_or(settings.worker.provider.kind);
         self.redis.into_iter().for_each(|url| settings.store.redis = url.into());
-        set(&mut settings.log.level, self.log_level);
-        let set = |place: &mut PathBuf, flag: Option<PathBuf>| flag.into_iter().for_each(|value| *place = value);
-        set(&mut settings.store.data, self.data);
-        set(&mut settings.log.dir, self.log_dir);
+        self.data.into_iter().for_each(|data| settings.store.data = data);
+        self.log.over(&mut settings.log);
         Ok(())
     }
 }
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     let started = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // First of all: a stop is heard from here on.
-    let stop = runtime.block_on(async { Stop::listen() })?;
+    let (runtime, stop) = process::begin()?;
     let mut settings = Settings::read(file)?;
     args.over(&mut settings)?;
     settings.validate()?;
@@ -137,7 +101,6 @@ async fn serve(mut settings: Settings, started: Instant, mut stop: Stop) -> Resu
         }
         print!("{}", welcome(&serving.gateway, &serving.worker, &models, started.elapsed()));
         notify::ready();
-        tokio::spawn(notify::watchdog());
     }
 
     loop {
@@ -147,14 +110,7 @@ async fn serve(mut settings: Settings, started: Instant, mut stop: Stop) -> Resu
         }
     }
     log::info!("draining: finishing what runs, leaving what waits in the queue");
-    notify::stopping();
-    tokio::select! {
-        drained = serving.drain() => drained,
-        () = stop.again() => {
-            eprintln!("nobat: ended by a second signal before the drain was done; leased jobs run again");
-            exit_now(1)
-        }
-    }
+    stop.drain("nobat", "; leased jobs run again", serving.drain()).await
 }
 
 /// All of a service; dropped, it leaves no thread in a model.
@@ -168,7 +124,7 @@ impl Serving {
     async fn start(settings: Settings) -> Result<Serving> {
         // What may be refused comes before a model begins to load.
         let gateway = Gateway::bind(settings.gateway.clone())?;
-        let queue = store::open(&settings).await?;
+        let queue = settings.store.open(settings.queue).await?;
         let worker = Worker::start(settings.worker, queue.clone())?;
         let scheduler = nobat_scheduler::start(
             &settings.scheduler,

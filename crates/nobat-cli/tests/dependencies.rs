@@ -3,7 +3,7 @@
 //! are these bans, so they fail a test run, not a review.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
@@ -54,6 +54,17 @@ struct Package {
     name: String,
     license: Option<String>,
     source: Option<String>,
+    manifest_path: PathBuf,
+    dependencies: Vec<Declared>,
+    metadata: serde_json::Value,
+}
+
+/// A dependency as a manifest declares it.
+#[derive(Deserialize)]
+struct Declared {
+    name: String,
+    /// `dev`, `build`, or none: for the crate itself.
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +148,49 @@ fn every_dependency_comes_from_the_default_registry_or_this_workspace() {
     let strange: Vec<&String> = sources.iter().filter(|source| !source.starts_with("registry+")).collect();
     assert!(strange.is_empty(), "not a registry: {strange:?}");
     assert_eq!(sources.len(), 1, "one registry, the default one: {sources:?}");
+}
+
+/// Whether any Rust file under one of these paths has this word.
+fn is_named(word: &str, paths: &[PathBuf]) -> bool {
+    paths.iter().any(|path| {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path());
+            return is_named(word, &entries.collect::<Vec<_>>());
+        }
+        path.extension().is_some_and(|end| end == "rs")
+            && std::fs::read_to_string(path).is_ok_and(|text| {
+                text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|found| found == word)
+            })
+    })
+}
+
+#[test]
+fn every_declared_dependency_is_used() {
+    let mut unused = Vec::new();
+    let mut declared = BTreeSet::new();
+    for package in metadata(&deny()).packages.iter().filter(|package| package.source.is_none()) {
+        let folder = package.manifest_path.parent().expect("a folder");
+        // As cargo-machete reads it: what gives a feature to a crate that another one brings.
+        let for_others = package.metadata["cargo-machete"]["ignored"].as_array();
+        for Declared { name, kind } in &package.dependencies {
+            let places: &[&str] = match kind.as_deref() {
+                Some("dev") => &["tests", "examples", "src"],
+                Some("build") => &["build.rs"],
+                _ => &["src"],
+            };
+            let places: Vec<PathBuf> = places.iter().map(|place| folder.join(place)).collect();
+            let is_for_others = for_others.into_iter().flatten().any(|other| other == name.as_str());
+            if !is_for_others && !is_named(&name.replace('-', "_"), &places) {
+                unused.push(format!("{}: {name}", package.name));
+            }
+            declared.insert(name.clone());
+        }
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let manifest: toml::Table = toml::from_str(&manifest).expect("TOML");
+    let shared = manifest["workspace"]["dependencies"].as_table().expect("dependencies").keys();
+    unused.extend(shared.filter(|name| !declared.contains(*name)).map(|name| format!("the workspace: {name}")));
+    assert!(unused.is_empty(), "declared and not used: {unused:#?}");
 }
 
 /// Whether an SPDX expression can be met by the allowed licences. `/` is the

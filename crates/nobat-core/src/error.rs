@@ -7,105 +7,77 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::id::JobId;
+use crate::spelled::spelled;
 
 /// Result of an operation that fails with a coded [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-macro_rules! error_codes {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
-        /// Why a request or a job was refused or failed. The set is closed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum ErrorCode { $($(#[$doc])* $variant,)* }
-
-        impl ErrorCode {
-            /// Every code, in declaration order.
-            pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$variant,)*];
-
-            /// The stable spelling that clients match on.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(ErrorCode::$variant => $text,)* }
-            }
-
-            /// Parses the stable spelling.
-            pub fn parse(text: &str) -> Option<ErrorCode> {
-                match text { $($text => Some(ErrorCode::$variant),)* _ => None }
-            }
-        }
-    };
-}
-
-error_codes! {
-    /// The body is not JSON, or not the JSON this route takes.
-    InvalidJson = "invalid_json",
-    /// A query, header or field value is out of range or unknown.
-    InvalidParameter = "invalid_parameter",
-    /// A tensor does not fit the model's signature.
-    InvalidTensor = "invalid_tensor",
-    /// No or unusable credentials.
-    Unauthenticated = "unauthenticated",
-    /// The credentials do not cover this call.
-    PermissionDenied = "permission_denied",
-    /// No worker serves a model of this name.
-    ModelNotFound = "model_not_found",
-    /// The model has no such version.
-    VersionNotFound = "version_not_found",
-    /// No such job, or another caller's.
-    JobNotFound = "job_not_found",
-    /// No such path or exchange route.
-    RouteNotFound = "route_not_found",
-    /// The path exists, the method does not.
-    MethodNotAllowed = "method_not_allowed",
-    /// The job finished and its result has outlived its ttl.
-    ResultExpired = "result_expired",
-    /// A request with this idempotency key is still being accepted.
-    IdempotencyInProgress = "idempotency_in_progress",
-    /// The job is in a terminal state and cannot change.
-    JobAlreadyFinished = "job_already_finished",
-    /// The job was cancelled.
-    JobCancelled = "job_cancelled",
-    /// The body or a tensor is over a limit.
-    PayloadTooLarge = "payload_too_large",
-    /// The body did not arrive in time.
-    RequestTimeout = "request_timeout",
-    /// The content or transfer encoding is not supported.
-    UnsupportedEncoding = "unsupported_encoding",
-    /// The body is not of a type that this call takes.
-    UnsupportedMediaType = "unsupported_media_type",
-    /// The same idempotency key came with another body.
-    IdempotencyMismatch = "idempotency_mismatch",
-    /// This caller's request rate is over its limit.
-    RateLimited = "rate_limited",
-    /// This caller's quota is used up.
-    QuotaExceeded = "quota_exceeded",
-    /// A fault of ours.
-    Internal = "internal",
-    /// The model's run failed.
-    InferenceFailed = "inference_failed",
-    /// A worker settled a job with something that cannot be read.
-    InvalidWorkerResult = "invalid_worker_result",
-    /// The queue's length limit is reached.
-    QueueFull = "queue_full",
-    /// The queue's store cannot be reached.
-    QueueUnavailable = "queue_unavailable",
-    /// The model is loading or failed to load.
-    ModelNotReady = "model_not_ready",
-    /// No live worker serves this model.
-    NoWorker = "no_worker",
-    /// The process is shutting down.
-    Draining = "draining",
-    /// The deadline passed, or cannot be met.
-    DeadlineExceeded = "deadline_exceeded",
-    /// The protocol has this call, nobat does not.
-    Unsupported = "unsupported",
-}
-
-impl std::fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+spelled! {
+    /// Why a request or a job was refused or failed. The set is closed.
+    pub enum ErrorCode {
+        /// The body is not JSON, or not the JSON this route takes.
+        InvalidJson = "invalid_json",
+        /// A query, header or field value is out of range or unknown.
+        InvalidParameter = "invalid_parameter",
+        /// A tensor does not fit the model's signature.
+        InvalidTensor = "invalid_tensor",
+        /// No or unusable credentials.
+        Unauthenticated = "unauthenticated",
+        /// The credentials do not cover this call.
+        PermissionDenied = "permission_denied",
+        /// No worker serves a model of this name.
+        ModelNotFound = "model_not_found",
+        /// The model has no such version.
+        VersionNotFound = "version_not_found",
+        /// No such job, or another caller's.
+        JobNotFound = "job_not_found",
+        /// No such path or exchange route.
+        RouteNotFound = "route_not_found",
+        /// The path exists, the method does not.
+        MethodNotAllowed = "method_not_allowed",
+        /// The job finished and its result has outlived its ttl.
+        ResultExpired = "result_expired",
+        /// A request with this idempotency key is still being accepted.
+        IdempotencyInProgress = "idempotency_in_progress",
+        /// The job is in a terminal state and cannot change.
+        JobAlreadyFinished = "job_already_finished",
+        /// The job was cancelled.
+        JobCancelled = "job_cancelled",
+        /// The body or a tensor is over a limit.
+        PayloadTooLarge = "payload_too_large",
+        /// The body did not arrive in time.
+        RequestTimeout = "request_timeout",
+        /// The content or transfer encoding is not supported.
+        UnsupportedEncoding = "unsupported_encoding",
+        /// The body is not of a type that this call takes.
+        UnsupportedMediaType = "unsupported_media_type",
+        /// The same idempotency key came with another body.
+        IdempotencyMismatch = "idempotency_mismatch",
+        /// This caller's request rate is over its limit.
+        RateLimited = "rate_limited",
+        /// This caller's quota is used up.
+        QuotaExceeded = "quota_exceeded",
+        /// A fault of ours.
+        Internal = "internal",
+        /// The model's run failed.
+        InferenceFailed = "inference_failed",
+        /// A worker settled a job with something that cannot be read.
+        InvalidWorkerResult = "invalid_worker_result",
+        /// The queue's length limit is reached.
+        QueueFull = "queue_full",
+        /// The queue's store cannot be reached.
+        QueueUnavailable = "queue_unavailable",
+        /// The model is loading or failed to load.
+        ModelNotReady = "model_not_ready",
+        /// No live worker serves this model.
+        NoWorker = "no_worker",
+        /// The process is shutting down.
+        Draining = "draining",
+        /// The deadline passed, or cannot be met.
+        DeadlineExceeded = "deadline_exceeded",
+        /// The protocol has this call, nobat does not.
+        Unsupported = "unsupported",
     }
 }
 
@@ -161,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_code_parses_back_and_serializes_as_its_spelling() {
-        for &code in ErrorCode::ALL {
+        for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
             let json = serde_json::to_string(&code).expect("a unit variant serializes");
             assert_eq!(json, format!("\"{}\"", code.as_str()));

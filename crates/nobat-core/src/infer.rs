@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::encoded_len_varint;
 use smol_str::SmolStr;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -108,7 +109,7 @@ impl InferResponse {
     /// A worker writes results so, straight out of the runtime's buffers.
     pub fn encode_output(out: &mut Vec<u8>, name: &str, datatype: Datatype, shape: &[i64], data_len: usize) {
         put_bytes(out, name.as_bytes());
-        out.push(datatype as u8);
+        out.push(datatype.wire());
         out.push(shape.len() as u8);
         for &dim in shape {
             put_u64(out, dim as u64);
@@ -173,16 +174,12 @@ fn put_input(out: &mut Vec<u8>, tensor: &Tensor) {
     put_str_field(out, 2, tensor.datatype.as_str());
     if !tensor.shape.is_empty() {
         out.push(3 << 3 | 2);
-        let dims: usize = tensor.shape.iter().map(|&dim| varint_len(dim as u64)).sum();
+        let dims: usize = tensor.shape.iter().map(|&dim| encoded_len_varint(dim as u64)).sum();
         put_u64(out, dims as u64);
         for &dim in &tensor.shape {
             put_u64(out, dim as u64);
         }
     }
-}
-
-fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 #[cfg(test)]

@@ -13,67 +13,37 @@ use crate::error::ErrorCode;
 use crate::explain::Explain;
 use crate::id::{JobId, OwnerId};
 use crate::retry::RetryPolicy;
+use crate::spelled::spelled;
 
-/// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Waits for its time.
-    Scheduled,
-    /// Waits for a worker.
-    Queued,
-    /// A worker holds it under a lease.
-    Leased,
-    /// Its last attempt failed; it waits to run again.
-    Failed,
-    /// Has a result.
-    Succeeded,
-    /// Failed for good; kept as a dead letter.
-    Dead,
-    /// Cancelled by its caller.
-    Cancelled,
-    /// Its deadline passed before it finished.
-    Expired,
+spelled! {
+    /// Where a job stands.
+    pub enum JobState {
+        /// Waits for its time.
+        Scheduled = "scheduled",
+        /// Waits for a worker.
+        Queued = "queued",
+        /// A worker holds it under a lease.
+        Leased = "leased",
+        /// Its last attempt failed; it waits to run again.
+        Failed = "failed",
+        /// Has a result.
+        Succeeded = "succeeded",
+        /// Failed for good; kept as a dead letter.
+        Dead = "dead",
+        /// Cancelled by its caller.
+        Cancelled = "cancelled",
+        /// Its deadline passed before it finished.
+        Expired = "expired",
+    }
 }
 
 impl JobState {
-    /// Every state.
-    pub const ALL: [JobState; 8] = [
-        JobState::Scheduled,
-        JobState::Queued,
-        JobState::Leased,
-        JobState::Failed,
-        JobState::Succeeded,
-        JobState::Dead,
-        JobState::Cancelled,
-        JobState::Expired,
-    ];
-
     /// Whether the job can change no more (a dead letter may still be redriven).
     pub const fn is_terminal(self) -> bool {
         match self {
             JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed => false,
             JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired => true,
         }
-    }
-
-    /// The stable spelling.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            JobState::Scheduled => "scheduled",
-            JobState::Queued => "queued",
-            JobState::Leased => "leased",
-            JobState::Failed => "failed",
-            JobState::Succeeded => "succeeded",
-            JobState::Dead => "dead",
-            JobState::Cancelled => "cancelled",
-            JobState::Expired => "expired",
-        }
-    }
-
-    /// Parses the stable spelling.
-    pub fn parse(text: &str) -> Option<JobState> {
-        JobState::ALL.into_iter().find(|state| state.as_str() == text)
     }
 }
 

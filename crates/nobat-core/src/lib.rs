@@ -26,6 +26,7 @@ pub mod retry;
 pub mod score;
 pub mod secret;
 pub mod signature;
+mod spelled;
 pub mod statistics;
 pub mod tensor;
 pub mod typed;

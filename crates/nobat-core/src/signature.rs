@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::infer::InferRequest;
+use crate::spelled::spelled;
 use crate::tensor::{Datatype, Tensor};
 
 /// One input or output of a model.
@@ -44,36 +45,23 @@ pub enum ModelState {
     Failed,
 }
 
-/// How it is known whether rows of different requests may share a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RowsVerdict {
-    /// The graph shows that they may.
-    Proven,
-    /// The graph does not say, and trials on made-up or real input found nothing against it.
-    Tried,
-    /// The owner's settings say.
-    Told,
-    /// The graph or a trial shows that they may not.
-    Mixed,
-    /// The first axes of its inputs and outputs are not one axis.
-    NoBatchAxis,
-    /// Nothing shows it: each request runs by itself.
-    #[default]
-    Unknown,
-}
-
-impl RowsVerdict {
-    /// As it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RowsVerdict::Proven => "proven",
-            RowsVerdict::Tried => "tried",
-            RowsVerdict::Told => "told",
-            RowsVerdict::Mixed => "mixed",
-            RowsVerdict::NoBatchAxis => "no_batch_axis",
-            RowsVerdict::Unknown => "unknown",
-        }
+spelled! {
+    /// How it is known whether rows of different requests may share a run.
+    #[derive(Default)]
+    pub enum RowsVerdict {
+        /// The graph shows that they may.
+        Proven = "proven",
+        /// The graph does not say, and trials on made-up or real input found nothing against it.
+        Tried = "tried",
+        /// The owner's settings say.
+        Told = "told",
+        /// The graph or a trial shows that they may not.
+        Mixed = "mixed",
+        /// The first axes of its inputs and outputs are not one axis.
+        NoBatchAxis = "no_batch_axis",
+        /// Nothing shows it: each request runs by itself.
+        #[default]
+        Unknown = "unknown",
     }
 }
 
@@ -142,23 +130,23 @@ impl ModelSignature {
     pub fn validate(&self, request: &InferRequest) -> Result<u32> {
         for spec in &self.inputs {
             if !spec.optional && !request.inputs.iter().any(|tensor| tensor.name == spec.name) {
-                return Err(self.invalid(format!("input `{}` is missing", spec.name)));
+                return Err(invalid(format!("input `{}` is missing", spec.name)));
             }
         }
         let mut rows = None;
         for (at, tensor) in request.inputs.iter().enumerate() {
             let Some(spec) = self.inputs.iter().find(|spec| spec.name == tensor.name) else {
-                return Err(self.invalid(format!("input `{}` is unknown", tensor.name)));
+                return Err(invalid(format!("input `{}` is unknown", tensor.name)));
             };
             if request.inputs[..at].iter().any(|earlier| earlier.name == tensor.name) {
-                return Err(self.invalid(format!("input `{}` is given twice", tensor.name)));
+                return Err(invalid(format!("input `{}` is given twice", tensor.name)));
             }
             let own_rows = self.validate_tensor(spec, tensor)?;
             if self.batched {
                 match rows {
                     None => rows = Some((own_rows, &spec.name)),
                     Some((first, name)) if first != own_rows => {
-                        return Err(self.invalid(format!(
+                        return Err(invalid(format!(
                             "input `{}` has {own_rows} rows and input `{name}` has {first}; the batch axis must agree",
                             spec.name
                         )));
@@ -179,7 +167,7 @@ impl ModelSignature {
         }
         let rows = rows.map_or(1, |(rows, _)| rows);
         if rows == 0 {
-            return Err(self.invalid("the batch is empty; send at least one row".into()));
+            return Err(invalid("the batch is empty; send at least one row".into()));
         }
         if self.batched && rows > i64::from(self.max_rows) {
             return Err(Error::new(
@@ -195,7 +183,7 @@ impl ModelSignature {
 
     fn validate_tensor(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<i64> {
         if tensor.datatype != spec.datatype {
-            return Err(self.invalid(format!(
+            return Err(invalid(format!(
                 "input `{}` has datatype {}; model `{}` takes {}",
                 spec.name, tensor.datatype, self.name, spec.datatype
             )));
@@ -203,7 +191,7 @@ impl ModelSignature {
         let fits = tensor.shape.len() == spec.shape.len()
             && tensor.shape.iter().zip(&spec.shape).all(|(&have, &want)| want < 0 || have == want);
         if !fits {
-            return Err(self.invalid(format!(
+            return Err(invalid(format!(
                 "input `{}` has shape {:?}; model `{}` takes {:?}",
                 spec.name,
                 tensor.shape.as_slice(),
@@ -215,17 +203,17 @@ impl ModelSignature {
         if self.finite
             && let Some(at) = tensor.first_non_finite()
         {
-            return Err(self.invalid(format!(
+            return Err(invalid(format!(
                 "input `{}` is NaN or infinite at element {at}; model `{}` takes finite numbers",
                 spec.name, self.name
             )));
         }
         Ok(tensor.shape.first().copied().unwrap_or(1))
     }
+}
 
-    fn invalid(&self, message: String) -> Error {
-        Error::new(ErrorCode::InvalidTensor, message)
-    }
+fn invalid(message: String) -> Error {
+    Error::new(ErrorCode::InvalidTensor, message)
 }
 
 #[cfg(test)]

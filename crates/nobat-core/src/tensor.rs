@@ -5,80 +5,41 @@
 //! reference counted: cloning or slicing a tensor copies nothing.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::spelled::spelled;
 
 /// A tensor's dimensions; -1 in a signature means "any".
 pub type Shape = SmallVec<[i64; 4]>;
 
-/// The 13 datatypes of the Open Inference Protocol v2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-#[repr(u8)]
-#[allow(missing_docs)]
-pub enum Datatype {
-    Bool = 1,
-    Uint8,
-    Uint16,
-    Uint32,
-    Uint64,
-    Int8,
-    Int16,
-    Int32,
-    Int64,
-    Fp16,
-    Bf16,
-    Fp32,
-    Fp64,
-    /// Variable-length elements, each framed as a little-endian u32 length and its bytes.
-    Bytes,
+spelled! {
+    /// The 13 datatypes of the Open Inference Protocol v2, and BF16, as the protocol spells them.
+    #[allow(missing_docs)]
+    pub enum Datatype {
+        Bool = "BOOL",
+        Uint8 = "UINT8",
+        Uint16 = "UINT16",
+        Uint32 = "UINT32",
+        Uint64 = "UINT64",
+        Int8 = "INT8",
+        Int16 = "INT16",
+        Int32 = "INT32",
+        Int64 = "INT64",
+        Fp16 = "FP16",
+        Bf16 = "BF16",
+        Fp32 = "FP32",
+        Fp64 = "FP64",
+        /// Variable-length elements, each framed as a little-endian u32 length and its bytes.
+        Bytes = "BYTES",
+    }
 }
 
 impl Datatype {
-    /// Every datatype, in wire-number order.
-    pub const ALL: [Datatype; 14] = [
-        Datatype::Bool,
-        Datatype::Uint8,
-        Datatype::Uint16,
-        Datatype::Uint32,
-        Datatype::Uint64,
-        Datatype::Int8,
-        Datatype::Int16,
-        Datatype::Int32,
-        Datatype::Int64,
-        Datatype::Fp16,
-        Datatype::Bf16,
-        Datatype::Fp32,
-        Datatype::Fp64,
-        Datatype::Bytes,
-    ];
-
-    /// The protocol's spelling, such as `FP32`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Datatype::Bool => "BOOL",
-            Datatype::Uint8 => "UINT8",
-            Datatype::Uint16 => "UINT16",
-            Datatype::Uint32 => "UINT32",
-            Datatype::Uint64 => "UINT64",
-            Datatype::Int8 => "INT8",
-            Datatype::Int16 => "INT16",
-            Datatype::Int32 => "INT32",
-            Datatype::Int64 => "INT64",
-            Datatype::Fp16 => "FP16",
-            Datatype::Bf16 => "BF16",
-            Datatype::Fp32 => "FP32",
-            Datatype::Fp64 => "FP64",
-            Datatype::Bytes => "BYTES",
-        }
-    }
-
-    /// Parses the protocol's spelling.
-    pub fn parse(text: &str) -> Option<Datatype> {
-        Datatype::ALL.into_iter().find(|datatype| datatype.as_str() == text)
+    /// Its number in packed results, from 1.
+    pub const fn wire(self) -> u8 {
+        self as u8 + 1
     }
 
     /// The datatype of a wire number.
@@ -95,12 +56,6 @@ impl Datatype {
             Datatype::Uint64 | Datatype::Int64 | Datatype::Fp64 => 8,
             Datatype::Bytes => return None,
         })
-    }
-}
-
-impl std::fmt::Display for Datatype {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -281,7 +236,7 @@ mod tests {
     #[test]
     fn wire_numbers_read_back() {
         for datatype in Datatype::ALL {
-            assert_eq!(Datatype::from_wire(datatype as u8), Some(datatype));
+            assert_eq!(Datatype::from_wire(datatype.wire()), Some(datatype));
             assert_eq!(Datatype::parse(datatype.as_str()), Some(datatype));
         }
         assert_eq!(Datatype::from_wire(0), None);

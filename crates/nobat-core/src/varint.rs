@@ -1,12 +1,10 @@
 //! LEB128 varints and length-prefixed bytes over plain slices.
 
+use prost::encoding::{decode_varint, encode_varint};
+
 /// Appends a varint.
-pub fn put_u64(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+pub fn put_u64(out: &mut Vec<u8>, value: u64) {
+    encode_varint(value, out);
 }
 
 /// Appends bytes behind their length.
@@ -17,20 +15,7 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Takes a varint off the front; `None` when truncated or over 64 bits.
 pub fn take_u64(input: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = input.split_first()?;
-        *input = rest;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        value |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
+    decode_varint(input).ok()
 }
 
 /// Takes length-prefixed bytes off the front; `None` when truncated.

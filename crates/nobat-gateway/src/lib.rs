@@ -26,6 +26,7 @@ mod http;
 pub mod json;
 pub mod metrics;
 pub mod origin;
+mod process;
 pub mod routes;
 pub mod server;
 pub mod state;
@@ -33,4 +34,5 @@ pub mod tls;
 pub mod v2;
 
 pub use config::GatewayConfig;
+pub use process::{Args, GatewayFlags, run};
 pub use server::{Gateway, GatewayHandle};

@@ -26,7 +26,9 @@ pub mod fuzz;
 pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;
+mod store;
 pub mod watch;
 mod worker_signals;
 
 pub use api::*;
+pub use store::StoreSettings;

@@ -14,17 +14,17 @@
 //! - An unknown key is refused by name, with the nearest known one.
 //! - A value of the wrong type names its key, the layer it came from and the remedy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map, Num, Value};
 use figment::{Metadata, Profile, Provider};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use nobat_core::secret::{SecretUrl, shown_url};
+use nobat_core::secret::shown_url;
 use nobat_core::units;
 use nobat_core::{Error, Result};
 
@@ -35,34 +35,6 @@ pub const SECTIONS: &[&str] = &["store", "queue", "gateway", "worker", "schedule
 pub const DEFAULT_FILE: &str = "config/nobat.toml";
 
 const ENV_PREFIX: &str = "NOBAT_";
-
-/// Where jobs live.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreSettings {
-    /// Redis URL; empty: the embedded store under `data`.
-    pub redis: SecretUrl,
-    /// What every Redis key begins with; deployments that share a Redis differ here.
-    pub prefix: String,
-    /// Folder of the embedded store.
-    pub data: PathBuf,
-}
-
-impl Default for StoreSettings {
-    fn default() -> StoreSettings {
-        StoreSettings { redis: SecretUrl::default(), prefix: "nobat".into(), data: ".nobat/data".into() }
-    }
-}
-
-impl StoreSettings {
-    /// The Redis URL, or Redis on this machine where none is set.
-    pub fn redis_or_local(&self) -> &str {
-        match self.redis.expose() {
-            "" => "redis://127.0.0.1:6379",
-            url => url,
-        }
-    }
-}
 
 /// A configuration's layers below the flags, read but not yet taken apart.
 #[derive(Debug)]
@@ -194,11 +166,22 @@ fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use nobat_core::secret::{Secret, SecretUrl};
+    use serde::Deserialize;
+
     use super::*;
-    use nobat_core::secret::Secret;
 
     fn layers(toml: &str) -> Result<Layers> {
         Layers::check(Figment::from(InUnits(Toml::string(toml))))
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct StoreSettings {
+        redis: SecretUrl,
+        data: PathBuf,
     }
 
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 //! metrics, traces, the service manager's protocol and a stop in good order.
 //!
 //! Owns how layers of configuration are read ([`config`]), log4rs ([`logging`]), the
-//! exposition of metrics ([`metrics`], [`triton`]), [`traces`] and [`notify`] (systemd). It
-//! does not own what is set, logged or measured: each crate owns the struct of its own
+//! exposition of metrics ([`metrics`], [`triton`]), [`traces`], [`notify`] (systemd) and how
+//! a program begins and ends ([`process`]). It does not own what is set, logged or measured: each crate owns the struct of its own
 //! section, and gateway and worker register their own series. It knows no job and no model.
 //!
 //! Invariants:
@@ -15,6 +15,7 @@ pub mod config;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod process;
 pub mod snapshot;
 mod stop;
 pub mod traces;
@@ -22,4 +23,4 @@ pub mod triton;
 
 pub use metrics::{Metrics, MetricsServer};
 pub use snapshot::LATENCY_BUCKETS;
-pub use stop::{Stop, exit_now};
+pub use stop::Stop;

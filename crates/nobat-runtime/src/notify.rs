@@ -10,9 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The process is up: what systemd's `Type=notify` waits for.
+/// The process is up: what systemd's `Type=notify` waits for. Its watchdog, if it set
+/// one for us, is told from then on; inside a tokio runtime.
 pub fn ready() {
     send("READY=1");
+    if let Some(every) = watchdog_interval(env::var("WATCHDOG_USEC").ok(), env::var("WATCHDOG_PID").ok()) {
+        tokio::spawn(watchdog(every));
+    }
 }
 
 /// The process has begun to drain.
@@ -20,15 +24,9 @@ pub fn stopping() {
     send("STOPPING=1");
 }
 
-/// One line for people, shown by `systemctl status`.
-pub fn status(text: &str) {
-    send(&format!("STATUS={}", text.replace('\n', " ")));
-}
-
-/// Tells the watchdog, at half of the time it allows, that this runtime still
-/// runs its tasks; for ever. Ends at once when no watchdog is set for us.
-pub async fn watchdog() {
-    let Some(every) = watchdog_interval(env::var("WATCHDOG_USEC").ok(), env::var("WATCHDOG_PID").ok()) else { return };
+/// Tells the watchdog, at half of the time it allows, that this runtime still runs its
+/// tasks; for ever.
+async fn watchdog(every: Duration) {
     loop {
         send("WATCHDOG=1");
         tokio::time::sleep(every).await;

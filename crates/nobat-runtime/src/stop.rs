@@ -8,6 +8,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::notify;
+
 /// The signals that ask a process to drain. Make it before anything that takes
 /// time, so that a stop during the start is heard.
 pub struct Stop {
@@ -53,6 +55,19 @@ impl Stop {
         }
     }
 
+    /// Drains, which the service manager is told; asked again, the process ends at once,
+    /// and `program` says so with `what` of it.
+    pub async fn drain<T>(&mut self, program: &str, what: &str, work: impl Future<Output = T>) -> T {
+        notify::stopping();
+        tokio::select! {
+            done = work => done,
+            () = self.again() => {
+                eprintln!("{program}: ended by a second signal before the drain was done{what}");
+                exit_now(1)
+            }
+        }
+    }
+
     async fn reach(&mut self, count: u32) {
         while self.asked < count {
             tokio::select! {
@@ -67,7 +82,7 @@ impl Stop {
 /// Ends the process at once. Threads may be inside native libraries, whose
 /// clean-up at a normal exit would take what they use from under them; here none
 /// of it runs.
-pub fn exit_now(code: i32) -> ! {
+fn exit_now(code: i32) -> ! {
     log::logger().flush();
     signal_hook::low_level::exit(code)
 }

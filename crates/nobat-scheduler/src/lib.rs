@@ -3,7 +3,7 @@
 //!
 //! Owns when a task is due ([`schedule`], pure), the scheduler's step and its beat
 //! ([`scheduler`]), the way of runs between processes ([`run_queue`]: timers of the metadata store,
-//! and apalis-redis or apalis' in-memory worker over them), the running of each kind
+//! and apalis-redis beside them), the running of each kind
 //! ([`runner`], [`kinds`]) and what is stored and shown of it ([`schedule_store`]).
 //!
 //! It is a crate of its own because a scheduler may live in a gateway, in a

@@ -5,19 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nobat_core::Result;
-use nobat_queue::redis::RedisQueue;
 use nobat_queue::sqlite::SqliteQueue;
 
-pub use nobat_queue::Queue;
-pub use nobat_queue::QueueSettings;
-
-/// Connects to the queues on Redis.
-///
-/// # Errors
-/// As [`RedisQueue::connect`].
-pub async fn redis(url: &str, settings: QueueSettings, prefix: &str) -> Result<Arc<dyn Queue>> {
-    Ok(RedisQueue::connect(url, settings, prefix).await?)
-}
+pub use nobat_queue::{Queue, QueueSettings, StoreSettings};
 
 /// Opens the embedded store in `folder`.
 ///

@@ -21,6 +21,7 @@ pub mod fuzz;
 mod gpu;
 mod model;
 mod models;
+mod process;
 mod registration;
 mod run;
 mod state;
@@ -31,5 +32,6 @@ mod worker;
 
 pub use config::WorkerConfig;
 pub use models::rows;
+pub use process::{Args, run};
 pub use tune::example;
 pub use worker::{StartError, Worker, WorkerHandle};

@@ -21,7 +21,7 @@ pub(super) fn build(program: &str, settings: &LogSettings, extra: usize) -> Resu
             Error::invalid(format!("cannot read log.config `{}`: {error}", settings.config.display()))
         })?
     };
-    let raw: RawConfig = serde_yaml::from_str(&text).map_err(|error| {
+    let raw: RawConfig = serde_saphyr::from_str(&text).map_err(|error| {
         Error::invalid(format!("log.config `{}` is not log4rs YAML: {error}", settings.config.display()))
     })?;
     let wanted = levels::parse(&settings.level)?;

@@ -33,7 +33,7 @@ pub(super) async fn fetch(services: &Services, kind: &Fetch) -> Result<Done> {
         return Err(too_large());
     }
     let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-    let mut part = Part::create(file)?;
+    let part = Part::create(file)?;
     let mut length = 0u64;
     while let Some(chunk) = answer.chunk().await.map_err(|e| failed(e.without_url().to_string()))? {
         length += chunk.len() as u64;

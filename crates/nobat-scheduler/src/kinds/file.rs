@@ -1,7 +1,9 @@
 //! Files that are whole or not there.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nobat_core::{Error, Result};
@@ -11,42 +13,32 @@ use crate::run::random_id;
 /// A file on its way; gone when dropped before it replaced the old one.
 pub(super) struct Part {
     path: PathBuf,
-    file: Option<std::fs::File>,
+    file: Arc<File>,
 }
 
 impl Part {
     pub(super) fn create(beside_file: &Path) -> Result<Part> {
         let path = beside(beside_file, &format!("part-{}", random_id()));
-        let file = std::fs::File::create(&path).map_err(|e| cannot_write(&path, &e))?;
-        Ok(Part { path, file: Some(file) })
+        let file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
+        Ok(Part { path, file: Arc::new(file) })
     }
 
-    /// Writes on a blocking thread: a slow disk holds up nobody else.
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.with(move |file| file.write_all(&bytes)).await
+    pub(super) async fn write(&self, bytes: Bytes) -> Result<()> {
+        self.blocking(move |mut file| file.write_all(&bytes)).await
     }
 
-    pub(super) async fn replace(mut self, old: &Path) -> Result<()> {
-        self.with(|file| file.sync_all()).await?;
-        std::fs::rename(&self.path, old).map_err(|e| cannot_write(old, &e))
+    pub(super) async fn replace(self, old: &Path) -> Result<()> {
+        self.blocking(File::sync_all).await?;
+        std::fs::rename(&self.path, old).map_err(|error| cannot_write(old, &error))
     }
 
-    async fn with(
-        &mut self,
-        work: impl FnOnce(&mut std::fs::File) -> std::io::Result<()> + Send + 'static,
-    ) -> Result<()> {
-        let Some(mut file) = self.file.take() else {
-            return Err(Error::internal("a file is written after its write failed"));
-        };
-        let worked = tokio::task::spawn_blocking(move || work(&mut file).map(|()| file)).await;
-        match worked {
-            Ok(Ok(file)) => {
-                self.file = Some(file);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(cannot_write(&self.path, &error)),
-            Err(error) => Err(Error::internal(format!("a write ended early: {error}"))),
-        }
+    /// Works on a blocking thread: a slow disk holds up nobody else.
+    async fn blocking(&self, work: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static) -> Result<()> {
+        let file = self.file.clone();
+        let worked = tokio::task::spawn_blocking(move || work(&file)).await;
+        worked
+            .map_err(|error| Error::internal(format!("a write ended early: {error}")))?
+            .map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
@@ -58,7 +50,7 @@ impl Drop for Part {
 }
 
 pub(super) async fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
-    let mut part = Part::create(file)?;
+    let part = Part::create(file)?;
     part.write(Bytes::copy_from_slice(bytes)).await?;
     part.replace(file).await
 }

@@ -1,12 +1,11 @@
 //! What carries a run from the scheduler that saw its tick to the one that
 //! carries it out. The run is a timer in the metadata store. Around one plain Redis server
 //! apalis-redis carries it between processes (`redis`); around a cluster, Sentinel
-//! and the embedded store the timer itself does, and apalis' in-memory worker
-//! carries out what a process has taken.
+//! and the embedded store the timer itself does.
 //!
 //! ```text
-//! push -> timer ─┬─ apalis-redis ─────────────────────────┬─> its key taken -> the handler
-//!                └─ due -> taken -> apalis' memory worker ┘      └─ renewed ────────┘ -> mark
+//! push -> timer ─┬─ apalis-redis ─┬─> its key taken -> the handler
+//!                └─ due -> taken ─┘      └─ renewed ────────┘ -> mark
 //! ```
 //!
 //! Invariants:
@@ -25,9 +24,7 @@ mod timers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apalis_core::error::BoxDynError;
 use nobat_core::Result;
-use nobat_core::retry::Backoff;
 use nobat_queue::MetadataStore;
 use nobat_queue::redis::single_server;
 use tokio::sync::{Notify, watch};
@@ -37,8 +34,6 @@ use leases::{DONE, KEPT, RUNS, RunLeases};
 
 /// What a `vacuum` leaves of a key's time at least.
 const KEPT_LEAST: Duration = Duration::from_secs(3_600);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Marks looked at by one `vacuum`.
 const MOST_MARKS: usize = 100_000;
 
@@ -92,13 +87,16 @@ impl RunQueue {
     /// Carries runs out until `stop` is true. A run that panics ends its own task
     /// only. An apalis worker's future is not provably `Send`: block a thread on this.
     pub async fn work(self, name: String, handler: Handler, stop: watch::Receiver<bool>) {
-        let (leases, pushed, handler) = (&self.leases, &*self.pushed, &handler);
-        let timers =
-            keep_working(&name, stop.clone(), async |name| timers::work_once(name, leases, pushed, handler).await);
+        let (mut stopped, leases) = (stop.clone(), &self.leases);
+        let timers = async {
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => {}
+                () = timers::work(leases, &self.pushed, &handler) => {}
+            }
+        };
         let beside = async {
             if let Some(server) = &self.redis {
-                let work = async |name| server.work_once(name, leases, handler).await;
-                keep_working(&format!("{name}-redis"), stop, work).await;
+                server.work(&name, leases, &handler, stop).await;
             }
         };
         futures::join!(timers, beside);
@@ -122,36 +120,5 @@ impl RunQueue {
             }
         }
         Ok(forgotten)
-    }
-}
-
-/// Starts a worker again whatever ends it; what it was carrying out goes on.
-async fn keep_working(
-    name: &str,
-    mut stop: watch::Receiver<bool>,
-    work_once: impl AsyncFn(String) -> Result<(), BoxDynError>,
-) {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut said = String::new();
-    for start in 0usize.. {
-        let began = tokio::time::Instant::now();
-        let outcome = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => return,
-            outcome = work_once(format!("{name}-{start}")) => outcome,
-        };
-        if began.elapsed() > LONGEST_PAUSE {
-            backoff.reset();
-        }
-        let pause = backoff.pause();
-        let why = outcome.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
-        // Said once: what lasts is one thing.
-        let level = if why == said { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, retry_ms = pause.as_millis() as u64; "periodic: the worker starts again: {why}");
-        said = why;
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(pause) => {}
-        }
     }
 }

@@ -13,7 +13,7 @@
 //!   what it loses or delays is taken from there after [`HANDOVER`].
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use apalis_core::backend::Vacuum;
 use apalis_core::backend::ext::BackendExt;
@@ -21,10 +21,11 @@ use apalis_core::error::BoxDynError;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_redis::{Config, ConnectionManager, RedisStorage, queries};
+use nobat_core::retry::Backoff;
 use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::MetadataStore;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use super::leases::{KEPT, RunLeases};
 use crate::run::{Handler, RunRequest};
@@ -41,6 +42,9 @@ const MISSED_HEARTBEATS: usize = 3;
 const VACUUM: usize = 720;
 /// How often apalis-redis looks for a run.
 const POLL: Duration = Duration::from_secs(1);
+/// Pauses between two lives of a worker.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a push may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,13 +92,42 @@ impl Server {
         tokio::time::timeout(PATIENCE, push).await?
     }
 
-    /// One life of a worker; it ends when this host's clock goes wrong.
-    pub(super) async fn work_once(
+    /// Carries runs out until `stop` is true. Starts a worker again whatever ends it;
+    /// what it was carrying out goes on.
+    pub(super) async fn work(
         &self,
-        name: String,
+        name: &str,
         leases: &RunLeases,
         handler: &Handler,
-    ) -> Result<(), BoxDynError> {
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut said = String::new();
+        for start in 0usize.. {
+            let began = Instant::now();
+            let outcome = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                outcome = self.work_once(format!("{name}-redis-{start}"), leases, handler) => outcome,
+            };
+            if began.elapsed() > LONGEST_PAUSE {
+                backoff.reset();
+            }
+            let pause = backoff.pause();
+            let why = outcome.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            // Said once: what lasts is one thing.
+            let level = if why == said { log::Level::Debug } else { log::Level::Warn };
+            log::log!(level, retry_ms = pause.as_millis() as u64; "periodic: the worker starts again: {why}");
+            said = why;
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One life of a worker; it ends when this host's clock goes wrong.
+    async fn work_once(&self, name: String, leases: &RunLeases, handler: &Handler) -> Result<(), BoxDynError> {
         while !is_right(&*leases.metadata).await? {
             tokio::time::sleep(HEARTBEAT).await;
         }

@@ -1,17 +1,7 @@
-//! Runs out of the metadata store's timers, carried out by apalis' in-memory worker.
+//! Runs out of the metadata store's timers: those that are due are taken and carried out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use apalis_core::backend::memory::{MemorySink, MemoryStorage, MemoryStorageError};
-use apalis_core::error::BoxDynError;
-use apalis_core::task::Task;
-use apalis_core::task::builder::TaskBuilder;
-use apalis_core::task::task_id::{RandomId, TaskId};
-use apalis_core::worker::builder::WorkerBuilder;
-use bytes::Bytes;
-use futures::channel::mpsc;
-use futures::{Sink, SinkExt, StreamExt};
 use nobat_queue::Timer;
 use tokio::sync::Notify;
 
@@ -24,45 +14,8 @@ const POLL: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 32;
 const MOST_RUNNING: usize = 1_000;
 
-/// A run whose timer fell due, and what stood in it.
-#[derive(Clone)]
-struct Taken {
-    run: RunRequest,
-    value: Bytes,
-}
-
-type Intake = mpsc::UnboundedSender<Task<Taken>>;
-
-/// One life of a worker; `pushed` is rung when this process pushed a run.
-pub(super) async fn work_once(
-    name: String,
-    leases: &RunLeases,
-    pushed: &Notify,
-    handler: &Handler,
-) -> Result<(), BoxDynError> {
-    let (intake, receiver) = mpsc::unbounded();
-    // The worker takes from the channel; apalis' sink over it is nobody's.
-    let sink: Box<dyn Sink<_, Error = MemoryStorageError> + Send + Sync + Unpin> =
-        Box::new(intake.clone().sink_map_err(MemoryStorageError::from));
-    let sink = MemorySink::new(Arc::new(futures::lock::Mutex::new(sink)));
-    let (to, handler) = (leases.clone(), handler.clone());
-    let worker = WorkerBuilder::new(name).backend(MemoryStorage::new_with(sink, receiver.boxed())).build(
-        move |Taken { run, value }: Taken| {
-            let (leases, handler) = (to.clone(), handler.clone());
-            async move {
-                leases.carry_out(&handler, run, &value).await;
-                Ok::<(), BoxDynError>(())
-            }
-        },
-    );
-    tokio::select! {
-        ended = worker.run() => Ok(ended?),
-        error = feed(leases, pushed, &intake) => Err(error),
-    }
-}
-
-/// Takes due runs for as long as the worker lives; returns why it cannot.
-async fn feed(leases: &RunLeases, pushed: &Notify, intake: &Intake) -> BoxDynError {
+/// Takes due runs for ever; `pushed` is rung when this process pushed one.
+pub(super) async fn work(leases: &RunLeases, pushed: &Notify, handler: &Handler) {
     loop {
         let room = MOST_RUNNING.saturating_sub(leases.count()).min(AT_ONCE);
         let taken = match leases.metadata.take_due(RUNS, room, LEASE).await {
@@ -75,9 +28,7 @@ async fn feed(leases: &RunLeases, pushed: &Notify, intake: &Intake) -> BoxDynErr
         };
         let more = taken.len() == AT_ONCE;
         for due in taken {
-            if let Err(error) = take(leases, due, intake).await {
-                return error;
-            }
+            take(leases, due, handler).await;
         }
         if !more {
             let _ = tokio::time::timeout(POLL, pushed.notified()).await;
@@ -85,19 +36,20 @@ async fn feed(leases: &RunLeases, pushed: &Notify, intake: &Intake) -> BoxDynErr
     }
 }
 
-async fn take(leases: &RunLeases, due: Timer, intake: &Intake) -> Result<(), BoxDynError> {
-    let Ok(run) = serde_json::from_slice::<RunRequest>(&due.value) else {
-        if due.value != DONE {
-            log::warn!(run = due.key.as_str(); "periodic: dropping a run that cannot be read");
+async fn take(leases: &RunLeases, due: Timer, handler: &Handler) {
+    match serde_json::from_slice::<RunRequest>(&due.value) {
+        // One of ours whose renewal came too late is renewed by having been taken.
+        Ok(_) if leases.holds(&due.key) => {}
+        Ok(run) => {
+            let (leases, handler) = (leases.clone(), handler.clone());
+            tokio::spawn(async move { leases.carry_out(&handler, run, &due.value).await });
         }
         // A mark has been kept for long enough. If this fails it is due again.
-        let _ = leases.metadata.remove_timer(RUNS, &due.key).await;
-        return Ok(());
-    };
-    // One of ours whose renewal came too late is renewed by having been taken.
-    if !leases.holds(&due.key) {
-        let taken = Taken { run, value: due.value };
-        intake.unbounded_send(TaskBuilder::new(taken).task_id(TaskId::from_string(RandomId::default())).build())?;
+        Err(_) => {
+            if due.value != DONE {
+                log::warn!(run = due.key.as_str(); "periodic: dropping a run that cannot be read");
+            }
+            let _ = leases.metadata.remove_timer(RUNS, &due.key).await;
+        }
     }
-    Ok(())
 }
