@@ -1,11 +1,11 @@
 //! Job identifiers: unguessable, bound to their owner, and self-describing
 //! enough that nothing needs to be stored for a result that has expired.
 //!
-//! A public id is `random(22) horizon(5) mac(6) locator(1..)` in base 62:
+//! A public id is `random(22) tombstone(5) mac(6) locator(1..)` in base 62:
 //! - `random`: 128 random bits, the job's key in the store (on Redis 96, which keeps
 //!   keys short; the MAC makes up for them);
-//! - `horizon`: the minute (since 1970) until which a missing record means
-//!   "expired" (410) rather than "never existed" (404): the tombstone;
+//! - `tombstone`: when its tombstone expires: the minute (since 1970) until which a
+//!   missing record means "expired" (410) rather than "never existed" (404);
 //! - `mac`: 32 bits of SipHash-2-4 over the other fields and the owner, keyed
 //!   by the deployment's secret: another caller's id and a made-up id look the
 //!   same, and neither reaches the store;
@@ -21,7 +21,7 @@ use siphasher::sip::SipHasher24;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const RANDOM: usize = 22;
-const HORIZON: usize = 5;
+const TOMBSTONE: usize = 5;
 const MAC: usize = 6;
 
 /// Length of the random part, which is the job's key in a store.
@@ -112,11 +112,11 @@ impl JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = [0u8; RANDOM + HORIZON + MAC + 11];
+        let mut out = [0u8; RANDOM + TOMBSTONE + MAC + 11];
         put_fixed(self.random, &mut out[..RANDOM]);
-        put_fixed(u128::from(self.tombstone_min), &mut out[RANDOM..RANDOM + HORIZON]);
-        put_fixed(u128::from(self.mac), &mut out[RANDOM + HORIZON..RANDOM + HORIZON + MAC]);
-        let head = RANDOM + HORIZON + MAC;
+        put_fixed(u128::from(self.tombstone_min), &mut out[RANDOM..RANDOM + TOMBSTONE]);
+        put_fixed(u128::from(self.mac), &mut out[RANDOM + TOMBSTONE..RANDOM + TOMBSTONE + MAC]);
+        let head = RANDOM + TOMBSTONE + MAC;
         let mut digits = 1;
         let mut left = self.locator / 62;
         while left > 0 {
@@ -138,15 +138,15 @@ impl FromStr for JobId {
 
     fn from_str(text: &str) -> Result<JobId, ParseJobIdError> {
         let bytes = text.as_bytes();
-        let head = RANDOM + HORIZON + MAC;
+        let head = RANDOM + TOMBSTONE + MAC;
         if bytes.len() <= head || bytes.len() > head + 11 {
             return Err(ParseJobIdError);
         }
         let field = |from: usize, to: usize| take_fixed(&bytes[from..to]).ok_or(ParseJobIdError);
         let id = JobId {
             random: field(0, RANDOM)?,
-            tombstone_min: u32::try_from(field(RANDOM, RANDOM + HORIZON)?).map_err(|_| ParseJobIdError)?,
-            mac: u32::try_from(field(RANDOM + HORIZON, head)?).map_err(|_| ParseJobIdError)?,
+            tombstone_min: u32::try_from(field(RANDOM, RANDOM + TOMBSTONE)?).map_err(|_| ParseJobIdError)?,
+            mac: u32::try_from(field(RANDOM + TOMBSTONE, head)?).map_err(|_| ParseJobIdError)?,
             locator: u64::try_from(field(head, bytes.len())?).map_err(|_| ParseJobIdError)?,
         };
         // One spelling per id: leading zeros in the locator would make aliases.
@@ -207,9 +207,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_reads_back(random in any::<u128>(), horizon in 0u32..916_132_832, locator in any::<u64>(), owner in any::<u64>()) {
+        fn an_id_reads_back(random in any::<u128>(), tombstone in 0u32..916_132_832, locator in any::<u64>(), owner in any::<u64>()) {
             let issuer = IdIssuer::new([7; 16]);
-            let id = issuer.issue(random, horizon, locator, OwnerId(owner));
+            let id = issuer.issue(random, tombstone, locator, OwnerId(owner));
             let text = id.to_string();
             prop_assert_eq!(text.parse::<JobId>(), Ok(id));
             prop_assert!(issuer.verify(id, OwnerId(owner)));

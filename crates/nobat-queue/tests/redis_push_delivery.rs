@@ -1,4 +1,4 @@
-//! Jobs that are handed to a consumer that waits: leased by the enqueue itself,
+//! Jobs that are pushed to a consumer that waits: leased by the enqueue itself,
 //! in the promised order, and never lost on the way.
 
 mod redis_support;
@@ -15,10 +15,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// Parks a consumer that has nothing to settle.
 async fn park(consumer: &mut dyn Consumer, room: usize) {
     let step = consumer.settle_and_lease_or_wait(Vec::new(), room).await.expect("the store answers");
-    assert!(step.leased.is_empty() && consumer.is_waiting(), "nothing is ready, so it is parked");
+    assert!(step.leased.is_empty() && consumer.is_waiting(), "nothing is ready, so it waits");
 }
 
-/// What a parked consumer finds once it is woken.
+/// What a waiting consumer finds once it is woken.
 async fn woken(consumer: &mut dyn Consumer, room: usize) -> Vec<Vec<u8>> {
     tokio::time::timeout(SOON, consumer.idle()).await.expect("woken");
     let step = consumer.settle_and_lease(Vec::new(), room).await.expect("the store answers");
@@ -46,7 +46,7 @@ async fn an_enqueue_leases_its_jobs_to_a_consumer_that_waits_without_a_call_of_i
 }
 
 #[tokio::test]
-async fn what_was_handed_over_is_settled_under_its_lease_and_renewed() {
+async fn what_was_pushed_is_settled_under_its_lease_and_renewed() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { lease_ms: 400, ..QueueSettings::default() }).await;
     let client = queue.client();
@@ -70,7 +70,7 @@ async fn what_was_handed_over_is_settled_under_its_lease_and_renewed() {
 }
 
 #[tokio::test]
-async fn jobs_that_arrive_together_are_handed_over_in_their_order_and_large_ones_whole() {
+async fn jobs_that_arrive_together_are_pushed_in_their_order_and_large_ones_whole() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
     let client = queue.client();
@@ -94,7 +94,7 @@ async fn jobs_that_arrive_together_are_handed_over_in_their_order_and_large_ones
 }
 
 #[tokio::test]
-async fn nobody_is_handed_a_job_past_older_ones_nor_from_a_paused_queue_nor_beyond_its_room() {
+async fn nothing_is_pushed_past_older_ones_nor_from_a_paused_queue_nor_beyond_its_room() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
     let client = queue.client();
@@ -127,7 +127,7 @@ async fn nobody_is_handed_a_job_past_older_ones_nor_from_a_paused_queue_nor_beyo
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_gone_is_handed_nothing() {
+async fn nothing_is_pushed_to_a_consumer_that_is_gone() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
     let client = queue.client();

@@ -148,7 +148,7 @@ async fn the_leases_of_a_dead_worker_come_back_in_order_a_hundred_a_call() {
         settle.push(echo(&step.leased[0]));
         if left > 0 {
             let now: i64 = redis::cmd("ZCARD").arg("nobat{digits}:leases").query(&mut raw).expect("counted");
-            // The timekeeper takes its share between two of our calls.
+            // The sweeper takes its share between two of our calls.
             assert!(left - now <= 2_000, "{} leases came back at once", left - now);
             left = now - 1;
         }
@@ -364,7 +364,7 @@ async fn jobs_are_small_and_nothing_outlives_its_ttl() {
     assert!(queued <= 600.0, "{queued:.0} bytes per queued job");
     assert!(stored <= 250.0, "{stored:.0} bytes per stored result");
     let deadline = Instant::now() + SOON;
-    // The marker and the timekeeper's key come and go.
+    // The wake token and the sweeper's key come and go.
     while keys(&server) > keys_before + 2 {
         assert!(Instant::now() < deadline, "{} keys are left", keys(&server));
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -25,8 +25,8 @@ struct StepCall {
     want: usize,
     token: u64,
     again_us: u64,
-    park: Vec<u8>,
-    unpark: Vec<u8>,
+    register: Vec<u8>,
+    withdraw: Vec<u8>,
     /// Whether another consumer calls.
     elsewhere: bool,
     /// Lease, result.
@@ -69,7 +69,7 @@ impl Library {
         let text = |number: u64| number.to_string().into_bytes();
         let mut args = vec![text(call.want as u64), text(LEASE_US), call.token.to_le_bytes().to_vec()];
         args.extend([text(call.again_us), text(60_000_000), text(1_000), text(60_000)]);
-        args.extend([b"nobat:lane:".to_vec(), b"nobat:keeper:".to_vec(), call.park.clone(), call.unpark.clone()]);
+        args.extend([b"nobat:lane:".to_vec(), b"nobat:keeper:".to_vec(), call.register.clone(), call.withdraw.clone()]);
         args.push(if call.elsewhere { b"another_".to_vec() } else { b"consumer".to_vec() });
         args.extend([text(call.stored.len() as u64), text(call.failed.len() as u64)]);
         for (lease, record) in &call.stored {
@@ -165,7 +165,7 @@ async fn leases_of_a_lost_reply_are_found_beside_any_number_of_others() {
 }
 
 #[tokio::test]
-async fn jobs_handed_over_unseen_are_found_beside_any_number_of_others() {
+async fn jobs_pushed_unseen_are_found_beside_any_number_of_others() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings::default()).await;
     let client = queue.client();
@@ -173,15 +173,15 @@ async fn jobs_handed_over_unseen_are_found_beside_any_number_of_others() {
     let mut library = Library::of(&server);
     library.lease_elsewhere(6_400);
     let entry = [b"consumer", &7u64.to_le_bytes()[..], &(LEASE_US as f64).to_le_bytes(), &64u16.to_le_bytes()].concat();
-    let parked = library.step(&StepCall { want: 64, token: 7, park: entry.clone(), ..StepCall::default() });
-    assert_eq!((parked.more, parked.jobs.len()), (2, 0), "parked");
+    let waiting = library.step(&StepCall { want: 64, token: 7, register: entry.clone(), ..StepCall::default() });
+    assert_eq!((waiting.more, waiting.jobs.len()), (2, 0), "noted as waiting");
     let mut listener = server.connection();
     let mut listening = listener.as_pubsub();
     listening.subscribe("nobat:hand:consumer").expect("subscribed");
-    client.enqueue(job("handed")).await.expect("accepted");
-    let found = library.step(&StepCall { token: 8, unpark: entry, ..StepCall::default() }).jobs;
+    client.enqueue(job("pushed")).await.expect("accepted");
+    let found = library.step(&StepCall { token: 8, withdraw: entry, ..StepCall::default() }).jobs;
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].0[..8], 7u64.to_le_bytes(), "under the token it was handed over with");
+    assert_eq!(found[0].0[..8], 7u64.to_le_bytes(), "under the token it was pushed with");
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nobat_core::Error;
@@ -51,14 +50,12 @@ impl Condition {
 #[derive(Debug)]
 pub(crate) struct Refusals<C> {
     held: Mutex<BTreeMap<C, Arc<Refusal>>>,
-    /// How many are held: asked on every answered call, so without the lock.
-    count: AtomicUsize,
     shown: watch::Sender<Option<Arc<Refusal>>>,
 }
 
 impl<C: Ord> Default for Refusals<C> {
     fn default() -> Refusals<C> {
-        Refusals { held: Mutex::default(), count: AtomicUsize::new(0), shown: watch::Sender::new(None) }
+        Refusals { held: Mutex::default(), shown: watch::Sender::new(None) }
     }
 }
 
@@ -99,20 +96,17 @@ impl<C: Ord> Refusals<C> {
     where
         C: Clone,
     {
-        if self.is_empty() {
-            return Vec::new();
-        }
         self.held.lock().keys().cloned().collect()
     }
 
-    /// Whether nothing is held against the store.
+    /// Whether nothing is held against the store. Asked on every answered call: no lock
+    /// but the one that a change takes.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
+        self.shown.borrow().is_none()
     }
 
     /// Under the lock, so that what is shown is what is held.
     fn show(&self, held: &BTreeMap<C, Arc<Refusal>>) {
-        self.count.store(held.len(), Ordering::Release);
         self.shown.send_replace(held.values().min_by_key(|refusal| refusal.since).cloned());
     }
 }

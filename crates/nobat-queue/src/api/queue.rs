@@ -107,7 +107,7 @@ pub trait Queue: Send + Sync + 'static {
     async fn renewer(&self) -> Result<Box<dyn Renewer>>;
 
     /// Reads a job; `None` when the store has no record of it (the caller tells
-    /// expired from unknown by the id's horizon).
+    /// expired from unknown by the id's tombstone).
     async fn get(&self, id: JobId) -> Result<Option<JobView>>;
 
     /// Cancels a job that is not terminal; a leased one ends cancelled at once

@@ -51,7 +51,7 @@ impl RedisQueue {
         inner.audit_types(&queue, repair, &mut findings).await?;
         // Looked at first: a repair on the way would put it there again, half empty.
         let bare = inner.is_bare(&queue).await?;
-        let mut seen = Seen::default();
+        let mut seen = AuditTally::default();
         for set in ["ready", "sched", "leases", "dead"] {
             // A set of the wrong type that was not repaired cannot be walked.
             if inner.type_of(&queue.own(set)).await? == "zset" {
@@ -76,7 +76,7 @@ impl RedisQueue {
 
 /// What a walk through the sets has found in its place.
 #[derive(Default)]
-struct Seen {
+struct AuditTally {
     placed: HashSet<Vec<u8>>,
     /// Jobs that wait, and the bytes they count for.
     waiting: u64,
@@ -117,7 +117,7 @@ impl Store {
         queue: &QueueKeys,
         set: &str,
         repair: bool,
-        seen: &mut Seen,
+        seen: &mut AuditTally,
         findings: &mut Vec<String>,
     ) -> Result<()> {
         let mut place = "0".to_owned();
@@ -206,7 +206,7 @@ impl Store {
         &self,
         queue: &QueueKeys,
         repair: bool,
-        seen: &Seen,
+        seen: &AuditTally,
         findings: &mut Vec<String>,
     ) -> Result<()> {
         let meta = queue.own("meta");
@@ -232,7 +232,7 @@ impl Store {
     }
 }
 
-impl Seen {
+impl AuditTally {
     fn count(&mut self, set: &str, key: &[u8], score: f64, value: Option<&[u8]>) {
         self.placed.insert(key.to_vec());
         let waits = matches!(set, "ready" | "sched");

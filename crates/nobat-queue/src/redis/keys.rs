@@ -17,18 +17,18 @@
 //! | `nobat{m}:<12>:<16 hex>` | string | a result over [`INLINE_MAX`], named by its lease token | consumer, before settle | result ttl |
 //! | `nobat{m}:ready` | zset | job keys by score | enqueue, step, tick | |
 //! | `nobat{m}:leases` | zset | token (8 bytes) + job key, by expiry (us) | step | |
-//! | `nobat{m}:took` | zset | consumers, and `h` + consumers that were handed jobs, by the expiry of the leases they took last (us): where a lost reply's are found | step, enqueue | an hour |
+//! | `nobat{m}:took` | zset | consumers, and `h` + consumers that jobs were pushed to, by the expiry of the leases they took last (us): where a lost reply's are found | step, enqueue | an hour |
 //! | `nobat{m}:lapsed` | zset | leases that ran out and counted a death, by when (us): taken back when their holder asks | step, tick | an hour |
 //! | `nobat{m}:sched` | zset | delayed and retrying job keys, by due time (us) | enqueue, step | |
 //! | `nobat{m}:dead` | zset | dead letters by time (us), capped | step, tick | |
 //! | `nobat{m}:due` | zset | waiting jobs that have a deadline, by deadline (us) | enqueue, step | |
 //! | `nobat{m}:marker` | zset | one member while there may be work: what idle consumers block on | enqueue, step, tick | until popped |
-//! | `nobat{m}:parked` | set | consumers that wait and may be handed jobs: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until handed to; an hour after the last tick |
+//! | `nobat{m}:parked` | set | consumers that wait and may have jobs pushed to them: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until pushed to; an hour after the last tick |
 //! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `swept` (when timers were last looked after), `spared` (until when no lease is reaped), `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
 //! | `nobat{m}:watch` | hash | job key -> clients (8 bytes each) that wait for another client's job | watch | until the job ends |
-//! | `nobat{m}:keeper` | string | the process that keeps the queue's timers | tick | seconds |
-//! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, horizon, job key; names nothing once that job has no record | enqueue | idempotency ttl |
+//! | `nobat{m}:keeper` | string | the process that is the queue's sweeper | tick | seconds |
+//! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, tombstone expiry, job key; names nothing once that job has no record | enqueue | idempotency ttl |
 //! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |
 //! | `nobat{:}secret` | string | 16 random bytes that job ids are keyed with | first process | |
 //! | `nobat{:}queues` | hash | model -> queue number | first use of a model | |
@@ -38,7 +38,7 @@
 //! | `nobat:cache:<32 hex>` | string | an answer that gateways share | gateways | the model's cache ttl |
 //! | `nobat:rate:<16 hex>` | string | a caller's bucket: when it is full again (us) | gateways | until it is full |
 //! | `nobat:lane:<8>` | channel | finished jobs for one client | step, tick, cancel | |
-//! | `nobat:hand:<8>` | channel | jobs leased to one parked consumer | enqueue | |
+//! | `nobat:hand:<8>` | channel | jobs pushed to one waiting consumer | enqueue | |
 //! | `nobat:keeper:<8>` | channel | an earlier due time for one sweeper | enqueue, step | |
 
 use nobat_core::job::LeaseToken;
@@ -128,7 +128,7 @@ impl Prefix {
         format!("{}:lane:", self.text)
     }
 
-    /// What a parked consumer's channel name begins with.
+    /// What a waiting consumer's channel name begins with.
     pub(crate) fn push_channel(&self) -> String {
         format!("{}:hand:", self.text)
     }

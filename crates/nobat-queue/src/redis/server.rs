@@ -9,7 +9,7 @@ use crate::api::Durability;
 
 /// What was learned about the server.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct ServerInfo {
     pub(crate) version: String,
     pub(crate) append_only: AtomicBool,
     /// Whether it can wait for its file (WAITAOF).
@@ -18,7 +18,7 @@ pub(crate) struct Server {
     pub(crate) value_max: usize,
 }
 
-impl Server {
+impl ServerInfo {
     /// Whether it kept an append-only file when it was last asked.
     pub(crate) fn append_only(&self) -> bool {
         self.append_only.load(Ordering::Relaxed)
@@ -30,7 +30,7 @@ impl Server {
     }
 
     /// What must be waited for behind an enqueue, and what its answer must be at least.
-    pub(crate) fn wait(&self, durability: Durability, patience: Duration) -> Option<Wait> {
+    pub(crate) fn wait(&self, durability: Durability, patience: Duration) -> Option<DurabilityWait> {
         let (name, counts): (_, &[u8]) = match (durability, self.waits_for_file) {
             (Durability::Memory, _) => return None,
             (Durability::Fsync, _) => ("WAITAOF", &[1, 0]),
@@ -42,17 +42,17 @@ impl Server {
             cmd.arg(*count);
         }
         cmd.arg(patience.as_millis() as u64);
-        Some(Wait { cmd, replicated: durability == Durability::Replicated })
+        Some(DurabilityWait { cmd, replicated: durability == Durability::Replicated })
     }
 }
 
 /// A command behind an enqueue that answers when the jobs are where they must be.
-pub(crate) struct Wait {
+pub(crate) struct DurabilityWait {
     pub(crate) cmd: Cmd,
     replicated: bool,
 }
 
-impl Wait {
+impl DurabilityWait {
     /// What its answer lacks, if anything: WAITAOF says how many local and replica files
     /// have the jobs, WAIT how many replicas.
     pub(crate) fn lacks(&self, answer: Option<&Value>) -> Option<&'static str> {

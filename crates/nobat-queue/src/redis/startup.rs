@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult, Value};
 use super::connection::{ConnectionManager, to_error, unavailable};
 use super::keys::Prefix;
 use super::scripts;
-use super::server::{Server, field, keeps_file, text};
+use super::server::{ServerInfo, field, keeps_file, text};
 use crate::api::{Durability, QueueSettings, StoreHealth};
 
 /// The oldest server whose scripting and commands the scripts need.
@@ -30,7 +30,7 @@ pub(crate) async fn prepare(
     manager: &ConnectionManager,
     prefix: &Prefix,
     settings: &QueueSettings,
-) -> Result<(Server, IdIssuer)> {
+) -> Result<(ServerInfo, IdIssuer)> {
     let nodes = reach(manager).await?;
     if let Some(advice) = nodes.first().and_then(|node| manager.advice(field(&node.info, "redis_mode"))) {
         return Err(refuse(advice));
@@ -57,7 +57,7 @@ pub(crate) async fn prepare(
         _ => None,
     };
     let secret = secret.ok_or_else(|| refuse(format!("redis key `{secret_key}` is not a secret of 16 bytes; delete it (all job ids become invalid) or use another prefix")))?;
-    Ok((Server { version, append_only, waits_for_file, value_max }, IdIssuer::new(secret)))
+    Ok((ServerInfo { version, append_only, waits_for_file, value_max }, IdIssuer::new(secret)))
 }
 
 /// A server of the deployment: one, or each master of a cluster.
@@ -134,7 +134,7 @@ impl Node {
 /// The server's health now.
 pub(crate) async fn health(
     manager: &ConnectionManager,
-    server: &Server,
+    server: &ServerInfo,
     durability: Durability,
 ) -> Result<StoreHealth> {
     let nodes = ask(manager).await.map_err(|e| to_error(&e))?;

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use super::connection::{ConnectionManager, Endpoint, RefusalCause, parse};
 use super::keys::{self, Prefix, QueueKeys};
 use super::scripts;
-use super::server::Server;
+use super::server::ServerInfo;
 use super::sweep_schedule::SweepSchedule;
 use crate::api::{QueueSettings, Refusals};
 use crate::worker_signals::WorkerSignals;
@@ -38,7 +38,7 @@ pub(crate) struct Store {
     pub(crate) refusals: Arc<Refusals<RefusalCause>>,
     /// Whether this process enqueues: a client was opened.
     pub(crate) accepts: AtomicBool,
-    pub(crate) server: Server,
+    pub(crate) server: ServerInfo,
     /// Names this process to sweepers.
     pub(crate) process: [u8; 8],
     pub(crate) runtime: Background,

@@ -7,7 +7,7 @@ use nobat_core::job::{LeaseToken, LeasedJob, Settlement};
 use nobat_core::{JobId, Result};
 use tokio::sync::Notify;
 
-use super::folder::{Running, unavailable};
+use super::folder::{RunningNotes, unavailable};
 use super::machine::{ConsumerNo, QueueNo};
 use super::store::{StoreHandle, VALUE_LIMIT};
 use crate::api::{Consumer, LAST_CHANCE, LeaseReply, Renewal, Renewer};
@@ -19,7 +19,7 @@ pub(super) struct SqliteConsumer {
     number: ConsumerNo,
     waker: Arc<Notify>,
     /// What this consumer holds, for the next process to know should this one die.
-    running: Running,
+    running: RunningNotes,
     held: Vec<(JobId, LeaseToken)>,
     /// The one of those that is on its last chance.
     last_chance: Option<LeaseToken>,

@@ -188,10 +188,10 @@ impl Folder {
     }
 
     /// The file in which consumer `number` notes what it runs.
-    pub(super) fn running(&self, number: u32) -> io::Result<Running> {
+    pub(super) fn running(&self, number: u32) -> io::Result<RunningNotes> {
         let name = self.path.join("running").join(number.to_string());
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&name)?;
-        Ok(Running { name, file, rows: Vec::new(), bytes: Vec::new() })
+        Ok(RunningNotes { name, file, rows: Vec::new(), bytes: Vec::new() })
     }
 }
 
@@ -229,14 +229,14 @@ pub(super) fn unavailable(path: &Path, what: &str) -> Error {
 
 /// What one consumer runs, where it survives the process.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningNotes {
     name: PathBuf,
     file: File,
     rows: Vec<Row>,
     bytes: Vec<u8>,
 }
 
-impl Running {
+impl RunningNotes {
     /// Notes that exactly `rows` are running from now on. One write of a few
     /// bytes into the page cache; none when nothing changed.
     pub(super) fn note(&mut self, rows: impl Iterator<Item = Row>) -> io::Result<()> {
@@ -249,7 +249,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningNotes {
     fn drop(&mut self) {
         // What a consumer still held when it ended goes back when its lease
         // expires, which counts the death already. A file that stays is read at

@@ -24,7 +24,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checkpoint;
-use super::machine::{Group, Job, KeyRecord, Kind, Known, QueueRecord, Row};
+use super::machine::{Group, Job, KeyRecord, KnownKey, QueueRecord, Row, WriteKind};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
 use crate::api::Durability;
 
@@ -174,7 +174,7 @@ impl Journal {
                 queue: row.get(1)?,
                 owner: OwnerId(row.get::<_, i64>(2)? as u64),
                 key: row.get::<_, String>(3)?.into(),
-                known: Known {
+                known: KnownKey {
                     row: row.get(0)?,
                     fingerprint: u128::from_le_bytes(row.get(4)?),
                     random: u128::from_le_bytes(row.get(5)?),
@@ -234,8 +234,8 @@ impl Journal {
             let mut insert_result = self.db.prepare_cached(INSERT_RESULT)?;
             for write in &group.writes {
                 match write.kind {
-                    Kind::Insert => insert_job_row(&mut insert_job, write)?,
-                    Kind::Update => {
+                    WriteKind::Insert => insert_job_row(&mut insert_job, write)?,
+                    WriteKind::Update => {
                         let (state, at_us) = stored_phase(&write.job.phase);
                         let job = &write.job;
                         update_job.execute(params![
@@ -250,13 +250,13 @@ impl Journal {
                             error_text(job)
                         ])?;
                     }
-                    Kind::Finish { stored } => {
+                    WriteKind::Finish { stored } => {
                         if stored {
                             delete_job.execute([write.row])?;
                         }
                         insert_result_row(&mut insert_result, write)?;
                     }
-                    Kind::Delete => {
+                    WriteKind::Delete => {
                         delete_job.execute([write.row])?;
                     }
                 }

@@ -8,7 +8,7 @@ use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Row as SqlRow, params};
 use smol_str::SmolStr;
 
-use super::machine::{Dirty, Finished, Job, Payload, Phase, QueueNo, Row, Stored, Write};
+use super::machine::{Dirty, Finished, Job, JobWrite, Payload, Persisted, Phase, QueueNo, Row};
 
 /// An ended job as the journal has it.
 pub(crate) struct StoredResult {
@@ -19,7 +19,7 @@ pub(crate) struct StoredResult {
     pub(crate) view: JobView,
 }
 
-pub(crate) fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, write: &Write) -> rusqlite::Result<()> {
+pub(crate) fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, write: &JobWrite) -> rusqlite::Result<()> {
     let job = &write.job;
     let (state, at_us) = stored_phase(&job.phase);
     let payload = match &job.payload {
@@ -51,13 +51,16 @@ pub(crate) fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, writ
     Ok(())
 }
 
-pub(crate) fn insert_result_row(statement: &mut rusqlite::CachedStatement<'_>, write: &Write) -> rusqlite::Result<()> {
+pub(crate) fn insert_result_row(
+    statement: &mut rusqlite::CachedStatement<'_>,
+    write: &JobWrite,
+) -> rusqlite::Result<()> {
     let job = &write.job;
     let Phase::Finished(finished) = &job.phase else { return Ok(()) };
     statement.execute(params![
         write.row,
         job.queue,
-        state_number(finished.state),
+        TERMINAL.iter().position(|&state| state == finished.state).unwrap_or(3),
         job.random.to_le_bytes(),
         job.tombstone_min,
         job.owner.0 as i64,
@@ -97,24 +100,8 @@ fn phase_of(state: u8, at_us: u64) -> Phase {
     }
 }
 
-/// Terminal states as numbers.
-fn state_number(state: JobState) -> u8 {
-    match state {
-        JobState::Succeeded => 0,
-        JobState::Cancelled => 1,
-        JobState::Expired => 2,
-        JobState::Dead | JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Failed => 3,
-    }
-}
-
-fn state_of(number: u8) -> JobState {
-    match number {
-        0 => JobState::Succeeded,
-        1 => JobState::Cancelled,
-        2 => JobState::Expired,
-        _ => JobState::Dead,
-    }
-}
+/// Terminal states by the numbers they are stored as.
+const TERMINAL: [JobState; 4] = [JobState::Succeeded, JobState::Cancelled, JobState::Expired, JobState::Dead];
 
 fn retry_bytes(retry: &RetryPolicy) -> [u8; 12] {
     let mut out = [0; 12];
@@ -160,7 +147,7 @@ pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         retry: retry_of(row.get(17)?),
         trace: SmolStr::from(row.get::<_, String>(18)?),
         payload: Payload::Disk(row.get(19)?),
-        stored: Stored::Yes,
+        stored: Persisted::Yes,
         dirty: Dirty::No,
         // Its key, if it has one, says so when it is restored.
         keyed: false,
@@ -175,7 +162,7 @@ pub(crate) fn read_result(row: &SqlRow<'_>, ids: &IdIssuer) -> rusqlite::Result<
     let id: JobId = ids.issue(random, row.get(4)?, number, owner);
     let result: Option<Vec<u8>> = row.get(12)?;
     let finished = Finished {
-        state: state_of(row.get(2)?),
+        state: TERMINAL[row.get::<_, usize>(2)?.min(3)],
         at_us: row.get::<_, u64>(9)? * 1_000,
         result: result.map(Bytes::from),
     };

@@ -5,7 +5,7 @@ use nobat_core::{IdIssuer, Result};
 use super::folder::{Folder, unavailable};
 use super::journal::{Journal, JournalError};
 use super::machine::Machine;
-use super::wal::{self, Damage};
+use super::wal::{self, LogDamage};
 use crate::api::QueueSettings;
 
 /// Payload bytes of waiting jobs that stay in memory.
@@ -31,8 +31,8 @@ pub(super) fn damaged_logs(folder: &Folder) -> Result<Vec<String>> {
             Err(e) => format!("no copy could be kept: {e}"),
         };
         let lost = match damage {
-            Damage::Header { bytes } => format!("its header is, so all of it is dropped, {bytes} bytes"),
-            Damage::From { at, commits, kept } => {
+            LogDamage::Header { bytes } => format!("its header is, so all of it is dropped, {bytes} bytes"),
+            LogDamage::From { at, commits, kept } => {
                 format!("at byte {at}: {kept} commits are read, {commits} or more behind it are dropped")
             }
         };

@@ -64,12 +64,12 @@ pub(super) struct EmbeddedStore {
     /// A plain mutex, never held over an await, a file access or a commit:
     /// every section is a few microseconds of tree work. Held while the clock is
     /// read, so that time never goes back between two transitions.
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<StoreState>,
     /// Wakes the writer.
     pub(super) work: Condvar,
     /// Wakes the disk watchdog at the end.
     pub(super) ended: Condvar,
-    /// What readiness sees of [`State::down`].
+    /// What readiness sees of [`StoreState::down`].
     pub(super) refusals: Refusals<()>,
     /// What a start found out and an operator should know.
     pub(super) notes: Vec<String>,
@@ -80,7 +80,7 @@ pub(super) struct EmbeddedStore {
 }
 
 /// What the lock guards.
-pub(super) struct State {
+pub(super) struct StoreState {
     pub(super) machine: Machine,
     pub(super) waiters: HashMap<Row, Vec<Waiter>>,
     pub(super) acks: Acks,
@@ -113,9 +113,9 @@ pub(super) enum WriterState {
     Asleep { until_us: u64 },
 }
 
-impl State {
-    fn new(machine: Machine) -> State {
-        State {
+impl StoreState {
+    fn new(machine: Machine) -> StoreState {
+        StoreState {
             machine,
             waiters: HashMap::new(),
             acks: Acks::default(),
@@ -196,7 +196,7 @@ impl EmbeddedStore {
             settings,
             ids,
             clock,
-            state: Mutex::new(State::new(machine)),
+            state: Mutex::new(StoreState::new(machine)),
             work: Condvar::new(),
             ended: Condvar::new(),
             refusals: Refusals::default(),
@@ -208,7 +208,7 @@ impl EmbeddedStore {
     }
 
     /// Does one thing to the machine, then wakes whom it concerns.
-    pub(super) fn act<R>(&self, op: impl FnOnce(&mut State, u64) -> R) -> R {
+    pub(super) fn act<R>(&self, op: impl FnOnce(&mut StoreState, u64) -> R) -> R {
         let mut state = self.state.lock();
         let now_us = self.clock.now_us();
         state.machine.advance(now_us);
@@ -233,7 +233,7 @@ impl EmbeddedStore {
     }
 
     /// Takes no more jobs, until a commit succeeds; logged once.
-    pub(super) fn close(&self, state: &mut State, why: &str) -> Error {
+    pub(super) fn close(&self, state: &mut StoreState, why: &str) -> Error {
         let error = unavailable(self.folder.path(), why).retry_after(Duration::from_secs(1));
         self.refusals.raise((), error.clone());
         if state.down.replace(error.clone()).is_none() {
@@ -244,7 +244,7 @@ impl EmbeddedStore {
     }
 
     /// Takes jobs again.
-    pub(super) fn reopen(&self, state: &mut State) {
+    pub(super) fn reopen(&self, state: &mut StoreState) {
         if state.down.take().is_some() {
             self.refusals.clear(&());
             state.unlogged += 1;
@@ -254,7 +254,7 @@ impl EmbeddedStore {
 
     /// Logs whether jobs are taken, if that has changed: not each time, on a disk on the
     /// brink of full it does several times a second.
-    pub(super) fn log_changes(&self, state: &mut State) {
+    pub(super) fn log_changes(&self, state: &mut StoreState) {
         let now_us = self.clock.now_us();
         if state.unlogged == 0 || now_us < state.logged_us + LOG_EVERY_US {
             return;

@@ -20,7 +20,7 @@ const FRAME_HEADER: usize = 24;
 
 /// What SQLite is about to drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Damage {
+pub(super) enum LogDamage {
     /// The log's own header: the whole log goes.
     Header {
         /// The log's length.
@@ -49,7 +49,7 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
+pub(super) fn damage(path: &Path) -> io::Result<Option<LogDamage>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -68,7 +68,7 @@ pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
     let mut sum = checksum((0, 0), &header[..24], big_endian);
     let sound = magic & !1 == MAGIC && page.is_power_of_two() && (512..=65_536).contains(&page);
     if !sound || sum != (word(&header, 24), word(&header, 28)) {
-        return Ok(Some(Damage::Header { bytes }));
+        return Ok(Some(LogDamage::Header { bytes }));
     }
     let salt = (word(&header, 16), word(&header, 20));
     let mut frame = vec![0; FRAME_HEADER + page];
@@ -92,17 +92,17 @@ pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
         }
         at += frame.len() as u64;
     }
-    Ok(broken_at.filter(|_| commits > 0).map(|at| Damage::From { at, commits, kept }))
+    Ok(broken_at.filter(|_| commits > 0).map(|at| LogDamage::From { at, commits, kept }))
 }
 
 /// Cuts the log off where the damage begins.
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn cut(path: &Path, damage: Damage) -> io::Result<()> {
+pub(super) fn cut(path: &Path, damage: LogDamage) -> io::Result<()> {
     let end = match damage {
-        Damage::Header { .. } => 0,
-        Damage::From { at, .. } => at,
+        LogDamage::Header { .. } => 0,
+        LogDamage::From { at, .. } => at,
     };
     OpenOptions::new().write(true).open(path)?.set_len(end)
 }
@@ -176,20 +176,20 @@ mod tests {
         let whole = std::fs::metadata(&path).expect("there").len();
         // In the last page, in the middle of the log, and in a frame's checksum.
         flip(&path, whole - 1_000);
-        let Some(Damage::From { commits: 1, kept: 20, .. }) = damage(&path).expect("reads") else {
+        let Some(LogDamage::From { commits: 1, kept: 20, .. }) = damage(&path).expect("reads") else {
             panic!("{:?}", damage(&path));
         };
         flip(&path, whole - 1_000);
         flip(&path, whole / 2);
-        let Some(Damage::From { at, commits, kept }) = damage(&path).expect("reads") else { panic!("no damage") };
+        let Some(LogDamage::From { at, commits, kept }) = damage(&path).expect("reads") else { panic!("no damage") };
         assert!(at <= whole / 2 && commits + kept == 21 && commits > 5 && kept > 5, "{at} {commits} {kept}");
         let cut_off = path.with_file_name("cut-wal");
         std::fs::copy(&path, &cut_off).expect("copied");
-        cut(&cut_off, Damage::From { at, commits, kept }).expect("cut");
+        cut(&cut_off, LogDamage::From { at, commits, kept }).expect("cut");
         assert_eq!(damage(&cut_off).expect("reads"), None, "found once");
         // A log whose header is damaged is dropped whole.
         flip(&path, 13);
-        assert_eq!(damage(&path).expect("reads"), Some(Damage::Header { bytes: whole }));
+        assert_eq!(damage(&path).expect("reads"), Some(LogDamage::Header { bytes: whole }));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) async fn wait(connection: &mut Connection, queue: &QueueKeys, answer:
 
 /// What a server says about its append-only file.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct File {
+struct AofState {
     /// Writes may be put off.
     fsync_runs: bool,
     /// Bytes that wait to be written.
@@ -65,17 +65,17 @@ struct File {
     end: u64,
 }
 
-fn file(info: &str) -> File {
+fn file(info: &str) -> AofState {
     let number = |name: &str| field(info, name).and_then(|text| text.parse().ok()).unwrap_or(0);
     let waiting = number("aof_buffer_length");
-    File {
+    AofState {
         fsync_runs: number("aof_pending_bio_fsync") > 0,
         waiting,
         end: number("aof_current_size").saturating_add(waiting),
     }
 }
 
-impl File {
+impl AofState {
     /// Whether all up to `end` has been written when this answer arrives. Without an
     /// fsync the server writes before it sends it.
     fn holds(self, end: u64) -> bool {
@@ -87,7 +87,7 @@ impl File {
 mod tests {
     use super::*;
 
-    fn told(size: u64, waiting: u64, fsyncs: u64) -> File {
+    fn told(size: u64, waiting: u64, fsyncs: u64) -> AofState {
         file(&format!(
             "# Persistence\r\naof_enabled:1\r\naof_current_size:{size}\r\naof_buffer_length:{waiting}\r\naof_pending_bio_fsync:{fsyncs}\r\n"
         ))

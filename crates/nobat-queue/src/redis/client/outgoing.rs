@@ -149,9 +149,9 @@ fn verdict_of(
         .retry_after(Duration::from_millis((*after_ms).max(1) as u64))),
         (b"duplicate", Value::BulkString(first)) => first
             .split_first_chunk()
-            .and_then(|(horizon, key)| Some((u32::from_le_bytes(*horizon), job_of(key)?)))
-            .map(|(horizon, random)| Accepted {
-                id: ids.issue(random, horizon, queue.number, outgoing.owner),
+            .and_then(|(tombstone_min, key)| Some((u32::from_le_bytes(*tombstone_min), job_of(key)?)))
+            .map(|(tombstone_min, random)| Accepted {
+                id: ids.issue(random, tombstone_min, queue.number, outgoing.owner),
                 duplicate: true,
                 created_at_ms: None,
             })

@@ -38,8 +38,8 @@ pub(crate) struct ConnectionManager {
     /// Where the connection's driver runs; `None`: the caller's runtime.
     runtime: Option<tokio::runtime::Handle>,
     // A std-like mutex: held for a clone of a handle, never across an await.
-    current: Mutex<Current>,
-    opening: tokio::sync::Mutex<Opening>,
+    current: Mutex<OpenConnection>,
+    opening: tokio::sync::Mutex<OpenAttempt>,
     /// Where the condition of the store is kept, for a connection that decides it.
     report: Option<ReadinessReport>,
     /// Whether this connection is held against the store.
@@ -53,13 +53,13 @@ struct ReadinessReport {
 }
 
 #[derive(Default)]
-struct Current {
+struct OpenConnection {
     connection: Option<Connection>,
     generation: u64,
 }
 
 #[derive(Default)]
-struct Opening {
+struct OpenAttempt {
     backoff: Backoff,
     not_before: Option<Instant>,
     last: Option<RedisError>,
@@ -126,7 +126,7 @@ impl ConnectionManager {
         }
         match self.open().await {
             Ok(connection) => {
-                *opening = Opening::default();
+                *opening = OpenAttempt::default();
                 let mut current = self.current.lock();
                 current.generation += 1;
                 current.connection = Some(connection.clone());

@@ -1,8 +1,8 @@
 //! Jobs that have ended, packed and read.
 //!
 //! A result is what a store keeps longest, and by the million, so a job that
-//! succeeded is repacked: `state|flags 1, finished 5 (ms since 2020), horizon
-//! varint (minutes after the end)`, then what the flags name (owner 8, priority 1,
+//! succeeded is repacked: `state|flags 1, finished 5 (ms since 2020), tombstone
+//! expiry varint (minutes after the end)`, then what the flags name (owner 8, priority 1,
 //! attempts 1, token 8), then the packed `JobResult`. Every byte counts where it
 //! decides the allocator's size class: with 99 bytes of result the record fills
 //! one of 112 bytes.
@@ -32,7 +32,7 @@ pub(crate) fn succeeded(record: &Record, attempts: u8, finished_us: u64, result:
     let mut out = Vec::with_capacity(28 + if blob.is_some() { 0 } else { result.len() });
     out.push(state::SUCCEEDED);
     out.extend_from_slice(&finished_ms.saturating_sub(EPOCH_MS).to_le_bytes()[..5]);
-    // Two bytes for any horizon within eleven days.
+    // Two bytes for any expiry within eleven days.
     put_varint(&mut out, u64::from(record.tombstone_min).saturating_sub(finished_ms / 60_000));
     if record.owner != OwnerId::ANONYMOUS {
         out[0] |= HAS_OWNER;

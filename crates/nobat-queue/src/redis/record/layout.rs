@@ -13,7 +13,8 @@
 //! [client 8]       who to publish to, with `REPLY`
 //! ttl              of its result, ms, f32 (exact to 4 hours)
 //! length 1         of the header that follows
-//! header           [deadline us f64], [`part`]s 1, horizon varint, then those parts;
+//! header           [deadline us f64], [`part`]s 1, tombstone expiry (minutes since
+//!                  1970) varint, then those parts;
 //!                  payload length u32 at its end
 //! payload          unless it travels beside (`BLOB`) or was dropped (`STRIPPED`)
 //! tail             with `TAIL`: token 8, code 1, at us f64, length u16, message

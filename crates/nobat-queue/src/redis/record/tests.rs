@@ -11,7 +11,7 @@ use super::layout::*;
 use super::*;
 
 /// A minute of the year 2027.
-const HORIZON_MIN: u32 = 30_000_000;
+const TOMBSTONE_MIN: u32 = 30_000_000;
 
 fn queue() -> QueueKeys {
     QueueKeys { model: "digits".into(), base: "nobat{digits}:".into(), number: 3 }
@@ -20,7 +20,7 @@ fn queue() -> QueueKeys {
 /// What the enqueue script makes of an encoded job; one that is `plain` has no
 /// client, and one time.
 fn stored(job: &NewJob, now_us: u64, plain: bool) -> Vec<u8> {
-    let encoded = encode(job, HORIZON_MIN, (!plain).then_some(*b"lane0001"));
+    let encoded = encode(job, TOMBSTONE_MIN, (!plain).then_some(*b"lane0001"));
     let (times, values) = if plain { (0, &[now_us][..]) } else { (flag::TIMES, &[now_us, now_us + 5, 77][..]) };
     let mut out = vec![state::PENDING, 0, 0, encoded.flags | times];
     for &value in values {
@@ -128,7 +128,7 @@ proptest! {
         prop_assert_eq!(stored.view.owner, job.owner);
         prop_assert_eq!(stored.view.attempts, u32::from(attempts));
         prop_assert_eq!(stored.view.finished_at_ms, Some(1_700_000_000_123));
-        prop_assert_eq!(stored.view.id, ids.issue(42, HORIZON_MIN, 3, job.owner));
+        prop_assert_eq!(stored.view.id, ids.issue(42, TOMBSTONE_MIN, 3, job.owner));
     }
 
     #[test]

@@ -237,10 +237,10 @@ local function account()
   if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end
 end
 
--- Asks the timekeeper to look earlier than it planned.
+-- Asks the sweeper to come earlier than it planned.
 local function wake_sweeper(sweeper_channel, due)
-  local keeper = call('GET', base .. 'keeper')
-  if keeper and due < tonumber(sub(keeper, 9)) then
-    call('PUBLISH', sweeper_channel .. sub(keeper, 1, 8), base)
+  local sweeper = call('GET', base .. 'keeper')
+  if sweeper and due < tonumber(sub(sweeper, 9)) then
+    call('PUBLISH', sweeper_channel .. sub(sweeper, 1, 8), base)
   end
 end

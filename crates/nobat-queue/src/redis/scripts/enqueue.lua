@@ -1,13 +1,13 @@
 -- Enqueues the jobs that arrived together.
 -- KEYS[1] base
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
---         (0: no limit), 6 idempotency ttl ms, 7 keeper channel prefix, 8 whether the
---         call is repeated (0 or 1), 9 hand-over channel prefix,
+--         (0: no limit), 6 idempotency ttl ms, 7 sweeper channel prefix, 8 whether the
+--         call is repeated (0 or 1), 9 push channel prefix,
 --         then per job: key, bytes 0..4 of its record, priority, what follows its times,
 --         then per special: index, delay us, deadline us (0: none),
---         idempotency hash ('' none), fingerprint (16 bytes) and horizon (4)
+--         idempotency hash ('' none), fingerprint (16 bytes) and tombstone expiry (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
---         verdicts: full (retry after, ms), duplicate (horizon and key), mismatch;
+--         verdicts: full (retry after, ms), duplicate (tombstone expiry and key), mismatch;
 --         an idempotency key whose job has left no record names nothing;
 --         at last, in a call that is not repeated: 0, at, when the first accepted job was
 --         created, us; the others follow on it one by one
@@ -40,7 +40,7 @@ end
 
 -- Leases all of these jobs to one consumer that waits, if nothing is ahead of them,
 -- and pushes them to it: one wake-up and no call of its own until they ran. Whoever
--- gets no such message (it died, or its connection did) is parked no more.
+-- gets no such message (it died, or its connection did) is not noted any more.
 local function push_to_waiting(push_channel, adds, sets, added, sorted, now)
   if call('EXISTS', base .. 'ready') == 1 then return false end
   for _ = 1, 3 do
@@ -195,14 +195,14 @@ local function enqueue(KEYS, ARGV)
 
   if #sets > 0 then call('MSET', unpack(sets)) end
   local plain = not again and m == 0 and added > 0 and #adds == added * 2 and meta[5] ~= '1'
-  local handed = plain and push_to_waiting(ARGV[9], adds, sets, added, sorted, now)
-  if handed then bytes = tonumber(meta[3]) or 0 end
+  local pushed = plain and push_to_waiting(ARGV[9], adds, sets, added, sorted, now)
+  if pushed then bytes = tonumber(meta[3]) or 0 end
   if added > 0 then
     -- Redis would write each of them as a fraction first.
     local accepted = format('%d', (tonumber(meta[4]) or 0) + added)
     call('HSET', base .. 'meta', 'last', format('%d', last), 'seq', format('%d', seq), 'bytes', format('%d', bytes), 'enq', accepted)
   end
-  if #adds > 0 and not handed then
+  if #adds > 0 and not pushed then
     call('ZADD', base .. 'ready', unpack(adds))
     if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
   end

@@ -1,17 +1,17 @@
--- Does for an idle queue what time asks for, on the one process that keeps its
--- timers, and says when to come again.
+-- Does for an idle queue what time asks for, on the one process that is its sweeper,
+-- and says when to come again.
 -- KEYS[1] base
 -- ARGV    1 process (8 bytes), 2 longest pause us, 3 most dead letters, 4 their
 --         ttl ms, 5 client channel prefix, 6 lease us
--- result  0 when another process keeps the timers, else 1 and us until the next call
+-- result  0 when another process is the sweeper, else 1 and us until the next call
 -- Atomic: the role is held for as long as the pause, and a little more.
 
 local HOUR = 3600000000
 
 local function tick(KEYS, ARGV)
   start(KEYS)
-  local keeper = call('GET', base .. 'keeper')
-  if keeper and sub(keeper, 1, 8) ~= ARGV[1] then return { 0 } end
+  local sweeper = call('GET', base .. 'keeper')
+  if sweeper and sub(sweeper, 1, 8) ~= ARGV[1] then return { 0 } end
   max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
   watching = call('EXISTS', base .. 'watch') == 1
   local now, pause = now_us(), tonumber(ARGV[2])

@@ -11,9 +11,9 @@
 
 use nobat_core::JobId;
 
-use super::job::{Dirty, Payload, Phase, Row, Stored};
+use super::job::{Dirty, Payload, Persisted, Phase, Row};
 use super::state::Machine;
-use super::write_behind::{Group, KeyRecord, Kind, QueueRecord, Settled, Write};
+use super::write_behind::{Group, JobWrite, KeyRecord, QueueRecord, Settled, WriteKind};
 
 /// Most jobs in one group: it is put together, and taken leave of, under the lock.
 const MAX_WRITES: usize = 128;
@@ -88,23 +88,23 @@ impl Machine {
             self.lag.taken += 1;
             let Some(job) = self.jobs.get_mut(&row) else { continue };
             job.dirty = Dirty::No;
-            let first = job.stored == Stored::No;
+            let first = job.stored == Persisted::No;
             let kind = match (&job.phase, first) {
-                (Phase::Purged, _) => Kind::Delete,
-                (Phase::Finished(_), _) => Kind::Finish { stored: !first },
-                (_, true) => Kind::Insert,
-                (_, false) => Kind::Update,
+                (Phase::Purged, _) => WriteKind::Delete,
+                (Phase::Finished(_), _) => WriteKind::Finish { stored: !first },
+                (_, true) => WriteKind::Insert,
+                (_, false) => WriteKind::Update,
             };
             if first {
-                job.stored = Stored::InFlight;
+                job.stored = Persisted::InFlight;
                 if let Some((scope, known)) = self.keys.of_row(row) {
                     let (owner, queue, key) = (scope.owner, scope.queue, scope.key.clone());
                     group.keys.push(KeyRecord { owner, queue, key, known: known.clone() });
                 }
             }
             let job = job.snapshot();
-            bytes += job.result_len() + if kind == Kind::Insert { job.payload.len() } else { 0 };
-            group.writes.push(Write { row, kind, job });
+            bytes += job.result_len() + if kind == WriteKind::Insert { job.payload.len() } else { 0 };
+            group.writes.push(JobWrite { row, kind, job });
         }
         group.upto = self.lag.taken;
         // Totals alone are not worth a commit: they go along with the next, or the last.
@@ -132,8 +132,8 @@ impl Machine {
         let mut settled = Vec::new();
         for write in &group.writes {
             let Some(job) = self.jobs.get_mut(&write.row) else { continue };
-            if job.stored == Stored::InFlight {
-                job.stored = Stored::Yes;
+            if job.stored == Persisted::InFlight {
+                job.stored = Persisted::Yes;
             }
             // A dead letter's payload is not needed until it is redriven.
             let cold = self.resident_bytes > self.resident_limit || matches!(job.phase, Phase::Dead { .. });
@@ -163,7 +163,7 @@ impl Machine {
         let mut refused = Vec::new();
         for write in &group.writes {
             let Some(job) = self.jobs.get_mut(&write.row) else { continue };
-            if job.stored == Stored::InFlight {
+            if job.stored == Persisted::InFlight {
                 self.index.leave(write.row, job);
                 self.resident_bytes -= job.payload.resident();
                 self.index.queues[job.queue as usize].enqueued -= 1;

@@ -9,7 +9,7 @@ use super::job::{QueueNo, Row};
 
 /// A key's scope: caller and model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Scope {
+pub(crate) struct KeyScope {
     pub(crate) owner: OwnerId,
     pub(crate) queue: QueueNo,
     pub(crate) key: SmolStr,
@@ -18,7 +18,7 @@ pub(crate) struct Scope {
 /// What a key stands for. The id's parts are kept here because the job may be
 /// gone long before its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownKey {
     pub(crate) row: Row,
     pub(crate) random: u128,
     pub(crate) tombstone_min: u32,
@@ -34,25 +34,25 @@ pub(crate) struct Known {
 /// nothing, though it takes up room until then.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
-    known: HashMap<Scope, Known>,
-    by_age: VecDeque<(u64, Row, Scope)>,
+    known: HashMap<KeyScope, KnownKey>,
+    by_age: VecDeque<(u64, Row, KeyScope)>,
 }
 
 impl Keys {
     /// What `scope` stands for at `now_us`.
-    pub(crate) fn find(&self, scope: &Scope, now_us: u64) -> Option<&Known> {
-        let lives = |known: &&Known| known.ends_ms.is_none_or(|at_ms| at_ms > now_us / 1_000);
+    pub(crate) fn find(&self, scope: &KeyScope, now_us: u64) -> Option<&KnownKey> {
+        let lives = |known: &&KnownKey| known.ends_ms.is_none_or(|at_ms| at_ms > now_us / 1_000);
         self.known.get(scope).filter(|known| known.expires_us > now_us).filter(lives)
     }
 
     /// Remembers a key.
-    pub(crate) fn insert(&mut self, scope: Scope, known: Known) {
+    pub(crate) fn insert(&mut self, scope: KeyScope, known: KnownKey) {
         self.by_age.push_back((known.expires_us, known.row, scope.clone()));
         self.known.insert(scope, known);
     }
 
     /// The key a job came with, while it is remembered.
-    pub(crate) fn of_row(&self, row: Row) -> Option<(&Scope, &Known)> {
+    pub(crate) fn of_row(&self, row: Row) -> Option<(&KeyScope, &KnownKey)> {
         let at = self.by_age.binary_search_by_key(&row, |&(_, row, _)| row).ok()?;
         self.known.get_key_value(&self.by_age.get(at)?.2).filter(|(_, known)| known.row == row)
     }

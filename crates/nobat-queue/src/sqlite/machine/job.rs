@@ -37,7 +37,7 @@ pub(crate) struct Job {
     pub(crate) payload: Payload,
     pub(crate) error: Option<Box<JobError>>,
     pub(crate) phase: Phase,
-    pub(crate) stored: Stored,
+    pub(crate) stored: Persisted,
     pub(crate) dirty: Dirty,
     /// Came with an idempotency key.
     pub(crate) keyed: bool,
@@ -106,7 +106,7 @@ pub(crate) struct Finished {
 
 /// Whether the journal has the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
+pub(crate) enum Persisted {
     /// Only memory has it.
     No,
     /// Its first record is in the group being committed.
@@ -162,6 +162,6 @@ impl Job {
     /// yet: a reader waits for the commit, so that no crash takes an answer back.
     pub(crate) fn is_settling(&self) -> bool {
         self.state().is_terminal()
-            && (self.dirty != Dirty::No || self.stored != Stored::Yes || !matches!(self.phase, Phase::Dead { .. }))
+            && (self.dirty != Dirty::No || self.stored != Persisted::Yes || !matches!(self.phase, Phase::Dead { .. }))
     }
 }

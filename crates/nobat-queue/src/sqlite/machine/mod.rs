@@ -26,8 +26,8 @@ mod state;
 mod tests;
 mod write_behind;
 
-pub(crate) use idempotency::Known;
+pub(crate) use idempotency::KnownKey;
 pub(crate) use idle_consumers::ConsumerNo;
-pub(crate) use job::{Dirty, Finished, Job, Payload, Phase, QueueNo, Row, Stored};
+pub(crate) use job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
 pub(crate) use state::{Commit, Enqueued, Machine};
-pub(crate) use write_behind::{Group, KeyRecord, Kind, QueueRecord, Write};
+pub(crate) use write_behind::{Group, JobWrite, KeyRecord, QueueRecord, WriteKind};

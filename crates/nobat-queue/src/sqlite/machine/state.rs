@@ -9,10 +9,10 @@ use nobat_core::score::{Aging, STRICT_SPAN};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 use smol_str::SmolStr;
 
-use super::idempotency::{Keys, Known, Scope};
+use super::idempotency::{KeyScope, Keys, KnownKey};
 use super::idle_consumers::ConsumerNo;
 use super::index::Index;
-use super::job::{Dirty, Finished, Job, Payload, Phase, QueueNo, Row, Stored};
+use super::job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
 use super::write_behind::{KeyRecord, Lag, QueueRecord};
 use crate::api::{QueueSettings, SWEEP_LIMIT};
 use crate::errors::idempotency_mismatch;
@@ -118,7 +118,7 @@ impl Machine {
             // Neither the job nor a result of it is left.
             None => record.known.ends_ms = record.known.ends_ms.or(Some(0)),
         }
-        self.keys.insert(Scope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
+        self.keys.insert(KeyScope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
     }
 
     /// New rows come after `row`.
@@ -154,7 +154,7 @@ impl Machine {
     pub(crate) fn enqueue(&mut self, now_us: u64, new: NewJob, random: u128, commit: Commit) -> Result<Enqueued> {
         let queue = self.queue(&new.model);
         let options = new.options;
-        let scope = options.idempotency.as_ref().map(|idempotency| Scope {
+        let scope = options.idempotency.as_ref().map(|idempotency| KeyScope {
             owner: new.owner,
             queue,
             key: idempotency.key.clone(),
@@ -195,7 +195,7 @@ impl Machine {
             payload: Payload::Memory(new.payload),
             error: None,
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
-            stored: Stored::No,
+            stored: Persisted::No,
             dirty: Dirty::No,
             keyed: scope.is_some(),
             relaxed_us: match commit {
@@ -206,7 +206,7 @@ impl Machine {
         let id = job.id(row, &self.ids);
         if let (Some(scope), Some(idempotency)) = (scope, options.idempotency) {
             let expires_us = now_us + u64::from(self.settings.idempotency_ttl_s) * 1_000_000;
-            let known = Known {
+            let known = KnownKey {
                 row,
                 random,
                 tombstone_min: job.tombstone_min,

@@ -150,8 +150,12 @@ impl World {
             Op::Pass { ms } => self.now_us += ms * 1_000,
             Op::Commit => {
                 let group = self.machine.take_group(self.now_us);
-                let purged: Vec<_> =
-                    group.writes.iter().filter(|write| write.kind == Kind::Delete).map(|write| write.row).collect();
+                let purged: Vec<_> = group
+                    .writes
+                    .iter()
+                    .filter(|write| write.kind == WriteKind::Delete)
+                    .map(|write| write.row)
+                    .collect();
                 for settled in self.machine.committed(group) {
                     if settled.expires_ms.is_some() {
                         assert!(self.ended.insert(settled.row), "a job ends once");
@@ -300,7 +304,7 @@ fn a_job_that_came_and_went_between_two_groups_is_one_write() {
     world.apply(Op::Lease { model: 0, want: 1 });
     world.apply(Op::Settle { held: 0, how: 0 });
     let group = world.machine.take_group(world.now_us);
-    assert_eq!(group.writes.iter().map(|write| write.kind).collect::<Vec<_>>(), [Kind::Finish { stored: false }]);
+    assert_eq!(group.writes.iter().map(|write| write.kind).collect::<Vec<_>>(), [WriteKind::Finish { stored: false }]);
     assert_eq!(world.machine.committed(group).len(), 1);
 }
 

@@ -7,7 +7,7 @@ use nobat_core::OwnerId;
 use nobat_core::job::JobView;
 use smol_str::SmolStr;
 
-use super::idempotency::Known;
+use super::idempotency::KnownKey;
 use super::job::{Job, QueueNo, Row};
 
 /// No job has this row: its mark only gives a waiter something to wait for.
@@ -32,7 +32,7 @@ pub(crate) struct Lag {
 /// One transaction's worth of changes.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    pub(crate) writes: Vec<Write>,
+    pub(crate) writes: Vec<JobWrite>,
     pub(crate) keys: Vec<KeyRecord>,
     pub(crate) queues: Vec<QueueRecord>,
     pub(crate) forget_keys_to: Option<Row>,
@@ -54,15 +54,15 @@ impl Group {
 
 /// One job's change.
 #[derive(Debug)]
-pub(crate) struct Write {
+pub(crate) struct JobWrite {
     pub(crate) row: Row,
-    pub(crate) kind: Kind,
+    pub(crate) kind: WriteKind,
     pub(crate) job: Job,
 }
 
 /// What to do with a changed job's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum WriteKind {
     /// A live (or already dead) job's first record.
     Insert,
     /// A live or dead job changed.
@@ -79,7 +79,7 @@ pub(crate) struct KeyRecord {
     pub(crate) owner: OwnerId,
     pub(crate) queue: QueueNo,
     pub(crate) key: SmolStr,
-    pub(crate) known: Known,
+    pub(crate) known: KnownKey,
 }
 
 /// A queue's record.
