@@ -93,7 +93,9 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
         let client = client.clone();
         async move { client.wait(waiting, SOON).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let watched =
+        || redis::cmd("HLEN").arg("nobat{digits}:watch").query::<u32>(&mut server.connection()).expect("told");
+    until("a note of who waits", || watched() == 1);
     server.kill();
     assert_eq!(client.enqueue(job("down")).await.expect_err("it is down").code, ErrorCode::QueueUnavailable);
     assert!(queue.health().await.is_err());
@@ -103,15 +105,7 @@ async fn a_flushed_killed_and_restarted_server_ends_nothing() {
     assert_eq!(view.state, JobState::Succeeded);
     assert_eq!(client.call(job("after"), SOON).await.expect("answered").state, JobState::Succeeded);
     // Its own connection comes back after its pause.
-    let deadline = Instant::now() + SOON;
-    let health = loop {
-        match queue.health().await {
-            Ok(health) => break health,
-            Err(e) => assert!(Instant::now() < deadline, "it is back: {e}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert!(health.warnings.is_empty());
+    until_async("its health", async || queue.health().await.is_ok_and(|health| health.warnings.is_empty())).await;
     worker.abort();
 }
 
@@ -332,11 +326,7 @@ async fn one_job_wakes_at_most_two_of_a_hundred_idle_consumers() {
         let info: String = redis::cmd("INFO").arg("clients").query(&mut server.connection()).expect("told");
         info.lines().any(|line| line.trim() == "blocked_clients:100")
     };
-    let deadline = Instant::now() + SOON;
-    while !blocked(&server) {
-        assert!(Instant::now() < deadline, "a hundred consumers block");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("a hundred blocking consumers", || blocked(&server));
     for _ in 0..5 {
         woken.store(0, Ordering::SeqCst);
         assert_eq!(client.call(job("x"), SOON).await.expect("answered").state, JobState::Succeeded);
@@ -374,7 +364,6 @@ async fn a_poison_job_is_quarantined_and_takes_no_neighbour_with_it() {
         if step.leased.iter().any(|job| job.payload == "poison") {
             // The worker dies with everything it holds.
             drop(worker);
-            tokio::time::sleep(Duration::from_millis(160)).await;
             continue;
         }
         worker.settle_and_lease(step.leased.iter().map(echo).collect(), 0).await.expect("answered");

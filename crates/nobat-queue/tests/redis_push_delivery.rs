@@ -13,7 +13,7 @@ use redis_support::*;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Parks a consumer that has nothing to settle.
-async fn park(consumer: &mut dyn Consumer, room: usize) {
+async fn wait_for_push(consumer: &mut dyn Consumer, room: usize) {
     let step = consumer.settle_and_lease_or_wait(Vec::new(), room).await.expect("the store answers");
     assert!(step.leased.is_empty() && consumer.is_waiting(), "nothing is ready, so it waits");
 }
@@ -31,7 +31,7 @@ async fn an_enqueue_leases_its_jobs_to_a_consumer_that_waits_without_a_call_of_i
     let queue = queue(&server, QueueSettings::default()).await;
     let client = queue.client();
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
-    park(&mut *consumer, 8).await;
+    wait_for_push(&mut *consumer, 8).await;
     let accepted = client.enqueue(job("one")).await.expect("accepted");
     let counts = queue.counts("digits").await.expect("counted");
     assert_eq!((counts.queued, counts.leased, counts.queued_bytes), (0, 1, 0));
@@ -48,17 +48,17 @@ async fn an_enqueue_leases_its_jobs_to_a_consumer_that_waits_without_a_call_of_i
 #[tokio::test]
 async fn what_was_pushed_is_settled_under_its_lease_and_renewed() {
     let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings { lease_ms: 400, ..QueueSettings::default() }).await;
+    let queue = queue(&server, QueueSettings { lease_ms: 2_000, ..QueueSettings::default() }).await;
     let client = queue.client();
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let mut other = queue.consumer("digits", "other").await.expect("opens");
-    park(&mut *consumer, 8).await;
+    wait_for_push(&mut *consumer, 8).await;
     let id = client.enqueue(job("one")).await.expect("accepted").id;
     consumer.idle().await;
     let leased = consumer.settle_and_lease(Vec::new(), 8).await.expect("answered").leased;
     let mut renewer = queue.renewer().await.expect("opens");
-    for _ in 0..6 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let renewed = renewer.renew("digits", &[(id, leased[0].token)]).await.expect("answered");
         assert_eq!(renewed, [nobat_queue::Renewal::Renewed]);
         assert!(other.settle_and_lease(Vec::new(), 8).await.expect("answered").leased.is_empty(), "it is leased");
@@ -78,7 +78,7 @@ async fn jobs_that_arrive_together_are_pushed_in_their_order_and_large_ones_whol
     // The script is known from here on: the jobs below go in one call.
     client.enqueue(job("first")).await.expect("accepted");
     assert_eq!(lease(&mut *consumer, 1).await.len(), 1);
-    park(&mut *consumer, 8).await;
+    wait_for_push(&mut *consumer, 8).await;
     let large = vec![7; 100_000];
     let jobs = [(0, b"low".to_vec()), (3, large.clone()), (9, b"high".to_vec()), (0, b"late".to_vec())];
     let enqueued = jobs
@@ -101,7 +101,7 @@ async fn nothing_is_pushed_past_older_ones_nor_from_a_paused_queue_nor_beyond_it
     let mut consumer = queue.consumer("digits", "w").await.expect("opens");
     let mut other = queue.consumer("digits", "other").await.expect("opens");
     // Paused: it waits; and what comes after it waits behind it.
-    park(&mut *consumer, 8).await;
+    wait_for_push(&mut *consumer, 8).await;
     queue.set_paused("digits", true).await.expect("paused");
     client.enqueue(job("one")).await.expect("accepted");
     queue.set_paused("digits", false).await.expect("resumed");
@@ -111,14 +111,14 @@ async fn nothing_is_pushed_past_older_ones_nor_from_a_paused_queue_nor_beyond_it
     assert_eq!(lease(&mut *other, 1).await[0].payload, "two");
     assert!(consumer.settle_and_lease(Vec::new(), 8).await.expect("answered").leased.is_empty());
     // Scheduled: it is not due.
-    park(&mut *consumer, 8).await;
+    wait_for_push(&mut *consumer, 8).await;
     let later = JobOptions { delay: Some(Duration::from_millis(300)), ..JobOptions::default() };
     client.enqueue(job_with("later", later)).await.expect("accepted");
     let counts = queue.counts("digits").await.expect("counted");
     assert_eq!((counts.scheduled, counts.leased), (1, 2), "leased are the two above");
     assert_eq!(woken(&mut *consumer, 8).await, [b"later"]);
     // More than it has room for: it takes what it can, in order.
-    park(&mut *consumer, 1).await;
+    wait_for_push(&mut *consumer, 1).await;
     for accepted in futures::future::join_all([client.enqueue(job("a")), client.enqueue(job("b"))]).await {
         accepted.expect("accepted");
     }
@@ -135,15 +135,15 @@ async fn nothing_is_pushed_to_a_consumer_that_is_gone() {
     // Of two that left no word: their connections end with them.
     for name in ["a", "b"] {
         let mut gone = queue.consumer("digits", name).await.expect("opens");
-        park(&mut *gone, 8).await;
+        wait_for_push(&mut *gone, 8).await;
     }
-    park(&mut *heir, 8).await;
+    wait_for_push(&mut *heir, 8).await;
     let started = Instant::now();
     for n in 0..3u8 {
         client.enqueue(job(vec![n])).await.expect("accepted");
         let got = woken(&mut *heir, 8).await;
         assert_eq!(got, [vec![n]]);
-        park(&mut *heir, 8).await;
+        wait_for_push(&mut *heir, 8).await;
     }
     assert!(started.elapsed() < Duration::from_secs(5), "no lease had to end for it");
     assert!(heir.is_waiting());
@@ -159,7 +159,7 @@ async fn a_message_that_was_cut_off_is_made_up_for_by_the_next_call() {
     let cut = nobat_queue::redis::RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("connects");
     let mut consumer = cut.consumer("digits", "w").await.expect("opens");
     for n in 0..20u8 {
-        park(&mut *consumer, 8).await;
+        wait_for_push(&mut *consumer, 8).await;
         proxy.cut(1);
         let id = client.enqueue(job(vec![n])).await.expect("accepted").id;
         let started = Instant::now();

@@ -75,13 +75,12 @@ async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_settlement_after_the_lease_went_to_another_is_refused() {
     let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings { lease_ms: 100, ..QueueSettings::default() }).await;
+    let queue = queue(&server, QueueSettings { lease_ms: 1_000, ..QueueSettings::default() }).await;
     let client = queue.client();
     let accepted = client.enqueue(job("x")).await.expect("accepted");
     let mut slow = queue.consumer("digits", "slow").await.expect("opens");
     let mut quick = queue.consumer("digits", "quick").await.expect("opens");
     let stale = lease(&mut *slow, 1).await.remove(0);
-    tokio::time::sleep(Duration::from_millis(150)).await;
     let fresh = lease(&mut *quick, 1).await.remove(0);
     assert_eq!((fresh.attempt, fresh.deaths), (2, 1));
     assert_ne!(fresh.token, stale.token);
@@ -202,13 +201,10 @@ async fn dropping_a_call_cancels_its_queued_job() {
         let client = client.clone();
         async move { client.call(job("x"), SOON).await }
     });
-    while queue.counts("digits").await.expect("counted").queued == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let queued = async || queue.counts("digits").await.expect("counted").queued;
+    until_async("the job", async || queued().await == 1).await;
     call.abort();
-    while queue.counts("digits").await.expect("counted").queued > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_async("the job's end", async || queued().await == 0).await;
     assert_eq!(queue.counts("digits").await.expect("counted").finished_total, 1);
 }
 

@@ -9,8 +9,7 @@ use nobat_core::job::{LeasedJob, NewJob};
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::{Consumer, QueueClient, QueueSettings};
 pub(crate) use nobat_testkit::jobs::{echo, job, job_with};
-use nobat_testkit::until_async;
-pub(crate) use nobat_testkit::{RedisServer as Server, Sentinel, free_port, proxy, shim};
+pub(crate) use nobat_testkit::{RedisServer as Server, Sentinel, free_port, proxy, shim, until, until_async};
 
 /// A queue on `server`.
 pub(crate) async fn queue(server: &Server, settings: QueueSettings) -> Arc<RedisQueue> {
