@@ -15,9 +15,8 @@ use actix_web::{Error, HttpMessage, Resource, web};
 use futures::future::{LocalBoxFuture, Ready, ready};
 use nobat_core::Result;
 use nobat_serving::auth::Scope;
-use nobat_serving::context::RequestContext;
-use nobat_serving::limits::Permit;
-use nobat_serving::predict::Predictor;
+use nobat_serving::limits::AdmissionPermit;
+use nobat_serving::{Predictor, RequestContext};
 
 use crate::error::{self, Shape};
 use crate::{context, edge};
@@ -111,11 +110,11 @@ where
         let service = self.service.clone();
         Box::pin(async move {
             // Held until the answer is there: it counts the request as in flight.
-            let mut permit = match permit {
+            let permit = match permit {
                 Ok(permit) => permit,
                 Err(refusal) => return Ok(refuse(request, &refusal)),
             };
-            if let Some(permit) = permit.as_mut().filter(|permit| permit.has_shared_rate()) {
+            if let Some(permit) = permit.as_ref().filter(|permit| permit.has_shared_rate()) {
                 let settled = settle(&request, permit).await;
                 if let Err(refusal) = settled {
                     return Ok(refuse(request, &refusal));
@@ -127,13 +126,13 @@ where
 }
 
 /// Lets a request in as far as `access` asks for, and notes who it is from.
-fn enter(request: &ServiceRequest, access: Access) -> Result<Option<Permit>> {
+fn enter(request: &ServiceRequest, access: Access) -> Result<Option<AdmissionPermit>> {
     let Some(scope) = access.of(request.method()) else { return Ok(None) };
     let Some(predictor) = request.app_data::<web::Data<Predictor>>() else { return Err(unguarded()) };
     let authorization = edge::text(request.headers(), actix_web::http::header::AUTHORIZATION);
     let mut extensions = request.extensions_mut();
     let Some(context) = extensions.get_mut::<RequestContext>() else { return Err(unguarded()) };
-    predictor.state().admission.enter(context, authorization, scope, Instant::now())
+    predictor.state().admission.admit(context, authorization, scope, Instant::now())
 }
 
 /// Nobody is let in by an application that was put together wrongly.
@@ -142,10 +141,9 @@ fn unguarded() -> nobat_core::Error {
 }
 
 /// Takes the request out of the rate that all gateways share.
-async fn settle(request: &ServiceRequest, permit: &mut Permit) -> Result<()> {
+async fn settle(request: &ServiceRequest, permit: &AdmissionPermit) -> Result<()> {
     let Some(predictor) = request.app_data::<web::Data<Predictor>>() else { return Ok(()) };
-    let notes = context::of(request.request()).notes;
-    permit.settle_rate(&*predictor.state().queue, &notes).await
+    predictor.state().admission.settle(permit, &context::of(request.request())).await
 }
 
 fn refuse<B>(request: ServiceRequest, refusal: &nobat_core::Error) -> ServiceResponse<EitherBody<B>> {

@@ -28,28 +28,12 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use futures::{FutureExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::Predictor;
 use nobat_serving::limits::COUNTED_FROM;
-use nobat_serving::predict::Predictor;
 
+use crate::config::BodyLimits;
 use crate::context;
 use crate::state::HttpState;
-
-/// How bodies are read.
-#[derive(Clone, Copy, Debug)]
-pub struct BodyLimits {
-    /// Most bytes of a body, after decompression.
-    pub max_bytes: usize,
-    /// Longest silence between two pieces of a body.
-    pub idle: Duration,
-    /// Longest time for a whole body.
-    pub total: Duration,
-}
-
-impl Default for BodyLimits {
-    fn default() -> BodyLimits {
-        BodyLimits { max_bytes: 64 << 20, idle: Duration::from_secs(10), total: Duration::from_secs(300) }
-    }
-}
 
 /// Compressed bytes that are decoded between two yields to the runtime; at
 /// deflate's best ratio (about 1000:1) they become 4 MiB.
@@ -76,8 +60,7 @@ pub async fn read(request: &HttpRequest, payload: web::Payload, predictor: &Pred
             return Ok(());
         }
         let context = context::of(request);
-        let held = context.notes.held(|| state.admission.limits.hold_bytes(context.grant.as_deref()));
-        held.reach(bytes as u64, &context.notes)
+        state.admission.held_bytes(&context).reach(bytes as u64, &context.notes.quota)
     };
     let limits = request.app_data::<web::Data<HttpState>>().map(|http| http.config.body_limits()).unwrap_or_default();
     read_counted(request.headers(), payload, &limits, &count).await

@@ -16,7 +16,6 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use smol_str::SmolStr;
 
-use crate::body::BodyLimits;
 use crate::origin::CorsConfig;
 use crate::tls::TlsConfig;
 
@@ -180,5 +179,22 @@ impl GatewayConfig {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         }
+    }
+}
+
+/// How bodies are read.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Most bytes of a body, after decompression.
+    pub max_bytes: usize,
+    /// Longest silence between two pieces of a body.
+    pub idle: Duration,
+    /// Longest time for a whole body.
+    pub total: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> BodyLimits {
+        BodyLimits { max_bytes: 64 << 20, idle: Duration::from_secs(10), total: Duration::from_secs(300) }
     }
 }

@@ -13,7 +13,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web;
 use nobat_runtime::logging::ACCESS;
-use nobat_serving::context::RequestContext;
+use nobat_serving::RequestContext;
 
 use crate::context;
 use crate::error::{self, Shape};
@@ -100,7 +100,7 @@ fn decorate(headers: &mut HeaderMap, context: &RequestContext) {
     if !cache.is_empty() {
         headers.insert(CACHE_STATUS, HeaderValue::from_static(cache));
     }
-    let Some(quota) = context.notes.quota() else { return };
+    let Some(quota) = context.notes.quota.get() else { return };
     for (name, value) in quota.headers() {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(HeaderName::from_static(name), value);

@@ -11,7 +11,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Route, web};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::context::RequestContext;
+use nobat_serving::RequestContext;
 use serde::Serialize;
 
 use crate::context;

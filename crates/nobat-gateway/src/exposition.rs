@@ -51,7 +51,7 @@ fn process(shared: &ServingState) -> Vec<Family> {
     }
     vec![
         missing,
-        one("nobat_in_flight_requests", "Predictions in flight.", f64::from(shared.admission.limits.in_flight())),
+        one("nobat_in_flight_requests", "Predictions in flight.", shared.admission.limits.in_flight() as f64),
         one("nobat_workers", "Live workers.", registry.workers.len() as f64),
         one("nobat_worker_sessions", "Sessions of live workers.", f64::from(sessions)),
         one("nobat_ready", "Whether predictions are taken.", f64::from(u8::from(shared.is_ready()))),

@@ -7,8 +7,8 @@
 use actix_web::http::header;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use nobat_serving::Predictor;
 use nobat_serving::monitor::{CheckStatus, State};
-use nobat_serving::predict::Predictor;
 use nobat_serving::shown_model;
 use serde_json::json;
 

@@ -12,10 +12,9 @@ use actix_http::{HttpService, Protocol};
 use actix_server::{GracefulShutdownSignal, Server};
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::http::header::HeaderName;
 use actix_web::{App, middleware, web};
 use futures::future::Either;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::state::ServingState;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,9 +24,6 @@ use tokio_rustls::TlsAcceptor;
 use crate::connection::{self, Accepted, Connection};
 use crate::state::HttpState;
 use crate::{body, context, edge, routes};
-
-/// Where an answer's time went; see [`nobat_serving::timing`].
-pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static(nobat_serving::timing::NAME);
 
 /// Time for a head to arrive complete; before it, for the first bytes of a
 /// connection, or its TLS handshake.

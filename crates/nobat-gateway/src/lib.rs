@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - No protocol knows the queue: whatever enqueues goes through
-//!   [`nobat_serving::predict::Predictor`].
+//!   [`nobat_serving::Predictor`].
 //! - The gateway never links ONNX Runtime and never depends on the worker.
 //! - Every refusal carries a code and the request id.
 

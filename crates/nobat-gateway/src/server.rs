@@ -1,24 +1,21 @@
 //! Starting and stopping: listeners, threads, the registry's follower.
 //!
 //! Each HTTP thread has its own current-thread runtime and its own
-//! [`Predictor`](nobat_serving::predict::Predictor); the follower and other background tasks run on the caller's
+//! [`Predictor`](nobat_serving::Predictor); the follower and other background tasks run on the caller's
 //! runtime and end with the handle.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use nobat_core::tensor::Tensor;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_runtime::{Metrics, MetricsServer};
+use nobat_serving::Serving;
 use nobat_serving::auth::Authenticator;
-use nobat_serving::monitor;
-use nobat_serving::readiness::{self, Readiness};
-use nobat_serving::routing::jobs::RouteJobs;
 use nobat_serving::state::ServingState;
 use nobat_serving::store::Queue;
-use nobat_webhooks::{ResultView, sender};
+use nobat_webhooks::ResultView;
 use smol_str::SmolStr;
 use tokio::task::JoinHandle;
 
@@ -28,9 +25,6 @@ use crate::json::{request::Form, write};
 use crate::routes::native::objects::result_url;
 use crate::state::HttpState;
 use crate::{exposition, http};
-
-/// How long a start waits for the first view of the registry.
-const FIRST_VIEW: Duration = Duration::from_secs(2);
 
 /// The gateway, before it serves: its settings hold and its addresses are its own.
 pub struct Gateway {
@@ -44,15 +38,13 @@ pub struct Gateway {
 
 /// A running gateway. Dropping it does not stop it; call [`GatewayHandle::stop`].
 pub struct GatewayHandle {
-    serving: Arc<ServingState>,
+    serving: Serving,
     tls: bool,
     http: SocketAddr,
     metrics: Option<MetricsServer>,
     server: ServerHandle,
     http_task: JoinHandle<std::io::Result<()>>,
     grpc: Option<GrpcServer>,
-    route_jobs: RouteJobs,
-    background: Vec<JoinHandle<()>>,
 }
 
 impl Gateway {
@@ -107,54 +99,24 @@ impl Gateway {
         let Gateway { config, http: listener, grpc, metrics, tls, worker } = self;
         let address = listener.local_addr().map_err(|error| cannot_bind("listen", &config.listen, &error))?;
         let view = ResultView { url: result_url, json: row_answer };
-        let serving = ServingState::new(config.serving(), queue, view, Metrics::new(), Readiness::new(worker))?;
-        let serving = Arc::new(serving);
-        let state = Arc::new(HttpState::new(config, serving.admission.auth.is_on(), &serving.metrics));
-        match tokio::time::timeout(FIRST_VIEW, serving.registry.refresh(&*serving.queue)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::warn!("starting without a view of the workers: {error}"),
-            Err(_) => log::warn!("starting without a view of the workers: the queue does not answer"),
-        }
-        if let Err(error) = serving.routes.refresh(&serving.registry).await {
-            log::warn!("starting with the configuration's routes only: {error}");
-        }
-        if let Err(error) = serving.routes.declare().await {
-            log::warn!("periodic tasks do not know this configuration's routes: {error}");
-        }
-        exposition::show(&serving);
+        let serving = Serving::start(config.serving(), queue, view, Metrics::new(), worker).await?;
+        let shared = serving.state();
+        let state = Arc::new(HttpState::new(config, shared.admission.auth.is_on(), &shared.metrics));
+        exposition::show(shared);
         let metrics = metrics.map(|listener| {
-            let asked = Arc::downgrade(&serving);
-            let ready = move || asked.upgrade().is_some_and(|serving| serving.is_ready());
-            MetricsServer::serve(listener, serving.metrics.clone(), ready)
+            let asked = Arc::downgrade(shared);
+            let ready = move || asked.upgrade().is_some_and(|shared| shared.is_ready());
+            MetricsServer::serve(listener, shared.metrics.clone(), ready)
         });
         let metrics = metrics.transpose()?;
-        let background = vec![
-            tokio::spawn(serving.registry.clone().follow(serving.queue.clone())),
-            tokio::spawn(readiness::follow(serving.clone())),
-            tokio::spawn(monitor::start(serving.clone())?),
-            tokio::spawn(serving.admission.auth.clone().follow(serving.settings.auth.clone())),
-            tokio::spawn(serving.routes.clone().follow(serving.registry.clone())),
-            tokio::spawn(sender::run(serving.webhooks.clone(), serving.queue.clone())),
-        ];
-        let route_jobs = RouteJobs::start(serving.clone());
-        let server = http::serve(&serving, &state, listener, tls.clone())
+        let server = http::serve(shared, &state, listener, tls.clone())
             .map_err(|error| cannot_bind("listen", &state.config.listen, &error))?;
-        let grpc = grpc.map(|listener| GrpcServer::start(&serving, &state, listener, tls)).transpose()?;
+        let grpc = grpc.map(|listener| GrpcServer::start(shared, &state, listener, tls)).transpose()?;
         let (handle, tls) = (server.handle(), state.config.tls.is_on());
         let http_task = tokio::spawn(server);
         let scheme = if tls { "https" } else { "http" };
         log::info!(address = address.to_string().as_str(); "http: listening on {scheme}://{address}");
-        Ok(GatewayHandle {
-            serving,
-            tls,
-            http: address,
-            metrics,
-            server: handle,
-            http_task,
-            grpc,
-            route_jobs,
-            background,
-        })
+        Ok(GatewayHandle { serving, tls, http: address, metrics, server: handle, http_task, grpc })
     }
 }
 
@@ -177,7 +139,7 @@ impl GatewayHandle {
 
     /// Its series, to which others of the process may be added.
     pub fn metrics(&self) -> &Metrics {
-        &self.serving.metrics
+        &self.serving.state().metrics
     }
 
     /// Where metrics are shown; `None` when they are off.
@@ -187,24 +149,24 @@ impl GatewayHandle {
 
     /// The state all threads share.
     pub fn serving(&self) -> &Arc<ServingState> {
-        &self.serving
+        self.serving.state()
     }
 
     /// Drains: refuses new predictions, finishes those in flight for up to
     /// `drain_s`, and stops.
     pub async fn stop(self) {
-        self.serving.start_draining();
+        self.serving.state().start_draining();
         let grpc = async {
             if let Some(grpc) = self.grpc {
                 grpc.stop().await;
             }
         };
-        tokio::join!(self.server.stop(true), grpc, self.route_jobs.stop());
+        let answered = async {
+            tokio::join!(self.server.stop(true), grpc);
+        };
+        self.serving.stop(answered).await;
         if let Ok(Err(error)) = self.http_task.await {
             log::warn!("http: stopped with an error: {error}");
-        }
-        for task in self.background {
-            task.abort();
         }
         log::info!("http: drained and stopped");
     }

@@ -1,13 +1,16 @@
 //! Admission: who a request is from and whether it may come in now, whatever protocol
 //! it speaks. All of it is decided by the request's head, before any body is read.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use nobat_core::Result;
+use nobat_core::job::JobOptions;
+use nobat_queue::Queue;
 
 use crate::auth::{AuthConfig, Authenticator, Scope};
 use crate::context::RequestContext;
-use crate::limits::{Limits, LimitsConfig, Permit};
+use crate::limits::{AdmissionPermit, HeldBytes, Limits, LimitsConfig};
 
 /// Authentication and limits of one gateway.
 pub struct Admission {
@@ -15,6 +18,8 @@ pub struct Admission {
     pub auth: Authenticator,
     /// Counts what is let in.
     pub limits: Limits,
+    /// Has the rates that all gateways share.
+    queue: Arc<dyn Queue>,
 }
 
 impl Admission {
@@ -22,26 +27,26 @@ impl Admission {
     ///
     /// # Errors
     /// `invalid_parameter` for keys that cannot be read.
-    pub fn new(auth: &AuthConfig, limits: LimitsConfig) -> Result<Admission> {
-        Ok(Admission { auth: Authenticator::new(auth)?, limits: Limits::new(limits) })
+    pub fn new(auth: &AuthConfig, limits: LimitsConfig, queue: Arc<dyn Queue>) -> Result<Admission> {
+        Ok(Admission { auth: Authenticator::new(auth)?, limits: Limits::new(limits), queue })
     }
 
     /// Lets a request with this `Authorization` in that needs `scope`, and notes in
     /// its context who it is from and where its limits stand. A prediction's permit
-    /// is counted until it is dropped.
+    /// is counted until it is dropped; [`Admission::settle`] follows.
     ///
     /// # Errors
     /// `unauthenticated`, `permission_denied`, and the refusals of [`Limits::admit`].
-    pub fn enter(
+    pub fn admit(
         &self,
         context: &mut RequestContext,
         authorization: Option<&str>,
         scope: Scope,
         now: Instant,
-    ) -> Result<Option<Permit>> {
+    ) -> Result<Option<AdmissionPermit>> {
         self.identify(context, authorization, scope)?;
         match scope {
-            Scope::Predict => self.limits.admit(context.grant.as_deref(), &context.notes, now).map(Some),
+            Scope::Predict => self.limits.admit(context.grant.as_deref(), &context.notes.quota, now).map(Some),
             Scope::Read | Scope::Admin => Ok(None),
         }
     }
@@ -59,5 +64,34 @@ impl Admission {
             judged?;
         }
         Ok(())
+    }
+
+    /// Takes an admitted request out of the rate that all gateways share.
+    ///
+    /// # Errors
+    /// `rate_limited` with `retry_after`.
+    pub async fn settle(&self, permit: &AdmissionPermit, context: &RequestContext) -> Result<()> {
+        self.limits.settle_rate(permit, &*self.queue, &context.notes.quota).await
+    }
+
+    /// Counts the other jobs of a call that turned out to be `jobs` of them.
+    ///
+    /// # Errors
+    /// As [`Limits::charge`].
+    pub async fn charge(&self, context: &RequestContext, jobs: usize) -> Result<()> {
+        self.limits.charge(context.grant.as_deref(), jobs, &*self.queue, &context.notes.quota).await
+    }
+
+    /// Refuses a priority over the caller's highest.
+    ///
+    /// # Errors
+    /// `permission_denied`, naming both.
+    pub fn check_priority(&self, context: &RequestContext, options: &JobOptions) -> Result<()> {
+        self.limits.check_priority(context.grant.as_deref(), options.priority)
+    }
+
+    /// The bytes of a request's body, counted until the request ends.
+    pub fn held_bytes<'a>(&self, context: &'a RequestContext) -> &'a HeldBytes {
+        context.notes.held(|| self.limits.hold_bytes(context.grant.as_deref()))
     }
 }

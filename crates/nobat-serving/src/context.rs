@@ -3,19 +3,16 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
-use nobat_core::{JobId, OwnerId, Result};
+use nobat_core::{OwnerId, Result};
 use nobat_runtime::traces::{self, Span};
-use parking_lot::Mutex;
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::auth::Scope;
 use crate::auth::keyring::Grant;
-use crate::cache::CacheOutcome;
-use crate::limits::{HeldBytes, Quota};
+use crate::notes::Notes;
 
 /// Header of the key by which a weighted route chooses, in lower case: the same
 /// key, the same target. In gRPC it is a metadata key.
@@ -44,69 +41,6 @@ pub struct RequestContext {
     pub fresh: bool,
     /// What its way left behind for headers and the access log.
     pub notes: Arc<Notes>,
-}
-
-/// What a request's way leaves behind for its end: written once, read when the
-/// answer is on its way out.
-#[derive(Debug, Default)]
-pub struct Notes {
-    cache: AtomicU8,
-    model: OnceLock<SmolStr>,
-    job: OnceLock<JobId>,
-    quota: Mutex<Option<Quota>>,
-    held: OnceLock<HeldBytes>,
-}
-
-impl Notes {
-    /// Notes which model was asked.
-    pub fn set_model(&self, model: &SmolStr) {
-        let _ = self.model.set(model.clone());
-    }
-
-    /// Notes which job it became; the first of many.
-    pub fn set_job(&self, job: JobId) {
-        let _ = self.job.set(job);
-    }
-
-    /// Notes what the cache did.
-    pub fn set_cache(&self, outcome: CacheOutcome) {
-        self.cache.store(outcome as u8, Ordering::Relaxed);
-    }
-
-    /// Notes where the caller's limit stands.
-    pub fn set_quota(&self, quota: Quota) {
-        *self.quota.lock() = Some(quota);
-    }
-
-    /// Where the caller's limit stands, when it has one.
-    pub fn quota(&self) -> Option<Quota> {
-        *self.quota.lock()
-    }
-
-    /// The bytes that this request's body takes, given back with it.
-    pub fn held(&self, hold: impl FnOnce() -> HeldBytes) -> &HeldBytes {
-        self.held.get_or_init(hold)
-    }
-
-    /// The bytes that are counted for this request, if any are.
-    pub fn held_bytes(&self) -> Option<&HeldBytes> {
-        self.held.get()
-    }
-
-    /// Which model was asked; empty when none was.
-    pub fn model(&self) -> &str {
-        self.model.get().map_or("", SmolStr::as_str)
-    }
-
-    /// Which job it became; empty when none.
-    pub fn job(&self) -> String {
-        self.job.get().map(JobId::to_string).unwrap_or_default()
-    }
-
-    /// What the cache did.
-    pub fn cache(&self) -> CacheOutcome {
-        CacheOutcome::from_u8(self.cache.load(Ordering::Relaxed))
-    }
 }
 
 impl RequestContext {

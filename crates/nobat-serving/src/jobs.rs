@@ -6,11 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::route_jobs;
-use nobat_queue::{ListFilter, Page};
+use nobat_queue::{ListFilter, Page, route_jobs};
 
 use crate::context::RequestContext;
-use crate::predict::Predictor;
+use crate::predictor::Predictor;
 
 /// Calls to the store for a page that is empty so far; a longer search goes on from
 /// the page's cursor.

@@ -3,12 +3,12 @@
 //! Owns who may come in ([`admission`], [`auth`], [`limits`]), which models there are
 //! ([`registry`], [`loading`], [`statistics`]), what a name means ([`routing`]), the
 //! result caches ([`cache`]), the way of a prediction into the queue and back
-//! ([`predict`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
+//! ([`predictor`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
 //! the deployment ([`monitor`], [`readiness`], [`metrics`]). It deliberately knows no
 //! HTTP, no gRPC and no ONNX Runtime; a protocol knows this crate and no queue.
 //!
 //! Invariants:
-//! - Whatever enqueues goes through [`predict::Predictor`].
+//! - Whatever enqueues goes through [`predictor::Predictor`].
 //! - What is known of a model is the signature that workers publish.
 //! - A bad tensor never reaches the queue, and every refusal carries a code.
 //! - Hot paths hold no lock: the registry is read through one atomic load.
@@ -23,17 +23,25 @@ pub mod jobs;
 pub mod limits;
 pub mod loading;
 pub mod metrics;
+mod model_calls;
 pub mod monitor;
-pub mod predict;
+pub mod notes;
+pub mod prediction;
+pub mod predictor;
 pub mod queues;
 pub mod readiness;
 pub mod registry;
 pub mod routing;
+pub mod serving;
 pub mod settings;
 pub mod state;
 pub mod statistics;
 pub mod store;
 pub mod timing;
 
+pub use context::RequestContext;
 pub use nobat_queue::route_jobs::{queue_of as queue_of_route, shown as shown_model};
 pub use nobat_queue::{Accepted, Counts, ListFilter, Page, WorkerInfo};
+pub use prediction::{Answer, Prediction};
+pub use predictor::Predictor;
+pub use serving::Serving;

@@ -68,24 +68,24 @@ enum Progress {
 /// # Errors
 /// `model_not_found` when no worker has the model; `model_not_ready` with the
 /// reason when it failed, or was not done within [`COMMAND_WAIT`]; `queue_unavailable`.
-pub async fn carry_out(shared: &ServingState, model: &str, verb: LoadCommand) -> Result<()> {
+pub async fn carry_out(state: &ServingState, model: &str, verb: LoadCommand) -> Result<()> {
     let name = verb.name();
-    shared.registry.refresh(&*shared.queue).await?;
-    let before = Before::of(&shared.registry.load().workers, model);
-    shared.queue.command(&verb.command(model)).await?;
+    state.registry.refresh(&*state.queue).await?;
+    let before = Before::of(&state.registry.load().workers, model);
+    state.queue.command(&verb.command(model)).await?;
     let mut waited = Duration::ZERO;
     loop {
         tokio::time::sleep(PAUSE).await;
         waited += PAUSE;
-        shared.registry.refresh(&*shared.queue).await?;
-        let registry = shared.registry.load();
+        state.registry.refresh(&*state.queue).await?;
+        let registry = state.registry.load();
         let by_state = || by_state(registry.model(model).ok(), verb);
         let progress = before.progress(&registry.workers, model).unwrap_or_else(by_state);
         drop(registry);
         match progress {
             Progress::Done => return Ok(()),
             Progress::Failed(reason) => {
-                let serves = shared.registry.resolve(model, Want::Default).is_ok_and(|target| target.live);
+                let serves = state.registry.resolve(model, Want::Default).is_ok_and(|target| target.live);
                 let rest = if serves { "; the version before goes on serving" } else { "" };
                 return Err(Error::new(
                     ErrorCode::ModelNotReady,
@@ -94,7 +94,7 @@ pub async fn carry_out(shared: &ServingState, model: &str, verb: LoadCommand) ->
             }
             Progress::Missing => return Err(nobody_has(model, name)),
             Progress::NotBegun if waited >= UPTAKE_WAIT => {
-                return Err(match shared.registry.load().model(model) {
+                return Err(match state.registry.load().model(model) {
                     Err(_) => nobody_has(model, name),
                     Ok(_) => Error::new(
                         ErrorCode::ModelNotReady,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode};
-use nobat_runtime::LATENCY_BUCKETS;
-use nobat_runtime::Metrics;
+use nobat_runtime::{LATENCY_BUCKETS, Metrics};
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use smol_str::SmolStr;

@@ -2,12 +2,11 @@
 
 use nobat_core::job::JobState;
 use nobat_core::{JobId, Result};
-use nobat_queue::route_jobs;
-use nobat_queue::{Counts, ListFilter, Page};
+use nobat_queue::{Counts, ListFilter, Page, route_jobs};
 use smol_str::SmolStr;
 
 use crate::context::RequestContext;
-use crate::predict::Predictor;
+use crate::predictor::Predictor;
 
 impl Predictor {
     /// Every queue of a model or route that the caller may see, by name.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_webhooks::WebhookSettings;
 use smol_str::SmolStr;
 
@@ -45,9 +45,7 @@ impl ServingSettings {
         self.webhooks.validate()?;
         Table::build(self.routes.iter().cloned())?;
         self.cache.iter().try_for_each(|(model, cache)| {
-            cache
-                .validate()
-                .map_err(|error| Error::new(ErrorCode::InvalidParameter, format!("model `{model}`: {}", error.message)))
+            cache.validate().map_err(|error| Error::invalid(format!("model `{model}`: {}", error.message)))
         })
     }
 }

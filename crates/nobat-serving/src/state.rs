@@ -70,7 +70,7 @@ impl ServingState {
         settings.validate()?;
         let (metadata, condition) = (queue.metadata(), queue.condition());
         Ok(ServingState {
-            admission: Admission::new(&settings.auth, settings.limits.clone())?,
+            admission: Admission::new(&settings.auth, settings.limits.clone(), queue.clone())?,
             caches: Caches::new(queue.ids().derive("result cache"), settings.cache.clone())?,
             condition,
             registry: Registry::default(),
@@ -96,8 +96,13 @@ impl ServingState {
     /// Starts to refuse new predictions; those in flight go on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.readiness.draining();
+        self.readiness.tell(false);
         // Who waits for a model hears of it.
         self.registry.look_again();
+    }
+
+    /// Whether predictions can be taken.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.readiness.is_started() && self.condition.refusal().is_none()
     }
 }

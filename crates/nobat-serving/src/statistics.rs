@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use nobat_core::Result;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
-use nobat_queue::{WorkerCommand, WorkerInfo};
+use nobat_queue::{Queue, WorkerCommand, WorkerInfo};
 use smol_str::SmolStr;
 
 use crate::context::RequestContext;
-use crate::registry::{ModelEntry, Want};
-use crate::state::ServingState;
+use crate::registry::{ModelEntry, Registry, Want};
 
 /// Longest wait for workers to report; the last known counters stand in for
 /// one that does not.
@@ -30,7 +29,7 @@ const DEPARTED: usize = 64;
 /// The counters of this deployment, as far as this gateway has seen them.
 pub struct Statistics {
     /// One refresh at a time: who waits for it gets one that began after its call.
-    seen: tokio::sync::Mutex<Seen>,
+    seen: tokio::sync::Mutex<SeenWorkers>,
     nonce: AtomicU64,
 }
 
@@ -50,25 +49,26 @@ impl Statistics {
     /// `permission_denied`, `model_not_found`, `version_not_found`, `queue_unavailable`.
     pub async fn collect(
         &self,
-        shared: &ServingState,
+        registry: &Registry,
+        queue: &dyn Queue,
         context: &RequestContext,
         model: &str,
         version: &str,
     ) -> Result<Vec<ModelStatistics>> {
         if !model.is_empty() {
             context.require_model(model)?;
-            let registry = shared.registry.load();
-            let entry = registry.model(model)?;
+            let view = registry.load();
+            let entry = view.model(model)?;
             if !version.is_empty() {
                 entry.find(Want::Version(version))?;
             }
         }
         let mut seen = self.seen.lock().await;
-        request_reports(shared, self.nonce.fetch_add(1, Ordering::Relaxed)).await?;
-        let registry = shared.registry.load();
-        seen.absorb(&registry.workers);
+        request_reports(registry, queue, self.nonce.fetch_add(1, Ordering::Relaxed)).await?;
+        let view = registry.load();
+        seen.absorb(&view.workers);
         let asked = |name: &str| if model.is_empty() { context.covers(name) } else { name == model };
-        let mut entries: Vec<&ModelEntry> = registry.models().filter(|entry| asked(&entry.name)).collect();
+        let mut entries: Vec<&ModelEntry> = view.models().filter(|entry| asked(&entry.name)).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let sums = seen.sums();
         let mut stats = Vec::new();
@@ -90,14 +90,14 @@ impl Statistics {
 ///
 /// # Errors
 /// `queue_unavailable`.
-async fn request_reports(shared: &ServingState, nonce: u64) -> Result<()> {
-    shared.queue.command(&WorkerCommand::Report { nonce }).await?;
+async fn request_reports(registry: &Registry, queue: &dyn Queue, nonce: u64) -> Result<()> {
+    queue.command(&WorkerCommand::Report { nonce }).await?;
     let answered = |worker: &WorkerInfo| report(worker).nonce == nonce;
     let mut pause = FIRST_PAUSE;
     let mut waited = Duration::ZERO;
     loop {
-        shared.registry.refresh(&*shared.queue).await?;
-        if waited >= REPORT_WAIT || shared.registry.load().workers.iter().all(answered) {
+        registry.refresh(queue).await?;
+        if waited >= REPORT_WAIT || registry.load().workers.iter().all(answered) {
             return Ok(());
         }
         tokio::time::sleep(pause).await;
@@ -112,7 +112,7 @@ fn report(worker: &WorkerInfo) -> WorkerReport {
 
 /// What has been seen of each worker.
 #[derive(Default)]
-struct Seen {
+struct SeenWorkers {
     workers: HashMap<SmolStr, Last>,
     /// Workers that left long ago, summed.
     departed: Vec<ModelStatistics>,
@@ -125,7 +125,7 @@ struct Last {
     round: u64,
 }
 
-impl Seen {
+impl SeenWorkers {
     fn absorb(&mut self, live: &[WorkerInfo]) {
         self.round += 1;
         for worker in live {
@@ -179,13 +179,13 @@ mod tests {
         }
     }
 
-    fn executions(seen: &Seen) -> u64 {
+    fn executions(seen: &SeenWorkers) -> u64 {
         seen.sums().values().map(|sum| sum.execution_count).sum()
     }
 
     #[test]
     fn a_worker_that_leaves_keeps_its_part_and_is_not_counted_twice_when_it_returns() {
-        let mut seen = Seen::default();
+        let mut seen = SeenWorkers::default();
         seen.absorb(&[worker("a", 3), worker("b", 1)]);
         assert_eq!(executions(&seen), 4);
         seen.absorb(&[worker("b", 2)]);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_however_many_workers_come_and_go() {
-        let mut seen = Seen::default();
+        let mut seen = SeenWorkers::default();
         for start in 0..1000 {
             seen.absorb(&[worker(&start.to_string(), 1)]);
         }

@@ -7,7 +7,7 @@
 //! run of its own brought (a cache's, another request's) has `cache` alone.
 
 use crate::cache::CacheOutcome;
-use crate::predict::Prediction;
+use crate::prediction::Prediction;
 
 /// The name, of the header and of the metadata key.
 pub const NAME: &str = "server-timing";

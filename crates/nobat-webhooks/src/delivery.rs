@@ -75,7 +75,7 @@ impl Delivery {
     /// As the metadata store keeps it.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self)
-            .map_err(|error| Error::new(ErrorCode::Internal, format!("a webhook record cannot be written: {error}")))
+            .map_err(|error| Error::internal(format!("a webhook record cannot be written: {error}")))
     }
 
     /// The message about a job's transition to `view.state`.
@@ -166,7 +166,7 @@ fn event_of(state: JobState) -> Result<&'static str> {
         JobState::Cancelled => Ok("job.cancelled"),
         JobState::Expired => Ok("job.expired"),
         JobState::Scheduled | JobState::Queued | JobState::Leased => {
-            Err(Error::new(ErrorCode::Internal, format!("no event for a job that is {}", state.as_str())))
+            Err(Error::internal(format!("no event for a job that is {}", state.as_str())))
         }
     }
 }

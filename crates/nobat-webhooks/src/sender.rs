@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::Result;
-use nobat_queue::Queue;
-use nobat_queue::Timer;
+use nobat_queue::{Queue, Timer};
 
 use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, now_ms};
 use crate::outbound::{self, Target};

@@ -1,7 +1,7 @@
 //! What an operator may set about webhooks.
 
 use nobat_core::secret::Secret;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::outbound::{AddressPolicy, WebhookSecret};
@@ -48,17 +48,14 @@ impl WebhookSettings {
     /// `invalid_parameter` naming the key and the remedy.
     pub fn validate(&self) -> Result<()> {
         if self.concurrent == 0 {
-            return Err(Error::new(ErrorCode::InvalidParameter, "webhooks.concurrent is 0; take at least 1"));
+            return Err(Error::invalid("webhooks.concurrent is 0; take at least 1"));
         }
         let web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
         if !self.public_url.is_empty() && !web(&self.public_url) {
-            return Err(Error::new(
-                ErrorCode::InvalidParameter,
-                format!(
-                    "webhooks.public_url is `{}`; give scheme and host, such as `https://models.example.com`",
-                    self.public_url
-                ),
-            ));
+            return Err(Error::invalid(format!(
+                "webhooks.public_url is `{}`; give scheme and host, such as `https://models.example.com`",
+                self.public_url
+            )));
         }
         self.parsed().map(drop)
     }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{JobId, OwnerId, Result};
-use nobat_queue::Queue;
-use nobat_queue::Timer;
 use nobat_queue::watch::{self, FIRST_LOOK, LONGEST_PAUSE, WATCHES, Watch};
+use nobat_queue::{Queue, Timer};
 
 use crate::delivery::{Delivery, now_ms};
 use crate::webhooks::Webhooks;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_queue::MetadataStore;
 use nobat_runtime::Metrics;
 use prometheus::{IntCounterVec, opts};
@@ -46,8 +46,8 @@ impl Webhooks {
         let secrets = settings.parsed()?;
         let outbound = Outbound::new(settings.addresses, settings.concurrent)?;
         let options = opts!("nobat_webhook_attempts_total", "Webhook attempts by outcome.");
-        let attempts = IntCounterVec::new(options, &["outcome"])
-            .map_err(|error| Error::new(ErrorCode::Internal, format!("metrics: {error}")))?;
+        let attempts =
+            IntCounterVec::new(options, &["outcome"]).map_err(|error| Error::internal(format!("metrics: {error}")))?;
         metrics.register(attempts.clone());
         let inner = Inner {
             metadata,

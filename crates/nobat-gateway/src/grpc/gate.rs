@@ -15,9 +15,10 @@ use bytes::Bytes;
 use futures::future::{Either, Ready, ready as at_once};
 use http_body::{Frame, SizeHint};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::RequestContext;
 use nobat_serving::auth::Scope;
-use nobat_serving::context::{Notes, RequestContext};
-use nobat_serving::limits::Permit;
+use nobat_serving::limits::AdmissionPermit;
+use nobat_serving::notes::Notes;
 use nobat_serving::state::ServingState;
 use parking_lot::Mutex;
 use tonic::Status;
@@ -54,7 +55,7 @@ pub(super) struct Entered {
     /// has arrived would come after that.
     pub(super) deadline: Option<Instant>,
     /// Its place among those in flight, taken by the method that predicts.
-    permit: Arc<Mutex<Option<Permit>>>,
+    permit: Arc<Mutex<Option<AdmissionPermit>>>,
 }
 
 impl Entered {
@@ -68,7 +69,7 @@ impl Entered {
     }
 
     /// The call's permit, held from now on by who takes it.
-    pub(super) fn permit(&self) -> Option<Permit> {
+    pub(super) fn permit(&self) -> Option<AdmissionPermit> {
         self.permit.lock().take()
     }
 }
@@ -122,7 +123,7 @@ impl<S> Gate<S> {
         let judged = match needed {
             Need::Nothing => Ok(None),
             Need::Key(scope) => admission.identify(&mut context, authorization, scope).map(|()| None),
-            Need::Prediction => admission.enter(&mut context, authorization, Scope::Predict, Instant::now()),
+            Need::Prediction => admission.admit(&mut context, authorization, Scope::Predict, Instant::now()),
         };
         match judged {
             Ok(permit) => {
@@ -135,7 +136,7 @@ impl<S> Gate<S> {
                     self.http.requests.record(Protocol::Grpc, status, context.started.elapsed());
                     context.end_span(status);
                 }
-                Err(refused(refusal, context.notes.quota()))
+                Err(refused(refusal, context.notes.quota.get()))
             }
         }
     }
@@ -176,8 +177,8 @@ where
         match self.enter(&request) {
             Err(refusal) => Either::Left(at_once(Ok(refusal.into_http()))),
             Ok(entered) => {
-                let (notes, grant) = (entered.context.notes.clone(), entered.context.grant.clone());
-                notes.held(|| self.serving.admission.limits.hold_bytes(grant.as_deref()));
+                let notes = entered.context.notes.clone();
+                self.serving.admission.held_bytes(&entered.context);
                 request.extensions_mut().insert(entered);
                 Either::Right(self.inner.call(request.map(|body| Body::new(Counted { body, notes }))))
             }
@@ -203,7 +204,7 @@ impl http_body::Body for Counted {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && let Some(held) = self.notes.held_bytes()
-            && let Err(refusal) = held.grow(data.len() as u64, &self.notes)
+            && let Err(refusal) = held.grow(data.len() as u64, &self.notes.quota)
         {
             return Poll::Ready(Some(Err(status(refusal))));
         }

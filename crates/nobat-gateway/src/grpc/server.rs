@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::state::ServingState;
 use rustls::ServerConfig;
 use tokio::sync::watch;

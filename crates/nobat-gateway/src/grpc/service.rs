@@ -14,11 +14,10 @@ use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::auth::Scope;
-use nobat_serving::context::RequestContext;
-use nobat_serving::limits::{HeldBytes, Permit, Quota};
-use nobat_serving::predict::{Predictor, answered_version};
+use nobat_serving::limits::{AdmissionPermit, HeldBytes, Quota};
 use nobat_serving::registry::Want;
 use nobat_serving::timing::{self, server_timing};
+use nobat_serving::{Predictor, RequestContext};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -60,18 +59,18 @@ impl Service {
     }
 
     /// Lets one message of a stream in; the permit is held while it runs.
-    fn enter(&self, metadata: &MetadataMap) -> Result<(RequestContext, Option<Permit>)> {
+    fn enter(&self, metadata: &MetadataMap) -> Result<(RequestContext, Option<AdmissionPermit>)> {
         let mut context = RequestContext::from_text(|name| metadata.get(name).and_then(|value| value.to_str().ok()));
         let now = context.started;
         let admission = &self.predictor.state().admission;
-        let permit = admission.enter(&mut context, authorization(metadata), Scope::Predict, now)?;
+        let permit = admission.admit(&mut context, authorization(metadata), Scope::Predict, now)?;
         Ok((context, permit))
     }
 
     /// One prediction that was let in or not, to its answer, counted.
     async fn serve(
         &self,
-        entered: Result<(RequestContext, Option<Permit>)>,
+        entered: Result<(RequestContext, Option<AdmissionPermit>)>,
         message: ModelInferRequest,
         deadline: Option<Instant>,
     ) -> Result<Timed> {
@@ -99,19 +98,17 @@ impl Service {
     async fn admitted(
         &self,
         context: &RequestContext,
-        permit: Option<Permit>,
+        permit: Option<AdmissionPermit>,
         message: ModelInferRequest,
         deadline: Option<Instant>,
     ) -> Result<Timed> {
+        let admission = &self.predictor.state().admission;
         // Held to the end: it counts the call as in flight.
-        let mut permit = permit;
-        let shared = self.predictor.state();
-        if let Some(permit) = &mut permit {
-            permit.settle_rate(&*shared.queue, &context.notes).await?;
+        if let Some(permit) = &permit {
+            admission.settle(permit, context).await?;
         }
         // What it is inflated; as it arrived, it was counted on its way.
-        let held = context.notes.held(|| shared.admission.limits.hold_bytes(context.grant.as_deref()));
-        held.reach(message.encoded_len() as u64, &context.notes)?;
+        admission.held_bytes(context).reach(message.encoded_len() as u64, &context.notes.quota)?;
         self.infer(context, message, deadline).await
     }
 
@@ -136,7 +133,7 @@ impl Service {
             options.deadline = Some(options.deadline.map_or(left, |asked| asked.min(left)));
         }
         let prediction = self.predictor.predict(context, &target, request, options).await?;
-        let version = answered_version(&prediction, &target);
+        let version = prediction.version(&target);
         let timing = server_timing(&prediction);
         let outputs = outputs::select(prediction.response, &requested, &target.signature)?;
         Ok(Timed { timing, response: convert::encode(&target.signature.name, &version, id, outputs) })
@@ -209,7 +206,7 @@ impl GrpcInferenceService for Service {
         let entered = Ok((call.context.clone(), call.permit()));
         drop((call, extensions));
         let answer = self.serve(entered, message, deadline).await;
-        let Timed { timing, response } = answer.map_err(|error| refused(error, notes.quota()))?;
+        let Timed { timing, response } = answer.map_err(|error| refused(error, notes.quota.get()))?;
         let mut response = Response::new(response);
         if let Ok(timing) = timing.try_into() {
             response.metadata_mut().insert(timing::NAME, timing);

@@ -5,7 +5,7 @@
 use actix_web::web::{Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::registry::Want;
 
 use super::tfserving::predict_json;

@@ -10,17 +10,17 @@ use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobOptions;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::{Prediction, Predictor};
 use nobat_serving::registry::{Target, Want};
 use nobat_serving::timing::server_timing;
+use nobat_serving::{Prediction, Predictor};
 use smallvec::SmallVec;
 
 use super::path::segment;
 use super::prefer::Prefer;
 use super::query::{JobQuery, WITH_WAIT};
 use crate::access::{Access, Door, resource};
+use crate::context::SERVER_TIMING;
 use crate::error::{Shape, finish, method_not_allowed, not_allowed, nothing_at};
-use crate::http::SERVER_TIMING;
 use crate::json::{request, write};
 use crate::{body, context};
 

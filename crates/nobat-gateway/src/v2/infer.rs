@@ -11,7 +11,7 @@ use nobat_core::infer::InferRequest;
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Shape, Tensor, put_bytes_element};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::{Predictor, answered_version};
+use nobat_serving::Predictor;
 use nobat_serving::timing::server_timing;
 
 use super::binary::{self, HEADER_LENGTH, Parts};
@@ -19,7 +19,7 @@ use super::json::{self, Document};
 use super::parameters::RequestParameters;
 use super::{answer, named, outputs, serve};
 use crate::access::Access;
-use crate::http::SERVER_TIMING;
+use crate::context::SERVER_TIMING;
 use crate::{body, context};
 
 /// Adds the routes.
@@ -67,7 +67,7 @@ async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let options = target.after_wait(parameters.job_options());
     let prediction = predictor.predict(&context::of(request), &target, wanted, options).await?;
-    let version = answered_version(&prediction, &target);
+    let version = prediction.version(&target);
     let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;
     let body = json::write(&id, &signature.name, &version, &outputs, all_binary);

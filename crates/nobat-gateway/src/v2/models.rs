@@ -5,7 +5,7 @@ use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::ErrorCode;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use serde_json::json;
 
 use super::{answer, config, document, metadata, named, serve};

@@ -7,7 +7,7 @@
 
 use nobat_core::signature::ModelState;
 use nobat_core::{Error, ErrorCode, Result, model_name};
-use nobat_serving::context::RequestContext;
+use nobat_serving::RequestContext;
 use nobat_serving::loading::{self, LoadCommand};
 use nobat_serving::registry::{ModelEntry, VersionEntry};
 use nobat_serving::state::ServingState;

@@ -6,7 +6,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use serde::Deserialize;
 use serde_json::json;
 

@@ -2,8 +2,8 @@
 
 use nobat_core::Result;
 use nobat_core::statistics::{ModelStatistics, Tally};
-use nobat_serving::context::RequestContext;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
+use nobat_serving::RequestContext;
 
 use crate::grpc::proto;
 
@@ -19,7 +19,7 @@ pub(crate) async fn collect(
     version: &str,
 ) -> Result<proto::ModelStatisticsResponse> {
     let state = predictor.state();
-    let sums = state.statistics.collect(state, context, model, version).await?;
+    let sums = state.statistics.collect(&state.registry, &*state.queue, context, model, version).await?;
     Ok(proto::ModelStatisticsResponse { model_stats: sums.iter().map(message).collect() })
 }
 

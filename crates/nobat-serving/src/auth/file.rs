@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::keyring::{KeyRecord, Keyring};
@@ -27,7 +27,7 @@ struct Document {
 /// # Errors
 /// `invalid_parameter`, naming the file and what is wrong.
 pub fn load(path: &Path) -> Result<Keyring> {
-    let told = |why: String| Error::new(ErrorCode::InvalidParameter, format!("keys file `{}`: {why}", path.display()));
+    let told = |why: String| Error::invalid(format!("keys file `{}`: {why}", path.display()));
     let text = fs::read_to_string(path)
         .map_err(|error| told(format!("{error}; make it with `nobat keys new`, or leave `auth.keys` empty")))?;
     // A TOML error quotes the line it stopped at; hashes are all it could show.
@@ -41,7 +41,7 @@ pub fn load(path: &Path) -> Result<Keyring> {
 /// `internal` when the folder cannot be written to.
 pub fn store(path: &Path, ring: &Keyring) -> Result<()> {
     let told = |error: &dyn std::fmt::Display| {
-        Error::new(ErrorCode::Internal, format!("cannot write keys file `{}`: {error}", path.display()))
+        Error::internal(format!("cannot write keys file `{}`: {error}", path.display()))
     };
     let text = toml::to_string(&Document { keys: ring.records().to_vec() }).map_err(|error| told(&error))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();

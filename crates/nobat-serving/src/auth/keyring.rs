@@ -312,7 +312,7 @@ fn wrong(record: &KeyRecord, why: &str) -> Error {
 }
 
 fn refused(message: String) -> Error {
-    Error::new(ErrorCode::InvalidParameter, message)
+    Error::invalid(message)
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {

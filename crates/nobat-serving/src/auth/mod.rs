@@ -74,13 +74,10 @@ impl Authenticator {
         if self.is_on() || config.insecure || address.ip().is_loopback() {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorCode::InvalidParameter,
-            format!(
-                "`{address}` is reachable from outside and no API keys are set; make keys with `nobat keys new` and \
+        Err(Error::invalid(format!(
+            "`{address}` is reachable from outside and no API keys are set; make keys with `nobat keys new` and \
                  name their file in `auth.keys`, listen on 127.0.0.1, or say `--insecure`"
-            ),
-        ))
+        )))
     }
 
     /// Finds the grant of a request with this `Authorization` header; `None`

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Which entry goes first when a bound is reached.
@@ -48,7 +48,7 @@ impl CacheConfig {
     /// # Errors
     /// `invalid_parameter`, naming the key and the remedy.
     pub fn validate(&self) -> Result<()> {
-        let refuse = |why: &str| Err(Error::new(ErrorCode::InvalidParameter, why));
+        let refuse = |why: &str| Err(Error::invalid(why));
         if self.max_entries == 0 {
             return refuse("cache.max_entries is 0; give at least 1, or leave the cache out");
         }
@@ -78,8 +78,9 @@ impl CacheConfig {
         let config = match setting {
             None | Some(serde_json::Value::Null | serde_json::Value::Bool(false)) => return Ok(None),
             Some(serde_json::Value::Bool(true)) => CacheConfig::default(),
-            Some(object) => CacheConfig::deserialize(object)
-                .map_err(|e| Error::new(ErrorCode::InvalidParameter, format!("cache setting: {e}")))?,
+            Some(object) => {
+                CacheConfig::deserialize(object).map_err(|e| Error::invalid(format!("cache setting: {e}")))?
+            }
         };
         config.validate()?;
         Ok(Some(config))

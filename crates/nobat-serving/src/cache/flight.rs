@@ -9,34 +9,33 @@
 //!   cancelling, its client leaving) is not: one follower takes over.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use nobat_core::{ErrorCode, Result};
 use tokio::sync::watch;
 
 use super::key::CacheKey;
-use super::result_cache::{Join, ResultCache};
 
 /// How a flight ended, as its followers see it; `None` while it is in the air.
 type Landing = Option<Result<Bytes>>;
 
-/// The keys in the air.
-#[derive(Default)]
+/// The keys in the air. A clone-able handle.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Flights {
-    table: Mutex<HashMap<CacheKey, watch::Receiver<Landing>>>,
+    table: Arc<Mutex<HashMap<CacheKey, watch::Receiver<Landing>>>>,
 }
 
 impl Flights {
-    pub(super) fn join(&self, key: CacheKey, cache: &ResultCache) -> Join {
+    /// The flight of `key`, to lead or to follow.
+    pub(super) fn join(&self, key: CacheKey) -> std::result::Result<Flight, Follower> {
         let mut table = self.table();
         match table.get(&key) {
-            Some(landing) => Join::Follow(Follower { landing: landing.clone() }),
+            Some(landing) => Err(Follower { landing: landing.clone() }),
             None => {
                 let (sender, landing) = watch::channel(None);
                 table.insert(key, landing);
-                Join::Lead(Flight { cache: cache.clone(), key, sender })
+                Ok(Flight { flights: self.clone(), key, sender })
             }
         }
     }
@@ -50,20 +49,14 @@ impl Flights {
 /// task was cancelled), it lets a follower take over.
 #[derive(Debug)]
 pub struct Flight {
-    cache: ResultCache,
+    flights: Flights,
     key: CacheKey,
     sender: watch::Sender<Landing>,
 }
 
 impl Flight {
-    /// Says how the run ended: keeps a success under `kept`, the key of the version that
-    /// ran, which need not be the one the flight was asked of, and tells the followers.
-    pub fn land(self, outcome: Result<Bytes>, kept: Option<CacheKey>, now: Instant) {
-        if let (Ok(answer), Some(kept)) = (&outcome, kept) {
-            // Stored before the key leaves the table (in `drop`): whoever joins
-            // next finds the flight or the answer, never neither.
-            self.cache.put(kept, answer.clone(), now);
-        }
+    /// Tells the followers how the run ended; what was kept of it is kept by now.
+    pub(super) fn land(self, outcome: Result<Bytes>) {
         if !matches!(&outcome, Err(error) if is_the_leaders_own(error.code)) {
             self.sender.send_replace(Some(outcome));
         }
@@ -72,7 +65,7 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.cache.shared.flights.table().remove(&self.key);
+        self.flights.table().remove(&self.key);
     }
 }
 
@@ -106,40 +99,38 @@ fn is_the_leaders_own(code: ErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{CacheConfig, Source};
+    use crate::cache::Source;
     use nobat_core::Error;
 
     const KEY: CacheKey = CacheKey { source: Source(1), content: 1 };
 
-    fn lead_and_follow(cache: &ResultCache) -> (Flight, Follower) {
-        let now = Instant::now();
-        match (cache.join(KEY, now), cache.join(KEY, now)) {
-            (Join::Lead(flight), Join::Follow(follower)) => (flight, follower),
+    fn lead_and_follow(flights: &Flights) -> (Flight, Follower) {
+        match (flights.join(KEY), flights.join(KEY)) {
+            (Ok(flight), Err(follower)) => (flight, follower),
             other => panic!("expected one of each, got {other:?}"),
         }
     }
 
     #[tokio::test]
     async fn a_leader_that_leaves_hands_over_to_a_follower() {
-        let cache = ResultCache::new(&CacheConfig::default());
-        let (flight, follower) = lead_and_follow(&cache);
+        let flights = Flights::default();
+        let (flight, follower) = lead_and_follow(&flights);
         drop(flight);
         assert!(follower.wait().await.is_none());
-        assert!(matches!(cache.join(KEY, Instant::now()), Join::Lead(_)));
+        assert!(flights.join(KEY).is_ok());
     }
 
     #[tokio::test]
     async fn followers_share_the_models_failure_but_not_the_leaders_deadline() {
-        let cache = ResultCache::new(&CacheConfig::default());
+        let flights = Flights::default();
         let fail = |code| Err(Error::new(code, "it failed"));
-        let (flight, follower) = lead_and_follow(&cache);
-        flight.land(fail(ErrorCode::InferenceFailed), None, Instant::now());
+        let (flight, follower) = lead_and_follow(&flights);
+        flight.land(fail(ErrorCode::InferenceFailed));
         let shared = follower.wait().await.expect("shared").expect_err("a failure");
         assert_eq!(shared.code, ErrorCode::InferenceFailed);
 
-        let (flight, follower) = lead_and_follow(&cache);
-        flight.land(fail(ErrorCode::DeadlineExceeded), None, Instant::now());
+        let (flight, follower) = lead_and_follow(&flights);
+        flight.land(fail(ErrorCode::DeadlineExceeded));
         assert!(follower.wait().await.is_none());
-        assert_eq!(cache.stats().entries, 0, "failures are never kept");
     }
 }

@@ -24,4 +24,5 @@ pub use config::{CacheConfig, CachePolicy};
 pub use flight::{Flight, Follower};
 pub use key::{CacheKey, KeyHasher, Source};
 pub use models::{CacheOutcome, CacheOverrides, CacheSlot, Caches};
-pub use result_cache::{CacheStats, Join, ResultCache};
+pub use result_cache::{Join, ResultCache};
+pub use store::CacheStats;

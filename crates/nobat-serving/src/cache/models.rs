@@ -20,7 +20,8 @@ use smol_str::SmolStr;
 
 use super::config::CacheConfig;
 use super::key::{CacheKey, KeyHasher, Source};
-use super::result_cache::{CacheStats, ResultCache};
+use super::result_cache::ResultCache;
+use super::store::CacheStats;
 use crate::registry::Registry;
 
 /// Per-model settings that stand over the models' own.
@@ -76,8 +77,8 @@ impl CacheOutcome {
 pub struct Caches {
     hasher: KeyHasher,
     overrides: CacheOverrides,
-    slots: ArcSwap<HashMap<SmolStr, Arc<ModelCache>>>,
-    // Held while a slot is made or brought up to date: once per registry view.
+    models: ArcSwap<HashMap<SmolStr, Arc<ModelCache>>>,
+    // Held while one is made or brought up to date: once per registry view.
     changing: Mutex<()>,
 }
 
@@ -103,7 +104,7 @@ pub struct CacheSlot {
 impl CacheSlot {
     /// Under which key `answer` is kept: that of the version which gave it. A worker may
     /// have run another one than this gateway had in view. `None` where it does not say.
-    pub fn kept(&self, answer: &InferResponse) -> Option<CacheKey> {
+    pub fn key_of(&self, answer: &InferResponse) -> Option<CacheKey> {
         let source = || self.hasher.source(&self.model, &answer.version, answer.mark);
         (answer.mark != 0).then(|| self.key.of(source()))
     }
@@ -117,12 +118,12 @@ impl Caches {
     pub fn new(seed: u64, overrides: CacheOverrides) -> Result<Caches> {
         overrides.values().try_for_each(CacheConfig::validate)?;
         let hasher = KeyHasher::new(seed);
-        Ok(Caches { hasher, overrides, slots: ArcSwap::default(), changing: Mutex::new(()) })
+        Ok(Caches { hasher, overrides, models: ArcSwap::default(), changing: Mutex::new(()) })
     }
 
     /// Where the answer of `request` is kept; `None` when its model has no cache
     /// or `options` ask for a job of its own.
-    pub fn place(
+    pub fn slot(
         &self,
         registry: &Registry,
         signature: &Arc<ModelSignature>,
@@ -133,32 +134,32 @@ impl Caches {
         if !asked || options.idempotency.is_some() || options.delay.is_some() || options.webhook.is_some() {
             return None;
         }
-        let slot = self.slot(registry, signature)?;
-        let &(_, source) = slot.versions.iter().find(|(known, _)| Arc::ptr_eq(known, signature))?;
+        let cached = self.model(registry, signature)?;
+        let &(_, source) = cached.versions.iter().find(|(known, _)| Arc::ptr_eq(known, signature))?;
         let key = self.hasher.key(source, request);
-        let (cache, config) = (slot.cache.clone(), slot.config.clone());
+        let (cache, config) = (cached.cache.clone(), cached.config.clone());
         Some(CacheSlot { cache, key, config, model: signature.name.clone(), hasher: self.hasher })
     }
 
     /// What each cache has done and holds.
     pub fn stats(&self) -> Vec<(SmolStr, CacheStats)> {
-        self.slots.load().iter().map(|(model, slot)| (model.clone(), slot.cache.stats())).collect()
+        self.models.load().iter().map(|(model, slot)| (model.clone(), slot.cache.stats())).collect()
     }
 
     /// Frees what expired; for a timer.
     pub fn sweep(&self, now: Instant) {
-        self.slots.load().values().for_each(|slot| slot.cache.sweep(now));
+        self.models.load().values().for_each(|slot| slot.cache.sweep(now));
     }
 
-    fn slot(&self, registry: &Registry, signature: &Arc<ModelSignature>) -> Option<Arc<ModelCache>> {
+    fn model(&self, registry: &Registry, signature: &Arc<ModelSignature>) -> Option<Arc<ModelCache>> {
         let knows = |slot: &&Arc<ModelCache>| slot.versions.iter().any(|(known, _)| Arc::ptr_eq(known, signature));
-        if let Some(slot) = self.slots.load().get(&signature.name).filter(knows) {
+        if let Some(slot) = self.models.load().get(&signature.name).filter(knows) {
             return Some(slot.clone());
         }
         self.update(registry, signature)
     }
 
-    /// Brings a model's slot up to the registry's present view of it.
+    /// Brings a model's cache up to the registry's present view of it.
     fn update(&self, registry: &Registry, signature: &Arc<ModelSignature>) -> Option<Arc<ModelCache>> {
         let _changing = self.changing.lock();
         let config = match self.overrides.get(signature.name.as_str()) {
@@ -181,7 +182,7 @@ impl Caches {
             (version, source)
         };
         let versions: Vec<_> = versions.into_iter().map(sourced).collect();
-        let slots = self.slots.load_full();
+        let slots = self.models.load_full();
         let cache = match slots.get(&signature.name) {
             Some(slot) if slot.config == config => slot.cache.clone(),
             _ => ResultCache::new(&config),
@@ -191,7 +192,7 @@ impl Caches {
         let slot = Arc::new(ModelCache { config, cache, versions });
         let mut slots = (*slots).clone();
         slots.insert(signature.name.clone(), slot.clone());
-        self.slots.store(Arc::new(slots));
+        self.models.store(Arc::new(slots));
         Some(slot)
     }
 }

@@ -6,48 +6,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use serde::Serialize;
+use nobat_core::Result;
 
 use super::config::CacheConfig;
 use super::flight::{Flight, Flights, Follower};
 use super::key::{CacheKey, Source};
-use super::store::Store;
+use super::store::{CacheStats, Store};
 
 /// One model's cached answers. A clone-able handle.
 #[derive(Clone)]
 pub struct ResultCache {
-    pub(super) shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-pub(super) struct Shared {
+struct Inner {
     // One std mutex, not shards and not a read-write lock: under lru and ttl a
     // hit moves its entry, so there are no readers, and shards would each evict
     // by themselves (another hit rate than the policy's, and bounds that hold
     // only on average). It guards 50-100 ns of work that never blocks.
     store: Mutex<Store>,
-    pub(super) flights: Flights,
+    flights: Flights,
     hits: AtomicU64,
     misses: AtomicU64,
     coalesced: AtomicU64,
-}
-
-/// What a cache has done and holds. The first five only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CacheStats {
-    /// Answered from the cache.
-    pub hits: u64,
-    /// Not there; became a run.
-    pub misses: u64,
-    /// Not there, and answered by another request's run.
-    pub coalesced: u64,
-    /// Pushed out by the bounds.
-    pub evicted: u64,
-    /// Unused for longer than the ttl.
-    pub expired: u64,
-    /// Entries held.
-    pub entries: u64,
-    /// Bytes held, bookkeeping included.
-    pub bytes: u64,
 }
 
 /// How a request that was not in the cache goes on.
@@ -65,7 +46,7 @@ impl ResultCache {
     /// Makes an empty cache. `config` has passed [`CacheConfig::validate`].
     pub fn new(config: &CacheConfig) -> ResultCache {
         ResultCache {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 store: Mutex::new(Store::new(config)),
                 flights: Flights::default(),
                 hits: AtomicU64::new(0),
@@ -79,27 +60,39 @@ impl ResultCache {
     pub fn get(&self, key: CacheKey, now: Instant) -> Option<Bytes> {
         let found = self.store().get(key, now);
         if found.is_some() {
-            self.shared.hits.fetch_add(1, Relaxed);
+            self.inner.hits.fetch_add(1, Relaxed);
         }
         found
     }
 
     /// Joins the flight of `key`: the first caller leads it, the others follow.
     pub fn join(&self, key: CacheKey, now: Instant) -> Join {
-        let joined = self.shared.flights.join(key, self);
-        // A leader may have landed between the caller's look-up and this one;
-        // it stores its answer before it leaves the table of flights.
-        if matches!(joined, Join::Lead(_))
-            && let Some(found) = self.get(key, now)
-        {
-            return Join::Hit(found);
+        match self.inner.flights.join(key) {
+            Err(follower) => {
+                self.inner.coalesced.fetch_add(1, Relaxed);
+                Join::Follow(follower)
+            }
+            // A leader may have landed between the caller's look-up and this one;
+            // its answer is kept before its key leaves the table of flights.
+            Ok(flight) => match self.get(key, now) {
+                Some(found) => Join::Hit(found),
+                None => {
+                    self.inner.misses.fetch_add(1, Relaxed);
+                    Join::Lead(flight)
+                }
+            },
         }
-        match &joined {
-            Join::Lead(_) => self.shared.misses.fetch_add(1, Relaxed),
-            Join::Follow(_) => self.shared.coalesced.fetch_add(1, Relaxed),
-            Join::Hit(_) => 0,
-        };
-        joined
+    }
+
+    /// Ends a flight: keeps a success under `kept`, the key of the version that ran, which
+    /// need not be the one the flight was asked of, and tells the followers.
+    pub fn land(&self, flight: Flight, outcome: Result<Bytes>, kept: Option<CacheKey>, now: Instant) {
+        if let (Ok(answer), Some(kept)) = (&outcome, kept) {
+            // Kept before the key leaves the table of flights: whoever joins next finds
+            // the flight or the answer, never neither.
+            self.put(kept, answer.clone(), now);
+        }
+        flight.land(outcome);
     }
 
     /// Keeps an answer without a flight (one found in a second tier, or a run
@@ -124,15 +117,15 @@ impl ResultCache {
     /// What it has done and holds.
     pub fn stats(&self) -> CacheStats {
         let mut stats = self.store().stats();
-        stats.hits = self.shared.hits.load(Relaxed);
-        stats.misses = self.shared.misses.load(Relaxed);
-        stats.coalesced = self.shared.coalesced.load(Relaxed);
+        stats.hits = self.inner.hits.load(Relaxed);
+        stats.misses = self.inner.misses.load(Relaxed);
+        stats.coalesced = self.inner.coalesced.load(Relaxed);
         stats
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
         // Nothing under the lock panics half-way through a change.
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,7 +217,7 @@ mod tests {
                 other => panic!("the others follow, not {other:?}"),
             })
             .collect();
-        flight.land(Ok(Bytes::from_static(b"answer")), Some(key(1)), now);
+        cache.land(flight, Ok(Bytes::from_static(b"answer")), Some(key(1)), now);
         for follower in waiting {
             let answer = follower.await.expect("ran").expect("the leader landed").expect("a success");
             assert_eq!(&answer[..], b"answer");

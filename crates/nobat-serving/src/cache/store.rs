@@ -9,14 +9,33 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lru::LruCache;
 use moka::notification::RemovalCause;
+use serde::Serialize;
 
 use super::config::{CacheConfig, CachePolicy};
 use super::key::{CacheKey, Source};
-use super::result_cache::CacheStats;
 
 /// What an entry costs beside its answer: key, links, table slot and the
 /// reference-counted buffer's head, rounded up.
 const ENTRY_BYTES: u64 = 160;
+
+/// What a cache has done and holds. The first five only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CacheStats {
+    /// Answered from the cache.
+    pub hits: u64,
+    /// Not there; became a run.
+    pub misses: u64,
+    /// Not there, and answered by another request's run.
+    pub coalesced: u64,
+    /// Pushed out by the bounds.
+    pub evicted: u64,
+    /// Unused for longer than the ttl.
+    pub expired: u64,
+    /// Entries held.
+    pub entries: u64,
+    /// Bytes held, bookkeeping included.
+    pub bytes: u64,
+}
 
 /// One policy at work.
 pub(super) enum Store {

@@ -49,8 +49,8 @@ struct Line {
     seen_us: AtomicU64,
 }
 
-/// A waited-for job's place in the line; given back when it is dropped.
-pub struct Place(Arc<Line>);
+/// A waited-for job, counted until it is dropped.
+pub struct BacklogPermit(Arc<Line>);
 
 /// What becomes of the caller of an admitted job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Backlog {
     /// length and pace is answered after its deadline: it would be dropped then,
     /// having cost its waiting. A higher priority may overtake the line.
     ///
-    /// Returns the job's place, to be held while it is waited for; `None` where
+    /// Returns the job's permit, to be held while it is waited for; `None` where
     /// nobody waits or the queue has not been looked at yet.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Backlog {
         deadline: Option<Duration>,
         caller: Caller,
         now: Instant,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<BacklogPermit>> {
         let lines = self.lines.load();
         let Some(line) = lines.get(model) else { return Ok(None) };
         if let (0, Some(deadline)) = (priority, deadline) {
@@ -110,7 +110,7 @@ impl Backlog {
             }
             Caller::Waits => {
                 line.waited.fetch_add(1, Relaxed);
-                Ok(Some(Place(line.clone())))
+                Ok(Some(BacklogPermit(line.clone())))
             }
         }
     }
@@ -148,7 +148,7 @@ impl Line {
     }
 }
 
-impl Drop for Place {
+impl Drop for BacklogPermit {
     fn drop(&mut self) {
         self.0.waited.fetch_sub(1, Relaxed);
     }
@@ -207,7 +207,7 @@ mod tests {
         let backlog = backlog(now);
         let later = now + Duration::from_secs(60);
         let admit = |at| backlog.admit("fast", 0, seconds(1), Caller::Waits, at);
-        let mut places: Vec<Place> = (0..200).filter_map(|_| admit(now).ok().flatten()).collect();
+        let mut places: Vec<BacklogPermit> = (0..200).filter_map(|_| admit(now).ok().flatten()).collect();
         assert_eq!(places.len(), 86);
         assert!(admit(later).is_err(), "none was answered");
         // A look counts the same jobs: they are not others' as well.

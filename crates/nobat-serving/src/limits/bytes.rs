@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
 
-use super::{Caller, Limits, Quota, Shared};
+use super::limiter::{Caller, Counts, Limits, take};
+use super::quota::{Quota, QuotaCell};
 use crate::auth::keyring::Grant;
-use crate::context::Notes;
 
 /// Bodies up to here are bounded by their number (`limits.max_in_flight`): counting
 /// their bytes would cost a small request more than it is worth.
@@ -21,7 +21,7 @@ pub const COUNTED_FROM: u64 = 64 << 10;
 
 /// What one request's body takes; given back on drop.
 pub struct HeldBytes {
-    shared: Arc<Shared>,
+    counts: Arc<Counts>,
     /// Who is counted by itself: a caller with a key.
     caller: Option<Arc<Caller>>,
     bytes: AtomicU64,
@@ -39,12 +39,12 @@ impl Limits {
     /// Starts to count the bytes of one request.
     pub fn hold_bytes(&self, grant: Option<&Grant>) -> HeldBytes {
         let caller = grant.map(|grant| self.caller(grant.owner));
-        HeldBytes { shared: self.shared.clone(), caller, bytes: AtomicU64::new(0), arrived: AtomicU64::new(0) }
+        HeldBytes { counts: self.counts.clone(), caller, bytes: AtomicU64::new(0), arrived: AtomicU64::new(0) }
     }
 
     /// Bytes of bodies that are counted now.
     pub fn bytes_in_flight(&self) -> u64 {
-        self.shared.bytes.load(Relaxed)
+        self.counts.bytes.load(Relaxed)
     }
 }
 
@@ -54,17 +54,17 @@ impl HeldBytes {
     ///
     /// # Errors
     /// `queue_full` (ours) and `quota_exceeded` (the caller's), with `retry_after`.
-    pub fn reach(&self, bytes: u64, notes: &Notes) -> Result<()> {
+    pub fn reach(&self, bytes: u64, quota: &QuotaCell) -> Result<()> {
         let held = self.bytes.load(Relaxed);
         if bytes <= held || bytes <= COUNTED_FROM {
             return Ok(());
         }
         let more = bytes - held;
-        let config = &self.shared.config;
+        let config = &self.counts.config;
         if let Some(caller) = &self.caller
             && !take(&caller.bytes, more, config.max_body_bytes_in_flight_per_key)
         {
-            notes.set_quota(Quota::bytes(config.max_body_bytes_in_flight_per_key));
+            quota.set(Quota::bytes(config.max_body_bytes_in_flight_per_key));
             return Err(full(
                 ErrorCode::QuotaExceeded,
                 "this caller's requests",
@@ -72,7 +72,7 @@ impl HeldBytes {
                 "wait for one to end",
             ));
         }
-        if !take(&self.shared.bytes, more, config.max_body_bytes_in_flight) {
+        if !take(&self.counts.bytes, more, config.max_body_bytes_in_flight) {
             if let Some(caller) = &self.caller {
                 caller.bytes.fetch_sub(more, Relaxed);
             }
@@ -91,15 +91,15 @@ impl HeldBytes {
     ///
     /// # Errors
     /// As [`HeldBytes::reach`].
-    pub fn grow(&self, more: u64, notes: &Notes) -> Result<()> {
-        self.reach(self.arrived.fetch_add(more, Relaxed).saturating_add(more), notes)
+    pub fn grow(&self, more: u64, quota: &QuotaCell) -> Result<()> {
+        self.reach(self.arrived.fetch_add(more, Relaxed).saturating_add(more), quota)
     }
 
     /// Gives everything back: the next message of the same call begins.
     pub fn release(&self) {
         self.arrived.store(0, Relaxed);
         let bytes = self.bytes.swap(0, Relaxed);
-        self.shared.bytes.fetch_sub(bytes, Relaxed);
+        self.counts.bytes.fetch_sub(bytes, Relaxed);
         if let Some(caller) = &self.caller {
             caller.bytes.fetch_sub(bytes, Relaxed);
         }
@@ -117,21 +117,11 @@ fn full(code: ErrorCode, whose: &str, most: u64, remedy: &str) -> Error {
         .retry_after(Duration::from_secs(1))
 }
 
-/// Counts `more` unless that would pass `most` (0 is no limit).
-fn take(count: &AtomicU64, more: u64, most: u64) -> bool {
-    count
-        .fetch_update(Relaxed, Relaxed, |taken| {
-            let next = taken.saturating_add(more);
-            (most == 0 || next <= most).then_some(next)
-        })
-        .is_ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::LimitsConfig;
     use super::*;
     use crate::auth::Scope;
+    use crate::limits::LimitsConfig;
 
     const MIB: u64 = 1 << 20;
 
@@ -160,23 +150,23 @@ mod tests {
     #[test]
     fn bodies_are_bounded_together_and_each_caller_by_itself() {
         let limits = limits(10 * MIB, 6 * MIB);
-        let (a, b, notes) = (grant(1), grant(2), Notes::default());
+        let (a, b, quota) = (grant(1), grant(2), QuotaCell::default());
         let first = limits.hold_bytes(Some(&a));
-        first.reach(5 * MIB, &notes).expect("in");
-        first.reach(4 * MIB, &notes).expect("it has that already");
+        first.reach(5 * MIB, &quota).expect("in");
+        first.reach(4 * MIB, &quota).expect("it has that already");
         let second = limits.hold_bytes(Some(&a));
-        let refused = second.reach(2 * MIB, &notes).expect_err("over its own");
+        let refused = second.reach(2 * MIB, &quota).expect_err("over its own");
         assert_eq!(refused.code, ErrorCode::QuotaExceeded);
-        assert!(refused.retry_after.is_some() && notes.quota() == Some(Quota::bytes(6 * MIB)));
+        assert!(refused.retry_after.is_some() && quota.get() == Some(Quota::bytes(6 * MIB)));
         let third = limits.hold_bytes(Some(&b));
-        assert_eq!(third.reach(6 * MIB, &notes).expect_err("over all").code, ErrorCode::QueueFull);
+        assert_eq!(third.reach(6 * MIB, &quota).expect_err("over all").code, ErrorCode::QueueFull);
         assert_eq!(limits.bytes_in_flight(), 5 * MIB, "a refusal gives back what it took");
-        third.reach(5 * MIB, &notes).expect("just fits");
+        third.reach(5 * MIB, &quota).expect("just fits");
         let anonymous = limits.hold_bytes(None);
-        assert!(anonymous.reach(MIB, &notes).is_err());
-        anonymous.reach(COUNTED_FROM, &notes).expect("small ones are bounded by their number");
+        assert!(anonymous.reach(MIB, &quota).is_err());
+        anonymous.reach(COUNTED_FROM, &quota).expect("small ones are bounded by their number");
         drop((first, second));
-        anonymous.reach(MIB, &notes).expect("given back");
+        anonymous.reach(MIB, &quota).expect("given back");
         third.release();
         drop((third, anonymous));
         assert_eq!(limits.bytes_in_flight(), 0);
@@ -188,10 +178,10 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let notes = Notes::default();
+                    let quota = QuotaCell::default();
                     for round in 0..2_000 {
                         let held = limits.hold_bytes(None);
-                        let _ = held.reach((1 + round % 4) * MIB, &notes);
+                        let _ = held.reach((1 + round % 4) * MIB, &quota);
                         assert!(limits.bytes_in_flight() <= 8 * MIB);
                     }
                 });

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use nobat_core::{Error, ErrorCode, Result};
+
 /// So many requests a second, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
@@ -28,6 +30,21 @@ pub struct Decision {
     pub retry_after: Duration,
     /// The state to keep: unchanged when refused.
     pub tat_ns: u64,
+}
+
+impl Decision {
+    /// The refusal of a request that is over its caller's `rate`.
+    ///
+    /// # Errors
+    /// `rate_limited` with `retry_after`.
+    pub fn judge(self, rate: Rate) -> Result<()> {
+        if self.allowed {
+            return Ok(());
+        }
+        let (burst, window_s) = (rate.burst(), rate.window().as_secs_f64());
+        let why = format!("this caller's rate is over its limit of {burst} jobs in {window_s:.1} s; slow down");
+        Err(Error::new(ErrorCode::RateLimited, why).retry_after(self.retry_after))
+    }
 }
 
 impl Rate {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use nobat_core::{Error, ErrorCode, Result};
 
-use super::{Limits, Rate, decide};
+use super::gcra::Rate;
+use super::limiter::{Limits, decide};
 use crate::auth::keyring::Grant;
 
 impl Limits {
@@ -21,7 +22,7 @@ impl Limits {
     pub fn may_look_up(&self, grant: Option<&Grant>, now: Instant) -> Result<()> {
         let (Some(grant), Some(rate)) = (grant, self.lookup_rate()) else { return Ok(()) };
         let caller = self.caller(grant.owner);
-        let decision = rate.decide(caller.lookups_ns.load(Relaxed), self.shared.elapsed_ns(now), 1);
+        let decision = rate.decide(caller.lookups_ns.load(Relaxed), self.counts.elapsed_ns(now), 1);
         if decision.allowed {
             return Ok(());
         }
@@ -38,12 +39,12 @@ impl Limits {
     /// Counts a look-up that failed.
     pub fn lookup_failed(&self, grant: Option<&Grant>, now: Instant) {
         if let (Some(grant), Some(rate)) = (grant, self.lookup_rate()) {
-            decide(&self.caller(grant.owner).lookups_ns, rate, 1, self.shared.elapsed_ns(now));
+            decide(&self.caller(grant.owner).lookups_ns, rate, 1, self.counts.elapsed_ns(now));
         }
     }
 
     fn lookup_rate(&self) -> Option<Rate> {
-        let per_min = self.shared.config.failed_lookups_per_min;
+        let per_min = self.counts.config.failed_lookups_per_min;
         Rate::new(f64::from(per_min) / 60.0, per_min)
     }
 }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::gcra::{Decision, Rate};
 
 /// Where a caller's limit stands: the one that refused it, else its rate.
@@ -22,6 +24,23 @@ pub enum Quota {
         /// Most of them.
         most: u64,
     },
+}
+
+/// The limit that a request's caller is told of: written by whoever decides, read when
+/// the answer is on its way out.
+#[derive(Debug, Default)]
+pub struct QuotaCell(Mutex<Option<Quota>>);
+
+impl QuotaCell {
+    /// Takes over where the limit stands now.
+    pub fn set(&self, quota: Quota) {
+        *self.0.lock() = Some(quota);
+    }
+
+    /// Where the caller's limit stands, when it has one.
+    pub fn get(&self) -> Option<Quota> {
+        *self.0.lock()
+    }
 }
 
 /// When one of the things in flight may have ended.

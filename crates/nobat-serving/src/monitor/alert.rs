@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_webhooks::outbound::{Delivery, Outbound, Target, WebhookSecret};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{MonitorConfig, State};
+use super::check::State;
+use super::settings::MonitorConfig;
 use crate::auth::now_s;
 
 /// Before each further attempt. What has not arrived by then is news no more.
@@ -47,8 +48,7 @@ impl Alerts {
         if config.webhook.is_empty() {
             return Ok(Alerts { queue: None });
         }
-        let named =
-            |error: Error| Error::new(ErrorCode::InvalidParameter, format!("monitor.webhook: {}", error.message));
+        let named = |error: Error| Error::invalid(format!("monitor.webhook: {}", error.message));
         let target = config.addresses.check(config.webhook.expose()).map_err(named)?;
         let secret = match config.webhook_secret.expose() {
             "" => None,

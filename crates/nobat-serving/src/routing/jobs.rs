@@ -28,7 +28,8 @@ use tokio::task::JoinHandle;
 
 use super::run;
 use crate::context::RequestContext;
-use crate::predict::{Prediction, Predictor};
+use crate::model_calls::ModelCalls;
+use crate::prediction::Prediction;
 use crate::state::ServingState;
 
 /// Parents of one route that one gateway carries out at once.
@@ -49,9 +50,9 @@ pub struct RouteJobs {
 
 impl RouteJobs {
     /// Begins to serve. Call it inside the runtime that is to do it.
-    pub fn start(shared: Arc<ServingState>) -> RouteJobs {
+    pub fn start(state: Arc<ServingState>) -> RouteJobs {
         let (stop, stopped) = watch::channel(false);
-        RouteJobs { stop, serving: tokio::spawn(serve_all(Predictor::new(shared), stopped)) }
+        RouteJobs { stop, serving: tokio::spawn(serve_all(ModelCalls::new(state), stopped)) }
     }
 
     /// Gives back what is leased, in its old place, and ends.
@@ -63,12 +64,12 @@ impl RouteJobs {
     }
 }
 
-async fn serve_all(predictor: Predictor, mut stop: watch::Receiver<bool>) {
+async fn serve_all(calls: ModelCalls, mut stop: watch::Receiver<bool>) {
     let mut served: HashMap<SmolStr, JoinHandle<()>> = HashMap::new();
     loop {
-        for route in predictor.state().routes.in_use().iter() {
+        for route in calls.state.routes.in_use().iter() {
             if !served.contains_key(route) {
-                let serving = tokio::spawn(serve_route(predictor.clone(), route.clone(), stop.clone()));
+                let serving = tokio::spawn(serve_route(calls.clone(), route.clone(), stop.clone()));
                 served.insert(route.clone(), serving);
             }
         }
@@ -88,8 +89,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves one route's queue until `stop`, whatever happens to the store.
-async fn serve_route(predictor: Predictor, route: SmolStr, mut stop: watch::Receiver<bool>) {
-    let queue = predictor.state().queue.clone();
+async fn serve_route(calls: ModelCalls, route: SmolStr, mut stop: watch::Receiver<bool>) {
+    let queue = calls.state.queue.clone();
     let name = route_jobs::queue_of(&route);
     let opened = async {
         loop {
@@ -106,13 +107,13 @@ async fn serve_route(predictor: Predictor, route: SmolStr, mut stop: watch::Rece
         () = stopped(&mut stop) => return,
         opened = opened => opened,
     };
-    Serving { predictor, route, queue: name, consumer, renewer, held: HashMap::new(), settle: Vec::new() }
+    Serving { calls, route, queue: name, consumer, renewer, held: HashMap::new(), settle: Vec::new() }
         .until(stop)
         .await;
 }
 
 struct Serving {
-    predictor: Predictor,
+    calls: ModelCalls,
     route: SmolStr,
     queue: SmolStr,
     consumer: Box<dyn Consumer>,
@@ -124,7 +125,7 @@ struct Serving {
 
 impl Serving {
     async fn until(mut self, mut stop: watch::Receiver<bool>) {
-        let lease = Duration::from_millis(u64::from(self.predictor.state().queue.settings().lease_ms));
+        let lease = Duration::from_millis(u64::from(self.calls.state.queue.settings().lease_ms));
         let mut renewal = tokio::time::interval((lease / 3).max(Duration::from_millis(10)));
         let mut running = FuturesUnordered::new();
         let mut more = true;
@@ -137,7 +138,7 @@ impl Serving {
                         for job in step.leased {
                             let (hold, lost) = oneshot::channel();
                             self.held.insert(job.id, (job.token, hold));
-                            running.push(carry_out(self.predictor.clone(), self.route.clone(), job, lost));
+                            running.push(carry_out(self.calls.clone(), self.route.clone(), job, lost));
                         }
                     }
                     // What was to be settled is kept by the consumer and sent again.
@@ -188,23 +189,23 @@ impl Serving {
 
 /// Runs one parent; no outcome when its lease was lost meanwhile.
 async fn carry_out(
-    predictor: Predictor,
+    calls: ModelCalls,
     route: SmolStr,
     job: LeasedJob,
     lost: oneshot::Receiver<()>,
 ) -> (JobId, Option<Outcome>) {
     let outcome = tokio::select! {
         _ = lost => None,
-        answer = answer(&predictor, &route, &job) => Some(outcome(&job, answer)),
+        answer = answer(&calls, &route, &job) => Some(outcome(&job, answer)),
     };
     (job.id, outcome)
 }
 
 /// Carries the route out, waiting for workers where there are none.
-async fn answer(predictor: &Predictor, route: &str, job: &LeasedJob) -> Result<Prediction> {
+async fn answer(calls: &ModelCalls, route: &str, job: &LeasedJob) -> Result<Prediction> {
     let started = Instant::now();
     let patience = job.time_left.unwrap_or(PATIENCE);
-    let owner = predictor.state().queue.get(job.id).await?.map_or(OwnerId::ANONYMOUS, |view| view.owner);
+    let owner = calls.state.queue.get(job.id).await?.map_or(OwnerId::ANONYMOUS, |view| view.owner);
     let mut request = InferRequest::decode(job.payload.clone())?;
     // Where a model's job names its version a route's holds the route key.
     let key = std::mem::take(&mut request.version);
@@ -214,8 +215,8 @@ async fn answer(predictor: &Predictor, route: &str, job: &LeasedJob) -> Result<P
         let options =
             JobOptions { priority: job.priority, retry: job.retry, deadline: Some(left), ..JobOptions::default() };
         let tried = async {
-            let plan = run::plan_for(predictor, &context, route)?;
-            run::carry_out(predictor, &context, &plan, request.clone(), options).await
+            let plan = run::plan_for(&calls.state, &context, route)?;
+            run::carry_out(calls, &context, &plan, request.clone(), options).await
         };
         match tried.await {
             Err(error) if passes(error.code) && started.elapsed() + AWAY < patience => {

@@ -17,7 +17,7 @@ use super::route::{Join, Target};
 /// names, datatypes and shapes do not.
 pub fn join(join: Join, mut answers: Vec<(Target, InferResponse)>) -> Result<InferResponse> {
     let Some((first_target, first)) = answers.first() else {
-        return Err(Error::new(ErrorCode::Internal, "a group's join was called without an answer"));
+        return Err(Error::internal("a group's join was called without an answer"));
     };
     match join {
         Join::First => Ok(answers.swap_remove(0).1),

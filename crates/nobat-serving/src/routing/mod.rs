@@ -17,8 +17,10 @@
 //!   never takes the route down.
 //! - A shadow never delays or fails the answer it copies.
 
+pub mod bound;
 pub mod jobs;
 pub mod join;
+pub mod plan;
 pub mod route;
 mod routes;
 pub(crate) mod run;
@@ -27,8 +29,10 @@ pub mod table;
 pub mod topic;
 pub mod weight;
 
+pub use bound::{BoundRoute, BoundTable};
+pub use plan::Plan;
 pub use route::{FanOut, Join, OnFailure, OnMissing, Route, Rule, Shadow, Topic, Weighted};
 pub use routes::{Routes, ShadowCounts, no_route};
-pub use signature::{Known, Missing};
-pub use table::{Bound, BoundRoute, Plan, Table};
+pub use signature::{MissingTarget, ServedModel};
+pub use table::Table;
 pub use topic::Pattern;

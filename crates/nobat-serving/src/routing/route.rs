@@ -1,6 +1,6 @@
 //! What a route is, as configuration and the admin call write it.
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -268,7 +268,7 @@ impl Route {
 
     /// An `invalid_parameter` about this route.
     pub fn invalid(&self, what: &str) -> Error {
-        Error::new(ErrorCode::InvalidParameter, format!("route `{}` {what}", self.name))
+        Error::invalid(format!("route `{}` {what}", self.name))
     }
 }
 

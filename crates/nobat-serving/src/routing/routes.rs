@@ -22,9 +22,10 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::Semaphore;
 
+use super::bound::BoundTable;
 use super::route::Route;
-use super::signature::{Known, Missing};
-use super::table::{Bound, Table};
+use super::signature::{MissingTarget, ServedModel};
+use super::table::Table;
 use crate::registry::{Registry, Target};
 
 /// How often other gateways' calls are looked for.
@@ -35,7 +36,7 @@ const SHADOWS_AT_ONCE: usize = 64;
 /// The deployment's routes as this gateway sees them. Cheap to clone.
 #[derive(Clone)]
 pub struct Routes {
-    current: Arc<ArcSwap<Bound>>,
+    current: Arc<ArcSwap<BoundTable>>,
     declared: Arc<Vec<Route>>,
     metadata: Arc<dyn MetadataStore>,
     /// Routes whose queues have, or once had, jobs.
@@ -86,12 +87,12 @@ impl Routes {
         let table = Table::build(declared.clone())?;
         let options = opts!("nobat_shadow_copies_total", "Shadow copies by how they compared with the answer.");
         let shown = IntCounterVec::new(options, &["route", "target", "outcome"])
-            .map_err(|error| Error::new(ErrorCode::Internal, format!("metrics: {error}")))?;
+            .map_err(|error| Error::internal(format!("metrics: {error}")))?;
         metrics.register(shown.clone());
         let slots = Arc::new(Semaphore::new(SHADOWS_AT_ONCE));
         let shadows = Shadows { slots, counts: Mutex::default(), shown };
         Ok(Routes {
-            current: Arc::new(ArcSwap::from_pointee(table.bind(&[]))),
+            current: Arc::new(ArcSwap::from_pointee(BoundTable::bind(&table, &[]))),
             declared: Arc::new(declared),
             metadata,
             in_use: Arc::default(),
@@ -100,7 +101,7 @@ impl Routes {
     }
 
     /// The current table. Do not hold it across an await.
-    pub fn load(&self) -> Guard<Arc<Bound>> {
+    pub fn load(&self) -> Guard<Arc<BoundTable>> {
         self.current.load()
     }
 
@@ -245,7 +246,7 @@ impl Routes {
             return Err(Error { code: ErrorCode::InvalidParameter, ..error.clone() });
         }
         let json = serde_json::to_vec(&route)
-            .map_err(|error| Error::new(ErrorCode::Internal, format!("a route cannot be written: {error}")))?;
+            .map_err(|error| Error::internal(format!("a route cannot be written: {error}")))?;
         self.metadata.put(SPACE, &route.name, &json).await?;
         tell(&self.current.load(), &bound);
         self.current.store(Arc::new(bound));
@@ -307,19 +308,20 @@ pub fn no_route(name: &str) -> Error {
 }
 
 /// The table with the models as they are served now.
-fn bound(table: &Table, registry: &Registry) -> Bound {
+fn bound(table: &Table, registry: &Registry) -> BoundTable {
     let snapshot = registry.load();
     let versions = snapshot.models().flat_map(|model| &model.versions);
-    let known = versions.map(|version| Known { signature: &version.signature, live: version.is_live() });
-    table.bind(&known.collect::<Vec<_>>())
+    let known = versions.map(|version| ServedModel { signature: &version.signature, live: version.is_live() });
+    BoundTable::bind(table, &known.collect::<Vec<_>>())
 }
 
 /// Says once whom a route begins to pass over, and when it no longer does.
-fn tell(before: &Bound, now: &Bound) {
+fn tell(before: &BoundTable, now: &BoundTable) {
     for route in now.table().routes() {
-        let missing = |bound: &Bound| bound.get(&route.name).map(|bound| bound.missing.clone()).unwrap_or_default();
+        let missing =
+            |bound: &BoundTable| bound.get(&route.name).map(|bound| bound.missing.clone()).unwrap_or_default();
         let (was, is) = (missing(before), missing(now));
-        let among = |list: &[Missing], one: &Missing| list.iter().any(|other| other.target == one.target);
+        let among = |list: &[MissingTarget], one: &MissingTarget| list.iter().any(|other| other.target == one.target);
         for one in is.iter().filter(|one| !among(&was, one)) {
             let (name, target) = (route.name.as_str(), one.target.as_str());
             log::warn!(route = name, target; "routes: `{name}` goes on without `{target}`: {}", one.error);

@@ -10,18 +10,20 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, NewJob};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_queue::{Accepted, route_jobs};
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 
 use super::join;
+use super::plan::Plan;
 use super::route::{Join, OnFailure};
 use super::routes::{ShadowOutcome, no_route};
-use super::table::Plan;
 use crate::context::RequestContext;
-use crate::predict::{Prediction, Predictor};
+use crate::model_calls::ModelCalls;
+use crate::prediction::Prediction;
 use crate::registry::{Target, Want};
+use crate::state::ServingState;
 
 /// A copy that takes longer counts as failed.
 const SHADOW_DEADLINE: Duration = Duration::from_secs(60);
@@ -31,16 +33,16 @@ const SHADOW_DEADLINE: Duration = Duration::from_secs(60);
 /// # Errors
 /// `route_not_found` when the route went away since it was resolved;
 /// `model_not_ready`.
-pub(crate) fn plan_for(predictor: &Predictor, context: &RequestContext, route: &str) -> Result<Plan> {
-    predictor.state().routes.load().resolve(route, context.route_key()).unwrap_or_else(|| Err(no_route(route)))
+pub(crate) fn plan_for(state: &ServingState, context: &RequestContext, route: &str) -> Result<Plan> {
+    state.routes.load().resolve(route, context.route_key()).unwrap_or_else(|| Err(no_route(route)))
 }
 
 /// The model a leaf of a plan names.
 ///
 /// # Errors
 /// As the registry's resolve.
-pub(crate) fn leaf(predictor: &Predictor, model: &str, version: &str) -> Result<Target> {
-    let entry = predictor.state().registry.load();
+pub(crate) fn leaf(state: &ServingState, model: &str, version: &str) -> Result<Target> {
+    let entry = state.registry.load();
     let entry = entry.model(model)?;
     match version {
         "" => entry.resolve(Want::Default),
@@ -51,50 +53,40 @@ pub(crate) fn leaf(predictor: &Predictor, model: &str, version: &str) -> Result<
     }
 }
 
-/// Enqueues what a route comes down to without waiting: one model's job, or, for
-/// a group, a job of the route that its answers are joined in.
+/// Enqueues a job of the route, in which its plan's answers are joined, without waiting.
 ///
 /// # Errors
-/// As [`plan_for`] and [`Predictor::enqueue`].
+/// As [`Predictor::enqueue`](crate::predictor::Predictor::enqueue).
 pub(crate) async fn enqueue(
-    predictor: &Predictor,
+    calls: &ModelCalls,
     context: &RequestContext,
     route: &str,
+    plan: &Plan,
     request: InferRequest,
     options: JobOptions,
 ) -> Result<Accepted> {
-    match plan_for(predictor, context, route)? {
-        Plan::Model { model, version } => {
-            let target = leaf(predictor, &model, &version)?;
-            Box::pin(predictor.enqueue(context, &target, request, options)).await
-        }
-        plan @ (Plan::Group { .. } | Plan::Shadow { .. }) => {
-            if let Some(grant) = &context.grant {
-                plan.models().into_iter().try_for_each(|model| grant.require_model(model))?;
-            }
-            predictor.check_priority(context, &options)?;
-            predictor.charge(context, &plan).await?;
-            let routes = &predictor.state().routes;
-            let target = routes.target(route).unwrap_or_else(|| Err(no_route(route)))?;
-            let rows = target.signature.validate(&request)?;
-            routes.open_queue(route).await?;
-            let job = NewJob {
-                model: route_jobs::queue_of(route),
-                owner: context.owner,
-                options,
-                // A route has no version; `jobs` reads the route key there.
-                payload: InferRequest { version: context.route_key.clone(), ..request }.encode().into(),
-                rows,
-                trace: context.trace(),
-            };
-            predictor.accept(context, job).await
-        }
-    }
+    let state = &calls.state;
+    plan.models().into_iter().try_for_each(|model| context.require_model(model))?;
+    state.admission.check_priority(context, &options)?;
+    state.admission.charge(context, plan.models().len()).await?;
+    let target = state.routes.target(route).unwrap_or_else(|| Err(no_route(route)))?;
+    let rows = target.signature.validate(&request)?;
+    state.routes.open_queue(route).await?;
+    let job = NewJob {
+        model: route_jobs::queue_of(route),
+        owner: context.owner,
+        options,
+        // A route has no version; `jobs` reads the route key there.
+        payload: InferRequest { version: context.route_key.clone(), ..request }.encode().into(),
+        rows,
+        trace: context.trace(),
+    };
+    calls.accept(context, job).await
 }
 
 /// Runs a plan and waits for its answer.
 pub(crate) fn carry_out<'a>(
-    predictor: &'a Predictor,
+    calls: &'a ModelCalls,
     context: &'a RequestContext,
     plan: &'a Plan,
     request: InferRequest,
@@ -103,23 +95,23 @@ pub(crate) fn carry_out<'a>(
     Box::pin(async move {
         match plan {
             Plan::Model { model, version } => {
-                let target = leaf(predictor, model, version)?;
-                predictor.predict(context, &target, request, options).await
+                let target = leaf(&calls.state, model, version)?;
+                calls.predict(context, &target, request, options).await
             }
             Plan::Group { children, join, on_failure } => {
                 let running = children.iter().filter_map(|(target, child)| {
                     let request = of_child(*join, target, &request)?;
                     let options = options_of_child(target, &options);
-                    let answer = carry_out(predictor, context, child, request, options);
+                    let answer = carry_out(calls, context, child, request, options);
                     Some(async move { (target, answer.await) })
                 });
                 collect(running.collect(), children, *join, *on_failure).await
             }
             Plan::Shadow { route, primary, copies, missing, tolerance } => {
-                let shadows = &predictor.state().routes.shadows;
+                let shadows = &calls.state.routes.shadows;
                 missing.iter().for_each(|target| shadows.count(route, target, ShadowOutcome::Missing));
-                let answered = send_copies(predictor, context, route, copies, *tolerance, &request, &options);
-                let prediction = carry_out(predictor, context, primary, request, options).await?;
+                let answered = send_copies(calls, context, route, copies, *tolerance, &request, &options);
+                let prediction = carry_out(calls, context, primary, request, options).await?;
                 // Nobody listens when every copy was dropped.
                 let _ = answered.send(Some(prediction.response.clone()));
                 Ok(prediction)
@@ -157,9 +149,7 @@ async fn collect<'a>(
         .max_by_key(|(explain, _)| explain.total())
         .map(|(explain, cache)| (explain.clone(), cache))
     else {
-        return Err(failure.unwrap_or_else(|| {
-            Error::new(ErrorCode::InvalidParameter, "no target has the outputs that were asked for")
-        }));
+        return Err(failure.unwrap_or_else(|| Error::invalid("no target has the outputs that were asked for")));
     };
     let place = |target: &SmolStr| children.iter().position(|(name, _)| name == target);
     answers.sort_by_key(|(target, _)| place(target));
@@ -194,7 +184,7 @@ fn options_of_child(target: &SmolStr, options: &JobOptions) -> JobOptions {
 /// Sends copies off, each in a task of its own; they wait for the answer that
 /// goes to the caller, compare and count.
 fn send_copies(
-    predictor: &Predictor,
+    calls: &ModelCalls,
     context: &RequestContext,
     route: &SmolStr,
     copies: &[(SmolStr, Plan)],
@@ -203,7 +193,7 @@ fn send_copies(
     options: &JobOptions,
 ) -> watch::Sender<Option<InferResponse>> {
     let (answered, listen) = watch::channel(None);
-    let shadows = &predictor.state().routes.shadows;
+    let shadows = &calls.state.routes.shadows;
     for (target, plan) in copies {
         let Ok(slot) = shadows.slots.clone().try_acquire_owned() else {
             shadows.count(route, target, ShadowOutcome::Dropped);
@@ -211,7 +201,7 @@ fn send_copies(
         };
         // The operator's wish, not the caller's: no grant of its, nothing in its log line.
         let context = RequestContext { grant: None, notes: Arc::default(), ..context.clone() };
-        let (predictor, plan) = (predictor.clone(), plan.clone());
+        let (calls, plan) = (calls.clone(), plan.clone());
         let (request, route, target) = (request.clone(), route.clone(), target.clone());
         let options = JobOptions {
             priority: 0,
@@ -223,7 +213,7 @@ fn send_copies(
         let mut listen = listen.clone();
         tokio::spawn(async move {
             let copy =
-                tokio::time::timeout(SHADOW_DEADLINE, carry_out(&predictor, &context, &plan, request, options)).await;
+                tokio::time::timeout(SHADOW_DEADLINE, carry_out(&calls, &context, &plan, request, options)).await;
             let outcome = match copy {
                 Ok(Ok(copy)) => match listen.wait_for(Option::is_some).await.as_deref() {
                     Ok(Some(answer)) if join::same_answer(answer, &copy.response, tolerance) => {
@@ -240,7 +230,7 @@ fn send_copies(
                 Err(_) => Some(ShadowOutcome::Failed),
             };
             if let Some(outcome) = outcome {
-                predictor.state().routes.shadows.count(&route, &target, outcome);
+                calls.state.routes.shadows.count(&route, &target, outcome);
             }
             drop(slot);
         });

@@ -3,7 +3,7 @@
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use smol_str::{SmolStr, format_smolstr};
 
 use super::route::{Join, OnFailure, OnMissing, Route, Rule, Target, Topic};
@@ -11,7 +11,7 @@ use super::table::{Table, split_version};
 
 /// A model's version as a table is bound to it.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct ServedModel<'a> {
     /// What it takes and gives.
     pub signature: &'a ModelSignature,
     /// Whether a live worker has it; else it is remembered.
@@ -20,7 +20,7 @@ pub struct Known<'a> {
 
 /// A target that is passed over for now.
 #[derive(Clone, Debug)]
-pub struct Missing {
+pub struct MissingTarget {
     /// As the route names it.
     pub target: Target,
     /// Why.
@@ -35,11 +35,11 @@ pub(super) struct Fitted {
     pub(super) signature: ModelSignature,
     /// Whether live workers can answer it now.
     pub(super) live: bool,
-    pub(super) missing: Vec<Missing>,
+    pub(super) missing: Vec<MissingTarget>,
 }
 
 /// The models whose routing key a topic's pattern matches, by name.
-pub(super) fn members(topic: &Topic, models: &[Known<'_>]) -> Vec<SmolStr> {
+pub(super) fn members(topic: &Topic, models: &[ServedModel<'_>]) -> Vec<SmolStr> {
     let mut names: Vec<_> = models
         .iter()
         .map(|known| known.signature)
@@ -62,7 +62,7 @@ fn routing_key(model: &ModelSignature) -> &str {
 /// `invalid_parameter`: an unknown target that it cannot do without, a topic that
 /// matches nothing, models that differ, outputs that cannot be joined; names the value
 /// and the remedy.
-pub(super) fn of_route(table: &Table, route: &Route, models: &[Known<'_>]) -> Result<Fitted> {
+pub(super) fn of_route(table: &Table, route: &Route, models: &[ServedModel<'_>]) -> Result<Fitted> {
     let fit = |target: &Target| of_target(table, route, target, models);
     let mut fitted = match route.rule()? {
         Rule::Direct(target) => Fitted { missing: Vec::new(), ..fit(target)? },
@@ -130,7 +130,7 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[Known<'_>]) -> Re
 /// A route's targets, and those of them that are passed over; whether live workers can
 /// answer with what is left. Where nothing is live, what is known stands in: jobs may
 /// wait for it.
-type Split = (Vec<(Target, ModelSignature)>, Vec<Missing>, bool);
+type Split = (Vec<(Target, ModelSignature)>, Vec<MissingTarget>, bool);
 
 /// Parts the targets of a route into those that serve and those that are missing. Where
 /// it `passes` over none, the first that is unknown is the error.
@@ -151,11 +151,11 @@ fn split(route: &Route, targets: Vec<(Target, Result<Fitted>)>, passes: bool, ou
     let mut kept = Vec::new();
     for (target, fitted) in targets {
         match fitted {
-            Err(error) => missing.push(Missing { target, error, fits: false }),
+            Err(error) => missing.push(MissingTarget { target, error, fits: false }),
             Ok(fitted) => {
                 let own = (target, fitted.signature);
                 match first.iter().find_map(|first| differs(route, first, &own, outputs_too)) {
-                    Some(error) => missing.push(Missing { target: own.0, error, fits: false }),
+                    Some(error) => missing.push(MissingTarget { target: own.0, error, fits: false }),
                     None if fitted.live || !live => kept.push(own),
                     None => missing.push(unserved(route, own.0)),
                 }
@@ -174,8 +174,8 @@ fn of_copy(
     primary: &(Target, ModelSignature),
     copy: &Target,
     fitted: Result<Fitted>,
-) -> std::result::Result<ModelSignature, Box<Missing>> {
-    let passed = |error| Box::new(Missing { target: copy.clone(), error, fits: false });
+) -> std::result::Result<ModelSignature, Box<MissingTarget>> {
+    let passed = |error| Box::new(MissingTarget { target: copy.clone(), error, fits: false });
     let fitted = fitted.map_err(passed)?;
     let own = (copy.clone(), fitted.signature);
     match differs(route, primary, &own, true) {
@@ -185,23 +185,23 @@ fn of_copy(
     }
 }
 
-fn unserved(route: &Route, target: Target) -> Missing {
+fn unserved(route: &Route, target: Target) -> MissingTarget {
     let error = route.invalid(&format!("names `{target}`, which no live worker serves now"));
-    Missing { target, error, fits: true }
+    MissingTarget { target, error, fits: true }
 }
 
-fn of_target(table: &Table, within: &Route, target: &Target, models: &[Known<'_>]) -> Result<Fitted> {
+fn of_target(table: &Table, within: &Route, target: &Target, models: &[ServedModel<'_>]) -> Result<Fitted> {
     match table.follow(within, target) {
         Some(route) => of_route(table, route, models),
         None => of_model(within, target, models),
     }
 }
 
-fn of_model(route: &Route, target: &str, models: &[Known<'_>]) -> Result<Fitted> {
+fn of_model(route: &Route, target: &str, models: &[ServedModel<'_>]) -> Result<Fitted> {
     let (name, version) = split_version(target);
     let newest = models
         .iter()
-        .filter(|Known { signature: model, .. }| {
+        .filter(|ServedModel { signature: model, .. }| {
             model.name == name
                 && model.state == ModelState::Ready
                 && (version.is_empty() || model.version == version || model.labels.iter().any(|label| label == version))
@@ -210,8 +210,10 @@ fn of_model(route: &Route, target: &str, models: &[Known<'_>]) -> Result<Fitted>
     if let Some(known) = newest {
         return Ok(Fitted { signature: known.signature.clone(), live: known.live, missing: Vec::new() });
     }
-    let mut known: Vec<_> =
-        models.iter().map(|Known { signature, .. }| format!("{}/{}", signature.name, signature.version)).collect();
+    let mut known: Vec<_> = models
+        .iter()
+        .map(|ServedModel { signature, .. }| format!("{}/{}", signature.name, signature.version))
+        .collect();
     known.sort_unstable();
     known.dedup();
     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
@@ -226,15 +228,12 @@ fn differs(
     outputs_too: bool,
 ) -> Option<Error> {
     let told = |what: &str, a: &[TensorSpec], b: &[TensorSpec]| {
-        Some(Error::new(
-            ErrorCode::InvalidParameter,
-            format!(
-                "route `{}` joins `{first_name}` with {what} {} and `{name}` with {}; group models of one signature",
-                route.name,
-                spell(a),
-                spell(b)
-            ),
-        ))
+        Some(Error::invalid(format!(
+            "route `{}` joins `{first_name}` with {what} {} and `{name}` with {}; group models of one signature",
+            route.name,
+            spell(a),
+            spell(b)
+        )))
     };
     if other.batched != first.batched || !fits(&first.inputs, &other.inputs) {
         return told("inputs", &first.inputs, &other.inputs);
@@ -354,7 +353,7 @@ mod tests {
         ];
         let route: Route = serde_json::from_value(route).expect("a route");
         let table = Table::build([route.clone()])?;
-        let known = |signature| Known { signature, live: !away.contains(&signature.name.as_str()) };
+        let known = |signature| ServedModel { signature, live: !away.contains(&signature.name.as_str()) };
         of_route(&table, &route, &models.iter().map(known).collect::<Vec<_>>())
     }
 

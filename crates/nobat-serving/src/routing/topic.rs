@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nobat_core::{Error, ErrorCode};
+use nobat_core::Error;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -65,7 +65,7 @@ impl FromStr for Pattern {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Pattern, Error> {
-        let refuse = |why: String| Err(Error::new(ErrorCode::InvalidParameter, format!("topic `{text}` {why}")));
+        let refuse = |why: String| Err(Error::invalid(format!("topic `{text}` {why}")));
         let mut words = Vec::new();
         for word in text.split('.') {
             words.push(match word {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, redirect};
 use tokio::sync::Semaphore;
@@ -66,7 +66,7 @@ impl Outbound {
             .pool_max_idle_per_host(2)
             .user_agent(concat!("nobat/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|e| Error::new(ErrorCode::Internal, format!("cannot set up the webhook client: {e}")))?;
+            .map_err(|e| Error::internal(format!("cannot set up the webhook client: {e}")))?;
         Ok(Outbound { client, policy, slots: Arc::new(Semaphore::new(concurrent.max(1))) })
     }
 

@@ -12,7 +12,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl AddressPolicy {
     /// # Errors
     /// `invalid_parameter`, naming what is wrong and the remedy.
     pub fn check(self, url: &str) -> Result<Target> {
-        let refuse = |why: String| Error::new(ErrorCode::InvalidParameter, why);
+        let refuse = |why: String| Error::invalid(why);
         let url = Url::parse(url).map_err(|e| refuse(format!("url is malformed ({e}); give https://host/path")))?;
         match url.scheme() {
             "https" => {}
@@ -61,10 +61,9 @@ impl AddressPolicy {
             return Ok(());
         }
         let note = if host.trim_matches(['[', ']']) == ip.to_string() { String::new() } else { format!(" ({ip})") };
-        Err(Error::new(
-            ErrorCode::InvalidParameter,
-            format!("address of `{host}`{note} is private or reserved; use a public one, or allow private addresses"),
-        ))
+        Err(Error::invalid(format!(
+            "address of `{host}`{note} is private or reserved; use a public one, or allow private addresses"
+        )))
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use sha2::Sha256;
 
 /// How far a timestamp may lie from the verifier's clock, in seconds.
@@ -28,10 +28,7 @@ impl WebhookSecret {
     /// is not of 24 to 64 bytes. The message never holds the secret.
     pub fn parse(text: &str) -> Result<WebhookSecret> {
         let refuse = |why: &str| {
-            Error::new(
-                ErrorCode::InvalidParameter,
-                format!("webhook secret {why}; give `whsec_` and 24 to 64 random bytes in base64"),
-            )
+            Error::invalid(format!("webhook secret {why}; give `whsec_` and 24 to 64 random bytes in base64"))
         };
         let encoded = text.strip_prefix("whsec_").ok_or_else(|| refuse("does not begin with `whsec_`"))?;
         let key = STANDARD.decode(encoded).map_err(|_| refuse("is not base64 after its prefix"))?;
@@ -79,6 +76,7 @@ impl fmt::Debug for WebhookSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nobat_core::ErrorCode;
 
     const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
     const ID: &str = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W";

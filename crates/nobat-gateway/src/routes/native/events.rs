@@ -12,8 +12,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::stream::{self, Stream};
 use nobat_core::Result;
 use nobat_core::job::{JobState, JobView};
-use nobat_serving::context::RequestContext;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
+use nobat_serving::RequestContext;
 
 use super::objects::{EventObject, JobObject};
 use crate::context;

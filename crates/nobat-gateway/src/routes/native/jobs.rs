@@ -8,16 +8,16 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::{Answer, Prediction, Predictor};
 use nobat_serving::timing::server_timing;
+use nobat_serving::{Answer, Prediction, Predictor};
 use nobat_serving::{ListFilter, Page, shown_model};
 use smol_str::SmolStr;
 
 use super::objects::{ExplainObject, InputObject, JobList, JobObject, ResultObject};
 use super::predict::{accepted_job, bounded, id_text};
 use crate::context;
+use crate::context::SERVER_TIMING;
 use crate::error::{Shape, finish};
-use crate::http::SERVER_TIMING;
 use crate::json::request::Form;
 use crate::json::write;
 use crate::routes::docs::Refusals;

@@ -5,8 +5,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::ModelState;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
+use nobat_serving::Predictor;
 use nobat_serving::WorkerInfo;
-use nobat_serving::predict::Predictor;
 use nobat_serving::registry::{ModelEntry, Want};
 
 use super::objects::{ModelDetail, ModelList, ModelObject, QueueObject, VersionObject, WorkerObject, known, route_url};

@@ -6,7 +6,7 @@ use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_scheduler::ScheduleStore;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use serde_json::json;
 
 use crate::access::{Access, resource};

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use nobat_core::job::{Idempotency, JobState};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_serving::Accepted;
-use nobat_serving::predict::{Answer, Predictor};
 use nobat_serving::registry::{Target, Want};
+use nobat_serving::{Answer, Predictor};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::jobs::{answered, pending};
@@ -199,8 +199,7 @@ async fn enqueue_many(
     if requests.is_empty() {
         return Err(Error::new(ErrorCode::InvalidJson, "`requests` is missing or empty; give at least one"));
     }
-    let shared = predictor.state();
-    shared.admission.limits.charge(&context, requests.len(), &*shared.queue).await?;
+    predictor.state().admission.charge(&context, requests.len()).await?;
     // The queue client sends what is asked for at once in one round trip.
     let enqueued = futures::future::join_all(
         requests.into_iter().map(|tensors| predictor.enqueue(&context, &target, tensors, query.options.clone())),

@@ -5,7 +5,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_serving::Counts;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 
 use super::jobs::listed;
 use super::objects::{JobList, Moved, QueueList, QueueObject};

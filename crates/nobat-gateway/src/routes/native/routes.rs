@@ -3,7 +3,7 @@
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::routing::{BoundRoute, Route, Routes, no_route};
 use serde_json::{Value, json};
 

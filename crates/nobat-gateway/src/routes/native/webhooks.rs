@@ -3,7 +3,7 @@
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_webhooks::delivery::HISTORY_KEPT;
 use serde::Deserialize;
 use serde_json::{Value, json};

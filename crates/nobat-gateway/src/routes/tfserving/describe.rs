@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::Result;
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::registry::{VersionEntry, Want};
 use serde::Serialize;
 use serde_json::{Map, Value, json};

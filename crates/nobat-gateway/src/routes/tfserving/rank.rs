@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::predict::Predictor;
+use nobat_serving::Predictor;
 use nobat_serving::registry::Want;
 use nobat_serving::timing::server_timing;
 

@@ -10,14 +10,14 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// The workers of a deployment, look by look.
 #[derive(Default)]
-pub(super) struct Roll {
+pub(super) struct Roster {
     /// Host by id.
     present: BTreeMap<SmolStr, SmolStr>,
-    missing: Vec<Missing>,
+    missing: Vec<MissingWorker>,
 }
 
 /// A worker that is missing.
-pub(super) struct Missing {
+pub(super) struct MissingWorker {
     id: SmolStr,
     pub(super) host: SmolStr,
     pub(super) since: Instant,
@@ -25,7 +25,7 @@ pub(super) struct Missing {
     pub(super) of: usize,
 }
 
-impl Roll {
+impl Roster {
     /// Those who were here at the last look and are not now.
     pub(super) fn has_lost(&self, live: &BTreeMap<SmolStr, SmolStr>) -> bool {
         self.present.keys().any(|id| !live.contains_key(id))
@@ -33,15 +33,15 @@ impl Roll {
 
     /// Takes a look: `departed` left on purpose. Who came in a missing one's place
     /// makes up for it.
-    pub(super) fn call(
+    pub(super) fn look(
         &mut self,
         live: BTreeMap<SmolStr, SmolStr>,
         departed: &HashSet<String>,
         now: Instant,
-    ) -> &[Missing] {
+    ) -> &[MissingWorker] {
         let of = self.present.len();
         let lost = self.present.iter().filter(|(id, _)| !live.contains_key(*id) && !departed.contains(id.as_str()));
-        let lost = lost.map(|(id, host)| Missing { id: id.clone(), host: host.clone(), since: now, of });
+        let lost = lost.map(|(id, host)| MissingWorker { id: id.clone(), host: host.clone(), since: now, of });
         self.missing.extend(lost);
         self.missing.retain(|missing| {
             let made_up_for = live.contains_key(&missing.id) || live.len() >= missing.of;
@@ -60,29 +60,29 @@ mod tests {
         ids.iter().map(|id| (SmolStr::new(id), SmolStr::new(format!("host-{id}")))).collect()
     }
 
-    fn missing(roll: &mut Roll, ids: &[&str], departed: &[&str], now: Instant) -> Vec<String> {
+    fn missing(roster: &mut Roster, ids: &[&str], departed: &[&str], now: Instant) -> Vec<String> {
         let departed = departed.iter().map(ToString::to_string).collect();
-        roll.call(live(ids), &departed, now).iter().map(|missing| missing.host.to_string()).collect()
+        roster.look(live(ids), &departed, now).iter().map(|missing| missing.host.to_string()).collect()
     }
 
     #[test]
     fn who_dies_is_missing_until_somebody_makes_up_for_it() {
-        let (mut roll, now) = (Roll::default(), Instant::now());
-        assert!(missing(&mut roll, &["a", "b"], &[], now).is_empty());
-        assert!(roll.has_lost(&live(&["a"])) && !roll.has_lost(&live(&["a", "b", "c"])));
-        assert_eq!(missing(&mut roll, &["a"], &[], now), ["host-b"]);
-        assert_eq!(missing(&mut roll, &["a"], &[], now), ["host-b"], "it stays missing");
-        assert!(missing(&mut roll, &["a", "c"], &[], now).is_empty(), "another one came");
-        assert_eq!(missing(&mut roll, &["c"], &[], now), ["host-a"]);
-        assert!(missing(&mut roll, &["a", "c"], &[], now).is_empty(), "it came back");
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        assert!(missing(&mut roster, &["a", "b"], &[], now).is_empty());
+        assert!(roster.has_lost(&live(&["a"])) && !roster.has_lost(&live(&["a", "b", "c"])));
+        assert_eq!(missing(&mut roster, &["a"], &[], now), ["host-b"]);
+        assert_eq!(missing(&mut roster, &["a"], &[], now), ["host-b"], "it stays missing");
+        assert!(missing(&mut roster, &["a", "c"], &[], now).is_empty(), "another one came");
+        assert_eq!(missing(&mut roster, &["c"], &[], now), ["host-a"]);
+        assert!(missing(&mut roster, &["a", "c"], &[], now).is_empty(), "it came back");
     }
 
     #[test]
     fn who_leaves_is_not_missing_and_nobody_is_for_ever() {
-        let (mut roll, now) = (Roll::default(), Instant::now());
-        missing(&mut roll, &["a", "b", "c"], &[], now);
-        assert_eq!(missing(&mut roll, &["a"], &["b"], now), ["host-c"], "one left, one died");
-        assert_eq!(missing(&mut roll, &["a"], &[], now + FORGOTTEN / 2), ["host-c"]);
-        assert!(missing(&mut roll, &["a"], &[], now + FORGOTTEN).is_empty());
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        missing(&mut roster, &["a", "b", "c"], &[], now);
+        assert_eq!(missing(&mut roster, &["a"], &["b"], now), ["host-c"], "one left, one died");
+        assert_eq!(missing(&mut roster, &["a"], &[], now + FORGOTTEN / 2), ["host-c"]);
+        assert!(missing(&mut roster, &["a"], &[], now + FORGOTTEN).is_empty());
     }
 }

@@ -9,8 +9,8 @@ use nobat_queue::{Counts, WorkerInfo, drained_workers};
 use prometheus::core::Metric;
 use smol_str::SmolStr;
 
-use super::MonitorConfig;
-use super::roll::{Missing, Roll};
+use super::roster::{MissingWorker, Roster};
+use super::settings::MonitorConfig;
 use crate::limits::backlog::Pace;
 use crate::state::ServingState;
 
@@ -39,7 +39,7 @@ const PACE_FALL: f64 = 0.15;
 const ENOUGH: u64 = 20;
 
 /// One check, looked at once.
-pub struct Look {
+pub struct CheckResult {
     /// Which.
     pub check: &'static str,
     /// As it should be.
@@ -48,20 +48,20 @@ pub struct Look {
     pub detail: String,
 }
 
-/// What has to be remembered between two looks.
+/// What has to be remembered between two results.
 #[derive(Default)]
-pub struct Observer {
+pub struct Sampler {
     queues: HashMap<SmolStr, Counts>,
-    paces: HashMap<SmolStr, Paced>,
-    past: VecDeque<Past>,
+    paces: HashMap<SmolStr, QueueSample>,
+    past: VecDeque<Moment>,
     /// Models that some worker served at one look or another.
     served: HashSet<SmolStr>,
-    roll: Roll,
+    roster: Roster,
 }
 
 /// One queue at one look.
 #[derive(Clone, Copy)]
-struct Paced {
+struct QueueSample {
     at: Instant,
     answered: u64,
     queued: u64,
@@ -69,70 +69,70 @@ struct Paced {
 }
 
 /// The counters at one moment.
-struct Past {
+struct Moment {
     at: Instant,
-    models: HashMap<SmolStr, Sample>,
+    models: HashMap<SmolStr, PredictionSample>,
 }
 
 #[derive(Clone, Default)]
-struct Sample {
+struct PredictionSample {
     answered: u64,
     failed: u64,
     /// Cumulative counts by upper bound.
     buckets: Vec<(f64, u64)>,
 }
 
-impl Observer {
+impl Sampler {
     /// The queues as last seen.
     pub fn queues(&self) -> &HashMap<SmolStr, Counts> {
         &self.queues
     }
 
     /// Looks at everything once.
-    pub async fn look(&mut self, shared: &ServingState, config: &MonitorConfig) -> Vec<Look> {
-        let mut looks = Vec::with_capacity(6);
+    pub async fn sample(&mut self, state: &ServingState, config: &MonitorConfig) -> Vec<CheckResult> {
+        let mut results = Vec::with_capacity(6);
         // A store that is away is another check's, and would only be waited for here.
-        if shared.condition.refusal().is_none()
-            && let Ok(workers) = within(shared.queue.workers()).await
+        if state.condition.refusal().is_none()
+            && let Ok(workers) = within(state.queue.workers()).await
         {
-            looks.push(self.look_at_workers(shared, &workers).await);
-            looks.push(self.look_at_queues(shared, config).await);
+            results.push(self.check_workers(state, &workers).await);
+            results.push(self.check_queues(state, config).await);
         }
-        self.remember(shared);
-        looks.push(self.look_at_errors(config));
-        looks.push(self.look_at_latency(shared));
-        looks.push(look_at_disk(config, shared.queue.folder()));
-        looks
+        self.remember(state);
+        results.push(self.check_errors(config));
+        results.push(self.check_latency(state));
+        results.push(check_disk(config, state.queue.folder()));
+        results
     }
 
-    async fn look_at_workers(&mut self, shared: &ServingState, workers: &[WorkerInfo]) -> Look {
-        let registry = shared.registry.load();
-        let standings: Vec<Standing> = registry.models().map(|entry| standing(&entry.name, workers)).collect();
+    async fn check_workers(&mut self, state: &ServingState, workers: &[WorkerInfo]) -> CheckResult {
+        let registry = state.registry.load();
+        let standings: Vec<ModelStanding> = registry.models().map(|entry| standing(&entry.name, workers)).collect();
         drop(registry);
         self.served.extend(standings.iter().filter(|model| model.ready).map(|model| model.name.clone()));
         let of_models = judge_workers(&standings, &self.served, workers.len());
         let live = workers.iter().map(|worker| (worker.id.clone(), SmolStr::new(&worker.host))).collect();
-        let departed = match self.roll.has_lost(&live) {
-            true => within(drained_workers::list(&*shared.queue.metadata())).await,
+        let departed = match self.roster.has_lost(&live) {
+            true => within(drained_workers::list(&*state.queue.metadata())).await,
             false => Ok(HashSet::new()),
         };
         // Who is gone is judged by the next look where it cannot be known why.
         let Ok(departed) = departed else { return of_models };
         let now = Instant::now();
-        let missing = self.roll.call(live, &departed, now);
+        let missing = self.roster.look(live, &departed, now);
         let Some(most) = missing.iter().map(|missing| missing.of).max().filter(|_| of_models.good) else {
             return of_models;
         };
-        let since = |missing: &Missing| now.saturating_duration_since(missing.since).as_secs();
+        let since = |missing: &MissingWorker| now.saturating_duration_since(missing.since).as_secs();
         let named = missing.iter().map(|missing| format!("{} ({} s)", missing.host, since(missing)));
         let named: Vec<String> = named.collect();
         bad(WORKERS, format!("{} of {most} workers live; missing without a word: {}", workers.len(), named.join(", ")))
     }
 
-    async fn look_at_queues(&mut self, shared: &ServingState, config: &MonitorConfig) -> Look {
-        let models: Vec<SmolStr> = shared.registry.load().models().map(|entry| entry.name.clone()).collect();
+    async fn check_queues(&mut self, state: &ServingState, config: &MonitorConfig) -> CheckResult {
+        let models: Vec<SmolStr> = state.registry.load().models().map(|entry| entry.name.clone()).collect();
         // All at once: a look takes as long with a hundred models as with one.
-        let counted = futures::future::join_all(models.iter().map(|model| within(shared.queue.counts(model)))).await;
+        let counted = futures::future::join_all(models.iter().map(|model| within(state.queue.counts(model)))).await;
         for (model, counts) in models.into_iter().zip(counted) {
             let Ok(counts) = counts else { continue };
             let now = Instant::now();
@@ -141,7 +141,7 @@ impl Observer {
             self.queues.insert(model, counts);
         }
         let paces = self.paces.iter().map(|(model, paced)| (model.clone(), paced.pace));
-        shared.backlog.set(paces, Instant::now());
+        state.backlog.set(paces, Instant::now());
         let oldest = self.queues.iter().max_by_key(|(_, counts)| counts.oldest_ms);
         let limit_ms = u64::from(config.max_queue_age_s) * 1_000;
         match oldest {
@@ -158,19 +158,19 @@ impl Observer {
         }
     }
 
-    fn remember(&mut self, shared: &ServingState) {
+    fn remember(&mut self, state: &ServingState) {
         let sample = |meter: &crate::metrics::ModelMetrics| {
             let metric = meter.seconds.metric();
             let buckets = metric.get_histogram().get_bucket();
-            Sample {
+            PredictionSample {
                 answered: meter.succeeded.get() + meter.failed.get(),
                 failed: meter.failed.get(),
                 buckets: buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
             }
         };
-        let models = shared.predictions.models().into_iter().map(|(model, meter)| (model, sample(&meter))).collect();
+        let models = state.predictions.models().into_iter().map(|(model, meter)| (model, sample(&meter))).collect();
         let at = Instant::now();
-        self.past.push_back(Past { at, models });
+        self.past.push_back(Moment { at, models });
         // The front stays as the last moment before the window.
         while self.past.get(1).is_some_and(|second| at - second.at >= WINDOW) {
             self.past.pop_front();
@@ -178,9 +178,9 @@ impl Observer {
     }
 
     /// What the window added, by model.
-    fn window(&self) -> Vec<(&SmolStr, Sample)> {
+    fn window(&self) -> Vec<(&SmolStr, PredictionSample)> {
         let (Some(first), Some(last)) = (self.past.front(), self.past.back()) else { return Vec::new() };
-        let none = Sample::default();
+        let none = PredictionSample::default();
         last.models
             .iter()
             .map(|(model, now)| {
@@ -188,7 +188,7 @@ impl Observer {
                 let before_at = |at: usize| before.buckets.get(at).map_or(0, |&(_, count)| count);
                 let buckets =
                     now.buckets.iter().enumerate().map(|(at, &(bound, count))| (bound, count - before_at(at)));
-                let sample = Sample {
+                let sample = PredictionSample {
                     answered: now.answered - before.answered,
                     failed: now.failed - before.failed,
                     buckets: buckets.collect(),
@@ -198,7 +198,7 @@ impl Observer {
             .collect()
     }
 
-    fn look_at_errors(&self, config: &MonitorConfig) -> Look {
+    fn check_errors(&self, config: &MonitorConfig) -> CheckResult {
         let (answered, failed) = self
             .window()
             .iter()
@@ -208,8 +208,8 @@ impl Observer {
         if over { bad(ERRORS, detail) } else { good(ERRORS, detail) }
     }
 
-    fn look_at_latency(&self, shared: &ServingState) -> Look {
-        let registry = shared.registry.load();
+    fn check_latency(&self, state: &ServingState) -> CheckResult {
+        let registry = state.registry.load();
         let mut judged = 0;
         for (model, sample) in self.window() {
             let slo_ms = registry.model(model).ok().and_then(|entry| {
@@ -228,7 +228,7 @@ impl Observer {
 }
 
 /// One model, as its live workers have it.
-struct Standing {
+struct ModelStanding {
     name: SmolStr,
     /// Some worker serves it, or is loading it.
     up: bool,
@@ -238,19 +238,19 @@ struct Standing {
     failed: bool,
 }
 
-fn standing(name: &SmolStr, workers: &[WorkerInfo]) -> Standing {
+fn standing(name: &SmolStr, workers: &[WorkerInfo]) -> ModelStanding {
     let own = workers.iter().flat_map(|worker| &worker.models).filter(|signature| signature.name == *name);
     let any = |state: ModelState| own.clone().any(|signature| signature.state == state);
     let ready = any(ModelState::Ready);
     // A start is no alarm.
-    Standing { name: name.clone(), up: ready || any(ModelState::Loading), ready, failed: any(ModelState::Failed) }
+    ModelStanding { name: name.clone(), up: ready || any(ModelState::Loading), ready, failed: any(ModelState::Failed) }
 }
 
 /// Whether somebody has to come: a model that was served is not, or nothing is.
-fn judge_workers(standings: &[Standing], served: &HashSet<SmolStr>, workers: usize) -> Look {
+fn judge_workers(standings: &[ModelStanding], served: &HashSet<SmolStr>, workers: usize) -> CheckResult {
     let down = || standings.iter().filter(|model| !model.up);
-    let never_loaded = |model: &&Standing| model.failed && !served.contains(&model.name);
-    let names = |models: Vec<&Standing>| {
+    let never_loaded = |model: &&ModelStanding| model.failed && !served.contains(&model.name);
+    let names = |models: Vec<&ModelStanding>| {
         let mut names: Vec<&str> = models.into_iter().map(|model| model.name.as_str()).collect();
         names.sort_unstable();
         names.join(", ")
@@ -267,7 +267,7 @@ fn judge_workers(standings: &[Standing], served: &HashSet<SmolStr>, workers: usi
     good(WORKERS, format!("{workers} live workers serve every model that was loaded{told}"))
 }
 
-fn look_at_disk(config: &MonitorConfig, store: Option<&Path>) -> Look {
+fn check_disk(config: &MonitorConfig, store: Option<&Path>) -> CheckResult {
     let disk = watched_disk(config, store);
     match fs4::available_space(disk) {
         Ok(free) if free >= config.min_disk_bytes => {
@@ -290,7 +290,7 @@ fn watched_disk<'a>(config: &'a MonitorConfig, store: Option<&'a Path>) -> &'a P
 /// say nothing about what a job costs, and a queue that was empty at either look
 /// says nothing about what it could do. More than was seen before is believed at
 /// once, less only by and by: it may be that less was sent.
-fn pace(before: Option<Paced>, counts: &Counts, now: Instant) -> Paced {
+fn pace(before: Option<QueueSample>, counts: &Counts, now: Instant) -> QueueSample {
     let answered = counts.finished_total.saturating_sub(counts.dropped_total);
     let jobs = counts.queued + counts.leased;
     let per_s = before.map_or(0.0, |before| {
@@ -302,7 +302,7 @@ fn pace(before: Option<Paced>, counts: &Counts, now: Instant) -> Paced {
         let seen = answered.saturating_sub(before.answered) as f64 / elapsed;
         if seen < last { last + PACE_FALL * (seen - last) } else { seen }
     });
-    Paced { at: now, answered, queued: counts.queued, pace: Pace { jobs, per_s } }
+    QueueSample { at: now, answered, queued: counts.queued, pace: Pace { jobs, per_s } }
 }
 
 /// The upper bound of the bucket that holds the quantile; `None` with too few
@@ -327,12 +327,12 @@ async fn within<T>(call: impl Future<Output = nobat_core::Result<T>>) -> Result<
     }
 }
 
-fn good(check: &'static str, detail: impl Into<String>) -> Look {
-    Look { check, good: true, detail: detail.into() }
+fn good(check: &'static str, detail: impl Into<String>) -> CheckResult {
+    CheckResult { check, good: true, detail: detail.into() }
 }
 
-fn bad(check: &'static str, detail: impl Into<String>) -> Look {
-    Look { check, good: false, detail: detail.into() }
+fn bad(check: &'static str, detail: impl Into<String>) -> CheckResult {
+    CheckResult { check, good: false, detail: detail.into() }
 }
 
 #[cfg(test)]
@@ -354,11 +354,11 @@ mod tests {
         assert_eq!((first.pace.per_s, first.pace.jobs), (0.0, 8));
         let busy = pace(Some(first), &counts(5, 700, 400), later);
         assert_eq!(busy.pace.per_s, 100.0, "the dropped ones do not count");
-        let faster = pace(Some(Paced { at: start, ..busy }), &counts(5, 1_100, 400), later);
+        let faster = pace(Some(QueueSample { at: start, ..busy }), &counts(5, 1_100, 400), later);
         assert_eq!(faster.pace.per_s, 200.0);
-        let slower = pace(Some(Paced { at: start, ..faster }), &counts(5, 1_300, 400), later);
+        let slower = pace(Some(QueueSample { at: start, ..faster }), &counts(5, 1_300, 400), later);
         assert_eq!(slower.pace.per_s, 185.0);
-        let idle = pace(Some(Paced { at: start, ..slower }), &counts(0, 1_301, 400), later);
+        let idle = pace(Some(QueueSample { at: start, ..slower }), &counts(0, 1_301, 400), later);
         assert_eq!((idle.pace.per_s, idle.pace.jobs), (185.0, 3), "an empty queue is no slower");
     }
 
@@ -373,9 +373,9 @@ mod tests {
 
     #[test]
     fn a_model_that_never_loaded_pages_nobody_and_one_that_was_served_does() {
-        let standing = |name: &str, up, failed| Standing { name: name.into(), up, ready: up, failed };
+        let standing = |name: &str, up, failed| ModelStanding { name: name.into(), up, ready: up, failed };
         let served = HashSet::from(["good".into()]);
-        let look = |standings: &[Standing]| judge_workers(standings, &served, 1);
+        let look = |standings: &[ModelStanding]| judge_workers(standings, &served, 1);
         let partly = look(&[standing("good", true, false), standing("bad", false, true)]);
         assert!(partly.good && partly.detail.ends_with("not loaded, see the log: bad"), "{}", partly.detail);
         let broken = look(&[standing("good", false, true), standing("other", true, false)]);

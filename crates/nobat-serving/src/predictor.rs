@@ -1,0 +1,310 @@
+//! The one way of a request, whatever its protocol: resolve -> route -> model.
+//!
+//! A protocol asks for a [`Target`] first (it may need the signature to decode
+//! its body), builds an `InferRequest`, and hands both over. What comes back is
+//! a [`Prediction`] to encode, a job to point at, or an [`Error`] to render.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_core::infer::InferRequest;
+use nobat_core::job::JobOptions;
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_queue::{Accepted, QueueClient, route_jobs};
+use smol_str::SmolStr;
+
+use crate::context::RequestContext;
+use crate::model_calls::ModelCalls;
+use crate::prediction::{Answer, Prediction};
+use crate::registry::{ModelEntry, Target, Want};
+use crate::routing::{Plan, run};
+use crate::state::ServingState;
+
+/// One thread's way into the queue, over the shared state. Make one on each
+/// thread, inside its runtime; clone it freely there.
+#[derive(Clone)]
+pub struct Predictor {
+    calls: ModelCalls,
+}
+
+/// What answers a request.
+enum Answerer<'a> {
+    /// One model's version.
+    Model(Cow<'a, Target>),
+    /// Several, by this route's plan.
+    Route(&'a str, Plan),
+}
+
+impl Predictor {
+    /// Opens this thread's queue client. Call it on the thread that will use it, inside
+    /// its tokio runtime.
+    pub fn new(state: Arc<ServingState>) -> Predictor {
+        Predictor { calls: ModelCalls::new(state) }
+    }
+
+    /// The state all threads share.
+    pub fn state(&self) -> &Arc<ServingState> {
+        &self.calls.state
+    }
+
+    /// This thread's queue client: for waiting on a job that is known already.
+    pub(crate) fn queue_client(&self) -> &dyn QueueClient {
+        &*self.calls.queue_client
+    }
+
+    /// Finds the model version a caller asks for; `None` for the model means
+    /// the default one.
+    ///
+    /// # Errors
+    /// `model_not_found`, `version_not_found`, `model_not_ready`, `draining`.
+    pub fn resolve(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        if self.state().is_draining() {
+            return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
+        }
+        if let Some(target) = model.and_then(|model| self.route(model, want)) {
+            return target;
+        }
+        self.ask(model, |entry| entry.resolve(want))
+    }
+
+    /// As [`Predictor::resolve`], for a request that is to be answered: waits up to
+    /// `patience` for a model that is loading.
+    ///
+    /// # Errors
+    /// As [`Predictor::resolve`].
+    pub async fn resolve_loaded(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+        self.patiently(model, want, patience, Predictor::resolve_served).await
+    }
+
+    /// As [`Predictor::resolve_loaded`], for a job that is only put into the queue: it
+    /// waits no longer than for what the model takes and gives.
+    ///
+    /// # Errors
+    /// As [`Predictor::resolve`].
+    pub async fn resolve_known(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+        self.patiently(model, want, patience, Predictor::resolve_for_queue).await
+    }
+
+    /// A route's models may be known before they are loaded.
+    fn resolve_served(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        let target = self.resolve(model, want)?;
+        if !target.live && target.route.is_some() && !self.state().readiness.is_started() {
+            let message = format!("the models of route `{}` are loading", target.signature.name);
+            return Err(Error::new(ErrorCode::ModelNotReady, message));
+        }
+        Ok(target)
+    }
+
+    fn resolve_for_queue(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+        match self.resolve(model, want) {
+            Err(error) if error.code == ErrorCode::ModelNotReady && !self.is_route(model, want) => {
+                self.ask(model, |entry| entry.resolve_for_queue(want))
+            }
+            resolved => resolved,
+        }
+    }
+
+    /// Resolves at once, or boxed while what is asked for is on its way.
+    async fn patiently(
+        &self,
+        model: Option<&str>,
+        want: Want<'_>,
+        patience: Duration,
+        resolve: impl Fn(&Predictor, Option<&str>, Want<'_>) -> Result<Target>,
+    ) -> Result<Target> {
+        let is_coming = |error: &Error| self.is_coming(model, want, error);
+        match resolve(self, model, want) {
+            Err(error) if is_coming(&error) => {}
+            resolved => return resolved,
+        }
+        let waiting = async {
+            let started = Instant::now();
+            let over = tokio::time::sleep(patience);
+            tokio::pin!(over);
+            let mut views = self.state().registry.changes();
+            loop {
+                views.borrow_and_update();
+                let last = match resolve(self, model, want) {
+                    Err(error) if is_coming(&error) => error,
+                    resolved => return Ok(Target { waited: started.elapsed(), ..resolved? }),
+                };
+                tokio::select! {
+                    () = &mut over => return Err(last),
+                    _ = views.changed() => {}
+                }
+            }
+        };
+        Box::pin(waiting).await
+    }
+
+    /// Whether what could not be resolved will be, or will have failed, without
+    /// anybody doing anything: it is loading, or this gateway has just been started.
+    pub fn is_coming(&self, model: Option<&str>, want: Want<'_>, error: &Error) -> bool {
+        let starting = !self.state().readiness.is_started();
+        match error.code {
+            ErrorCode::ModelNotFound => starting,
+            ErrorCode::ModelNotReady if self.is_route(model, want) => starting,
+            ErrorCode::ModelNotReady => self.ask(model, |entry| Ok(entry.is_loading(want))).unwrap_or(starting),
+            _ => false,
+        }
+    }
+
+    fn is_route(&self, model: Option<&str>, want: Want<'_>) -> bool {
+        want == Want::Default && model.is_some_and(|model| self.state().routes.load().get(model).is_some())
+    }
+
+    /// Asks a model, or the default one, of the registry.
+    fn ask<T>(&self, model: Option<&str>, ask: impl FnOnce(&ModelEntry) -> Result<T>) -> Result<T> {
+        let registry = self.state().registry.load();
+        match model {
+            Some(model) => ask(registry.model(model)?),
+            None => ask(registry.default_model(&self.state().settings.default_model)?),
+        }
+    }
+
+    /// The route that answers in a model's place: for who names no version.
+    ///
+    /// # Errors
+    /// `model_not_ready` for a route that cannot serve.
+    pub fn route(&self, model: &str, want: Want<'_>) -> Option<Result<Target>> {
+        if want == Want::Default { self.state().routes.target(model) } else { None }
+    }
+
+    /// A model as it is described: with its own versions also where a route has its
+    /// name. A route of another name is a model of one version.
+    ///
+    /// # Errors
+    /// `model_not_found`; `model_not_ready` for a route that cannot serve.
+    pub fn entry(&self, model: &str) -> Result<ModelEntry> {
+        match self.state().registry.load().model(model) {
+            Ok(entry) => Ok(entry.clone()),
+            Err(error) => match self.state().routes.target(model) {
+                Some(target) => target.map(ModelEntry::of_route),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// A model as it is described, and what answers `want` there.
+    ///
+    /// # Errors
+    /// As [`Predictor::entry`] and [`ModelEntry::resolve`].
+    pub fn describe(&self, model: &str, want: Want<'_>) -> Result<(ModelEntry, Target)> {
+        let entry = self.entry(model)?;
+        let target = self.route(model, want).unwrap_or_else(|| entry.resolve(want))?;
+        Ok((entry, target))
+    }
+
+    /// The queue that `name` means: a model's, a route's, or one by its own name
+    /// (`route:…`, for a route in the place of a model).
+    ///
+    /// # Errors
+    /// `model_not_found`.
+    pub fn queue_named(&self, name: &str) -> Result<SmolStr> {
+        let registry = self.state().registry.load();
+        let routes = self.state().routes.load();
+        match (registry.model(name), route_jobs::route_of(name)) {
+            (_, Some(route)) if routes.get(route).is_some() => Ok(name.into()),
+            (Err(_), None) if routes.get(name).is_some() => Ok(route_jobs::queue_of(name)),
+            (model, _) => model.map(|_| name.into()),
+        }
+    }
+
+    /// What a target means for this request.
+    fn answerer<'a>(&self, context: &RequestContext, target: &'a Target) -> Result<Answerer<'a>> {
+        let Some(route) = &target.route else { return Ok(Answerer::Model(Cow::Borrowed(target))) };
+        Ok(match run::plan_for(self.state(), context, route)? {
+            Plan::Model { model, version } => Answerer::Model(Cow::Owned(run::leaf(self.state(), &model, &version)?)),
+            plan => Answerer::Route(route, plan),
+        })
+    }
+
+    /// Enqueues without waiting: returns when the store has the job durably. A
+    /// model without a live worker accepts: the job waits for one.
+    ///
+    /// # Errors
+    /// `invalid_tensor` and the like from validation; refusals of admission;
+    /// `queue_full`, `queue_unavailable`, `idempotency_mismatch`.
+    pub async fn enqueue(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<Accepted> {
+        match self.answerer(context, target)? {
+            Answerer::Model(target) => self.calls.enqueue(context, &target, request, options).await,
+            Answerer::Route(route, plan) => {
+                Box::pin(run::enqueue(&self.calls, context, route, &plan, request, options)).await
+            }
+        }
+    }
+
+    /// Enqueues and waits up to `wait`; the job goes on when the wait ends.
+    ///
+    /// # Errors
+    /// As [`Predictor::enqueue`]; `no_worker`; the job's own error when it
+    /// ended without a result.
+    ///
+    /// # Cancel safety
+    /// Dropping the future (a client that left) cancels the job if it is still
+    /// queued and has no idempotency key.
+    pub async fn call(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+        wait: Duration,
+    ) -> Result<Answer> {
+        match self.answerer(context, target)? {
+            Answerer::Model(target) => self.calls.call(context, &target, request, options, wait).await,
+            // Who is told of a job's end, or may ask for it again by its key, wants a job:
+            // children's would end with this wait, and their keys name that end.
+            Answerer::Route(route, plan) if options.webhook.is_some() || options.idempotency.is_some() => {
+                let accepted = Box::pin(run::enqueue(&self.calls, context, route, &plan, request, options)).await?;
+                Answer::of(self.calls.wait_for(accepted.id, wait).await?)
+            }
+            Answerer::Route(_, plan) => {
+                let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
+                let options = JobOptions { deadline: Some(deadline), ..options };
+                Box::pin(self.carry_out(context, &plan, request, options)).await.map(Answer::Done)
+            }
+        }
+    }
+
+    /// Enqueues and waits for the prediction: for protocols without jobs. The
+    /// deadline of `options`, else the configured timeout, bounds it; a job
+    /// that misses it is cancelled.
+    ///
+    /// # Errors
+    /// As [`Predictor::call`]; `deadline_exceeded` with the job's id.
+    ///
+    /// # Cancel safety
+    /// As [`Predictor::call`].
+    pub async fn predict(
+        &self,
+        context: &RequestContext,
+        target: &Target,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<Prediction> {
+        match self.answerer(context, target)? {
+            Answerer::Model(target) => self.calls.predict(context, &target, request, options).await,
+            Answerer::Route(_, plan) => Box::pin(self.carry_out(context, &plan, request, options)).await,
+        }
+    }
+
+    /// Counts what a plan makes of one call, and carries it out.
+    async fn carry_out(
+        &self,
+        context: &RequestContext,
+        plan: &Plan,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<Prediction> {
+        self.state().admission.charge(context, plan.models().len()).await?;
+        run::carry_out(&self.calls, context, plan, request, options).await
+    }
+}
