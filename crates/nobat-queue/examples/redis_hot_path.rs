@@ -4,76 +4,23 @@
 //!
 //! `cargo run --release -p nobat-queue --example redis_hot_path [jobs] [backlog]`
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_core::OwnerId;
-use nobat_core::job::{JobOptions, NewJob, Outcome, Settlement};
+use nobat_core::job::{NewJob, Outcome, Settlement};
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::{Consumer, Queue, QueueClient, QueueSettings};
+use nobat_testkit::RedisServer;
+use nobat_testkit::jobs::job;
 
 /// Jobs leased in one step.
 const BATCH: usize = 32;
 /// Enqueues in flight at once.
 const PUSHERS: usize = 64;
 
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Server {
-    fn start() -> anyhow::Result<Server> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .stdout(Stdio::null())
-            .spawn()?;
-        let server = Server { process, port };
-        while server.connection().is_err() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(server)
-    }
-
-    fn connection(&self) -> redis::RedisResult<redis::Connection> {
-        redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?.get_connection()
-    }
-
-    fn info(&self, section: &str, name: &str) -> anyhow::Result<f64> {
-        let text: String = redis::cmd("INFO").arg(section).query(&mut self.connection()?)?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        Ok(value.unwrap_or("0").trim().parse()?)
-    }
-
-    /// Bytes in use but for what connections hold back.
-    fn memory(&self) -> anyhow::Result<f64> {
-        Ok(self.info("memory", "used_memory")? - self.info("memory", "mem_clients_normal")?)
-    }
-
-    /// Processor seconds so far.
-    fn cpu(&self) -> anyhow::Result<f64> {
-        Ok(self.info("cpu", "used_cpu_user")? + self.info("cpu", "used_cpu_sys")?)
-    }
-}
-
-fn job() -> NewJob {
-    NewJob {
-        model: "digits".into(),
-        owner: OwnerId::ANONYMOUS,
-        options: JobOptions::default(),
-        payload: vec![7; 281].into(),
-        rows: 1,
-        trace: "".into(),
-    }
+/// Processor seconds of the server so far.
+fn cpu(server: &RedisServer) -> f64 {
+    server.figure("cpu", "used_cpu_user") + server.figure("cpu", "used_cpu_sys")
 }
 
 /// Enqueues `count` jobs from many tasks on one client.
@@ -85,7 +32,7 @@ async fn push(queue: &Arc<RedisQueue>, count: usize) -> anyhow::Result<()> {
         let client = client.clone();
         pushers.push(tokio::spawn(async move {
             for _ in 0..each {
-                client.enqueue(job()).await?;
+                client.enqueue(job(vec![7; 281])).await?;
             }
             anyhow::Ok(())
         }));
@@ -121,7 +68,7 @@ async fn median_call(client: &Arc<dyn QueueClient>, bytes: usize) -> anyhow::Res
     let mut took = Vec::new();
     for _ in 0..300 {
         let started = Instant::now();
-        client.call(NewJob { payload: payload.clone(), ..job() }, Duration::from_secs(10)).await?;
+        client.call(NewJob { payload: payload.clone(), ..job(Vec::new()) }, Duration::from_secs(10)).await?;
         took.push(started.elapsed().as_secs_f64() * 1e3);
     }
     took.sort_by(f64::total_cmp);
@@ -133,29 +80,28 @@ async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).map(|text| text.parse::<usize>());
     let jobs = args.next().transpose()?.unwrap_or(200_000);
     let backlog = args.next().transpose()?.unwrap_or(1_000_000);
-    let server = Server::start()?;
-    let url = format!("redis://127.0.0.1:{}/", server.port);
-    let queue = RedisQueue::connect(&url, QueueSettings::default(), "nobat").await?;
+    let server = RedisServer::start(&[]);
+    let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "nobat").await?;
     let mut consumer = queue.consumer("digits", "bench").await?;
     push(&queue, 1_000).await?;
     drain(&mut *consumer, usize::MAX).await?;
 
-    let (memory, cpu, started) = (server.memory()?, server.cpu()?, Instant::now());
+    let (memory, before, started) = (server.bytes(), cpu(&server), Instant::now());
     push(&queue, jobs).await?;
     let took = started.elapsed().as_secs_f64();
     let pushed = jobs.div_ceil(PUSHERS) * PUSHERS;
-    let queued_bytes = (server.memory()? - memory) / pushed as f64;
-    let push_us = (server.cpu()? - cpu) * 1e6 / pushed as f64;
+    let queued_bytes = (server.bytes() - memory) / pushed as f64;
+    let push_us = (cpu(&server) - before) * 1e6 / pushed as f64;
     println!(
         "enqueue  {:>9.0} jobs/s   {push_us:.1} us of redis per job   {queued_bytes:.0} bytes queued",
         pushed as f64 / took
     );
 
-    let (cpu, started) = (server.cpu()?, Instant::now());
+    let (before, started) = (cpu(&server), Instant::now());
     let drained = drain(&mut *consumer, usize::MAX).await?;
     let took = started.elapsed().as_secs_f64();
-    let stored_bytes = (server.memory()? - memory) / drained as f64;
-    let drain_us = (server.cpu()? - cpu) * 1e6 / drained as f64;
+    let stored_bytes = (server.bytes() - memory) / drained as f64;
+    let drain_us = (cpu(&server) - before) * 1e6 / drained as f64;
     println!(
         "drain    {:>9.0} jobs/s   {drain_us:.1} us of redis per job   {stored_bytes:.0} bytes per result",
         drained as f64 / took
@@ -176,7 +122,7 @@ async fn main() -> anyhow::Result<()> {
             let client = client.clone();
             tokio::spawn(async move {
                 for _ in 0..each {
-                    client.call(job(), Duration::from_secs(10)).await?;
+                    client.call(job(vec![7; 281]), Duration::from_secs(10)).await?;
                 }
                 anyhow::Ok(())
             })
@@ -199,13 +145,13 @@ async fn main() -> anyhow::Result<()> {
             let waiting = queue.counts("digits").await?.queued as usize;
             push(&queue, size.saturating_sub(waiting)).await?;
             // Enqueue what is drained, so that the backlog stays as it is.
-            let cpu = server.cpu()?;
+            let before = cpu(&server);
             let mut ran = 0;
             while ran < 50_000 {
                 push(&queue, 960).await?;
                 ran += drain(&mut *consumer, 960).await?;
             }
-            let us = (server.cpu()? - cpu) * 1e6 / ran as f64;
+            let us = (cpu(&server) - before) * 1e6 / ran as f64;
             println!("backlog  {size:>9} jobs     {us:.1} us of redis per job, enqueue to result");
             per_job.push(us);
         }

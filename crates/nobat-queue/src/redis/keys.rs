@@ -26,7 +26,7 @@
 //! | `nobat{m}:parked` | set | consumers that wait and may have jobs pushed to them: name (8), token (8), lease (us, f64), room (u16) | step, enqueue | until pushed to; an hour after the last tick |
 //! | `nobat{m}:meta` | hash | `last` and `seq` (FIFO position), `bytes`, `enq`, `fin`, `drop`, `paused`, `last_chance` (the lease last given to a job on its last chance), `swept` (when timers were last looked after), `spared` (until when no lease is reaped), `at`/`was`/`rate` (drain rate) | all scripts | |
 //! | `nobat{m}:cx` | set | jobs cancelled while leased | cancel | until settled or reaped |
-//! | `nobat{m}:watch` | hash | job key -> clients (8 bytes each) that wait for another client's job | watch | until the job ends |
+//! | `nobat{m}:watch` | hash | job key -> clients (8 bytes each) that wait for another client's job | register_waiter | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that is the queue's sweeper | tick | seconds |
 //! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, tombstone expiry, job key; names nothing once that job has no record | enqueue | idempotency ttl |
 //! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |

@@ -128,8 +128,8 @@ functions! {
     TICK = "tick";
     RENEW = "renew";
     GET = "get";
-    WATCH = "watch";
-    UNWATCH = "unwatch";
+    REGISTER_WAITER = "register_waiter";
+    REMOVE_WAITER = "remove_waiter";
     CANCEL = "cancel";
     REDRIVE = "redrive";
     PURGE = "purge";

@@ -24,7 +24,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checkpoint;
-use super::machine::{Group, Job, KeyRecord, KnownKey, QueueRecord, Row, WriteKind};
+use super::machine::{Group, Job, KeyRecord, KeyScope, KnownKey, QueueRecord, Row, WriteKind};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
 use crate::api::Durability;
 
@@ -171,9 +171,11 @@ impl Journal {
         )?;
         let rows = statement.query_map([], |row| {
             Ok(KeyRecord {
-                queue: row.get(1)?,
-                owner: OwnerId(row.get::<_, i64>(2)? as u64),
-                key: row.get::<_, String>(3)?.into(),
+                scope: KeyScope {
+                    queue: row.get(1)?,
+                    owner: OwnerId(row.get::<_, i64>(2)? as u64),
+                    key: row.get::<_, String>(3)?.into(),
+                },
                 known: KnownKey {
                     row: row.get(0)?,
                     fingerprint: u128::from_le_bytes(row.get(4)?),
@@ -266,9 +268,9 @@ impl Journal {
             let known = &key.known;
             self.db.prepare_cached(INSERT_KEY)?.execute(params![
                 known.row,
-                key.queue,
-                key.owner.0 as i64,
-                key.key.as_str(),
+                key.scope.queue,
+                key.scope.owner.0 as i64,
+                key.scope.key.as_str(),
                 known.fingerprint.to_le_bytes(),
                 known.random.to_le_bytes(),
                 known.tombstone_min,

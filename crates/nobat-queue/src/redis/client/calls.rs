@@ -62,18 +62,18 @@ impl RedisClient {
     async fn wait_on(&self, queue: Arc<QueueKeys>, id: JobId, timeout: Duration) -> Result<Option<JobView>> {
         let state = &self.state;
         let (number, completed) = state.waiters.add(id, &queue, false);
-        let mut guard = WaitGuard { state, queue: &queue, id, number, on_leave: OnLeave::Unwatch };
-        let mut cmd = scripts::WATCH.on(&queue.base);
+        let mut guard = WaitGuard { state, queue: &queue, id, number, on_leave: OnLeave::RemoveWaiter };
+        let mut cmd = scripts::REGISTER_WAITER.on(&queue.base);
         cmd.arg(&key_of(id)[..]).arg(&state.name[..]);
-        let watched = match state.manager.send(&cmd).await {
-            Ok(watched) => watched,
+        let answer = match state.manager.send(&cmd).await {
+            Ok(answer) => answer,
             // Where writes are refused, what has ended can still be read.
             Err(_) => match state.store.read(id).await? {
                 Some(view) if view.state.is_terminal() => return Ok(Some(view)),
                 _ => state.manager.send_patiently(&cmd).await?,
             },
         };
-        match watched {
+        match answer {
             Value::Nil => return Ok(None),
             Value::BulkString(bytes) => return state.store.view(&queue, id, bytes.into()).await.map(Some),
             _ => {}
@@ -163,7 +163,7 @@ struct WaitGuard<'a> {
 enum OnLeave {
     Nothing,
     /// The store's note that this client waits.
-    Unwatch,
+    RemoveWaiter,
     /// The job, if it is still queued: nobody else waits for it.
     Abandon,
 }
@@ -176,11 +176,11 @@ impl Drop for WaitGuard<'_> {
                 self.state.outbox.lock().abandoned.push((self.queue.clone(), self.id));
                 self.state.filled.notify_one();
             }
-            OnLeave::Unwatch if last => {
+            OnLeave::RemoveWaiter if last => {
                 let (state, queue, id) = (self.state.clone(), self.queue.clone(), self.id);
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
-                        let mut cmd = scripts::UNWATCH.on(&queue.base);
+                        let mut cmd = scripts::REMOVE_WAITER.on(&queue.base);
                         cmd.arg(&key_of(id)[..]).arg(&state.name[..]);
                         // Left behind it costs a few bytes until the job ends.
                         let _ = state.manager.send(&cmd).await;

@@ -31,7 +31,7 @@ local function audit(KEYS, ARGV)
   start(KEYS)
   local set, member, key, repair = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
   dead_ttl, channel = ARGV[5], ARGV[6]
-  watching = call('TYPE', base .. 'watch').ok == 'hash'
+  awaited = call('TYPE', base .. 'watch').ok == 'hash'
   local now = now_us()
   local rec = read(key)
 

@@ -10,7 +10,7 @@
 local function cancel(KEYS, ARGV)
   start(KEYS)
   channel = ARGV[2]
-  watching = call('EXISTS', base .. 'watch') == 1
+  awaited = call('EXISTS', base .. 'watch') == 1
   local now, out = now_us(), {}
   for i = 3, #ARGV do
     local key = ARGV[i]
@@ -19,7 +19,7 @@ local function cancel(KEYS, ARGV)
     if rec then
       if not sound(rec) then
         verdict, record = 2, rec
-      elseif ARGV[1] ~= 'any' and watching and call('HEXISTS', base .. 'watch', key) == 1 then
+      elseif ARGV[1] ~= 'any' and awaited and call('HEXISTS', base .. 'watch', key) == 1 then
         verdict = 0
       else
         local waiting = call('ZREM', base .. 'ready', key) + call('ZREM', base .. 'sched', key)

@@ -13,7 +13,7 @@ local SHORTEST = 21
 
 -- Set by a function that ends jobs: the clients' channel prefix, what dead letters
 -- get, and whether anybody waits for another client's job.
-local channel, max_dead, dead_ttl, watching
+local channel, max_dead, dead_ttl, awaited
 -- What the call changed: waiting bytes, jobs ended for good, and those of them
 -- that were cancelled or expired.
 local bytes_added, ended, dropped = 0, 0, 0
@@ -28,7 +28,7 @@ local function start(keys)
     unpack, tonumber = _G.unpack, _G.tonumber
   end
   base = keys[1]
-  bytes_added, ended, dropped, watching = 0, 0, 0, false
+  bytes_added, ended, dropped, awaited = 0, 0, 0, false
   if #dead_letters > 0 then dead_letters = {} end
 end
 
@@ -148,7 +148,7 @@ local function frame(key, rec)
 end
 
 -- Tells the clients that wait for `key` what became of it.
-local function notify_watchers(key, rec)
+local function notify_waiters(key, rec)
   local clients = call('HGET', base .. 'watch', key)
   if not clients then return end
   call('HDEL', base .. 'watch', key)
@@ -161,7 +161,7 @@ local function notify(key, rec)
   if band(byte(rec, 4), REPLY) ~= 0 then
     call('PUBLISH', channel .. client_of(rec), frame(key, rec))
   end
-  if watching then notify_watchers(key, rec) end
+  if awaited then notify_waiters(key, rec) end
 end
 
 -- The record of a job that ended without a result: no payload, a tail.
@@ -189,7 +189,7 @@ local function dead_letter(key, rec, token, code, message, now)
   if band(flags, BLOB) ~= 0 then call('PEXPIRE', base .. key .. ':in', dead_ttl) end
   dead_letters[#dead_letters + 1], dead_letters[#dead_letters + 2] = format('%d', now), key
   ended = ended + 1
-  if watching or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
+  if awaited or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
 end
 
 -- Keeps what cannot be read among the dead letters, as it is but for its state.

@@ -51,7 +51,7 @@ local function settle_successes(ask, members, held)
         frames[f + 1], frames[f + 2], frames[f + 3] = key, packed_len, rec
         f = f + 3
       end
-      if watching then notify_watchers(key, rec) end
+      if awaited then notify_waiters(key, rec) end
       held[index] = false
     end
   end

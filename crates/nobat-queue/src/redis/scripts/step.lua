@@ -63,10 +63,10 @@ local function step(KEYS, ARGV)
 
   local refused = {}
   if ask.successes + ask.others > 0 then
-    watching = rare and call('EXISTS', own.watch) == 1
+    awaited = rare and call('EXISTS', own.watch) == 1
     settle(ask, refused, rare and call('EXISTS', own.cx) == 1)
   else
-    watching = true
+    awaited = true
   end
 
   -- Now and then, and about a batch's worth: the sweeper brings the rest, and a

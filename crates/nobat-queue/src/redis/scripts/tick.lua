@@ -13,7 +13,7 @@ local function tick(KEYS, ARGV)
   local sweeper = call('GET', base .. 'keeper')
   if sweeper and sub(sweeper, 1, 8) ~= ARGV[1] then return { 0 } end
   max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
-  watching = call('EXISTS', base .. 'watch') == 1
+  awaited = call('EXISTS', base .. 'watch') == 1
   local now, pause = now_us(), tonumber(ARGV[2])
   local again = now + pause
   local SWEEP = 50

@@ -98,11 +98,10 @@ impl Machine {
             if first {
                 job.stored = Persisted::InFlight;
                 if let Some((scope, known)) = self.keys.of_row(row) {
-                    let (owner, queue, key) = (scope.owner, scope.queue, scope.key.clone());
-                    group.keys.push(KeyRecord { owner, queue, key, known: known.clone() });
+                    group.keys.push(KeyRecord { scope: scope.clone(), known: known.clone() });
                 }
             }
-            let job = job.snapshot();
+            let job = (**job).clone();
             bytes += job.result_len() + if kind == WriteKind::Insert { job.payload.len() } else { 0 };
             group.writes.push(JobWrite { row, kind, job });
         }

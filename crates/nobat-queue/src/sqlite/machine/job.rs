@@ -145,11 +145,6 @@ impl Job {
         }
     }
 
-    /// A copy for the journal.
-    pub(crate) fn snapshot(&self) -> Job {
-        self.clone()
-    }
-
     /// Bytes of its result.
     pub(crate) fn result_len(&self) -> u64 {
         match &self.phase {

@@ -26,7 +26,7 @@ mod state;
 mod tests;
 mod write_behind;
 
-pub(crate) use idempotency::KnownKey;
+pub(crate) use idempotency::{KeyScope, KnownKey};
 pub(crate) use idle_consumers::ConsumerNo;
 pub(crate) use job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
 pub(crate) use state::{Commit, Enqueued, Machine};

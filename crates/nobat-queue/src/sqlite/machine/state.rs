@@ -118,7 +118,7 @@ impl Machine {
             // Neither the job nor a result of it is left.
             None => record.known.ends_ms = record.known.ends_ms.or(Some(0)),
         }
-        self.keys.insert(KeyScope { owner: record.owner, queue: record.queue, key: record.key }, record.known);
+        self.keys.insert(record.scope, record.known);
     }
 
     /// New rows come after `row`.

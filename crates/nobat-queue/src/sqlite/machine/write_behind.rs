@@ -3,11 +3,10 @@
 
 use std::collections::VecDeque;
 
-use nobat_core::OwnerId;
 use nobat_core::job::JobView;
 use smol_str::SmolStr;
 
-use super::idempotency::KnownKey;
+use super::idempotency::{KeyScope, KnownKey};
 use super::job::{Job, QueueNo, Row};
 
 /// No job has this row: its mark only gives a waiter something to wait for.
@@ -76,9 +75,7 @@ pub(crate) enum WriteKind {
 /// An idempotency key's record.
 #[derive(Debug)]
 pub(crate) struct KeyRecord {
-    pub(crate) owner: OwnerId,
-    pub(crate) queue: QueueNo,
-    pub(crate) key: SmolStr,
+    pub(crate) scope: KeyScope,
     pub(crate) known: KnownKey,
 }
 

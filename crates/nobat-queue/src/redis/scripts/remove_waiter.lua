@@ -4,7 +4,7 @@
 -- result  nothing
 -- Atomic: other clients' interest stays.
 
-local function unwatch(KEYS, ARGV)
+local function remove_waiter(KEYS, ARGV)
   start(KEYS)
   local clients = call('HGET', base .. 'watch', ARGV[1]) or ''
   local kept = ''
@@ -20,4 +20,4 @@ local function unwatch(KEYS, ARGV)
   return false
 end
 
-register('unwatch', unwatch)
+register('remove_waiter', remove_waiter)

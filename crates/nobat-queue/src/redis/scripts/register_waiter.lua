@@ -4,7 +4,7 @@
 -- result  nil when there is no record, the record when the job has ended, else 1
 -- Atomic: a job that ends after this call is published to the client.
 
-local function watch(KEYS, ARGV)
+local function register_waiter(KEYS, ARGV)
   start(KEYS)
   local rec = read(ARGV[1])
   if not rec then return false end
@@ -19,4 +19,4 @@ local function watch(KEYS, ARGV)
   return 1
 end
 
-register('watch', watch)
+register('register_waiter', register_waiter)
