@@ -113,7 +113,7 @@ impl RedisConsumer {
                 Ok(failure) => self.parts.push_front(failure),
                 Err(id) => {
                     let job = id.map(|id| id.to_string()).unwrap_or_default();
-                    log::error!(model = self.queue.model.as_str(), job; "redis refuses to settle a job; it runs again when its lease ends: {error}; run `nobat doctor --queue`");
+                    log::error!(model = self.queue.model.as_str(), job = job.as_str(); "redis refuses to settle a job; it runs again when its lease ends: {error}; run `nobat doctor --queue`");
                     out.refused.extend(id);
                 }
             },
