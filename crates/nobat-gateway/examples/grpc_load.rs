@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::oip::model_infer_request::InferInputTensor;
-use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use tonic::transport::Endpoint;
 
 /// Calls in the air are spread over so many connections.

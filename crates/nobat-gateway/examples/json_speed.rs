@@ -6,27 +6,27 @@ use std::time::Instant;
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_gateway::json::{request, write};
+use nobat_gateway::rows::{self, Format};
 
 fn main() {
     let image = signature(&[-1, 3, 224, 224]);
     let short = body(3 * 224 * 224, &[3, 224, 224], |n| format!("{:.6}", f64::from(n % 1000) / 999.0));
     let long = body(3 * 224 * 224, &[3, 224, 224], |n| (f64::from(n) * 0.618_033_988_749).fract().to_string());
-    report("image, 6 digits", &short, 40, || request::read(&short, &image, "instances").map(|_| ()).expect("fits"));
-    report("image, 17 digits", &long, 40, || request::read(&long, &image, "instances").map(|_| ()).expect("fits"));
+    report("image, 6 digits", &short, 40, || rows::read(&short, &image, "instances").map(|_| ()).expect("fits"));
+    report("image, 17 digits", &long, 40, || rows::read(&long, &image, "instances").map(|_| ()).expect("fits"));
     report("serde_json tree", &short, 5, || drop(serde_json::from_slice::<serde_json::Value>(&short).expect("JSON")));
     let digit = body(64, &[64], |n| format!("{}.0", n % 17));
     let digits = signature(&[-1, 64]);
-    report("digit", &digit, 100_000, || request::read(&digit, &digits, "instances").map(|_| ()).expect("fits"));
+    report("digit", &digit, 100_000, || rows::read(&digit, &digits, "instances").map(|_| ()).expect("fits"));
 
     let values: Vec<u8> = (0..1000).flat_map(|n| (n as f32 * 0.618_034).fract().to_le_bytes()).collect();
     let output =
         Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: [1, 1000][..].into(), data: values.into() };
     let mut out = Vec::new();
-    write::answer(&mut out, std::slice::from_ref(&output), request::Form::Row);
+    rows::answer(&mut out, std::slice::from_ref(&output), Format::Row);
     report("print 1000 floats", &out.clone(), 5_000, || {
         out.clear();
-        write::answer(&mut out, std::slice::from_ref(&output), request::Form::Row);
+        rows::answer(&mut out, std::slice::from_ref(&output), Format::Row);
     });
 }
 

@@ -18,8 +18,8 @@ use nobat_serving::auth::Scope;
 use nobat_serving::limits::AdmissionPermit;
 use nobat_serving::{Predictor, RequestContext};
 
-use crate::error::{self, Shape};
-use crate::{context, edge};
+use crate::error::{ApiError, render};
+use crate::{context, middleware};
 
 /// What a resource's methods need; `None` is open to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,35 +66,35 @@ pub(crate) fn resource(
     > + use<>,
 > {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that gives each resource its door")]
-    web::resource(path).wrap(Door(access))
+    web::resource(path).wrap(RequireScope(access))
 }
 
 /// The middleware of one resource, or of a scope that one handler serves.
-pub(crate) struct Door(pub(crate) Access);
+pub(crate) struct RequireScope(pub(crate) Access);
 
-impl<S, B> Transform<S, ServiceRequest> for Door
+impl<S, B> Transform<S, ServiceRequest> for RequireScope
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
     type Response = ServiceResponse<EitherBody<B>>;
     type Error = Error;
-    type Transform = Guarded<S>;
+    type Transform = ScopedService<S>;
     type InitError = ();
-    type Future = Ready<std::result::Result<Guarded<S>, ()>>;
+    type Future = Ready<std::result::Result<ScopedService<S>, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Guarded { access: self.0, service: Rc::new(service) }))
+        ready(Ok(ScopedService { access: self.0, service: Rc::new(service) }))
     }
 }
 
 /// A resource's service behind its door.
-pub(crate) struct Guarded<S> {
+pub(crate) struct ScopedService<S> {
     access: Access,
     service: Rc<S>,
 }
 
-impl<S, B> Service<ServiceRequest> for Guarded<S>
+impl<S, B> Service<ServiceRequest> for ScopedService<S>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
@@ -120,7 +120,12 @@ where
                     return Ok(refuse(request, &refusal));
                 }
             }
-            service.call(request).await.map(ServiceResponse::map_into_left_body)
+            let response = service.call(request).await?;
+            let refused = response.response().error().and_then(|error| error.as_error::<ApiError>());
+            match refused.map(|refusal| render(&refusal.0, response.request())) {
+                Some(refused) => Ok(response.into_response(refused).map_into_right_body()),
+                None => Ok(response.map_into_left_body()),
+            }
         })
     }
 }
@@ -129,7 +134,7 @@ where
 fn enter(request: &ServiceRequest, access: Access) -> Result<Option<AdmissionPermit>> {
     let Some(scope) = access.of(request.method()) else { return Ok(None) };
     let Some(predictor) = request.app_data::<web::Data<Predictor>>() else { return Err(unguarded()) };
-    let authorization = edge::text(request.headers(), actix_web::http::header::AUTHORIZATION);
+    let authorization = middleware::text(request.headers(), actix_web::http::header::AUTHORIZATION);
     let mut extensions = request.extensions_mut();
     let Some(context) = extensions.get_mut::<RequestContext>() else { return Err(unguarded()) };
     predictor.state().admission.admit(context, authorization, scope, Instant::now())
@@ -147,7 +152,6 @@ async fn settle(request: &ServiceRequest, permit: &AdmissionPermit) -> Result<()
 }
 
 fn refuse<B>(request: ServiceRequest, refusal: &nobat_core::Error) -> ServiceResponse<EitherBody<B>> {
-    let context = context::of(request.request());
-    let shape = Shape::of_path(request.path());
-    request.into_response(error::render(refusal, &context, shape)).map_into_right_body()
+    let refused = render(refusal, request.request());
+    request.into_response(refused).map_into_right_body()
 }

@@ -1,5 +1,4 @@
-//! Request bodies read whole, bounded and decompressed; response bodies
-//! compressed when the client asks, and left out when it asks for the head.
+//! Request bodies read whole, bounded and decompressed.
 //!
 //! Owns the only place where the gateway reads a body. The framework's own
 //! extractors are not used: they decompress into unbounded buffers, insist on
@@ -15,17 +14,10 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
-use actix_web::http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, VARY,
-};
-use actix_web::middleware::Next;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ContentEncoding, HeaderMap};
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
-use flate2::Compression;
-use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
+use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use futures::{FutureExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
@@ -38,10 +30,6 @@ use crate::state::HttpState;
 /// Compressed bytes that are decoded between two yields to the runtime; at
 /// deflate's best ratio (about 1000:1) they become 4 MiB.
 const DECODE_STEP: usize = 4 << 10;
-
-/// Response bodies shorter than this travel as they are: compressing them
-/// costs more time than the wire would.
-const COMPRESS_FROM: usize = 1 << 10;
 
 /// Reads a request's body: whole, decompressed, within the configured limits, counted
 /// among the bodies in flight until the request ends.
@@ -111,16 +99,16 @@ async fn read_counted(
     count: Count<'_>,
 ) -> Result<Bytes> {
     let declared = declared_length(headers)?;
-    let coding = Coding::of_request(headers)?;
+    let coding = coding_of(headers)?;
     if declared.is_some_and(|length| length > limits.max_bytes as u64) {
         return Err(too_large(limits.max_bytes));
     }
-    if let Some(length) = declared.filter(|_| matches!(coding, Coding::Identity)) {
+    if let Some(length) = declared.filter(|_| coding == ContentEncoding::Identity) {
         count(length as usize)?;
     }
     // Most bodies are plain and here already: no clock is read for them.
     let mut first = None;
-    if matches!(coding, Coding::Identity)
+    if coding == ContentEncoding::Identity
         && let Some(Some(piece)) = payload.next().now_or_never()
     {
         let piece = piece.map_err(|error| broken_off(&error))?;
@@ -130,16 +118,15 @@ async fn read_counted(
         first = Some(piece);
     }
     let whole = async {
+        let decoded = Bounded { bytes: Vec::new(), limit: limits.max_bytes };
         match coding {
-            Coding::Identity => read_plain(&mut payload, first, declared, limits, count).await,
-            Coding::Gzip => {
-                let decoder = MultiGzDecoder::new(Bounded::new(limits.max_bytes));
-                Box::pin(read_encoded(&mut payload, decoder, limits, count)).await
+            ContentEncoding::Gzip => {
+                Box::pin(read_encoded(&mut payload, MultiGzDecoder::new(decoded), limits, count)).await
             }
-            Coding::Deflate => {
-                let decoder = ZlibDecoder::new(Bounded::new(limits.max_bytes));
-                Box::pin(read_encoded(&mut payload, decoder, limits, count)).await
+            ContentEncoding::Deflate => {
+                Box::pin(read_encoded(&mut payload, ZlibDecoder::new(decoded), limits, count)).await
             }
+            _ => read_plain(&mut payload, first, declared, limits, count).await,
         }
     };
     match tokio::time::timeout(limits.total, whole).await {
@@ -251,118 +238,22 @@ fn too_slow(limit: Duration) -> Error {
     )
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Identity,
-    Gzip,
-    Deflate,
-}
-
-impl Coding {
-    fn of_request(headers: &HeaderMap) -> Result<Coding> {
-        let mut codings = headers.get_all(CONTENT_ENCODING);
-        let Some(value) = codings.next() else {
-            return Ok(Coding::Identity);
-        };
-        let text = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
-        match text.as_str() {
-            "" | "identity" if codings.next().is_none() => Ok(Coding::Identity),
-            "gzip" | "x-gzip" if codings.next().is_none() => Ok(Coding::Gzip),
-            "deflate" if codings.next().is_none() => Ok(Coding::Deflate),
-            _ => Err(Error::new(
-                ErrorCode::UnsupportedEncoding,
-                format!("Content-Encoding {value:?} is not supported; send gzip, deflate or identity, and only one"),
-            )),
+/// How a request's body is encoded.
+fn coding_of(headers: &HeaderMap) -> Result<ContentEncoding> {
+    let mut values = headers.get_all(CONTENT_ENCODING);
+    let Some(value) = values.next() else { return Ok(ContentEncoding::Identity) };
+    match value.to_str().map(|text| text.trim().parse()) {
+        Ok(Ok(coding @ (ContentEncoding::Identity | ContentEncoding::Gzip | ContentEncoding::Deflate)))
+            if values.next().is_none() =>
+        {
+            Ok(coding)
         }
+        Ok(_) if value.is_empty() => Ok(ContentEncoding::Identity),
+        _ => Err(Error::new(
+            ErrorCode::UnsupportedEncoding,
+            format!("Content-Encoding {value:?} is not supported; send gzip, deflate or identity, and only one"),
+        )),
     }
-
-    /// The coding the client likes best; gzip before deflate on a tie.
-    fn of_response(headers: &HeaderMap) -> Coding {
-        let mut best = (Coding::Identity, 0u16);
-        for value in headers.get_all(ACCEPT_ENCODING) {
-            for item in value.to_str().unwrap_or_default().split(',') {
-                let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-                let weight = match parameters.trim().strip_prefix("q=") {
-                    Some(text) => (text.trim().parse::<f32>().unwrap_or(0.0).clamp(0.0, 1.0) * 1000.0) as u16,
-                    None => 1000,
-                };
-                let coding = match name.trim() {
-                    "gzip" | "x-gzip" | "*" => Coding::Gzip,
-                    "deflate" => Coding::Deflate,
-                    "identity" => Coding::Identity,
-                    _ => continue,
-                };
-                if weight > best.1 || (weight == best.1 && weight > 0 && coding == Coding::Gzip) {
-                    best = (coding, weight);
-                }
-            }
-        }
-        best.0
-    }
-}
-
-/// Middleware around every handler. A HEAD is answered as its GET, without the
-/// body (RFC 9110, section 9.3.2). Whole bodies are compressed when the client
-/// accepts it and keep a Content-Length; streams (events) pass as they are.
-///
-/// # Errors
-/// Those of the services below it.
-pub async fn respond(
-    mut request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let coding = Coding::of_response(request.headers());
-    let is_head = request.method() == Method::HEAD;
-    if is_head {
-        // Handlers know GET only. The connection remembers what was asked, and
-        // leaves the body out.
-        request.head_mut().method = Method::GET;
-    }
-    let response = next.call(request).await?.map_into_boxed_body();
-    if is_head && response.response().body().size() == BodySize::Stream {
-        // It would be read to its end to be left out.
-        return Ok(response.map_body(|_, _| BoxBody::new(actix_web::body::None::new())));
-    }
-    let long = matches!(response.response().body().size(), BodySize::Sized(size) if size >= COMPRESS_FROM as u64);
-    if coding == Coding::Identity || !long || response.headers().contains_key(CONTENT_ENCODING) {
-        return Ok(response);
-    }
-    let mut encoded = false;
-    let mut response = response.map_body(|_, body| match body.try_into_bytes() {
-        Ok(bytes) => match encode(coding, &bytes) {
-            Ok(shorter) => {
-                encoded = true;
-                BoxBody::new(shorter)
-            }
-            Err(_) => BoxBody::new(bytes),
-        },
-        Err(body) => body,
-    });
-    if encoded {
-        let name = if coding == Coding::Gzip { "gzip" } else { "deflate" };
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
-        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
-    }
-    Ok(response)
-}
-
-fn encode(coding: Coding, bytes: &[u8]) -> io::Result<Bytes> {
-    let out = Vec::with_capacity(bytes.len() / 2);
-    let out = match coding {
-        Coding::Identity => bytes.to_vec(),
-        Coding::Gzip => {
-            let mut encoder = GzEncoder::new(out, Compression::fast());
-            encoder.write_all(bytes)?;
-            encoder.finish()?
-        }
-        Coding::Deflate => {
-            let mut encoder = ZlibEncoder::new(out, Compression::fast());
-            encoder.write_all(bytes)?;
-            encoder.finish()?
-        }
-    };
-    Ok(out.into())
 }
 
 /// A streaming decompressor over a [`Bounded`] buffer.
@@ -398,12 +289,6 @@ struct Bounded {
     limit: usize,
 }
 
-impl Bounded {
-    fn new(limit: usize) -> Bounded {
-        Bounded { bytes: Vec::new(), limit }
-    }
-}
-
 impl Write for Bounded {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + piece.len() > self.limit {
@@ -421,8 +306,11 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::FromRequest;
+    use actix_web::http::header::HeaderValue;
     use actix_web::test::TestRequest;
-    use actix_web::{App, FromRequest, HttpResponse, middleware};
+
+    use crate::respond::{deflated, gzipped};
 
     const LIMITS: BodyLimits =
         BodyLimits { max_bytes: 100_000, idle: Duration::from_secs(5), total: Duration::from_secs(5) };
@@ -437,17 +325,13 @@ mod tests {
         read_counted(request.headers(), payload, &LIMITS, &|_| Ok(())).await
     }
 
-    fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {
-        encode(coding, body).expect("encodes into memory").to_vec()
-    }
-
     #[actix_web::test]
     async fn bodies_read_back_in_every_coding() {
         let body: Vec<u8> = (0..50_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         assert_eq!(read_as(None, body.clone()).await.expect("plain"), body);
         assert_eq!(read_as(Some("identity"), body.clone()).await.expect("identity"), body);
-        assert_eq!(read_as(Some("gzip"), encoded(Coding::Gzip, &body)).await.expect("gzip"), body);
-        assert_eq!(read_as(Some("Deflate"), encoded(Coding::Deflate, &body)).await.expect("deflate"), body);
+        assert_eq!(read_as(Some("gzip"), gzipped(&body).expect("in memory")).await.expect("gzip"), body);
+        assert_eq!(read_as(Some("Deflate"), deflated(&body).expect("in memory")).await.expect("deflate"), body);
         assert_eq!(read_as(None, vec![]).await.expect("empty"), "");
     }
 
@@ -455,8 +339,8 @@ mod tests {
     async fn a_body_over_the_limit_is_refused_plain_and_as_a_bomb() {
         for (coding, body) in [
             (None, vec![0; LIMITS.max_bytes + 1]),
-            (Some("gzip"), encoded(Coding::Gzip, &vec![0; 64 << 20])),
-            (Some("deflate"), encoded(Coding::Deflate, &vec![0; LIMITS.max_bytes + 1])),
+            (Some("gzip"), gzipped(&vec![0; 64 << 20]).expect("in memory")),
+            (Some("deflate"), deflated(&vec![0; LIMITS.max_bytes + 1]).expect("in memory")),
         ] {
             let error = read_as(coding, body).await.expect_err("over the limit");
             assert_eq!(error.code, ErrorCode::PayloadTooLarge, "{coding:?}: {error}");
@@ -466,7 +350,7 @@ mod tests {
 
     #[actix_web::test]
     async fn broken_and_unknown_codings_are_refused() {
-        let mut broken = encoded(Coding::Gzip, &[7; 5000]);
+        let mut broken = gzipped(&[7; 5000]).expect("in memory");
         broken.truncate(broken.len() - 9);
         assert_eq!(read_as(Some("gzip"), broken).await.expect_err("truncated").code, ErrorCode::InvalidParameter);
         assert_eq!(
@@ -475,31 +359,6 @@ mod tests {
         );
         for coding in ["br", "gzip, gzip", "zstd"] {
             assert_eq!(read_as(Some(coding), vec![1]).await.expect_err(coding).code, ErrorCode::UnsupportedEncoding);
-        }
-    }
-
-    #[actix_web::test]
-    async fn responses_are_compressed_when_asked_and_worth_it() {
-        let app = actix_web::test::init_service(
-            App::new()
-                .wrap(middleware::from_fn(respond))
-                .route("/long", web::get().to(|| async { HttpResponse::Ok().body(vec![b'x'; 5000]) }))
-                .route("/short", web::get().to(|| async { HttpResponse::Ok().body("short") })),
-        )
-        .await;
-        for (path, accept, want) in [
-            ("/long", "gzip, deflate", Some("gzip")),
-            ("/long", "deflate, gzip;q=0.5", Some("deflate")),
-            ("/long", "gzip;q=0", None),
-            ("/long", "br", None),
-            ("/short", "gzip", None),
-        ] {
-            let request = TestRequest::get().uri(path).insert_header((ACCEPT_ENCODING, accept)).to_request();
-            let response = actix_web::test::call_service(&app, request).await;
-            let coding =
-                response.headers().get(CONTENT_ENCODING).map(|value| value.to_str().expect("ascii").to_owned());
-            assert_eq!(coding.as_deref(), want, "{path} {accept}");
-            assert!(matches!(response.response().body().size(), BodySize::Sized(_)), "{path} keeps its length");
         }
     }
 

@@ -7,12 +7,12 @@ use actix_web::{HttpMessage, HttpRequest};
 use nobat_core::Result;
 use nobat_serving::RequestContext;
 
-use crate::routes::path::without_slash;
+use crate::path::without_slash;
 
 /// Header that carries the request id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Where an answer's time went; see [`nobat_serving::timing`].
+/// Header that says where an answer's time went; see [`nobat_serving::timing`].
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static(nobat_serving::timing::NAME);
 
 /// The context that [`attach`] made for this request.

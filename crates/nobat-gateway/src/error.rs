@@ -1,24 +1,52 @@
 //! How refusals look on the wire: one exhaustive match from code to HTTP
 //! status, one to gRPC status, and the two HTTP shapes.
 //!
-//! Handlers end in a `Result<HttpResponse, Error>`; [`render`] is the only place
-//! that turns the error into a response. `nobat_core::Error` is the only error
+//! Handlers return an [`ApiResult`]; the door of their resource ([`crate::access`])
+//! renders the error in the shape of the path. `nobat_core::Error` is the only error
 //! type that reaches a client.
 
 use std::time::Duration;
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, Route, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::RequestContext;
 use serde::Serialize;
 
 use crate::context;
 
+/// What a handler returns.
+pub(crate) type ApiResult = Result<HttpResponse, ApiError>;
+
+/// An error on its way through the framework to where it is rendered.
+#[derive(Debug)]
+pub(crate) struct ApiError(pub(crate) Error);
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> ApiError {
+        ApiError(error)
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        http_status(self.0.code)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
 /// A protocol's shape of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+enum Shape {
     /// RFC 9457 `application/problem+json`: the native API.
     Problem,
     /// The same with the message as `error` too: TensorFlow Serving, Open Inference Protocol v2.
@@ -27,7 +55,7 @@ pub enum Shape {
 
 impl Shape {
     /// The shape that clients of this path expect.
-    pub fn of_path(path: &str) -> Shape {
+    fn of_path(path: &str) -> Shape {
         let plain = ["/v1", "/v2", "/predict", "/invocations", "/ping"];
         let under =
             |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -114,9 +142,10 @@ struct Body<'a> {
     job: Option<String>,
 }
 
-/// Renders an error: status, body in the protocol's shape, `Retry-After` for
+/// Renders an error: status, body in the shape of the request's path, `Retry-After` for
 /// what may pass, `WWW-Authenticate` for what lacks credentials.
-pub fn render(error: &Error, context: &RequestContext, shape: Shape) -> HttpResponse {
+pub(crate) fn render(error: &Error, request: &HttpRequest) -> HttpResponse {
+    let (context, shape) = (context::of(request), Shape::of_path(request.path()));
     let status = http_status(error.code);
     if status.is_server_error() {
         // Saturation is told to who can slow down, and counted; a line for each
@@ -161,21 +190,19 @@ fn retry_after(error: &Error) -> Option<Duration> {
     error.retry_after.or_else(|| passing.then_some(Duration::from_secs(1)))
 }
 
-/// Turns a handler's outcome into the response that its protocol's clients expect.
-pub fn finish(request: &HttpRequest, shape: Shape, outcome: Result<HttpResponse, Error>) -> HttpResponse {
-    outcome.unwrap_or_else(|error| render(&error, &context::of(request), shape))
-}
-
 /// The route for the methods that a resource does not have: 405 with `Allow`, and
 /// 204 with it for OPTIONS.
 /// Register it as the resource's default service.
-pub fn not_allowed(allow: &'static str) -> Route {
-    web::route().to(move |request: HttpRequest| async move { method_not_allowed(&request, allow) })
+pub(crate) fn not_allowed(allow: String) -> Route {
+    web::route().to(move |request: HttpRequest| {
+        let answer = method_not_allowed(&request, &allow);
+        async { answer }
+    })
 }
 
 /// 405 with `Allow`, in the shape of the request's path; to OPTIONS that is the
 /// answer, 204.
-pub fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpResponse {
+pub(crate) fn method_not_allowed(request: &HttpRequest, allow: &str) -> HttpResponse {
     let methods = format!("{allow}, OPTIONS");
     if request.method() == Method::OPTIONS {
         return HttpResponse::NoContent().insert_header((header::ALLOW, methods)).finish();
@@ -184,7 +211,7 @@ pub fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpRes
         ErrorCode::MethodNotAllowed,
         format!("{} is not allowed on {}; use {allow}", request.method(), request.path()),
     );
-    let mut response = finish(request, Shape::of_path(request.path()), Err(error));
+    let mut response = render(&error, request);
     if let Ok(methods) = HeaderValue::from_str(&methods) {
         response.headers_mut().insert(header::ALLOW, methods);
     }
@@ -192,17 +219,17 @@ pub fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpRes
 }
 
 /// The handler of paths nobody serves: 404 in the shape of the path.
-pub async fn no_route(request: HttpRequest) -> HttpResponse {
+pub(crate) async fn no_route(request: HttpRequest) -> HttpResponse {
     nothing_at(&request)
 }
 
 /// 404 in the shape of the path.
-pub fn nothing_at(request: &HttpRequest) -> HttpResponse {
+pub(crate) fn nothing_at(request: &HttpRequest) -> HttpResponse {
     // The server as a whole is asked (RFC 9110, section 9.3.7).
     if request.method() == Method::OPTIONS && request.path() == "*" {
         return method_not_allowed(request, "GET, HEAD, POST, PUT, DELETE");
     }
     let error =
         Error::new(ErrorCode::RouteNotFound, format!("nothing is served at {}; see /docs for what is", request.path()));
-    finish(request, Shape::of_path(request.path()), Err(error))
+    render(&error, request)
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::http::{Method, Uri};
 use actix_web::test::TestRequest;
-use actix_web::{App, web};
+use actix_web::web;
 use bytes::Bytes;
 use nobat_core::infer::InferRequest;
 use nobat_core::oip::ModelInferRequest;
@@ -25,11 +25,11 @@ use prost::Message;
 
 use crate::config::GatewayConfig;
 use crate::grpc::convert;
-use crate::json::request;
-use crate::routes::query::{JobQuery, WITH_WAIT};
+use crate::query::{JobQuery, WITH_WAIT};
+use crate::rows;
 use crate::state::HttpState;
 use crate::v2::{binary, json};
-use crate::{context, edge, routes};
+use crate::{context, middleware, routes};
 
 /// A body of the native API. The first byte chooses the model's datatype.
 pub fn native_body(data: &[u8]) {
@@ -76,13 +76,13 @@ pub fn door(data: &[u8]) {
         [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD][usize::from(choice % 8).min(4)].clone();
     let has_key = choice & 0x10 == 0;
     actix_web::rt::System::new().block_on(async {
-        let (serving, http, key) = door_of_a_house();
-        let app = App::new()
+        let (serving, http, key) = gateway_with_a_key();
+        let app = routes::application()
+            .0
             .app_data(web::Data::new(Predictor::new(serving)))
             .app_data(web::Data::from(http))
-            .wrap_fn(edge::guard)
-            .wrap_fn(context::attach)
-            .configure(routes::configure);
+            .wrap_fn(middleware::guard)
+            .wrap_fn(context::attach);
         let app = actix_web::test::init_service(app).await;
         let mut request = TestRequest::default().method(method.clone()).uri(path);
         if has_key {
@@ -122,9 +122,9 @@ fn is_open(pattern: &str) -> bool {
 }
 
 /// A gateway on an empty queue, and a key that reads.
-fn door_of_a_house() -> (Arc<ServingState>, Arc<HttpState>, &'static str) {
-    static HOUSE: OnceLock<(Arc<ServingState>, Arc<HttpState>, String)> = OnceLock::new();
-    let (serving, http, key) = HOUSE.get_or_init(|| {
+fn gateway_with_a_key() -> (Arc<ServingState>, Arc<HttpState>, &'static str) {
+    static GATEWAY: OnceLock<(Arc<ServingState>, Arc<HttpState>, String)> = OnceLock::new();
+    let (serving, http, key) = GATEWAY.get_or_init(|| {
         let folder = std::env::temp_dir().join(format!("nobat-fuzz-door-{}", std::process::id()));
         let mut ring = Keyring::default();
         let new = NewKey {
@@ -162,7 +162,7 @@ pub fn query(data: &[u8]) {
 fn body(data: &[u8], rows: &'static str) {
     let Some((&choice, text)) = data.split_first() else { return };
     let signature = model(Datatype::ALL[usize::from(choice) % Datatype::ALL.len()]);
-    if let Ok((request, _)) = request::read(text, &signature, rows) {
+    if let Ok((request, _)) = rows::read(text, &signature, rows) {
         assert!(serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok(), "what is read is JSON");
         for tensor in &request.inputs {
             tensor.check().expect("a tensor has the bytes that its shape calls for");

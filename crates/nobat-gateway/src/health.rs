@@ -4,29 +4,45 @@
 //! its start is over, its store takes jobs and it is not draining. A missing worker
 //! is no reason to take the gateway out of rotation: jobs can be queued.
 
-use actix_web::http::header;
-use actix_web::web::{Data, ServiceConfig};
+use actix_web::http::{Method, header};
+use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_serving::Predictor;
 use nobat_serving::monitor::{CheckStatus, State};
 use nobat_serving::shown_model;
 use serde_json::json;
+use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::access::{Access, resource};
+use crate::access::Access;
 use crate::context;
-use crate::error::not_allowed;
+use crate::endpoint::{Endpoint, endpoint};
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
-    config.service(resource("/livez", Access::OPEN).get(live).default_service(not_allowed("GET, HEAD")));
-    config.service(resource("/readyz", Access::OPEN).get(ready).default_service(not_allowed("GET, HEAD")));
-    config.service(resource("/api/v1/status", Access::READ).get(status).default_service(not_allowed("GET, HEAD")));
+    config
+        .service(endpoint!(Access::OPEN, live))
+        .service(endpoint!(Access::OPEN, ready))
+        .service(Endpoint::hidden(Access::READ, "/api/v1/status").route(Method::GET, || web::to(status)));
 }
 
+/// Whether the process lives
+#[utoipa::path(
+    get, path = "/livez", tag = "health", operation_id = "livez",
+    responses((status = 200, description = "It does", body = Value)),
+)]
 async fn live() -> HttpResponse {
     answer(true, &json!({ "live": true }))
 }
 
+/// Whether predictions can be taken
+#[utoipa::path(
+    get, path = "/readyz", tag = "health", operation_id = "readyz",
+    params(("verbose" = Option<String>, Query, description = "Show what was checked")),
+    responses(
+        (status = 200, description = "They can", body = Value),
+        (status = 503, description = "They cannot", body = Value),
+    ),
+)]
 async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let shared = predictor.state();
     let ready = shared.is_ready();

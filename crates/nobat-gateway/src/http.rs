@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
@@ -12,7 +12,9 @@ use actix_http::{HttpService, Protocol};
 use actix_server::{GracefulShutdownSignal, Server};
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::{App, middleware, web};
+use actix_web::middleware::from_fn;
+use actix_web::web;
+use bytes::Bytes;
 use futures::future::Either;
 use nobat_serving::Predictor;
 use nobat_serving::state::ServingState;
@@ -22,8 +24,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Accepted, Connection};
+use crate::docs::DocumentText;
 use crate::state::HttpState;
-use crate::{body, context, edge, routes};
+use crate::{context, middleware, respond, routes};
 
 /// Time for a head to arrive complete; before it, for the first bytes of a
 /// connection, or its TLS handshake.
@@ -78,13 +81,16 @@ fn application<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stop: GracefulShutdownSignal,
     knows_leavers: bool,
 ) -> impl ServiceFactory<Accepted<S>, Config = (), Response = (), Error = DispatchError, InitError = ()> {
-    let app = App::new()
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let (app, document) = routes::application();
+    let text = DOCUMENT.get_or_init(|| document.to_json().unwrap_or_default().into());
+    let app = app
+        .app_data(web::Data::new(DocumentText(text.clone())))
         .app_data(web::Data::new(Predictor::new(serving)))
         .app_data(web::Data::from(http))
-        .wrap(middleware::from_fn(body::respond))
-        .wrap_fn(edge::guard)
-        .wrap_fn(context::attach)
-        .configure(routes::configure);
+        .wrap(from_fn(respond::respond))
+        .wrap_fn(middleware::guard)
+        .wrap_fn(context::attach);
     let app = actix_service::IntoServiceFactory::into_factory(app).map_err(|error| error.error_response());
     HttpService::build()
         .graceful_shutdown_signal(move || {

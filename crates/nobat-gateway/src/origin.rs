@@ -71,7 +71,7 @@ pub struct Origins {
 
 /// What a request says of where it comes from.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked<'a> {
+pub struct RequestOrigin<'a> {
     /// It may change something.
     pub is_write: bool,
     /// The authority that it names.
@@ -82,12 +82,12 @@ pub struct Asked<'a> {
     pub fetch_site: Option<&'a str>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestOrigin<'a> {
     /// Reads the headers; `authority` is the address line's, which HTTP/2 has in
     /// place of `Host`. A header that is not text is there, and matches nothing.
-    pub fn of(method: &Method, headers: &'a HeaderMap, authority: Option<&'a str>) -> Asked<'a> {
+    pub fn of(method: &Method, headers: &'a HeaderMap, authority: Option<&'a str>) -> RequestOrigin<'a> {
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-        Asked {
+        RequestOrigin {
             is_write: !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS),
             host: text(header::HOST).or(authority),
             origin: text(header::ORIGIN),
@@ -111,7 +111,7 @@ impl Origins {
     ///
     /// # Errors
     /// `permission_denied`, naming the header, its value and the setting.
-    pub fn check(&self, asked: Asked<'_>) -> Result<()> {
+    pub fn check(&self, asked: RequestOrigin<'_>) -> Result<()> {
         if let (Some(names), Some(host)) = (&self.names, asked.host)
             && !is_own(host, names)
         {
@@ -272,8 +272,8 @@ mod tests {
         Origins::new(cors, &own(hosts), "127.0.0.1:8000", is_local)
     }
 
-    fn write<'a>(host: &'a str, origin: Option<&'a str>, fetch_site: Option<&'a str>) -> Asked<'a> {
-        Asked { is_write: true, host: Some(host), origin, fetch_site }
+    fn write<'a>(host: &'a str, origin: Option<&'a str>, fetch_site: Option<&'a str>) -> RequestOrigin<'a> {
+        RequestOrigin { is_write: true, host: Some(host), origin, fetch_site }
     }
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
             (Some("https://app.example.com"), Some("same-origin"), true),
         ] {
             assert_eq!(none.check(write(own, origin, site)).is_ok(), allowed, "{origin:?} {site:?}");
-            let read = Asked { is_write: false, ..write(own, origin, site) };
+            let read = RequestOrigin { is_write: false, ..write(own, origin, site) };
             assert!(none.check(read).is_ok(), "reading is the browser's to refuse");
         }
         let app = origins(&["https://app.example.com"], &[], true);
@@ -337,13 +337,17 @@ mod tests {
             (":8000", false),
             ("?", false),
         ] {
-            let asked = Asked { host: Some(host), ..Asked::default() };
+            let asked = RequestOrigin { host: Some(host), ..RequestOrigin::default() };
             assert_eq!(local.check(asked).is_ok(), own, "{host}");
         }
-        assert!(local.check(Asked::default()).is_ok(), "HTTP/1.0 names none, and no browser speaks it");
-        assert!(origins(&[], &[], false).check(Asked { host: Some("any.example"), ..Asked::default() }).is_ok());
+        assert!(local.check(RequestOrigin::default()).is_ok(), "HTTP/1.0 names none, and no browser speaks it");
+        assert!(
+            origins(&[], &[], false)
+                .check(RequestOrigin { host: Some("any.example"), ..RequestOrigin::default() })
+                .is_ok()
+        );
         let named = origins(&[], &["api.example.com"], false);
-        assert!(named.check(Asked { host: Some("any.example"), ..Asked::default() }).is_err());
+        assert!(named.check(RequestOrigin { host: Some("any.example"), ..RequestOrigin::default() }).is_err());
     }
 
     #[test]
@@ -360,7 +364,7 @@ mod tests {
         fn no_foreign_name_passes_for_a_local_one(name in "[a-z0-9.:@\\[\\]%-]{1,24}") {
             let local = origins(&[], &[], true);
             let host = format!("{name}.evil.example");
-            let asked = Asked { host: Some(&host), ..Asked::default() };
+            let asked = RequestOrigin { host: Some(&host), ..RequestOrigin::default() };
             prop_assert!(local.check(asked).is_err());
         }
 

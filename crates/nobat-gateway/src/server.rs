@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
-use crate::json::{request::Form, write};
-use crate::routes::native::objects::result_url;
+use crate::native::job_objects::result_url;
+use crate::rows::{self, Format};
 use crate::state::HttpState;
-use crate::{exposition, http};
+use crate::{exporter, http};
 
 /// The gateway, before it serves: its settings hold and its addresses are its own.
 pub struct Gateway {
@@ -102,7 +102,7 @@ impl Gateway {
         let serving = Serving::start(config.serving(), queue, view, Metrics::new(), worker).await?;
         let shared = serving.state();
         let state = Arc::new(HttpState::new(config, shared.admission.auth.is_on(), &shared.metrics));
-        exposition::show(shared);
+        exporter::show(shared);
         let metrics = metrics.map(|listener| {
             let asked = Arc::downgrade(shared);
             let ready = move || asked.upgrade().is_some_and(|shared| shared.is_ready());
@@ -175,7 +175,7 @@ impl GatewayHandle {
 /// Outputs as the native API answers them, a row each.
 fn row_answer(outputs: &[Tensor]) -> Vec<u8> {
     let mut json = Vec::new();
-    write::answer(&mut json, outputs, Form::Row);
+    rows::answer(&mut json, outputs, Format::Row);
     json
 }
 

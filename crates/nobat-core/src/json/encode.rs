@@ -21,6 +21,21 @@ pub fn flat(out: &mut Vec<u8>, tensor: &Tensor) {
     Printer::new(tensor).list(out, count);
 }
 
+/// The members with which a tensor begins in the Open Inference Protocol: its name,
+/// datatype and shape, without braces.
+pub fn header(out: &mut Vec<u8>, tensor: &Tensor) {
+    out.extend_from_slice(b"\"name\":");
+    string(out, &tensor.name);
+    out.extend_from_slice(b",\"datatype\":\"");
+    out.extend_from_slice(tensor.datatype.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"shape\":[");
+    for (axis, &dim) in tensor.shape.iter().enumerate() {
+        out.extend_from_slice(if axis == 0 { b"" } else { b"," });
+        integer(out, dim);
+    }
+    out.push(b']');
+}
+
 /// A JSON string.
 pub fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
@@ -132,8 +147,9 @@ impl<'a> Printer<'a> {
     }
 }
 
+/// An integer.
 #[inline]
-fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
+pub fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 

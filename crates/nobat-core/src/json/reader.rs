@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -131,7 +132,7 @@ impl<'a> Reader<'a> {
             end += if self.bytes[end] == b'\\' { 2 } else { 1 };
         }
         let text = serde_json::from_slice(&self.bytes[self.at..=end]);
-        let text = text.map_err(|error| self.told(&error, place))?;
+        let text = text.map_err(|error| self.from_serde(&error, place))?;
         self.at = end + 1;
         Ok(Cow::Owned(text))
     }
@@ -154,18 +155,24 @@ impl<'a> Reader<'a> {
         self.literal(b"null")
     }
 
+    /// Takes any value as `serde_json` reads it.
+    ///
+    /// # Errors
+    /// `invalid_json`.
+    pub fn parse<T: Deserialize<'a>>(&mut self, place: &str) -> Result<T> {
+        let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter();
+        let value = values.next().ok_or_else(|| self.ends_inside(place))?;
+        let value = value.map_err(|error| self.from_serde(&error, place))?;
+        self.at += values.byte_offset();
+        Ok(value)
+    }
+
     /// Takes any value, checking its syntax.
     ///
     /// # Errors
     /// `invalid_json`.
     pub fn skip_value(&mut self, place: &str) -> Result<()> {
-        let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter::<&RawValue>();
-        match values.next() {
-            Some(Ok(_)) => self.at += values.byte_offset(),
-            Some(Err(error)) => return Err(self.told(&error, place)),
-            None => return Err(self.ends_inside(place)),
-        }
-        Ok(())
+        self.parse::<&RawValue>(place).map(drop)
     }
 
     /// Takes the end of the text.
@@ -225,7 +232,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What `serde_json` says against the text from here on.
-    fn told(&self, error: &serde_json::Error, place: &str) -> Error {
+    fn from_serde(&self, error: &serde_json::Error, place: &str) -> Error {
         if error.is_eof() {
             return self.ends_inside(place);
         }

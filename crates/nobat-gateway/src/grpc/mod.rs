@@ -5,12 +5,12 @@
 //! of their own, each with its own queue client. What a model says about
 //! itself is shared with HTTP and stands in `v2`.
 
+mod admission;
 mod codec;
 pub(crate) mod convert;
-mod gate;
-pub mod proto;
 mod server;
 mod service;
+mod status;
 mod tls;
 
 pub(crate) use codec::MessageCodec;

@@ -18,11 +18,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::gate::Gate;
-use super::proto::DESCRIPTORS;
-use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
+use super::admission::AdmissionService;
 use super::service::Service;
 use super::tls;
+use crate::proto::DESCRIPTORS;
+use crate::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use crate::state::HttpState;
 
 /// Bytes a client may send ahead on one call: a tensor of this size arrives
@@ -121,7 +121,7 @@ async fn serve(
         .accept_compressed(CompressionEncoding::Deflate)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Deflate);
-    let inference = Gate::new(inference, serving, http);
+    let inference = AdmissionService::new(inference, serving, http);
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let mut signal = stopped.clone();

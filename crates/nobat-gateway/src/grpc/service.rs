@@ -13,21 +13,23 @@ use futures::{Stream, StreamExt};
 use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::Predictor;
+use nobat_serving::RequestContext;
 use nobat_serving::auth::Scope;
-use nobat_serving::limits::{AdmissionPermit, HeldBytes, Quota};
+use nobat_serving::limits::{AdmissionPermit, HeldBytes};
 use nobat_serving::registry::Want;
 use nobat_serving::timing::{self, server_timing};
-use nobat_serving::{Predictor, RequestContext};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::AdmittedCall;
 use super::convert::{self, Call};
-use super::gate::Entered;
-use super::proto::grpc_inference_service_server::GrpcInferenceService;
-use super::proto::*;
-use crate::error::{grpc_code, http_status};
+use super::status::{refused, status};
+use crate::error::http_status;
 use crate::metrics::Protocol;
+use crate::proto::grpc_inference_service_server::GrpcInferenceService;
+use crate::proto::*;
 use crate::state::HttpState;
 use crate::v2::{config, metadata, outputs, repository, settings, statistics};
 
@@ -200,7 +202,7 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let (_, extensions, message) = request.into_parts();
-        let call = Entered::of(&extensions).map_err(status)?;
+        let call = AdmittedCall::of(&extensions).map_err(status)?;
         let deadline = call.deadline;
         let notes = call.context.notes.clone();
         let entered = Ok((call.context.clone(), call.permit()));
@@ -222,7 +224,7 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let (metadata, extensions, messages) = request.into_parts();
-        let call = Entered::of(&extensions).map_err(status)?;
+        let call = AdmittedCall::of(&extensions).map_err(status)?;
         let (notes, deadline) = (call.context.notes, call.deadline);
         let (service, metadata) = (self.clone(), Arc::new(metadata));
         let answers = messages
@@ -353,34 +355,7 @@ impl GrpcInferenceService for Service {
 
 /// Who a call is from, as the door noted it.
 fn entered<T>(request: &Request<T>) -> std::result::Result<RequestContext, Status> {
-    Entered::of(request.extensions()).map(|entered| entered.context).map_err(status)
-}
-
-/// The status of an error, by the shared table; its code travels beside it, and when
-/// to come again.
-pub(super) fn status(error: Error) -> Status {
-    let retry_after = error.retry_after;
-    let mut status = Status::new(grpc_code(error.code), error.message);
-    let metadata = status.metadata_mut();
-    if let Ok(code) = error.code.as_str().parse() {
-        metadata.insert("nobat-error-code", code);
-    }
-    if let Some(after) = retry_after {
-        metadata.insert("retry-after", (after.as_secs_f64().ceil().max(1.0) as u64).into());
-    }
-    status
-}
-
-/// As [`status`], with where the caller's limit stands.
-pub(super) fn refused(error: Error, quota: Option<Quota>) -> Status {
-    let is_limit = matches!(error.code, ErrorCode::RateLimited | ErrorCode::QuotaExceeded);
-    let mut status = status(error);
-    for (name, value) in quota.filter(|_| is_limit).iter().flat_map(Quota::headers) {
-        if let Ok(value) = value.parse() {
-            status.metadata_mut().insert(name, value);
-        }
-    }
-    status
+    AdmittedCall::of(request.extensions()).map(|entered| entered.context).map_err(status)
 }
 
 /// The HTTP status that an outcome would have had: one scale for all protocols.
@@ -406,43 +381,4 @@ fn named(model: &str) -> Result<Option<&str>> {
         return Err(Error::new(ErrorCode::InvalidParameter, "model_name is empty; name the model"));
     }
     Ok(Some(model))
-}
-
-/// Reads a `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2,
-/// "Requests").
-pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let fits = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let count: u64 = digits.parse().ok().filter(|_| fits)?;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_in_every_unit_and_rubbish_is_refused() {
-        assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(parse_timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
-        assert_eq!(parse_timeout("5n"), Some(Duration::from_nanos(5)));
-        for bad in ["", "S", "1", "1x", "-1S", "+1S", "999999999S", "1.5S", "１S"] {
-            assert_eq!(parse_timeout(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_status_carries_the_code_of_the_error() {
-        let status = status(Error::new(ErrorCode::QueueFull, "the queue is full"));
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        assert_eq!(status.metadata().get("nobat-error-code").map(|code| code.as_bytes()), Some(&b"queue_full"[..]));
-    }
 }

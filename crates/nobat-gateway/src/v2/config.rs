@@ -5,7 +5,7 @@ use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::tensor::Datatype;
 use serde_json::{Value, json};
 
-use crate::grpc::proto::{
+use crate::proto::{
     DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput, ModelTensorReshape, ModelTransactionPolicy,
 };
 

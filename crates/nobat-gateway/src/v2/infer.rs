@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nobat_core::infer::InferRequest;
@@ -13,34 +12,48 @@ use nobat_core::tensor::{Datatype, Shape, Tensor, put_bytes_element};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
 use nobat_serving::timing::server_timing;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::binary::{self, HEADER_LENGTH, Parts};
 use super::json::{self, Document};
+use super::names::named;
+use super::objects::{InferAnswer, InferBody};
+use super::outputs;
 use super::parameters::RequestParameters;
-use super::{answer, named, outputs, serve};
 use crate::access::Access;
 use crate::context::SERVER_TIMING;
+use crate::endpoint::endpoint;
+use crate::error::ApiResult;
+use crate::openapi::{PlainError, PlainRefusals};
 use crate::{body, context};
 
-/// Adds the routes.
-pub(super) fn configure(config: &mut ServiceConfig) {
-    let paths = ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"];
-    serve(config, Access::PREDICT, &paths, Method::POST, || web::to(infer));
+/// Adds the route.
+pub(super) fn configure(routes: &mut ServiceConfig) {
+    routes.service(endpoint!(Access::PREDICT, infer).also_by(&["version"]));
 }
 
-async fn infer(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
-    let outcome = run(&request, payload, &predictor).await;
-    answer(&request, outcome)
-}
-
-async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor) -> Result<HttpResponse> {
-    let named = named(request)?;
+/// Infer
+///
+/// With the header `Inference-Header-Content-Length` the body is the JSON
+/// document of that many bytes, then the binary tensors in its order; the
+/// answer takes the same form where a tensor of it is binary.
+#[utoipa::path(
+    post, path = "/v2/models/{model}/infer", tag = "open-inference-protocol", operation_id = "v2_infer",
+    params(("model" = String, Path, description = "The model's name", example = "digits")),
+    request_body = InferBody,
+    responses((status = 200, description = "The answer", content(
+        (InferAnswer = "application/json"),
+        (String = "application/octet-stream"),
+    )), PlainRefusals, (status = 501, description = "Shared memory and sequences are not kept", body = PlainError)),
+)]
+async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    let named = named(&request)?;
     // What cannot be served is refused before its body is read.
     let early = match predictor.resolve(Some(&named.model), named.want()) {
         Err(error) if predictor.is_coming(Some(&named.model), named.want(), &error) => None,
         resolved => Some(resolved?),
     };
-    let body = body::read(request, payload, predictor).await?;
+    let body = body::read(&request, payload, &predictor).await?;
     let resolved = async |patience: Option<Duration>| match early {
         Some(target) => Ok(target),
         None => {
@@ -66,7 +79,7 @@ async fn run(request: &HttpRequest, payload: web::Payload, predictor: &Predictor
     let wanted = InferRequest { version: target.pinned.clone(), inputs, outputs: outputs::names(&requested)? };
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let options = target.after_wait(parameters.job_options());
-    let prediction = predictor.predict(&context::of(request), &target, wanted, options).await?;
+    let prediction = predictor.predict(&context::of(&request), &target, wanted, options).await?;
     let version = prediction.version(&target);
     let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;

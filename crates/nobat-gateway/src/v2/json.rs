@@ -1,20 +1,18 @@
 //! The JSON documents of an inference request and its answer.
 //!
 //! Reading is one pass: tensor data goes straight into its final buffer (the
-//! parser is [`crate::json`]'s). Members may stand in any order; data that
+//! parser is [`nobat_core::json`]'s). Members may stand in any order; data that
 //! stands before its datatype is skipped once and read when the datatype is known.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
+use nobat_core::json::{Number, Reader, decode, encode};
 use nobat_core::tensor::{Datatype, Shape, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
 use smol_str::SmolStr;
 
 use super::binary::Blobs;
 use super::outputs::{Output, Requested};
-use super::parameters::{OutputParameters, RequestParameters, Value, binary_data_size, clip};
-use crate::json::{Number, Reader, tensor, write};
+use super::parameters::{OutputParameters, RequestParameters, binary_data_size, clip};
 
 /// A request's document with its tensors, binary ones included.
 #[derive(Debug, PartialEq)]
@@ -34,32 +32,30 @@ pub(crate) fn read(text: &[u8], mut blobs: Blobs) -> Result<Document> {
     let mut document =
         Document { id: String::new(), parameters: RequestParameters::default(), inputs: vec![], requested: vec![] };
     let mut has_inputs = false;
-    reader.expect(b'{', "the body")?;
-    let mut first = true;
-    while let Some(key) = reader.next_key(&mut first, "the body")? {
+    reader.object("the body", |reader, member| {
         if reader.null() {
-            continue;
+            return Ok(());
         }
-        match &*key {
+        match &*member {
             "id" => document.id = reader.string("`id`")?.into_owned(),
             "parameters" => {
-                let values = parameters(&mut reader, "`parameters`")?;
-                document.parameters = RequestParameters::read(given(&values), false)?;
+                document.parameters = RequestParameters::read(&reader.parse("`parameters`")?, false)?;
             }
             "inputs" => {
                 has_inputs = true;
-                each(&mut reader, "`inputs`", |reader, place| {
-                    document.inputs.push(input(reader, place, &mut blobs)?);
+                reader.list("`inputs`", |reader, at| {
+                    document.inputs.push(input(reader, &format!("inputs[{at}]"), &mut blobs)?);
                     Ok(())
                 })?;
             }
-            "outputs" => each(&mut reader, "`outputs`", |reader, place| {
-                document.requested.push(output(reader, place)?);
+            "outputs" => reader.list("`outputs`", |reader, at| {
+                document.requested.push(output(reader, &format!("outputs[{at}]"))?);
                 Ok(())
             })?,
             _ => reader.skip_value("the body")?,
         }
-    }
+        Ok(())
+    })?;
     reader.end()?;
     blobs.finish()?;
     if !has_inputs {
@@ -96,24 +92,16 @@ pub(crate) fn write(id: &str, model: &str, version: &str, outputs: &[Output], bi
     for (at, output) in outputs.iter().enumerate() {
         let tensor = &output.tensor;
         out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
-        member(&mut out, "name", &tensor.name);
-        out.push(b',');
-        member(&mut out, "datatype", tensor.datatype.as_str());
-        out.extend_from_slice(b",\"shape\":[");
-        let mut digits = itoa::Buffer::new();
-        for (axis, &dim) in tensor.shape.iter().enumerate() {
-            out.extend_from_slice(if axis == 0 { b"" } else { b"," });
-            out.extend_from_slice(digits.format(dim).as_bytes());
-        }
+        encode::header(&mut out, tensor);
         if is_binary(output) {
-            out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
-            out.extend_from_slice(digits.format(tensor.data.len()).as_bytes());
+            out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            encode::integer(&mut out, tensor.data.len());
             out.extend_from_slice(b"}}");
         } else {
-            out.extend_from_slice(b"],\"data\":");
+            out.extend_from_slice(b",\"data\":");
             // The writer reads a meaning into the names of bytes tensors that
             // this protocol does not have.
-            write::flat(&mut out, &Tensor { name: SmolStr::default(), ..tensor.clone() });
+            encode::flat(&mut out, &Tensor { name: SmolStr::default(), ..tensor.clone() });
             out.push(b'}');
         }
     }
@@ -126,22 +114,9 @@ pub(crate) fn write(id: &str, model: &str, version: &str, outputs: &[Output], bi
 }
 
 fn member(out: &mut Vec<u8>, name: &str, value: &str) {
-    write::string(out, name);
+    encode::string(out, name);
     out.push(b':');
-    write::string(out, value);
-}
-
-/// Steps through a list, naming each element's place.
-fn each(reader: &mut Reader<'_>, place: &str, mut step: impl FnMut(&mut Reader<'_>, &str) -> Result<()>) -> Result<()> {
-    reader.expect(b'[', place)?;
-    let mut first = true;
-    let mut at = 0usize;
-    let name = place.trim_matches('`');
-    while reader.next_element(&mut first, place)? {
-        step(reader, &format!("{name}[{at}]"))?;
-        at += 1;
-    }
-    Ok(())
+    encode::string(out, value);
 }
 
 fn input(reader: &mut Reader<'_>, place: &str, blobs: &mut Blobs) -> Result<Tensor> {
@@ -149,19 +124,17 @@ fn input(reader: &mut Reader<'_>, place: &str, blobs: &mut Blobs) -> Result<Tens
     let mut datatype = None;
     let mut shape: Option<Shape> = None;
     let mut size = None;
-    let mut data: Option<(Shape, Vec<u8>)> = None;
+    let mut data = None;
     let mut later = None;
-    reader.expect(b'{', place)?;
-    let mut first = true;
-    while let Some(key) = reader.next_key(&mut first, place)? {
+    reader.object(place, |reader, member| {
         if reader.null() {
-            continue;
+            return Ok(());
         }
-        match &*key {
+        match &*member {
             "name" => name = Some(SmolStr::new(reader.string(place)?)),
             "datatype" => datatype = Some(parse_datatype(&reader.string(place)?, place)?),
             "shape" => shape = Some(read_shape(reader, &format!("{place}.shape"))?),
-            "parameters" => size = binary_data_size(given(&parameters(reader, &format!("{place}.parameters"))?))?,
+            "parameters" => size = binary_data_size(&reader.parse(&format!("{place}.parameters"))?)?,
             "data" => match (datatype, &shape) {
                 (Some(datatype), Some(shape)) => data = Some(read_data(reader, datatype, shape, place)?),
                 _ => {
@@ -171,8 +144,9 @@ fn input(reader: &mut Reader<'_>, place: &str, blobs: &mut Blobs) -> Result<Tens
             },
             _ => reader.skip_value(place)?,
         }
-    }
-    let missing = |member: &str| Error::new(ErrorCode::InvalidTensor, format!("{place} has no `{member}`"));
+        Ok(())
+    })?;
+    let missing = |member: &str| invalid(format!("{place} has no `{member}`"));
     let name = name.ok_or_else(|| missing("name"))?;
     let datatype = datatype.ok_or_else(|| missing("datatype"))?;
     let shape = shape.ok_or_else(|| missing("shape"))?;
@@ -180,119 +154,60 @@ fn input(reader: &mut Reader<'_>, place: &str, blobs: &mut Blobs) -> Result<Tens
         data = Some(read_data(&mut reader, datatype, &shape, place)?);
     }
     let data = match (data, size) {
+        (Some(data), None) => data,
+        (None, Some(size)) => blobs.take(clip(&name), size)?,
         (Some(_), Some(_)) => {
             return Err(invalid(format!("input `{}` has both data and binary_data_size; send one", clip(&name))));
         }
         (None, None) => return Err(invalid(format!("input `{}` has neither data nor binary_data_size", clip(&name)))),
-        (None, Some(size)) => blobs.take(clip(&name), size)?,
-        (Some((nested, data)), None) => {
-            if !fits(&nested, &shape) {
-                return Err(invalid(format!(
-                    "input `{}` has data nested as {:?}; its shape is {:?}",
-                    clip(&name),
-                    nested.as_slice(),
-                    shape.as_slice()
-                )));
-            }
-            Bytes::from(data)
-        }
     };
     Ok(Tensor { name, datatype, shape, data })
 }
 
-fn read_data(reader: &mut Reader<'_>, datatype: Datatype, shape: &[i64], place: &str) -> Result<(Shape, Vec<u8>)> {
+fn read_data(reader: &mut Reader<'_>, datatype: Datatype, shape: &[i64], place: &str) -> Result<Bytes> {
     if matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
         return Err(invalid(format!("{place} is {datatype}, which JSON cannot carry; send it as binary data")));
     }
-    let mut data = Vec::with_capacity(tensor::capacity(datatype, shape, reader));
-    let nested = tensor::read(reader, datatype, &mut data, &format!("{place}.data"))?;
-    Ok((nested, data))
-}
-
-/// Whether data nested so is of this shape: flat, or nested alike up to axes of
-/// length 1. The count of elements is checked with the signature.
-fn fits(nested: &[i64], shape: &[i64]) -> bool {
-    let wide = |shape: &[i64]| shape.iter().copied().filter(|&dim| dim != 1).collect::<Shape>();
-    nested.len() <= 1 || nested.contains(&0) || wide(nested) == wide(shape)
+    decode::read_data(reader, datatype, shape, &format!("{place}.data")).map(Bytes::from)
 }
 
 fn output(reader: &mut Reader<'_>, place: &str) -> Result<Requested> {
     let mut name: Option<SmolStr> = None;
     let mut read = OutputParameters::default();
-    reader.expect(b'{', place)?;
-    let mut first = true;
-    while let Some(key) = reader.next_key(&mut first, place)? {
+    reader.object(place, |reader, member| {
         if reader.null() {
-            continue;
+            return Ok(());
         }
-        match &*key {
+        match &*member {
             "name" => name = Some(SmolStr::new(reader.string(place)?)),
-            "parameters" => {
-                read = OutputParameters::read(given(&parameters(reader, &format!("{place}.parameters"))?))?;
-            }
+            "parameters" => read = OutputParameters::read(&reader.parse(&format!("{place}.parameters"))?)?,
             _ => reader.skip_value(place)?,
         }
-    }
+        Ok(())
+    })?;
     let name = name.ok_or_else(|| Error::new(ErrorCode::InvalidParameter, format!("{place} has no `name`")))?;
     Ok(Requested { name, parameters: read })
 }
 
 fn read_shape(reader: &mut Reader<'_>, place: &str) -> Result<Shape> {
     let mut shape = Shape::new();
-    reader.expect(b'[', place)?;
-    let mut first = true;
-    while reader.next_element(&mut first, place)? {
-        if shape.len() == tensor::MAX_RANK {
-            return Err(invalid(format!("{place} has more than {} axes", tensor::MAX_RANK)));
+    reader.list(place, |reader, _| {
+        if shape.len() == decode::MAX_RANK {
+            return Err(invalid(format!("{place} has more than {} axes", decode::MAX_RANK)));
         }
         reader.peek();
         let before = *reader;
-        let dim = Number::take(reader).and_then(Number::to_i64).ok_or_else(|| {
+        let dim = Number::take(reader).and_then(Number::to_i64);
+        shape.push(dim.ok_or_else(|| {
             invalid(format!("{place} has `{}`; dimensions are whole numbers below 2^63", before.shown()))
-        })?;
-        shape.push(dim);
-    }
+        })?);
+        Ok(())
+    })?;
     Ok(shape)
 }
 
 fn parse_datatype(text: &str, place: &str) -> Result<Datatype> {
     Datatype::parse(text).ok_or_else(|| invalid(format!("{place} has unknown datatype `{}`", clip(text))))
-}
-
-type Parameters<'a> = Vec<(Cow<'a, str>, Value)>;
-
-/// A flat object of scalars. Nulls are left out.
-fn parameters<'a>(reader: &mut Reader<'a>, place: &str) -> Result<Parameters<'a>> {
-    let mut values = Vec::new();
-    reader.expect(b'{', place)?;
-    let mut first = true;
-    while let Some(key) = reader.next_key(&mut first, place)? {
-        if !reader.null() {
-            values.push((key, scalar(reader, place)?));
-        }
-    }
-    Ok(values)
-}
-
-fn scalar(reader: &mut Reader<'_>, place: &str) -> Result<Value> {
-    if let Some(value) = reader.boolean() {
-        return Ok(Value::Bool(value));
-    }
-    if reader.peek() == Some(b'"') {
-        return Ok(Value::Text(reader.string(place)?.into_owned()));
-    }
-    match Number::take(reader) {
-        Some(number) => Ok(match (number.to_u64(), number.to_i64()) {
-            (Some(value), _) => Value::Uint(value),
-            (None, Some(value)) => Value::Int(value),
-            (None, None) => Value::Double(number.to_f64()),
-        }),
-        None => Err(reader.unexpected("a number, a string, true or false", place)),
-    }
-}
-
-fn given<'a>(values: &'a Parameters<'_>) -> impl Iterator<Item = (&'a str, Option<&'a Value>)> {
-    values.iter().map(|(name, value)| (&**name, Some(value)))
 }
 
 fn invalid(message: String) -> Error {

@@ -4,8 +4,8 @@
 use nobat_core::signature::TensorSpec;
 use nobat_serving::registry::{ModelEntry, Target};
 
-use crate::grpc::proto::model_metadata_response::TensorMetadata;
-use crate::grpc::proto::{ModelMetadataResponse, ServerMetadataResponse};
+use crate::proto::model_metadata_response::TensorMetadata;
+use crate::proto::{ModelMetadataResponse, ServerMetadataResponse};
 
 /// Extensions of the protocol that this server keeps; clients look here before
 /// they use one.

@@ -5,60 +5,39 @@
 //! that nobat does not keep is refused rather than ignored. Other unknown
 //! parameters are a model's own business and are accepted.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use nobat_core::job::JobOptions;
 use nobat_core::oip::InferParameter;
 use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::{Error, ErrorCode, Result};
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
-/// One parameter's value.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Value {
-    /// `true` or `false`.
-    Bool(bool),
-    /// A whole number of at least 0.
-    Uint(u64),
-    /// A negative whole number.
-    Int(i64),
-    /// Any other number.
-    Double(f64),
-    /// Text.
-    Text(String),
+/// Parameters by name.
+pub(crate) type Parameters = Map<String, Value>;
+
+/// The parameters of a gRPC message; null for one that has no value.
+pub(crate) fn of_message(parameters: HashMap<String, InferParameter>) -> Parameters {
+    let value = |parameter: InferParameter| match parameter.parameter_choice {
+        None => Value::Null,
+        Some(ParameterChoice::BoolParam(value)) => value.into(),
+        Some(ParameterChoice::Int64Param(value)) => value.into(),
+        Some(ParameterChoice::StringParam(value)) => value.into(),
+        Some(ParameterChoice::DoubleParam(value)) => value.into(),
+        Some(ParameterChoice::Uint64Param(value)) => value.into(),
+    };
+    parameters.into_iter().map(|(name, parameter)| (name, value(parameter))).collect()
 }
 
-impl Value {
-    /// The value of a gRPC parameter; `None` when it has none.
-    pub(crate) fn of_message(parameter: &InferParameter) -> Option<Value> {
-        Some(match parameter.parameter_choice.as_ref()? {
-            ParameterChoice::BoolParam(value) => Value::Bool(*value),
-            ParameterChoice::Int64Param(value) => match u64::try_from(*value) {
-                Ok(value) => Value::Uint(value),
-                Err(_) => Value::Int(*value),
-            },
-            ParameterChoice::StringParam(value) => Value::Text(value.clone()),
-            ParameterChoice::DoubleParam(value) => Value::Double(*value),
-            ParameterChoice::Uint64Param(value) => Value::Uint(*value),
-        })
-    }
+fn truth(name: &str, value: &Value) -> Result<bool> {
+    value.as_bool().ok_or_else(|| refused(name, value, "true or false"))
+}
 
-    fn truth(&self, name: &str) -> Result<bool> {
-        match self {
-            Value::Bool(value) => Ok(*value),
-            _ => Err(refused(name, self, "true or false")),
-        }
-    }
-
-    /// A count; numbers in text are taken too, as some clients send them so.
-    fn count(&self, name: &str) -> Result<u64> {
-        match self {
-            Value::Uint(value) => Ok(*value),
-            Value::Text(text) => text.parse().map_err(|_| refused(name, self, "a whole number of at least 0")),
-            _ => Err(refused(name, self, "a whole number of at least 0")),
-        }
-    }
+/// A count; numbers in text are taken too, as some clients send them so.
+fn count(name: &str, value: &Value) -> Result<u64> {
+    let count = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    count.ok_or_else(|| refused(name, value, "a whole number of at least 0"))
 }
 
 /// What a request's parameters ask for.
@@ -79,22 +58,21 @@ impl RequestParameters {
     /// # Errors
     /// `invalid_parameter` naming the parameter and what it takes;
     /// `unsupported` for sequences.
-    pub(crate) fn read<'a>(
-        parameters: impl Iterator<Item = (&'a str, Option<&'a Value>)>,
-        grpc: bool,
-    ) -> Result<RequestParameters> {
+    pub(crate) fn read(parameters: &Parameters, grpc: bool) -> Result<RequestParameters> {
         let mut read = RequestParameters::default();
         for (name, value) in parameters {
-            let Some(value) = value else {
-                return Err(Error::new(ErrorCode::InvalidParameter, format!("parameter `{name}` has no value")));
-            };
-            match name {
-                "priority" => read.priority = priority(value.count(name)?),
-                "timeout" => read.deadline = Some(value.count(name)?).filter(|&us| us > 0).map(Duration::from_micros),
-                "binary_data_output" => read.binary_data_output = value.truth(name)?,
+            match name.as_str() {
+                _ if value.is_null() && grpc => {
+                    return Err(Error::new(ErrorCode::InvalidParameter, format!("parameter `{name}` has no value")));
+                }
+                // Left out.
+                _ if value.is_null() => {}
+                "priority" => read.priority = priority(count(name, value)?),
+                "timeout" => read.deadline = Some(count(name, value)?).filter(|&us| us > 0).map(Duration::from_micros),
+                "binary_data_output" => read.binary_data_output = truth(name, value)?,
                 // Every answer is its request's last, and says so in a stream.
-                "triton_enable_empty_final_response" if grpc => drop(value.truth(name)?),
-                "sequence_id" if !matches!(value, Value::Uint(0)) => {
+                "triton_enable_empty_final_response" if grpc => drop(truth(name, value)?),
+                "sequence_id" if value.as_u64() != Some(0) => {
                     return Err(Error::new(
                         ErrorCode::Unsupported,
                         "parameter `sequence_id` asks for a stateful sequence; models here are stateless",
@@ -132,12 +110,12 @@ impl OutputParameters {
     ///
     /// # Errors
     /// As [`RequestParameters::read`]; `unsupported` for shared memory.
-    pub(crate) fn read<'a>(parameters: impl Iterator<Item = (&'a str, Option<&'a Value>)>) -> Result<OutputParameters> {
+    pub(crate) fn read(parameters: &Parameters) -> Result<OutputParameters> {
         let mut read = OutputParameters::default();
-        for (name, value) in parameters {
-            match (name, value) {
-                ("binary_data", Some(value)) => read.binary_data = Some(value.truth(name)?),
-                ("classification", Some(value)) => read.classification = value.count(name)?,
+        for (name, value) in parameters.iter().filter(|(_, value)| !value.is_null()) {
+            match name.as_str() {
+                "binary_data" => read.binary_data = Some(truth(name, value)?),
+                "classification" => read.classification = count(name, value)?,
                 _ => refuse_shared_memory(name)?,
             }
         }
@@ -149,13 +127,11 @@ impl OutputParameters {
 ///
 /// # Errors
 /// As [`OutputParameters::read`].
-pub(crate) fn binary_data_size<'a>(
-    parameters: impl Iterator<Item = (&'a str, Option<&'a Value>)>,
-) -> Result<Option<u64>> {
+pub(crate) fn binary_data_size(parameters: &Parameters) -> Result<Option<u64>> {
     let mut size = None;
-    for (name, value) in parameters {
-        match (name, value) {
-            ("binary_data_size", Some(value)) => size = Some(value.count(name)?),
+    for (name, value) in parameters.iter().filter(|(_, value)| !value.is_null()) {
+        match name.as_str() {
+            "binary_data_size" => size = Some(count(name, value)?),
             _ => refuse_shared_memory(name)?,
         }
     }
@@ -179,13 +155,8 @@ fn priority(asked: u64) -> u8 {
 }
 
 fn refused(name: &str, value: &Value, wanted: &str) -> Error {
-    let given = match value {
-        Value::Bool(value) => value.to_string(),
-        Value::Uint(value) => value.to_string(),
-        Value::Int(value) => value.to_string(),
-        Value::Double(value) => value.to_string(),
-        Value::Text(text) => format!("\"{}\"", clip(text)),
-    };
+    let given = value.to_string();
+    let given = clip(&given);
     Error::new(ErrorCode::InvalidParameter, format!("parameter `{name}` is {given}; it takes {wanted}"))
 }
 
@@ -197,47 +168,46 @@ pub(crate) fn clip(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn read(pairs: &[(&str, Value)], grpc: bool) -> Result<RequestParameters> {
-        RequestParameters::read(pairs.iter().map(|(name, value)| (*name, Some(value))), grpc)
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        RequestParameters::read(&pairs.collect(), grpc)
     }
 
     #[test]
     fn priority_1_is_the_highest_and_0_the_default() {
-        let of = |asked| read(&[("priority", Value::Uint(asked))], false).expect("a priority").priority;
+        let of = |asked| read(&[("priority", json!(asked))], false).expect("a priority").priority;
         assert_eq!((of(0), of(1), of(255), of(256), of(u64::MAX)), (0, 255, 1, 0, 0));
     }
 
     #[test]
     fn timeout_is_microseconds_and_0_is_none() {
         let of = |asked| read(&[("timeout", asked)], false).map(|read| read.deadline);
-        assert_eq!(of(Value::Uint(1500)).expect("a number"), Some(Duration::from_micros(1500)));
-        assert_eq!(of(Value::Text("1500".into())).expect("a number in text"), Some(Duration::from_micros(1500)));
-        assert_eq!(of(Value::Uint(0)).expect("none"), None);
+        assert_eq!(of(json!(1500)).expect("a number"), Some(Duration::from_micros(1500)));
+        assert_eq!(of(json!("1500")).expect("a number in text"), Some(Duration::from_micros(1500)));
+        assert_eq!(of(json!(0)).expect("none"), None);
         assert_eq!(
-            of(Value::Int(-1)).expect_err("negative").message,
+            of(json!(-1)).expect_err("negative").message,
             "parameter `timeout` is -1; it takes a whole number of at least 0"
         );
     }
 
     #[test]
     fn unknown_parameters_of_the_server_are_refused_and_those_of_models_pass() {
-        assert!(read(&[("triton_unknown", Value::Bool(true))], true).is_err());
-        assert!(read(&[("triton_enable_empty_final_response", Value::Bool(true))], false).is_err());
-        assert!(read(&[("triton_enable_empty_final_response", Value::Bool(true))], true).is_ok());
-        assert!(read(&[("triton_enable_empty_final_response", Value::Uint(1))], true).is_err());
-        assert!(read(&[("temperature", Value::Double(0.5))], false).is_ok());
-        assert_eq!(
-            read(&[("sequence_id", Value::Uint(7))], false).expect_err("a sequence").code,
-            ErrorCode::Unsupported
-        );
+        assert!(read(&[("triton_unknown", json!(true))], true).is_err());
+        assert!(read(&[("triton_enable_empty_final_response", json!(true))], false).is_err());
+        assert!(read(&[("triton_enable_empty_final_response", json!(true))], true).is_ok());
+        assert!(read(&[("triton_enable_empty_final_response", json!(1))], true).is_err());
+        assert!(read(&[("temperature", json!(0.5))], false).is_ok());
+        assert_eq!(read(&[("sequence_id", json!(7))], false).expect_err("a sequence").code, ErrorCode::Unsupported);
     }
 
     #[test]
     fn shared_memory_is_refused_by_name() {
-        let value = Value::Text("region".into());
-        let pairs = [("shared_memory_region", Some(&value))];
-        assert_eq!(OutputParameters::read(pairs.into_iter()).expect_err("refused").code, ErrorCode::Unsupported);
-        assert_eq!(binary_data_size(pairs.into_iter()).expect_err("refused").code, ErrorCode::Unsupported);
+        let value = json!("region");
+        let parameters = Parameters::from_iter([("shared_memory_region".to_owned(), value)]);
+        assert_eq!(OutputParameters::read(&parameters).expect_err("refused").code, ErrorCode::Unsupported);
+        assert_eq!(binary_data_size(&parameters).expect_err("refused").code, ErrorCode::Unsupported);
     }
 }

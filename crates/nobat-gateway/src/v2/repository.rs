@@ -13,8 +13,8 @@ use nobat_serving::registry::{ModelEntry, VersionEntry};
 use nobat_serving::state::ServingState;
 
 use super::parameters::clip;
-use crate::grpc::proto::RepositoryIndexResponse;
-use crate::grpc::proto::repository_index_response::ModelIndex;
+use crate::proto::RepositoryIndexResponse;
+use crate::proto::repository_index_response::ModelIndex;
 
 /// Every model version that the caller may see, and its state; only those that serve with `ready_only`.
 pub(crate) fn index(shared: &ServingState, context: &RequestContext, ready_only: bool) -> RepositoryIndexResponse {

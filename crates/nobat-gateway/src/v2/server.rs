@@ -2,60 +2,81 @@
 //! only be asked about.
 
 use actix_web::http::Method;
-use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{answer, document, metadata, repository, serve, settings};
-use crate::access::{Access, resource};
+use super::names::named;
+use super::objects::{IndexBody, IndexRow, LoadBody, ServerMetadata};
+use super::{metadata, repository, settings};
+use crate::access::Access;
+use crate::endpoint::{Endpoint, endpoint};
+use crate::error::ApiResult;
+use crate::openapi::{PlainError, PlainRefusals};
 use crate::{body, context};
 
 /// Adds the routes.
-pub(super) fn configure(config: &mut ServiceConfig) {
-    serve(config, Access::READ, &["/v2", "/v2/"], Method::GET, || web::to(about));
-    serve(config, Access::OPEN, &["/v2/health/live"], Method::GET, || web::to(live));
-    serve(config, Access::OPEN, &["/v2/health/ready"], Method::GET, || web::to(ready));
-    serve(config, Access::ASK, &["/v2/repository/index"], Method::POST, || web::to(index));
-    serve(config, Access::READ, &["/v2/repository/models/{model}/load"], Method::POST, || web::to(load));
-    serve(config, Access::READ, &["/v2/repository/models/{model}/unload"], Method::POST, || web::to(unload));
+pub(super) fn configure(routes: &mut ServiceConfig) {
+    routes
+        .service(endpoint!(Access::READ, about))
+        .service(endpoint!(Access::OPEN, live))
+        .service(endpoint!(Access::OPEN, ready))
+        .service(endpoint!(Access::ASK, index))
+        .service(endpoint!(Access::READ, load))
+        .service(endpoint!(Access::READ, unload))
+        .service(endpoint!(Access::READ, system_regions))
+        .service(endpoint!(Access::READ, cuda_regions))
+        .service(endpoint!(Access::READ, trace, change_trace))
+        .service(
+            Endpoint::hidden(Access::READ, "/v2/models/{model}/trace/setting")
+                .route(Method::GET, || web::to(trace))
+                .route(Method::POST, || web::to(change_trace)),
+        )
+        .service(endpoint!(Access::READ, log_settings, change_log));
     for kind in ["system", "cuda"] {
-        let path = |tail: &str| format!("/v2/{kind}sharedmemory{tail}");
-        serve(config, Access::READ, &[&path("/status"), &path("/region/{region}/status")], Method::GET, || {
-            web::to(no_regions)
-        });
-        serve(config, Access::ASK, &[&path("/region/{region}/register")], Method::POST, || web::to(register));
-        serve(config, Access::ASK, &[&path("/unregister"), &path("/region/{region}/unregister")], Method::POST, || {
-            web::to(unregister)
-        });
+        let hidden = |access, tail: &str| Endpoint::hidden(access, &format!("/v2/{kind}sharedmemory{tail}"));
+        routes
+            .service(hidden(Access::READ, "/region/{region}/status").route(Method::GET, || web::to(no_regions)))
+            .service(hidden(Access::ASK, "/region/{region}/register").route(Method::POST, || web::to(register)))
+            .service(hidden(Access::ASK, "/region/{region}/unregister").route(Method::POST, || web::to(unregister)))
+            .service(hidden(Access::ASK, "/unregister").route(Method::POST, || web::to(unregister)));
     }
-    for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting"] {
-        config.service(resource(path, Access::READ).get(trace).post(change_trace).default_service(allow_both()));
-    }
-    config.service(
-        resource("/v2/logging", Access::READ).get(log_settings).post(change_log).default_service(allow_both()),
-    );
 }
 
-fn allow_both() -> actix_web::Route {
-    crate::error::not_allowed("GET, HEAD, POST")
+/// The server's name, version and extensions
+#[utoipa::path(
+    get, path = "/v2", tag = "open-inference-protocol", operation_id = "v2_server",
+    responses((status = 200, description = "The server", body = ServerMetadata), PlainRefusals),
+)]
+async fn about() -> HttpResponse {
+    HttpResponse::Ok().json(metadata::server())
 }
 
-async fn about(request: HttpRequest) -> HttpResponse {
-    answer(&request, document(&metadata::server()))
-}
-
+/// Whether the server lives
+#[utoipa::path(
+    get, path = "/v2/health/live", tag = "open-inference-protocol", operation_id = "v2_live",
+    responses((status = 200, description = "It does", body = Value)),
+)]
 async fn live() -> HttpResponse {
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(r#"{"live":true}"#)
+    HttpResponse::Ok().json(json!({ "live": true }))
 }
 
+/// Whether the server can take predictions
+#[utoipa::path(
+    get, path = "/v2/health/ready", tag = "open-inference-protocol", operation_id = "v2_ready",
+    responses(
+        (status = 200, description = "It can", body = Value),
+        (status = 503, description = "It cannot", body = Value),
+    ),
+)]
 async fn ready(predictor: Data<Predictor>) -> HttpResponse {
     let ready = predictor.state().is_ready();
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header((CONTENT_TYPE, "application/json")).body(format!(r#"{{"ready":{ready}}}"#))
+    response.json(json!({ "ready": ready }))
 }
 
 #[derive(Default, Deserialize)]
@@ -64,46 +85,66 @@ struct IndexRequest {
     ready: bool,
 }
 
-async fn index(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
-    let outcome = async {
-        let wanted: IndexRequest = small_body(&request, payload, &predictor).await?;
-        document(&repository::index(predictor.state(), &context::of(&request), wanted.ready).models)
-    };
-    let outcome = outcome.await;
-    answer(&request, outcome)
+/// Every model version and its state
+#[utoipa::path(
+    post, path = "/v2/repository/index", tag = "open-inference-protocol", operation_id = "v2_index",
+    request_body(content = Option<IndexBody>),
+    responses((status = 200, description = "The versions", body = Vec<IndexRow>), PlainRefusals),
+)]
+async fn index(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    let wanted: IndexRequest = small_body(&request, payload, &predictor).await?;
+    let index = repository::index(predictor.state(), &context::of(&request), wanted.ready);
+    Ok(HttpResponse::Ok().json(index.models))
 }
 
 #[derive(Default, Deserialize)]
 struct LoadRequest {
     #[serde(default)]
-    parameters: serde_json::Map<String, serde_json::Value>,
+    parameters: Map<String, Value>,
 }
 
-async fn load(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
-    let outcome = async {
-        let wanted: LoadRequest = small_body(&request, payload, &predictor).await?;
-        repository::check_load_parameters(wanted.parameters.keys().map(String::as_str))?;
-        repository::load(predictor.state(), &super::named(&request)?.model).await?;
-        document(&json!({}))
-    };
-    let outcome = outcome.await;
-    answer(&request, outcome)
+/// Load a model, or load it again
+///
+/// Answers when it serves.
+#[utoipa::path(
+    post, path = "/v2/repository/models/{model}/load", tag = "open-inference-protocol", operation_id = "v2_load",
+    params(("model" = String, Path, description = "The model's name", example = "digits")),
+    request_body(content = Option<LoadBody>),
+    responses(
+        (status = 200, description = "It serves", body = Value),
+        PlainRefusals,
+        (status = 501, description = "Models do not come with the request", body = PlainError),
+    ),
+)]
+async fn load(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    let wanted: LoadRequest = small_body(&request, payload, &predictor).await?;
+    repository::check_load_parameters(wanted.parameters.keys().map(String::as_str))?;
+    repository::load(predictor.state(), &named(&request)?.model).await?;
+    Ok(nothing())
 }
 
-async fn unload(request: HttpRequest, payload: web::Payload, predictor: Data<Predictor>) -> HttpResponse {
-    let outcome = async {
-        let _: LoadRequest = small_body(&request, payload, &predictor).await?;
-        repository::unload(predictor.state(), &super::named(&request)?.model).await?;
-        document(&json!({}))
-    };
-    let outcome = outcome.await;
-    answer(&request, outcome)
+/// Unload a model
+#[utoipa::path(
+    post, path = "/v2/repository/models/{model}/unload", tag = "open-inference-protocol", operation_id = "v2_unload",
+    params(("model" = String, Path, description = "The model's name", example = "digits")),
+    request_body(content = Option<LoadBody>),
+    responses((status = 200, description = "No worker serves it", body = Value), PlainRefusals),
+)]
+async fn unload(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    let _: LoadRequest = small_body(&request, payload, &predictor).await?;
+    repository::unload(predictor.state(), &named(&request)?.model).await?;
+    Ok(nothing())
+}
+
+/// Done, and nothing to say of it.
+fn nothing() -> HttpResponse {
+    HttpResponse::Ok().json(json!({}))
 }
 
 /// Reads a body that may be empty.
 async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     request: &HttpRequest,
-    payload: web::Payload,
+    payload: Payload,
     predictor: &Predictor,
 ) -> Result<T> {
     let body = body::read(request, payload, predictor).await?;
@@ -120,40 +161,76 @@ async fn small_body<T: Default + for<'de> Deserialize<'de>>(
     }
 }
 
-async fn no_regions() -> HttpResponse {
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body("[]")
+/// System shared memory: none is kept
+#[utoipa::path(
+    get, path = "/v2/systemsharedmemory/status", tag = "open-inference-protocol", operation_id = "v2_system_memory",
+    responses((status = 200, description = "No regions", body = Vec<Value>), PlainRefusals),
+)]
+async fn system_regions() -> HttpResponse {
+    no_regions().await
 }
 
-async fn register(request: HttpRequest) -> HttpResponse {
-    answer(&request, Err(settings::no_shared_memory()))
+/// CUDA shared memory: none is kept
+#[utoipa::path(
+    get, path = "/v2/cudasharedmemory/status", tag = "open-inference-protocol", operation_id = "v2_cuda_memory",
+    responses((status = 200, description = "No regions", body = Vec<Value>), PlainRefusals),
+)]
+async fn cuda_regions() -> HttpResponse {
+    no_regions().await
+}
+
+async fn no_regions() -> HttpResponse {
+    HttpResponse::Ok().json([(); 0])
+}
+
+async fn register() -> ApiResult {
+    Err(settings::no_shared_memory().into())
 }
 
 /// Clients unregister what may be left of an earlier run before they begin.
-async fn unregister(request: HttpRequest) -> HttpResponse {
-    answer(&request, document(&json!({})))
+async fn unregister() -> HttpResponse {
+    nothing()
 }
 
-async fn trace(request: HttpRequest) -> HttpResponse {
-    let settings: serde_json::Map<_, _> = settings::TRACE
-        .iter()
-        .map(|&(name, value)| (name.to_owned(), if name == "trace_level" { json!([value]) } else { json!(value) }))
-        .collect();
-    answer(&request, document(&settings))
+/// Trace settings: tracing of this kind is off
+#[utoipa::path(
+    get, path = "/v2/trace/setting", tag = "open-inference-protocol", operation_id = "v2_trace",
+    responses((status = 200, description = "The settings", body = Object), PlainRefusals),
+)]
+async fn trace() -> HttpResponse {
+    let shown = |value, name| if name == "trace_level" { json!([value]) } else { json!(value) };
+    let settings = settings::TRACE.iter().map(|&(name, value)| (name.to_owned(), shown(value, name)));
+    HttpResponse::Ok().json(settings.collect::<Map<_, _>>())
 }
 
-async fn change_trace(request: HttpRequest) -> HttpResponse {
-    answer(&request, Err(settings::read_only("trace")))
+/// Change trace settings: not here
+#[utoipa::path(
+    post, path = "/v2/trace/setting", tag = "open-inference-protocol", operation_id = "v2_change_trace",
+    responses((status = 501, description = "They are set where the server is started", body = PlainError), PlainRefusals),
+)]
+async fn change_trace() -> ApiResult {
+    Err(settings::read_only("trace").into())
 }
 
-async fn log_settings(request: HttpRequest) -> HttpResponse {
-    let mut settings = serde_json::Map::new();
+/// Log settings
+#[utoipa::path(
+    get, path = "/v2/logging", tag = "open-inference-protocol", operation_id = "v2_logging",
+    responses((status = 200, description = "The settings", body = Object), PlainRefusals),
+)]
+async fn log_settings() -> HttpResponse {
+    let mut settings = Map::new();
     settings.insert("log_file".into(), json!(""));
     settings.extend(settings::log_levels().map(|(name, on)| (name.to_owned(), json!(on))));
     settings.insert("log_verbose_level".into(), json!(0));
     settings.insert("log_format".into(), json!("default"));
-    answer(&request, document(&settings))
+    HttpResponse::Ok().json(settings)
 }
 
-async fn change_log(request: HttpRequest) -> HttpResponse {
-    answer(&request, Err(settings::read_only("log")))
+/// Change log settings: not here
+#[utoipa::path(
+    post, path = "/v2/logging", tag = "open-inference-protocol", operation_id = "v2_change_logging",
+    responses((status = 501, description = "They are set where the server is started", body = PlainError), PlainRefusals),
+)]
+async fn change_log() -> ApiResult {
+    Err(settings::read_only("log").into())
 }

@@ -5,7 +5,7 @@ use nobat_core::statistics::{ModelStatistics, Tally};
 use nobat_serving::Predictor;
 use nobat_serving::RequestContext;
 
-use crate::grpc::proto;
+use crate::proto;
 
 /// Fresh statistics of what `model` and `version` name; see
 /// [`nobat_serving::statistics::Statistics::collect`].

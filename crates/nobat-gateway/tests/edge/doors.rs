@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use nobat_core::oip::{ModelInferRequest, ModelInferResponse};
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::grpc::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
+use nobat_gateway::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
 use nobat_gateway::routes::document;
 use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::{Value, json};

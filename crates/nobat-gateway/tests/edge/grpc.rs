@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nobat_core::oip::ModelInferRequest;
 use nobat_core::oip::model_infer_request::InferInputTensor;
-use nobat_gateway::grpc::proto::{ModelMetadataRequest, RepositoryModelLoadRequest, ServerLiveRequest};
+use nobat_gateway::proto::{ModelMetadataRequest, RepositoryModelLoadRequest, ServerLiveRequest};
 use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::json;
 use tonic::{Code, Request};

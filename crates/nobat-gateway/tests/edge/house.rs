@@ -10,7 +10,7 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec, digest_mark};
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Queue, QueueSettings, WorkerInfo};

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
-use nobat_gateway::grpc::proto::model_infer_request::InferInputTensor;
-use nobat_gateway::grpc::proto::{ModelInferRequest, ModelMetadataRequest, ModelReadyRequest};
+use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::proto::model_infer_request::InferInputTensor;
+use nobat_gateway::proto::{ModelInferRequest, ModelMetadataRequest, ModelReadyRequest};
 use reqwest::Method;
 use serde_json::{Value, json};
 

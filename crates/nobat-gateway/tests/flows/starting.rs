@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::signature::ModelState;
-use nobat_gateway::grpc::proto::ServerReadyRequest;
-use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::proto::ServerReadyRequest;
+use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::Queue;
 use nobat_queue::sqlite::SqliteQueue;

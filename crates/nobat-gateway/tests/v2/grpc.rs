@@ -8,7 +8,7 @@ use nobat_core::oip::infer_parameter::ParameterChoice;
 use nobat_core::oip::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use nobat_core::oip::{InferParameter, InferTensorContents, ModelInferRequest};
 use nobat_core::tensor::Datatype;
-use nobat_gateway::grpc::proto::*;
+use nobat_gateway::proto::*;
 use prost::Message as _;
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Request};

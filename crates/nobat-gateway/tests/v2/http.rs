@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::tensor::Datatype;
-use nobat_gateway::grpc::proto::RepositoryModelLoadRequest;
+use nobat_gateway::proto::RepositoryModelLoadRequest;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;

@@ -13,7 +13,7 @@ use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::{BatchTimes, ModelStatistics, WorkerReport};
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_gateway::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{LOADS, LoadProgress, Queue, QueueSettings, WorkerCommand, WorkerInfo};

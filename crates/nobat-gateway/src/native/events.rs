@@ -1,0 +1,118 @@
+//! `GET /api/v1/jobs/{id}/events`: a job's changes as server-sent events.
+//!
+//! An event's id is made of the attempt and the state, not of a counter: a
+//! client that reconnects with `Last-Event-ID` skips what it has seen, on any
+//! gateway.
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{self, HeaderName};
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use futures::stream::{self, Stream};
+use nobat_core::Result;
+use nobat_core::job::{JobState, JobView};
+use nobat_serving::Predictor;
+use nobat_serving::RequestContext;
+
+use super::job_objects::{EventObject, JobObject};
+use crate::context;
+use crate::error::ApiResult;
+use crate::openapi::Refusals;
+use crate::query;
+
+/// A comment goes out when nothing else did for this long.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often changes short of the end are looked for; the end itself is waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// A job's events
+///
+/// One event per state, named by it, with the job as data; the stream ends
+/// with the job. A heartbeat comment every 15 s. `Last-Event-ID` is honoured.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}/events", tag = "jobs", operation_id = "job_events",
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event seen before"),
+    ),
+    responses((status = 200, description = "The events", body = EventObject, content_type = "text/event-stream"), Refusals),
+)]
+pub(crate) async fn events(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
+    query::none(&request)?;
+    let context = context::of(&request);
+    let view = predictor.job(&context, &id, Duration::ZERO).await?;
+    let seen = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+    let follower = Follower { predictor, context, id: id.into_inner(), seen, sent: Instant::now(), next: Some(view) };
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .streaming(follower.stream()))
+}
+
+struct Follower {
+    predictor: Data<Predictor>,
+    context: RequestContext,
+    id: String,
+    /// Id of the last event the client has.
+    seen: Option<u64>,
+    /// When anything was last sent.
+    sent: Instant,
+    /// The job as last read; `None` once the stream has ended.
+    next: Option<JobView>,
+}
+
+impl Follower {
+    fn stream(self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
+        stream::unfold(self, |mut follower| async move {
+            let piece = follower.step().await?;
+            follower.sent = Instant::now();
+            Some((Ok(Bytes::from(piece)), follower))
+        })
+    }
+
+    /// The next event or heartbeat; `None` at the end.
+    async fn step(&mut self) -> Option<String> {
+        loop {
+            let view = self.next.take()?;
+            let event = event_id(&view);
+            if self.seen.is_none_or(|seen| seen < event) {
+                self.seen = Some(event);
+                let text = print(&view, event);
+                self.next = (!view.state.is_terminal()).then_some(view);
+                return Some(text);
+            }
+            if view.state.is_terminal() {
+                return None;
+            }
+            let idle = self.sent.elapsed();
+            if idle >= HEARTBEAT {
+                self.next = Some(view);
+                return Some(": still here\n\n".into());
+            }
+            // A job that expired, or a store that is away, ends the stream; the
+            // client reconnects and is told why.
+            let wait = LOOK_EVERY.min(HEARTBEAT - idle);
+            self.next = self.predictor.job(&self.context, &self.id, wait).await.ok();
+        }
+    }
+}
+
+/// Grows over a job's life: attempts first, then how far the state is.
+fn event_id(view: &JobView) -> u64 {
+    let progress = match view.state {
+        JobState::Scheduled => 0,
+        JobState::Queued => 1,
+        JobState::Leased => 2,
+        JobState::Failed => 3,
+        JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired => 9,
+    };
+    u64::from(view.attempts) * 10 + progress
+}
+
+fn print(view: &JobView, event: u64) -> String {
+    // A struct of plain fields always serializes.
+    let data = serde_json::to_string(&JobObject::from(view)).unwrap_or_default();
+    format!("id: {event}\nevent: {}\ndata: {data}\n\n", view.state.as_str())
+}

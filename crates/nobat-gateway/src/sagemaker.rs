@@ -1,0 +1,62 @@
+//! The SageMaker container contract: `GET /ping` and `POST /invocations`; and
+//! `POST /predict`, the shortest way to the only or default model. Both take
+//! and give what TensorFlow Serving's `:predict` does.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::{Error, ErrorCode};
+use nobat_serving::Predictor;
+use nobat_serving::registry::Want;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::access::Access;
+use crate::endpoint::endpoint;
+use crate::error::ApiResult;
+use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
+use crate::rows::PredictBody;
+use crate::tfserving::predict::predict_json;
+
+/// Adds `/ping`, `/invocations` and `/predict`.
+pub(crate) fn configure(config: &mut ServiceConfig) {
+    config
+        .service(endpoint!(Access::PREDICT, short_predict))
+        .service(endpoint!(Access::PREDICT, invocations))
+        .service(endpoint!(Access::OPEN, ping));
+}
+
+/// Predict with the only or default model
+#[utoipa::path(
+    post, path = "/predict", tag = "predict", operation_id = "short_predict",
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
+    responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
+)]
+async fn short_predict(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    predict_json(&request, payload, &predictor, None, Want::Default).await
+}
+
+/// Predict with the only or default model
+#[utoipa::path(
+    post, path = "/invocations", tag = "sagemaker", operation_id = "invocations",
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
+    responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
+)]
+async fn invocations(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
+    predict_json(&request, payload, &predictor, None, Want::Default).await
+}
+
+/// Whether the only or default model serves
+#[utoipa::path(
+    get, path = "/ping", tag = "sagemaker", operation_id = "ping",
+    responses((status = 200, description = "It does", body = Value), PlainRefusals),
+)]
+async fn ping(predictor: Data<Predictor>) -> ApiResult {
+    let ready = predictor.resolve(None, Want::Default).and_then(|target| target.require_live());
+    match ready {
+        Ok(()) => Ok(HttpResponse::Ok().content_type("application/json").body("{}")),
+        // To this contract a container without its model is not healthy yet.
+        Err(error) if error.code == ErrorCode::ModelNotFound => {
+            Err(Error { code: ErrorCode::ModelNotReady, ..error }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
