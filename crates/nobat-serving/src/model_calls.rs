@@ -10,7 +10,7 @@ use bytes::Bytes;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobView, NewJob};
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::{Accepted, QueueClient, watch};
+use nobat_queue::{Accepted, QueueClient, webhook_subscription};
 
 use crate::cache::{CacheKey, CacheOutcome, CacheSlot, Join};
 use crate::context::RequestContext;
@@ -260,7 +260,7 @@ impl ModelCalls {
         let url = job.options.webhook.clone().or_else(of_key);
         if let Some(url) = &url {
             self.state.webhooks.check(url)?;
-            job.options.result_ttl = watch::kept(job.options.result_ttl);
+            job.options.result_ttl = webhook_subscription::kept(job.options.result_ttl);
         }
         let owner = job.owner;
         let accepted = self.queue_client.enqueue(job).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{JobId, OwnerId, Result};
-use nobat_queue::watch::{self, FIRST_LOOK, LONGEST_PAUSE, WATCHES, Watch};
+use nobat_queue::webhook_subscription::{self, FIRST_CHECK, LONGEST_PAUSE, SUBSCRIPTIONS, WebhookSubscription};
 use nobat_queue::{Queue, Timer};
 
 use crate::delivery::{Delivery, now_ms};
@@ -25,22 +25,22 @@ impl Webhooks {
     /// # Errors
     /// `queue_unavailable`.
     pub async fn watch(&self, job: JobId, owner: OwnerId, url: &str) -> Result<()> {
-        watch::begin(&*self.inner.metadata, job, owner, url, now_ms()).await
+        webhook_subscription::subscribe(&*self.inner.metadata, job, owner, url, now_ms()).await
     }
 
     /// Looks at the watches that are due; whether there may be more.
     pub(crate) async fn look(&self, queue: &dyn Queue) -> Result<bool> {
-        let due = self.inner.metadata.take_due(WATCHES, AT_ONCE, LEASE).await?;
+        let due = self.inner.metadata.take_due(SUBSCRIPTIONS, AT_ONCE, LEASE).await?;
         let more = due.len() == AT_ONCE;
         for Timer { key, value } in due {
-            match serde_json::from_slice::<Watch>(&value) {
+            match serde_json::from_slice::<WebhookSubscription>(&value) {
                 Ok(watch) => {
                     let view = queue.get(watch.job).await?;
                     self.tell(watch, view).await?;
                 }
                 Err(error) => {
                     log::warn!(job = key.as_str(); "webhook: dropping a watch that cannot be read: {error}");
-                    self.inner.metadata.remove_timer(WATCHES, &key).await?;
+                    self.inner.metadata.remove_timer(SUBSCRIPTIONS, &key).await?;
                 }
             }
         }
@@ -49,7 +49,7 @@ impl Webhooks {
 
     /// Stores what there is to tell, then ends or prolongs the watch: killed
     /// between the two, the same delivery is stored again under the same id.
-    async fn tell(&self, mut watch: Watch, view: Option<JobView>) -> Result<()> {
+    async fn tell(&self, mut watch: WebhookSubscription, view: Option<JobView>) -> Result<()> {
         let key = watch.job.to_string();
         let now = now_ms();
         match view {
@@ -63,16 +63,16 @@ impl Webhooks {
                     watch.failures_told = view.attempts;
                 }
                 let pause = pause(now.saturating_sub(watch.since_ms));
-                self.inner.metadata.move_timer(WATCHES, &key, &watch.encode()?, pause).await?;
+                self.inner.metadata.move_timer(SUBSCRIPTIONS, &key, &watch.encode()?, pause).await?;
                 return Ok(());
             }
         }
-        self.inner.metadata.remove_timer(WATCHES, &key).await.map(drop)
+        self.inner.metadata.remove_timer(SUBSCRIPTIONS, &key).await.map(drop)
     }
 }
 
 /// A quarter of the job's age, within bounds: a job that takes an hour is told
 /// of a minute late at most, and costs a look a minute.
 fn pause(age_ms: u64) -> Duration {
-    Duration::from_millis(age_ms / 4).clamp(FIRST_LOOK, LONGEST_PAUSE)
+    Duration::from_millis(age_ms / 4).clamp(FIRST_CHECK, LONGEST_PAUSE)
 }
