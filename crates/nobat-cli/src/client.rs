@@ -3,10 +3,10 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nobat_core::units::unix_ms;
+use nobat_runtime::now_ms;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -107,7 +107,7 @@ pub(crate) fn print_lines(answer: &Value, columns: Option<&Columns>) -> Result<(
         true => terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0)),
         false => usize::MAX,
     };
-    write(table::render(answer, columns, width, unix_ms(SystemTime::now())).trim_end())
+    write(table::render(answer, columns, width, now_ms()).trim_end())
 }
 
 fn write(text: &str) -> Result<()> {

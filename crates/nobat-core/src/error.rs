@@ -96,6 +96,11 @@ pub struct Error {
     pub job: Option<JobId>,
 }
 
+/// The beginning of what a caller wrote, as far as a message repeats it.
+pub fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(80)]
+}
+
 impl Error {
     /// Makes an error of `code` with a message that names value and remedy.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {

@@ -33,5 +33,5 @@ pub mod typed;
 pub mod units;
 pub mod varint;
 
-pub use error::{Error, ErrorCode, Result};
+pub use error::{Error, ErrorCode, Result, clip};
 pub use id::{IdIssuer, JobId, OwnerId};

@@ -57,11 +57,22 @@ impl Backoff {
         Backoff { first, most, next: first }
     }
 
+    /// How long the next pause is.
+    pub const fn next(&self) -> Duration {
+        self.next
+    }
+
     /// How long to pause after one more failure.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.most);
         pause
+    }
+
+    /// As [`Backoff::pause`], up to half of it taken off: `random` is uniform in 0..1. So a
+    /// fleet does not return in one instant.
+    pub fn jittered(&mut self, random: f64) -> Duration {
+        self.pause().mul_f64(1.0 - random / 2.0)
     }
 
     /// Forgets past failures.
@@ -97,7 +108,7 @@ mod tests {
         assert_eq!([backoff.pause(), backoff.pause(), backoff.pause()], [ms(50), ms(100), ms(150)]);
         assert_eq!(backoff.pause(), ms(150));
         backoff.reset();
-        assert_eq!(backoff.pause(), ms(50));
+        assert_eq!((backoff.next(), backoff.pause(), backoff.jittered(0.5)), (ms(50), ms(50), ms(75)));
     }
 
     proptest! {

@@ -30,13 +30,14 @@ use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
 use nobat_core::JobId;
 use nobat_core::job::{LeaseToken, LeasedJob, Outcome, Settlement};
+use nobat_core::retry::Backoff;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::api::{Consumer, LeaseReply};
 
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const BACKOFF: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(2));
 /// How long a drain tries to settle when the store does not answer; the leases
 /// expire by themselves after that.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -184,14 +185,14 @@ struct LeaseLoop<B> {
     tracker: Arc<LeaseTracker>,
     /// Leases whose settlement the store has not answered for.
     settling: Vec<Lease>,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 impl<B: Batcher> LeaseBackend<B> {
     /// Makes a backend that leases through `consumer` into `batcher` and settles
     /// what `tracker` holds.
     pub fn new(consumer: Box<dyn Consumer>, batcher: B, tracker: Arc<LeaseTracker>) -> LeaseBackend<B> {
-        let lease_loop = LeaseLoop { consumer, batcher, tracker, settling: Vec::new(), backoff: BACKOFF_MIN };
+        let lease_loop = LeaseLoop { consumer, batcher, tracker, settling: Vec::new(), backoff: BACKOFF };
         LeaseBackend { state: State::Rest(lease_loop), closing: Arc::default(), tasks: 0 }
     }
 }
@@ -214,8 +215,7 @@ impl<B: Batcher> LeaseLoop<B> {
                 // The batcher may have settled a job itself (a passed deadline).
                 _ if !self.tracker.inner.lock().outbox.is_empty() => {}
                 _ if !reached => {
-                    let pause = self.backoff;
-                    self.backoff = (pause * 2).min(BACKOFF_MAX);
+                    let pause = self.backoff.pause();
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = closing.notify.notified() => {}
@@ -245,7 +245,7 @@ impl<B: Batcher> LeaseLoop<B> {
         };
         match stepped {
             Ok(LeaseReply { leased, refused, .. }) => {
-                self.backoff = BACKOFF_MIN;
+                self.backoff.reset();
                 if !self.settling.is_empty() {
                     self.tracker.settled(&self.settling);
                     self.settling.clear();
@@ -260,7 +260,7 @@ impl<B: Batcher> LeaseLoop<B> {
                 true
             }
             Err(error) => {
-                log::warn!(code = error.code.as_str(), retry_ms = self.backoff.as_millis() as u64; "cannot reach the queue: {error}");
+                log::warn!(code = error.code.as_str(), retry_ms = self.backoff.next().as_millis() as u64; "cannot reach the queue: {error}");
                 false
             }
         }
@@ -289,7 +289,7 @@ impl<B: Batcher> LeaseLoop<B> {
             // What was handed over in the meantime.
             settle = self.released();
             if !reached {
-                tokio::time::sleep(BACKOFF_MIN).await;
+                tokio::time::sleep(FIRST_PAUSE).await;
             }
         }
     }

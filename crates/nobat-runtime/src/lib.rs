@@ -24,3 +24,8 @@ pub mod triton;
 pub use metrics::{Metrics, MetricsServer};
 pub use snapshot::LATENCY_BUCKETS;
 pub use stop::Stop;
+
+/// Milliseconds since 1970 by this host's clock.
+pub fn now_ms() -> u64 {
+    nobat_core::units::unix_ms(std::time::SystemTime::now())
+}

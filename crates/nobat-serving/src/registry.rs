@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use nobat_core::job::JobOptions;
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use nobat_queue::{Queue, WorkerInfo};
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -427,10 +427,6 @@ fn rank(state: ModelState) -> u8 {
 }
 
 /// A caller's text, short enough to repeat in a message.
-fn clip(text: &str) -> &str {
-    let end = (0..=text.len().min(80)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    &text[..end]
-}
 
 #[cfg(test)]
 mod tests {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use nobat_core::{Error, ErrorCode, Result};
 use serde_json::{Value, json};
 
-use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, now_ms, rfc3339};
+use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, rfc3339};
 use crate::outbound::host_of;
 use crate::webhooks::Webhooks;
+use nobat_runtime::now_ms;
 
 impl Webhooks {
     /// Pending deliveries, the next due first, then those that are over, the newest first.

@@ -171,12 +171,6 @@ fn event_of(state: JobState) -> Result<&'static str> {
     }
 }
 
-/// Milliseconds since 1970 by this host's clock.
-pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
 /// An instant, milliseconds since 1970, as text (RFC 3339).
 pub fn rfc3339(ms: u64) -> String {
     let at = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis).unwrap_or_default();

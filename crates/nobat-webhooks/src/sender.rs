@@ -8,10 +8,11 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::Result;
 use nobat_queue::{Queue, Timer};
 
-use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, now_ms};
+use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome};
 use crate::outbound::{self, Target};
 use crate::pace;
 use crate::webhooks::Webhooks;
+use nobat_runtime::now_ms;
 
 /// Looked at without being rung: two commands every two seconds when idle.
 const LOOK: Duration = Duration::from_secs(2);

@@ -11,8 +11,9 @@ use nobat_core::{JobId, OwnerId, Result};
 use nobat_queue::webhook_subscription::{self, FIRST_CHECK, LONGEST_PAUSE, SUBSCRIPTIONS, WebhookSubscription};
 use nobat_queue::{Queue, Timer};
 
-use crate::delivery::{Delivery, now_ms};
+use crate::delivery::Delivery;
 use crate::webhooks::Webhooks;
+use nobat_runtime::now_ms;
 
 /// A watch taken by a gateway that dies comes back after this.
 const LEASE: Duration = Duration::from_secs(15);

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nobat_core::ErrorCode;
 use nobat_core::statistics::{BatchTimes, ModelStatistics, Tally};
+use nobat_runtime::now_ms;
 use nobat_runtime::snapshot::Latencies;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -149,11 +150,6 @@ impl Counted {
         self.took.queue.observe(job.queue);
         self.took.infer.observe(times.infer);
     }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nobat_core::retry::Backoff;
 use nobat_core::{Error, ErrorCode, IdIssuer, Result};
 use redis::{RedisError, RedisResult, Value};
 
@@ -166,15 +167,15 @@ pub(crate) async fn health(
 /// Waits for a server that is starting beside us, then reads what it says.
 async fn reach(manager: &ConnectionManager) -> Result<Vec<Node>> {
     let since = Instant::now();
-    let mut pause = Duration::from_millis(20);
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {
         match ask(manager).await {
             Err(e) if starting(&e) && since.elapsed() < REACH => {
+                let pause = backoff.pause();
                 if pause > Duration::from_millis(100) {
                     log::warn!("waiting for redis, up to {} s: {e}", REACH.as_secs());
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
             }
             other => return other.map_err(|e| unreached(&e)),
         }

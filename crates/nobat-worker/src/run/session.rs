@@ -18,6 +18,7 @@ use apalis::layers::WorkerBuilderExt;
 use apalis_core::error::WorkerError;
 use apalis_core::task::Task;
 use apalis_core::worker::builder::WorkerBuilder;
+use nobat_core::retry::Backoff;
 use nobat_queue::Queue;
 use nobat_queue::backend::{LeaseBackend, LeaseTracker};
 use parking_lot::Mutex;
@@ -138,7 +139,7 @@ struct SessionThread {
 
 impl SessionThread {
     async fn serve(self, mut draining: watch::Receiver<bool>) {
-        let mut pause = SHORTEST_PAUSE;
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
         loop {
             let consumer = tokio::select! {
                 biased;
@@ -147,7 +148,7 @@ impl SessionThread {
             };
             let outcome = match consumer {
                 Ok(consumer) => {
-                    pause = SHORTEST_PAUSE;
+                    backoff.reset();
                     let batches = BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker));
                     let backend = LeaseBackend::new(consumer, batches, Arc::clone(&self.tracker));
                     self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
@@ -155,13 +156,13 @@ impl SessionThread {
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = outcome {
+                let pause = backoff.pause();
                 let (model, retry_ms) = (self.model.name.as_str(), pause.as_millis() as u64);
                 log::warn!(model, session = self.number, retry_ms; "a session stopped and starts again: {reason}");
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = drained(&mut draining) => return,
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }

@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use nobat_core::retry::Backoff;
 use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 use super::super::connection::Connection;
@@ -39,7 +40,7 @@ pub(crate) async fn wait(connection: &mut Connection, queue: &QueueKeys, answer:
     let mut info = answer.cloned().map(text).unwrap_or_default();
     let end = file(&info).end;
     let since = Instant::now();
-    let mut pause = PAUSE_FIRST;
+    let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MOST);
     while !file(&info).holds(end) {
         // A cluster's connection comes back by itself: the server that answers
         // next may be another one, which never had the job.
@@ -47,8 +48,7 @@ pub(crate) async fn wait(connection: &mut Connection, queue: &QueueKeys, answer:
             let why = "redis has not written the job to its append-only file yet; is its disk overloaded?";
             return Err((ErrorKind::Server(ServerErrorKind::TryAgain), why).into());
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MOST);
+        tokio::time::sleep(backoff.pause()).await;
         info = text(connection.send_near(&question(), &queue.base).await?);
     }
     Ok(())

@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use nobat_core::JobId;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
-use super::super::connection::{Backoff, Fault, RefusalCause, fault, to_error};
+use super::super::connection::{BACKOFF, Fault, RefusalCause, fault, to_error};
 use super::super::keys::{QueueKeys, key_of};
 use super::super::{readiness, scripts};
 use super::aof_wait;
@@ -100,7 +100,7 @@ async fn abandon(state: Arc<ClientState>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
 async fn send(state: Arc<ClientState>, mut batch: Vec<OutgoingJob>) {
     let Some(queue) = batch.first().map(|outgoing| outgoing.queue.clone()) else { return };
     let started = Instant::now();
-    let mut backoff = Backoff::default();
+    let mut backoff = BACKOFF;
     // A cluster's client repeats by itself what it has no answer to.
     let mut again = state.store.endpoint.is_cluster();
     let reply = loop {
@@ -119,7 +119,7 @@ async fn send(state: Arc<ClientState>, mut batch: Vec<OutgoingJob>) {
                 if fault(&e) == Fault::Permanent || started.elapsed() > PATIENCE {
                     break Err(to_error(&e));
                 }
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.jittered(rand::random())).await;
             }
         }
         again = true;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nobat_core::retry::Backoff;
 use nobat_core::{Error, Result};
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::backoff::Backoff;
+use super::backoff::BACKOFF;
 use super::endpoint::{Endpoint, OnPush};
 use super::fault::{Fault, fault, to_error};
 use super::wire::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT};
@@ -58,11 +59,16 @@ struct OpenConnection {
     generation: u64,
 }
 
-#[derive(Default)]
 struct OpenAttempt {
     backoff: Backoff,
     not_before: Option<Instant>,
     last: Option<RedisError>,
+}
+
+impl Default for OpenAttempt {
+    fn default() -> OpenAttempt {
+        OpenAttempt { backoff: BACKOFF, not_before: None, last: None }
+    }
 }
 
 impl Drop for ConnectionManager {
@@ -135,7 +141,7 @@ impl ConnectionManager {
             }
             Err(e) => {
                 self.failed(to_error(&e));
-                let pause = opening.backoff.next();
+                let pause = opening.backoff.jittered(rand::random());
                 opening.not_before = Some(Instant::now() + pause);
                 opening.last = Some(e.clone());
                 Err(e)
@@ -169,12 +175,12 @@ impl ConnectionManager {
 
     /// Sends a command that may be repeated, waiting out a short fault.
     pub(crate) async fn send_patiently(&self, cmd: &Cmd) -> Result<Value> {
-        let (started, mut backoff) = (Instant::now(), Backoff::default());
+        let (started, mut backoff) = (Instant::now(), BACKOFF);
         loop {
             match self.send(cmd).await {
                 Ok(value) => return Ok(value),
                 Err(e) if fault(&e) == Fault::Permanent || started.elapsed() > PATIENCE => return Err(to_error(&e)),
-                Err(_) => tokio::time::sleep(backoff.next()).await,
+                Err(_) => tokio::time::sleep(backoff.jittered(rand::random())).await,
             }
         }
     }

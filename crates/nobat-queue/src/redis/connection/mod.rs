@@ -6,7 +6,7 @@ mod fault;
 mod manager;
 mod wire;
 
-pub(crate) use backoff::Backoff;
+pub(crate) use backoff::BACKOFF;
 pub use endpoint::single_server;
 pub(crate) use endpoint::{Endpoint, OnPush};
 pub(crate) use fault::{Fault, fault, parse, to_error, unavailable, unexpected};

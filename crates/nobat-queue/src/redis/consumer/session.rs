@@ -15,7 +15,7 @@ use nobat_core::job::{JobError, LeaseToken, LeasedJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, JobId, Result};
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
-use super::super::connection::{Backoff, Connection, ConnectionManager, Fault, fault, parse, to_error, unexpected};
+use super::super::connection::{BACKOFF, Connection, ConnectionManager, Fault, fault, parse, to_error, unexpected};
 use super::super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::super::record::{self, Record, flag, state};
 use super::super::scripts;
@@ -370,7 +370,7 @@ impl RedisConsumer {
             }
         }
         let started = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut backoff = BACKOFF;
         loop {
             // Kept in `self` while it travels: a dropped future loses nothing.
             if self.pending.is_none() {
@@ -398,7 +398,7 @@ impl RedisConsumer {
                     }
                 }
                 Err(e) if started.elapsed() > PATIENCE => return Err(to_error(&e)),
-                Err(_) => tokio::time::sleep(backoff.next()).await,
+                Err(_) => tokio::time::sleep(backoff.jittered(rand::random())).await,
             }
         }
     }

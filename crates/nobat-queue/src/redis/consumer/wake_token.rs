@@ -16,7 +16,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::Notify;
 
-use super::super::connection::{Backoff, ConnectionManager};
+use super::super::connection::{BACKOFF, ConnectionManager};
 use super::super::keys::QueueKeys;
 use super::super::store::Store;
 
@@ -109,7 +109,7 @@ fn put_back(shared: Arc<TokenState>) {
 }
 
 async fn run(shared: Arc<TokenState>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = BACKOFF;
     let mut faulted = false;
     loop {
         while shared.state.load(Ordering::Acquire) != WAITING {
@@ -132,7 +132,7 @@ async fn run(shared: Arc<TokenState>) {
                     log::warn!(model = shared.queue.model.as_str(); "waiting for work was interrupted, trying again: {e}");
                 }
                 faulted = true;
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.jittered(rand::random())).await;
             }
         }
     }
