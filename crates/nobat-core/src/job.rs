@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use crate::error::ErrorCode;
-use crate::explain::Explain;
 use crate::id::{JobId, OwnerId};
 use crate::retry::RetryPolicy;
 use crate::spelled::spelled;
+use crate::timings::Timings;
 
 spelled! {
     /// Where a job stands.
@@ -218,23 +218,23 @@ pub struct JobView {
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobResult {
     /// Where the time went.
-    pub explain: Explain,
+    pub timings: Timings,
     /// [`InferResponse::encode`](crate::infer::InferResponse::encode)d outputs.
     pub outputs: Bytes,
 }
 
 impl JobResult {
-    /// Packs the result: explain, then outputs.
+    /// Packs the result: timings, then outputs.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.outputs.len() + 32);
-        self.explain.encode(&mut out);
+        self.timings.encode(&mut out);
         out.extend_from_slice(&self.outputs);
         out.into()
     }
 
     /// Reads a packed result; the outputs stay packed. `None` when malformed.
     pub fn decode(mut bytes: Bytes) -> Option<JobResult> {
-        let explain = Explain::decode(&mut bytes)?;
-        Some(JobResult { explain, outputs: bytes })
+        let timings = Timings::decode(&mut bytes)?;
+        Some(JobResult { timings, outputs: bytes })
     }
 }

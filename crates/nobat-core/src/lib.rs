@@ -13,7 +13,6 @@
 //!   job reaches exactly one terminal state.
 
 pub mod error;
-pub mod explain;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod id;
@@ -29,6 +28,7 @@ pub mod signature;
 mod spelled;
 pub mod statistics;
 pub mod tensor;
+pub mod timings;
 pub mod typed;
 pub mod units;
 pub mod varint;

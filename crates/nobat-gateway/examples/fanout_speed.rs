@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Queue, QueueSettings, WorkerInfo};
@@ -95,7 +95,7 @@ fn settlement(job: &LeasedJob) -> Option<Settlement> {
     let outputs = request.inputs.into_iter().map(|input| Tensor { name: "y".into(), ..input }).collect();
     let mut packed = Vec::new();
     InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
-    let result = JobResult { explain: Explain::default(), outputs: packed.into() };
+    let result = JobResult { timings: Timings::default(), outputs: packed.into() };
     Some(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) })
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nobat_core::OwnerId;
-use nobat_core::explain::Explain;
 use nobat_core::job::{JobOptions, JobResult, NewJob, Outcome, Settlement};
+use nobat_core::timings::Timings;
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Durability, QueueSettings};
 use nobat_queue::{Queue, QueueClient};
@@ -33,7 +33,7 @@ fn start_worker(queue: Arc<SqliteQueue>, until: usize) -> std::thread::JoinHandl
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let mut consumer = queue.consumer(MODEL, "bench").await.expect("a consumer");
-            let result = JobResult { explain: Explain::default(), outputs: Bytes::from(vec![5u8; 79]) }.encode();
+            let result = JobResult { timings: Timings::default(), outputs: Bytes::from(vec![5u8; 79]) }.encode();
             let (mut done, mut settled, mut began) = (Vec::new(), 0, None);
             loop {
                 let step = consumer.settle_and_lease(std::mem::take(&mut done), BATCH).await.expect("a step");

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nobat_core::explain::Explain;
 use nobat_core::job::{Idempotency, JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
+use nobat_core::timings::Timings;
 use nobat_core::{ErrorCode, JobId, OwnerId};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{MAX_DEATHS, Queue, QueueSettings};
@@ -34,7 +34,7 @@ async fn work(queue: &dyn Queue) {
             if job.payload == "poison" {
                 std::process::abort();
             }
-            let result = JobResult { explain: Explain::default(), outputs: job.payload.clone() };
+            let result = JobResult { timings: Timings::default(), outputs: job.payload.clone() };
             done.push(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) });
         }
         if done.is_empty() {
@@ -239,7 +239,7 @@ async fn everything_is_in_its_place_after_a_restart() {
         let done = client.enqueue(job("done")).await.expect("accepted").id;
         let dead = client.enqueue(job("dead")).await.expect("accepted").id;
         let leased = consumer.settle_and_lease(Vec::new(), 2).await.expect("a step").leased;
-        let result = JobResult { explain: Explain::default(), outputs: "result".into() };
+        let result = JobResult { timings: Timings::default(), outputs: "result".into() };
         let error = nobat_core::job::JobError { code: ErrorCode::InferenceFailed, message: "broken".into() };
         let outcomes = [Outcome::Succeeded(result.encode()), Outcome::Failed { error, retry_in: None }];
         let settled =

@@ -1,9 +1,9 @@
 //! What comes back of a prediction: its outputs, or the job that goes on.
 
 use bytes::Bytes;
-use nobat_core::explain::Explain;
 use nobat_core::infer::InferResponse;
 use nobat_core::job::{JobState, JobView};
+use nobat_core::timings::Timings;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use smol_str::SmolStr;
 
@@ -18,7 +18,7 @@ pub struct Prediction {
     /// What the model's cache had to do with it.
     pub cache: CacheOutcome,
     /// Where its time went.
-    pub explain: Explain,
+    pub timings: Timings,
     /// The outputs.
     pub response: InferResponse,
 }
@@ -62,7 +62,7 @@ impl Prediction {
     /// Reads kept outputs; no job ran.
     pub(crate) fn of_packed(packed: &Bytes, cache: CacheOutcome) -> Result<Prediction> {
         let response = InferResponse::decode(packed)?;
-        Ok(Prediction { job: None, cache, explain: Explain::default(), response })
+        Ok(Prediction { job: None, cache, timings: Timings::default(), response })
     }
 
     /// Reads a succeeded job's outputs; they stay slices of the stored result.
@@ -75,7 +75,7 @@ impl Prediction {
             .result
             .ok_or_else(|| Error::new(ErrorCode::ResultExpired, "the job's result has outlived its ttl").for_job(id))?;
         let response = InferResponse::decode(&result.outputs).map_err(|error| error.for_job(id))?;
-        Ok(Prediction { job: Some(id), cache: CacheOutcome::None, explain: result.explain, response })
+        Ok(Prediction { job: Some(id), cache: CacheOutcome::None, timings: result.timings, response })
     }
 
     /// The version that answered, for protocols that repeat it: the worker's word, else

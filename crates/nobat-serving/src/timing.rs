@@ -16,19 +16,19 @@ const USUAL_LENGTH: usize = 224;
 
 /// The line for a prediction.
 pub fn server_timing(prediction: &Prediction) -> String {
-    let (explain, cache) = (&prediction.explain, prediction.cache);
+    let (timings, cache) = (&prediction.timings, prediction.cache);
     let mut line = String::with_capacity(USUAL_LENGTH);
-    if explain.attempts > 0 {
-        phase(&mut line, "queue", explain.queue_us);
-        phase(&mut line, ", batch", explain.batch_wait_us);
-        told(&mut line, "", itoa::Buffer::new().format(explain.batch_size));
-        phase(&mut line, ", input", explain.input_us);
-        phase(&mut line, ", infer", explain.infer_us);
-        phase(&mut line, ", output", explain.output_us);
-        told(&mut line, ", attempts", itoa::Buffer::new().format(explain.attempts));
+    if timings.attempts > 0 {
+        phase(&mut line, "queue", timings.queue_us);
+        phase(&mut line, ", batch", timings.batch_wait_us);
+        told(&mut line, "", itoa::Buffer::new().format(timings.batch_size));
+        phase(&mut line, ", input", timings.input_us);
+        phase(&mut line, ", infer", timings.infer_us);
+        phase(&mut line, ", output", timings.output_us);
+        told(&mut line, ", attempts", itoa::Buffer::new().format(timings.attempts));
         // A worker's word: only what a header can carry unquoted goes into it.
-        if explain.worker.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !explain.worker.is_empty() {
-            told(&mut line, ", worker", &explain.worker);
+        if timings.worker.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !timings.worker.is_empty() {
+            told(&mut line, ", worker", &timings.worker);
         }
     }
     if cache != CacheOutcome::None {
@@ -58,19 +58,19 @@ fn told(line: &mut String, name: &str, what: &str) {
 
 #[cfg(test)]
 mod tests {
-    use nobat_core::explain::Explain;
     use nobat_core::infer::InferResponse;
+    use nobat_core::timings::Timings;
 
     use super::*;
 
-    fn line(explain: Explain, cache: CacheOutcome) -> String {
+    fn line(timings: Timings, cache: CacheOutcome) -> String {
         let response = InferResponse { version: "1".into(), outputs: vec![], mark: 0 };
-        server_timing(&Prediction { job: None, cache, explain, response })
+        server_timing(&Prediction { job: None, cache, timings, response })
     }
 
     #[test]
     fn a_line_tells_the_phases_the_batch_the_attempts_the_worker_and_the_cache() {
-        let explain = Explain {
+        let timings = Timings {
             queue_us: 1_234,
             batch_wait_us: 5,
             input_us: 60,
@@ -82,14 +82,14 @@ mod tests {
         };
         let told = "queue;dur=1.234, batch;dur=0.005;desc=32, input;dur=0.060, infer;dur=2000.001, output;dur=0.000, \
                     attempts;desc=2, worker;desc=abc123";
-        assert_eq!(line(explain.clone(), CacheOutcome::None), told);
-        assert_eq!(line(explain.clone(), CacheOutcome::Miss), format!("{told}, cache;desc=miss"));
-        let line = line(Explain { worker: "a b\r\nx: y".into(), ..explain }, CacheOutcome::None);
+        assert_eq!(line(timings.clone(), CacheOutcome::None), told);
+        assert_eq!(line(timings.clone(), CacheOutcome::Miss), format!("{told}, cache;desc=miss"));
+        let line = line(Timings { worker: "a b\r\nx: y".into(), ..timings }, CacheOutcome::None);
         assert!(line.ends_with("attempts;desc=2"), "{line}");
     }
 
     #[test]
     fn an_answer_without_a_run_tells_the_cache_alone() {
-        assert_eq!(line(Explain::default(), CacheOutcome::Hit), "cache;desc=hit");
+        assert_eq!(line(Timings::default(), CacheOutcome::Hit), "cache;desc=hit");
     }
 }

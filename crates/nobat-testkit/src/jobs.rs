@@ -22,6 +22,6 @@ pub fn job_with(payload: impl Into<Vec<u8>>, options: JobOptions) -> NewJob {
 
 /// Succeeds with the job's own payload as outputs.
 pub fn echo(job: &LeasedJob) -> Settlement {
-    let result = JobResult { explain: Default::default(), outputs: job.payload.clone() };
+    let result = JobResult { timings: Default::default(), outputs: job.payload.clone() };
     Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) }
 }

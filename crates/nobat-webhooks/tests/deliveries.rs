@@ -119,7 +119,7 @@ async fn settled_jobs(queue: &SqliteQueue, webhooks: &Webhooks, url: &str, count
     while done < count {
         let step = consumer.settle_and_lease(std::mem::take(&mut settle), 64).await.expect("a step");
         done += step.leased.len();
-        let result = JobResult { explain: Default::default(), outputs: Bytes::from_static(b"r") }.encode();
+        let result = JobResult { timings: Default::default(), outputs: Bytes::from_static(b"r") }.encode();
         settle = step
             .leased
             .iter()

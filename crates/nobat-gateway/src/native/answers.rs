@@ -41,7 +41,7 @@ pub(super) fn answered(prediction: &Prediction, model: &str, form: Format) -> Ht
     rows::members(&mut json, outputs, form);
     json.extend_from_slice(b",\"explain\":");
     // Writing to a vector cannot fail, and the struct has no map with odd keys.
-    let _ = serde_json::to_writer(&mut json, &ExplainObject::of(&prediction.explain, prediction.cache));
+    let _ = serde_json::to_writer(&mut json, &ExplainObject::of(&prediction.timings, prediction.cache));
     json.push(b'}');
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "application/json"))

@@ -1,8 +1,8 @@
 //! The native API's JSON objects: jobs, their results and what becomes of many.
 
 use nobat_core::ErrorCode;
-use nobat_core::explain::Explain;
 use nobat_core::job::{JobState, JobView};
+use nobat_core::timings::Timings;
 use nobat_serving::cache::CacheOutcome;
 use nobat_serving::shown_model;
 use nobat_webhooks::rfc3339;
@@ -116,16 +116,16 @@ pub(crate) struct ExplainObject {
 
 impl ExplainObject {
     /// Explains an answer that the cache had this to do with.
-    pub(crate) fn of(explain: &Explain, cache: CacheOutcome) -> ExplainObject {
+    pub(crate) fn of(timings: &Timings, cache: CacheOutcome) -> ExplainObject {
         ExplainObject {
-            queue_us: explain.queue_us,
-            batch_wait_us: explain.batch_wait_us,
-            input_us: explain.input_us,
-            infer_us: explain.infer_us,
-            output_us: explain.output_us,
-            batch_size: explain.batch_size,
-            attempts: explain.attempts,
-            worker: explain.worker.clone(),
+            queue_us: timings.queue_us,
+            batch_wait_us: timings.batch_wait_us,
+            input_us: timings.input_us,
+            infer_us: timings.infer_us,
+            output_us: timings.output_us,
+            batch_size: timings.batch_size,
+            attempts: timings.attempts,
+            worker: timings.worker.clone(),
             cache: cache.name(),
         }
     }
@@ -146,7 +146,7 @@ impl From<&JobView> for JobObject {
             created_at_ms: view.created_at_ms,
             finished_at_ms: view.finished_at_ms,
             error: view.error.as_ref().map(|error| JobErrorObject::new(error.code, &error.message)),
-            explain: view.result.as_ref().map(|result| ExplainObject::of(&result.explain, CacheOutcome::None)),
+            explain: view.result.as_ref().map(|result| ExplainObject::of(&result.timings, CacheOutcome::None)),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec, digest_mark};
 use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::timings::Timings;
 use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::sqlite::SqliteQueue;
@@ -250,9 +250,9 @@ async fn work(queue: Arc<dyn Queue>, runs: Arc<AtomicU32>, run_time: Duration, v
             let mut packed = Vec::new();
             let mark = digest_mark(&digest(version));
             InferResponse { version: version.into(), outputs, mark }.encode(&mut packed);
-            let explain =
-                Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
-            let result = JobResult { explain, outputs: packed.into() };
+            let timings =
+                Timings { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Timings::default() };
+            let result = JobResult { timings, outputs: packed.into() };
             settle.push(Settlement { id: job.id, token: job.token, outcome: Outcome::Succeeded(result.encode()) });
         }
     }

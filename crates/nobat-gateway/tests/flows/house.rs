@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::ErrorCode;
-use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::Queue;
 use nobat_queue::sqlite::SqliteQueue;
@@ -245,8 +245,8 @@ fn settlement(model: &str, job: &LeasedJob, factor: f32, manner: Manner) -> Opti
             let output = Tensor { name: name.into(), datatype, shape: x.shape.clone(), data: data.into() };
             let mut packed = Vec::new();
             InferResponse { version: "1".into(), outputs: vec![output], mark: 0 }.encode(&mut packed);
-            let explain = Explain { batch_size: 1, attempts: job.attempt, ..Explain::default() };
-            Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())
+            let timings = Timings { batch_size: 1, attempts: job.attempt, ..Timings::default() };
+            Outcome::Succeeded(JobResult { timings, outputs: packed.into() }.encode())
         }
     };
     Some(Settlement { id: job.id, token: job.token, outcome })

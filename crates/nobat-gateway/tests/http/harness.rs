@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nobat_core::ErrorCode;
-use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{Queue, QueueSettings, WorkerInfo};
@@ -180,9 +180,9 @@ fn settlement(model: &str, job: &LeasedJob) -> Settlement {
         Ok(outputs) => {
             let mut packed = Vec::new();
             InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
-            let explain =
-                Explain { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Explain::default() };
-            Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode())
+            let timings =
+                Timings { batch_size: 1, attempts: job.attempt, worker: "scripted".into(), ..Timings::default() };
+            Outcome::Succeeded(JobResult { timings, outputs: packed.into() }.encode())
         }
         Err(message) => {
             Outcome::Failed { error: JobError { code: ErrorCode::InferenceFailed, message }, retry_in: None }

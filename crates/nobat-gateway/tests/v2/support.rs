@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::ErrorCode;
-use nobat_core::explain::Explain;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::statistics::{BatchTimes, ModelStatistics, WorkerReport};
 use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::timings::Timings;
 use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
 use nobat_queue::sqlite::SqliteQueue;
@@ -185,8 +185,8 @@ fn settle(model: &str, job: LeasedJob, batch_size: u32) -> Settlement {
     let outputs = request.inputs.into_iter().map(|input| Tensor { name: name.into(), ..input }).collect();
     let mut packed = Vec::new();
     InferResponse { version: "1".into(), outputs, mark: 0 }.encode(&mut packed);
-    let explain = Explain { batch_size, attempts: 1, ..Explain::default() };
-    let outcome = Outcome::Succeeded(JobResult { explain, outputs: packed.into() }.encode());
+    let timings = Timings { batch_size, attempts: 1, ..Timings::default() };
+    let outcome = Outcome::Succeeded(JobResult { timings, outputs: packed.into() }.encode());
     Settlement { id: job.id, token: job.token, outcome }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::explain::Explain;
 use nobat_core::job::{JobOptions, JobResult, JobState, NewJob, Outcome, Settlement};
+use nobat_core::timings::Timings;
 use nobat_core::{ErrorCode, OwnerId};
 
 use super::folder::Folder;
@@ -53,7 +53,7 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_old_and_recovers() {
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");
     let leased = consumer.settle_and_lease(Vec::new(), 100).await.expect("a step").leased;
     assert_eq!(leased.iter().map(|job| job.id).collect::<Vec<_>>(), accepted);
-    let result = JobResult { explain: Explain::default(), outputs: "done".into() }.encode();
+    let result = JobResult { timings: Timings::default(), outputs: "done".into() }.encode();
     let settled = |job: &nobat_core::job::LeasedJob| Settlement {
         id: job.id,
         token: job.token,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::explain::Explain;
 use nobat_core::job::{
     Idempotency, JobError, JobOptions, JobResult, JobState, JobView, LeasedJob, NewJob, Outcome, Settlement,
 };
+use nobat_core::timings::Timings;
 use nobat_core::{ErrorCode, JobId, OwnerId};
 use nobat_queue::{Consumer, Queue, QueueSettings};
 pub(crate) use nobat_testkit::{PATIENCE, until_async};
@@ -79,7 +79,7 @@ fn settlement(job: &LeasedJob, outcome: Outcome) -> Settlement {
 /// A success with these outputs.
 pub(crate) fn success(job: &LeasedJob, outputs: impl Into<Bytes>) -> Settlement {
     let result =
-        JobResult { explain: Explain { attempts: job.attempt, ..Explain::default() }, outputs: outputs.into() };
+        JobResult { timings: Timings { attempts: job.attempt, ..Timings::default() }, outputs: outputs.into() };
     settlement(job, Outcome::Succeeded(result.encode()))
 }
 

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use nobat_core::explain::Explain;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobError, JobOptions, JobResult, LeaseToken, LeasedJob, Outcome, Settlement};
+use nobat_core::timings::Timings;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 use nobat_queue::{Consumer, Renewal, Renewer, route_jobs};
 use smol_str::SmolStr;
@@ -246,8 +246,8 @@ fn outcome(job: &LeasedJob, answer: Result<Prediction>) -> Outcome {
         Ok(prediction) => {
             let mut outputs = Vec::new();
             prediction.response.encode(&mut outputs);
-            let explain = Explain { attempts: job.attempt, ..prediction.explain };
-            Outcome::Succeeded(JobResult { explain, outputs: outputs.into() }.encode())
+            let timings = Timings { attempts: job.attempt, ..prediction.timings };
+            Outcome::Succeeded(JobResult { timings, outputs: outputs.into() }.encode())
         }
         Err(Error { code: code @ ErrorCode::DeadlineExceeded, message, .. }) => {
             Outcome::Expired(JobError { code, message })

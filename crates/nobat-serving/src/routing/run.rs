@@ -143,18 +143,18 @@ async fn collect<'a>(
         }
     }
     // The slowest child explains the answer's time.
-    let Some((explain, cache)) = answers
+    let Some((timings, cache)) = answers
         .iter()
-        .map(|(_, answer)| (&answer.explain, answer.cache))
-        .max_by_key(|(explain, _)| explain.total())
-        .map(|(explain, cache)| (explain.clone(), cache))
+        .map(|(_, answer)| (&answer.timings, answer.cache))
+        .max_by_key(|(timings, _)| timings.total())
+        .map(|(timings, cache)| (timings.clone(), cache))
     else {
         return Err(failure.unwrap_or_else(|| Error::invalid("no target has the outputs that were asked for")));
     };
     let place = |target: &SmolStr| children.iter().position(|(name, _)| name == target);
     answers.sort_by_key(|(target, _)| place(target));
     let answers = answers.into_iter().map(|(target, answer)| (target.clone(), answer.response)).collect();
-    Ok(Prediction { job: None, cache, explain, response: join::join(how, answers)? })
+    Ok(Prediction { job: None, cache, timings, response: join::join(how, answers)? })
 }
 
 /// A child's request; under `all` it is asked only for its own outputs, and not

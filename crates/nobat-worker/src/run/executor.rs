@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::ErrorCode;
-use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
+use nobat_core::timings::Timings;
 use nobat_queue::backend::LeaseTracker;
 use nobat_runtime::traces::{self, Span};
 use smallvec::SmallVec;
@@ -196,7 +196,7 @@ impl BatchRun<'_> {
                     _ => Some((first, item.rows, rows)),
                 };
                 let packed =
-                    pack(version, item, outputs, part, &explain(item, worker, ran.started, &times), max_bytes)?;
+                    pack(version, item, outputs, part, &timings(item, worker, ran.started, &times), max_bytes)?;
                 fresh.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
                 first += item.rows;
             }
@@ -241,7 +241,7 @@ impl BatchRun<'_> {
             from = to;
         }
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
-        let packed = pack(version, item, &views, None, &explain(item, worker, started, &total), max_bytes)?;
+        let packed = pack(version, item, &views, None, &timings(item, worker, started, &total), max_bytes)?;
         version.stats.joined(total, waits(item, started));
         trace(version, item, &Ran { started, ended: Instant::now(), times: total });
         self.settled.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
@@ -321,9 +321,9 @@ fn waits(item: &ReadyJob, started: Instant) -> JobWaits {
 }
 
 /// How an item's answer came about, its attempts so far included.
-fn explain(item: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Explain {
+fn timings(item: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Timings {
     let waits = waits(item, started);
-    Explain {
+    Timings {
         queue_us: micros(waits.queue),
         batch_wait_us: micros(waits.batch_wait),
         input_us: micros(times.input),

@@ -2,9 +2,9 @@
 //! with one copy out of the runtime's buffer.
 
 use bytes::Bytes;
-use nobat_core::explain::Explain;
 use nobat_core::infer::InferResponse;
 use nobat_core::tensor::{Datatype, Shape, put_bytes_element};
+use nobat_core::timings::Timings;
 
 use super::failure::Failure;
 use crate::batch::queue::ReadyJob;
@@ -32,7 +32,7 @@ pub(super) fn pack(
     item: &ReadyJob,
     outputs: &[OutputView<'_>],
     part: Option<(u32, u32, u32)>,
-    explain: &Explain,
+    timings: &Timings,
     most: usize,
 ) -> Result<Bytes, Failure> {
     let signature = &version.signature;
@@ -54,7 +54,7 @@ pub(super) fn pack(
         .sum();
     within(version, size, most)?;
     let mut out = Vec::with_capacity(size + signature.version.len() + 48);
-    explain.encode(&mut out);
+    timings.encode(&mut out);
     let count = (0..outputs.len()).filter(|&at| wanted(at)).count();
     InferResponse::encode_head(&mut out, &signature.version, count);
     for (at, output) in outputs.iter().enumerate().filter(|(at, _)| wanted(*at)) {

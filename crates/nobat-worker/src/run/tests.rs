@@ -376,7 +376,7 @@ fn each_answer_tells_its_own_wait() {
     std::thread::sleep(Duration::from_millis(21));
     let outcomes = bench.run(vec![]);
     let waits: Vec<u64> =
-        outcomes.iter().map(|(_, outcome)| result(outcome).expect("answered").explain.batch_wait_us).collect();
+        outcomes.iter().map(|(_, outcome)| result(outcome).expect("answered").timings.batch_wait_us).collect();
     assert!(waits[0] - waits[1] == 20_000, "{waits:?}");
 }
 
@@ -388,8 +388,8 @@ fn a_split_job_counts_once_with_the_times_of_all_its_runs() {
     assert_eq!((seen.execution_count, seen.inference_count, seen.success.count, seen.infer.count), (3, 10, 1, 1));
     assert_eq!(seen.infer.ns, seen.batches.iter().map(|batch| batch.infer.ns).sum::<u64>());
     assert_eq!(seen.output.ns, seen.batches.iter().map(|batch| batch.output.ns).sum::<u64>());
-    let explain = result(&outcomes[0].1).expect("answered").explain;
-    assert_eq!((explain.infer_us, explain.output_us), (seen.infer.ns / 1_000, seen.output.ns / 1_000));
+    let timings = result(&outcomes[0].1).expect("answered").timings;
+    assert_eq!((timings.infer_us, timings.output_us), (seen.infer.ns / 1_000, seen.output.ns / 1_000));
 }
 
 #[test]

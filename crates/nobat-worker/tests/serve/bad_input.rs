@@ -36,7 +36,7 @@ async fn one_bad_row_among_32_burns_one_attempt_and_31_succeed() {
             );
         } else {
             assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
-            largest = largest.max(view.result.expect("a result").explain.batch_size);
+            largest = largest.max(view.result.expect("a result").timings.batch_size);
         }
     }
     assert!(largest > 1, "they shared runs");

@@ -74,11 +74,11 @@ async fn every_datatype_is_computed_in_a_batch_as_alone() {
         let asked: Vec<InferRequest> =
             (0..CALLERS).map(|caller| request(vec![encode(datatype, row(datatype, caller))])).collect();
         let together = join_all(asked.iter().map(|asked| deployment.answer(model, asked))).await;
-        let largest = together.iter().map(|(_, result)| result.explain.batch_size).max();
+        let largest = together.iter().map(|(_, result)| result.timings.batch_size).max();
         assert!(largest > Some(1), "{model}: no two callers shared a run");
         for (caller, (beside_others, _)) in together.iter().enumerate() {
             let (alone, result) = deployment.answer(model, &asked[caller]).await;
-            assert_eq!(result.explain.batch_size, 1);
+            assert_eq!(result.timings.batch_size, 1);
             let (alone, beside_others) = (decode(&alone.outputs[0]), decode(&beside_others.outputs[0]));
             assert!(near(&alone, &computed(datatype, row(datatype, caller))), "{model}, caller {caller}: {alone:?}");
             assert!(near(&beside_others, &alone), "{model}, caller {caller}: {beside_others:?} is not {alone:?}");

@@ -19,10 +19,10 @@ async fn a_job_longer_than_three_leases_runs_once() {
     let (_, result) = deployment.answer("slow", &steps(20_000)).await;
     // Well past three leases: the first run, which sets the scale, is the slow one.
     let wanted_us = 10 * 400_000;
-    let n = 20_000 * wanted_us / result.explain.infer_us.max(1) as i64;
+    let n = 20_000 * wanted_us / result.timings.infer_us.max(1) as i64;
     let view = deployment.job("slow", &steps(n), once()).await;
     assert_eq!((view.state, view.attempts), (JobState::Succeeded, 1), "{:?}", view.error);
-    assert!(view.result.expect("a result").explain.infer_us > 3 * 400_000, "the run outlived three leases");
+    assert!(view.result.expect("a result").timings.infer_us > 3 * 400_000, "the run outlived three leases");
     deployment.drain().await;
 }
 

@@ -150,7 +150,7 @@ async fn the_first_real_requests_show_what_synthetic_ones_cannot() {
         assert_eq!((signature.batched, signature.rows.verdict), (false, RowsVerdict::Unknown), "{model}");
         for caller in 0..4 {
             let (answer, result) = deployment.answer(model, &asked(caller)).await;
-            assert_eq!((&answer.outputs[0].shape[..], result.explain.batch_size), (&[1, 4, 2][..], 1), "{model}");
+            assert_eq!((&answer.outputs[0].shape[..], result.timings.batch_size), (&[1, 4, 2][..], 1), "{model}");
         }
     }
     let verdict_of =
@@ -160,7 +160,7 @@ async fn the_first_real_requests_show_what_synthetic_ones_cannot() {
     assert!(deployment.signature("real_rows").batched && !deployment.signature("real_mixes").batched);
     let requests: Vec<InferRequest> = (0..12).map(asked).collect();
     let together = join_all(requests.iter().map(|asked| deployment.answer("real_rows", asked))).await;
-    assert!(together.iter().map(|(_, result)| result.explain.batch_size).max() > Some(1));
+    assert!(together.iter().map(|(_, result)| result.timings.batch_size).max() > Some(1));
     for (asked, (beside_others, _)) in requests.iter().zip(&together) {
         let (alone, _) = deployment.answer("real_rows", asked).await;
         let pairs = as_floats(&alone.outputs[0]).into_iter().zip(as_floats(&beside_others.outputs[0]));

@@ -131,21 +131,21 @@ async fn the_golden_digits_match_python_one_by_one_in_one_request_and_from_64_ca
     for (row, one) in asked.iter().enumerate().take(16) {
         let (answer, result) = deployment.answer("digits", one).await;
         assert!(near(&as_floats(&answer.outputs[1]), row), "digit {row} alone");
-        assert_eq!(result.explain.attempts, 1);
-        assert!(!result.explain.worker.is_empty() && result.explain.worker.len() <= 6);
+        assert_eq!(result.timings.attempts, 1);
+        assert!(!result.timings.worker.is_empty() && result.timings.worker.len() <= 6);
     }
     let answers = join_all(asked.iter().map(|one| deployment.answer("digits", one))).await;
     let mut largest = 0;
     for (row, (answer, result)) in answers.iter().enumerate() {
         assert!(near(&as_floats(&answer.outputs[1]), row), "digit {row} beside others");
-        largest = largest.max(result.explain.batch_size);
+        largest = largest.max(result.timings.batch_size);
     }
     assert!(largest > 1, "64 callers at once share runs");
     // 64 rows in one request are over the 32 of a run: split and joined.
     let all = request(vec![floats("input", &[64, 64], &golden.inputs[0].data)]);
     let (answer, result) = deployment.answer("digits", &all).await;
     assert_eq!(answer.outputs[1].shape[..], [64, 10]);
-    assert!(near(&as_floats(&answer.outputs[1]), 0) && result.explain.batch_size == 32);
+    assert!(near(&as_floats(&answer.outputs[1]), 0) && result.timings.batch_size == 32);
     deployment.drain().await;
 }
 
@@ -163,7 +163,7 @@ async fn a_hundred_thousand_concurrent_requests_over_three_sessions_each_get_the
             let asked = request(vec![floats("x", &[rows, 1], &own)]);
             let (answer, result) = deployment.answer("identity_fp32", &asked).await;
             assert_eq!(as_floats(&answer.outputs[0]), own, "caller {caller}");
-            result.explain.batch_size
+            result.timings.batch_size
         }
     });
     let all = tokio::time::timeout(Duration::from_secs(300), join_all(calls));

@@ -149,7 +149,7 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
 pub(crate) fn set_result(view: &mut JobView, packed: Bytes) {
     match JobResult::decode(packed) {
         Some(result) => {
-            let took = result.explain.total().as_millis() as u64;
+            let took = result.timings.total().as_millis() as u64;
             view.created_at_ms = view.finished_at_ms.unwrap_or_default().saturating_sub(took);
             view.result = Some(result);
         }

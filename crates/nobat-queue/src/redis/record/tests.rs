@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use nobat_core::explain::Explain;
 use nobat_core::job::{JobError, JobOptions, JobResult, JobState, NewJob};
 use nobat_core::retry::RetryPolicy;
+use nobat_core::timings::Timings;
 use nobat_core::{ErrorCode, IdIssuer, OwnerId};
 use proptest::prelude::*;
 
@@ -120,7 +120,7 @@ proptest! {
     #[test]
     fn a_succeeded_record_reads_back(job in any_job(), attempts in 1u8.., outputs in prop::collection::vec(any::<u8>(), 0..99)) {
         let record = Record::parse(&stored(&job, 5, false)).expect("reads back");
-        let result = JobResult { explain: Explain::default(), outputs: outputs.into() };
+        let result = JobResult { timings: Timings::default(), outputs: outputs.into() };
         let ids = IdIssuer::new([1; 16]);
         let packed = succeeded(&record, attempts, 1_700_000_000_123_456, &result.encode(), None);
         let stored = read(packed.into(), &queue(), 42, ids, JobState::Queued).expect("reads back");

@@ -11,7 +11,7 @@ use crate::varint::{put_bytes, put_u64, take_bytes, take_u64};
 
 /// Where a job's time went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explain {
+pub struct Timings {
     /// Enqueued to leased, microseconds, by the store's clock.
     pub queue_us: u64,
     /// Leased to the start of its batch's run, microseconds.
@@ -30,7 +30,7 @@ pub struct Explain {
     pub worker: SmolStr,
 }
 
-impl Explain {
+impl Timings {
     /// Appends the packed form (varints; about 16 bytes).
     pub fn encode(&self, out: &mut Vec<u8>) {
         for value in [self.queue_us, self.batch_wait_us, self.input_us, self.infer_us, self.output_us] {
@@ -42,7 +42,7 @@ impl Explain {
     }
 
     /// Takes the packed form off the front of `bytes`; `None` when malformed.
-    pub fn decode(bytes: &mut Bytes) -> Option<Explain> {
+    pub fn decode(bytes: &mut Bytes) -> Option<Timings> {
         let mut rest = &bytes[..];
         let mut next = || take_u64(&mut rest);
         let (queue_us, batch_wait_us, input_us, infer_us, output_us) = (next()?, next()?, next()?, next()?, next()?);
@@ -50,7 +50,7 @@ impl Explain {
         let attempts = u32::try_from(next()?).ok()?;
         let worker = std::str::from_utf8(take_bytes(&mut rest)?).ok()?.into();
         *bytes = bytes.slice_ref(rest);
-        Some(Explain { queue_us, batch_wait_us, input_us, infer_us, output_us, batch_size, attempts, worker })
+        Some(Timings { queue_us, batch_wait_us, input_us, infer_us, output_us, batch_size, attempts, worker })
     }
 
     /// Everything between enqueue and settle.
@@ -66,13 +66,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn explain_reads_back(q: u64, w: u64, i: u64, batch_size: u32, attempts: u32, worker in "[a-z0-9]{0,8}") {
-            let explain = Explain { queue_us: q, batch_wait_us: w, input_us: i, infer_us: w, output_us: q, batch_size, attempts, worker: worker.into() };
+        fn timings_read_back(q: u64, w: u64, i: u64, batch_size: u32, attempts: u32, worker in "[a-z0-9]{0,8}") {
+            let timings = Timings { queue_us: q, batch_wait_us: w, input_us: i, infer_us: w, output_us: q, batch_size, attempts, worker: worker.into() };
             let mut out = Vec::new();
-            explain.encode(&mut out);
+            timings.encode(&mut out);
             out.extend_from_slice(b"rest");
             let mut bytes = Bytes::from(out);
-            prop_assert_eq!(Explain::decode(&mut bytes), Some(explain));
+            prop_assert_eq!(Timings::decode(&mut bytes), Some(timings));
             prop_assert_eq!(&bytes[..], b"rest");
         }
     }
