@@ -9,12 +9,6 @@ use crate::resolve::Imports;
 /// Files each of which leads to every other one, and the names that tie them.
 pub(crate) struct Circle(Imports);
 
-impl Circle {
-    pub(crate) fn files(&self) -> usize {
-        self.0.keys().map(|(from, _)| from).collect::<BTreeSet<_>>().len()
-    }
-}
-
 impl fmt::Display for Circle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for ((from, to), names) in &self.0 {

@@ -14,9 +14,6 @@ use std::path::Path;
 
 use circles::Circle;
 
-/// Files that still stand in circles: fewer from time to time, never more.
-const STILL: usize = 40;
-
 fn circles_of(src: &Path) -> Vec<Circle> {
     let mut found = Vec::new();
     for root in ["lib.rs", "main.rs"].map(|name| src.join(name)).iter().filter(|root| root.is_file()) {
@@ -29,7 +26,7 @@ fn circles_of(src: &Path) -> Vec<Circle> {
 fn imports_run_one_way_inside_every_crate() {
     let crates = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut told = String::new();
-    let (mut seen, mut still) = (0, 0);
+    let mut seen = 0;
     for entry in std::fs::read_dir(crates).expect("a folder") {
         let folder = entry.expect("an entry").path();
         let src = folder.join("src");
@@ -38,12 +35,11 @@ fn imports_run_one_way_inside_every_crate() {
         }
         seen += 1;
         for circle in circles_of(&src) {
-            still += circle.files();
             told += &format!("\n{}:\n{circle}", folder.file_name().expect("a name").to_string_lossy());
         }
     }
     assert!(seen > 6, "the crates are where they were");
-    assert!(still <= STILL, "{still} files that import each other in a circle, and what ties them:\n{told}");
+    assert!(told.is_empty(), "files that import each other in a circle, and what ties them:\n{told}");
 }
 
 /// A crate of these files, and the circles in it.
