@@ -11,6 +11,7 @@ use smol_str::SmolStr;
 
 use crate::error::ErrorCode;
 use crate::id::{JobId, OwnerId};
+use crate::request_trace::RequestTrace;
 use crate::retry::RetryPolicy;
 use crate::spelled::spelled;
 use crate::timings::Timings;
@@ -102,8 +103,8 @@ pub struct NewJob {
     pub payload: Bytes,
     /// Rows along the batch axis.
     pub rows: u32,
-    /// Request id and trace parent, carried from edge to worker; may be empty.
-    pub trace: SmolStr,
+    /// The request that it comes from.
+    pub trace: RequestTrace,
 }
 
 /// A fenced claim on a job; a newer attempt has another token.
@@ -135,20 +136,8 @@ pub struct LeasedJob {
     pub retry: RetryPolicy,
     /// The request as encoded by the gateway.
     pub payload: Bytes,
-    /// Request id and trace parent.
-    pub trace: SmolStr,
-}
-
-impl LeasedJob {
-    /// The id of the request that enqueued it; may be empty.
-    pub fn request_id(&self) -> &str {
-        self.trace.split_once(' ').map_or(&self.trace, |(request, _)| request)
-    }
-
-    /// The W3C trace parent of that request; empty when the caller sent none.
-    pub fn traceparent(&self) -> &str {
-        self.trace.split_once(' ').map_or("", |(_, traceparent)| traceparent)
-    }
+    /// The request that it comes from.
+    pub trace: RequestTrace,
 }
 
 /// How a worker settles one leased job.

@@ -21,6 +21,7 @@ pub mod job;
 pub mod json;
 pub mod model_name;
 pub mod oip;
+pub mod request_trace;
 pub mod retry;
 pub mod score;
 pub mod secret;

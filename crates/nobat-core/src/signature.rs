@@ -115,12 +115,34 @@ pub struct ModelSignature {
     /// Labels such as `stable`, each naming this version.
     #[serde(default)]
     pub labels: Vec<SmolStr>,
-    /// Free-form settings that other parts of the gateway read (cache, slo, routing key).
+    /// What the model's owner sets for the gateways, as it was written. Those that
+    /// nobat knows are read by [`ModelSignature::slo_ms`] and its neighbours.
     #[serde(default)]
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ModelSignature {
+    /// The owner's `slo_ms`: the latency that the monitor judges by.
+    pub fn slo_ms(&self) -> Option<f64> {
+        self.settings.get("slo_ms")?.as_f64().filter(|&slo_ms| slo_ms > 0.0)
+    }
+
+    /// The key that topics match: the owner's `routing_key`, or the model's name.
+    pub fn routing_key(&self) -> &str {
+        self.settings.get("routing_key").and_then(|key| key.as_str()).unwrap_or(&self.name)
+    }
+
+    /// The names of an output's classes, by the owner's `class_labels`.
+    pub fn class_labels(&self, output: &str) -> Vec<&str> {
+        let list = self.settings.get("class_labels").and_then(|table| table.get(output)?.as_array());
+        list.into_iter().flatten().map(|label| label.as_str().unwrap_or_default()).collect()
+    }
+
+    /// The owner's `cache`: how answers are kept.
+    pub fn cache(&self) -> Option<&serde_json::Value> {
+        self.settings.get("cache")
+    }
+
     /// Checks a request: names, datatypes, shapes, byte counts, one batch size
     /// over all inputs, and finite numbers where asked. Returns the rows.
     ///

@@ -27,7 +27,6 @@ pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;
 mod store;
-pub mod webhook_subscription;
 mod worker_signals;
 
 pub use api::*;

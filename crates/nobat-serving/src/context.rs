@@ -6,9 +6,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nobat_core::request_trace::RequestTrace;
 use nobat_core::{OwnerId, Result};
 use nobat_runtime::traces::{self, Span};
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 
 use crate::auth::Scope;
 use crate::auth::keyring::Grant;
@@ -73,17 +74,10 @@ impl RequestContext {
         }
     }
 
-    /// The context of a job that goes on without its caller; `trace` as
-    /// [`RequestContext::trace`] gave it.
-    pub fn of_job(owner: OwnerId, trace: &str, route_key: SmolStr) -> RequestContext {
-        let (request_id, traceparent) = trace.split_once(' ').unwrap_or((trace, ""));
-        RequestContext {
-            owner,
-            request_id: request_id.into(),
-            traceparent: traceparent.into(),
-            route_key,
-            ..RequestContext::anonymous()
-        }
+    /// The context of a job that goes on without its caller.
+    pub fn of_job(owner: OwnerId, trace: RequestTrace, route_key: SmolStr) -> RequestContext {
+        let RequestTrace { request_id, traceparent } = trace;
+        RequestContext { owner, request_id, traceparent, route_key, ..RequestContext::anonymous() }
     }
 
     /// What weighted routes choose by.
@@ -132,13 +126,9 @@ impl RequestContext {
         self.span.end(status);
     }
 
-    /// What travels with a job: the request id, then the trace parent.
-    pub fn trace(&self) -> SmolStr {
-        if self.traceparent.is_empty() {
-            self.request_id.clone()
-        } else {
-            format_smolstr!("{} {}", self.request_id, self.traceparent)
-        }
+    /// What travels with a job.
+    pub fn trace(&self) -> RequestTrace {
+        RequestTrace { request_id: self.request_id.clone(), traceparent: self.traceparent.clone() }
     }
 }
 
@@ -205,7 +195,7 @@ mod tests {
     fn a_trace_parent_travels_only_when_it_is_one() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let with = context(&[("x-request-id", "r"), ("traceparent", parent)]);
-        assert_eq!(with.trace(), format!("r {parent}"));
-        assert_eq!(context(&[("x-request-id", "r"), ("traceparent", "00-zz-b7-01")]).trace(), "r");
+        assert_eq!(with.trace().traceparent, parent);
+        assert_eq!(context(&[("x-request-id", "r"), ("traceparent", "00-zz-b7-01")]).trace(), "r".into());
     }
 }

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobOptions, JobView, NewJob};
 use nobat_core::{Error, ErrorCode, JobId, Result};
-use nobat_queue::{Accepted, QueueClient, webhook_subscription};
+use nobat_queue::{Accepted, QueueClient};
+use nobat_webhooks::subscription;
 
 use crate::cache::{CacheKey, CacheOutcome, CacheSlot, Join};
 use crate::context::RequestContext;
 use crate::limits::backlog::{BacklogPermit, Caller};
 use crate::prediction::{Answer, Prediction};
-use crate::registry::Target;
+use crate::registry::ResolvedModel;
 use crate::state::ServingState;
 
 /// One thread's calls of models, over the shared state.
@@ -37,7 +38,7 @@ impl ModelCalls {
     pub(crate) async fn enqueue(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
@@ -50,7 +51,7 @@ impl ModelCalls {
     pub(crate) async fn call(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
         wait: Duration,
@@ -69,7 +70,7 @@ impl ModelCalls {
     pub(crate) async fn predict(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
@@ -103,7 +104,7 @@ impl ModelCalls {
     async fn answer(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
         wait: Duration,
@@ -123,7 +124,7 @@ impl ModelCalls {
     async fn cached(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         slot: CacheSlot,
         job: impl Fn() -> NewJob,
         wait: Duration,
@@ -192,7 +193,7 @@ impl ModelCalls {
     async fn run_to_keep(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         slot: &CacheSlot,
         job: NewJob,
         wait: Duration,
@@ -229,7 +230,13 @@ impl ModelCalls {
     }
 
     /// Enqueues and waits.
-    async fn run(&self, context: &RequestContext, target: &Target, job: NewJob, wait: Duration) -> Result<Answer> {
+    async fn run(
+        &self,
+        context: &RequestContext,
+        target: &ResolvedModel,
+        job: NewJob,
+        wait: Duration,
+    ) -> Result<Answer> {
         target.require_live()?;
         let _permit = self.admit(&job.model, &job.options, Caller::Waits)?;
         let view = match job.options.webhook {
@@ -260,13 +267,13 @@ impl ModelCalls {
         let url = job.options.webhook.clone().or_else(of_key);
         if let Some(url) = &url {
             self.state.webhooks.check(url)?;
-            job.options.result_ttl = webhook_subscription::kept(job.options.result_ttl);
+            job.options.result_ttl = subscription::result_ttl(job.options.result_ttl);
         }
         let owner = job.owner;
         let accepted = self.queue_client.enqueue(job).await?;
         context.notes.set_job(accepted.id);
         if let Some(url) = url {
-            Box::pin(self.state.webhooks.watch(accepted.id, owner, &url)).await?;
+            Box::pin(self.state.webhooks.subscribe(accepted.id, owner, &url)).await?;
         }
         Ok(accepted)
     }
@@ -283,7 +290,7 @@ impl ModelCalls {
     fn check(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: &InferRequest,
         options: &JobOptions,
     ) -> Result<u32> {
@@ -296,7 +303,13 @@ impl ModelCalls {
 }
 
 /// Encodes a request that was checked.
-fn job(context: &RequestContext, target: &Target, mut request: InferRequest, rows: u32, options: JobOptions) -> NewJob {
+fn job(
+    context: &RequestContext,
+    target: &ResolvedModel,
+    mut request: InferRequest,
+    rows: u32,
+    options: JobOptions,
+) -> NewJob {
     request.version = target.pinned.clone();
     NewJob {
         model: target.signature.name.clone(),

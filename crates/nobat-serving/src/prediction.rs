@@ -8,7 +8,7 @@ use nobat_core::{Error, ErrorCode, JobId, Result};
 use smol_str::SmolStr;
 
 use crate::cache::CacheOutcome;
-use crate::registry::Target;
+use crate::registry::ResolvedModel;
 
 /// An answered prediction.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Prediction {
 
     /// The version that answered, for protocols that repeat it: the worker's word, else
     /// that of the signature which was asked.
-    pub fn version(&self, asked: &Target) -> SmolStr {
+    pub fn version(&self, asked: &ResolvedModel) -> SmolStr {
         match self.response.version.as_str() {
             "" => asked.signature.version.clone(),
             _ => self.response.version.clone(),

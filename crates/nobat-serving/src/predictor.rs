@@ -1,6 +1,6 @@
 //! The one way of a request, whatever its protocol: resolve -> route -> model.
 //!
-//! A protocol asks for a [`Target`] first (it may need the signature to decode
+//! A protocol asks for a [`ResolvedModel`] first (it may need the signature to decode
 //! its body), builds an `InferRequest`, and hands both over. What comes back is
 //! a [`Prediction`] to encode, a job to point at, or an [`Error`] to render.
 
@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use crate::context::RequestContext;
 use crate::model_calls::ModelCalls;
 use crate::prediction::{Answer, Prediction};
-use crate::registry::{ModelEntry, Target, Want};
+use crate::registry::{ModelEntry, ResolvedModel, Want};
 use crate::routing::{Plan, run};
 use crate::state::ServingState;
 
@@ -31,7 +31,7 @@ pub struct Predictor {
 /// What answers a request.
 enum Answerer<'a> {
     /// One model's version.
-    Model(Cow<'a, Target>),
+    Model(Cow<'a, ResolvedModel>),
     /// Several, by this route's plan.
     Route(&'a str, Plan),
 }
@@ -58,7 +58,7 @@ impl Predictor {
     ///
     /// # Errors
     /// `model_not_found`, `version_not_found`, `model_not_ready`, `draining`.
-    pub fn resolve(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+    pub fn resolve(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
         if self.state().is_draining() {
             return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
         }
@@ -73,7 +73,12 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::resolve`].
-    pub async fn resolve_loaded(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+    pub async fn resolve_loaded(
+        &self,
+        model: Option<&str>,
+        want: Want<'_>,
+        patience: Duration,
+    ) -> Result<ResolvedModel> {
         self.patiently(model, want, patience, Predictor::resolve_served).await
     }
 
@@ -82,12 +87,17 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::resolve`].
-    pub async fn resolve_known(&self, model: Option<&str>, want: Want<'_>, patience: Duration) -> Result<Target> {
+    pub async fn resolve_known(
+        &self,
+        model: Option<&str>,
+        want: Want<'_>,
+        patience: Duration,
+    ) -> Result<ResolvedModel> {
         self.patiently(model, want, patience, Predictor::resolve_for_queue).await
     }
 
     /// A route's models may be known before they are loaded.
-    fn resolve_served(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+    fn resolve_served(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
         let target = self.resolve(model, want)?;
         if !target.live && target.route.is_some() && !self.state().readiness.is_started() {
             let message = format!("the models of route `{}` are loading", target.signature.name);
@@ -96,7 +106,7 @@ impl Predictor {
         Ok(target)
     }
 
-    fn resolve_for_queue(&self, model: Option<&str>, want: Want<'_>) -> Result<Target> {
+    fn resolve_for_queue(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
         match self.resolve(model, want) {
             Err(error) if error.code == ErrorCode::ModelNotReady && !self.is_route(model, want) => {
                 self.ask(model, |entry| entry.resolve_for_queue(want))
@@ -111,8 +121,8 @@ impl Predictor {
         model: Option<&str>,
         want: Want<'_>,
         patience: Duration,
-        resolve: impl Fn(&Predictor, Option<&str>, Want<'_>) -> Result<Target>,
-    ) -> Result<Target> {
+        resolve: impl Fn(&Predictor, Option<&str>, Want<'_>) -> Result<ResolvedModel>,
+    ) -> Result<ResolvedModel> {
         let is_coming = |error: &Error| self.is_coming(model, want, error);
         match resolve(self, model, want) {
             Err(error) if is_coming(&error) => {}
@@ -127,7 +137,7 @@ impl Predictor {
                 views.borrow_and_update();
                 let last = match resolve(self, model, want) {
                     Err(error) if is_coming(&error) => error,
-                    resolved => return Ok(Target { waited: started.elapsed(), ..resolved? }),
+                    resolved => return Ok(ResolvedModel { waited: started.elapsed(), ..resolved? }),
                 };
                 tokio::select! {
                     () = &mut over => return Err(last),
@@ -167,7 +177,7 @@ impl Predictor {
     ///
     /// # Errors
     /// `model_not_ready` for a route that cannot serve.
-    pub fn route(&self, model: &str, want: Want<'_>) -> Option<Result<Target>> {
+    pub fn route(&self, model: &str, want: Want<'_>) -> Option<Result<ResolvedModel>> {
         if want == Want::Default { self.state().routes.target(model) } else { None }
     }
 
@@ -190,7 +200,7 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::entry`] and [`ModelEntry::resolve`].
-    pub fn describe(&self, model: &str, want: Want<'_>) -> Result<(ModelEntry, Target)> {
+    pub fn describe(&self, model: &str, want: Want<'_>) -> Result<(ModelEntry, ResolvedModel)> {
         let entry = self.entry(model)?;
         let target = self.route(model, want).unwrap_or_else(|| entry.resolve(want))?;
         Ok((entry, target))
@@ -212,7 +222,7 @@ impl Predictor {
     }
 
     /// What a target means for this request.
-    fn answerer<'a>(&self, context: &RequestContext, target: &'a Target) -> Result<Answerer<'a>> {
+    fn answerer<'a>(&self, context: &RequestContext, target: &'a ResolvedModel) -> Result<Answerer<'a>> {
         let Some(route) = &target.route else { return Ok(Answerer::Model(Cow::Borrowed(target))) };
         Ok(match run::plan_for(self.state(), context, route)? {
             Plan::Model { model, version } => Answerer::Model(Cow::Owned(run::leaf(self.state(), &model, &version)?)),
@@ -229,7 +239,7 @@ impl Predictor {
     pub async fn enqueue(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
@@ -253,7 +263,7 @@ impl Predictor {
     pub async fn call(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
         wait: Duration,
@@ -286,7 +296,7 @@ impl Predictor {
     pub async fn predict(
         &self,
         context: &RequestContext,
-        target: &Target,
+        target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {

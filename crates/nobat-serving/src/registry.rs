@@ -72,7 +72,7 @@ pub enum Want<'a> {
 
 /// A version found for a caller.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct ResolvedModel {
     /// What it takes and gives.
     pub signature: Arc<ModelSignature>,
     /// The version to pin in the job; empty when the caller left the choice to
@@ -107,7 +107,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Snapshot::resolve`].
-    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<Target> {
+    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<ResolvedModel> {
         self.load().resolve(model, want)
     }
 
@@ -202,7 +202,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `model_not_found`, `version_not_found`, `model_not_ready`.
-    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<Target> {
+    pub fn resolve(&self, model: &str, want: Want<'_>) -> Result<ResolvedModel> {
         self.model(model)?.resolve(want)
     }
 
@@ -236,7 +236,7 @@ impl Snapshot {
 
 impl ModelEntry {
     /// What stands for a route among models: one version, live while its targets are.
-    pub fn of_route(Target { signature, live, .. }: Target) -> ModelEntry {
+    pub fn of_route(ResolvedModel { signature, live, .. }: ResolvedModel) -> ModelEntry {
         let name = signature.name.clone();
         let workers = if live { vec!["route".into()] } else { Vec::new() };
         ModelEntry { name, versions: vec![VersionEntry { signature, workers }] }
@@ -259,14 +259,14 @@ impl ModelEntry {
     ///
     /// # Errors
     /// As [`ModelEntry::find`]; `model_not_ready` with the reason.
-    pub fn resolve(&self, want: Want<'_>) -> Result<Target> {
+    pub fn resolve(&self, want: Want<'_>) -> Result<ResolvedModel> {
         let version = self.find(want)?;
         let signature = &version.signature;
         let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
         match signature.state {
             ModelState::Ready => {
                 let (signature, live) = (signature.clone(), version.is_live());
-                Ok(Target { signature, pinned, live, route: None, waited: Duration::ZERO })
+                Ok(ResolvedModel { signature, pinned, live, route: None, waited: Duration::ZERO })
             }
             ModelState::Loading => Err(self.not_ready(signature, "is loading").retry_after(NO_WORKER_RETRY)),
             ModelState::Unloading => Err(self.not_ready(signature, "is being unloaded")),
@@ -279,7 +279,7 @@ impl ModelEntry {
     ///
     /// # Errors
     /// As [`ModelEntry::resolve`].
-    pub fn resolve_for_queue(&self, want: Want<'_>) -> Result<Target> {
+    pub fn resolve_for_queue(&self, want: Want<'_>) -> Result<ResolvedModel> {
         let version = self.find(want)?;
         let signature = &version.signature;
         // What a worker says before it has opened the file has no digest.
@@ -287,7 +287,7 @@ impl ModelEntry {
             return self.resolve(want);
         }
         let pinned = if want == Want::Default { SmolStr::default() } else { signature.version.clone() };
-        Ok(Target { signature: signature.clone(), pinned, live: false, route: None, waited: Duration::ZERO })
+        Ok(ResolvedModel { signature: signature.clone(), pinned, live: false, route: None, waited: Duration::ZERO })
     }
 
     /// Whether a live worker is loading the version a caller asks for.
@@ -383,7 +383,7 @@ impl VersionEntry {
     }
 }
 
-impl Target {
+impl ResolvedModel {
     /// A job's options, less the time that its caller has waited for the model.
     pub fn after_wait(&self, options: JobOptions) -> JobOptions {
         JobOptions { deadline: options.deadline.map(|deadline| deadline.saturating_sub(self.waited)), ..options }

@@ -1,4 +1,4 @@
-//! The sender: one task per gateway that looks at watches and sends deliveries.
+//! The sender: one task per gateway that looks at subscriptions and sends deliveries.
 //! Any number of gateways send beside each other; a timer goes to one at a time.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use nobat_core::Result;
 use nobat_queue::{Queue, Timer};
 
 use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome};
-use crate::outbound::{self, Target};
+use crate::outbound::{PostOutcome, WebhookUrl};
 use crate::pace;
 use crate::webhooks::Webhooks;
 use nobat_runtime::now_ms;
@@ -41,9 +41,9 @@ pub async fn run(webhooks: Webhooks, queue: Arc<dyn Queue>) {
 
 /// One look and one round of sending; whether there may be more to do.
 async fn once(webhooks: &Webhooks, queue: &dyn Queue) -> Result<bool> {
-    let more_watches = webhooks.look(queue).await?;
+    let more_due = webhooks.look(queue).await?;
     let due = webhooks.inner.metadata.take_due(DELIVERIES, AT_ONCE, LEASE).await?;
-    let more = more_watches || due.len() == AT_ONCE;
+    let more = more_due || due.len() == AT_ONCE;
     let disabled = if due.is_empty() { Vec::new() } else { webhooks.inner.metadata.documents(DISABLED).await? };
     let mut sending: FuturesUnordered<_> = due
         .into_iter()
@@ -87,45 +87,43 @@ async fn send(webhooks: &Webhooks, due: Timer, disabled: impl Fn(&str) -> bool) 
         &endpoint,
         !matches!(
             sent,
-            outbound::Delivery::Refused(500..)
-                | outbound::Delivery::Busy { status: 500.., .. }
-                | outbound::Delivery::Unreachable(_)
+            PostOutcome::Refused(500..) | PostOutcome::Busy { status: 500.., .. } | PostOutcome::Unreachable(_)
         ),
         now_ms(),
     );
     let label = match &sent {
-        outbound::Delivery::Delivered(_) => "delivered",
-        outbound::Delivery::Gone => "gone",
-        outbound::Delivery::Refused(_) | outbound::Delivery::Busy { .. } => "refused",
-        outbound::Delivery::Unreachable(_) => "unreachable",
-        outbound::Delivery::Forbidden(_) => "forbidden",
+        PostOutcome::Delivered(_) => "delivered",
+        PostOutcome::Gone => "gone",
+        PostOutcome::Refused(_) | PostOutcome::Busy { .. } => "refused",
+        PostOutcome::Unreachable(_) => "unreachable",
+        PostOutcome::Forbidden(_) => "forbidden",
     };
     inner.attempts.with_label_values(&[label]).inc();
     match sent {
-        outbound::Delivery::Delivered(status) => {
+        PostOutcome::Delivered(status) => {
             delivery.last = format!("{status}");
             finish(webhooks, delivery, Outcome::Delivered).await
         }
-        outbound::Delivery::Gone => {
+        PostOutcome::Gone => {
             delivery.last = "410: the receiver wants no more".into();
             inner.metadata.put(DISABLED, &delivery.url, b"410").await?;
             finish(webhooks, delivery, Outcome::GivenUp).await
         }
-        outbound::Delivery::Forbidden(why) => {
+        PostOutcome::Forbidden(why) => {
             delivery.last = why;
             finish(webhooks, delivery, Outcome::GivenUp).await
         }
-        outbound::Delivery::Refused(status) => again(webhooks, delivery, format!("{status}"), Duration::ZERO).await,
-        outbound::Delivery::Busy { status, retry_after } => {
+        PostOutcome::Refused(status) => again(webhooks, delivery, format!("{status}"), Duration::ZERO).await,
+        PostOutcome::Busy { status, retry_after } => {
             inner.breakers.rest(&endpoint, retry_after, now_ms());
             let last = format!("{status}, to be asked again after {} s", retry_after.as_secs());
             again(webhooks, delivery, last, retry_after).await
         }
-        outbound::Delivery::Unreachable(why) => again(webhooks, delivery, why, Duration::ZERO).await,
+        PostOutcome::Unreachable(why) => again(webhooks, delivery, why, Duration::ZERO).await,
     }
 }
 
-async fn attempt(webhooks: &Webhooks, target: &Target, delivery: &Delivery) -> outbound::Delivery {
+async fn attempt(webhooks: &Webhooks, target: &WebhookUrl, delivery: &Delivery) -> PostOutcome {
     let body = delivery.body.clone().into();
     webhooks.inner.outbound.post(target, &webhooks.inner.secrets, &delivery.id, now_ms() / 1000, body).await
 }

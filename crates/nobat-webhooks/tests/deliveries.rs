@@ -111,7 +111,7 @@ async fn settled_jobs(queue: &SqliteQueue, webhooks: &Webhooks, url: &str, count
             trace: "".into(),
         };
         let id = lane.enqueue(job).await.expect("enqueued").id;
-        webhooks.watch(id, OwnerId::ANONYMOUS, url).await.expect("watched");
+        webhooks.subscribe(id, OwnerId::ANONYMOUS, url).await.expect("watched");
         ids.push(id);
     }
     let mut consumer = queue.consumer("m", "w").await.expect("a consumer");

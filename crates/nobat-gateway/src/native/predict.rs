@@ -10,7 +10,7 @@ use nobat_core::job::{Idempotency, JobState};
 use nobat_core::json::Reader;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Accepted;
-use nobat_serving::registry::{Target, Want};
+use nobat_serving::registry::{ResolvedModel, Want};
 use nobat_serving::{Answer, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
 use xxhash_rust::xxh3::Xxh3;
@@ -167,7 +167,7 @@ pub(crate) async fn predict_many(
 }
 
 /// 202 with a job that came in just now.
-fn accepted_response(accepted: Accepted, target: &Target, state: JobState, priority: u8) -> HttpResponse {
+fn accepted_response(accepted: Accepted, target: &ResolvedModel, state: JobState, priority: u8) -> HttpResponse {
     let id = accepted.id.to_string();
     let job = JobObject {
         result_url: result_url(&id),
@@ -190,7 +190,7 @@ fn accepted_response(accepted: Accepted, target: &Target, state: JobState, prior
 struct JobCall {
     query: JobQuery,
     prefer: Prefer,
-    target: Target,
+    target: ResolvedModel,
     body: Bytes,
 }
 

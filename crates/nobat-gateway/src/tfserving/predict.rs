@@ -4,7 +4,7 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobOptions;
 use nobat_core::{Error, ErrorCode, Result};
-use nobat_serving::registry::{Target, Want};
+use nobat_serving::registry::{ResolvedModel, Want};
 use nobat_serving::timing::server_timing;
 use nobat_serving::{Prediction, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -54,7 +54,7 @@ pub(super) fn answered(timing: String, json: Vec<u8>) -> HttpResponse {
 
 /// A predicting call, its body read and its model found.
 pub(super) struct PredictCall {
-    pub(super) target: Target,
+    pub(super) target: ResolvedModel,
     options: JobOptions,
     pub(super) body: bytes::Bytes,
 }

@@ -23,7 +23,6 @@ use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals, digit_example};
 use crate::rows;
-use crate::v2::outputs::labels;
 
 /// Documents the calls; [`super::serve`] serves them.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -68,7 +67,7 @@ pub(super) async fn classify(
     let scores = output(&signature, "classify", "a float output of shape [batch, classes]", |shape| {
         shape.len() == 2 && shape[1] != 1
     })?;
-    let names = labels(&signature, &scores);
+    let names = signature.class_labels(&scores);
     let (scores, timing) = run(request, predictor, asked, &scores).await?;
     let classes = scores.shape.get(1).map_or(0, |&classes| classes as usize);
     let values = floats(&scores);

@@ -2,7 +2,7 @@
 //! gRPC ones; HTTP writes the same fields as JSON.
 
 use nobat_core::signature::TensorSpec;
-use nobat_serving::registry::{ModelEntry, Target};
+use nobat_serving::registry::{ModelEntry, ResolvedModel};
 
 use crate::proto::model_metadata_response::TensorMetadata;
 use crate::proto::{ModelMetadataResponse, ServerMetadataResponse};
@@ -30,7 +30,7 @@ pub(crate) fn server() -> ServerMetadataResponse {
 
 /// A model's inputs and outputs, the batch axis included as -1, and the
 /// versions there are.
-pub(crate) fn model(entry: &ModelEntry, target: &Target) -> ModelMetadataResponse {
+pub(crate) fn model(entry: &ModelEntry, target: &ResolvedModel) -> ModelMetadataResponse {
     let tensors = |specs: &[TensorSpec]| specs.iter().map(tensor).collect();
     let mut versions: Vec<String> =
         entry.versions.iter().map(|version| version.signature.version.to_string()).collect();

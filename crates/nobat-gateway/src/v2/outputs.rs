@@ -4,7 +4,6 @@ use nobat_core::infer::InferResponse;
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
-use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::classification::classify;
@@ -92,16 +91,9 @@ pub(crate) fn select(
         })?;
         let tensor = match wanted.parameters.classification {
             0 => tensor.clone(),
-            best => classify(tensor, best, signature.batched, &labels(signature, &wanted.name))?,
+            best => classify(tensor, best, signature.batched, &signature.class_labels(&wanted.name))?,
         };
         outputs.push(Output { tensor, binary: wanted.parameters.binary_data });
     }
     Ok(outputs)
-}
-
-/// Names of an output's classes: the model's setting `class_labels`, a table
-/// from output name to a list.
-pub(crate) fn labels<'a>(signature: &'a ModelSignature, output: &str) -> Vec<&'a str> {
-    let list = signature.settings.get("class_labels").and_then(|table| table.get(output)).and_then(Value::as_array);
-    list.into_iter().flatten().map(|label| label.as_str().unwrap_or_default()).collect()
 }

@@ -64,7 +64,7 @@ async fn rows_and_trace_travel_along(backend: Backend) {
     store.queue.client().enqueue(sent).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     let leased = lease_all(&mut consumer, 1).await;
-    assert_eq!((leased[0].rows, leased[0].trace.as_str()), (17, trace));
+    assert_eq!((leased[0].rows, &leased[0].trace), (17, &trace.into()));
 }
 
 async fn a_large_payload_survives_retry_and_redrive(backend: Backend) {

@@ -1,15 +1,15 @@
 //! A stored request becomes an ordinary job.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, JobState, JobView, NewJob};
 use nobat_core::signature::{ModelSignature, ModelState};
-use nobat_core::units::unix_ms;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
-use nobat_queue::{route_jobs, webhook_subscription};
+use nobat_queue::route_jobs;
+use nobat_webhooks::subscription;
 use serde_json::json;
 use smol_str::SmolStr;
 
@@ -37,7 +37,7 @@ pub(super) async fn predict(services: &Services, kind: &Predict, run: &RunReques
     };
     let payload = Bytes::from(request.encode());
     let result_ttl = Duration::from_secs(u64::from(kind.result_ttl_s));
-    let result_ttl = if kind.webhook.is_some() { webhook_subscription::kept(result_ttl) } else { result_ttl };
+    let result_ttl = if kind.webhook.is_some() { subscription::result_ttl(result_ttl) } else { result_ttl };
     let job = |key: &str| NewJob {
         model: queue.clone(),
         owner: OwnerId::ANONYMOUS,
@@ -61,8 +61,7 @@ pub(super) async fn predict(services: &Services, kind: &Predict, run: &RunReques
     }
     let id = accepted.id;
     if let Some(url) = &kind.webhook {
-        webhook_subscription::subscribe(&*services.metadata, id, OwnerId::ANONYMOUS, url, unix_ms(SystemTime::now()))
-            .await?;
+        subscription::subscribe(&*services.metadata, id, OwnerId::ANONYMOUS, url).await?;
     }
     let view = loop {
         match services.queue_client.wait(id, WAIT).await? {

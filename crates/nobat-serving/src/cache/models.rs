@@ -130,7 +130,7 @@ impl Caches {
         request: &InferRequest,
         options: &JobOptions,
     ) -> Option<CacheSlot> {
-        let asked = signature.settings.contains_key("cache") || self.overrides.contains_key(signature.name.as_str());
+        let asked = signature.cache().is_some() || self.overrides.contains_key(signature.name.as_str());
         if !asked || options.idempotency.is_some() || options.delay.is_some() || options.webhook.is_some() {
             return None;
         }
@@ -164,7 +164,7 @@ impl Caches {
         let _changing = self.changing.lock();
         let config = match self.overrides.get(signature.name.as_str()) {
             Some(config) => config.clone(),
-            None => match CacheConfig::from_setting(signature.settings.get("cache")) {
+            None => match CacheConfig::from_setting(signature.cache()) {
                 Ok(config) => config?,
                 Err(error) => {
                     log::warn!(model = signature.name.as_str(); "model `{}` is not cached: {error}", signature.name);

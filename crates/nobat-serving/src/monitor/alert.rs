@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use nobat_core::{Error, Result};
-use nobat_webhooks::outbound::{Delivery, Outbound, Target, WebhookSecret};
+use nobat_webhooks::outbound::{Outbound, PostOutcome, WebhookSecret, WebhookUrl};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -75,7 +75,12 @@ impl Alerts {
     }
 }
 
-async fn send(outbound: Outbound, target: Target, secret: Option<WebhookSecret>, mut changes: mpsc::Receiver<Change>) {
+async fn send(
+    outbound: Outbound,
+    target: WebhookUrl,
+    secret: Option<WebhookSecret>,
+    mut changes: mpsc::Receiver<Change>,
+) {
     while let Some(change) = changes.recv().await {
         let body = Bytes::from(body(&change, Utc::now()));
         let id = message_id();
@@ -83,14 +88,14 @@ async fn send(outbound: Outbound, target: Target, secret: Option<WebhookSecret>,
         loop {
             let mut least = Duration::ZERO;
             let why = match outbound.post(&target, secret.as_ref(), &id, now_s(), body.clone()).await {
-                Delivery::Delivered(_) => break,
-                Delivery::Gone => "the receiver answered 410".to_owned(),
-                Delivery::Refused(status) => format!("the receiver answered {status}"),
-                Delivery::Busy { status, retry_after } => {
+                PostOutcome::Delivered(_) => break,
+                PostOutcome::Gone => "the receiver answered 410".to_owned(),
+                PostOutcome::Refused(status) => format!("the receiver answered {status}"),
+                PostOutcome::Busy { status, retry_after } => {
                     least = retry_after.min(LONGEST_PAUSE);
                     format!("the receiver answered {status}")
                 }
-                Delivery::Unreachable(why) | Delivery::Forbidden(why) => why,
+                PostOutcome::Unreachable(why) | PostOutcome::Forbidden(why) => why,
             };
             let Some(after) = again.next().map(|after| after.max(least)) else {
                 log::error!("monitor: gave up telling {target} that {} changed: {why}", change.check);

@@ -212,10 +212,8 @@ impl Sampler {
         let registry = state.registry.load();
         let mut judged = 0;
         for (model, sample) in self.window() {
-            let slo_ms = registry.model(model).ok().and_then(|entry| {
-                entry.default_version().signature.settings.get("slo_ms").and_then(serde_json::Value::as_f64)
-            });
-            let Some(slo_ms) = slo_ms.filter(|&slo_ms| slo_ms > 0.0) else { continue };
+            let slo_ms = registry.model(model).ok().and_then(|entry| entry.default_version().signature.slo_ms());
+            let Some(slo_ms) = slo_ms else { continue };
             judged += 1;
             if let Some(p99_s) = quantile(&sample.buckets, 0.99)
                 && p99_s * 1e3 > slo_ms

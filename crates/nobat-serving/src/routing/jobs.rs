@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobError, JobOptions, JobResult, LeaseToken, LeasedJob, Outcome, Settlement};
 use nobat_core::timings::Timings;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
@@ -26,6 +25,7 @@ use smol_str::SmolStr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::parent::RouteRequest;
 use super::run;
 use crate::context::RequestContext;
 use crate::model_calls::ModelCalls;
@@ -206,10 +206,8 @@ async fn answer(calls: &ModelCalls, route: &str, job: &LeasedJob) -> Result<Pred
     let started = Instant::now();
     let patience = job.time_left.unwrap_or(PATIENCE);
     let owner = calls.state.queue.get(job.id).await?.map_or(OwnerId::ANONYMOUS, |view| view.owner);
-    let mut request = InferRequest::decode(job.payload.clone())?;
-    // Where a model's job names its version a route's holds the route key.
-    let key = std::mem::take(&mut request.version);
-    let context = RequestContext::of_job(owner, &job.trace, key);
+    let RouteRequest { route_key, request } = RouteRequest::decode(&job.payload)?;
+    let context = RequestContext::of_job(owner, job.trace.clone(), route_key);
     loop {
         let left = patience.saturating_sub(started.elapsed());
         let options =

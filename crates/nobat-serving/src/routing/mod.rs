@@ -20,6 +20,7 @@
 pub mod bound;
 pub mod jobs;
 pub mod join;
+mod parent;
 pub mod plan;
 pub mod route;
 mod routes;

@@ -26,7 +26,7 @@ use super::bound::BoundTable;
 use super::route::Route;
 use super::signature::{MissingTarget, ServedModel};
 use super::table::Table;
-use crate::registry::{Registry, Target};
+use crate::registry::{Registry, ResolvedModel};
 
 /// How often other gateways' calls are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -110,12 +110,12 @@ impl Routes {
     ///
     /// # Errors
     /// `model_not_ready` when the route cannot serve, with the reason.
-    pub fn target(&self, name: &str) -> Option<Result<Target>> {
+    pub fn target(&self, name: &str) -> Option<Result<ResolvedModel>> {
         let bound = self.current.load();
         let route = bound.get(name)?;
         Some(match &route.signature {
             Err(error) => Err(error.clone()),
-            Ok(signature) => Ok(Target {
+            Ok(signature) => Ok(ResolvedModel {
                 signature: Arc::new(signature.clone()),
                 pinned: SmolStr::default(),
                 live: route.live,

@@ -16,13 +16,14 @@ use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 
 use super::join;
+use super::parent::RouteRequest;
 use super::plan::Plan;
 use super::route::{Join, OnFailure};
 use super::routes::{ShadowOutcome, no_route};
 use crate::context::RequestContext;
 use crate::model_calls::ModelCalls;
 use crate::prediction::Prediction;
-use crate::registry::{Target, Want};
+use crate::registry::{ResolvedModel, Want};
 use crate::state::ServingState;
 
 /// A copy that takes longer counts as failed.
@@ -41,7 +42,7 @@ pub(crate) fn plan_for(state: &ServingState, context: &RequestContext, route: &s
 ///
 /// # Errors
 /// As the registry's resolve.
-pub(crate) fn leaf(state: &ServingState, model: &str, version: &str) -> Result<Target> {
+pub(crate) fn leaf(state: &ServingState, model: &str, version: &str) -> Result<ResolvedModel> {
     let entry = state.registry.load();
     let entry = entry.model(model)?;
     match version {
@@ -76,8 +77,7 @@ pub(crate) async fn enqueue(
         model: route_jobs::queue_of(route),
         owner: context.owner,
         options,
-        // A route has no version; `jobs` reads the route key there.
-        payload: InferRequest { version: context.route_key.clone(), ..request }.encode().into(),
+        payload: RouteRequest { route_key: context.route_key.clone(), request }.encode(),
         rows,
         trace: context.trace(),
     };

@@ -43,17 +43,12 @@ pub(super) fn members(topic: &Topic, models: &[ServedModel<'_>]) -> Vec<SmolStr>
     let mut names: Vec<_> = models
         .iter()
         .map(|known| known.signature)
-        .filter(|model| model.state == ModelState::Ready && topic.pattern.matches(routing_key(model)))
+        .filter(|model| model.state == ModelState::Ready && topic.pattern.matches(model.routing_key()))
         .map(|model| model.name.clone())
         .collect();
     names.sort();
     names.dedup();
     names
-}
-
-/// The key topics match: the model's own `routing_key` setting, or its name.
-fn routing_key(model: &ModelSignature) -> &str {
-    model.settings.get("routing_key").and_then(|key| key.as_str()).unwrap_or(&model.name)
 }
 
 /// Works out a route's signature, and whom it has to pass over.
@@ -100,7 +95,7 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[ServedModel<'_>])
         Rule::Topic(topic) => {
             let members = members(topic, models);
             if members.is_empty() {
-                let mut keys: Vec<_> = models.iter().map(|known| routing_key(known.signature)).collect();
+                let mut keys: Vec<_> = models.iter().map(|known| known.signature.routing_key()).collect();
                 keys.sort_unstable();
                 keys.dedup();
                 return Err(route.invalid(&format!(

@@ -10,7 +10,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, redirect};
 use tokio::sync::Semaphore;
 
-use super::guard::{AddressPolicy, Forbidden, GuardedResolver, Target};
+use super::guard::{AddressPolicy, Forbidden, GuardedResolver, WebhookUrl};
 use super::signature::WebhookSecret;
 
 /// Longest a receiver may take, from name lookup to the answer's head.
@@ -29,7 +29,7 @@ pub struct Outbound {
 
 /// What became of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub enum PostOutcome {
     /// The receiver took it (2xx).
     Delivered(u16),
     /// The receiver wants no more of these (410).
@@ -84,14 +84,14 @@ impl Outbound {
     /// Dropping the future aborts the request; the receiver may have it.
     pub async fn post<'a>(
         &self,
-        target: &Target,
+        target: &WebhookUrl,
         secrets: impl IntoIterator<Item = &'a WebhookSecret>,
         id: &str,
         now_s: u64,
         body: Bytes,
-    ) -> Delivery {
+    ) -> PostOutcome {
         let Ok(_slot) = self.slots.acquire().await else {
-            return Delivery::Unreachable("the webhook client is closed".into());
+            return PostOutcome::Unreachable("the webhook client is closed".into());
         };
         let mut request = self
             .client
@@ -104,13 +104,13 @@ impl Outbound {
             request = request.header("webhook-signature", signatures.join(" "));
         }
         match request.body(body).send().await {
-            Ok(answer) if answer.status().is_success() => Delivery::Delivered(answer.status().as_u16()),
-            Ok(answer) if answer.status() == StatusCode::GONE => Delivery::Gone,
+            Ok(answer) if answer.status().is_success() => PostOutcome::Delivered(answer.status().as_u16()),
+            Ok(answer) if answer.status() == StatusCode::GONE => PostOutcome::Gone,
             Ok(answer) => {
                 let status = answer.status().as_u16();
                 match answer.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now_s)) {
-                    Some(retry_after) if matches!(status, 429 | 503) => Delivery::Busy { status, retry_after },
-                    _ => Delivery::Refused(status),
+                    Some(retry_after) if matches!(status, 429 | 503) => PostOutcome::Busy { status, retry_after },
+                    _ => PostOutcome::Refused(status),
                 }
             }
             Err(error) => outcome_of(&error),
@@ -131,17 +131,17 @@ fn retry_after(value: &str, now_s: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
-fn outcome_of(error: &reqwest::Error) -> Delivery {
+fn outcome_of(error: &reqwest::Error) -> PostOutcome {
     let mut cause: &dyn StdError = error;
     loop {
         if let Some(Forbidden(why)) = forbidden(cause) {
-            return Delivery::Forbidden(why.clone());
+            return PostOutcome::Forbidden(why.clone());
         }
         match cause.source() {
             Some(next) => cause = next,
             // The outermost message repeats the URL, whose path may be secret.
-            None if error.is_timeout() => return Delivery::Unreachable("timed out".into()),
-            None => return Delivery::Unreachable(cause.to_string()),
+            None if error.is_timeout() => return PostOutcome::Unreachable("timed out".into()),
+            None => return PostOutcome::Unreachable(cause.to_string()),
         }
     }
 }
@@ -189,7 +189,7 @@ mod tests {
         let target = LOOSE.check(&url).expect("allowed");
         let delivery =
             outbound.post(&target, Some(&secret), "msg_1", 1_700_000_000, Bytes::from_static(b"{\"a\":1}")).await;
-        assert_eq!(delivery, Delivery::Delivered(204));
+        assert_eq!(delivery, PostOutcome::Delivered(204));
         let request = received.await.expect("received");
         assert_eq!(header(&request, "webhook-id"), "msg_1");
         let stamp = header(&request, "webhook-timestamp").parse().expect("seconds");
@@ -198,19 +198,19 @@ mod tests {
 
     #[tokio::test]
     async fn redirects_are_refusals_410_is_the_end_and_retry_after_is_read() {
-        let busy = |status, seconds| Delivery::Busy { status, retry_after: Duration::from_secs(seconds) };
+        let busy = |status, seconds| PostOutcome::Busy { status, retry_after: Duration::from_secs(seconds) };
         let outbound = Outbound::new(LOOSE, 4).expect("a client");
         for (status, expected) in [
-            ("302 Found", Delivery::Refused(302)),
-            ("500 Internal Server Error", Delivery::Refused(500)),
-            ("410 Gone", Delivery::Gone),
-            ("503 Service Unavailable", Delivery::Refused(503)),
+            ("302 Found", PostOutcome::Refused(302)),
+            ("500 Internal Server Error", PostOutcome::Refused(500)),
+            ("410 Gone", PostOutcome::Gone),
+            ("503 Service Unavailable", PostOutcome::Refused(503)),
             ("503 Service Unavailable\r\nretry-after: 120", busy(503, 120)),
             ("429 Too Many Requests\r\nretry-after: 7", busy(429, 7)),
             ("429 Too Many Requests\r\nretry-after: Thu, 01 Jan 1970 00:05:01 GMT", busy(429, 300)),
             ("429 Too Many Requests\r\nretry-after: 99999999999", busy(429, 86_400)),
-            ("429 Too Many Requests\r\nretry-after: soon", Delivery::Refused(429)),
-            ("400 Bad Request\r\nretry-after: 120", Delivery::Refused(400)),
+            ("429 Too Many Requests\r\nretry-after: soon", PostOutcome::Refused(429)),
+            ("400 Bad Request\r\nretry-after: 120", PostOutcome::Refused(400)),
         ] {
             let (url, received) = receiver(status).await;
             let target = LOOSE.check(&url).expect("allowed");
@@ -227,7 +227,7 @@ mod tests {
         let target = policy.check(&url).expect("a name passes until it is resolved");
         let outbound = Outbound::new(policy, 1).expect("a client");
         let delivery = outbound.post(&target, None, "m", 1, Bytes::from_static(b"{}")).await;
-        assert!(matches!(&delivery, Delivery::Forbidden(why) if why.contains("`localhost`")), "{delivery:?}");
+        assert!(matches!(&delivery, PostOutcome::Forbidden(why) if why.contains("`localhost`")), "{delivery:?}");
         let accepted = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
         assert!(accepted.is_err(), "a connection reached the private address");
     }
@@ -237,6 +237,6 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound").port();
         let target = LOOSE.check(&format!("http://127.0.0.1:{free}/secret")).expect("allowed");
         let delivery = Outbound::new(LOOSE, 1).expect("a client").post(&target, None, "m", 1, Bytes::new()).await;
-        assert!(matches!(&delivery, Delivery::Unreachable(why) if !why.contains("secret")), "{delivery:?}");
+        assert!(matches!(&delivery, PostOutcome::Unreachable(why) if !why.contains("secret")), "{delivery:?}");
     }
 }

@@ -32,7 +32,7 @@ impl AddressPolicy {
     ///
     /// # Errors
     /// `invalid_parameter`, naming what is wrong and the remedy.
-    pub fn check(self, url: &str) -> Result<Target> {
+    pub fn check(self, url: &str) -> Result<WebhookUrl> {
         let refuse = |why: String| Error::invalid(why);
         let url = Url::parse(url).map_err(|e| refuse(format!("url is malformed ({e}); give https://host/path")))?;
         match url.scheme() {
@@ -49,7 +49,7 @@ impl AddressPolicy {
         if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             self.check_ip(host, ip)?;
         }
-        Ok(Target { url })
+        Ok(WebhookUrl { url })
     }
 
     /// Checks one address of a host.
@@ -69,32 +69,32 @@ impl AddressPolicy {
 
 /// A URL that passed [`AddressPolicy::check`]. Shows scheme and host only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct WebhookUrl {
     pub(super) url: Url,
 }
 
-impl Target {
+impl WebhookUrl {
     /// Scheme, host and port: what fails together.
     pub fn endpoint(&self) -> String {
         self.url.origin().ascii_serialization()
     }
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for WebhookUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}://{}", self.url.scheme(), self.url.host_str().unwrap_or_default())
     }
 }
 
-impl std::fmt::Debug for Target {
+impl std::fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Target({self})")
+        write!(f, "WebhookUrl({self})")
     }
 }
 
 /// What may be shown of a URL: scheme and host.
 pub fn host_of(url: &str) -> String {
-    Url::parse(url).map_or_else(|_| "unreadable".to_owned(), |url| Target { url }.to_string())
+    Url::parse(url).map_or_else(|_| "unreadable".to_owned(), |url| WebhookUrl { url }.to_string())
 }
 
 /// Whether `ip` is a globally reachable unicast address.

@@ -16,6 +16,6 @@ pub mod client;
 pub mod guard;
 pub mod signature;
 
-pub use client::{Delivery, Outbound};
-pub use guard::{AddressPolicy, Target, host_of};
+pub use client::{Outbound, PostOutcome};
+pub use guard::{AddressPolicy, WebhookUrl, host_of};
 pub use signature::WebhookSecret;

@@ -159,7 +159,7 @@ impl Executor {
                 let (id, model, attempt) = (job.id.to_string(), version.signature.name.as_str(), job.attempt);
                 // A caller's own mistake is reported to the caller only.
                 let level = if error.code == ErrorCode::InvalidTensor { log::Level::Debug } else { log::Level::Warn };
-                log::log!(level, job = id, model, attempt, request = job.request_id(), traceparent = job.traceparent(); "an attempt failed: {}", error.message);
+                log::log!(level, job = id, model, attempt, request = job.trace.request_id.as_str(), traceparent = job.trace.traceparent.as_str(); "an attempt failed: {}", error.message);
                 Outcome::Failed { error, retry_in }
             }
         };
@@ -303,11 +303,11 @@ fn trace(version: &Version, item: &ReadyJob, ran: &Ran) {
         return;
     }
     let (job, model) = (item.job.id.to_string(), version.signature.name.as_str());
-    Span::run(item.job.traceparent(), ran.started.elapsed(), &[("nobat.model", model), ("nobat.job", &job)]);
+    Span::run(&item.job.trace.traceparent, ran.started.elapsed(), &[("nobat.model", model), ("nobat.job", &job)]);
     log::debug!(
         job, model,
-        request = item.job.request_id(),
-        traceparent = item.job.traceparent(),
+        request = item.job.trace.request_id.as_str(),
+        traceparent = item.job.trace.traceparent.as_str(),
         attempt = item.job.attempt,
         batch = ran.times.rows,
         infer_us = micros(ran.times.infer);

@@ -225,7 +225,7 @@ impl RedisConsumer {
             time_left: record::time_left(&record, now_us),
             retry: record.retry,
             payload: bytes.slice(record.head_len..record.tail_at),
-            trace: record.trace.clone(),
+            trace: record.trace.as_str().into(),
         });
         if self.held.len() >= HELD_MAX {
             self.held.clear();

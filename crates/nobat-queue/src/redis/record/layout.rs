@@ -105,7 +105,8 @@ pub(crate) struct Encoded {
 pub(crate) fn encode(job: &NewJob, tombstone_min: u32, client: Option<[u8; 8]>) -> Encoded {
     let blob = job.payload.len() > INLINE_MAX;
     let mut flags = 0;
-    let mut rest = Vec::with_capacity(80 + job.trace.len() + if blob { 0 } else { job.payload.len() });
+    let trace = job.trace.stored();
+    let mut rest = Vec::with_capacity(80 + trace.len() + if blob { 0 } else { job.payload.len() });
     if let Some(client) = client {
         flags |= flag::REPLY;
         rest.extend_from_slice(&client);
@@ -141,7 +142,7 @@ pub(crate) fn encode(job: &NewJob, tombstone_min: u32, client: Option<[u8; 8]>) 
         parts |= part::RETRY;
         put_retry(&mut rest, job.options.retry);
     }
-    parts |= put_trace(&mut rest, &job.trace);
+    parts |= put_trace(&mut rest, &trace);
     rest[parts_at] = parts;
     rest.extend_from_slice(&(job.payload.len() as u32).to_le_bytes());
     rest[length_at] = (rest.len() - length_at - 1) as u8;

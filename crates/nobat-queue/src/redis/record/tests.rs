@@ -65,7 +65,7 @@ fn any_job() -> impl Strategy<Value = NewJob> {
             },
             payload: payload.into(),
             rows,
-            trace: trace.into(),
+            trace: trace.as_str().into(),
         })
 }
 
@@ -96,8 +96,9 @@ proptest! {
         prop_assert_eq!(record.queued_us, 1_700_000_000_000_000 + if plain { 0 } else { 5 });
         prop_assert_eq!(queued_us(&bytes[..TIMES_END.min(bytes.len())]), Some(record.queued_us));
         prop_assert_eq!(record.client, if plain { [0; 8] } else { *b"lane0001" });
-        prop_assert!(job.trace.starts_with(record.trace.as_str()));
-        prop_assert!(job.trace.len() > TRACE_MAX || record.trace == job.trace);
+        let trace = job.trace.stored();
+        prop_assert!(trace.starts_with(record.trace.as_str()));
+        prop_assert!(trace.len() > TRACE_MAX || record.trace == trace);
         prop_assert_eq!(record.deadline_us.is_some(), job.options.deadline.is_some());
         if job.payload.len() <= super::super::keys::INLINE_MAX {
             prop_assert_eq!(&bytes[record.head_len..record.tail_at], &job.payload[..]);

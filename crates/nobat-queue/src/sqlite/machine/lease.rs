@@ -100,7 +100,7 @@ impl Machine {
                     Payload::Memory(bytes) => bytes.clone(),
                     Payload::Disk(_) => Bytes::new(),
                 },
-                trace: job.trace.clone(),
+                trace: job.trace.as_str().into(),
             });
             if job.deaths >= LAST_CHANCE {
                 self.index.queues[queue as usize].last_chance = Some((consumer, token));

@@ -191,7 +191,7 @@ impl Machine {
             result_ttl_ms: options.result_ttl.as_millis() as u64,
             attempts: 0,
             deaths: 0,
-            trace: new.trace,
+            trace: new.trace.stored(),
             payload: Payload::Memory(new.payload),
             error: None,
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
