@@ -51,7 +51,10 @@ fn main() {
                 ours.land(flight, Ok(answer.clone()), Some(key), now);
             }
         });
-        let moka_miss = per_call(threads, |n| drop(black_box(moka.get_with(key(ENTRIES + n * threads + 1), || answer.clone()))));
-        println!("{threads} threads: hit {hit:.0} ns, moka {moka_hit:.0} ns; miss {miss:.0} ns, moka {moka_miss:.0} ns");
+        let moka_miss =
+            per_call(threads, |n| drop(black_box(moka.get_with(key(ENTRIES + n * threads + 1), || answer.clone()))));
+        println!(
+            "{threads} threads: hit {hit:.0} ns, moka {moka_hit:.0} ns; miss {miss:.0} ns, moka {moka_miss:.0} ns"
+        );
     }
 }
