@@ -18,7 +18,7 @@ use super::keys::{KEY_LEN, QueueKeys, job_of};
 use super::queue::RedisQueue;
 use super::record::{self, Record, state};
 use super::scripts;
-use super::store::Store;
+use super::store::RedisStore;
 
 /// The queue's own keys and the type each must have.
 const OWN: [(&str, &str); 12] = [
@@ -86,7 +86,7 @@ struct AuditTally {
     seq: u64,
 }
 
-impl Store {
+impl RedisStore {
     async fn type_of(&self, key: &str) -> Result<String> {
         self.query(redis::cmd("TYPE").arg(key), "a type").await
     }

@@ -11,13 +11,13 @@ use super::connection::{parse, to_error};
 use super::keys::{QueueKeys, key_of};
 use super::record::{self, Record, StoredJob, flag, state};
 use super::scripts;
-use super::store::Store;
+use super::store::RedisStore;
 use crate::api::Counts;
 
 /// Dead letters one script call moves.
 const DEAD_CHUNK: usize = 200;
 
-impl Store {
+impl RedisStore {
     /// Reads a job, its result included.
     pub(crate) async fn read(&self, id: JobId) -> Result<Option<JobView>> {
         match self.record_of(id).await? {

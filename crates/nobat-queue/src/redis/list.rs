@@ -12,7 +12,7 @@ use nobat_core::{Error, ErrorCode, Result};
 use super::connection::{parse, to_error};
 use super::keys::{KEY_LEN, QueueKeys, job_of};
 use super::record::{self, StoredJob};
-use super::store::Store;
+use super::store::RedisStore;
 use crate::api::{ListFilter, Page};
 
 /// Keys one scan step looks at.
@@ -27,7 +27,7 @@ const STAGES: [(&str, &[JobState]); 5] = [
     ("", &[JobState::Succeeded, JobState::Cancelled, JobState::Expired]),
 ];
 
-impl Store {
+impl RedisStore {
     pub(crate) async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
         let limit = limit.clamp(1, SCAN);
         let mut queues = match &filter.model {

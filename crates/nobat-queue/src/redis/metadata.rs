@@ -21,7 +21,7 @@ use bytes::Bytes;
 use nobat_core::Result;
 use redis::{Cmd, cmd};
 
-use super::store::Store;
+use super::store::RedisStore;
 use crate::api::{MetadataStore, Timer};
 use crate::errors::check_document;
 
@@ -93,11 +93,11 @@ return out";
 
 /// A deployment's metadata on Redis.
 pub(super) struct RedisMetadata {
-    store: Arc<Store>,
+    store: Arc<RedisStore>,
 }
 
 impl RedisMetadata {
-    pub(super) fn new(store: Arc<Store>) -> RedisMetadata {
+    pub(super) fn new(store: Arc<RedisStore>) -> RedisMetadata {
         RedisMetadata { store }
     }
 

@@ -16,7 +16,7 @@ use super::connection::{ConnectionManager, Endpoint, parse, to_error};
 use super::consumer::{RedisConsumer, RedisRenewer};
 use super::keys::{Prefix, key_of};
 use super::metadata::RedisMetadata;
-use super::store::{Background, Store, random_name};
+use super::store::{Background, RedisStore, random_name};
 use super::sweep_schedule::SweepSchedule;
 use super::{readiness, registry, scripts, startup, sweeper};
 use crate::api::{
@@ -28,7 +28,7 @@ use crate::worker_signals::WorkerSignals;
 
 /// The deployment's queues on Redis. Cheap to clone behind its [`Arc`].
 pub struct RedisQueue {
-    pub(super) store: Arc<Store>,
+    pub(super) store: Arc<RedisStore>,
 }
 
 impl RedisQueue {
@@ -70,7 +70,7 @@ impl RedisQueue {
             .subscribed(channels, on_push)
             .reporting_to(refusals.clone());
         let (server, ids) = startup::prepare(&manager, &prefix, &settings).await?;
-        let store = Arc::new(Store {
+        let store = Arc::new(RedisStore {
             endpoint,
             prefix,
             settings,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::connection::{CONNECT_TIMEOUT, ConnectionManager, RefusalCause, unavailable};
-use super::store::Store;
+use super::store::RedisStore;
 
 /// Between two signs of life.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(crate) fn refuses(error: &RedisError) -> bool {
 }
 
 /// Keeps the store's condition until the process's store is dropped.
-pub(crate) async fn run(store: Weak<Store>) {
+pub(crate) async fn run(store: Weak<RedisStore>) {
     let mut missed = 0;
     loop {
         let Some(strong) = store.upgrade() else { return };
@@ -76,7 +76,7 @@ async fn ping(manager: &ConnectionManager, missed: &mut u32) {
 }
 
 /// Writes as an enqueue would.
-async fn write_probe(store: &Store, base: &str) -> RedisResult<()> {
+async fn write_probe(store: &RedisStore, base: &str) -> RedisResult<()> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("SET").arg(format!("{base}probe")).arg("").arg("PX").arg(PROBE_MS);
     store.manager.send_all(&pipeline).await.map(drop::<Vec<Value>>)

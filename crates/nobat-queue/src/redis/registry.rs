@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::connection::OnPush;
 use super::scripts;
-use super::store::Store;
+use super::store::RedisStore;
 use super::sweep_schedule::SweepSchedule;
 use crate::api::{WorkerCommand, WorkerInfo};
 use crate::worker_signals::WorkerSignals;
@@ -41,7 +41,7 @@ pub(crate) fn on_push(channels: Vec<String>, signals: Arc<WorkerSignals>, sweeps
     })
 }
 
-impl Store {
+impl RedisStore {
     pub(crate) async fn register(&self, info: &WorkerInfo, ttl: Duration) -> Result<()> {
         let expiry_ms = self.server_ms().await? + ttl.as_millis() as u64;
         let registration = format!("{expiry_ms} {}", json(info)?);

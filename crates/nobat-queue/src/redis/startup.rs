@@ -62,13 +62,13 @@ pub(crate) async fn prepare(
 }
 
 /// A server of the deployment: one, or each master of a cluster.
-struct Node {
+struct ServerNode {
     /// Its address, where there are several.
     name: String,
     info: String,
 }
 
-impl Node {
+impl ServerNode {
     /// Whether it is fit.
     fn check(&self, durability: Durability) -> Result<()> {
         let (at, version) = (self.at(), self.version());
@@ -165,7 +165,7 @@ pub(crate) async fn health(
 }
 
 /// Waits for a server that is starting beside us, then reads what it says.
-async fn reach(manager: &ConnectionManager) -> Result<Vec<Node>> {
+async fn reach(manager: &ConnectionManager) -> Result<Vec<ServerNode>> {
     let since = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {
@@ -203,12 +203,12 @@ fn starting(error: &RedisError) -> bool {
 }
 
 /// What every server says about itself: a cluster's masters each answer.
-async fn ask(manager: &ConnectionManager) -> RedisResult<Vec<Node>> {
+async fn ask(manager: &ConnectionManager) -> RedisResult<Vec<ServerNode>> {
     Ok(match manager.send(redis::cmd("INFO").arg("everything")).await? {
         Value::Map(nodes) => {
-            nodes.into_iter().map(|(name, info)| Node { name: text(name), info: text(info) }).collect()
+            nodes.into_iter().map(|(name, info)| ServerNode { name: text(name), info: text(info) }).collect()
         }
-        other => vec![Node { name: String::new(), info: text(other) }],
+        other => vec![ServerNode { name: String::new(), info: text(other) }],
     })
 }
 

@@ -21,7 +21,7 @@ use crate::api::{QueueSettings, Refusals};
 use crate::worker_signals::WorkerSignals;
 
 /// A process's end of the deployment.
-pub(crate) struct Store {
+pub(crate) struct RedisStore {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) prefix: Prefix,
     pub(crate) settings: QueueSettings,
@@ -71,13 +71,13 @@ impl Drop for Background {
     }
 }
 
-impl Store {
+impl RedisStore {
     /// Sends a command that may be repeated, waiting out a short fault.
     pub(crate) async fn send(&self, cmd: &Cmd) -> Result<Value> {
         self.manager.send_patiently(cmd).await
     }
 
-    /// As [`Store::send`], for an answer of this type; `what` names it where it is of another.
+    /// As [`RedisStore::send`], for an answer of this type; `what` names it where it is of another.
     pub(crate) async fn query<T: FromRedisValue>(&self, cmd: &Cmd, what: &str) -> Result<T> {
         parse(self.send(cmd).await?, what)
     }

@@ -22,7 +22,7 @@ use redis::Value;
 use super::connection::{Fault, fault};
 use super::keys::QueueKeys;
 use super::scripts;
-use super::store::Store;
+use super::store::RedisStore;
 
 /// How often a process checks whether another's sweeper lives.
 const CHECK_EVERY: Duration = Duration::from_secs(4);
@@ -34,7 +34,7 @@ const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs until the process's store is dropped.
-pub(crate) async fn run(store: Weak<Store>) {
+pub(crate) async fn run(store: Weak<RedisStore>) {
     let mut discovered: Option<Instant> = None;
     // Logged once.
     let mut failing = false;
@@ -67,7 +67,7 @@ pub(crate) async fn run(store: Weak<Store>) {
 }
 
 /// Those of the queues whose sweeper is gone; the rest are checked later.
-async fn vacant(store: &Store, queues: Vec<(Arc<QueueKeys>, bool)>) -> Vec<Arc<QueueKeys>> {
+async fn vacant(store: &RedisStore, queues: Vec<(Arc<QueueKeys>, bool)>) -> Vec<Arc<QueueKeys>> {
     let mut keys = queues.iter().map(|(queue, _)| queue.own("keeper"));
     let mut replies = Vec::with_capacity(queues.len());
     if store.endpoint.is_cluster() {
@@ -92,7 +92,7 @@ async fn vacant(store: &Store, queues: Vec<(Arc<QueueKeys>, bool)>) -> Vec<Arc<Q
 }
 
 /// Sweeps a queue; false when the store cannot be reached.
-async fn sweep(store: &Store, queue: &QueueKeys, failing: &mut bool) -> bool {
+async fn sweep(store: &RedisStore, queue: &QueueKeys, failing: &mut bool) -> bool {
     let settings = &store.settings;
     let mut cmd = scripts::TICK.on(&queue.base);
     cmd.arg(&store.process[..])
@@ -124,10 +124,10 @@ async fn sweep(store: &Store, queue: &QueueKeys, failing: &mut bool) -> bool {
 }
 
 /// Never longer than a third of a lease: leases begin without a signal.
-fn pause(store: &Store) -> Duration {
+fn pause(store: &RedisStore) -> Duration {
     PAUSE.min(Duration::from_millis(u64::from(store.settings.lease_ms) / 3)).max(Duration::from_millis(20))
 }
 
-fn check_after(store: &Store) -> Duration {
+fn check_after(store: &RedisStore) -> Duration {
     CHECK_EVERY.min(pause(store)).mul_f64(rand::random_range(0.8..1.0))
 }

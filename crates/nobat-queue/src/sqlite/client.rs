@@ -104,7 +104,7 @@ impl QueueClient for SqliteClient {
             lives.then(|| state.wait_for(id, false))
         });
         if let Some(end) = waiting {
-            let _left = WaitGuard { store: &self.store, id };
+            let _left = WaiterGuard { store: &self.store, id };
             match tokio::time::timeout(timeout, end).await {
                 Ok(Ok(ended)) => return ended.map(Some),
                 Ok(Err(_)) => return Err(errors::closing()),
@@ -138,12 +138,12 @@ impl Drop for CallGuard<'_> {
 }
 
 /// Takes a waiter that has left off the job's list.
-struct WaitGuard<'a> {
+struct WaiterGuard<'a> {
     store: &'a StoreHandle,
     id: JobId,
 }
 
-impl Drop for WaitGuard<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         self.store.state.lock().drop_waiters(self.id.locator);
     }

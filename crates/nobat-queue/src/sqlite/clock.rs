@@ -5,15 +5,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Reads the wall clock once, at the start, and then only counts on: a host
 /// whose clock is set while the process runs reorders nothing and expires no
 /// lease.
-pub(super) struct Clock {
+pub(super) struct StoreClock {
     base_us: u64,
     start: Instant,
 }
 
-impl Clock {
-    pub(super) fn start() -> Clock {
+impl StoreClock {
+    pub(super) fn start() -> StoreClock {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { base_us: since_1970.as_micros() as u64, start: Instant::now() }
+        StoreClock { base_us: since_1970.as_micros() as u64, start: Instant::now() }
     }
 
     /// Microseconds since 1970.

@@ -24,7 +24,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checkpoint;
-use super::machine::{Group, Job, KeyRecord, KeyScope, KnownKey, QueueRecord, Row, WriteKind};
+use super::machine::{Group, IdempotencyRecord, Job, KeyScope, KnownKey, QueueRecord, Row, WriteKind};
 use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
 use crate::api::Durability;
 
@@ -78,7 +78,7 @@ pub(crate) struct Journal {
 }
 
 /// A reading end; any number.
-pub(crate) struct Reader {
+pub(crate) struct JournalReader {
     db: Connection,
 }
 
@@ -165,12 +165,12 @@ impl Journal {
 
     /// Every idempotency key, in order of row, with the end of its job's result if
     /// there is one.
-    pub(crate) fn keys(&self) -> Result<Vec<KeyRecord>, JournalError> {
+    pub(crate) fn keys(&self) -> Result<Vec<IdempotencyRecord>, JournalError> {
         let mut statement = self.db.prepare(
             "SELECT idempotency.*, results.expires_ms FROM idempotency LEFT JOIN results USING (row) ORDER BY idempotency.row",
         )?;
         let rows = statement.query_map([], |row| {
-            Ok(KeyRecord {
+            Ok(IdempotencyRecord {
                 scope: KeyScope {
                     queue: row.get(1)?,
                     owner: OwnerId(row.get::<_, i64>(2)? as u64),
@@ -315,12 +315,12 @@ impl Journal {
     }
 }
 
-impl Reader {
+impl JournalReader {
     /// Opens `file`, which a [`Journal`] has created, for reading.
-    pub(crate) fn open(file: &Path) -> Result<Reader, JournalError> {
+    pub(crate) fn open(file: &Path) -> Result<JournalReader, JournalError> {
         let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         db.pragma_update(None, "cache_size", -4 * 1024)?;
-        Ok(Reader { db })
+        Ok(JournalReader { db })
     }
 
     /// A live or dead job's payload.

@@ -10,7 +10,7 @@ use nobat_core::job::JobView;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 
 use super::client::SqliteClient;
-use super::clock::Clock;
+use super::clock::StoreClock;
 use super::consumer::{SqliteConsumer, SqliteRenewer};
 use super::folder::{self, Folder, unavailable};
 use super::journal::{Journal, JournalError};
@@ -71,7 +71,7 @@ impl SqliteQueue {
         let broken = |e: JournalError| unavailable(&dir, &format!("holds no usable queue: {e}"));
         let metadata = Arc::new(SqliteMetadata::open(&folder.metadata())?);
         let ids = IdIssuer::new(journal.secret().map_err(broken)?);
-        let clock = Clock::start();
+        let clock = StoreClock::start();
         let machine = restore(&folder, &mut journal, &settings, ids, clock.now_us()).map_err(broken)?;
         folder.watch();
         let value_max = journal.value_max();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 
-use super::journal::{JournalError, Reader};
+use super::journal::{JournalError, JournalReader};
 use super::machine::{Payload, Row};
 use super::rows::StoredResult;
 use super::store::{EmbeddedStore, committed};
@@ -17,7 +17,7 @@ use crate::api::{ListFilter, Page};
 /// Most records one page looks at, whatever it finds.
 const SCAN_MAX: usize = 1_000;
 
-enum Found {
+enum FoundJob {
     View(Box<JobView>),
     Settling(tokio::sync::oneshot::Receiver<Result<()>>),
     Journal,
@@ -28,18 +28,18 @@ pub(super) async fn get(store: &Arc<EmbeddedStore>, id: JobId) -> Result<Option<
     loop {
         let found = store.act(|state, now_us| {
             if let Some(view) = state.recent.get(id, now_us / 1_000) {
-                return Found::View(Box::new(view.clone()));
+                return FoundJob::View(Box::new(view.clone()));
             }
             if state.machine.is_settling(id) {
                 state.machine.hurry(id);
-                return Found::Settling(state.ack());
+                return FoundJob::Settling(state.ack());
             }
-            state.machine.view(id).map_or(Found::Journal, |view| Found::View(Box::new(view)))
+            state.machine.view(id).map_or(FoundJob::Journal, |view| FoundJob::View(Box::new(view)))
         });
         match found {
-            Found::View(view) => return Ok(Some(*view)),
-            Found::Settling(ack) => committed(ack).await?,
-            Found::Journal => return stored(store, id).await,
+            FoundJob::View(view) => return Ok(Some(*view)),
+            FoundJob::Settling(ack) => committed(ack).await?,
+            FoundJob::Journal => return stored(store, id).await,
         }
     }
 }
@@ -130,7 +130,7 @@ pub(super) async fn list(
 /// Reads the journal off this thread: a page may have to come from disk.
 async fn blocking<R: Send + 'static>(
     store: &Arc<EmbeddedStore>,
-    op: impl FnOnce(&Reader) -> Result<R, JournalError> + Send + 'static,
+    op: impl FnOnce(&JournalReader) -> Result<R, JournalError> + Send + 'static,
 ) -> Result<R> {
     let store = Arc::clone(store);
     let read = tokio::task::spawn_blocking(move || store.read(op)).await;

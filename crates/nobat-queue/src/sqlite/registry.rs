@@ -12,13 +12,13 @@ use crate::worker_signals::WorkerSignals;
 
 /// Live workers and what their process is told.
 #[derive(Default)]
-pub(super) struct Registry {
+pub(super) struct WorkerRegistry {
     /// Short critical sections without awaits: a plain mutex.
     workers: Mutex<HashMap<SmolStr, (WorkerInfo, Instant)>>,
     pub(super) signals: WorkerSignals,
 }
 
-impl Registry {
+impl WorkerRegistry {
     pub(super) fn register(&self, info: &WorkerInfo, ttl: Duration) {
         let known = self.workers.lock().insert(info.id.clone(), (info.clone(), Instant::now() + ttl));
         if known.is_none_or(|(before, _)| before.models != info.models) {

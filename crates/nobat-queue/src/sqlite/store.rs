@@ -12,12 +12,12 @@ use nobat_core::{Error, IdIssuer, JobId, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-use super::clock::Clock;
+use super::clock::StoreClock;
 use super::folder::{Folder, unavailable};
-use super::journal::{JournalError, Reader};
+use super::journal::{JournalError, JournalReader};
 use super::machine::{Commit, ConsumerNo, Enqueued, Machine, Row};
 use super::recent::Recent;
-use super::registry::Registry;
+use super::registry::WorkerRegistry;
 use crate::api::{QueueSettings, Refusals};
 use crate::errors::closing;
 
@@ -60,7 +60,7 @@ pub(super) struct EmbeddedStore {
     pub(super) folder: Folder,
     pub(super) settings: QueueSettings,
     pub(super) ids: IdIssuer,
-    pub(super) clock: Clock,
+    pub(super) clock: StoreClock,
     /// A plain mutex, never held over an await, a file access or a commit:
     /// every section is a few microseconds of tree work. Held while the clock is
     /// read, so that time never goes back between two transitions.
@@ -73,10 +73,10 @@ pub(super) struct EmbeddedStore {
     pub(super) refusals: Refusals<()>,
     /// What a start found out and an operator should know.
     pub(super) notes: Vec<String>,
-    pub(super) registry: Registry,
+    pub(super) registry: WorkerRegistry,
     /// Most bytes of one value.
     pub(super) value_max: usize,
-    readers: Mutex<Vec<Reader>>,
+    readers: Mutex<Vec<JournalReader>>,
 }
 
 /// What the lock guards.
@@ -186,7 +186,7 @@ impl EmbeddedStore {
         folder: Folder,
         settings: QueueSettings,
         ids: IdIssuer,
-        clock: Clock,
+        clock: StoreClock,
         machine: Machine,
         notes: Vec<String>,
         value_max: usize,
@@ -201,7 +201,7 @@ impl EmbeddedStore {
             ended: Condvar::new(),
             refusals: Refusals::default(),
             notes,
-            registry: Registry::default(),
+            registry: WorkerRegistry::default(),
             value_max,
             readers: Mutex::default(),
         }
@@ -271,12 +271,12 @@ impl EmbeddedStore {
     }
 
     /// Reads the journal on this thread, with a connection of the pool.
-    pub(super) fn read<R>(&self, op: impl FnOnce(&Reader) -> Result<R, JournalError>) -> Result<R> {
+    pub(super) fn read<R>(&self, op: impl FnOnce(&JournalReader) -> Result<R, JournalError>) -> Result<R> {
         let failed = |e: JournalError| unavailable(self.folder.path(), &format!("cannot be read: {e}"));
         let pooled = self.readers.lock().pop();
         let reader = match pooled {
             Some(reader) => reader,
-            None => Reader::open(&self.folder.journal()).map_err(failed)?,
+            None => JournalReader::open(&self.folder.journal()).map_err(failed)?,
         };
         let out = op(&reader).map_err(failed);
         self.readers.lock().push(reader);

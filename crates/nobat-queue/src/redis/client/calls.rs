@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::super::connection::ConnectionManager;
 use super::super::keys::{QueueKeys, VALUE_LIMIT, key_of};
-use super::super::store::{Store, random_name};
+use super::super::store::{RedisStore, random_name};
 use super::super::{readiness, scripts};
 use super::outgoing::OutgoingJob;
 use super::state::ClientState;
@@ -28,7 +28,7 @@ pub(crate) struct RedisClient {
 }
 
 impl RedisClient {
-    pub(crate) fn open(store: Arc<Store>) -> RedisClient {
+    pub(crate) fn open(store: Arc<RedisStore>) -> RedisClient {
         store.sweeps.sweep_all_queues();
         store.accepts.store(true, Ordering::Relaxed);
         let name = random_name();

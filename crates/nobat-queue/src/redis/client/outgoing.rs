@@ -14,7 +14,7 @@ use super::super::connection::unexpected;
 use super::super::keys::{QueueKeys, job_of, key_of};
 use super::super::record::{self, Encoded};
 use super::super::scripts;
-use super::super::store::Store;
+use super::super::store::RedisStore;
 use crate::api::Accepted;
 use crate::errors;
 
@@ -69,7 +69,7 @@ impl OutgoingJob {
 }
 
 /// The script call. `again`: it may have run before, without an answer.
-pub(crate) fn command(store: &Store, queue: &QueueKeys, batch: &[OutgoingJob], again: bool) -> Cmd {
+pub(crate) fn command(store: &RedisStore, queue: &QueueKeys, batch: &[OutgoingJob], again: bool) -> Cmd {
     let settings = &store.settings;
     let specials = batch.iter().filter(|outgoing| outgoing.special.is_some()).count();
     let mut cmd = scripts::ENQUEUE.on(&queue.base);

@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 
 use super::super::connection::ConnectionManager;
 use super::super::keys::QueueKeys;
-use super::super::store::Store;
+use super::super::store::RedisStore;
 use super::outgoing::OutgoingJob;
 use super::waiters::{Completion, Waiters};
 use crate::api::Accepted;
 
 pub(crate) struct ClientState {
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Arc<RedisStore>,
     pub(crate) name: [u8; 8],
     pub(crate) manager: ConnectionManager,
     pub(crate) outbox: Mutex<Outbox>,

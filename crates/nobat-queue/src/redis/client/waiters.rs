@@ -17,7 +17,7 @@ use super::super::keys::{KEY_LEN, QueueKeys, job_of};
 /// Who waits for which job on this client.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    by_job: Mutex<HashMap<u128, Vec<Waiter>>>,
+    by_job: Mutex<HashMap<u128, Vec<JobWaiter>>>,
     /// Rung when an enqueue that somebody waits for has its answer.
     answered: Notify,
     /// The connection broke: messages may have been missed.
@@ -25,7 +25,7 @@ pub(crate) struct Waiters {
     pub(crate) recheck_due: Notify,
 }
 
-struct Waiter {
+struct JobWaiter {
     number: u64,
     queue: Arc<QueueKeys>,
     since: Instant,
@@ -58,7 +58,7 @@ impl Waiters {
         let mut by_job = self.by_job.lock();
         let list = by_job.entry(id.random).or_default();
         let number = list.last().map_or(0, |last| last.number + 1);
-        list.push(Waiter { number, queue: queue.clone(), since: Instant::now(), enqueuing, sender });
+        list.push(JobWaiter { number, queue: queue.clone(), since: Instant::now(), enqueuing, sender });
         (number, completed)
     }
 

@@ -10,19 +10,19 @@ use redis::Value;
 use super::super::connection::{ConnectionManager, to_error, unexpected};
 use super::super::keys::lease_member;
 use super::super::scripts;
-use super::super::store::Store;
+use super::super::store::RedisStore;
 use crate::api::{Renewal, Renewer};
 
 /// Leases renewed per script call.
 const CHUNK: usize = 500;
 
 pub(crate) struct RedisRenewer {
-    store: Arc<Store>,
+    store: Arc<RedisStore>,
     manager: ConnectionManager,
 }
 
 impl RedisRenewer {
-    pub(crate) fn new(store: Arc<Store>) -> RedisRenewer {
+    pub(crate) fn new(store: Arc<RedisStore>) -> RedisRenewer {
         let manager = ConnectionManager::new(store.endpoint.clone(), None);
         RedisRenewer { store, manager }
     }

@@ -19,9 +19,9 @@ use super::super::connection::{BACKOFF, Connection, ConnectionManager, Fault, fa
 use super::super::keys::{KEY_LEN, QueueKeys, job_of, key_of};
 use super::super::record::{self, Record, flag, state};
 use super::super::scripts;
-use super::super::store::{Store, random_name};
+use super::super::store::{RedisStore, random_name};
 use super::push_delivery::{PushInbox, PushedJobs, WaitingEntry};
-use super::settle_call::{Clock, SettleCall};
+use super::settle_call::{ServerClock, SettleCall};
 use super::wake_token::WakeToken;
 use crate::api::{Consumer, LeaseReply};
 
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HELD_MAX: usize = 8192;
 
 pub(crate) struct RedisConsumer {
-    store: Arc<Store>,
+    store: Arc<RedisStore>,
     queue: Arc<QueueKeys>,
     manager: ConnectionManager,
     push_inbox: PushInbox,
@@ -47,11 +47,11 @@ pub(crate) struct RedisConsumer {
     /// What a call that failed had already brought.
     brought: LeaseReply,
     next_token: u64,
-    clock: Clock,
+    clock: ServerClock,
 }
 
 impl RedisConsumer {
-    pub(crate) fn new(store: Arc<Store>, queue: Arc<QueueKeys>) -> RedisConsumer {
+    pub(crate) fn new(store: Arc<RedisStore>, queue: Arc<QueueKeys>) -> RedisConsumer {
         store.sweeps.add_consumer(&queue);
         let push_inbox = PushInbox::new(random_name());
         let manager = ConnectionManager::new(store.endpoint.clone(), None);
@@ -66,7 +66,7 @@ impl RedisConsumer {
             brought: LeaseReply::default(),
             // Random, so that no two consumers ever use one token.
             next_token: rand::random(),
-            clock: Clock { server_us: 0, at: Instant::now() },
+            clock: ServerClock { server_us: 0, at: Instant::now() },
             store,
             queue,
         }
@@ -160,7 +160,7 @@ impl RedisConsumer {
         };
         let head = (|| Some((number()?, number()?, number()?)))();
         let Some((now_us, more, refused)) = head else { return Err(unexpected("a lease reply", &Value::Nil)) };
-        self.clock = Clock { server_us: now_us, at: Instant::now() };
+        self.clock = ServerClock { server_us: now_us, at: Instant::now() };
         out.more = more == 1;
         let waiting = call.register.filter(|_| more == 2).map(|entry| WaitingEntry { entry });
         self.push_inbox.answered(waiting);
@@ -194,7 +194,7 @@ impl RedisConsumer {
 
     async fn take_pushed(&mut self, pushed: PushedJobs, out: &mut LeaseReply) {
         let (token, now_us) = (pushed.token, pushed.now_us);
-        self.clock = Clock { server_us: now_us, at: Instant::now() };
+        self.clock = ServerClock { server_us: now_us, at: Instant::now() };
         for (key, record) in pushed {
             self.take_job(&key, record, token, now_us, out);
         }
@@ -274,7 +274,7 @@ impl RedisConsumer {
 /// Sends a call once. It counts as sent from here on, whatever becomes of it.
 async fn send(
     manager: &ConnectionManager,
-    store: &Store,
+    store: &RedisStore,
     queue: &QueueKeys,
     call: &mut SettleCall,
     want: usize,

@@ -15,18 +15,18 @@ use redis::Cmd;
 use super::super::keys::{INLINE_MAX, MEMBER_LEN, QueueKeys, VALUE_LIMIT, key_of, lease_member};
 use super::super::record::{self, Record, flag};
 use super::super::scripts;
-use super::super::store::Store;
+use super::super::store::RedisStore;
 use super::push_delivery::{WAITING_LEN, WaitingEntry};
 use crate::errors::bounded;
 
 /// The store's clock, carried on by this host's monotonic one.
 #[derive(Clone, Copy)]
-pub(crate) struct Clock {
+pub(crate) struct ServerClock {
     pub(crate) server_us: u64,
     pub(crate) at: Instant,
 }
 
-impl Clock {
+impl ServerClock {
     fn now_us(&self) -> u64 {
         self.server_us + self.at.elapsed().as_micros() as u64
     }
@@ -124,7 +124,7 @@ impl SettleCall {
 
     /// Adds a settlement. A success needs the leased record; a result of more than
     /// `most` bytes fails the job: the server would close the connection on it, each time.
-    pub(crate) fn add(&mut self, settlement: Settlement, held: Option<Record>, clock: Clock, most: usize) {
+    pub(crate) fn add(&mut self, settlement: Settlement, held: Option<Record>, clock: ServerClock, most: usize) {
         let Settlement { id, token, outcome } = settlement;
         let end = match (bounded(outcome, most, VALUE_LIMIT), held) {
             (Outcome::Succeeded(result), Some(held)) => {
@@ -159,7 +159,7 @@ impl SettleCall {
     }
 
     /// The script call, marked as sent; a repeat carries its age.
-    pub(crate) fn command(&mut self, store: &Store, queue: &QueueKeys, want: usize) -> Cmd {
+    pub(crate) fn command(&mut self, store: &RedisStore, queue: &QueueKeys, want: usize) -> Cmd {
         // At least 1: 0 stands for the first time.
         let again_us = self.first_sent.map_or(0, |at| at.elapsed().as_micros().max(1) as u64);
         self.first_sent.get_or_insert_with(Instant::now);

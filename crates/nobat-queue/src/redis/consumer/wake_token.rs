@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::super::connection::{BACKOFF, ConnectionManager};
 use super::super::keys::QueueKeys;
-use super::super::store::Store;
+use super::super::store::RedisStore;
 
 /// How long one pop blocks; an idle consumer costs Redis one command in this time.
 const BLOCK: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ pub(crate) struct WakeToken {
 }
 
 struct TokenState {
-    store: Arc<Store>,
+    store: Arc<RedisStore>,
     queue: Arc<QueueKeys>,
     manager: ConnectionManager,
     state: AtomicU8,
@@ -44,7 +44,7 @@ struct TokenState {
 }
 
 impl WakeToken {
-    pub(crate) fn new(store: Arc<Store>, queue: Arc<QueueKeys>) -> WakeToken {
+    pub(crate) fn new(store: Arc<RedisStore>, queue: Arc<QueueKeys>) -> WakeToken {
         let manager = ConnectionManager::new(store.endpoint.clone(), None).without_response_timeout();
         let shared = TokenState {
             store,

@@ -13,7 +13,7 @@ use nobat_core::JobId;
 
 use super::job::{Dirty, Payload, Persisted, Phase, Row};
 use super::state::Machine;
-use super::write_behind::{Group, JobWrite, KeyRecord, QueueRecord, Settled, WriteKind};
+use super::write_behind::{Group, IdempotencyRecord, JobWrite, QueueRecord, Settled, WriteKind};
 
 /// Most jobs in one group: it is put together, and taken leave of, under the lock.
 const MAX_WRITES: usize = 128;
@@ -98,7 +98,7 @@ impl Machine {
             if first {
                 job.stored = Persisted::InFlight;
                 if let Some((scope, known)) = self.keys.of_row(row) {
-                    group.keys.push(KeyRecord { scope: scope.clone(), known: known.clone() });
+                    group.keys.push(IdempotencyRecord { scope: scope.clone(), known: known.clone() });
                 }
             }
             let job = (**job).clone();

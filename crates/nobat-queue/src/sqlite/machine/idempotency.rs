@@ -33,12 +33,12 @@ pub(crate) struct KnownKey {
 /// order of arrival is the order of expiry. A key whose job has left no record names
 /// nothing, though it takes up room until then.
 #[derive(Debug, Default)]
-pub(crate) struct Keys {
+pub(crate) struct IdempotencyKeys {
     known: HashMap<KeyScope, KnownKey>,
     by_age: VecDeque<(u64, Row, KeyScope)>,
 }
 
-impl Keys {
+impl IdempotencyKeys {
     /// What `scope` stands for at `now_us`.
     pub(crate) fn find(&self, scope: &KeyScope, now_us: u64) -> Option<&KnownKey> {
         let lives = |known: &&KnownKey| known.ends_ms.is_none_or(|at_ms| at_ms > now_us / 1_000);

@@ -30,4 +30,4 @@ pub(crate) use idempotency::{KeyScope, KnownKey};
 pub(crate) use idle_consumers::ConsumerNo;
 pub(crate) use job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
 pub(crate) use state::{Commit, Enqueued, Machine};
-pub(crate) use write_behind::{Group, JobWrite, KeyRecord, QueueRecord, WriteKind};
+pub(crate) use write_behind::{Group, IdempotencyRecord, JobWrite, QueueRecord, WriteKind};

@@ -9,11 +9,11 @@ use nobat_core::score::{Aging, STRICT_SPAN};
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
 use smol_str::SmolStr;
 
-use super::idempotency::{KeyScope, Keys, KnownKey};
+use super::idempotency::{IdempotencyKeys, KeyScope, KnownKey};
 use super::idle_consumers::ConsumerNo;
 use super::index::Index;
 use super::job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
-use super::write_behind::{KeyRecord, Lag, QueueRecord};
+use super::write_behind::{IdempotencyRecord, Lag, QueueRecord};
 use crate::api::{QueueSettings, SWEEP_LIMIT};
 use crate::errors::idempotency_mismatch;
 
@@ -46,7 +46,7 @@ pub(crate) struct Machine {
     pub(super) jobs: BTreeMap<Row, Box<Job>>,
     pub(super) index: Index,
     pub(super) names: HashMap<SmolStr, QueueNo>,
-    pub(super) keys: Keys,
+    pub(super) keys: IdempotencyKeys,
     pub(super) lag: Lag,
     pub(super) wakes: Vec<ConsumerNo>,
     pub(super) next_row: Row,
@@ -75,7 +75,7 @@ impl Machine {
             jobs: BTreeMap::new(),
             index: Index::default(),
             names: HashMap::new(),
-            keys: Keys::default(),
+            keys: IdempotencyKeys::default(),
             lag: Lag::default(),
             wakes: Vec::new(),
             next_row: 1,
@@ -111,7 +111,7 @@ impl Machine {
     }
 
     /// Restores an idempotency key as the journal has it; in row order, after the jobs.
-    pub(crate) fn restore_key(&mut self, mut record: KeyRecord) {
+    pub(crate) fn restore_key(&mut self, mut record: IdempotencyRecord) {
         self.restore_row(record.known.row);
         match self.jobs.get_mut(&record.known.row) {
             Some(job) => job.keyed = true,

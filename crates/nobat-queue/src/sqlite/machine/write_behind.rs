@@ -32,7 +32,7 @@ pub(crate) struct Lag {
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) writes: Vec<JobWrite>,
-    pub(crate) keys: Vec<KeyRecord>,
+    pub(crate) keys: Vec<IdempotencyRecord>,
     pub(crate) queues: Vec<QueueRecord>,
     pub(crate) forget_keys_to: Option<Row>,
     /// Marks up to and with this number are in here or in earlier groups.
@@ -74,7 +74,7 @@ pub(crate) enum WriteKind {
 
 /// An idempotency key's record.
 #[derive(Debug)]
-pub(crate) struct KeyRecord {
+pub(crate) struct IdempotencyRecord {
     pub(crate) scope: KeyScope,
     pub(crate) known: KnownKey,
 }
