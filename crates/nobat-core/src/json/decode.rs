@@ -150,10 +150,10 @@ fn read_as<E: Element>(reader: &mut Reader<'_>, data: &mut Vec<u8>, place: &str)
         // After a value or a `[` with nothing in it: on to the next value, or
         // out of every list that ends here.
         loop {
+            if reader.take(b',') {
+                break;
+            }
             if !reader.take(b']') {
-                if reader.take(b',') {
-                    break;
-                }
                 return Err(reader.unexpected("`,` or `]`", &at(place, &counts)));
             }
             let level = counts.len() - 1;

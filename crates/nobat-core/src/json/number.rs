@@ -1,143 +1,78 @@
-//! JSON numbers: one pass over the grammar that also gathers the decimal
-//! digits, so that most floats need no second look.
+//! JSON numbers: their grammar here, their value by `fast_float2`, straight to the
+//! nearest single or double.
 
 use super::reader::Reader;
-
-/// Largest power of ten that a double holds exactly.
-const EXACT_POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
-    1e21, 1e22,
-];
 
 /// A number as it stands in the text.
 #[derive(Clone, Copy, Debug)]
 pub struct Number<'a> {
-    /// Its text.
-    pub text: &'a [u8],
-    negative: bool,
-    /// All digits as one integer; meaningful up to 19 digits.
-    mantissa: u64,
-    /// Power of ten of the last digit.
-    exponent: i64,
-    digits: u32,
-    integer: bool,
+    text: &'a [u8],
+    is_integer: bool,
 }
 
 impl<'a> Number<'a> {
     /// Takes a number off the front of `reader`; `None`, and nothing taken,
     /// when there is none of JSON's grammar (RFC 8259 section 6).
+    #[inline]
     pub fn take(reader: &mut Reader<'a>) -> Option<Number<'a>> {
         let bytes = reader.rest();
-        let digit = |at: usize| bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|&value| value < 10);
-        let negative = bytes.first() == Some(&b'-');
-        let mut at = usize::from(negative);
-        let mut mantissa = u64::from(digit(at)?);
-        at += 1;
-        let mut digits = 1;
-        if mantissa == 0 {
-            if digit(at).is_some() {
-                return None;
-            }
-        } else {
-            while let Some(value) = digit(at) {
-                mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(value));
-                digits += 1;
-                at += 1;
-            }
+        let mut at = usize::from(bytes.first() == Some(&b'-'));
+        let whole = digits(bytes, at)?;
+        if bytes[at] == b'0' && whole > 1 {
+            return None;
         }
-        let mut exponent = 0i64;
-        let mut integer = true;
+        at += whole;
+        let mut is_integer = true;
         if bytes.get(at) == Some(&b'.') {
-            integer = false;
-            at += 1;
-            let start = at;
-            while let Some(value) = digit(at) {
-                mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(value));
-                at += 1;
-            }
-            if at == start {
-                return None;
-            }
-            digits += (at - start) as u32;
-            exponent = -((at - start) as i64);
+            is_integer = false;
+            at += 1 + digits(bytes, at + 1)?;
         }
         if matches!(bytes.get(at), Some(b'e' | b'E')) {
-            integer = false;
-            at += 1;
-            let minus = bytes.get(at) == Some(&b'-');
-            at += usize::from(matches!(bytes.get(at), Some(b'-' | b'+')));
-            let start = at;
-            let mut power = 0i64;
-            while let Some(value) = digit(at) {
-                power = (power * 10 + i64::from(value)).min(1 << 40);
-                at += 1;
-            }
-            if at == start {
-                return None;
-            }
-            exponent += if minus { -power } else { power };
+            is_integer = false;
+            at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'-' | b'+')));
+            at += digits(bytes, at)?;
         }
         reader.advance(at);
-        Some(Number { text: &bytes[..at], negative, mantissa, exponent, digits, integer })
+        Some(Number { text: &bytes[..at], is_integer })
     }
 
     /// The nearest double; infinite when it overflows.
+    #[inline]
     pub fn to_f64(self) -> f64 {
-        self.exact_f64().unwrap_or_else(|| fast_float2::parse(self.text).unwrap_or(f64::NAN))
+        fast_float2::parse(self.text).unwrap_or(f64::NAN)
     }
 
     /// The nearest single; infinite when it overflows.
+    #[inline]
     pub fn to_f32(self) -> f32 {
-        match self.exact_f64() {
-            // Rounding twice (to a double, then to a single) errs only where the
-            // double is a midpoint of two singles: low 29 bits 1000…0. Outside
-            // the normal range of a single midpoints look different.
-            Some(value)
-                if value.to_bits() & 0x1fff_ffff != 0x1000_0000
-                    && (value == 0.0 || (1e-37..1e38).contains(&value.abs())) =>
-            {
-                value as f32
-            }
-            _ => fast_float2::parse(self.text).unwrap_or(f32::NAN),
-        }
+        fast_float2::parse(self.text).unwrap_or(f32::NAN)
     }
 
     /// As an integer; `None` for a fraction, an exponent or an overflow.
     pub fn to_i64(self) -> Option<i64> {
-        if !self.integer {
-            return None;
-        }
-        std::str::from_utf8(self.text).ok()?.parse().ok()
+        std::str::from_utf8(self.text).ok().filter(|_| self.is_integer)?.parse().ok()
     }
 
     /// As an unsigned integer; `None` for a fraction, an exponent, a negative
     /// value or an overflow.
     pub fn to_u64(self) -> Option<u64> {
-        if !self.integer || (self.negative && self.mantissa != 0) {
-            return None;
+        match self.text {
+            b"-0" => Some(0),
+            text => std::str::from_utf8(text).ok().filter(|_| self.is_integer)?.parse().ok(),
         }
-        if self.digits <= 19 {
-            return Some(self.mantissa);
-        }
-        std::str::from_utf8(self.text).ok()?.parse().ok()
     }
 
     /// Whether it is written as an integer.
     pub fn is_integer(self) -> bool {
-        self.integer
+        self.is_integer
     }
+}
 
-    /// The double, when one correctly rounded operation gives it (Clinger's
-    /// fast path): both the digits and the power of ten are exact doubles.
-    fn exact_f64(self) -> Option<f64> {
-        if self.digits > 19 || self.mantissa > 1 << 53 {
-            return None;
-        }
-        let power = *EXACT_POWERS.get(self.exponent.unsigned_abs() as usize)?;
-        let digits = self.mantissa as f64;
-        let value = if self.exponent < 0 { digits / power } else { digits * power };
-        Some(if self.negative { -value } else { value })
-    }
+/// How many digits stand at `at`; `None` for none.
+#[inline]
+fn digits(bytes: &[u8], at: usize) -> Option<usize> {
+    let count = bytes.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (count > 0).then_some(count)
 }
 
 #[cfg(test)]

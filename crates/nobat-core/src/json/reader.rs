@@ -37,13 +37,12 @@ impl<'a> Reader<'a> {
     /// The next byte that is not white space, without taking it.
     #[inline]
     pub fn peek(&mut self) -> Option<u8> {
-        while let Some(&byte) = self.bytes.get(self.at) {
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return Some(byte);
+        loop {
+            match *self.bytes.get(self.at)? {
+                b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
+                byte => return Some(byte),
             }
-            self.at += 1;
         }
-        None
     }
 
     /// Takes `byte` if it comes next.
