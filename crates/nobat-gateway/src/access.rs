@@ -1,4 +1,4 @@
-//! The door of each resource: the scope that its reads and its writes need, said
+//! The access check of each resource: the scope that its reads and its writes need, said
 //! where the resource is registered and judged where it was matched. What a path
 //! looks like decides nothing: the router has decoded it by then.
 //!
@@ -52,7 +52,7 @@ impl Access {
     }
 }
 
-/// A resource behind its door.
+/// A resource behind its access check.
 pub(crate) fn resource(
     path: &str,
     access: Access,
@@ -65,7 +65,7 @@ pub(crate) fn resource(
         InitError = (),
     > + use<>,
 > {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that gives each resource its door")]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that gives each resource its access check")]
     web::resource(path).wrap(RequireScope(access))
 }
 
@@ -88,7 +88,7 @@ where
     }
 }
 
-/// A resource's service behind its door.
+/// A resource's service behind its access check.
 pub(crate) struct ScopedService<S> {
     access: Access,
     service: Rc<S>,

@@ -1,7 +1,7 @@
 //! How refusals look on the wire: one exhaustive match from code to HTTP
 //! status, one to gRPC status, and the two HTTP shapes.
 //!
-//! Handlers return an [`ApiResult`]; the door of their resource ([`crate::access`])
+//! Handlers return an [`ApiResult`]; the access check of their resource ([`crate::access`])
 //! renders the error in the shape of the path. `nobat_core::Error` is the only error
 //! type that reaches a client.
 

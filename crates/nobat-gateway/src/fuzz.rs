@@ -66,7 +66,7 @@ pub fn grpc_request(data: &[u8]) {
     }
 }
 
-/// A request's path at the door. The first byte chooses the method and whether it comes
+/// A request's path at the access check. The first byte chooses the method and whether it comes
 /// with a key that reads: whatever the path looks like, what is matched decides.
 pub fn door(data: &[u8]) {
     let Some((&choice, path)) = data.split_first() else { return };

@@ -1,4 +1,4 @@
-//! The door of the gRPC service: each call is judged by its head, before a byte of
+//! Admission of gRPC calls: each is judged by its head, before a byte of
 //! its messages is read or inflated.
 //!
 //! The method that the path names decides the scope; the generated service compares
@@ -31,7 +31,7 @@ use crate::error::http_status;
 use crate::metrics::Protocol;
 use crate::state::HttpState;
 
-/// A service behind its door.
+/// A service that only admitted calls reach.
 #[derive(Clone)]
 pub(super) struct AdmissionService<S> {
     inner: S,
@@ -64,7 +64,7 @@ impl AdmittedCall {
     /// # Errors
     /// `internal` for a call that came by another way.
     pub(super) fn of(extensions: &http::Extensions) -> Result<AdmittedCall> {
-        let missing = || Error::new(ErrorCode::Internal, "the call did not come through the door");
+        let missing = || Error::new(ErrorCode::Internal, "the call was not admitted");
         extensions.get::<AdmittedCall>().cloned().ok_or_else(missing)
     }
 

@@ -353,7 +353,7 @@ impl GrpcInferenceService for Service {
     }
 }
 
-/// Who a call is from, as the door noted it.
+/// Who a call is from, as its admission noted it.
 fn entered<T>(request: &Request<T>) -> std::result::Result<RequestContext, Status> {
     AdmittedCall::of(request.extensions()).map(|entered| entered.context).map_err(status)
 }
