@@ -1,54 +1,16 @@
-//! The JSON of a prediction in TensorFlow Serving's two forms, which the native API
-//! shares: `{"instances": …}` gives one entry per row and is answered by
-//! `{"predictions": …}`, `{"inputs": …}` gives one tensor per input and is answered by
-//! `{"outputs": …}`. The model's signature guides the reading.
-//!
-//! Source: TensorFlow Serving's REST API, "Predict API". `:classify` and `:regress`
-//! carry their rows under `examples`.
+//! A body to its tensors.
 
 use nobat_core::infer::InferRequest;
-use nobat_core::json::encode::{self, Printer};
 use nobat_core::json::{Reader, decode};
 use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::tensor::{Shape, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
-use serde::Serialize;
 use smol_str::SmolStr;
-use utoipa::ToSchema;
 
-use crate::openapi::digit_example;
+use super::format::Format;
 
 /// The one signature that an ONNX model has, by TensorFlow's name.
 const SIGNATURE_NAME: &str = "serving_default";
-
-/// How the inputs were written; the answer takes the same form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One entry per row.
-    Row,
-    /// One tensor per input.
-    Column,
-}
-
-/// A prediction's body: `instances` or `inputs`.
-#[derive(Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({ "instances": [digit_example()] }))]
-#[allow(dead_code, reason = "documents what `rows` reads")]
-pub(crate) struct PredictBody {
-    /// Row form: one entry per row; bare values for one input, objects for several.
-    #[schema(required = false)]
-    pub instances: Option<Vec<serde_json::Value>>,
-    /// Column form: one tensor, or an object of tensors by name.
-    #[schema(required = false)]
-    pub inputs: Option<serde_json::Value>,
-    /// Outputs wanted; all when left out.
-    #[schema(required = false)]
-    pub outputs: Option<Vec<String>>,
-    /// `serving_default`, or left out.
-    #[schema(required = false)]
-    pub signature_name: Option<String>,
-}
 
 /// Reads a whole body. `rows` is the member that holds row form: `instances`,
 /// or `examples`.
@@ -275,80 +237,6 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorCode::InvalidTensor, message)
 }
 
-/// Appends `{"predictions": […]}` (row form) or `{"outputs": …}` (column form).
-pub fn answer(out: &mut Vec<u8>, outputs: &[Tensor], form: Format) {
-    out.push(b'{');
-    members(out, outputs, form);
-    out.push(b'}');
-}
-
-/// Appends the member that [`answer`] wraps, for objects that say more.
-pub fn members(out: &mut Vec<u8>, outputs: &[Tensor], form: Format) {
-    match (form, outputs) {
-        (Format::Row, outputs) => {
-            out.extend_from_slice(b"\"predictions\":");
-            rows(out, outputs);
-        }
-        (Format::Column, [only]) => {
-            out.extend_from_slice(b"\"outputs\":");
-            encode::tensor(out, only);
-        }
-        (Format::Column, several) => {
-            out.extend_from_slice(b"\"outputs\":");
-            object(out, several, encode::tensor);
-        }
-    }
-}
-
-/// One entry per row: bare values for one output, objects for several. Outputs
-/// that do not share a first axis have no rows: they make one entry.
-fn rows(out: &mut Vec<u8>, outputs: &[Tensor]) {
-    let count = outputs.first().and_then(|output| output.shape.first().copied());
-    let shared = outputs.iter().all(|output| output.shape.first().copied() == count);
-    out.push(b'[');
-    match (count, outputs) {
-        (Some(count), outputs) if shared => {
-            let mut printers: Vec<_> = outputs.iter().map(Printer::new).collect();
-            for row in 0..count {
-                if row > 0 {
-                    out.push(b',');
-                }
-                match &mut printers[..] {
-                    [only] => only.nested(out, &outputs[0].shape[1..]),
-                    several => {
-                        out.push(b'{');
-                        for (at, (printer, output)) in several.iter_mut().zip(outputs).enumerate() {
-                            name(out, at, &output.name);
-                            printer.nested(out, &output.shape[1..]);
-                        }
-                        out.push(b'}');
-                    }
-                }
-            }
-        }
-        (_, [only]) => encode::tensor(out, only),
-        (_, outputs) => object(out, outputs, encode::tensor),
-    }
-    out.push(b']');
-}
-
-fn object(out: &mut Vec<u8>, outputs: &[Tensor], value: impl Fn(&mut Vec<u8>, &Tensor)) {
-    out.push(b'{');
-    for (at, output) in outputs.iter().enumerate() {
-        name(out, at, &output.name);
-        value(out, output);
-    }
-    out.push(b'}');
-}
-
-fn name(out: &mut Vec<u8>, at: usize, text: &str) {
-    if at > 0 {
-        out.push(b',');
-    }
-    encode::string(out, text);
-    out.push(b':');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,50 +375,6 @@ mod tests {
         assert_eq!(
             message(&two(), r#"{"instances": [{"a":[1,2],"b":""},{"a":[1,2],"b":"","c":1}]}"#),
             "instances[1] gives input `c`, which the rows before it lack"
-        );
-    }
-
-    fn fp32(name: &str, shape: &[i64], values: &[f32]) -> Tensor {
-        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Tensor { name: name.into(), datatype: Datatype::Fp32, shape: shape.into(), data: data.into() }
-    }
-
-    fn int64(name: &str, shape: &[i64], values: &[i64]) -> Tensor {
-        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Tensor { name: name.into(), datatype: Datatype::Int64, shape: shape.into(), data: data.into() }
-    }
-
-    fn print(outputs: &[Tensor], form: Format) -> String {
-        let mut out = Vec::new();
-        answer(&mut out, outputs, form);
-        String::from_utf8(out).expect("JSON is UTF-8")
-    }
-
-    #[test]
-    fn one_output_prints_bare_and_several_as_objects() {
-        let probabilities = fp32("probabilities", &[2, 2], &[1.0, 0.0, 0.25, 0.75]);
-        let label = int64("label", &[2], &[0, 1]);
-        assert_eq!(
-            print(std::slice::from_ref(&probabilities), Format::Row),
-            r#"{"predictions":[[1.0,0.0],[0.25,0.75]]}"#
-        );
-        assert_eq!(
-            print(&[label.clone(), probabilities.clone()], Format::Row),
-            r#"{"predictions":[{"label":0,"probabilities":[1.0,0.0]},{"label":1,"probabilities":[0.25,0.75]}]}"#
-        );
-        assert_eq!(print(std::slice::from_ref(&label), Format::Column), r#"{"outputs":[0,1]}"#);
-        assert_eq!(
-            print(&[label, probabilities], Format::Column),
-            r#"{"outputs":{"label":[0,1],"probabilities":[[1.0,0.0],[0.25,0.75]]}}"#
-        );
-    }
-
-    #[test]
-    fn outputs_without_a_shared_first_axis_make_one_entry() {
-        assert_eq!(print(&[fp32("s", &[], &[2.0])], Format::Row), r#"{"predictions":[2.0]}"#);
-        assert_eq!(
-            print(&[fp32("a", &[1], &[2.0]), int64("b", &[2], &[3, 4])], Format::Row),
-            r#"{"predictions":[{"a":[2.0],"b":[3,4]}]}"#
         );
     }
 }

@@ -1,0 +1,35 @@
+//! The two forms, and what the OpenAPI document says of a body in them.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::openapi::digit_example;
+
+/// How the inputs were written; the answer takes the same form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One entry per row.
+    Row,
+    /// One tensor per input.
+    Column,
+}
+
+/// A prediction's body: `instances` or `inputs`.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "instances": [digit_example()] }))]
+#[allow(dead_code, reason = "documents what `rows` reads")]
+pub(crate) struct PredictBody {
+    /// Row form: one entry per row; bare values for one input, objects for several.
+    #[schema(required = false)]
+    pub instances: Option<Vec<serde_json::Value>>,
+    /// Column form: one tensor, or an object of tensors by name.
+    #[schema(required = false)]
+    pub inputs: Option<serde_json::Value>,
+    /// Outputs wanted; all when left out.
+    #[schema(required = false)]
+    pub outputs: Option<Vec<String>>,
+    /// `serving_default`, or left out.
+    #[schema(required = false)]
+    pub signature_name: Option<String>,
+}
