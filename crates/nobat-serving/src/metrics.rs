@@ -87,39 +87,20 @@ impl ModelMetrics {
 
 /// Whether a failure is this side's and not the caller's; over HTTP a 5xx.
 pub fn is_ours(code: ErrorCode) -> bool {
-    match code {
-        ErrorCode::Internal
-        | ErrorCode::InferenceFailed
-        | ErrorCode::InvalidWorkerResult
-        | ErrorCode::QueueFull
-        | ErrorCode::QueueUnavailable
-        | ErrorCode::ModelNotReady
-        | ErrorCode::NoWorker
-        | ErrorCode::Draining
-        | ErrorCode::DeadlineExceeded
-        | ErrorCode::Unsupported => true,
-        ErrorCode::InvalidJson
-        | ErrorCode::InvalidParameter
-        | ErrorCode::InvalidTensor
-        | ErrorCode::Unauthenticated
-        | ErrorCode::PermissionDenied
-        | ErrorCode::ModelNotFound
-        | ErrorCode::VersionNotFound
-        | ErrorCode::JobNotFound
-        | ErrorCode::RouteNotFound
-        | ErrorCode::MethodNotAllowed
-        | ErrorCode::ResultExpired
-        | ErrorCode::IdempotencyInProgress
-        | ErrorCode::JobAlreadyFinished
-        | ErrorCode::JobCancelled
-        | ErrorCode::PayloadTooLarge
-        | ErrorCode::RequestTimeout
-        | ErrorCode::UnsupportedEncoding
-        | ErrorCode::UnsupportedMediaType
-        | ErrorCode::IdempotencyMismatch
-        | ErrorCode::RateLimited
-        | ErrorCode::QuotaExceeded => false,
-    }
+    use ErrorCode as Code;
+    matches!(
+        code,
+        Code::Internal
+            | Code::InferenceFailed
+            | Code::InvalidWorkerResult
+            | Code::QueueFull
+            | Code::QueueUnavailable
+            | Code::ModelNotReady
+            | Code::NoWorker
+            | Code::Draining
+            | Code::DeadlineExceeded
+            | Code::Unsupported
+    )
 }
 
 /// Names and labels above are constants of a valid form.

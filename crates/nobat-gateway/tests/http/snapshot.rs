@@ -6,6 +6,7 @@ use std::path::Path;
 use nobat_core::ErrorCode;
 use nobat_gateway::error::{grpc_code, http_status};
 use nobat_gateway::routes;
+use nobat_serving::metrics::is_ours;
 
 fn compare(name: &str, actual: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/http/snapshots").join(name);
@@ -33,6 +34,13 @@ fn every_error_code_keeps_its_statuses() {
     let lines =
         ErrorCode::ALL.iter().map(|&code| format!("{code} {} {:?}\n", http_status(code).as_u16(), grpc_code(code)));
     compare("error_codes.txt", &lines.collect::<String>());
+}
+
+#[test]
+fn a_prediction_fails_on_our_side_where_its_status_says_so() {
+    for code in ErrorCode::ALL {
+        assert_eq!(is_ours(code), http_status(code).is_server_error(), "{code}");
+    }
 }
 
 #[test]

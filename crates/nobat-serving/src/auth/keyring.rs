@@ -214,7 +214,7 @@ impl Keyring {
     /// `invalid_parameter` for an empty name or one that is taken.
     pub fn add(&mut self, new: NewKey, now_s: u64) -> Result<String> {
         if new.name.is_empty() || self.records.iter().any(|record| record.name == new.name && !record.revoked) {
-            return Err(refused(format!("a key needs a name of its own; `{}` is empty or taken", new.name)));
+            return Err(Error::invalid(format!("a key needs a name of its own; `{}` is empty or taken", new.name)));
         }
         let (id, secret) = (key::random_id(), key::random_secret());
         let models = if new.models.is_empty() { vec!["*".into()] } else { new.models };
@@ -301,18 +301,13 @@ impl Entry {
 
 /// A key in force by its id or its name.
 fn find<'a>(records: &'a mut [KeyRecord], which: &str) -> Result<&'a mut KeyRecord> {
-    records
-        .iter_mut()
-        .find(|record| !record.revoked && (record.id == which || record.name == which))
-        .ok_or_else(|| refused(format!("no key in force has the id or name `{which}`; `nobat keys list` shows them")))
+    records.iter_mut().find(|record| !record.revoked && (record.id == which || record.name == which)).ok_or_else(|| {
+        Error::invalid(format!("no key in force has the id or name `{which}`; `nobat keys list` shows them"))
+    })
 }
 
 fn wrong(record: &KeyRecord, why: &str) -> Error {
-    refused(format!("key `{}` ({}): {why}", record.id, record.name))
-}
-
-fn refused(message: String) -> Error {
-    Error::invalid(message)
+    Error::invalid(format!("key `{}` ({}): {why}", record.id, record.name))
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {

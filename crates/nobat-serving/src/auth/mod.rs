@@ -19,7 +19,6 @@ pub mod keyring;
 pub mod scope;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use nobat_core::{Error, ErrorCode, Result};
@@ -105,5 +104,5 @@ impl Authenticator {
 
 /// Seconds since 1970 by this host's clock: expiry is a matter of days.
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    nobat_runtime::now_ms() / 1000
 }
