@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use serde::{Deserialize, Serialize};
 
 /// Which pages of other origins may use the gateway.
@@ -254,10 +254,6 @@ fn is_same(origin: &str, host: Option<&str>) -> bool {
 
 fn refuse(message: String) -> Error {
     Error::new(ErrorCode::PermissionDenied, message)
-}
-
-fn clip(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use nobat_core::oip::model_infer_request::InferInputTensor;
 use nobat_core::oip::model_infer_response::InferOutputTensor;
 use nobat_core::oip::{InferTensorContents, ModelInferRequest, ModelInferResponse};
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_core::{Error, ErrorCode, Result, typed};
+use nobat_core::{Error, ErrorCode, Result, clip, typed};
 use smol_str::SmolStr;
 
 use crate::v2::outputs::{self, Output, Requested};
-use crate::v2::parameters::{OutputParameters, RequestParameters, binary_data_size, clip, of_message};
+use crate::v2::parameters::{OutputParameters, RequestParameters, binary_data_size, of_message};
 
 /// A decoded `ModelInferRequest`.
 pub(crate) struct Call {

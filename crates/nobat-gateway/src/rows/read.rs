@@ -4,7 +4,7 @@ use nobat_core::infer::InferRequest;
 use nobat_core::json::{Reader, decode};
 use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::tensor::{Shape, Tensor};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use smol_str::SmolStr;
 
 use super::format::Format;
@@ -222,10 +222,6 @@ fn read_signature_name(reader: &mut Reader<'_>) -> Result<()> {
 fn unknown_input(signature: &ModelSignature, name: &str, place: &str) -> Error {
     let takes = input_names(signature);
     invalid(format!("{place} names input `{}`; model `{}` takes {takes}", clip(name), signature.name))
-}
-
-fn clip(name: &str) -> String {
-    name.chars().take(40).collect()
 }
 
 fn input_names(signature: &ModelSignature) -> String {

@@ -7,12 +7,12 @@
 use bytes::Bytes;
 use nobat_core::json::{Number, Reader, decode, encode};
 use nobat_core::tensor::{Datatype, Shape, Tensor};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use smol_str::SmolStr;
 
 use super::binary::Blobs;
 use super::outputs::{Output, Requested};
-use super::parameters::{OutputParameters, RequestParameters, binary_data_size, clip};
+use super::parameters::{OutputParameters, RequestParameters, binary_data_size};
 
 /// A request's document with its tensors, binary ones included.
 #[derive(Debug, PartialEq)]

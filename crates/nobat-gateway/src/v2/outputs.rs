@@ -3,7 +3,7 @@
 use nobat_core::infer::InferResponse;
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use smol_str::SmolStr;
 
 use super::classification::classify;
@@ -26,7 +26,7 @@ pub(crate) fn names(requested: &[Requested]) -> Result<Vec<SmolStr>> {
         if names.contains(&output.name) {
             return Err(Error::new(
                 ErrorCode::InvalidParameter,
-                format!("output `{}` is asked for twice", super::parameters::clip(&output.name)),
+                format!("output `{}` is asked for twice", clip(&output.name)),
             ));
         }
         names.push(output.name.clone());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nobat_core::job::JobOptions;
 use nobat_core::oip::InferParameter;
 use nobat_core::oip::infer_parameter::ParameterChoice;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use serde_json::{Map, Value};
 
 /// Parameters by name.
@@ -158,11 +158,6 @@ fn refused(name: &str, value: &Value, wanted: &str) -> Error {
     let given = value.to_string();
     let given = clip(&given);
     Error::new(ErrorCode::InvalidParameter, format!("parameter `{name}` is {given}; it takes {wanted}"))
-}
-
-/// A caller's text, short enough to repeat in a message.
-pub(crate) fn clip(text: &str) -> &str {
-    &text[..text.floor_char_boundary(80)]
 }
 
 #[cfg(test)]

@@ -6,13 +6,12 @@
 //! be a path is refused before it travels.
 
 use nobat_core::signature::ModelState;
-use nobat_core::{Error, ErrorCode, Result, model_name};
+use nobat_core::{Error, ErrorCode, Result, clip, model_name};
 use nobat_serving::RequestContext;
 use nobat_serving::loading::{self, LoadCommand};
 use nobat_serving::registry::{ModelEntry, VersionEntry};
 use nobat_serving::state::ServingState;
 
-use super::parameters::clip;
 use crate::proto::RepositoryIndexResponse;
 use crate::proto::repository_index_response::ModelIndex;
 
