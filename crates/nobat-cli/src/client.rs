@@ -26,13 +26,14 @@ pub(crate) struct Server {
     api_key: Option<String>,
 }
 
-/// A tool: what it does, to which service, and how the answer is printed.
+// A tool: what it does, to which service, and how the answer is printed. Its help is its
+// actions': so no doc comment here, and they come last.
 #[derive(clap::Args)]
 pub(crate) struct Tool<A: clap::Subcommand> {
-    #[command(subcommand)]
-    pub(crate) action: A,
     #[command(flatten)]
     pub(crate) service: Service,
+    #[command(subcommand)]
+    pub(crate) action: A,
 }
 
 /// Which service is called, and how its answers are printed.

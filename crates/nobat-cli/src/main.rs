@@ -113,3 +113,18 @@ fn main() -> ExitCode {
     };
     process::end("nobat", done)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_says_what_it_does_and_no_two_the_same() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        let told = cli.get_subcommands().filter_map(|command| command.get_about().map(ToString::to_string));
+        let told: std::collections::BTreeSet<String> = told.collect();
+        assert_eq!(told.len(), cli.get_subcommands().count(), "{told:#?}");
+        assert!(told.contains("List, show, wait for, cancel and retry jobs"), "{told:#?}");
+    }
+}
