@@ -13,7 +13,7 @@ use crate::model::Version;
 use crate::stats::{Counted, JobTimes};
 
 /// What is exported of a version.
-struct Shown {
+struct ExportedVersion {
     labels: Vec<(&'static str, String)>,
     counted: Counted,
     cap: u32,
@@ -21,7 +21,7 @@ struct Shown {
 }
 
 /// A series' name, its help, its kind and how it is read.
-type Series = (&'static str, &'static str, Kind, fn(&Shown) -> Option<f64>);
+type Series = (&'static str, &'static str, Kind, fn(&ExportedVersion) -> Option<f64>);
 
 const SERIES: &[Series] = &[
     ("nobat_batch_wait_seconds_total", "Leased to the start of the run, all jobs that ran.", Kind::Counter, |shown| {
@@ -50,7 +50,7 @@ pub(crate) fn statistics(versions: &[Arc<Version>]) -> Vec<Family> {
 
 /// What only a worker knows of these versions: their batching.
 pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
-    let shown: Vec<Shown> = versions.iter().map(|version| Shown::of(version)).collect();
+    let shown: Vec<ExportedVersion> = versions.iter().map(|version| ExportedVersion::of(version)).collect();
     let numbers = SERIES.iter().map(|&(name, help, kind, value)| {
         let mut family = Family::new(name, help, kind);
         for shown in &shown {
@@ -65,7 +65,7 @@ pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
 
 /// How every job ended and what it took, whether somebody waited for it or not: only
 /// workers see them all.
-fn jobs(shown: &[Shown]) -> Vec<Family> {
+fn jobs(shown: &[ExportedVersion]) -> Vec<Family> {
     let mut ended = Family::new(
         "nobat_jobs_ended_total",
         "Jobs by how they ended: failed (ours) or refused (theirs).",
@@ -92,14 +92,14 @@ fn jobs(shown: &[Shown]) -> Vec<Family> {
     ]
 }
 
-impl Shown {
-    fn of(version: &Version) -> Shown {
+impl ExportedVersion {
+    fn of(version: &Version) -> ExportedVersion {
         let signature = &version.signature;
         let (cap, fit) = {
             let mut controller = version.controller.lock();
             (controller.cap(), controller.latency().p99(Instant::now()))
         };
-        Shown {
+        ExportedVersion {
             labels: vec![("model", signature.name.to_string()), ("version", signature.version.to_string())],
             counted: version.stats.counted(),
             cap,

@@ -10,16 +10,16 @@ use nvml_wrapper::{Device, Nvml};
 pub(crate) fn free_bytes(device_id: i32) -> Option<u64> {
     let nvml = Nvml::init().ok()?;
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let device = match place(visible.as_deref(), device_id)? {
-        Place::Index(index) => nvml.device_by_index(index),
-        Place::Uuid(uuid) => by_uuid(&nvml, uuid),
+    let device = match driver_name(visible.as_deref(), device_id)? {
+        DriverName::Index(index) => nvml.device_by_index(index),
+        DriverName::Uuid(uuid) => by_uuid(&nvml, uuid),
     };
     Some(device.ok()?.memory_info().ok()?.free)
 }
 
 /// What the driver calls a GPU that CUDA numbers.
 #[derive(Debug, PartialEq)]
-enum Place<'a> {
+enum DriverName<'a> {
     Index(u32),
     Uuid(&'a str),
 }
@@ -27,13 +27,13 @@ enum Place<'a> {
 /// CUDA numbers only the GPUs that `CUDA_VISIBLE_DEVICES` lists, in its order; `None` for
 /// a number beyond the list.
 /// Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
-fn place(visible: Option<&str>, device_id: i32) -> Option<Place<'_>> {
+fn driver_name(visible: Option<&str>, device_id: i32) -> Option<DriverName<'_>> {
     let number = u32::try_from(device_id).ok()?;
-    let Some(visible) = visible else { return Some(Place::Index(number)) };
+    let Some(visible) = visible else { return Some(DriverName::Index(number)) };
     let entry = visible.split(',').map(str::trim).nth(number as usize)?;
     match entry.parse() {
-        Ok(index) => Some(Place::Index(index)),
-        Err(_) if entry.starts_with("GPU-") => Some(Place::Uuid(entry)),
+        Ok(index) => Some(DriverName::Index(index)),
+        Err(_) if entry.starts_with("GPU-") => Some(DriverName::Uuid(entry)),
         Err(_) => None,
     }
 }
@@ -55,12 +55,12 @@ mod tests {
 
     #[test]
     fn a_number_counts_the_visible_devices() {
-        assert_eq!(place(None, 1), Some(Place::Index(1)));
-        assert_eq!(place(Some("3, 0"), 0), Some(Place::Index(3)));
-        assert_eq!(place(Some("3, 0"), 1), Some(Place::Index(0)));
-        assert_eq!(place(Some("3,0"), 2), None);
-        assert_eq!(place(Some("GPU-8932f937"), 0), Some(Place::Uuid("GPU-8932f937")));
-        assert_eq!(place(Some(""), 0), None);
-        assert_eq!(place(None, -1), None);
+        assert_eq!(driver_name(None, 1), Some(DriverName::Index(1)));
+        assert_eq!(driver_name(Some("3, 0"), 0), Some(DriverName::Index(3)));
+        assert_eq!(driver_name(Some("3, 0"), 1), Some(DriverName::Index(0)));
+        assert_eq!(driver_name(Some("3,0"), 2), None);
+        assert_eq!(driver_name(Some("GPU-8932f937"), 0), Some(DriverName::Uuid("GPU-8932f937")));
+        assert_eq!(driver_name(Some(""), 0), None);
+        assert_eq!(driver_name(None, -1), None);
     }
 }

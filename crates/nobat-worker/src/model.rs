@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use nobat_core::signature::{ModelSignature, digest_mark};
 use nobat_core::{Error, ErrorCode};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
@@ -31,11 +31,8 @@ pub(crate) struct Version {
     pub(crate) mark: u64,
     /// Its batch controller, shared by the model's sessions.
     pub(crate) controller: Mutex<Controller>,
-    /// Its counters.
     pub(crate) stats: Stats,
-    /// Most input bytes in one run.
     pub(crate) max_batch_bytes: u64,
-    /// The settings it was loaded with.
     pub(crate) loaded_with: LoadSettings,
     /// A request that it answered at load.
     pub(crate) example: Option<Example>,
@@ -48,7 +45,6 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// A version ready to serve.
     pub(crate) fn new(
         signature: ModelSignature,
         controller: Controller,
@@ -69,14 +65,10 @@ impl Version {
         }
     }
 
-    /// The same, loaded with these settings, and what it was seen to answer.
-    pub(crate) fn with(self, loaded_with: LoadSettings, example: Option<Example>) -> Version {
-        Version { loaded_with, example, ..self }
-    }
-
-    /// The same, with real requests kept for a trial if they are wanted.
-    pub(crate) fn sampling(self, wanted: bool) -> Version {
-        Version { samples: Samples::new(wanted), ..self }
+    /// The same, loaded with these settings, with a request that it answered, and with real
+    /// requests kept for a trial if they are wanted.
+    pub(crate) fn loaded(self, with: LoadSettings, example: Option<Example>, wants_samples: bool) -> Version {
+        Version { loaded_with: with, example, samples: Samples::new(wants_samples), ..self }
     }
 
     /// Whether rows of different jobs may share a run.
@@ -90,7 +82,7 @@ impl Version {
     }
 
     /// Batching state beside the counters, for people and gateways.
-    pub(crate) fn report(&self) -> serde_json::Value {
+    pub(crate) fn report(&self) -> Value {
         let mut report = self.controller.lock().report(Instant::now());
         report["model"] = self.signature.name.as_str().into();
         report["version"] = self.signature.version.as_str().into();
@@ -113,14 +105,13 @@ impl Version {
 /// A model's ready versions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
-    /// Ready versions, newest last.
     pub(crate) versions: Vec<Arc<Version>>,
     /// The one that answers when none is asked for.
     pub(crate) default: usize,
     /// The ready version that each label names.
     pub(crate) labels: BTreeMap<SmolStr, SmolStr>,
     /// What the gateway reads, the same for every version.
-    pub(crate) settings: serde_json::Map<String, serde_json::Value>,
+    pub(crate) settings: Map<String, Value>,
 }
 
 impl Table {
@@ -145,13 +136,10 @@ impl Table {
 }
 
 /// The file's own settings with the owner's over them; class labels are merged by output.
-fn over(
-    file: &serde_json::Map<String, serde_json::Value>,
-    set: &serde_json::Map<String, serde_json::Value>,
-) -> serde_json::Map<String, serde_json::Value> {
+fn over(file: &Map<String, Value>, set: &Map<String, Value>) -> Map<String, Value> {
     let mut all = file.clone();
     for (key, value) in set {
-        match (all.get_mut(key).and_then(serde_json::Value::as_object_mut), value.as_object()) {
+        match (all.get_mut(key).and_then(Value::as_object_mut), value.as_object()) {
             (Some(own), Some(more)) => own.extend(more.clone()),
             _ => drop(all.insert(key.clone(), value.clone())),
         }
@@ -168,17 +156,14 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// A model without versions yet.
     pub(crate) fn new(name: SmolStr) -> Model {
         Model { name, table: ArcSwap::default() }
     }
 
-    /// The versions now.
     pub(crate) fn table(&self) -> Arc<Table> {
         self.table.load_full()
     }
 
-    /// Swaps a new table in.
     pub(crate) fn replace(&self, table: Table) {
         self.table.store(Arc::new(table));
     }
@@ -200,15 +185,11 @@ impl Model {
         }
         let name = &self.name;
         if table.versions.is_empty() {
-            return Err(Error::new(
-                ErrorCode::ModelNotReady,
-                format!("model `{name}` has no ready version on this worker"),
-            ));
+            let message = format!("model `{name}` has no ready version on this worker");
+            return Err(Error::new(ErrorCode::ModelNotReady, message));
         }
         let ready: Vec<_> = table.versions.iter().map(|version| version.signature.version.as_str()).collect();
-        Err(Error::new(
-            ErrorCode::VersionNotFound,
-            format!("model `{name}` has no version `{asked}`; ready versions: {}", ready.join(", ")),
-        ))
+        let message = format!("model `{name}` has no version `{asked}`; ready versions: {}", ready.join(", "));
+        Err(Error::new(ErrorCode::VersionNotFound, message))
     }
 }

@@ -36,16 +36,13 @@ pub(crate) struct Stats {
     inner: Arc<Mutex<Counted>>,
 }
 
-/// What was counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Counted {
     /// What gateways sum.
     pub(crate) statistics: ModelStatistics,
     /// Jobs that ran: leased to the start of their run.
     pub(crate) batch_wait: Tally,
-    /// Jobs dropped for their deadline.
     pub(crate) expired: u64,
-    /// How often the batch controller backed off.
     pub(crate) back_offs: u64,
     /// Jobs that failed for good on our side.
     pub(crate) dead: u64,
@@ -60,18 +57,14 @@ pub(crate) struct Counted {
 pub(crate) struct JobTimes {
     /// Enqueued (or due again) to the end of the run.
     pub(crate) total: Latencies,
-    /// Enqueued to leased.
     pub(crate) queue: Latencies,
-    /// The batch's run.
     pub(crate) infer: Latencies,
 }
 
 /// One job of a run: how long it was queued, and leased before the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobWaits {
-    /// Enqueued to leased.
     pub(crate) queue: Duration,
-    /// Leased to the start of the run.
     pub(crate) batch_wait: Duration,
 }
 
@@ -109,7 +102,6 @@ impl Stats {
         inner.succeeded(times, job);
     }
 
-    /// Counts a failed attempt.
     pub(crate) fn failed(&self, waits: JobWaits, took: Duration) {
         let waited = waits.queue + waits.batch_wait;
         self.inner.lock().statistics.record_job(false, waited, waited + took);
@@ -124,17 +116,14 @@ impl Stats {
         }
     }
 
-    /// Counts a job dropped for its deadline.
     pub(crate) fn expired(&self) {
         self.inner.lock().expired += 1;
     }
 
-    /// Counts a back-off of the batch controller.
     pub(crate) fn backed_off(&self) {
         self.inner.lock().back_offs += 1;
     }
 
-    /// The counters now.
     pub(crate) fn counted(&self) -> Counted {
         self.inner.lock().clone()
     }

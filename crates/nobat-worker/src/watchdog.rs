@@ -10,49 +10,38 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nobat_queue::backend::Lease;
-use parking_lot::{Condvar, Mutex};
-
-type Kill = Box<dyn FnOnce() + Send>;
+use parking_lot::Mutex;
 
 /// Stands for no deadline: longer than any process runs.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Why a run was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Its deadline passed.
     TimedOut,
     /// Its lease is lost: the job was cancelled, or another worker has it.
     Abandoned,
 }
 
 /// A handle on the watchdog's thread, which ends with the last handle.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watchdog {
-    shared: Arc<Shared>,
-    _owner: Arc<Owner>,
+    runs: Arc<Mutex<Runs>>,
+    /// Wakes the thread: the nearest deadline has changed.
+    wake: Sender<()>,
 }
 
-struct Owner(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
+#[derive(Debug, Default)]
+struct Runs {
     // Keyed by time, then by a serial number: two runs may share an instant.
     armed: BTreeMap<(Instant, u64), Run>,
     serial: u64,
-    stop: bool,
 }
 
 struct Run {
     lease: Lease,
-    kill: Kill,
+    kill: Box<dyn FnOnce() + Send>,
     ended: Arc<OnceLock<Ended>>,
 }
 
@@ -64,80 +53,67 @@ impl Run {
     }
 }
 
-impl std::fmt::Debug for Watchdog {
+impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watchdog")
+        self.lease.fmt(f)
     }
 }
 
 impl Watchdog {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
     pub(crate) fn start() -> std::io::Result<Watchdog> {
-        let shared = Arc::new(Shared::default());
-        let for_thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("nobat-watchdog".into()).spawn(move || watch(&for_thread))?;
-        Ok(Watchdog { _owner: Arc::new(Owner(Arc::clone(&shared))), shared })
+        let runs = Arc::new(Mutex::new(Runs::default()));
+        let (wake, wakes) = bounded(1);
+        let for_thread = Arc::clone(&runs);
+        std::thread::Builder::new().name("nobat-watchdog".into()).spawn(move || watch(&for_thread, &wakes))?;
+        Ok(Watchdog { runs, wake })
     }
 
     /// Calls `kill` at `at`, or when `lease` is lost before, unless the guard is
     /// dropped first.
     pub(crate) fn arm(&self, lease: Lease, at: Option<Instant>, kill: impl FnOnce() + Send + 'static) -> Armed<'_> {
         let ended = Arc::new(OnceLock::new());
-        let mut state = self.shared.state.lock();
-        state.serial += 1;
-        let key = (at.unwrap_or_else(|| Instant::now() + NEVER), state.serial);
-        state.armed.insert(key, Run { lease, kill: Box::new(kill), ended: Arc::clone(&ended) });
-        let wakes = at.is_some() && state.armed.first_key_value().is_some_and(|(first, _)| *first == key);
-        drop(state);
+        let mut runs = self.runs.lock();
+        runs.serial += 1;
+        let key = (at.unwrap_or_else(|| Instant::now() + NEVER), runs.serial);
+        runs.armed.insert(key, Run { lease, kill: Box::new(kill), ended: Arc::clone(&ended) });
+        let wakes = at.is_some() && runs.armed.first_key_value().is_some_and(|(first, _)| *first == key);
+        drop(runs);
         if wakes {
-            self.shared.changed.notify_one();
+            // Where the channel is full the thread is about to wake anyway.
+            let _ = self.wake.try_send(());
         }
-        Armed { shared: &self.shared, key, ended }
+        Armed { runs: &self.runs, key, ended }
     }
 
     /// Ends the armed runs of these leases.
     pub(crate) fn end(&self, lost: &[Lease]) {
-        let runs: Vec<Run> = {
-            let mut state = self.shared.state.lock();
-            state.armed.extract_if(.., |_, run| lost.contains(&run.lease)).map(|(_, run)| run).collect()
+        let ended: Vec<Run> = {
+            let mut runs = self.runs.lock();
+            runs.armed.extract_if(.., |_, run| lost.contains(&run.lease)).map(|(_, run)| run).collect()
         };
-        runs.into_iter().for_each(|run| run.end(Ended::Abandoned));
+        ended.into_iter().for_each(|run| run.end(Ended::Abandoned));
     }
 }
 
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.state.lock().stop = true;
-        self.0.changed.notify_one();
-    }
-}
-
-fn watch(shared: &Shared) {
-    let mut state = shared.state.lock();
-    while !state.stop {
-        let now = Instant::now();
-        match state.armed.first_key_value().map(|(&key, _)| key) {
-            Some(key) if key.0 <= now => {
-                if let Some(run) = state.armed.remove(&key) {
-                    run.end(Ended::TimedOut);
-                }
+fn watch(runs: &Mutex<Runs>, wakes: &Receiver<()>) {
+    loop {
+        let next = {
+            let mut runs = runs.lock();
+            let now = Instant::now();
+            while let Some(first) = runs.armed.first_entry().filter(|first| first.key().0 <= now) {
+                first.remove().end(Ended::TimedOut);
             }
-            Some(key) => {
-                shared.changed.wait_for(&mut state, key.0 - now);
-            }
-            None => {
-                shared.changed.wait_for(&mut state, Duration::from_secs(3600));
-            }
+            runs.armed.first_key_value().map_or(now + NEVER, |(key, _)| key.0)
+        };
+        if wakes.recv_deadline(next) == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }
 
 /// An armed run; dropping it disarms.
 pub(crate) struct Armed<'a> {
-    shared: &'a Shared,
+    runs: &'a Mutex<Runs>,
     key: (Instant, u64),
     ended: Arc<OnceLock<Ended>>,
 }
@@ -151,7 +127,7 @@ impl Armed<'_> {
 
 impl Drop for Armed<'_> {
     fn drop(&mut self) {
-        self.shared.state.lock().armed.remove(&self.key);
+        self.runs.lock().armed.remove(&self.key);
     }
 }
 

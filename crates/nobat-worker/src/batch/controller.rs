@@ -20,7 +20,6 @@ const RUN_SHARE: f64 = 0.5;
 /// Most that the cap grows at one fit: a line says little far outside its points, least
 /// of all one through runs of nearly one size.
 const GROWTH: f64 = 1.2;
-/// A model version's controller.
 #[derive(Clone, Debug)]
 pub(crate) struct Controller {
     kind: PolicyKind,
@@ -90,7 +89,6 @@ impl Controller {
         self.delay
     }
 
-    /// How long its runs took.
     pub(crate) fn latency(&mut self) -> &mut LatencySamples {
         &mut self.latency
     }

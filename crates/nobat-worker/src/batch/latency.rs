@@ -33,17 +33,14 @@ pub(super) const P99: f64 = 0.99;
 /// would have made it costs as much as running one too late.
 const P75: f64 = 0.75;
 
-/// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Its rows.
     pub(crate) rows: u32,
     /// The cap that it filled: its rows, or the whole cap where the next job did
     /// not fit beside them; 0 for a run that was ended before it finished.
     pub(crate) fills: u32,
     /// How long it took; at least so long, if it was ended.
     pub(crate) took: Duration,
-    /// When it ended.
     pub(crate) ended: Instant,
 }
 
@@ -187,12 +184,6 @@ impl LatencySamples {
         self.samples.retain(|run| now <= run.fresh_until());
         self.fresh_until = self.samples.iter().map(Run::fresh_until).min();
         self.changes = self.changes.wrapping_add((before - self.samples.len()) as u32);
-    }
-}
-
-impl Default for LatencySamples {
-    fn default() -> LatencySamples {
-        LatencySamples::new()
     }
 }
 

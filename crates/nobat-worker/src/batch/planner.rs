@@ -15,22 +15,16 @@ use smallvec::SmallVec;
 pub(crate) struct Slot {
     /// Jobs of one bucket may share a run.
     pub(crate) bucket: u32,
-    /// Rows along the batch axis.
     pub(crate) rows: u32,
-    /// Input bytes.
     pub(crate) bytes: u64,
-    /// When it was leased.
     pub(crate) since: Instant,
-    /// When its answer is due.
     pub(crate) deadline: Option<Instant>,
 }
 
 /// What the controller allows one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Most rows in the run.
     pub(crate) rows: u32,
-    /// Most input bytes in the run.
     pub(crate) bytes: u64,
     /// How long the oldest job may wait for others.
     pub(crate) delay: Duration,
@@ -42,13 +36,11 @@ pub(crate) struct Limits {
 /// The planner's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Run these.
     Run(PlannedBatch),
     /// Ask again after this long, or when more jobs came.
     Wait(Duration),
 }
 
-/// A batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedBatch {
     /// Positions of its slots, ascending; at least one.

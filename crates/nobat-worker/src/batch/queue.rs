@@ -30,34 +30,27 @@ const NEWEST: f64 = 0.125;
 /// A job ready to run.
 #[derive(Debug)]
 pub(crate) struct ReadyJob {
-    /// The lease.
-    pub(crate) job: LeasedJob,
+    pub(crate) leased: LeasedJob,
     /// Inputs by position in the signature; `None` where an optional one is left out.
     pub(crate) inputs: SmallVec<[Option<Tensor>; 2]>,
     /// Outputs asked for; empty for all.
     pub(crate) outputs: Vec<SmolStr>,
     /// Rows along the batch axis; 1 for a model without one.
     pub(crate) rows: u32,
-    /// When it was leased.
     pub(crate) since: Instant,
-    /// When its answer is due.
     pub(crate) deadline: Option<Instant>,
 }
 
 impl ReadyJob {
-    /// The lease it runs under.
     pub(crate) fn lease(&self) -> Lease {
-        (self.job.id, self.job.token)
+        (self.leased.id, self.leased.token)
     }
 }
 
-/// Jobs to run together.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// The version they run on.
     pub(crate) version: Arc<Version>,
-    /// At least one.
-    pub(crate) items: Vec<ReadyJob>,
+    pub(crate) jobs: Vec<ReadyJob>,
     /// Most rows in one run: a job of more is split.
     pub(crate) cap: u32,
     /// The controller's cap, where these jobs fill it as far as the next one
@@ -136,7 +129,7 @@ impl BatchQueue {
         // A job over the cap counts as one full run.
         self.job_rows += (f64::from(rows.min(signature.max_batch_size)) - self.job_rows) * NEWEST;
         let bucket = self.bucket(version, &inputs, job.deaths > 0);
-        Ok((bucket, ReadyJob { job, inputs, outputs: request.outputs, rows, since: now, deadline }))
+        Ok((bucket, ReadyJob { leased: job, inputs, outputs: request.outputs, rows, since: now, deadline }))
     }
 
     fn bucket(&mut self, version: Arc<Version>, inputs: &[Option<Tensor>], alone: bool) -> u32 {
@@ -218,7 +211,11 @@ impl BatchQueue {
             _ => "the deadline passed while the job waited; allow more time or send less".to_owned(),
         };
         let error = JobError { code: ErrorCode::DeadlineExceeded, message };
-        self.tracker.settle(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Expired(error) });
+        self.tracker.settle(Settlement {
+            id: item.leased.id,
+            token: item.leased.token,
+            outcome: Outcome::Expired(error),
+        });
     }
 
     /// Takes what was picked of the held jobs.
@@ -226,12 +223,12 @@ impl BatchQueue {
         let first = &slots[picked.slots[0]];
         let Some(version) = self.version_of(first.bucket).cloned() else { return Next::Empty };
         let cap = if picked.slots.len() == 1 { piece(&version, first) } else { u32::MAX };
-        let mut items = Vec::with_capacity(picked.slots.len());
+        let mut jobs = Vec::with_capacity(picked.slots.len());
         let mut at_picked = picked.slots.into_iter().peekable();
         let mut kept = VecDeque::with_capacity(self.held.len());
         for (at, (slot, item)) in std::mem::take(&mut self.held).into_iter().enumerate() {
             if at_picked.next_if_eq(&at).is_some() {
-                items.push(item);
+                jobs.push(item);
             } else {
                 kept.push_back((slot, item));
             }
@@ -240,7 +237,7 @@ impl BatchQueue {
         // Stale buckets would keep a replaced version in memory.
         let held = &self.held;
         self.buckets.retain(|(own, _)| held.iter().any(|(slot, _)| slot.bucket == *own));
-        Next::Run(Batch { version, items, cap, fills: picked.fills })
+        Next::Run(Batch { version, jobs, cap, fills: picked.fills })
     }
 
     /// Rows and bytes of all that is held.
@@ -358,8 +355,8 @@ impl Batcher for BatchQueue {
             // The common case needs no plan: all jobs are one batch.
             let (version, number) = (Arc::clone(version), front.bucket);
             self.buckets.retain(|(own, _)| *own == number);
-            let items = self.held.drain(..).map(|(_, item)| item).collect();
-            return Next::Run(Batch { version, items, cap: u32::MAX, fills: 0 });
+            let jobs = self.held.drain(..).map(|(_, item)| item).collect();
+            return Next::Run(Batch { version, jobs, cap: u32::MAX, fills: 0 });
         }
         let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
         let limits_of = |bucket| match self.version_of(bucket) {

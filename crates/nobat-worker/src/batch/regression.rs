@@ -8,9 +8,7 @@ use std::time::Duration;
 /// A fitted line: `latency_s = base + per_row * rows`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Line {
-    /// Seconds at zero rows.
     pub(crate) base: f64,
-    /// Seconds per row.
     pub(crate) per_row: f64,
 }
 

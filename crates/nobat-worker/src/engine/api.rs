@@ -14,15 +14,12 @@ use crate::watchdog::{Ended, Watchdog};
 pub(crate) struct InputView<'a> {
     /// Position in the signature's inputs.
     pub(crate) index: usize,
-    /// Element type.
     pub(crate) datatype: Datatype,
     /// Dimensions of the whole batch.
     pub(crate) shape: &'a [i64],
-    /// Elements.
     pub(crate) data: InputData<'a>,
 }
 
-/// An input's elements.
 #[derive(Debug)]
 pub(crate) enum InputData<'a> {
     /// Little-endian, row-major, aligned to 64 bytes.
@@ -34,21 +31,27 @@ pub(crate) enum InputData<'a> {
 /// One output of a batch, lent by the engine.
 #[derive(Debug)]
 pub(crate) struct OutputView<'a> {
-    /// Element type.
     pub(crate) datatype: Datatype,
     /// Dimensions as the run gave them.
     pub(crate) shape: &'a [i64],
-    /// Elements.
     pub(crate) data: OutputData<'a>,
 }
 
-/// An output's elements.
 #[derive(Debug)]
 pub(crate) enum OutputData<'a> {
     /// Little-endian, row-major.
     Raw(&'a [u8]),
-    /// Elements of a string tensor.
     Text(Vec<String>),
+}
+
+impl OutputData<'_> {
+    /// Bytes in a packed result.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            OutputData::Raw(raw) => raw.len(),
+            OutputData::Text(elements) => elements.iter().map(|element| element.len() + 4).sum(),
+        }
+    }
 }
 
 /// Ends a run that is not worth finishing.
@@ -58,7 +61,6 @@ pub(crate) struct RunLimit<'a> {
     pub(crate) at: Option<Instant>,
     /// The lease it runs under; a lost one ends it.
     pub(crate) lease: Lease,
-    /// Who ends it.
     pub(crate) watchdog: &'a Watchdog,
 }
 

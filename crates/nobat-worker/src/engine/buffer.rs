@@ -38,7 +38,6 @@ impl Buffer {
         self.len += bytes.len();
     }
 
-    /// What was pushed since the last reset.
     pub(crate) fn bytes(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }

@@ -21,9 +21,7 @@ use messages::Model;
 /// The classes of one output, in the order of its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Classes {
-    /// Numbers.
     Numbers(Vec<i64>),
-    /// Names.
     Names(Vec<String>),
 }
 
@@ -51,7 +49,6 @@ impl Classes {
         attribute("classlabels_int64s").map(|own| Classes::Numbers(own.ints.clone()))
     }
 
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         match self {
             Classes::Numbers(numbers) => numbers.len(),
@@ -59,7 +56,6 @@ impl Classes {
         }
     }
 
-    /// As texts, for people.
     pub(super) fn names(&self) -> Vec<String> {
         match self {
             Classes::Numbers(numbers) => numbers.iter().map(i64::to_string).collect(),
@@ -73,8 +69,8 @@ impl Classes {
         let mut values = vec![0.0; rows.len() * self.len()];
         for (row, map) in values.chunks_mut(self.len().max(1)).zip(&rows) {
             match self {
-                Classes::Numbers(numbers) => place(row, numbers, map.try_extract_key_values::<i64, f32>()?),
-                Classes::Names(names) => place(row, names, map.try_extract_key_values::<String, f32>()?),
+                Classes::Numbers(numbers) => fill_row(row, numbers, map.try_extract_key_values::<i64, f32>()?),
+                Classes::Names(names) => fill_row(row, names, map.try_extract_key_values::<String, f32>()?),
             }
         }
         Ok(ClassRows { shape: [rows.len() as i64, self.len() as i64], values })
@@ -87,7 +83,7 @@ pub(super) struct ClassRows {
     pub(super) values: Vec<f32>,
 }
 
-fn place<K: PartialEq>(row: &mut [f32], classes: &[K], map: Vec<(K, f32)>) {
+fn fill_row<K: PartialEq>(row: &mut [f32], classes: &[K], map: Vec<(K, f32)>) {
     for (class, probability) in map {
         if let Some(at) = classes.iter().position(|own| *own == class) {
             row[at] = probability;
@@ -111,7 +107,7 @@ mod tests {
     #[test]
     fn a_row_has_each_class_at_its_place() {
         let mut row = [0.0; 3];
-        place(&mut row, &["b", "a", "c"], vec![("a", 0.25), ("b", 0.5), ("other", 9.0)]);
+        fill_row(&mut row, &["b", "a", "c"], vec![("a", 0.25), ("b", 0.5), ("other", 9.0)]);
         assert_eq!(row, [0.5, 0.25, 0.0]);
     }
 }

@@ -12,11 +12,7 @@ use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
 /// Name of the library beside the executable and under `.nobat/lib`.
-#[cfg(target_os = "macos")]
-pub const LIBRARY: &str = "libonnxruntime.dylib";
-/// Name of the library beside the executable and under `.nobat/lib`.
-#[cfg(not(target_os = "macos"))]
-pub const LIBRARY: &str = "libonnxruntime.so";
+pub const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
 
 /// Why ONNX Runtime cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -78,7 +78,7 @@ pub(super) fn clean(message: &str) -> String {
     let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown failure");
     let mut line: String = without_model_path(line).chars().take(MOST).collect();
     // A nested error names the place of each.
-    while let Some((head, tail)) = place(&line) {
+    while let Some((head, tail)) = source_location(&line) {
         let head = head.rsplit_once([' ', ':']).map_or("", |(head, _)| head);
         line = format!("{} {}", head.trim_end(), without_function(tail));
     }
@@ -93,7 +93,7 @@ fn without_model_path(line: &str) -> &str {
 }
 
 /// The text before and after a place in the runtime's source, such as `graph.cc:12`.
-fn place(line: &str) -> Option<(&str, &str)> {
+fn source_location(line: &str) -> Option<(&str, &str)> {
     let found = [".cc:", ".h:"].iter().filter_map(|end| Some((line.find(end)?, end.len())));
     let (at, length) = found.min()?;
     let tail = line[at + length..].trim_start_matches(|c: char| c.is_ascii_digit());

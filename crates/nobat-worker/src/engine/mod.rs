@@ -3,7 +3,7 @@
 //! Two implementations stand: ONNX Runtime ([`onnx`]) and the scripted one of the
 //! tests. An engine knows no jobs, no queue and no batching.
 
-mod api;
+pub(crate) mod api;
 pub(crate) mod buffer;
 mod classes;
 pub(crate) mod input;
@@ -13,4 +13,4 @@ pub mod numbers;
 pub(crate) mod onnx;
 pub(crate) mod stream;
 
-pub(crate) use api::{Engine, InputData, InputView, OutputData, OutputView, RunError, RunLimit};
+pub(crate) use api::{Engine, InputView, OutputData, OutputView, RunError, RunLimit};

@@ -12,7 +12,7 @@ use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::Datatype;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynValue, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, IntoTensorElementType, Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
@@ -25,18 +25,15 @@ use crate::config::{Fallback, ProviderConfig, ProviderKind};
 /// Why a model file cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// No ONNX Runtime.
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The file is not a model this runtime takes, or a tensor of it cannot travel in a request.
     #[error("{0}")]
     Model(String),
-    /// The execution provider cannot be used.
     #[error("{0}")]
     Provider(String),
 }
 
-/// One session.
 pub(crate) struct OnnxEngine {
     session: Session,
     /// Where it runs, which is not where it was to run after a fallback.
@@ -53,9 +50,7 @@ pub(crate) struct OnnxEngine {
 /// What a model file says about itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Description {
-    /// Inputs in the file's order.
     pub(crate) inputs: Vec<TensorSpec>,
-    /// Outputs in the file's order.
     pub(crate) outputs: Vec<TensorSpec>,
     /// By output: the names of its columns, for outputs that are maps from classes.
     pub(crate) classes: Vec<(SmolStr, Vec<String>)>,
@@ -64,9 +59,6 @@ pub(crate) struct Description {
 impl OnnxEngine {
     /// Opens a model file that the guard has checked; `limit` ends the opening when its lease
     /// is lost.
-    ///
-    /// # Errors
-    /// [`OpenError`], naming what is wrong and what to do.
     pub(crate) fn open(path: &Path, provider: &ProviderConfig, limit: RunLimit<'_>) -> Result<OnnxEngine, OpenError> {
         let (session, provider) = match open_with(path, provider, &limit) {
             Err(OpenError::Provider(reason)) if provider.fallback == Fallback::Cpu => {
@@ -86,7 +78,6 @@ impl OnnxEngine {
         Ok(engine)
     }
 
-    /// Where it runs.
     pub(crate) fn provider(&self) -> ProviderKind {
         self.provider
     }
@@ -244,24 +235,35 @@ fn spec(name: &str, value: &ValueType, kind: &str) -> Result<TensorSpec, OpenErr
     }
 }
 
+/// Expands a macro with the type of a datatype's elements; texts are another matter.
+macro_rules! by_type {
+    ($datatype:expr, $expand:ident, $bytes:expr) => {
+        match $datatype {
+            Datatype::Bool => $expand!(bool),
+            Datatype::Uint8 => $expand!(u8),
+            Datatype::Uint16 => $expand!(u16),
+            Datatype::Uint32 => $expand!(u32),
+            Datatype::Uint64 => $expand!(u64),
+            Datatype::Int8 => $expand!(i8),
+            Datatype::Int16 => $expand!(i16),
+            Datatype::Int32 => $expand!(i32),
+            Datatype::Int64 => $expand!(i64),
+            Datatype::Fp16 => $expand!(half::f16),
+            Datatype::Bf16 => $expand!(half::bf16),
+            Datatype::Fp32 => $expand!(f32),
+            Datatype::Fp64 => $expand!(f64),
+            Datatype::Bytes => $bytes,
+        }
+    };
+}
+
 fn datatype(ty: TensorElementType) -> Option<Datatype> {
-    Some(match ty {
-        TensorElementType::Bool => Datatype::Bool,
-        TensorElementType::Uint8 => Datatype::Uint8,
-        TensorElementType::Uint16 => Datatype::Uint16,
-        TensorElementType::Uint32 => Datatype::Uint32,
-        TensorElementType::Uint64 => Datatype::Uint64,
-        TensorElementType::Int8 => Datatype::Int8,
-        TensorElementType::Int16 => Datatype::Int16,
-        TensorElementType::Int32 => Datatype::Int32,
-        TensorElementType::Int64 => Datatype::Int64,
-        TensorElementType::Float16 => Datatype::Fp16,
-        TensorElementType::Bfloat16 => Datatype::Bf16,
-        TensorElementType::Float32 => Datatype::Fp32,
-        TensorElementType::Float64 => Datatype::Fp64,
-        TensorElementType::String => Datatype::Bytes,
-        _ => return None,
-    })
+    macro_rules! element_type {
+        ($type:ty) => {
+            <$type>::into_tensor_element_type()
+        };
+    }
+    Datatype::ALL.into_iter().find(|own| by_type!(own, element_type, TensorElementType::String) == ty)
 }
 
 /// Lends an input to the runtime.
@@ -281,22 +283,7 @@ fn value<'a>(input: &InputView<'a>) -> ort::Result<SessionInputValue<'a>> {
             TensorRef::from_array_view((input.shape, elements))?.into()
         }};
     }
-    Ok(match input.datatype {
-        Datatype::Bool => lend!(bool),
-        Datatype::Uint8 => lend!(u8),
-        Datatype::Uint16 => lend!(u16),
-        Datatype::Uint32 => lend!(u32),
-        Datatype::Uint64 => lend!(u64),
-        Datatype::Int8 => lend!(i8),
-        Datatype::Int16 => lend!(i16),
-        Datatype::Int32 => lend!(i32),
-        Datatype::Int64 => lend!(i64),
-        Datatype::Fp16 => lend!(half::f16),
-        Datatype::Bf16 => lend!(half::bf16),
-        Datatype::Fp32 => lend!(f32),
-        Datatype::Fp64 => lend!(f64),
-        Datatype::Bytes => return Err(ort::Error::new("a BYTES input came without its elements")),
-    })
+    Ok(by_type!(input.datatype, lend, return Err(ort::Error::new("a BYTES input came without its elements"))))
 }
 
 fn lend(
@@ -329,25 +316,10 @@ fn output(value: &DynValue, datatype: Datatype) -> ort::Result<OutputView<'_>> {
             OutputView { datatype, shape, data: OutputData::Raw(bytemuck::cast_slice(elements)) }
         }};
     }
-    Ok(match datatype {
-        Datatype::Bool => read!(bool),
-        Datatype::Uint8 => read!(u8),
-        Datatype::Uint16 => read!(u16),
-        Datatype::Uint32 => read!(u32),
-        Datatype::Uint64 => read!(u64),
-        Datatype::Int8 => read!(i8),
-        Datatype::Int16 => read!(i16),
-        Datatype::Int32 => read!(i32),
-        Datatype::Int64 => read!(i64),
-        Datatype::Fp16 => read!(half::f16),
-        Datatype::Bf16 => read!(half::bf16),
-        Datatype::Fp32 => read!(f32),
-        Datatype::Fp64 => read!(f64),
-        Datatype::Bytes => {
-            let (shape, elements) = value.try_extract_strings()?;
-            OutputView { datatype, shape, data: OutputData::Text(elements) }
-        }
-    })
+    Ok(by_type!(datatype, read, {
+        let (shape, elements) = value.try_extract_strings()?;
+        OutputView { datatype, shape, data: OutputData::Text(elements) }
+    }))
 }
 
 fn failed(error: ort::Error) -> RunError {

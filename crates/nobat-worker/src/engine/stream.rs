@@ -35,9 +35,6 @@ impl<'a> Stream<'a> {
     }
 
     /// Reads what is left.
-    ///
-    /// # Errors
-    /// What went wrong on the way.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.advance(self.remaining());
         self.failed.map_or(Ok(()), Err)

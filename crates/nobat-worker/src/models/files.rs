@@ -15,9 +15,7 @@ pub(crate) struct Files {
     /// SHA-256 of the model file and then of its external files, in the order of
     /// their paths; the first 16 bytes in hex.
     pub(crate) digest: String,
-    /// Size of the model file.
     pub(crate) model_bytes: u64,
-    /// Size of the external files.
     pub(crate) external_bytes: u64,
 }
 

@@ -29,10 +29,8 @@ const MOST_BYTES: u64 = i32::MAX as u64;
 /// Why a file is not handed to ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuardError {
-    /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
-    /// It is not an ONNX model.
     #[error("is not an ONNX model or is truncated ({0}); export it again")]
     NotOnnx(#[from] prost::DecodeError),
     /// It is larger than the format allows.
@@ -45,9 +43,7 @@ pub(crate) enum GuardError {
     Outside {
         /// Which tensor, and where in the model.
         tensor: String,
-        /// What the file says.
         location: String,
-        /// What is wrong with it.
         reason: String,
     },
 }
@@ -82,9 +78,6 @@ fn folder_of(file: &Path) -> &Path {
 }
 
 /// As [`check`], for the bytes of a model file in `folder`.
-///
-/// # Errors
-/// As [`check`].
 pub(crate) fn check_model(bytes: impl Buf, folder: &Path) -> Result<Vec<PathBuf>, GuardError> {
     let model = Model::decode(bytes)?;
     let mut walk = Walk { folder: folder.canonicalize()?, found: Vec::new() };

@@ -87,7 +87,7 @@ impl RowCheck<'_> {
             RowAnalysis::NoBatchAxis(why) => is(RowsVerdict::NoBatchAxis, why),
             RowAnalysis::Proven if !verify => is(RowsVerdict::Proven, String::new()),
             // A trial refutes a proof whose rule is wrong.
-            RowAnalysis::Proven => match try_rows(runner, Effort::Once, budget)? {
+            RowAnalysis::Proven => match try_rows(runner, Effort::ONCE, budget)? {
                 Trial::Differs(why) => {
                     is(RowsVerdict::Mixed, format!("its graph keeps rows apart, but in a trial {why}"))
                 }
@@ -97,7 +97,7 @@ impl RowCheck<'_> {
                 is(RowsVerdict::Unknown, if why == suspect { why } else { format!("{why}, and {suspect}") })
             }
             RowAnalysis::Unknown { why, suspect: None } if !verify => is(RowsVerdict::Unknown, why),
-            RowAnalysis::Unknown { why, suspect: None } => match try_rows(runner, Effort::Thorough, budget)? {
+            RowAnalysis::Unknown { why, suspect: None } => match try_rows(runner, Effort::THOROUGH, budget)? {
                 Trial::Same => is(RowsVerdict::Tried, why),
                 Trial::Differs(differs) => is(RowsVerdict::Mixed, format!("in a trial {differs}")),
                 Trial::None(refusal) => {

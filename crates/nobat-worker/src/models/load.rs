@@ -11,7 +11,7 @@ use super::files::{self, Files};
 use super::golden;
 use super::guard;
 use super::independence::RowCheck;
-use super::memory::Memory;
+use super::memory::{Memory, resident_bytes};
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
 use crate::config::{PolicyKind, ProviderKind};
@@ -22,7 +22,7 @@ use crate::tune::autotune;
 use crate::tune::example::Example;
 use crate::tune::limit::{LoadLimit, RunTimedOut};
 use crate::tune::samples::Sample;
-use crate::tune::sizing::{self, Gpu};
+use crate::tune::sizing::Gpu;
 use crate::tune::synthetic::SyntheticRunner;
 
 /// Rows per run when the batch axis is free and nothing else says.
@@ -68,7 +68,7 @@ pub(crate) struct Load<'a> {
 impl Load<'_> {
     /// Everything up to the further sessions.
     pub(crate) fn prepare(&self) -> Result<PreparedVersion, String> {
-        let before = sizing::resident_bytes();
+        let before = resident_bytes();
         let gpu_before = self.gpu_free();
         let mut engine = self.open()?;
         let described = engine.describe().map_err(|error| self.not_served(error))?;
@@ -113,7 +113,7 @@ impl Load<'_> {
             max_rows: max_rows(max_batch_size),
             ..signature
         };
-        let session_bytes = sizing::resident_bytes().saturating_sub(before);
+        let session_bytes = resident_bytes().saturating_sub(before);
         let gpu = (engine.provider() == ProviderKind::Cuda).then(|| {
             let free_bytes = self.gpu_free();
             Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }

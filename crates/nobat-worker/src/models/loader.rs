@@ -287,9 +287,11 @@ impl VersionLoads<'_> {
         let batching = &self.settings.config.batching;
         let controller = Controller::new(batching, signature.max_batch_size);
         let stats = self.state.counters.of(self.name, &found.version);
-        let version = Version::new(signature, controller, stats, batching.max_batch_bytes)
-            .with(loaded_with, example)
-            .sampling(wants_samples);
+        let version = Version::new(signature, controller, stats, batching.max_batch_bytes).loaded(
+            loaded_with,
+            example,
+            wants_samples,
+        );
         Ok(Some(LoadedVersion { version: Arc::new(version), engines }))
     }
 

@@ -2,7 +2,6 @@
 //! out half-way that it cannot, or never on a system that kills the process instead.
 
 use super::files::Files;
-use crate::tune::sizing;
 
 /// The memory of this process and its system at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,17 +10,15 @@ pub(crate) struct Memory {
     pub(crate) free_bytes: u64,
     /// Most memory that all models of the process may take; none is all there is.
     pub(crate) limit_bytes: Option<u64>,
-    /// What the process holds.
     pub(crate) resident_bytes: u64,
 }
 
 impl Memory {
     /// Now, under `loading.memory_limit_bytes`.
     pub(crate) fn now(limit_bytes: Option<u64>) -> Memory {
-        Memory { free_bytes: free_bytes(), limit_bytes, resident_bytes: sizing::resident_bytes() }
+        Memory { free_bytes: free_bytes(), limit_bytes, resident_bytes: resident_bytes() }
     }
 
-    /// What may still be taken.
     pub(crate) fn left(&self) -> u64 {
         let within_limit = self.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(self.resident_bytes));
         self.free_bytes.min(within_limit)
@@ -55,13 +52,20 @@ impl Memory {
     }
 }
 
+/// Resident memory of this process; 0 where the system does not say.
+pub(crate) fn resident_bytes() -> u64 {
+    counted(&read("/proc/self/status"), "VmRSS:").unwrap_or(0) * 1024
+}
+
 /// What the system has available, within the control group's limit.
 fn free_bytes() -> u64 {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let system =
-        read("/proc/meminfo").and_then(|text| counted(&text, "MemAvailable:")).map_or(u64::MAX, |kb| kb * 1024);
-    let group = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}")).unwrap_or_default();
+    let system = counted(&read("/proc/meminfo"), "MemAvailable:").map_or(u64::MAX, |kb| kb * 1024);
+    let group = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}"));
     system.min(left_in_group(&group("max"), &group("current"), &group("stat")))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 /// What a control group may still take. Cached files count as taken, and reading a

@@ -1,147 +1,125 @@
 //! Protobuf's text form, as far as Triton's `config.pbtxt` uses it: fields,
 //! blocks, lists, strings, numbers and `#` comments.
 
-/// One field; a list becomes several of the same key.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Field {
-    pub(super) key: String,
-    pub(super) value: Value,
-}
-
-/// A field's value.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
-    Text(String),
-    Block(Vec<Field>),
-}
-
-impl Field {
-    pub(super) fn as_text(&self) -> Option<&str> {
-        match &self.value {
-            Value::Text(text) => Some(text),
-            Value::Block(_) => None,
-        }
-    }
-}
-
-/// The first block of a key.
-pub(super) fn block<'a>(fields: &'a [Field], key: &str) -> Option<&'a [Field]> {
-    fields.iter().find_map(|field| match &field.value {
-        Value::Block(inner) if field.key == key => Some(&inner[..]),
-        _ => None,
-    })
-}
-
-/// The first scalar of a key.
-pub(super) fn text<'a>(fields: &'a [Field], key: &str) -> Option<&'a str> {
-    fields.iter().find(|field| field.key == key).and_then(Field::as_text)
-}
-
-/// The first scalar of a key as a whole number.
-pub(super) fn number(fields: &[Field], key: &str) -> Result<Option<u64>, String> {
-    let Some(text) = text(fields, key) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| format!("{key} is `{text}`; a whole number is needed"))
-}
-
-/// Parses a whole file.
-pub(super) fn parse(text: &str) -> Result<Vec<Field>, String> {
-    let tokens = tokens(text)?;
-    let mut at = 0;
-    let fields = fields(&tokens, &mut at, 0)?;
-    match tokens.get(at) {
-        None => Ok(fields),
-        Some(extra) => Err(format!("unexpected `{extra}`")),
-    }
-}
+use std::iter::Peekable;
 
 const MAX_DEPTH: u32 = 32;
 
-fn fields(tokens: &[String], at: &mut usize, depth: u32) -> Result<Vec<Field>, String> {
+/// The fields of a block; a list is several fields of one key.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Vec<(String, Value)>);
+
+#[derive(Debug)]
+enum Value {
+    Text(String),
+    Block(Fields),
+}
+
+impl Fields {
+    /// The first block of a key.
+    pub(super) fn block(&self, key: &str) -> Option<&Fields> {
+        self.0.iter().find_map(|(own, value)| match value {
+            Value::Block(inner) if own == key => Some(inner),
+            _ => None,
+        })
+    }
+
+    /// The scalars of a key.
+    pub(super) fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(move |(own, value)| match value {
+            Value::Text(text) if own == key => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The first scalar of a key as a whole number.
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>, String> {
+        let Some(text) = self.texts(key).next() else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| format!("{key} is `{text}`; a whole number is needed"))
+    }
+}
+
+/// Parses a whole file.
+pub(super) fn parse(text: &str) -> Result<Fields, String> {
+    let mut tokens = tokens(text)?.into_iter().peekable();
+    let fields = fields(&mut tokens, 0)?;
+    tokens.next().map_or(Ok(fields), |extra| Err(format!("unexpected `{extra}`")))
+}
+
+type Tokens = Peekable<std::vec::IntoIter<String>>;
+
+fn fields(tokens: &mut Tokens, depth: u32) -> Result<Fields, String> {
     if depth > MAX_DEPTH {
         return Err("blocks are nested too deep".into());
     }
-    let mut found = Vec::new();
-    while let Some(key) = tokens.get(*at).filter(|token| *token != "}") {
-        *at += 1;
-        if tokens.get(*at).is_some_and(|token| token == ":") {
-            *at += 1;
-        }
-        values(tokens, at, key, depth, &mut found)?;
-        if tokens.get(*at).is_some_and(|token| token == "," || token == ";") {
-            *at += 1;
-        }
+    let mut found = Fields::default();
+    while let Some(key) = tokens.next_if(|token| token != "}") {
+        tokens.next_if_eq(":");
+        values(tokens, &key, depth, &mut found)?;
+        tokens.next_if(|token| token == "," || token == ";");
     }
     Ok(found)
 }
 
-fn values(tokens: &[String], at: &mut usize, key: &str, depth: u32, found: &mut Vec<Field>) -> Result<(), String> {
-    let next = tokens.get(*at).ok_or_else(|| format!("`{key}` has no value"))?;
-    *at += 1;
+fn values(tokens: &mut Tokens, key: &str, depth: u32, found: &mut Fields) -> Result<(), String> {
+    let next = tokens.next().ok_or_else(|| format!("`{key}` has no value"))?;
     match next.as_str() {
         "{" => {
-            let inner = fields(tokens, at, depth + 1)?;
-            match tokens.get(*at) {
-                Some(close) if close == "}" => *at += 1,
-                _ => return Err(format!("the block of `{key}` is not closed")),
-            }
-            found.push(Field { key: key.to_owned(), value: Value::Block(inner) });
+            let inner = fields(tokens, depth + 1)?;
+            tokens.next_if_eq("}").ok_or_else(|| format!("the block of `{key}` is not closed"))?;
+            found.0.push((key.to_owned(), Value::Block(inner)));
         }
-        "[" => loop {
-            match tokens.get(*at).map(String::as_str) {
-                None => return Err(format!("the list of `{key}` is not closed")),
-                Some("]") => {
-                    *at += 1;
-                    break;
+        "[" => {
+            while tokens.next_if_eq("]").is_none() {
+                match tokens.peek().map(String::as_str) {
+                    None => return Err(format!("the list of `{key}` is not closed")),
+                    Some(",") => drop(tokens.next()),
+                    Some("[") => return Err(format!("the list of `{key}` holds a list")),
+                    Some(_) => values(tokens, key, depth, found)?,
                 }
-                Some(",") => *at += 1,
-                Some("[") => return Err(format!("the list of `{key}` holds a list")),
-                Some(_) => values(tokens, at, key, depth, found)?,
             }
-        },
+        }
         "}" | "]" | ":" | "," => return Err(format!("`{key}` has `{next}` for a value")),
-        scalar => found.push(Field { key: key.to_owned(), value: Value::Text(scalar.to_owned()) }),
+        _ => found.0.push((key.to_owned(), Value::Text(next))),
     }
     Ok(())
 }
 
 fn tokens(text: &str) -> Result<Vec<String>, String> {
     let mut tokens = Vec::new();
-    let mut rest = text.chars().peekable();
-    while let Some(&next) = rest.peek() {
-        match next {
-            '#' => while rest.next().is_some_and(|c| c != '\n') {},
-            '{' | '}' | '[' | ']' | ':' | ',' | ';' => {
-                tokens.push(next.to_string());
-                rest.next();
-            }
+    let mut rest = text.trim_start();
+    while let Some(next) = rest.chars().next() {
+        let ends = |c: char| c.is_whitespace() || "{}[]:,;#\"'".contains(c);
+        let length = match next {
+            '#' => rest.find('\n').unwrap_or(rest.len()),
             '"' | '\'' => {
-                rest.next();
-                let mut quoted = String::new();
-                loop {
-                    match rest.next() {
-                        None => return Err("a string is not closed".into()),
-                        Some('\\') => quoted.extend(rest.next()),
-                        Some(c) if c == next => break,
-                        Some(c) => quoted.push(c),
-                    }
-                }
+                let (quoted, length) = quoted(rest, next)?;
                 tokens.push(quoted);
+                length
             }
-            c if c.is_whitespace() => drop(rest.next()),
             _ => {
-                let mut word = String::new();
-                while let Some(&c) = rest.peek() {
-                    if c.is_whitespace() || "{}[]:,;#\"'".contains(c) {
-                        break;
-                    }
-                    word.push(c);
-                    rest.next();
-                }
-                tokens.push(word);
+                let length = if ends(next) { 1 } else { rest.find(ends).unwrap_or(rest.len()) };
+                tokens.push(rest[..length].to_owned());
+                length
             }
-        }
+        };
+        rest = rest[length..].trim_start();
     }
     Ok(tokens)
+}
+
+/// The string that `text` begins with, and how many bytes it takes there.
+fn quoted(text: &str, quote: char) -> Result<(String, usize), String> {
+    let mut quoted = String::new();
+    let mut rest = text.char_indices().skip(1);
+    while let Some((at, c)) = rest.next() {
+        match c {
+            '\\' => quoted.extend(rest.next().map(|(_, c)| c)),
+            _ if c == quote => return Ok((quoted, at + 1)),
+            _ => quoted.push(c),
+        }
+    }
+    Err("a string is not closed".into())
 }
 
 #[cfg(test)]

@@ -11,10 +11,8 @@ use std::path::{Path, PathBuf};
 
 use smol_str::SmolStr;
 
-/// A model as found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundModel {
-    /// Its name.
     pub(crate) name: SmolStr,
     /// The folder that holds its settings, if it has one of its own.
     pub(crate) folder: Option<PathBuf>,
@@ -22,19 +20,15 @@ pub(crate) struct FoundModel {
     pub(crate) versions: Vec<FoundVersion>,
 }
 
-/// A version as found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundVersion {
-    /// Version number as text.
     pub(crate) version: SmolStr,
-    /// The model file.
     pub(crate) file: PathBuf,
 }
 
 /// What a scan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScanResult {
-    /// Every model, by name.
     pub(crate) models: BTreeMap<SmolStr, FoundModel>,
     /// Folders that could not be read, by the name of the model that each may hold.
     pub(crate) unreadable: BTreeSet<SmolStr>,
@@ -52,49 +46,32 @@ impl ScanResult {
 /// Why a path holds no models.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// It cannot be read.
     #[error("cannot read `{}`: {reason}; give an .onnx file or a folder of models", path.display())]
-    Unreadable {
-        /// Which path.
-        path: PathBuf,
-        /// The system's words.
-        reason: io::Error,
-    },
-    /// A file of another kind.
+    Unreadable { path: PathBuf, reason: io::Error },
     #[error("`{}` is not an .onnx file; give an .onnx file or a folder of models", path.display())]
-    NotAModel {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// Two places hold a model of one name.
+    NotAModel { path: PathBuf },
     #[error("model `{name}` is both in `{}` and in `{}`; rename one", first.display(), second.display())]
-    Twice {
-        /// The name.
-        name: SmolStr,
-        /// One place.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
+    Twice { name: SmolStr, first: PathBuf, second: PathBuf },
 }
 
 /// Finds every model under `paths`, by name. An empty folder is no error: its models may
 /// come later, with a reload. A model whose name is not allowed, and a folder beneath one of
 /// the paths that cannot be read or is no model, are left out with a warning, and the
 /// others are served.
-///
-/// # Errors
-/// [`ScanError`] for what an operator has to mend.
 pub(crate) fn scan(paths: &[PathBuf]) -> Result<ScanResult, ScanError> {
     let mut found = ScanResult::default();
     for path in paths {
         for model in scan_path(path, &mut found)? {
             if let Some(why) = nobat_core::model_name::objection(&model.name) {
-                log::warn!("model `{}` in `{}` is left out: {why}; rename it", model.name, place(&model).display());
+                log::warn!("model `{}` in `{}` is left out: {why}; rename it", model.name, location(&model).display());
                 continue;
             }
             if let Some(first) = found.models.get(&model.name) {
-                return Err(ScanError::Twice { name: model.name.clone(), first: place(first), second: place(&model) });
+                return Err(ScanError::Twice {
+                    name: model.name.clone(),
+                    first: location(first),
+                    second: location(&model),
+                });
             }
             found.models.insert(model.name.clone(), model);
         }
@@ -104,7 +81,7 @@ pub(crate) fn scan(paths: &[PathBuf]) -> Result<ScanResult, ScanError> {
     Ok(found)
 }
 
-fn place(model: &FoundModel) -> PathBuf {
+fn location(model: &FoundModel) -> PathBuf {
     let first_file = || model.versions.first().map(|version| version.file.clone());
     model.folder.clone().or_else(first_file).unwrap_or_default()
 }
@@ -216,7 +193,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
         }
         match (versions.entry(number), version_file(&entry)?) {
             (_, None) => {}
-            (Entry::Vacant(place), Some(file)) => drop(place.insert(file)),
+            (Entry::Vacant(entry), Some(file)) => drop(entry.insert(file)),
             // `1` comes before `v1`.
             (Entry::Occupied(_), Some(_)) => others.push(entry),
         }

@@ -12,19 +12,16 @@ use nobat_core::units;
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
 
-use super::pbtxt::{self, Field};
+use super::pbtxt;
 use super::scan::{FoundModel, FoundVersion};
-use crate::config::{BatchingConfig, PolicyKind, ProviderConfig, Sessions, WorkerConfig};
+use crate::config::{BatchingConfig, PolicyKind, ProviderConfig, ProviderKind, Sessions, WorkerConfig};
 use crate::models::golden;
 
-/// Which versions serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VersionPolicy {
     /// The newest so many.
     Latest(usize),
-    /// Every one.
     All,
-    /// Exactly these.
     Only(Vec<SmolStr>),
 }
 
@@ -71,7 +68,6 @@ impl VersionPolicy {
 /// One model's settings over the worker's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelSettings {
-    /// Which versions serve.
     pub(crate) versions: VersionPolicy,
     /// Names for versions.
     pub(crate) labels: BTreeMap<SmolStr, SmolStr>,
@@ -90,9 +86,7 @@ pub(crate) struct ModelSettings {
 pub(crate) struct LoadSettings {
     /// Refuse NaN and infinities in float inputs.
     pub(crate) finite: bool,
-    /// How it is batched.
     pub(crate) batching: BatchingConfig,
-    /// Where it runs.
     pub(crate) provider: ProviderConfig,
     /// What it must answer: the hash of its golden file, if it has one.
     pub(crate) golden: Option<[u8; 32]>,
@@ -141,10 +135,8 @@ struct ModelFile {
     settings: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Reads a model's settings files over the worker's configuration.
-///
-/// # Errors
-/// One line that names file, key and remedy.
+/// Reads a model's settings files over the worker's configuration. An error is one line that
+/// names file, key and remedy.
 pub(crate) fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, String> {
     let mut settings = ModelSettings { config: config.clone(), ..ModelSettings::default() };
     if let Some(path) = found.folder.as_ref().map(|folder| folder.join("config.pbtxt"))
@@ -174,9 +166,6 @@ fn toml_of(found: &FoundModel) -> Option<PathBuf> {
 }
 
 /// Reads a `config.pbtxt` alone, over the defaults.
-///
-/// # Errors
-/// What is wrong with it.
 pub(crate) fn of_pbtxt(text: &str) -> Result<ModelSettings, String> {
     let mut settings = ModelSettings::default();
     apply_pbtxt(text, &mut settings).map(|()| settings)
@@ -251,7 +240,7 @@ fn overlay<T: serde::Serialize + serde::de::DeserializeOwned>(
 fn apply_pbtxt(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     let fields = pbtxt::parse(text)?;
     let batching = &mut settings.config.batching;
-    if let Some(size) = pbtxt::number(&fields, "max_batch_size")? {
+    if let Some(size) = fields.number("max_batch_size")? {
         match size {
             // Triton's 0: the model has no batch axis.
             0 => batching.policy = PolicyKind::None,
@@ -261,35 +250,30 @@ fn apply_pbtxt(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
             }
         }
     }
-    if let Some(dynamic) = pbtxt::block(&fields, "dynamic_batching")
-        && let Some(micros) = pbtxt::number(dynamic, "max_queue_delay_microseconds")?
+    if let Some(dynamic) = fields.block("dynamic_batching")
+        && let Some(micros) = dynamic.number("max_queue_delay_microseconds")?
     {
         batching.max_queue_delay_ms = micros as f64 / 1e3;
     }
-    if let Some(group) = pbtxt::block(&fields, "instance_group") {
-        if let Some(count) = pbtxt::number(group, "count")? {
+    if let Some(group) = fields.block("instance_group") {
+        if let Some(count) = group.number("count")? {
             settings.config.sessions =
                 count.to_string().parse().map_err(|error| format!("instance_group count: {error}"))?;
         }
-        if pbtxt::text(group, "kind") == Some("KIND_GPU") {
-            settings.config.provider.kind = crate::config::ProviderKind::Cuda;
+        if group.texts("kind").next() == Some("KIND_GPU") {
+            settings.config.provider.kind = ProviderKind::Cuda;
         }
     }
-    if let Some(policy) = pbtxt::block(&fields, "version_policy") {
-        if pbtxt::block(policy, "all").is_some() {
+    if let Some(policy) = fields.block("version_policy") {
+        if policy.block("all").is_some() {
             settings.versions = VersionPolicy::All;
-        } else if let Some(latest) = pbtxt::block(policy, "latest") {
-            settings.versions =
-                VersionPolicy::Latest(pbtxt::number(latest, "num_versions")?.unwrap_or(1).max(1) as usize);
-        } else if let Some(specific) = pbtxt::block(policy, "specific") {
-            settings.versions = VersionPolicy::Only(versions_of(specific));
+        } else if let Some(latest) = policy.block("latest") {
+            settings.versions = VersionPolicy::Latest(latest.number("num_versions")?.unwrap_or(1).max(1) as usize);
+        } else if let Some(specific) = policy.block("specific") {
+            settings.versions = VersionPolicy::Only(specific.texts("versions").map(SmolStr::new).collect());
         }
     }
     Ok(())
-}
-
-fn versions_of(fields: &[Field]) -> Vec<SmolStr> {
-    fields.iter().filter(|field| field.key == "versions").filter_map(Field::as_text).map(SmolStr::new).collect()
 }
 
 #[cfg(test)]

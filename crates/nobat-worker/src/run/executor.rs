@@ -26,6 +26,7 @@ use super::scatter::{Joined, batch_axis, pack, within};
 use crate::batch::latency::Run;
 use crate::batch::queue::{Batch, ReadyJob, retry_delay};
 use crate::engine::buffer::Buffer;
+use crate::engine::input::OwnedInput;
 use crate::engine::{Engine, InputView, OutputView, RunError, RunLimit};
 use crate::model::Version;
 use crate::stats::JobWaits;
@@ -72,41 +73,30 @@ impl Executor {
 
     /// Runs a batch and leaves a settlement for each of its jobs with the tracker.
     pub(crate) fn run(&mut self, batch: Batch) {
-        let Batch { version, items, cap, fills } = batch;
+        let Batch { version, jobs, cap, fills } = batch;
         match self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, &version)) {
-            Some(at) => self.attempt(at, &version, &items, cap, fills),
-            None => {
-                let message = format!(
-                    "model `{}` version {} was unloaded while the job waited",
-                    version.signature.name, version.signature.version
-                );
-                for item in &items {
-                    let failure = Failure { code: ErrorCode::ModelNotReady, message: message.clone(), again: true };
-                    self.fail(&version, item, failure);
-                }
-            }
+            Some(at) => self.attempt(at, &version, &jobs, cap, fills),
+            None => jobs.iter().for_each(|job| self.fail(&version, job, Failure::unloaded(&version))),
         }
         self.tracker.settle_all(&mut self.settled);
     }
 
-    fn attempt(&mut self, engine: usize, version: &Version, items: &[ReadyJob], cap: u32, fills: u32) {
+    fn attempt(&mut self, engine: usize, version: &Version, jobs: &[ReadyJob], cap: u32, fills: u32) {
         let started = Instant::now();
-        let outcome = match items {
-            [item] if version.splits() && item.rows > cap => {
-                self.guarded(engine, version, |run| run.run_split(item, cap))
-            }
-            _ => self.guarded(engine, version, |run| run.run_whole(items, fills)),
+        let outcome = match jobs {
+            [job] if version.splits() && job.rows > cap => self.guarded(engine, version, |run| run.run_split(job, cap)),
+            _ => self.guarded(engine, version, |run| run.run_whole(jobs, fills)),
         };
-        match (outcome, items) {
+        match (outcome, jobs) {
             (Ok(()), _) => {}
-            (Err(failure), [item]) => {
-                version.stats.failed(waits(item, started), started.elapsed());
-                self.fail(version, item, failure);
+            (Err(failure), [job]) => {
+                version.stats.failed(waits(job, started), started.elapsed());
+                self.fail(version, job, failure);
             }
             (Err(failure), _) => {
-                let (model, jobs) = (version.signature.name.as_str(), items.len());
-                log::debug!(model, jobs; "a batch failed and is halved: {}", failure.message);
-                let (left, right) = items.split_at(items.len() / 2);
+                let model = version.signature.name.as_str();
+                log::debug!(model, jobs = jobs.len(); "a batch failed and is halved: {}", failure.message);
+                let (left, right) = jobs.split_at(jobs.len() / 2);
                 self.attempt(engine, version, left, cap, 0);
                 self.attempt(engine, version, right, cap, 0);
             }
@@ -141,33 +131,32 @@ impl Executor {
         outcome
     }
 
-    fn fail(&mut self, version: &Version, item: &ReadyJob, failure: Failure) {
-        let job = &item.job;
+    fn fail(&mut self, version: &Version, job: &ReadyJob, failure: Failure) {
+        let leased = &job.leased;
         let error = JobError { code: failure.code, message: failure.message };
         let outcome = match failure.code {
             // Its lease is gone: there is nothing left to settle.
-            ErrorCode::JobCancelled => return log::info!(job = job.id.to_string(); "{}", error.message),
+            ErrorCode::JobCancelled => return log::info!(job = leased.id.to_string(); "{}", error.message),
             ErrorCode::DeadlineExceeded => {
                 version.stats.expired();
                 Outcome::Expired(error)
             }
             _ => {
-                let retry_in = failure.again.then(|| retry_delay(job.retry, job.attempt)).flatten();
+                let retry_in = failure.again.then(|| retry_delay(leased.retry, leased.attempt)).flatten();
                 if retry_in.is_none() {
                     version.stats.ended(error.code);
                 }
-                let (id, model, attempt) = (job.id.to_string(), version.signature.name.as_str(), job.attempt);
+                let (id, model, attempt) = (leased.id.to_string(), version.signature.name.as_str(), leased.attempt);
                 // A caller's own mistake is reported to the caller only.
                 let level = if error.code == ErrorCode::InvalidTensor { log::Level::Debug } else { log::Level::Warn };
-                log::log!(level, job = id, model, attempt, request = job.trace.request_id.as_str(), traceparent = job.trace.traceparent.as_str(); "an attempt failed: {}", error.message);
+                log::log!(level, job = id, model, attempt, request = leased.trace.request_id.as_str(), traceparent = leased.trace.traceparent.as_str(); "an attempt failed: {}", error.message);
                 Outcome::Failed { error, retry_in }
             }
         };
-        self.settled.push(Settlement { id: job.id, token: job.token, outcome });
+        self.settled.push(Settlement { id: leased.id, token: leased.token, outcome });
     }
 }
 
-/// What one run uses of the executor.
 struct BatchRun<'a> {
     worker: &'a SmolStr,
     watchdog: &'a Watchdog,
@@ -179,50 +168,51 @@ struct BatchRun<'a> {
 }
 
 impl BatchRun<'_> {
-    /// One run over all rows of `items`.
-    fn run_whole(&mut self, items: &[ReadyJob], fills: u32) -> Result<(), Failure> {
-        let rows: u32 = items.iter().map(|item| item.rows).sum();
+    /// One run over all rows of `jobs`.
+    fn run_whole(&mut self, jobs: &[ReadyJob], fills: u32) -> Result<(), Failure> {
+        let rows: u32 = jobs.iter().map(|job| job.rows).sum();
         let (worker, version, max_bytes) = (self.worker, self.version, self.max_bytes);
-        let mut fresh = Vec::with_capacity(items.len());
-        let ran = self.once(items, 0..rows, fills, &mut |outputs, ran| {
-            if items.len() > 1 {
+        let mut fresh = Vec::with_capacity(jobs.len());
+        let ran = self.once(jobs, 0..rows, fills, &mut |outputs, ran| {
+            if jobs.len() > 1 {
                 batch_axis(version, outputs, rows)?;
             }
             let mut first = 0;
-            for item in items {
+            for job in jobs {
                 let times = BatchTimes { output: ran.ended.elapsed(), ..ran.times };
-                let part = match items.len() {
-                    1 => None,
-                    _ => Some((first, item.rows, rows)),
-                };
-                let packed =
-                    pack(version, item, outputs, part, &timings(item, worker, ran.started, &times), max_bytes)?;
-                fresh.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
-                first += item.rows;
+                let part = (jobs.len() > 1).then_some((first, job.rows, rows));
+                let timings = timings(job, worker, ran.started, &times);
+                let packed = pack(version, job, outputs, part, &timings, max_bytes)?;
+                fresh.push(Settlement {
+                    id: job.leased.id,
+                    token: job.leased.token,
+                    outcome: Outcome::Succeeded(packed),
+                });
+                first += job.rows;
             }
             Ok(())
         })?;
-        version.stats.ran(ran.times, items.iter().map(|item| waits(item, ran.started)));
-        items.iter().for_each(|item| trace(version, item, &ran));
+        version.stats.ran(ran.times, jobs.iter().map(|job| waits(job, ran.started)));
+        jobs.iter().for_each(|job| trace(version, job, &ran));
         if version.samples.are_wanted()
-            && let [item] = items
+            && let [job] = jobs
         {
-            version.samples.offer(&item.inputs);
+            version.samples.offer(&job.inputs);
         }
         self.settled.append(&mut fresh);
         Ok(())
     }
 
-    /// Several runs over the rows of one large item, joined.
-    fn run_split(&mut self, item: &ReadyJob, cap: u32) -> Result<(), Failure> {
+    /// Several runs over the rows of one large job, joined.
+    fn run_split(&mut self, job: &ReadyJob, cap: u32) -> Result<(), Failure> {
         let (worker, version, max_bytes) = (self.worker, self.version, self.max_bytes);
         let started = Instant::now();
         let mut joined: Vec<Joined> = Vec::new();
         let mut total = BatchTimes::default();
         let mut from = 0;
-        while from < item.rows {
-            let to = item.rows.min(from.saturating_add(cap));
-            let ran = self.once(std::slice::from_ref(item), from..to, 0, &mut |outputs, _| {
+        while from < job.rows {
+            let to = job.rows.min(from.saturating_add(cap));
+            let ran = self.once(std::slice::from_ref(job), from..to, 0, &mut |outputs, _| {
                 batch_axis(version, outputs, to - from)?;
                 joined.resize_with(outputs.len(), Joined::default);
                 let specs = &version.signature.outputs;
@@ -241,10 +231,14 @@ impl BatchRun<'_> {
             from = to;
         }
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
-        let packed = pack(version, item, &views, None, &timings(item, worker, started, &total), max_bytes)?;
-        version.stats.joined(total, waits(item, started));
-        trace(version, item, &Ran { started, ended: Instant::now(), times: total });
-        self.settled.push(Settlement { id: item.job.id, token: item.job.token, outcome: Outcome::Succeeded(packed) });
+        let packed = pack(version, job, &views, None, &timings(job, worker, started, &total), max_bytes)?;
+        version.stats.joined(total, waits(job, started));
+        trace(version, job, &Ran { started, ended: Instant::now(), times: total });
+        self.settled.push(Settlement {
+            id: job.leased.id,
+            token: job.leased.token,
+            outcome: Outcome::Succeeded(packed),
+        });
         Ok(())
     }
 
@@ -252,18 +246,18 @@ impl BatchRun<'_> {
     /// `fills` or of their own number.
     fn once(
         &mut self,
-        items: &[ReadyJob],
+        jobs: &[ReadyJob],
         rows: std::ops::Range<u32>,
         fills: u32,
         split: &mut dyn FnMut(&[OutputView<'_>], &Ran) -> Result<(), Failure>,
     ) -> Result<Ran, Failure> {
         let started = Instant::now();
-        let filled = fill(self.version, self.buffers, items, &rows)?;
-        let views: SmallVec<[InputView<'_>; 2]> = filled.views(self.version, self.buffers);
+        let filled = fill(self.version, self.buffers, jobs, &rows)?;
+        let views: SmallVec<[InputView<'_>; 2]> = filled.iter().map(OwnedInput::view).collect();
         let rows = rows.end - rows.start;
-        let limit = match items {
+        let limit = match jobs {
             // Ending a run ends it for all its jobs, so only for one alone.
-            [item] => Some(RunLimit { at: item.deadline, lease: item.lease(), watchdog: self.watchdog }),
+            [job] => Some(RunLimit { at: job.deadline, lease: job.lease(), watchdog: self.watchdog }),
             _ => None,
         };
         let before_run = Instant::now();
@@ -277,6 +271,8 @@ impl BatchRun<'_> {
             outcome = split(outputs, ran);
             ran.times.output = ended.elapsed();
         });
+        drop(views);
+        filled.into_iter().for_each(|input| self.buffers[input.index] = input.bytes);
         if let Err(error) = run {
             if matches!(error, RunError::Ended(Ended::TimedOut)) {
                 self.learn(rows, 0, started);
@@ -298,31 +294,32 @@ impl BatchRun<'_> {
 }
 
 /// One line and one span per job that ran, with the request it came from.
-fn trace(version: &Version, item: &ReadyJob, ran: &Ran) {
+fn trace(version: &Version, job: &ReadyJob, ran: &Ran) {
     if !log::log_enabled!(log::Level::Debug) && !traces::is_on() {
         return;
     }
-    let (job, model) = (item.job.id.to_string(), version.signature.name.as_str());
-    Span::run(&item.job.trace.traceparent, ran.started.elapsed(), &[("nobat.model", model), ("nobat.job", &job)]);
+    let (leased, model) = (&job.leased, version.signature.name.as_str());
+    let job = leased.id.to_string();
+    Span::run(&leased.trace.traceparent, ran.started.elapsed(), &[("nobat.model", model), ("nobat.job", &job)]);
     log::debug!(
         job, model,
-        request = item.job.trace.request_id.as_str(),
-        traceparent = item.job.trace.traceparent.as_str(),
-        attempt = item.job.attempt,
+        request = leased.trace.request_id.as_str(),
+        traceparent = leased.trace.traceparent.as_str(),
+        attempt = leased.attempt,
         batch = ran.times.rows,
         infer_us = micros(ran.times.infer);
         "a job ran"
     );
 }
 
-fn waits(item: &ReadyJob, started: Instant) -> JobWaits {
-    let queue = Duration::from_micros(item.job.leased_at_us.saturating_sub(item.job.queued_at_us));
-    JobWaits { queue, batch_wait: started.saturating_duration_since(item.since) }
+fn waits(job: &ReadyJob, started: Instant) -> JobWaits {
+    let queue = Duration::from_micros(job.leased.leased_at_us.saturating_sub(job.leased.queued_at_us));
+    JobWaits { queue, batch_wait: started.saturating_duration_since(job.since) }
 }
 
-/// How an item's answer came about, its attempts so far included.
-fn timings(item: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Timings {
-    let waits = waits(item, started);
+/// How an job's answer came about, its attempts so far included.
+fn timings(job: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Timings {
+    let waits = waits(job, started);
     Timings {
         queue_us: micros(waits.queue),
         batch_wait_us: micros(waits.batch_wait),
@@ -330,7 +327,7 @@ fn timings(item: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTim
         infer_us: micros(times.infer),
         output_us: micros(times.output),
         batch_size: times.rows,
-        attempts: item.job.attempt,
+        attempts: job.leased.attempt,
         worker: worker.clone(),
     }
 }

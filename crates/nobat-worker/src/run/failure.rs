@@ -15,43 +15,45 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    fn new(code: ErrorCode, again: bool, message: String) -> Failure {
+        Failure { code, message, again }
+    }
+
     pub(super) fn run(error: RunError, version: &Version) -> Failure {
-        let name = &version.signature.name;
+        let (name, model) = (&version.signature.name, model(version));
         match error {
-            RunError::Failed(reason) => Failure {
-                code: ErrorCode::InferenceFailed,
-                message: format!("{} failed{}; {}", model(version), located(&reason), remedy(&reason)),
-                again: true,
-            },
-            RunError::Invalid(reason) => Failure::invalid(format!(
-                "{} cannot compute this input{}; {}",
-                model(version),
-                located(&reason),
-                remedy(&reason)
-            )),
-            RunError::Ended(Ended::TimedOut) => Failure {
-                code: ErrorCode::DeadlineExceeded,
-                message: format!("the run of model `{name}` was ended at the job's deadline; allow more time"),
-                again: false,
-            },
-            RunError::Ended(Ended::Abandoned) => Failure {
-                code: ErrorCode::JobCancelled,
-                message: format!("the run of model `{name}` was ended: its job is cancelled or runs elsewhere"),
-                again: false,
-            },
+            RunError::Failed(reason) => {
+                let message = format!("{model} failed{}; {}", located(&reason), remedy(&reason));
+                Failure::new(ErrorCode::InferenceFailed, true, message)
+            }
+            RunError::Invalid(reason) => {
+                Failure::invalid(format!("{model} cannot compute this input{}; {}", located(&reason), remedy(&reason)))
+            }
+            RunError::Ended(Ended::TimedOut) => {
+                let message = format!("the run of model `{name}` was ended at the job's deadline; allow more time");
+                Failure::new(ErrorCode::DeadlineExceeded, false, message)
+            }
+            RunError::Ended(Ended::Abandoned) => {
+                let message = format!("the run of model `{name}` was ended: its job is cancelled or runs elsewhere");
+                Failure::new(ErrorCode::JobCancelled, false, message)
+            }
         }
     }
 
     pub(super) fn panicked(text: &str, version: &Version) -> Failure {
         let message =
             format!("the run of {} panicked: {text}; report the model and its input to its owner", model(version));
-        Failure { code: ErrorCode::InferenceFailed, message, again: true }
+        Failure::new(ErrorCode::InferenceFailed, true, message)
+    }
+
+    pub(super) fn unloaded(version: &Version) -> Failure {
+        let message = format!("{} was unloaded while the job waited", model(version));
+        Failure::new(ErrorCode::ModelNotReady, true, message)
     }
 
     /// Outputs that cannot be split among rows.
     pub(super) fn outputs(what: &str, version: &Version) -> Failure {
-        let message = format!("{}: {what}", model(version));
-        Failure { code: ErrorCode::InferenceFailed, message, again: false }
+        Failure::new(ErrorCode::InferenceFailed, false, format!("{}: {what}", model(version)))
     }
 
     /// Outputs over the limit of a result.
@@ -60,11 +62,11 @@ impl Failure {
             "the outputs of {} have {bytes} bytes, more than the {most} that a result may have; ask for fewer outputs, send fewer rows per request, or raise worker.max_result_bytes",
             model(version)
         );
-        Failure { code: ErrorCode::PayloadTooLarge, message, again: false }
+        Failure::new(ErrorCode::PayloadTooLarge, false, message)
     }
 
     pub(super) fn invalid(message: String) -> Failure {
-        Failure { code: ErrorCode::InvalidTensor, message, again: false }
+        Failure::new(ErrorCode::InvalidTensor, false, message)
     }
 }
 
@@ -94,7 +96,6 @@ fn plain(message: &str) -> &str {
     said.split_once(" was false. ").map_or(said, |(_, said)| said)
 }
 
-/// What a caller can do about it.
 fn remedy(reason: &str) -> &'static str {
     let reason = reason.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));

@@ -41,11 +41,11 @@ fn answered(a_second: u32, seconds: usize, slow: impl Fn(usize) -> u32) -> Vec<u
         bench.batches.admit(leased, now);
         now += STEP;
         if let Next::Run(batch) = bench.batches.next(now) {
-            let rows = batch.items.len() as u32;
+            let rows = batch.jobs.len() as u32;
             let took = Duration::from_micros(5_000 + 500 * u64::from(rows)) * slow(second);
             now += took;
             bench.version.controller.lock().observe(Run { rows, fills: rows, took, ended: now });
-            answered[second] += batch.items.iter().filter(|item| item.deadline >= Some(now)).count() as u32;
+            answered[second] += batch.jobs.iter().filter(|job| job.deadline >= Some(now)).count() as u32;
         }
         bench.tracker.take_outbox();
     }

@@ -31,9 +31,6 @@ impl LeaseTrackers {
 }
 
 /// Starts the renewing thread; it ends when `stop` turns true or is dropped.
-///
-/// # Errors
-/// When the system refuses a thread or its runtime.
 pub(crate) fn start(
     queue: Arc<dyn Queue>,
     trackers: LeaseTrackers,

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use nobat_core::infer::InferResponse;
 use nobat_core::tensor::{Datatype, Shape, put_bytes_element};
 use nobat_core::timings::Timings;
+use smol_str::SmolStr;
 
 use super::failure::Failure;
 use crate::batch::queue::ReadyJob;
@@ -29,36 +30,27 @@ pub(super) fn batch_axis(version: &Version, outputs: &[OutputView<'_>], rows: u3
 /// bytes are refused before they are copied.
 pub(super) fn pack(
     version: &Version,
-    item: &ReadyJob,
+    job: &ReadyJob,
     outputs: &[OutputView<'_>],
     part: Option<(u32, u32, u32)>,
     timings: &Timings,
     most: usize,
 ) -> Result<Bytes, Failure> {
     let signature = &version.signature;
-    let wanted = |at: usize| item.outputs.is_empty() || item.outputs.contains(&signature.outputs[at].name);
-    let size: usize = outputs
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| wanted(*at))
-        .map(|(at, output)| {
-            let len = match &output.data {
-                OutputData::Raw(raw) => raw.len(),
-                OutputData::Text(elements) => elements.iter().map(|element| element.len() + 4).sum(),
-            };
-            signature.outputs[at].name.len()
-                + output.shape.len() * 3
-                + 16
-                + part.map_or(len, |(_, rows, all)| len * rows as usize / all.max(1) as usize)
-        })
-        .sum();
+    let wanted = |name: &SmolStr| job.outputs.is_empty() || job.outputs.contains(name);
+    let named = || outputs.iter().zip(&signature.outputs).map(|(output, spec)| (output, &spec.name));
+    let asked = || named().filter(|(_, name)| wanted(name));
+    let size = asked().map(|(output, name)| {
+        let len = output.data.len();
+        let len = part.map_or(len, |(_, rows, all)| len * rows as usize / all.max(1) as usize);
+        name.len() + output.shape.len() * 3 + 16 + len
+    });
+    let size: usize = size.sum();
     within(version, size, most)?;
     let mut out = Vec::with_capacity(size + signature.version.len() + 48);
     timings.encode(&mut out);
-    let count = (0..outputs.len()).filter(|&at| wanted(at)).count();
-    InferResponse::encode_head(&mut out, &signature.version, count);
-    for (at, output) in outputs.iter().enumerate().filter(|(at, _)| wanted(*at)) {
-        let name = &signature.outputs[at].name;
+    InferResponse::encode_head(&mut out, &signature.version, asked().count());
+    for (output, name) in asked() {
         let mut shape: Shape = output.shape.into();
         let slice = |len: usize| match part {
             None => 0..len,
@@ -95,7 +87,7 @@ pub(super) fn within(version: &Version, bytes: usize, most: usize) -> Result<(),
     if bytes > most { Err(Failure::too_large(bytes, most, version)) } else { Ok(()) }
 }
 
-/// One output of a split item, growing run by run.
+/// One output of a split job, growing run by run.
 #[derive(Default)]
 pub(super) struct Joined {
     datatype: Option<Datatype>,

@@ -7,16 +7,12 @@
 //! - After a drain every lease that the session held is settled or given back.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use apalis::layers::WorkerBuilderExt;
 use apalis_core::error::WorkerError;
-use apalis_core::task::Task;
 use apalis_core::worker::builder::WorkerBuilder;
 use nobat_core::retry::Backoff;
 use nobat_queue::Queue;
@@ -24,7 +20,6 @@ use nobat_queue::backend::{LeaseBackend, LeaseTracker};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
-use tower_service::Service;
 
 use crate::batch::queue::{Batch, BatchQueue};
 use crate::engine::Engine;
@@ -70,9 +65,7 @@ impl SessionEngines {
     }
 }
 
-/// One running session of a model.
 pub(crate) struct Session {
-    /// Its engines.
     pub(crate) engines: Arc<SessionEngines>,
     drain: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -80,9 +73,6 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts a thread that leases `model`'s jobs in the name of `worker`.
-    ///
-    /// # Errors
-    /// When the system refuses a thread or its runtime.
     pub(crate) fn start(
         queue: Arc<dyn Queue>,
         model: Arc<Model>,
@@ -105,7 +95,6 @@ impl Session {
         self.drain.send_replace(true);
     }
 
-    /// Whether its thread has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -172,10 +161,18 @@ impl SessionThread {
         backend: LeaseBackend<BatchQueue>,
         mut draining: watch::Receiver<bool>,
     ) -> Result<(), WorkerError> {
+        let engines = Arc::clone(&self.engines);
         WorkerBuilder::new(&*format!("{}/{}#{}", self.worker, self.model.name, self.number))
             .backend(backend)
             .catch_panic()
-            .build(RunBatch(Arc::clone(&self.engines)))
+            // Runs when the future is polled, where the panic layer watches.
+            .build(move |batch: Batch| {
+                let engines = Arc::clone(&engines);
+                async move {
+                    engines.run(batch);
+                    Ok::<(), Infallible>(())
+                }
+            })
             .run_until(async move {
                 drained(&mut draining).await;
                 Ok::<(), WorkerError>(())
@@ -187,41 +184,6 @@ impl SessionThread {
 /// Waits for the drain. An error means that the [`Session`] was dropped, which is a drain too.
 async fn drained(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|&drain| drain).await;
-}
-
-/// The apalis service: one task is one batch, run inline.
-#[derive(Clone)]
-struct RunBatch(Arc<SessionEngines>);
-
-impl Service<Task<Batch>> for RunBatch {
-    type Response = ();
-    type Error = Infallible;
-    type Future = RunFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, task: Task<Batch>) -> RunFuture {
-        RunFuture { engines: Arc::clone(&self.0), batch: Some(task.args) }
-    }
-}
-
-/// Runs its batch when first polled, where the panic layer watches.
-struct RunFuture {
-    engines: Arc<SessionEngines>,
-    batch: Option<Batch>,
-}
-
-impl Future for RunFuture {
-    type Output = Result<(), Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(batch) = self.batch.take() {
-            self.engines.run(batch);
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 #[cfg(test)]

@@ -39,9 +39,6 @@ pub(crate) struct BatchSize {
 /// Times batch sizes 1, 2, 4, … up to `limit` as long as they pay, fit into
 /// `max_bytes` of input and `budget` lasts, those that are close to each other again
 /// in turn, and picks one. `None` when synthetic input does not run.
-///
-/// # Errors
-/// [`RunTimedOut`].
 pub(crate) fn best_batch_size(
     model: &mut SyntheticRunner<'_>,
     limit: u32,
@@ -245,7 +242,7 @@ mod tests {
                 let within = model.rows_within(i64::from(u16::MAX), 1 << 20);
                 assert_eq!(within, if shape[0] < 0 { 1 } else { 1 << 20 });
                 assert_eq!(best_batch_size(model, 32, u64::MAX, Duration::from_secs(1)), Ok(None), "{shape:?}");
-                let rows = try_rows(model, Effort::Thorough, Duration::from_secs(1)).expect("it ends");
+                let rows = try_rows(model, Effort::THOROUGH, Duration::from_secs(1)).expect("it ends");
                 assert!(matches!(&rows, Trial::None(why) if why.contains("over 256 MiB")), "{shape:?}: {rows:?}");
             });
             assert!(runs.is_empty(), "{shape:?}");

@@ -1,6 +1,6 @@
 //! How many sessions fit: computed from cores and measured memory, never guessed.
 //!
-//! Pure, but for the two functions that read the system.
+//! Pure, but for the number of cores.
 
 use crate::config::Sessions;
 
@@ -11,11 +11,9 @@ const TINY_ROW_S: f64 = 1e-3;
 /// The resources that sizing is based on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Resources {
-    /// Processor cores this process may use.
     pub(crate) cores: u32,
     /// Memory that may still be used, in bytes.
     pub(crate) free_bytes: u64,
-    /// Measured memory of one session, in bytes.
     pub(crate) session_bytes: u64,
     /// Measured run time per row at the best batch size, in seconds.
     pub(crate) row_s: f64,
@@ -23,12 +21,10 @@ pub(crate) struct Resources {
     pub(crate) gpu: Option<Gpu>,
 }
 
-/// Memory on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Gpu {
     /// Memory that may still be used, in bytes; `None` where the driver does not say.
     pub(crate) free_bytes: Option<u64>,
-    /// Measured memory of one session, in bytes.
     pub(crate) session_bytes: u64,
 }
 
@@ -69,20 +65,8 @@ fn room(free_bytes: u64, session_bytes: u64) -> String {
     format!("{} MB free at {} MB a session", free_bytes / 1_000_000, session_bytes / 1_000_000)
 }
 
-/// Cores this process may use.
 pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
-}
-
-/// Resident memory of this process, in bytes; 0 where the system does not say.
-pub(crate) fn resident_bytes() -> u64 {
-    read_kb("/proc/self/status", "VmRSS:").unwrap_or(0)
-}
-
-fn read_kb(path: &str, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
 #[cfg(test)]

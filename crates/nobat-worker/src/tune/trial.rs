@@ -17,21 +17,11 @@ use crate::engine::RunError;
 const OPEN_DIMS: [i64; 9] = [16, 1, 64, 224, 128, 256, 512, 1024, 16_000];
 /// Most sizes tried in all.
 const MAX_DIMS: usize = 16;
-/// Sizes that are enough.
-const ENOUGH_DIMS: usize = 3;
-/// Seeds at each size.
-const SEEDS: u64 = 2;
 /// Integers are below one of these: the most that the model takes.
 const BELOW: [i64; 4] = [20_000, 1_000, 100, 10];
-/// How much a row's answers may differ by kernel choice, relative to its largest value.
-const TOLERANCE: f64 = 2e-3;
-/// As much where the graph has proven independence: the trial is there to catch a wrong
-/// rule, whose rows are entirely different, not the rounding that a deep model amplifies.
-const PROVEN_TOLERANCE: f64 = 0.25;
 /// Where values cancel out, what is left is rounding, in proportion to the largest of them.
 const ROUNDING: f64 = 1e-5;
 
-/// What a trial showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trial {
     /// Each row was the same alone and among others.
@@ -42,28 +32,27 @@ pub(crate) enum Trial {
     None(String),
 }
 
-/// How much is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// One size and seed, for a model whose graph has proven it.
-    Once,
-    /// Several.
-    Thorough,
+/// How much is tried, and how much a row's answers may differ by kernel choice, relative to
+/// its largest value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Sizes of open axes that are enough.
+    dims: usize,
+    /// Seeds at each size.
+    seeds: u64,
+    tolerance: f64,
 }
 
 impl Effort {
-    fn tolerance(self) -> f64 {
-        match self {
-            Effort::Once => PROVEN_TOLERANCE,
-            Effort::Thorough => TOLERANCE,
-        }
-    }
+    /// For a model whose graph has proven that rows are independent: the trial is there to
+    /// catch a wrong rule, whose rows are entirely different, not the rounding that a deep
+    /// model amplifies.
+    pub(crate) const ONCE: Effort = Effort { dims: 1, seeds: 1, tolerance: 0.25 };
+    /// For a model whose graph shows nothing.
+    pub(crate) const THOROUGH: Effort = Effort { dims: 3, seeds: 2, tolerance: 2e-3 };
 }
 
 /// Runs synthetic rows alone and together, for about `budget`.
-///
-/// # Errors
-/// [`RunTimedOut`].
 pub(crate) fn try_rows(
     model: &mut SyntheticRunner<'_>,
     effort: Effort,
@@ -89,8 +78,7 @@ pub(crate) fn try_rows(
                 }
             }
         }
-        let enough = if effort == Effort::Once { 1 } else { ENOUGH_DIMS };
-        if ran >= enough || (ran > 0 && Instant::now() >= until) {
+        if ran >= effort.dims || (ran > 0 && Instant::now() >= until) {
             break;
         }
     }
@@ -98,9 +86,6 @@ pub(crate) fn try_rows(
 }
 
 /// Runs real requests alone and together, in two orders.
-///
-/// # Errors
-/// [`RunTimedOut`].
 pub(crate) fn try_samples(model: &mut SyntheticRunner<'_>, samples: &[Sample]) -> Result<Trial, RunTimedOut> {
     match compare_samples(model, samples) {
         Ok(None) => Ok(Trial::Same),
@@ -117,7 +102,7 @@ fn compare_samples(model: &mut SyntheticRunner<'_>, samples: &[Sample]) -> Resul
     for order in [order.clone(), order.into_iter().rev().collect()] {
         let whole = joined(&order.iter().map(|&at| &samples[at]).collect::<Vec<_>>());
         let parts: Vec<(&Vec<Output>, i64)> = order.iter().map(|&at| (&alone[at], rows(at))).collect();
-        let differs = difference("all", model.sample(&whole), &parts, TOLERANCE)?;
+        let differs = difference("all", model.sample(&whole), &parts, Effort::THOROUGH.tolerance)?;
         if differs.is_some() {
             return Ok(differs);
         }
@@ -161,10 +146,9 @@ fn at_dim(
             }
         }
     }
-    let seeds = if effort == Effort::Once { 1 } else { SEEDS };
-    for seed in 1..=seeds {
+    for seed in 1..=effort.seeds {
         varied.seed = seed;
-        let differs = compare(model, dim, &varied, effort.tolerance())?;
+        let differs = compare(model, dim, &varied, effort.tolerance)?;
         if differs.is_some() {
             return Ok(differs);
         }
@@ -265,7 +249,8 @@ mod tests {
     use nobat_core::signature::TensorSpec;
 
     use super::*;
-    use crate::engine::{Engine, InputData, InputView, OutputData, OutputView, RunLimit};
+    use crate::engine::api::InputData;
+    use crate::engine::{Engine, InputView, OutputData, OutputView, RunLimit};
     use crate::tune::limit::{LoadLimit, RUN_LIMIT};
     use crate::watchdog::Watchdog;
 
@@ -299,7 +284,7 @@ mod tests {
         datatype: Datatype,
         work: impl FnMut(i64, &[f32]) -> Result<Vec<f32>, RunError> + Send,
     ) -> Trial {
-        tried_with(Effort::Thorough, shape, datatype, work)
+        tried_with(Effort::THOROUGH, shape, datatype, work)
     }
 
     fn tried_with(
@@ -366,9 +351,9 @@ mod tests {
             }
         };
         // As much as a deep model of a PyPI package rounds differently in another batch.
-        assert_eq!(tried_with(Effort::Once, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Same);
-        assert!(matches!(tried_with(Effort::Thorough, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Differs(_)));
-        assert!(matches!(tried_with(Effort::Once, &[-1, 4], Datatype::Fp32, off(0.5)), Trial::Differs(_)));
+        assert_eq!(tried_with(Effort::ONCE, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Same);
+        assert!(matches!(tried_with(Effort::THOROUGH, &[-1, 4], Datatype::Fp32, off(0.006)), Trial::Differs(_)));
+        assert!(matches!(tried_with(Effort::ONCE, &[-1, 4], Datatype::Fp32, off(0.5)), Trial::Differs(_)));
     }
 
     #[test]

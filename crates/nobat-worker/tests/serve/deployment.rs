@@ -118,6 +118,24 @@ impl Deployment {
         }
     }
 
+    /// Waits until the loading thread has checked the manifest after this call: it does so
+    /// after each command, so a second command that is done means that it has.
+    pub(crate) async fn manifest_checked(&self) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        for done in 1..=2 {
+            self.queue.command(&WorkerCommand::Load { model: "nowhere".into() }).await.expect("a command");
+            loop {
+                let workers = self.queue.workers().await.expect("workers");
+                let progress = workers.first().and_then(|own| own.load_progress("nowhere"));
+                if progress.is_some_and(|progress| progress.done >= done) {
+                    break;
+                }
+                assert!(std::time::Instant::now() < deadline, "the command is not carried out");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
     pub(crate) fn failure(&self, model: &str) -> String {
         let signature = self.signature(model);
         assert_eq!(signature.state, ModelState::Failed, "{model}");

@@ -213,8 +213,7 @@ async fn only_a_rewritten_manifest_reloads_and_half_written_files_are_left_alone
     let before = deployment.signature("adder").digest;
     let whole = adds(2.0);
     std::fs::write(deployment.models.path().join("adder.onnx"), &whole[..whole.len() / 2]).expect("half a file");
-    // Longer than the manifest is looked at.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    deployment.manifest_checked().await;
     let own = deployment.worker.signatures();
     assert!(own.len() == 1 && own[0].digest == before && own[0].state == ModelState::Ready, "{own:?}");
     assert_eq!(added(&deployment, "adder", "").await, 1.0);

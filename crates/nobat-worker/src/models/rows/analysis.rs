@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::dim::{Size, Symbols};
-use super::graph::{Attribute, Function, Graph, Model, Node, Tensor};
+use super::graph::{Attribute, Function, Graph, Model, Node};
 use super::ops::{Context, RuleResult, Stop, is_suspect, rule};
 use super::value::{Cause, Kind, Value};
 
@@ -58,21 +58,9 @@ impl<'m> Analysis<'m> {
     /// Constants and nodes of a graph, into `scope`, which has its inputs.
     pub(crate) fn graph(&mut self, graph: &Graph, opsets: &Opsets, scope: &mut Scope<'_>) {
         for tensor in &graph.initializers {
-            let value = self.constant(tensor);
-            scope.set(&tensor.name, value);
+            scope.set(&tensor.name, Value::constant(tensor, &mut self.symbols));
         }
         self.nodes(&graph.nodes, opsets, scope);
-    }
-
-    fn constant(&mut self, tensor: &Tensor) -> Value {
-        let dims = tensor.dims.iter().map(|&dim| Size::of(dim)).collect();
-        match &tensor.values {
-            Some(values) => {
-                let elements = values.iter().map(|own| Some(own.map_or_else(|| self.symbols.any(), Size::of)));
-                Value::of_elements(dims, elements.collect())
-            }
-            None => Value::same(Some(dims)),
-        }
     }
 
     fn nodes(&mut self, nodes: &[Node], opsets: &Opsets, scope: &mut Scope<'_>) {

@@ -3,15 +3,6 @@
 
 use super::graph::{Axis, Graph, Port};
 
-/// The first axes of a model's inputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum FirstAxes {
-    /// All may be the batch axis, which has this name where it has one.
-    Batch(Option<String>),
-    /// They are not, and why.
-    Apart(String),
-}
-
 /// Inputs that a request must bring: the others have a default.
 pub(crate) fn required(graph: &Graph) -> impl Iterator<Item = &Port> {
     graph.inputs.iter().filter(|port| !graph.initializers.iter().any(|own| own.name == port.name))
@@ -35,17 +26,18 @@ fn first_name(port: &Port) -> Option<&str> {
     }
 }
 
-/// What the first axes of a graph's inputs are.
-pub(crate) fn first_axes(graph: &Graph) -> FirstAxes {
+/// The name of the batch axis, which is the first of all inputs, where it has one; an error
+/// says why the first axes cannot be one axis.
+pub(crate) fn batch_axis(graph: &Graph) -> Result<Option<String>, String> {
     let inputs: Vec<&Port> = required(graph).collect();
     let named = inputs.iter().find_map(|port| Some((port, first_name(port)?)));
     for port in &inputs {
         let name = &port.name;
         let Some(axes) = &port.axes else { continue };
         match axes.first() {
-            None => return FirstAxes::Apart(format!("input `{name}` has no axes")),
+            None => return Err(format!("input `{name}` has no axes")),
             Some(Axis::Fixed(size)) => {
-                return FirstAxes::Apart(match later_batch(axes, named.map(|(_, name)| name)) {
+                return Err(match later_batch(axes, named.map(|(_, name)| name)) {
                     Some((at, batch)) => format!(
                         "the batch axis of input `{name}` is axis {at} (`{batch}`), and requests are joined along the first one alone; export it with that axis first"
                     ),
@@ -58,7 +50,7 @@ pub(crate) fn first_axes(graph: &Graph) -> FirstAxes {
             && first != own
         {
             let other = &other.name;
-            return FirstAxes::Apart(format!(
+            return Err(format!(
                 "the first axis of input `{other}` is `{first}`, that of input `{name}` is `{own}`: different names are different axes"
             ));
         }
@@ -69,10 +61,10 @@ pub(crate) fn first_axes(graph: &Graph) -> FirstAxes {
         if let Some(batch) = batch
             && inner.clone().any(|axis| matches!(axis, Axis::Named(name) if name == batch))
         {
-            return FirstAxes::Apart(format!("input `{}` has axis `{batch}` more than once", port.name));
+            return Err(format!("input `{}` has axis `{batch}` more than once", port.name));
         }
     }
-    FirstAxes::Batch(batch.map(str::to_owned))
+    Ok(batch.map(str::to_owned))
 }
 
 /// An axis after the first that is named like a batch axis, or like the first axis of another input.

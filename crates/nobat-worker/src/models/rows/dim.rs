@@ -17,7 +17,6 @@ pub(crate) struct Size {
 pub(crate) type Element = Option<Size>;
 
 impl Size {
-    /// A number.
     pub(crate) fn of(number: i64) -> Size {
         Size { factor: number, power: 0, symbols: SmallVec::new() }
     }
@@ -31,12 +30,10 @@ impl Size {
         Size { factor: 1, power: 0, symbols: SmallVec::from_slice(&[symbol]) }
     }
 
-    /// The number, where it is one.
     pub(crate) fn number(&self) -> Option<i64> {
         (self.power == 0 && self.symbols.is_empty()).then_some(self.factor)
     }
 
-    /// Whether it is this number.
     pub(crate) fn is(&self, number: i64) -> bool {
         self.number() == Some(number)
     }
@@ -78,7 +75,6 @@ impl Size {
         Some(Size { factor, power, symbols })
     }
 
-    /// The product of all.
     pub(crate) fn product<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Option<Size> {
         sizes.into_iter().try_fold(Size::of(1), |all, own| all.times(own))
     }

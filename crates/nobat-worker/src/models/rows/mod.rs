@@ -28,7 +28,7 @@ mod value;
 use std::path::Path;
 
 use analysis::{Analysis, Scope};
-use axes::{FirstAxes, first_axes, other_output, required};
+use axes::{batch_axis, other_output, required};
 use dim::Size;
 use graph::{Axis, Model};
 use value::{Cause, Kind, RowAxis, Value};
@@ -68,9 +68,9 @@ pub fn analyse_file(file: &Path) -> Result<RowAnalysis, String> {
 /// Follows the batch axis through a model.
 fn analyse(model: &Model) -> RowAnalysis {
     let graph = &model.graph;
-    let batch = match first_axes(graph) {
-        FirstAxes::Apart(why) => return RowAnalysis::NoBatchAxis(why),
-        FirstAxes::Batch(name) => name,
+    let batch = match batch_axis(graph) {
+        Ok(name) => name,
+        Err(why) => return RowAnalysis::NoBatchAxis(why),
     };
     let mut analysis = Analysis::new(model);
     let mut scope = Scope::new(None);

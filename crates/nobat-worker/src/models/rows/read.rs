@@ -76,9 +76,6 @@ macro_rules! message {
 }
 
 /// Reads a model.
-///
-/// # Errors
-/// [`NotAModel`].
 pub(crate) fn read(bytes: &mut impl Buf) -> Read<Model> {
     let len = bytes.remaining();
     Reader { bytes, depth: 0 }.model(Field::Bytes(len))

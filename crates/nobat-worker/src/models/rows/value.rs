@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::dim::{Element, Size, Symbols};
+use super::graph::Tensor;
 
 /// Elements of a small tensor that are followed one by one.
 pub(crate) const MOST_ELEMENTS: usize = 256;
@@ -62,11 +63,9 @@ pub(crate) enum Kind {
     Counts,
     /// Not put together from theirs.
     Mixed(Rc<Cause>),
-    /// Nothing is known.
     Unknown(Rc<Cause>),
 }
 
-/// What is known of one tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Value {
     /// How it goes with the rows.
@@ -83,7 +82,6 @@ impl Value {
         Value { kind, dims: None, elements: None }
     }
 
-    /// The same in every run.
     pub(crate) fn same(dims: Option<Vec<Size>>) -> Value {
         Value { kind: Kind::Same, dims, elements: None }
     }
@@ -107,17 +105,35 @@ impl Value {
         Value { kind, dims: Some(dims), elements }
     }
 
+    /// A constant of the file.
+    pub(crate) fn constant(tensor: &Tensor, symbols: &mut Symbols) -> Value {
+        let dims = tensor.dims.iter().map(|&dim| Size::of(dim)).collect();
+        match &tensor.values {
+            Some(values) => {
+                let elements = values.iter().map(|own| Some(own.map_or_else(|| symbols.any(), Size::of)));
+                Value::of_elements(dims, elements.collect())
+            }
+            None => Value::same(Some(dims)),
+        }
+    }
+
+    /// A part of this value, of these dimensions and elements.
+    pub(crate) fn part(&self, dims: Vec<Size>, elements: Option<Vec<Element>>) -> Value {
+        match elements.filter(|_| self.row_axis().is_none()) {
+            Some(elements) => Value::of_elements(dims, elements),
+            None => Value { kind: self.kind.clone(), dims: Some(dims), elements: None },
+        }
+    }
+
     /// A list of sizes, such as a shape.
     pub(crate) fn list(elements: Vec<Element>) -> Value {
         Value::of_elements(vec![Size::of(elements.len() as i64)], elements)
     }
 
-    /// How many axes it has.
     pub(crate) fn rank(&self) -> Option<usize> {
         self.dims.as_ref().map(Vec::len)
     }
 
-    /// Whether it is the same in every run.
     pub(crate) fn is_same(&self) -> bool {
         self.kind == Kind::Same
     }
@@ -136,7 +152,6 @@ impl Value {
         elements.iter().map(|own| own.as_ref()?.number()).collect()
     }
 
-    /// Its only element.
     pub(crate) fn scalar(&self) -> Option<&Size> {
         match self.elements.as_deref()? {
             [Some(only)] => Some(only),

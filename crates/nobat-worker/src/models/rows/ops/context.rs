@@ -18,20 +18,16 @@ pub(crate) type RuleResult = Result<Vec<Value>, Stop>;
 
 pub(crate) type Rule = fn(&mut Context<'_>) -> RuleResult;
 
-/// Says that rows mix.
 pub(crate) fn mixed<T>(what: &str) -> Result<T, Stop> {
     Err(Stop::Mixed(what.to_owned()))
 }
 
-/// Says that nothing is known.
 pub(crate) fn unknown<T>(what: &str) -> Result<T, Stop> {
     Err(Stop::Unknown(what.to_owned()))
 }
 
-/// One node under its rule.
 pub(crate) struct Context<'a> {
     pub(crate) node: &'a Node,
-    /// The version of its domain.
     pub(crate) opset: i64,
     /// Its inputs; `None` where one is left out.
     pub(crate) inputs: &'a [Option<Value>],

@@ -87,23 +87,25 @@ fn stacked(cx: &mut Context<'_>, left: &[Size], right: &[Size]) -> Vec<Size> {
     (0..rank - 2).map(|at| cx.symbols.broadcast(&of(left, at), &of(right, at))).collect()
 }
 
-pub(crate) fn gemm(cx: &mut Context<'_>) -> RuleResult {
-    let turned = |value: &Value, turn: bool| -> Result<Value, Stop> {
-        let Some(dims) = &value.dims else { return Ok(value.clone()) };
-        if dims.len() != 2 {
-            return unknown("has an input of other than two axes");
-        }
-        if !turn {
-            return Ok(value.clone());
-        }
-        let kind = match &value.kind {
-            Kind::Rows(row) => Kind::Rows(row.on(1 - row.axis)),
-            kind => kind.clone(),
-        };
-        Ok(Value { kind, dims: Some(vec![dims[1].clone(), dims[0].clone()]), elements: None })
+/// A value with its last two axes swapped, if they are to be.
+pub(crate) fn swapped(value: &Value, swap: bool) -> Value {
+    let Some(mut dims) = value.dims.clone().filter(|dims| swap && dims.len() > 1) else { return value.clone() };
+    let last = dims.len() - 1;
+    dims.swap(last - 1, last);
+    let kind = match &value.kind {
+        Kind::Rows(row) if row.axis == last => Kind::Rows(row.on(last - 1)),
+        Kind::Rows(row) if row.axis + 1 == last => Kind::Rows(row.on(last)),
+        kind => kind.clone(),
     };
-    let one = turned(cx.need(0)?, cx.node.int("transA", 0) != 0)?;
-    let other = turned(cx.need(1)?, cx.node.int("transB", 0) != 0)?;
+    Value { kind, dims: Some(dims), elements: None }
+}
+
+pub(crate) fn gemm(cx: &mut Context<'_>) -> RuleResult {
+    if [0, 1].iter().any(|&at| cx.input(at).and_then(Value::rank).is_some_and(|rank| rank != 2)) {
+        return unknown("has an input of other than two axes");
+    }
+    let one = swapped(cx.need(0)?, cx.node.int("transA", 0) != 0);
+    let other = swapped(cx.need(1)?, cx.node.int("transB", 0) != 0);
     let product = product(cx, &one, &other)?;
     match cx.input(2).cloned() {
         None => Ok(vec![product]),

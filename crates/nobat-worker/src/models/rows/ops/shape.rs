@@ -2,29 +2,17 @@
 //! the graph, so small tensors are followed element by element.
 
 use super::context::{Context, RuleResult, Stop, axes, axis, mixed, unknown};
-use crate::models::rows::dim::{Element, Size};
+use crate::models::rows::dim::Size;
 use crate::models::rows::value::{Kind, MOST_ELEMENTS, RowAxis, Value};
 
 pub(crate) fn constant(cx: &mut Context<'_>) -> RuleResult {
-    let list = |numbers: &[Option<i64>], cx: &mut Context<'_>| {
-        numbers.iter().map(|own| Some(own.map_or_else(|| cx.symbols.any(), Size::of))).collect::<Vec<Element>>()
-    };
     let node = cx.node;
     let Some(own) = node.attributes.first() else { return unknown("has no value") };
     if !own.refers.is_empty() {
         return unknown("takes its value from the function's caller");
     }
     Ok(vec![match own.name.as_str() {
-        "value" => match &own.tensor {
-            Some(tensor) => {
-                let dims = tensor.dims.iter().map(|&dim| Size::of(dim)).collect();
-                match &tensor.values {
-                    Some(values) => Value::of_elements(dims, list(values, cx)),
-                    None => Value::same(Some(dims)),
-                }
-            }
-            None => Value::same(None),
-        },
+        "value" => own.tensor.as_ref().map_or_else(|| Value::same(None), |own| Value::constant(own, cx.symbols)),
         "value_int" => Value::of_elements(vec![], vec![Some(Size::of(own.int))]),
         "value_ints" if !own.ints.is_empty() => Value::list(own.ints.iter().map(|&own| Some(Size::of(own))).collect()),
         "value_float" | "value_string" => Value::same(Some(vec![])),
@@ -46,11 +34,9 @@ pub(crate) fn shape(cx: &mut Context<'_>) -> RuleResult {
 
 pub(crate) fn size(cx: &mut Context<'_>) -> RuleResult {
     let value = cx.need(0)?;
-    let Some(dims) = &value.dims else {
-        return Ok(vec![if value.is_same() { Value::same(Some(vec![])) } else { Value::counts(Some(vec![])) }]);
-    };
-    Ok(vec![match Size::product(dims) {
+    Ok(vec![match value.dims.as_ref().and_then(Size::product) {
         Some(size) => Value::of_elements(vec![], vec![Some(size)]),
+        None if value.is_same() => Value::same(Some(vec![])),
         None => Value::counts(Some(vec![])),
     }])
 }

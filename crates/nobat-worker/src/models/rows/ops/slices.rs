@@ -85,11 +85,7 @@ fn sliced(cx: &mut Context<'_>, value: &Value) -> RuleResult {
             }
         }
     }
-    match (&value.kind, elements) {
-        (Kind::Rows(row), _) => Ok(vec![Value::rows(row.clone(), to)]),
-        (_, Some(elements)) => Ok(vec![Value::of_elements(to, elements)]),
-        (kind, None) => Ok(vec![Value { kind: kind.clone(), dims: Some(to), elements: None }]),
-    }
+    Ok(vec![value.part(to, elements)])
 }
 
 /// The places that a slice of an axis of `own` picks.
@@ -150,11 +146,7 @@ pub(crate) fn split(cx: &mut Context<'_>) -> RuleResult {
             Some(own.to_vec())
         });
         to[at] = part;
-        cut.push(match (&value.kind, elements) {
-            (Kind::Rows(row), _) => Value::rows(row.clone(), to),
-            (_, Some(elements)) => Value::of_elements(to, elements),
-            (kind, None) => Value { kind: kind.clone(), dims: Some(to), elements: None },
-        });
+        cut.push(value.part(to, elements));
     }
     Ok(cut)
 }

@@ -3,7 +3,7 @@
 
 use super::context::{Context, RuleResult, Stop, kept, mixed, unknown};
 use super::elementwise::broadcast;
-use super::matrix::product;
+use super::matrix::{product, swapped};
 use crate::models::rows::dim::Size;
 use crate::models::rows::value::{RowAxis, Value};
 
@@ -46,18 +46,7 @@ pub(crate) fn fused_matmul(cx: &mut Context<'_>) -> RuleResult {
     if turned("transBatchA") || turned("transBatchB") {
         return unknown("turns its batch axes");
     }
-    let last_two = |value: &Value, turn: bool| {
-        let Some(dims) = value.dims.clone().filter(|dims| turn && dims.len() > 1) else { return value.clone() };
-        let (mut dims, last) = (dims.clone(), dims.len() - 1);
-        dims.swap(last - 1, last);
-        match value.row_axis() {
-            Some(row) if row.axis == last => Value::rows(row.on(last - 1), dims),
-            Some(row) if row.axis + 1 == last => Value::rows(row.on(last), dims),
-            Some(row) => Value::rows(row.clone(), dims),
-            None => Value { kind: value.kind.clone(), dims: Some(dims), elements: None },
-        }
-    };
-    let (one, other) = (last_two(cx.need(0)?, turned("transA")), last_two(cx.need(1)?, turned("transB")));
+    let (one, other) = (swapped(cx.need(0)?, turned("transA")), swapped(cx.need(1)?, turned("transB")));
     Ok(vec![product(cx, &one, &other)?])
 }
 
@@ -110,7 +99,7 @@ fn mask(cx: &Context<'_>, at: usize, rows: Option<&RowAxis>) -> Result<(), Stop>
     let Some(rows) = rows else { return Ok(()) };
     match value.row_axis() {
         Some(row) if row == rows => Ok(()),
-        Some(_) => unknown("has a mask whose rows row elsewhere"),
+        Some(_) => unknown("has a mask whose rows lie elsewhere"),
         None => match value.dims.as_deref() {
             Some([first, ..]) if value.is_same() && first.is(1) => Ok(()),
             _ => unknown("has a mask for a number of rows"),
@@ -128,7 +117,7 @@ pub(crate) fn attention(cx: &mut Context<'_>) -> RuleResult {
     }
     // A mask of one axis may also hold where rows end and begin.
     if cx.input(3).is_some_and(|mask| mask.rank() == Some(1) && mask.row_axis() != row.as_ref()) {
-        return unknown("has a mask whose rows row elsewhere");
+        return unknown("has a mask whose rows lie elsewhere");
     }
     Ok(vec![rows_of(cx, row, 3)?])
 }
@@ -153,7 +142,7 @@ pub(crate) fn attention_of_standard(cx: &mut Context<'_>) -> RuleResult {
         None => {}
         Some((Some(4), _)) => mask(cx, 3, row.as_ref())?,
         Some((Some(2 | 3), None)) if cx.need(3)?.is_same() => {}
-        _ => return unknown("has a mask whose rows row elsewhere"),
+        _ => return unknown("has a mask whose rows lie elsewhere"),
     }
     let out = rows_of(cx, row.clone(), rank)?;
     let state = rows_of(cx, row, 4)?;
