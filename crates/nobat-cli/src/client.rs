@@ -89,9 +89,14 @@ impl Service {
         self.print(call.shown.as_ref().unwrap_or(&answer), call.columns)
     }
 
+    /// Whether a person reads the answers, and no program.
+    pub(crate) fn is_for_people(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
     /// Prints an answer: JSON for programs, a table or lines for people.
     pub(crate) fn print(&self, answer: &Value, columns: Option<&Columns>) -> Result<()> {
-        if self.json || !std::io::stdout().is_terminal() {
+        if !self.is_for_people() {
             return write(&serde_json::to_string_pretty(answer)?);
         }
         print_lines(answer, columns)?;
@@ -181,7 +186,7 @@ impl Client {
 }
 
 /// A refusal in one line: its code, its message, its request id.
-fn refusal(status: StatusCode, body: &Value) -> String {
+pub(crate) fn refusal(status: StatusCode, body: &Value) -> String {
     let text = |key: &str| body.get(key).and_then(Value::as_str);
     let message = text("detail").or(text("error")).or(text("title")).unwrap_or("no reason given");
     let code = text("code").map(|code| format!(" ({code})")).unwrap_or_default();

@@ -7,6 +7,7 @@
 
 mod bench;
 mod client;
+mod compare;
 mod completions;
 mod config;
 mod cron;
@@ -14,6 +15,7 @@ mod doctor;
 #[cfg(test)]
 mod documents_tests;
 mod healthcheck;
+mod inference;
 mod input;
 mod jobs;
 mod keys;
@@ -81,6 +83,7 @@ enum Command {
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
+    Compare(compare::Args),
     Healthcheck(healthcheck::Args),
     Keys(keys::Args),
     Config(config::Args),
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Command::Scheduler(args) => scheduler::run(args, file),
         Command::Doctor(args) => doctor::run(args, file),
         Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, file),

@@ -123,7 +123,7 @@ impl InputRows {
 }
 
 /// The lowest finite value, the quantiles between, the highest, short enough to be read.
-pub(crate) fn edges(values: &[f64], bins: usize) -> Vec<f64> {
+pub fn edges(values: &[f64], bins: usize) -> Vec<f64> {
     let mut finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     finite.sort_by(f64::total_cmp);
     if finite.is_empty() {
