@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use nobat_check::compare::{CompareSettings, compare};
 use nobat_check::data::{Dataset, ModelInputs};
-use nobat_core::tensor::Tensor;
 use nobat_statistics::pairs::GateVerdict;
 use serde_json::json;
 
 use crate::client::{Service, block_on};
-use crate::inference::ServedModel;
+use crate::inference::{ServedModel, asked};
 use crate::table::Columns;
+use crate::test::progress;
 
 const GATES: Columns = Columns { list: "gates", paths: &["name", "verdict", "words"], empty: "no gate was asked" };
 const EXAMPLES: Columns = Columns {
@@ -81,8 +80,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let traffic = Dataset::read(&args.traffic, ModelInputs { specs: &old.inputs, batched: old.batched })?;
         ensure!(!traffic.is_empty(), "`{}` holds no request", args.traffic.display());
         let rows = traffic.len().min(args.most);
-        let bar = ProgressBar::new(rows as u64)
-            .with_style(ProgressStyle::with_template("{elapsed:>4} [{bar:40}] {pos}/{len}")?.progress_chars("=> "));
+        let bar = progress(rows as u64)?;
         let requests = (0..rows).filter_map(|row| Some((traffic.row(row)?, traffic.label(row))));
         let (old, new) = (asked(&old), asked(&new));
         let report = compare(&old, &new, requests, settings, |done| bar.set_position(done)).await;
@@ -98,8 +96,4 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         Ok(())
     })
-}
-
-fn asked(model: &ServedModel) -> impl AsyncFn(Vec<Tensor>) -> Result<Vec<Tensor>, String> {
-    async move |inputs| model.infer(inputs).await.map_err(|error| format!("{error:#}"))
 }

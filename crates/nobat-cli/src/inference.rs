@@ -88,6 +88,11 @@ impl ServedModel {
     }
 }
 
+/// A model as the function that tests and comparisons ask.
+pub(crate) fn asked(model: &ServedModel) -> impl AsyncFn(Vec<Tensor>) -> Result<Vec<Tensor>, String> {
+    async move |inputs| model.infer(inputs).await.map_err(|error| format!("{error:#}"))
+}
+
 fn spec(described: &Value) -> Result<TensorSpec> {
     let text = |key: &str| described[key].as_str().with_context(|| format!("an input has no {key}"));
     let datatype = Datatype::parse(text("datatype")?)

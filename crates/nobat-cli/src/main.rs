@@ -26,6 +26,7 @@ mod routes;
 mod scheduler;
 mod serve;
 mod table;
+mod test;
 mod webhooks;
 mod welcome;
 
@@ -83,6 +84,7 @@ enum Command {
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
+    Test(Tool<test::Action>),
     Compare(compare::Args),
     Healthcheck(healthcheck::Args),
     Keys(keys::Args),
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Command::Scheduler(args) => scheduler::run(args, file),
         Command::Doctor(args) => doctor::run(args, file),
         Command::Bench(args) => bench::run(args),
+        Command::Test(args) => test::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),

@@ -5,6 +5,7 @@ mod rig;
 
 mod answers;
 mod bad_input;
+mod compare;
 mod doctor;
 mod first_day;
 mod life;
