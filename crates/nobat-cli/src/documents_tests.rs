@@ -1,4 +1,4 @@
-//! What the documents name exists: links, commands, settings, scripts, recipes.
+//! What the documents name exists: links, commands, settings, scripts, recipes, files and what they define.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ fn pages() -> Vec<(PathBuf, String)> {
         let paths = entries.map(move |entry| entry.expect("an entry").path());
         paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect::<Vec<_>>()
     };
-    let pages = ["", "docs", "docs/adr"].iter().flat_map(|folder| markdown(folder));
+    let pages = ["", "docs", "docs/adr", "docs/benchmarks"].iter().flat_map(|folder| markdown(folder));
     let pages: Vec<_> = pages.map(|path| (path.clone(), std::fs::read_to_string(&path).expect("a page"))).collect();
     assert!(pages.len() > 15, "the pages are where they were");
     pages
@@ -136,4 +136,55 @@ fn every_script_and_recipe_that_is_named_is_there() {
         }
     }
     none(missing, "scripts or recipes");
+}
+
+/// A place in the code stands as `nobat-queue/src/FILE.rs`, or with what the file defines after a colon.
+#[test]
+fn every_file_and_function_that_is_named_is_there() {
+    let mut missing = Vec::new();
+    let mut functions = 0;
+    for (path, page) in pages() {
+        // Decisions tell of their time.
+        if path.parent().is_some_and(|folder| folder.ends_with("adr")) {
+            continue;
+        }
+        for span in code(&page) {
+            let (file, names) = span.split_once(": ").unwrap_or((span, ""));
+            let source = file.ends_with(".rs") || file.ends_with(".lua");
+            if !file.starts_with("nobat-") || !source || file.contains([' ', '…', '*']) {
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(root().join("crates").join(file)) else {
+                missing.push(format!("{}: {file}", path.display()));
+                continue;
+            };
+            for name in names.split(", ").filter(|name| !name.is_empty()) {
+                functions += 1;
+                if !defines(&text, name) {
+                    missing.push(format!("{}: {file}: {name}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(functions > 30, "{functions} functions are named");
+    none(missing, "files or functions");
+}
+
+/// Whether a source defines `name`: a function, type, constant, or `Type::method`.
+fn defines(text: &str, name: &str) -> bool {
+    const KEYWORDS: [&str; 8] = ["fn", "struct", "enum", "trait", "const", "static", "type", "function"];
+    let ends = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
+    let (owner, name) = name.rsplit_once("::").unwrap_or(("", name));
+    let defined = KEYWORDS.iter().any(|keyword| text.split(&format!("{keyword} {name}")).skip(1).any(ends));
+    defined && text.contains(owner)
+}
+
+#[test]
+fn a_definition_is_told_from_a_mention() {
+    let text = "impl Batch { pub fn fill(&mut self) {} }\nfn filled() {}\nstatic FULL: u8 = 0;";
+    for (name, there) in [("fill", true), ("Batch::fill", true), ("FULL", true), ("fil", false), ("Other::fill", false)]
+    {
+        assert_eq!(defines(text, name), there, "{name}");
+    }
+    assert!(!defines("// calls fill()", "fill"));
 }
