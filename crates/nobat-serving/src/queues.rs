@@ -1,7 +1,7 @@
 //! Queues as operators see them: counts, pause and resume, dead letters.
 
 use nobat_core::job::JobState;
-use nobat_core::{JobId, Result};
+use nobat_core::{ErrorCode, JobId, Result, model_name};
 use nobat_queue::{Counts, ListFilter, Page, route_jobs};
 use smol_str::SmolStr;
 
@@ -24,12 +24,21 @@ impl Predictor {
         Ok(names.into_iter().zip(counts).collect())
     }
 
-    /// How one queue stands.
+    /// How one queue stands. A gateway that started while no worker ran knows no model, but
+    /// counts the jobs that an earlier one accepted: an autoscaler starts a worker for them.
     ///
     /// # Errors
     /// `permission_denied`, `model_not_found`, `queue_unavailable`.
     pub async fn queue(&self, context: &RequestContext, name: &str) -> Result<Counts> {
-        self.state().queue.counts(&self.queue_seen(context, name)?).await
+        let queue = &self.state().queue;
+        match self.queue_seen(context, name) {
+            Ok(name) => queue.counts(&name).await,
+            Err(unknown) if unknown.code == ErrorCode::ModelNotFound && model_name::objection(name).is_none() => {
+                let counts = queue.counts(name).await?;
+                if counts.enqueued_total > 0 { Ok(counts) } else { Err(unknown) }
+            }
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Pauses or resumes a queue, and how it stands then.

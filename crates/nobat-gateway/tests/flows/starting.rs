@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nobat_core::OwnerId;
+use nobat_core::job::{JobOptions, NewJob};
+use nobat_core::request_trace::RequestTrace;
 use nobat_core::signature::ModelState;
 use nobat_gateway::proto::ServerReadyRequest;
 use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -200,5 +203,26 @@ async fn what_failed_for_good_or_is_nowhere_is_told_and_keeps_nobody_waiting() {
     start.gateway.serving().start_draining();
     let (status, answer) = waiting.await.expect("sent");
     assert_eq!((status, answer["code"].as_str()), (503, Some("draining")), "{answer}");
+    start.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_model_that_no_worker_has_named_yet_are_counted() {
+    let start = Start::new(json!([])).await;
+    let job = NewJob {
+        model: "two".into(),
+        owner: OwnerId::ANONYMOUS,
+        options: JobOptions::default(),
+        payload: "accepted by an earlier gateway".into(),
+        rows: 1,
+        trace: RequestTrace::default(),
+    };
+    start.queue.client().enqueue(job).await.expect("accepted");
+    let queue = start.client.get(start.url("/api/v1/queues/two")).send().await.expect("an answer");
+    let queue: Value = queue.json().await.expect("JSON");
+    assert_eq!((&queue["queued"], &queue["leased"]), (&json!(1), &json!(0)), "{queue}");
+    for unknown in ["/api/v1/queues/nobody", "/api/v1/queues/a%3Ab", "/v2/models/two"] {
+        assert_eq!(start.status(unknown).await, 404, "{unknown}");
+    }
     start.gateway.stop().await;
 }
