@@ -14,7 +14,7 @@ use crate::engine::stream::Stream;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod messages {
-    include!(concat!(env!("OUT_DIR"), "/onnx_classes.rs"));
+    include!("../generated/onnx_classes.rs");
 }
 use messages::Model;
 

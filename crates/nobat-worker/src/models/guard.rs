@@ -17,7 +17,7 @@ use crate::engine::stream::Stream;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod files {
-    include!(concat!(env!("OUT_DIR"), "/onnx_files.rs"));
+    include!("../generated/onnx_files.rs");
 }
 use files::{Attribute, Graph, Model, Node, SparseTensor, Tensor};
 
