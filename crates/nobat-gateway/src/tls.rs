@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nobat_core::{Error, ErrorCode, Result};
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ impl TlsConfig {
             return Err(of_certificate(&"it holds no certificate"));
         }
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| told("tls.key", &self.key, &error))?;
-        ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| of_certificate(&error))?
             .with_no_client_auth()

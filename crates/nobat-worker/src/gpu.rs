@@ -1,66 +1,61 @@
 //! Free memory of the GPU that CUDA numbers `device_id`, from the driver.
 //!
-//! NVML is opened at run time where the driver brings it and never linked; a
-//! machine without one has no figures, which is not an error.
+//! `nvidia-smi`, which comes with the driver, is asked; a machine without one has
+//! no figures, which is not an error.
 
-use nvml_wrapper::{Device, Nvml};
+use std::process::Command;
 
 /// Memory that may still be taken on a GPU, in bytes; `None` where the driver
-/// does not say.
+/// does not say. Takes tens of milliseconds.
 pub(crate) fn free_bytes(device_id: i32) -> Option<u64> {
-    let nvml = Nvml::init().ok()?;
+    let asked =
+        Command::new("nvidia-smi").args(["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]).output();
+    let told = asked.ok().filter(|output| output.status.success())?;
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let device = match driver_name(visible.as_deref(), device_id)? {
-        DriverName::Index(index) => nvml.device_by_index(index),
-        DriverName::Uuid(uuid) => by_uuid(&nvml, uuid),
-    };
-    Some(device.ok()?.memory_info().ok()?.free)
+    free_in(&String::from_utf8_lossy(&told.stdout), visible.as_deref(), device_id)
 }
 
-/// What the driver calls a GPU that CUDA numbers.
-#[derive(Debug, PartialEq)]
-enum DriverName<'a> {
-    Index(u32),
-    Uuid(&'a str),
-}
-
-/// CUDA numbers only the GPUs that `CUDA_VISIBLE_DEVICES` lists, in its order; `None` for
-/// a number beyond the list.
+/// Reads the driver's table, a line `index, uuid, MiB` a GPU.
+///
+/// CUDA numbers only the GPUs that `CUDA_VISIBLE_DEVICES` lists, by index or by the
+/// beginning of a uuid, in its order.
 /// Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
-fn driver_name(visible: Option<&str>, device_id: i32) -> Option<DriverName<'_>> {
-    let number = u32::try_from(device_id).ok()?;
-    let Some(visible) = visible else { return Some(DriverName::Index(number)) };
-    let entry = visible.split(',').map(str::trim).nth(number as usize)?;
-    match entry.parse() {
-        Ok(index) => Some(DriverName::Index(index)),
-        Err(_) if entry.starts_with("GPU-") => Some(DriverName::Uuid(entry)),
-        Err(_) => None,
-    }
-}
-
-/// The variable may hold only the beginning of an id.
-fn by_uuid<'nvml>(nvml: &'nvml Nvml, start: &str) -> Result<Device<'nvml>, nvml_wrapper::error::NvmlError> {
-    for index in 0..nvml.device_count()? {
-        let device = nvml.device_by_index(index)?;
-        if device.uuid()?.starts_with(start) {
-            return Ok(device);
-        }
-    }
-    nvml.device_by_uuid(start)
+fn free_in(table: &str, visible: Option<&str>, device_id: i32) -> Option<u64> {
+    let number = usize::try_from(device_id).ok()?;
+    let wanted = match visible {
+        Some(visible) => visible.split(',').map(str::trim).nth(number)?.to_owned(),
+        None => number.to_string(),
+    };
+    let mebibytes = table.lines().find_map(|line| {
+        let mut fields = line.split(',').map(str::trim);
+        let (index, uuid, free) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_wanted = index == wanted || wanted.starts_with("GPU-") && uuid.starts_with(&wanted);
+        is_wanted.then(|| free.parse::<u64>().ok()).flatten()
+    });
+    mebibytes.map(|mebibytes| mebibytes << 20)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TABLE: &str = "0, GPU-aa11, 100\n1, GPU-bb22, 200\n3, GPU-8932f937, 300\n";
+
     #[test]
     fn a_number_counts_the_visible_devices() {
-        assert_eq!(driver_name(None, 1), Some(DriverName::Index(1)));
-        assert_eq!(driver_name(Some("3, 0"), 0), Some(DriverName::Index(3)));
-        assert_eq!(driver_name(Some("3, 0"), 1), Some(DriverName::Index(0)));
-        assert_eq!(driver_name(Some("3,0"), 2), None);
-        assert_eq!(driver_name(Some("GPU-8932f937"), 0), Some(DriverName::Uuid("GPU-8932f937")));
-        assert_eq!(driver_name(Some(""), 0), None);
-        assert_eq!(driver_name(None, -1), None);
+        let free = |visible, device| free_in(TABLE, visible, device).map(|bytes| bytes >> 20);
+        assert_eq!(free(None, 1), Some(200));
+        assert_eq!(free(Some("3, 0"), 0), Some(300));
+        assert_eq!(free(Some("3, 0"), 1), Some(100));
+        assert_eq!(free(Some("3,0"), 2), None);
+        assert_eq!(free(Some("GPU-8932"), 0), Some(300));
+        assert_eq!(free(Some("GPU-77"), 0), None);
+        assert_eq!(free(Some(""), 0), None);
+        assert_eq!(free(None, -1), None);
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_has_no_figure() {
+        assert_eq!(free_in("0, GPU-aa11, [N/A]\nNo devices were found", None, 0), None);
     }
 }
