@@ -139,6 +139,7 @@ pub(crate) struct Client {
 impl Server {
     /// A client whose answers may take `timeout`.
     pub(crate) fn client(&self, timeout: Duration) -> Result<Client> {
+        nobat_runtime::tls::use_ring();
         let http = reqwest::Client::builder().timeout(timeout).tcp_nodelay(true).build()?;
         Ok(Client { http, base: self.url.trim_end_matches('/').to_owned(), api_key: self.api_key.clone() })
     }

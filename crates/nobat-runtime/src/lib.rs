@@ -2,7 +2,7 @@
 //! metrics, traces, the service manager's protocol and a stop in good order.
 //!
 //! Owns how layers of configuration are read ([`config`]), log4rs ([`logging`]), the
-//! exposition of metrics ([`metrics`], [`triton`]), [`traces`], [`notify`] (systemd) and how
+//! exposition of metrics ([`metrics`], [`triton`]), [`traces`], [`tls`], [`notify`] (systemd) and how
 //! a program begins and ends ([`process`]). It does not own what is set, logged or measured: each crate owns the struct of its own
 //! section, and gateway and worker register their own series. It knows no job and no model.
 //!
@@ -18,6 +18,7 @@ pub mod notify;
 pub mod process;
 pub mod snapshot;
 mod stop;
+pub mod tls;
 pub mod traces;
 pub mod triton;
 

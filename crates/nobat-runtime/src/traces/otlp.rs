@@ -29,6 +29,7 @@ pub fn start(service: &'static str) -> Result<Exporting> {
     if !super::collector::is_asked_for() {
         return Ok(Exporting { provider: None });
     }
+    crate::tls::use_ring();
     let exporter = SpanExporter::builder()
         .with_http()
         .build()

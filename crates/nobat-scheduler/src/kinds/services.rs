@@ -25,6 +25,7 @@ impl Services {
         metadata: Arc<dyn MetadataStore>,
         run_queue: RunQueue,
     ) -> Result<Services> {
+        nobat_runtime::tls::use_ring();
         let http = reqwest::Client::builder()
             .user_agent(concat!("nobat/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))

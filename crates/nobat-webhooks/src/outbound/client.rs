@@ -56,6 +56,7 @@ impl Outbound {
     /// # Errors
     /// `internal` when TLS cannot be set up.
     pub fn new(policy: AddressPolicy, concurrent: usize) -> Result<Outbound> {
+        nobat_runtime::tls::use_ring();
         let client = Client::builder()
             .dns_resolver(Arc::new(GuardedResolver { policy }))
             .redirect(redirect::Policy::none())
