@@ -22,7 +22,9 @@ fn made_up(random: &mut Random, len: usize) -> String {
 /// What an answer tells: its status, its headers' names and its body, without
 /// what differs by nature.
 fn told(answer: &Answer, guess: &str) -> String {
-    let names: Vec<&str> = answer.headers.iter().map(|(name, _)| name.as_str()).collect();
+    let mut names: Vec<&str> = answer.headers.iter().map(|(name, _)| name.as_str()).collect();
+    // Their order is that of a hash map with a seed of its own, whatever was guessed.
+    names.sort_unstable();
     let request = answer.header("x-request-id").unwrap_or_default().to_owned();
     format!("{} {names:?} {}", answer.status, answer.text().replace(guess, "GUESS").replace(&request, "REQUEST"))
 }
