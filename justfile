@@ -9,7 +9,7 @@ default:
 setup:
     scripts/setup
 
-# Builds in release mode and serves the demo model.
+# Builds to try and serves the demo model.
 run *args:
     scripts/run {{args}}
 

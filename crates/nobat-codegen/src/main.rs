@@ -43,14 +43,18 @@ fn main() -> Result<(), Failure> {
 /// Every generated file of the repository.
 fn generate() -> Result<Vec<Generated>, Failure> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let (core, worker, gateway) = (crates.join("nobat-core"), crates.join("nobat-worker"), crates.join("nobat-gateway"));
+    let (core, worker, gateway) =
+        (crates.join("nobat-core"), crates.join("nobat-worker"), crates.join("nobat-gateway"));
 
     let messages = protox::compile(["oip.proto"], [core.join("proto")])?;
-    let mut generated =
-        written(&core.join("src/generated"), |out| Ok(prost_build::Config::new().bytes(["."]).out_dir(out).compile_fds(messages)?))?;
+    let mut generated = written(&core.join("src/generated"), |out| {
+        Ok(prost_build::Config::new().bytes(["."]).out_dir(out).compile_fds(messages)?)
+    })?;
 
     let files = protox::compile(["onnx_files.proto", "onnx_classes.proto"], [worker.join("proto")])?;
-    generated.extend(written(&worker.join("src/generated"), |out| Ok(prost_build::Config::new().out_dir(out).compile_fds(files)?))?);
+    generated.extend(written(&worker.join("src/generated"), |out| {
+        Ok(prost_build::Config::new().out_dir(out).compile_fds(files)?)
+    })?);
 
     let service = protox::compile(["grpc_service.proto"], [gateway.join("proto"), core.join("proto")])?;
     let folder = gateway.join("src/generated");

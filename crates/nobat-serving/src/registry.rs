@@ -426,8 +426,6 @@ fn rank(state: ModelState) -> u8 {
     }
 }
 
-/// A caller's text, short enough to repeat in a message.
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,9 @@ use std::process::Command;
 /// Memory that may still be taken on a GPU, in bytes; `None` where the driver
 /// does not say. Takes tens of milliseconds.
 pub(crate) fn free_bytes(device_id: i32) -> Option<u64> {
-    let asked =
-        Command::new("nvidia-smi").args(["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]).output();
+    let asked = Command::new("nvidia-smi")
+        .args(["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"])
+        .output();
     let told = asked.ok().filter(|output| output.status.success())?;
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     free_in(&String::from_utf8_lossy(&told.stdout), visible.as_deref(), device_id)

@@ -179,12 +179,10 @@ fn answered<E: Display>(
 fn graded(outputs: &[Tensor], label: &str) -> Option<(f64, bool)> {
     let rows: Vec<(&Tensor, Rows)> = outputs.iter().filter_map(|tensor| Some((tensor, Rows::of(tensor, 1)?))).collect();
     let read = |of_class: bool| {
-        let readings = rows.iter().flat_map(|&(tensor, rows)| {
+        let mut readings = rows.iter().flat_map(|&(tensor, rows)| {
             Reading::of(tensor.datatype, rows.width, false).into_iter().map(move |r| (r, rows))
         });
-        readings
-            .filter(move |(reading, _)| if of_class { reading.is_class() } else { *reading == Reading::Highest })
-            .next()
+        readings.find(|(reading, _)| if of_class { reading.is_class() } else { *reading == Reading::Highest })
     };
     let ((class, class_rows), (sure, sure_rows)) = (read(true)?, read(false)?);
     let stated = sure.score(sure_rows, 0);

@@ -11,7 +11,7 @@ pub(crate) fn count(n: u64) -> String {
 /// 0.0123 as `1.2 %`, and what is small as small as it is.
 pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
-        zero if zero == 0.0 => "0 %".into(),
+        0.0 => "0 %".into(),
         small if small.abs() < 0.001 => "under 0.001 %".into(),
         small if small.abs() < 0.1 => format!("{small:.3} %"),
         large => format!("{large:.1} %"),

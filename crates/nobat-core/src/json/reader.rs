@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
             end += if self.bytes[end] == b'\\' { 2 } else { 1 };
         }
         let text = serde_json::from_slice(&self.bytes[self.at..=end]);
-        let text = text.map_err(|error| self.from_serde(&error, place))?;
+        let text = text.map_err(|error| self.refused_by_serde(&error, place))?;
         self.at = end + 1;
         Ok(Cow::Owned(text))
     }
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     pub fn parse<T: Deserialize<'a>>(&mut self, place: &str) -> Result<T> {
         let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter();
         let value = values.next().ok_or_else(|| self.ends_inside(place))?;
-        let value = value.map_err(|error| self.from_serde(&error, place))?;
+        let value = value.map_err(|error| self.refused_by_serde(&error, place))?;
         self.at += values.byte_offset();
         Ok(value)
     }
@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What `serde_json` says against the text from here on.
-    fn from_serde(&self, error: &serde_json::Error, place: &str) -> Error {
+    fn refused_by_serde(&self, error: &serde_json::Error, place: &str) -> Error {
         if error.is_eof() {
             return self.ends_inside(place);
         }

@@ -223,7 +223,7 @@ async fn read(
             predictor.resolve_loaded(Some(model), want, patience).await?
         }
         None => {
-            let patience = query.options.deadline.unwrap_or_else(|| config.sync_timeout);
+            let patience = query.options.deadline.unwrap_or(config.sync_timeout);
             predictor.resolve_known(Some(model), want, patience).await?
         }
     };
