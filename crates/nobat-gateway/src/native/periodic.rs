@@ -38,7 +38,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
     responses((status = 200, description = "`tasks`", body = Value), Refusals),
 )]
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
-    query::none(request)?;
+    query::none(&request)?;
     let tasks = ScheduleStore::new(predictor.state().queue.metadata()).list().await?;
     Ok(HttpResponse::Ok().json(json!({ "tasks": tasks })))
 }
@@ -76,7 +76,7 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
     responses((status = 202, description = "`run`: the request's id", body = Value), Refusals),
 )]
 pub(crate) async fn run(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> ApiResult {
-    query::none(request)?;
+    query::none(&request)?;
     let id = ScheduleStore::new(predictor.state().queue.metadata()).run_now(&name).await?;
     Ok(HttpResponse::Accepted().json(json!({ "run": id })))
 }

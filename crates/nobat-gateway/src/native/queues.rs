@@ -38,7 +38,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
     responses((status = 200, description = "One queue per model", body = QueueList), Refusals),
 )]
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
-    query::none(request)?;
+    query::none(&request)?;
     let queues = predictor.queues(&context::of(&request)).await?;
     let queues = queues.into_iter().map(|(name, counts)| QueueObject::new(&name, counts)).collect();
     Ok(HttpResponse::Ok().json(QueueList { queues }))
@@ -51,7 +51,7 @@ pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> Ap
     responses((status = 200, description = "The queue", body = QueueObject), Refusals),
 )]
 pub(crate) async fn get(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    query::none(request)?;
+    query::none(&request)?;
     Ok(shown(&model, predictor.queue(&context::of(&request), &model).await?))
 }
 
