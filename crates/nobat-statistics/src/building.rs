@@ -327,7 +327,7 @@ mod tests {
             data: bytes::Bytes::from_static(b"\x02\0\0\0hi"),
         };
         let mut builder = ProfileBuilder::new(1);
-        builder.add(std::slice::from_ref(&text), &[text], 1);
+        builder.add(std::slice::from_ref(&text), std::slice::from_ref(&text), 1);
         let profile = builder.finish("m", "1");
         assert_eq!(profile.answers[0].classes.get("hi"), Some(&1));
         assert!(profile.draw(&mut seeded(1)).expect_err("text").contains("`text` (BYTES) cannot be drawn"));
@@ -346,7 +346,7 @@ mod tests {
         let mut builder = ProfileBuilder::new(1);
         for row in 0..3_000 {
             let value = tensor("y", Datatype::Int64, &[1], &[f64::from(row)]);
-            builder.add(std::slice::from_ref(&value), &[value], 1);
+            builder.add(std::slice::from_ref(&value), std::slice::from_ref(&value), 1);
         }
         let answer = &builder.finish("m", "1").answers[0];
         assert_eq!((answer.reading, answer.scores.len(), answer.classes.len()), (Reading::Value, 1_000, 0));
@@ -358,7 +358,7 @@ mod tests {
             let mut builder = ProfileBuilder::new(1);
             for value in values {
                 let one = tensor("x", Datatype::Fp32, &[1, 1], &[f64::from(value)]);
-                builder.add(std::slice::from_ref(&one), &[one], 1);
+                builder.add(std::slice::from_ref(&one), std::slice::from_ref(&one), 1);
             }
             let profile = builder.finish("m", "1");
             let json = serde_json::to_vec(&profile).expect("serializes");

@@ -33,7 +33,7 @@ pub(crate) struct Inner {
 }
 
 impl Webhooks {
-    /// Sets up sending; [`sender::run`] does it.
+    /// Sets up sending; [`crate::sender::run`] does it.
     ///
     /// # Errors
     /// `invalid_parameter` for a secret that is none.
