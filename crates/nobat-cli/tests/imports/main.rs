@@ -59,7 +59,7 @@ fn a_circle_is_told_with_the_names_that_tie_it() {
         ("lib.rs", "mod a; mod b; mod c;"),
         ("a.rs", "use crate::b::{self, Second}; pub struct First; fn f() { b::call(); }"),
         ("b.rs", "pub struct Second; pub fn call() { println!(\"{}\", super::c::third()); }"),
-        ("c.rs", "pub fn third() -> crate::a::First { todo!() }"),
+        ("c.rs", "pub fn third() -> crate::a::First { crate::a::First }"),
     ]);
     assert_eq!(told, "  a.rs -> b.rs: Second, call\n  b.rs -> c.rs: third\n  c.rs -> a.rs: First\n");
 }
