@@ -1,6 +1,7 @@
 //! A NumPy array (`.npy`) as it lies in its file: elements are read when asked for.
 
 use bytes::Bytes;
+use nobat_core::tensor::Datatype;
 use nobat_core::{Error, ErrorCode, Result};
 
 /// What a `.npy` file holds.
@@ -71,17 +72,37 @@ impl NumpyArray {
         self.shape[1..].iter().product()
     }
 
+    /// A row's bytes where its elements are a tensor's of this datatype as they lie: exact
+    /// also for whole numbers that no float holds.
+    pub(super) fn row_of(&self, row: usize, datatype: Datatype) -> Option<&[u8]> {
+        let same = match datatype {
+            Datatype::Bool => (ElementKind::Bool, 1),
+            Datatype::Fp16 => (ElementKind::Float, 2),
+            Datatype::Fp32 => (ElementKind::Float, 4),
+            Datatype::Fp64 => (ElementKind::Float, 8),
+            Datatype::Int8 => (ElementKind::Signed, 1),
+            Datatype::Int16 => (ElementKind::Signed, 2),
+            Datatype::Int32 => (ElementKind::Signed, 4),
+            Datatype::Int64 => (ElementKind::Signed, 8),
+            Datatype::Uint8 => (ElementKind::Unsigned, 1),
+            Datatype::Uint16 => (ElementKind::Unsigned, 2),
+            Datatype::Uint32 => (ElementKind::Unsigned, 4),
+            Datatype::Uint64 => (ElementKind::Unsigned, 8),
+            _ => return None,
+        };
+        let bytes = self.width() * self.size;
+        ((self.kind, self.size) == same).then(|| &self.data[row * bytes..(row + 1) * bytes])
+    }
+
     /// An element as a number; NaN for text.
     pub(super) fn number(&self, element: usize) -> f64 {
-        let bytes = &self.data[element * self.size..(element + 1) * self.size];
-        let whole = || bytes.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        let whole = self.whole(element);
         match (self.kind, self.size) {
-            (ElementKind::Bool | ElementKind::Unsigned, _) => whole() as f64,
-            // Shifted up and back, the sign bit fills the rest.
-            (ElementKind::Signed, size) => ((whole() << (64 - 8 * size)) as i64 >> (64 - 8 * size)) as f64,
-            (ElementKind::Float, 2) => half::f16::from_bits(whole() as u16).to_f64(),
-            (ElementKind::Float, 4) => f64::from(f32::from_bits(whole() as u32)),
-            (ElementKind::Float, _) => f64::from_bits(whole()),
+            (ElementKind::Bool | ElementKind::Unsigned, _) => whole as f64,
+            (ElementKind::Signed, _) => self.signed(element) as f64,
+            (ElementKind::Float, 2) => half::f16::from_bits(whole as u16).to_f64(),
+            (ElementKind::Float, 4) => f64::from(f32::from_bits(whole as u32)),
+            (ElementKind::Float, _) => f64::from_bits(whole),
             (ElementKind::Unicode | ElementKind::Text, _) => f64::NAN,
         }
     }
@@ -95,8 +116,22 @@ impl NumpyArray {
                 let code = |unit: &[u8; 4]| char::from_u32(u32::from_le_bytes(*unit)).filter(|&letter| letter != '\0');
                 bytes.as_chunks().0.iter().filter_map(code).collect()
             }
-            _ => self.number(element).to_string(),
+            ElementKind::Bool | ElementKind::Unsigned => self.whole(element).to_string(),
+            ElementKind::Signed => self.signed(element).to_string(),
+            ElementKind::Float => self.number(element).to_string(),
         }
+    }
+
+    /// An element's bytes as one unsigned number, the lowest first.
+    fn whole(&self, element: usize) -> u64 {
+        let bytes = &self.data[element * self.size..(element + 1) * self.size];
+        bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    }
+
+    /// A signed element. Shifted up and back, the sign bit fills the rest.
+    fn signed(&self, element: usize) -> i64 {
+        let unused = 64 - 8 * self.size;
+        (self.whole(element) << unused) as i64 >> unused
     }
 }
 
@@ -147,7 +182,8 @@ pub(super) mod tests {
         assert_eq!(parsed("|i1", "(2,)", &[255, 7]).number(0), -1.0);
         assert_eq!(parsed("<i2", "(1,)", &[0, 128]).number(0), -32768.0);
         assert_eq!(parsed("<i8", "(1,)", &(-9i64).to_le_bytes()).text(0), "-9");
-        assert_eq!(parsed("<u8", "(1,)", &[255; 8]).number(0), u64::MAX as f64);
+        let most = parsed("<u8", "(1,)", &[255; 8]);
+        assert_eq!((most.number(0), most.text(0)), (u64::MAX as f64, u64::MAX.to_string()));
         assert_eq!(parsed("<f2", "(1,)", &[0, 0x3c]).number(0), 1.0);
         assert_eq!(parsed("|b1", "(2,)", &[0, 1]).number(1), 1.0);
         assert_eq!(parsed("|S3", "(2,)", b"ab\0cde").text(0), "ab");

@@ -154,7 +154,9 @@ impl Part {
 fn tensor(spec: &TensorSpec, array: &NumpyArray, row: usize, batched: bool) -> Tensor {
     let width = array.width();
     let mut data = Vec::new();
-    for place in row * width..(row + 1) * width {
+    let same = array.row_of(row, spec.datatype);
+    data.extend_from_slice(same.unwrap_or_default());
+    for place in (row * width..(row + 1) * width).filter(|_| same.is_none()) {
         match element(array.number(place), spec.datatype) {
             Some(bytes) => data.extend(bytes),
             None => {
@@ -258,6 +260,21 @@ mod tests {
             assert_eq!(numbers(&row[0]), [3.0, 4.5], "{name}");
             assert_eq!(data.label(1).as_deref(), labelled.then_some("8"), "{name}");
             assert!(data.row(2).is_none() && data.label(2).is_none());
+        }
+    }
+
+    #[test]
+    fn whole_numbers_that_no_float_holds_arrive_as_they_are() {
+        let ids = [spec("ids", Datatype::Int64, &[-1, 1])];
+        let large = i64::MAX - 1;
+        let array = npy("<i8", "(1, 1)", &large.to_le_bytes());
+        for (name, file) in [
+            ("a.npy", array),
+            ("a.csv", format!("id\n{large}\n").into_bytes()),
+            ("a.jsonl", format!("{{\"ids\": [{large}]}}\n").into_bytes()),
+        ] {
+            let data = read(name, &file, &ids).expect("reads");
+            assert_eq!(&data.row(0).expect("a row")[0].data[..], &large.to_le_bytes()[..], "{name}");
         }
     }
 

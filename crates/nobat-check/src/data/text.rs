@@ -137,6 +137,10 @@ impl ModelInputs<'_> {
         let wrong = |cell: &Value| refuse(format!("input `{}` takes {}, not {cell}", spec.name, spec.datatype));
         let mut data = Vec::new();
         for cell in &cells {
+            if let Some(bytes) = whole(cell, spec.datatype) {
+                data.extend(bytes);
+                continue;
+            }
             let number = match cell {
                 _ if spec.datatype == Datatype::Bytes => {
                     let text = cell.as_str().ok_or_else(|| wrong(cell))?;
@@ -156,6 +160,17 @@ impl ModelInputs<'_> {
         }
         let shape = self.row_shape(spec, &shape, cells.len())?;
         Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
+    }
+}
+
+/// The bytes of a whole number of 64 bits, which a float may not hold.
+fn whole(cell: &Value, datatype: Datatype) -> Option<[u8; 8]> {
+    match (datatype, cell) {
+        (Datatype::Int64, Value::String(text)) => text.parse::<i64>().ok().map(i64::to_le_bytes),
+        (Datatype::Int64, cell) => cell.as_i64().map(i64::to_le_bytes),
+        (Datatype::Uint64, Value::String(text)) => text.parse::<u64>().ok().map(u64::to_le_bytes),
+        (Datatype::Uint64, cell) => cell.as_u64().map(u64::to_le_bytes),
+        _ => None,
     }
 }
 
