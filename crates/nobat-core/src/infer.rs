@@ -13,6 +13,7 @@ use smol_str::SmolStr;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::oip;
+use crate::parameters::Parameters;
 use crate::tensor::{Datatype, Tensor};
 use crate::varint::{put_bytes, put_u64, take_bytes, take_u64};
 
@@ -25,6 +26,8 @@ pub struct InferRequest {
     pub inputs: Vec<Tensor>,
     /// Names of the outputs wanted; empty for all.
     pub outputs: Vec<SmolStr>,
+    /// What the caller sets for the model's task; models without one take none.
+    pub parameters: Parameters,
 }
 
 impl InferRequest {
@@ -34,6 +37,12 @@ impl InferRequest {
         let mut out = Vec::with_capacity(data + 32);
         put_str_field(&mut out, 2, &self.version);
         let mut message = Vec::with_capacity(64);
+        for (name, value) in self.parameters.entries() {
+            message.clear();
+            put_str_field(&mut message, 1, name);
+            put_len_field(&mut message, 2, &value);
+            put_len_field(&mut out, 4, &message);
+        }
         for tensor in &self.inputs {
             message.clear();
             put_input(&mut message, tensor);
@@ -69,7 +78,8 @@ impl InferRequest {
             inputs.push(tensor);
         }
         let outputs = message.outputs.into_iter().map(|output| output.name.into()).collect();
-        Ok(InferRequest { version: message.model_version.into(), inputs, outputs })
+        let parameters = Parameters::of_message(message.parameters);
+        Ok(InferRequest { version: message.model_version.into(), inputs, outputs, parameters })
     }
 }
 
@@ -185,7 +195,17 @@ fn put_input(out: &mut Vec<u8>, tensor: &Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parameters::Parameter;
     use proptest::prelude::*;
+
+    fn any_parameter() -> impl Strategy<Value = Parameter> {
+        prop_oneof![
+            any::<bool>().prop_map(Parameter::Bool),
+            any::<i64>().prop_map(Parameter::Int64),
+            (-1e9f64..1e9).prop_map(Parameter::Double),
+            ".{0,9}".prop_map(|text| Parameter::Text(text.into())),
+        ]
+    }
 
     fn any_tensor() -> impl Strategy<Value = Tensor> {
         ("[a-zA-Z0-9_:/.]{0,40}", 0usize..13, prop::collection::vec(0i64..5, 0..5)).prop_map(
@@ -208,9 +228,11 @@ mod tests {
         fn a_request_reads_back_and_the_generated_message_agrees(
             inputs in prop::collection::vec(any_tensor(), 0..4),
             outputs in prop::collection::vec("[a-z]{0,70}", 0..3), version in "[0-9]{0,3}",
+            parameters in prop::collection::btree_map("[a-z]{1,30}", any_parameter(), 0..3),
         ) {
+            let parameters = parameters.into_iter().map(|(name, value)| (name.into(), value)).collect();
             let request = InferRequest {
-                version: version.into(), inputs, outputs: outputs.into_iter().map(SmolStr::from).collect(),
+                version: version.into(), inputs, outputs: outputs.into_iter().map(SmolStr::from).collect(), parameters,
             };
             let wire = Bytes::from(request.encode());
             let message = oip::ModelInferRequest::decode(wire.clone()).expect("valid protobuf");

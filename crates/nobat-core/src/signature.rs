@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::{Error, ErrorCode, Result};
 use crate::infer::InferRequest;
 use crate::spelled::spelled;
+use crate::task::Task;
 use crate::tensor::{Datatype, Tensor};
 
 /// One input or output of a model.
@@ -119,6 +120,10 @@ pub struct ModelSignature {
     /// nobat knows are read by [`ModelSignature::slo_ms`] and its neighbours.
     #[serde(default)]
     pub settings: serde_json::Map<String, serde_json::Value>,
+    /// What it does for callers who send texts or pictures; none where they send the
+    /// graph's own tensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
 }
 
 impl ModelSignature {
@@ -144,10 +149,12 @@ impl ModelSignature {
     }
 
     /// Checks a request: names, datatypes, shapes, byte counts, one batch size
-    /// over all inputs, and finite numbers where asked. Returns the rows.
+    /// over all inputs, and finite numbers where asked; parameters, where it has a task.
+    /// Returns the rows.
     ///
     /// # Errors
     /// `invalid_tensor`, naming the input, what it has and what the model takes;
+    /// `invalid_parameter` for an output or a parameter that it does not have;
     /// `payload_too_large` for more rows than `max_rows`.
     pub fn validate(&self, request: &InferRequest) -> Result<u32> {
         for spec in &self.inputs {
@@ -186,6 +193,9 @@ impl ModelSignature {
                     known.join(", ")
                 )));
             }
+        }
+        if let Some(task) = &self.task {
+            task.check(&request.parameters)?;
         }
         let rows = rows.map_or(1, |(rows, _)| rows);
         if rows == 0 {
@@ -270,6 +280,7 @@ mod tests {
             default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
+            task: None,
         }
     }
 
@@ -278,7 +289,7 @@ mod tests {
         let width = values.len() as i64 / rows.max(1);
         let input =
             Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: smallvec![rows, width], data: data.into() };
-        InferRequest { version: "".into(), inputs: vec![input], outputs: vec![] }
+        InferRequest { inputs: vec![input], ..InferRequest::default() }
     }
 
     #[test]

@@ -118,5 +118,6 @@ fn signature(name: &str) -> ModelSignature {
         default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
+        task: None,
     }
 }

@@ -73,5 +73,6 @@ fn signature(shape: &[i64]) -> ModelSignature {
         default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
+        task: None,
     }
 }

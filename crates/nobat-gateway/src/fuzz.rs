@@ -212,6 +212,7 @@ fn model(datatype: Datatype) -> ModelSignature {
         default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
+        task: None,
     }
 }
 

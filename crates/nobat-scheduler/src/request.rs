@@ -3,6 +3,7 @@
 
 use nobat_core::infer::InferRequest;
 use nobat_core::json::{decode, encode};
+use nobat_core::parameters::Parameter;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
 use serde::Deserialize;
@@ -15,6 +16,8 @@ struct StoredRequest {
     inputs: Vec<StoredTensor>,
     #[serde(default)]
     outputs: Vec<StoredOutput>,
+    #[serde(default)]
+    parameters: serde_json::Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +46,9 @@ pub(crate) fn decode(value: &Value) -> Result<InferRequest> {
         |tensor: StoredTensor| decode::tensor(tensor.name, tensor.datatype, &tensor.shape, &tensor.data.to_string());
     let inputs = stored.inputs.into_iter().map(tensor).collect::<Result<_>>()?;
     let outputs = stored.outputs.into_iter().map(|output| output.name).collect();
-    Ok(InferRequest { inputs, outputs, ..InferRequest::default() })
+    let parameter = |(name, value): (&String, &Value)| Some((name.into(), Parameter::of_json(value)?));
+    let parameters = stored.parameters.iter().filter_map(parameter).collect();
+    Ok(InferRequest { inputs, outputs, parameters, ..InferRequest::default() })
 }
 
 /// A tensor's elements as JSON, flat.

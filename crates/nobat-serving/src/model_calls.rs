@@ -39,10 +39,10 @@ impl ModelCalls {
         &self,
         context: &RequestContext,
         target: &ResolvedModel,
-        request: InferRequest,
+        mut request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
-        let rows = self.check(context, target, &request, &options)?;
+        let rows = self.check(context, target, &mut request, &options)?;
         self.admit(&target.signature.name, &options, Caller::Leaves)?;
         self.accept(context, job(context, target, request, rows, options)).await
     }
@@ -105,11 +105,11 @@ impl ModelCalls {
         &self,
         context: &RequestContext,
         target: &ResolvedModel,
-        request: InferRequest,
+        mut request: InferRequest,
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
-        let rows = self.check(context, target, &request, &options)?;
+        let rows = self.check(context, target, &mut request, &options)?;
         match self.state.caches.slot(&self.state.registry, &target.signature, &request, &options) {
             None => self.run(context, target, job(context, target, request, rows, options), wait).await,
             Some(slot) => {
@@ -286,18 +286,22 @@ impl ModelCalls {
     }
 
     /// Whether this caller may use this model for this request now. Returns its
-    /// rows. Rate and in-flight limits were taken at admission.
+    /// rows. Rate and in-flight limits were taken at admission. Parameters that the
+    /// model knows nothing of are dropped: they neither travel nor part cached answers.
     fn check(
         &self,
         context: &RequestContext,
         target: &ResolvedModel,
-        request: &InferRequest,
+        request: &mut InferRequest,
         options: &JobOptions,
     ) -> Result<u32> {
         let model = &target.signature.name;
         context.notes.set_model(model);
         context.require_model(model)?;
         self.state.admission.check_priority(context, options)?;
+        if target.signature.task.is_none() {
+            request.parameters.clear();
+        }
         target.signature.validate(request)
     }
 }

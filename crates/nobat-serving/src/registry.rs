@@ -450,6 +450,7 @@ mod tests {
             default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
+            task: None,
         }
     }
 

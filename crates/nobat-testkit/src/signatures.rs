@@ -26,5 +26,6 @@ pub fn ready(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> M
         default: false,
         labels: Vec::new(),
         settings: Default::default(),
+        task: None,
     }
 }

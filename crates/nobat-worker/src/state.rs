@@ -126,5 +126,6 @@ pub(crate) fn unready(name: &str, version: &str, state: ModelState, reason: &str
         default: false,
         labels: Vec::new(),
         settings: serde_json::Map::new(),
+        task: None,
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Call {
 /// # Errors
 /// `invalid_tensor`, `invalid_parameter`, `unsupported`.
 pub(crate) fn decode(message: ModelInferRequest) -> Result<Call> {
-    let parameters = RequestParameters::read(&of_message(message.parameters), true)?;
+    let mut parameters = RequestParameters::read(&of_message(message.parameters), true)?;
     let raw = message.raw_input_contents;
     if !raw.is_empty() && raw.len() != message.inputs.len() {
         return Err(Error::new(
@@ -49,7 +49,12 @@ pub(crate) fn decode(message: ModelInferRequest) -> Result<Call> {
         let parameters = OutputParameters::read(&of_message(output.parameters))?;
         requested.push(Requested { name: output.name.into(), parameters });
     }
-    let request = InferRequest { version: SmolStr::default(), inputs, outputs: outputs::names(&requested)? };
+    let request = InferRequest {
+        version: SmolStr::default(),
+        inputs,
+        outputs: outputs::names(&requested)?,
+        parameters: std::mem::take(&mut parameters.of_model),
+    };
     Ok(Call {
         model: message.model_name,
         version: message.model_version,

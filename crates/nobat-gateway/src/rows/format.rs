@@ -29,6 +29,9 @@ pub(crate) struct PredictBody {
     /// Outputs wanted; all when left out.
     #[schema(required = false)]
     pub outputs: Option<Vec<String>>,
+    /// What is set for a model that has a task: texts, numbers, true or false by name.
+    #[schema(required = false, value_type = Option<Object>)]
+    pub parameters: Option<serde_json::Map<String, serde_json::Value>>,
     /// `serving_default`, or left out.
     #[schema(required = false)]
     pub signature_name: Option<String>,

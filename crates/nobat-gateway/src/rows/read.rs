@@ -2,6 +2,7 @@
 
 use nobat_core::infer::InferRequest;
 use nobat_core::json::{Reader, decode};
+use nobat_core::parameters::{Parameter, Parameters};
 use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::tensor::{Shape, Tensor};
 use nobat_core::{Error, ErrorCode, Result, clip};
@@ -40,16 +41,17 @@ pub fn read_from(
         return Err(Error::new(ErrorCode::InvalidJson, message));
     }
     let mut inputs: Option<(Vec<Tensor>, Format)> = None;
-    let mut outputs = Vec::new();
+    let (mut outputs, mut parameters) = (Vec::new(), Parameters::default());
     reader.object(place, |reader, member| {
         let form = match &*member {
             member if member == rows => Format::Row,
             "inputs" => Format::Column,
             "outputs" => return read_names(reader).map(|names| outputs = names),
+            "parameters" => return read_parameters(reader).map(|read| parameters = read),
             "signature_name" => return read_signature_name(reader),
             unknown => {
                 let message = format!(
-                    "unknown member `{}` in {place}; give `{rows}` or `inputs`, and optionally `outputs`, `signature_name`",
+                    "unknown member `{}` in {place}; give `{rows}` or `inputs`, and optionally `outputs`, `parameters`, `signature_name`",
                     clip(unknown)
                 );
                 return Err(Error::new(ErrorCode::InvalidJson, message));
@@ -68,7 +70,7 @@ pub fn read_from(
     })?;
     let neither = || Error::new(ErrorCode::InvalidJson, format!("{place} has neither `{rows}` nor `inputs`"));
     let (inputs, form) = inputs.ok_or_else(neither)?;
-    Ok((InferRequest { version: SmolStr::default(), inputs, outputs }, form))
+    Ok((InferRequest { version: SmolStr::default(), inputs, outputs, parameters }, form))
 }
 
 fn read_rows(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -> Result<Vec<Tensor>> {
@@ -210,6 +212,13 @@ fn read_names(reader: &mut Reader<'_>) -> Result<Vec<SmolStr>> {
     Ok(names)
 }
 
+/// What is set for the model.
+fn read_parameters(reader: &mut Reader<'_>) -> Result<Parameters> {
+    let members: serde_json::Map<String, serde_json::Value> = reader.parse("`parameters`")?;
+    let named = members.iter().filter_map(|(name, value)| Some((name.into(), Parameter::of_json(value)?)));
+    Ok(named.collect())
+}
+
 fn read_signature_name(reader: &mut Reader<'_>) -> Result<()> {
     let name = reader.string("signature_name")?;
     if name.is_empty() || name == SIGNATURE_NAME {
@@ -262,6 +271,7 @@ mod tests {
             default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
+            task: None,
         }
     }
 
@@ -340,7 +350,7 @@ mod tests {
             ("{}", "the body has neither `instances` nor `inputs`"),
             (
                 r#"{"instance": []}"#,
-                "unknown member `instance` in the body; give `instances` or `inputs`, and optionally `outputs`, `signature_name`",
+                "unknown member `instance` in the body; give `instances` or `inputs`, and optionally `outputs`, `parameters`, `signature_name`",
             ),
             (
                 r#"{"instances": [[1,2]], "inputs": [[1,2]]}"#,

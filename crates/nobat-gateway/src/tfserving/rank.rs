@@ -43,6 +43,9 @@ struct RankBody {
     /// Column form: one tensor, or an object of tensors by name.
     #[schema(required = false)]
     inputs: Option<serde_json::Value>,
+    /// What is set for a model that has a task: texts, numbers, true or false by name.
+    #[schema(required = false, value_type = Option<Object>)]
+    parameters: Option<serde_json::Map<String, serde_json::Value>>,
     /// `serving_default`, or left out.
     #[schema(required = false)]
     signature_name: Option<String>,

@@ -74,9 +74,14 @@ async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor
         }
     };
     let signature = &target.signature;
-    let Document { id, parameters, inputs, requested } = document;
+    let Document { id, mut parameters, inputs, requested } = document;
     let all_binary = parameters.binary_data_output;
-    let wanted = InferRequest { version: target.pinned.clone(), inputs, outputs: outputs::names(&requested)? };
+    let wanted = InferRequest {
+        version: target.pinned.clone(),
+        inputs,
+        outputs: outputs::names(&requested)?,
+        parameters: std::mem::take(&mut parameters.of_model),
+    };
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let options = target.after_wait(parameters.job_options());
     let prediction = predictor.predict(&context::of(&request), &target, wanted, options).await?;

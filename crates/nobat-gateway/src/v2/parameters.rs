@@ -3,7 +3,7 @@
 //!
 //! Parameters that begin with `triton_` belong to that server's extensions: one
 //! that nobat does not keep is refused rather than ignored. Other unknown
-//! parameters are a model's own business and are accepted.
+//! parameters are a model's own business: they go on to one that has a task.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use nobat_core::job::JobOptions;
 use nobat_core::oip::InferParameter;
 use nobat_core::oip::infer_parameter::ParameterChoice;
+use nobat_core::parameters::{Parameter, Parameters as ModelParameters};
 use nobat_core::{Error, ErrorCode, Result, clip};
 use serde_json::{Map, Value};
 
@@ -49,6 +50,8 @@ pub(crate) struct RequestParameters {
     pub deadline: Option<Duration>,
     /// Whether outputs are binary unless they say otherwise.
     pub binary_data_output: bool,
+    /// What is set for the model.
+    pub of_model: ModelParameters,
 }
 
 impl RequestParameters {
@@ -84,7 +87,13 @@ impl RequestParameters {
                         format!("parameter `{}` is not known here; leave it out", clip(name)),
                     ));
                 }
-                _ => {}
+                // Says that there is no sequence.
+                _ if name.starts_with("sequence_") => {}
+                name => {
+                    if let Some(value) = Parameter::of_json(value) {
+                        read.of_model.set(name, value);
+                    }
+                }
             }
         }
         Ok(read)
@@ -194,7 +203,9 @@ mod tests {
         assert!(read(&[("triton_enable_empty_final_response", json!(true))], false).is_err());
         assert!(read(&[("triton_enable_empty_final_response", json!(true))], true).is_ok());
         assert!(read(&[("triton_enable_empty_final_response", json!(1))], true).is_err());
-        assert!(read(&[("temperature", json!(0.5))], false).is_ok());
+        let passed = read(&[("temperature", json!(0.5)), ("timeout", json!(1))], false).expect("a model's own");
+        let own = passed.of_model.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>();
+        assert_eq!(own, [("temperature", Parameter::Double(0.5))]);
         assert_eq!(read(&[("sequence_id", json!(7))], false).expect_err("a sequence").code, ErrorCode::Unsupported);
     }
 

@@ -215,6 +215,7 @@ pub(crate) fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
         default: false,
         labels: vec![],
         settings: settings.as_object().cloned().unwrap_or_default(),
+        task: None,
     };
     let mut statistics = nobat_core::statistics::ModelStatistics::new(MODEL, version);
     let times = nobat_core::statistics::BatchTimes { rows: 1, ..Default::default() };

@@ -199,6 +199,7 @@ pub(crate) fn signature(name: &str) -> ModelSignature {
         default: false,
         labels: vec![],
         settings,
+        task: None,
     }
 }
 

@@ -142,6 +142,7 @@ fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Model
         default: false,
         labels: vec!["stable".into()],
         settings: serde_json::Map::new(),
+        task: None,
     }
 }
 

@@ -68,6 +68,7 @@ fn signature(name: &str, datatype: Datatype, shape: Vec<i64>) -> ModelSignature 
         default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
+        task: None,
     }
 }
 

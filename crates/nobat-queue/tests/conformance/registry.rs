@@ -37,6 +37,7 @@ fn worker(id: &str, models: &[&str]) -> WorkerInfo {
         default: false,
         labels: Vec::new(),
         settings: serde_json::Map::new(),
+        task: None,
     };
     WorkerInfo {
         id: id.into(),

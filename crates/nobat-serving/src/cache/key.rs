@@ -1,6 +1,7 @@
 //! What an answer is kept under.
 
 use nobat_core::infer::InferRequest;
+use nobat_core::parameters::{Parameter, Parameters};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A model version: its name, its number and the mark of its file's digest, hashed.
@@ -72,7 +73,24 @@ impl KeyHasher {
             hash.update(&(name.len() as u64).to_le_bytes());
             hash.update(name.as_bytes());
         }
+        hash_parameters(&mut hash, &request.parameters);
         CacheKey { source, content: hash.digest128() }
+    }
+}
+
+/// No name is as long as the mark that they begin with, so they are told from outputs.
+fn hash_parameters(hash: &mut Xxh3, parameters: &Parameters) {
+    for (name, value) in parameters.iter() {
+        hash.update(&u64::MAX.to_le_bytes());
+        let (kind, bits, text) = match value {
+            Parameter::Bool(value) => (0, u64::from(*value), ""),
+            Parameter::Int64(value) => (1, *value as u64, ""),
+            Parameter::Double(value) => (2, value.to_bits(), ""),
+            Parameter::Text(text) => (3, text.len() as u64, text.as_str()),
+        };
+        [name.len() as u64, kind, bits].iter().for_each(|number| hash.update(&number.to_le_bytes()));
+        hash.update(name.as_bytes());
+        hash.update(text.as_bytes());
     }
 }
 
@@ -101,6 +119,7 @@ mod tests {
             version: "".into(),
             inputs: vec![tensor("ab", Datatype::Uint8, 4, b"wxyz"), tensor("c", Datatype::Uint8, 1, b"w")],
             outputs: vec!["label".into()],
+            parameters: Parameters::from_iter([("dimensions".into(), Parameter::Int64(1))]),
         };
         let mut variants = vec![base.clone()];
         let mut vary = |change: fn(&mut InferRequest)| {
@@ -115,6 +134,11 @@ mod tests {
         vary(|r| r.inputs.truncate(1));
         vary(|r| r.outputs.clear());
         vary(|r| r.outputs = vec!["lab".into(), "el".into()]);
+        vary(|r| r.parameters.clear());
+        vary(|r| r.parameters.set("dimensions", Parameter::Int64(2)));
+        vary(|r| r.parameters.set("dimensions", Parameter::Bool(true)));
+        vary(|r| r.parameters.set("dimensions", Parameter::Text("".into())));
+        vary(|r| r.parameters.set("normalize", Parameter::Int64(1)));
         let one = hasher.source("digits", "1", 1);
         let mut keys: HashSet<_> = variants.iter().map(|request| hasher.key(one, request)).collect();
         assert_eq!(keys.len(), variants.len());
@@ -134,7 +158,7 @@ mod tests {
             let request = |at: usize| InferRequest {
                 version: "".into(),
                 inputs: vec![tensor("x", Datatype::Uint8, 1, &a[..at]), tensor("x", Datatype::Uint8, 1, &a[at..])],
-                outputs: vec![],
+                ..InferRequest::default()
             };
             let (hasher, at) = (KeyHasher::new(1), cut.index(a.len()));
             let key = |at| hasher.key(Source(1), &request(at));

@@ -1,14 +1,10 @@
 //! The request of a route's own job: what every child is asked, and the key by which
 //! weighted routes choose.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
+use nobat_core::Result;
 use nobat_core::infer::InferRequest;
-use nobat_core::oip::infer_parameter::ParameterChoice;
-use nobat_core::oip::{InferParameter, ModelInferRequest};
-use nobat_core::{Error, Result};
-use prost::Message;
+use nobat_core::parameters::Parameter;
 use smol_str::SmolStr;
 
 use crate::context::ROUTE_KEY_NAME;
@@ -25,16 +21,12 @@ pub(super) struct RouteRequest {
 impl RouteRequest {
     /// As a job's payload: the request with the key among its parameters.
     pub(super) fn encode(&self) -> Bytes {
-        let mut payload = self.request.encode();
-        if !self.route_key.is_empty() {
-            let key = ParameterChoice::StringParam(self.route_key.to_string());
-            let parameters =
-                HashMap::from([(ROUTE_KEY_NAME.to_owned(), InferParameter { parameter_choice: Some(key) })]);
-            // Fields of one message may come in any order: these are merged with the request's.
-            payload
-                .extend_from_slice(&ModelInferRequest { parameters, ..ModelInferRequest::default() }.encode_to_vec());
+        if self.route_key.is_empty() {
+            return self.request.encode().into();
         }
-        payload.into()
+        let mut keyed = self.request.clone();
+        keyed.parameters.set(ROUTE_KEY_NAME, Parameter::Text(self.route_key.clone()));
+        keyed.encode().into()
     }
 
     /// Reads [`RouteRequest::encode`], and payloads of earlier releases, which have the
@@ -45,11 +37,8 @@ impl RouteRequest {
     pub(super) fn decode(payload: &Bytes) -> Result<RouteRequest> {
         let mut request = InferRequest::decode(payload.clone())?;
         let earlier = std::mem::take(&mut request.version);
-        let message = ModelInferRequest::decode(payload.clone())
-            .map_err(|error| Error::invalid(format!("job payload is corrupt: {error}")))?;
-        let key = message.parameters.get(ROUTE_KEY_NAME).and_then(|key| key.parameter_choice.as_ref());
-        let route_key = match key {
-            Some(ParameterChoice::StringParam(key)) => key.as_str().into(),
+        let route_key = match request.parameters.take(ROUTE_KEY_NAME) {
+            Some(Parameter::Text(key)) => key,
             _ => earlier,
         };
         Ok(RouteRequest { route_key, request })
@@ -65,7 +54,8 @@ mod tests {
     fn a_key_travels_beside_the_request_and_where_earlier_releases_had_it() {
         let shape = [2].into_iter().collect();
         let tensor = Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data: vec![1, 2].into() };
-        let request = InferRequest { version: "".into(), inputs: vec![tensor], outputs: vec!["y".into()] };
+        let mut request = InferRequest { inputs: vec![tensor], outputs: vec!["y".into()], ..InferRequest::default() };
+        request.parameters.set("normalize", Parameter::Bool(false));
         for key in ["", "user-7"] {
             let sent = RouteRequest { route_key: key.into(), request: request.clone() };
             assert_eq!(RouteRequest::decode(&sent.encode()).expect("reads back"), sent);

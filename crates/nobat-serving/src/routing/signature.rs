@@ -254,6 +254,7 @@ fn same(route: &Route, targets: Vec<(Target, ModelSignature)>, outputs_too: bool
         first.max_batch_size = first.max_batch_size.min(other.max_batch_size);
         first.max_rows = first.max_rows.min(other.max_rows);
         first.finite |= other.finite;
+        first.task.take_if(|task| other.task.as_ref() != Some(task));
     }
     // Settings such as a cache ttl belong to a model, not to what stands for several.
     first.settings.clear();
@@ -273,7 +274,8 @@ fn joined(route: &Route, targets: Vec<(Target, ModelSignature)>, join: Join) -> 
                     .collect::<Vec<_>>()
             };
             let outputs = targets.iter().flat_map(renamed).collect();
-            return Ok(ModelSignature { outputs, ..same(route, targets, false)? });
+            // Its outputs are not those of a task.
+            return Ok(ModelSignature { outputs, task: None, ..same(route, targets, false)? });
         }
         Join::First => return same(route, targets, true),
         Join::Mean => |datatype| matches!(datatype, Datatype::Fp32 | Datatype::Fp64),
@@ -331,6 +333,7 @@ mod tests {
             default: false,
             labels: vec![],
             settings: serde_json::Map::new(),
+            task: None,
         }
     }
 

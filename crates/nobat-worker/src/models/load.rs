@@ -100,6 +100,7 @@ impl Load<'_> {
             default: false,
             labels: Vec::new(),
             settings: class_labels(described.classes),
+            task: None,
         };
         (self.on_signature)(signature.clone());
         let mut runner = self.runner(&mut engine, &signature.inputs);

@@ -91,6 +91,7 @@ pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: 
         default: false,
         labels: vec![],
         settings: serde_json::Map::new(),
+        task: None,
     };
     let controller = Controller::new(&config, max_batch_size);
     let stats = Stats::new(ModelStatistics::new("scripted", "1"));
