@@ -1,0 +1,248 @@
+//! The folder's tokenizer: from text to token ids and back.
+//!
+//! Truncation and special tokens are applied here, not by the library's own settings: a request
+//! may ask for another truncation, and the length before it is wanted for the refusal.
+
+use std::borrow::Cow;
+
+use nobat_core::{Error, Result};
+use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
+use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
+use tokenizers::{
+    Decoder, Encoding, ModelWrapper, PostProcessor, PostProcessorWrapper, Tokenizer, TruncationDirection,
+    TruncationStrategy,
+};
+
+use crate::settings::Side;
+
+/// A tokenizer without truncation, padding and special tokens, which are applied apart.
+#[derive(Clone, Debug)]
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    special: Option<PostProcessorWrapper>,
+    /// Special ids before and after a single text.
+    frame: (Vec<u32>, Vec<u32>),
+    largest_id: u32,
+    clean_up: bool,
+}
+
+/// What becomes of a text over the limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Most tokens, special ones counted.
+    pub(crate) most: usize,
+    /// Whether it is cut; else it is refused.
+    pub(crate) truncate: bool,
+    pub(crate) side: Side,
+    /// Of a pair, whether only the first is cut; else the longer one.
+    pub(crate) only_first: bool,
+}
+
+/// What is tokenized.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input<'a> {
+    Text(&'a str),
+    Pair(&'a str, &'a str),
+    Ids(&'a [u32]),
+}
+
+impl TextTokenizer {
+    /// Reads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it is no tokenizer that is known.
+    pub(crate) fn read(bytes: &[u8]) -> Result<TextTokenizer> {
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| {
+            Error::invalid(format!("tokenizer.json cannot be read: {error}; save it with tokenizers 0.13 or later"))
+        })?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(failed)?;
+        let special = tokenizer.get_post_processor().cloned();
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
+        let largest_id = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        let mut own = TextTokenizer { tokenizer, special, frame: (Vec::new(), Vec::new()), largest_id, clean_up: false };
+        own.frame = own.find_frame()?;
+        Ok(own)
+    }
+
+    /// Lowers every text before its other normalizers.
+    pub(crate) fn lower(&mut self) -> Result<()> {
+        let mut steps: Vec<NormalizerWrapper> = vec![Lowercase.into()];
+        steps.extend(self.tokenizer.get_normalizer().cloned());
+        self.tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Joins what the tokenizer's training set apart when ids become text again.
+    pub(crate) fn clean_up(&mut self, wanted: bool) {
+        // It would take from a byte-level text spaces that are its own.
+        self.clean_up = wanted && !matches!(self.tokenizer.get_model(), ModelWrapper::BPE(_));
+    }
+
+    /// The largest id that it gives.
+    pub(crate) fn largest_id(&self) -> u32 {
+        self.largest_id
+    }
+
+    /// The largest id of its vocabulary without the tokens that were added to it.
+    pub(crate) fn largest_own_id(&self) -> u32 {
+        self.tokenizer.get_vocab(false).into_values().max().unwrap_or(0)
+    }
+
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Whether the id is a special token's.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.token(id).is_some_and(|token| self.tokenizer.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Tokenizes one text or pair, `at` which place of the request. Offsets count characters, and
+    /// are there only where they are asked for: counting them takes time.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a text over the limit that may not be cut, or cannot be.
+    pub(crate) fn encode(&self, input: Input<'_>, cut: Cut, offsets: bool, at: usize) -> Result<Encoding> {
+        let plain = |text: &str| {
+            let encoded = match offsets {
+                true => self.tokenizer.encode_char_offsets(text, false),
+                false => self.tokenizer.encode_fast(text, false),
+            };
+            encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))
+        };
+        let (first, second) = match input {
+            Input::Text(text) => (plain(text)?, None),
+            Input::Pair(first, second) => (plain(first)?, Some(plain(second)?)),
+            Input::Ids(ids) => (self.of_ids(ids), None),
+        };
+        let added = self.special.as_ref().map_or(0, |special| special.added_tokens(second.is_some()));
+        let total = first.len() + second.as_ref().map_or(0, Encoding::len) + added;
+        let (mut first, mut second) = (first, second);
+        if total > cut.most {
+            if !cut.truncate {
+                return Err(Error::invalid(format!(
+                    "text {at} has {total} tokens, and the limit is {}; shorten it, or set the parameter \
+                     `truncate` to true",
+                    cut.most
+                )));
+            }
+            let params = TruncationParams {
+                direction: match cut.side {
+                    Side::Left => TruncationDirection::Left,
+                    Side::Right => TruncationDirection::Right,
+                },
+                max_length: cut.most.saturating_sub(added),
+                strategy: match cut.only_first {
+                    true => TruncationStrategy::OnlyFirst,
+                    false => TruncationStrategy::LongestFirst,
+                },
+                stride: 0,
+            };
+            (first, second) = truncate_encodings(first, second, &params).map_err(|_| {
+                Error::invalid(format!(
+                    "text {at} has {total} tokens with its label, and the limit is {}; the label alone fills it: \
+                     shorten the label",
+                    cut.most
+                ))
+            })?;
+            first.take_overflowing();
+            if let Some(second) = &mut second {
+                second.take_overflowing();
+            }
+        }
+        match &self.special {
+            Some(special) => special.process(first, second, true).map_err(failed),
+            None => {
+                let parts = [Some(first), second].into_iter().flatten().collect();
+                let mut whole = <dyn PostProcessor>::default_process(parts, true).map_err(failed)?;
+                whole.pop().ok_or_else(|| Error::internal("the tokenizer gave nothing for a text"))
+            }
+        }
+    }
+
+    /// Tokenizes a whole text, however long, with offsets in characters.
+    ///
+    /// # Errors
+    /// `invalid_parameter` when the tokenizer refuses the text.
+    pub(crate) fn whole(&self, text: &str, special: bool, at: usize) -> Result<Encoding> {
+        let encoded = self.tokenizer.encode_char_offsets(text, false);
+        let encoded =
+            encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))?;
+        match &self.special {
+            Some(processor) => processor.process(encoded, None, special).map_err(failed),
+            None => Ok(encoded),
+        }
+    }
+
+    /// Ids without the special ones before and after a text, where both are there.
+    pub(crate) fn inner<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
+        let (before, after) = &self.frame;
+        ids.strip_prefix(before.as_slice()).and_then(|rest| rest.strip_suffix(after.as_slice())).unwrap_or(ids)
+    }
+
+    /// Ids as a text's tokens; the special ones around them, where they are there, are taken off:
+    /// they come again with the post-processor.
+    fn of_ids(&self, ids: &[u32]) -> Encoding {
+        let tokens = self
+            .inner(ids)
+            .iter()
+            .map(|&id| tokenizers::Token::new(id, self.token(id).unwrap_or_default(), (0, 0)))
+            .collect();
+        Encoding::from_tokens(tokens, 0)
+    }
+
+    fn find_frame(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let Some(special) = &self.special else { return Ok(Default::default()) };
+        // One stand-in token shows what is put before and after a text.
+        let stand_in = Encoding::from_tokens(vec![tokenizers::Token::new(u32::MAX, String::new(), (0, 0))], 0);
+        let framed = special.process(stand_in, None, true).map_err(failed)?;
+        let mut halves = framed.get_ids().splitn(2, |&id| id == u32::MAX).map(<[u32]>::to_vec);
+        Ok((halves.next().unwrap_or_default(), halves.next().unwrap_or_default()))
+    }
+
+    /// Ids as a text.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let text = self.tokenizer.decode(ids, skip_special).map_err(failed)?;
+        Ok(if self.clean_up { clean_up(&text).into_owned() } else { text })
+    }
+
+    /// Tokens as they stand in a text.
+    pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String> {
+        match self.tokenizer.get_decoder() {
+            Some(decoder) => decoder.decode(tokens).map_err(failed),
+            None => Ok(tokens.join(" ")),
+        }
+    }
+}
+
+fn failed(error: tokenizers::Error) -> Error {
+    Error::internal(format!("the tokenizer failed: {error}"))
+}
+
+/// The spaces that transformers takes out of a decoded text, in its order.
+fn clean_up(text: &str) -> Cow<'_, str> {
+    const SPACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    SPACED.iter().fold(Cow::Borrowed(text), |text, (spaced, joined)| match text.contains(spaced) {
+        true => Cow::Owned(text.replace(spaced, joined)),
+        false => text,
+    })
+}
