@@ -87,6 +87,10 @@ openapi:
     scripts/check_openapi
     scripts/check_swagger_ui
 
+# nobat-text against transformers and sentence-transformers on 19 folders of random weights (installs 6 GB of Python packages once, then half an hour).
+text-parity *args:
+    scripts/text_parity {{args}}
+
 # Random graphs: what is proven of their rows must be so on ONNX Runtime: `just fuzz-rows GRAPHS SEED`.
 fuzz-rows *args:
     cargo build --locked -p nobat-worker --example rows

@@ -35,11 +35,7 @@ impl Embedder {
     ///
     /// # Errors
     /// An output that is not known, a pooling that cannot be known, layers that do not fit.
-    pub(crate) fn new(
-        folder: &mut TextFolder,
-        specs: &[TensorSpec],
-        settings: &TextSettings,
-    ) -> Result<Embedder> {
+    pub(crate) fn new(folder: &mut TextFolder, specs: &[TensorSpec], settings: &TextSettings) -> Result<Embedder> {
         // What is to be pooled otherwise than the graph does needs the tokens' vectors.
         let own_pooling =
             settings.pooling.is_some() || folder.pooling.as_ref().is_some_and(|pooling| !pooling.include_prompt);
@@ -125,9 +121,9 @@ impl Embedder {
         match (options.dimensions, self.dimensions) {
             (Some(0), _) => Err(too_many(0, self.dimensions)),
             (Some(wanted), Some(own)) if wanted > own as u64 => Err(too_many(wanted, Some(own))),
-            (Some(_), _) if options.every_token => Err(Error::invalid(
-                "parameter `dimensions` does not go with `pooling` = `none`; leave one of them out",
-            )),
+            (Some(_), _) if options.every_token => {
+                Err(Error::invalid("parameter `dimensions` does not go with `pooling` = `none`; leave one of them out"))
+            }
             _ => Ok(()),
         }
     }

@@ -33,11 +33,27 @@ pub(crate) enum RowAnswer {
 pub(crate) enum Head {
     Embed(Embedder),
     /// Classification and reranking.
-    Scores { output: Output, activation: Activation },
-    ZeroShot { output: Output, entailment: usize },
-    Tokens { output: Output, tagger: Tagger },
-    FillMask { output: Output, mask_id: u32, padding_id: u32 },
-    Sparse { output: Output, splade: Splade },
+    Scores {
+        output: Output,
+        activation: Activation,
+    },
+    ZeroShot {
+        output: Output,
+        entailment: usize,
+    },
+    Tokens {
+        output: Output,
+        tagger: Tagger,
+    },
+    FillMask {
+        output: Output,
+        mask_id: u32,
+        padding_id: u32,
+    },
+    Sparse {
+        output: Output,
+        splade: Splade,
+    },
 }
 
 impl Head {
@@ -110,7 +126,9 @@ impl Head {
             TaskKind::Sparse => {
                 let splade = folder.modules.as_ref().and_then(|modules| modules.splade);
                 let splade = splade.unwrap_or_else(|| {
-                    folder.found.push("weights are ln(1 + relu) and their largest: a guess, there is no SpladePooling".into());
+                    folder
+                        .found
+                        .push("weights are ln(1 + relu) and their largest: a guess, there is no SpladePooling".into());
                     Splade { sum: false, twice: false }
                 });
                 Head::Sparse { output: logits(3)?, splade }
@@ -141,7 +159,8 @@ impl Head {
         outputs: &[SessionOutput<'_>],
     ) -> Result<Vec<RowAnswer>> {
         let Output { name, at, axes, .. } = self.output();
-        let failed = |what: String| Error::new(ErrorCode::InferenceFailed, format!("output `{name}` of the graph {what}"));
+        let failed =
+            |what: String| Error::new(ErrorCode::InferenceFailed, format!("output `{name}` of the graph {what}"));
         let output = outputs.get(*at).ok_or_else(|| failed("is missing".into()))?;
         let floats = Floats::new(output, name)?;
         let longest = rows.iter().map(|(row, start, _)| start + row.ids.len()).max().unwrap_or(0);

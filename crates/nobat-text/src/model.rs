@@ -68,7 +68,10 @@ struct RunRow {
 enum Job {
     /// What the tokenizer answered by itself.
     Answered(Vec<Vec<u8>>),
-    Rows { options: Arc<Options>, texts: Vec<TextOfJob> },
+    Rows {
+        options: Arc<Options>,
+        texts: Vec<TextOfJob>,
+    },
 }
 
 /// One text of a job.
@@ -104,7 +107,9 @@ impl TextModel {
             folder.found.push("padded at the left: the graph pools by itself, and the tokenizer says so".into());
         }
         if !inputs.takes_mask() && inputs.length().is_none() {
-            folder.found.push("the graph takes no attention_mask: padding would count, so each text runs by itself".into());
+            folder
+                .found
+                .push("the graph takes no attention_mask: padding would count, so each text runs by itself".into());
         }
         let most_tokens = [folder.max_length, inputs.length()].into_iter().flatten().min();
         let most_tokens = most_tokens.unwrap_or(DEFAULT_MOST_TOKENS);
@@ -212,7 +217,8 @@ impl TextModel {
         let detail = match (&self.head, input) {
             (Head::Tokens { .. }, Input::Text(text) | Input::Pair(text, _)) => {
                 let special = encoding.get_special_tokens_mask();
-                let spans = encoding.get_offsets().iter().zip(special).map(|(span, &special)| (special == 0).then_some(*span));
+                let spans =
+                    encoding.get_offsets().iter().zip(special).map(|(span, &special)| (special == 0).then_some(*span));
                 Detail::Spans { text: text.to_owned(), spans: spans.collect() }
             }
             (Head::FillMask { mask_id, .. }, _) => {
@@ -238,9 +244,7 @@ impl TextModel {
     /// What the tokenizer answers by itself.
     fn operate(&self, operation: Operation, texts: &[&[u8]], options: &Options) -> Result<Vec<Vec<u8>>> {
         let each = texts.iter().enumerate().map(|(at, element)| match operation {
-            Operation::Decode => {
-                operations::decoded(&self.tokenizer, "text", at, element, options.special_tokens)
-            }
+            Operation::Decode => operations::decoded(&self.tokenizer, "text", at, element, options.special_tokens),
             Operation::Tokenize => {
                 let text = texts::text("text", at, element)?;
                 let text = match self.prompt_of(options)? {
@@ -254,7 +258,12 @@ impl TextModel {
     }
 
     /// A job's texts as rows, text by text.
-    fn rows(&self, inputs: &[Option<Tensor>], texts: &[&[u8]], options: &Options) -> Result<Vec<(TextOfJob, Vec<TokenRow>)>> {
+    fn rows(
+        &self,
+        inputs: &[Option<Tensor>],
+        texts: &[&[u8]],
+        options: &Options,
+    ) -> Result<Vec<(TextOfJob, Vec<TokenRow>)>> {
         let second = match inputs.get(1) {
             Some(Some(tensor)) => Some(texts::elements(tensor)?),
             _ => None,
@@ -262,7 +271,11 @@ impl TextModel {
         if let Some(second) = second.as_ref().filter(|second| second.len() != texts.len()) {
             return Err(Error::new(
                 ErrorCode::InvalidTensor,
-                format!("input `text` has {} rows and the other input has {}; they must agree", texts.len(), second.len()),
+                format!(
+                    "input `text` has {} rows and the other input has {}; they must agree",
+                    texts.len(),
+                    second.len()
+                ),
             ));
         }
         let prompt = self.prompt_of(options)?;
@@ -318,7 +331,12 @@ impl TextModel {
         Ok(all)
     }
 
-    fn zero_shot(&self, texts: &[TextOfJob], mut rows: std::vec::IntoIter<RowAnswer>, options: &Options) -> Result<Tensor> {
+    fn zero_shot(
+        &self,
+        texts: &[TextOfJob],
+        mut rows: std::vec::IntoIter<RowAnswer>,
+        options: &Options,
+    ) -> Result<Tensor> {
         let Head::ZeroShot { entailment, .. } = self.head else { return Err(Error::internal("another task's rows")) };
         let mut scores = Vec::with_capacity(texts.len());
         for text in texts {
@@ -386,10 +404,8 @@ impl Transform for TextModel {
         let rows: Vec<&RunRow> = rows.iter().map(|row| row.state::<RunRow>()).collect::<Result<_>>()?;
         let tokens: Vec<&TokenRow> = rows.iter().map(|row| &row.tokens).collect();
         let width = self.inputs.width(&tokens);
-        let placed: Vec<(&TokenRow, usize, &Options)> = rows
-            .iter()
-            .map(|row| (&row.tokens, self.inputs.start(&row.tokens, width), &*row.options))
-            .collect();
+        let placed: Vec<(&TokenRow, usize, &Options)> =
+            rows.iter().map(|row| (&row.tokens, self.inputs.start(&row.tokens, width), &*row.options)).collect();
         let answers = self.head.finish(&self.tokenizer, &placed, outputs)?;
         Ok(answers.into_iter().map(Finished::new).collect())
     }
@@ -414,7 +430,8 @@ impl Transform for TextModel {
             TaskKind::Embed if options.every_token => vec![tokens, json("token_embeddings", rows)?],
             TaskKind::Classify => {
                 let scores: Vec<Vec<f32>> = rows.into_iter().map(numbers).collect::<Result<_>>()?;
-                let best = |scores: &Vec<f32>| self.labels.get(crate::numbers::largest(scores)).cloned().unwrap_or_default();
+                let best =
+                    |scores: &Vec<f32>| self.labels.get(crate::numbers::largest(scores)).cloned().unwrap_or_default();
                 let labels: Vec<Vec<u8>> = scores.iter().map(|scores| best(scores).into_bytes()).collect();
                 let scores = texts::float_output("scores", &scores.concat(), Some(self.labels.len()));
                 vec![scores, texts::bytes_output("label", &labels), tokens]

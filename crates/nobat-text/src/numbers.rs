@@ -54,7 +54,9 @@ impl<'a> Floats<'a> {
         let start = (row * self.tokens + token) * self.width * size;
         let Some(data) = self.data.get(start..start + self.width * size) else { return };
         match self.datatype {
-            Datatype::Fp32 => data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f32::from_le_bytes(b))),
+            Datatype::Fp32 => {
+                data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f32::from_le_bytes(b)))
+            }
             Datatype::Fp64 => {
                 data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f64::from_le_bytes(b) as f32));
             }

@@ -77,8 +77,7 @@ pub(crate) fn zero_shot<'a>(
         softmax(&mut entailed);
         entailed
     };
-    let mut scored: Vec<Scored<'a>> =
-        labels.iter().zip(scores).map(|(label, score)| Scored { label, score }).collect();
+    let mut scored: Vec<Scored<'a>> = labels.iter().zip(scores).map(|(label, score)| Scored { label, score }).collect();
     scored.sort_by(|a, b| b.score.total_cmp(&a.score));
     scored
 }

@@ -76,12 +76,7 @@ fn list<T: serde::de::DeserializeOwned>(name: &str, at: usize, element: &[u8], o
 pub(crate) fn bytes_output(name: &str, elements: &[Vec<u8>]) -> Tensor {
     let mut data = Vec::with_capacity(elements.iter().map(|element| element.len() + 4).sum());
     elements.iter().for_each(|element| put_bytes_element(&mut data, element));
-    Tensor {
-        name: name.into(),
-        datatype: Datatype::Bytes,
-        shape: smallvec![elements.len() as i64],
-        data: data.into(),
-    }
+    Tensor { name: name.into(), datatype: Datatype::Bytes, shape: smallvec![elements.len() as i64], data: data.into() }
 }
 
 /// An FP32 output of `width` numbers for each row; of one axis without a width.

@@ -60,7 +60,8 @@ impl TextTokenizer {
         let special = tokenizer.get_post_processor().cloned();
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         let largest_id = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        let mut own = TextTokenizer { tokenizer, special, frame: (Vec::new(), Vec::new()), largest_id, clean_up: false };
+        let mut own =
+            TextTokenizer { tokenizer, special, frame: (Vec::new(), Vec::new()), largest_id, clean_up: false };
         own.frame = own.find_frame()?;
         Ok(own)
     }
@@ -171,8 +172,7 @@ impl TextTokenizer {
     /// `invalid_parameter` when the tokenizer refuses the text.
     pub(crate) fn whole(&self, text: &str, special: bool, at: usize) -> Result<Encoding> {
         let encoded = self.tokenizer.encode_char_offsets(text, false);
-        let encoded =
-            encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))?;
+        let encoded = encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))?;
         match &self.special {
             Some(processor) => processor.process(encoded, None, special).map_err(failed),
             None => Ok(encoded),

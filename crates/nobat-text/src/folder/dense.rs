@@ -95,11 +95,13 @@ impl Dense {
                 "model.safetensors is missing; save the model with sentence-transformers 2.3 or later".into(),
             ));
         };
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("model.safetensors: {error}")))?;
+        let tensors =
+            SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("model.safetensors: {error}")))?;
         let get = |name: &str| {
             let view = tensors.tensor(name).map_err(|error| refuse(format!("model.safetensors: {error}")))?;
-            let numbers = floats(&view)
-                .ok_or_else(|| refuse(format!("model.safetensors keeps `{name}` as {:?}; save it as F32", view.dtype())))?;
+            let numbers = floats(&view).ok_or_else(|| {
+                refuse(format!("model.safetensors keeps `{name}` as {:?}; save it as F32", view.dtype()))
+            })?;
             Ok((view.shape().to_vec(), numbers))
         };
         let (shape, weight) = get("linear.weight")?;

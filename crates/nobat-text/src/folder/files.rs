@@ -52,8 +52,7 @@ impl Files {
     /// # Errors
     /// When the name leads out of the folder.
     pub(crate) fn place(&self, name: &str) -> Result<Option<PathBuf>> {
-        let plain =
-            Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !plain {
             return Err(Error::invalid(format!(
                 "`{}` names `{}`, which is not beneath it; keep a model's files in its folder",

@@ -273,14 +273,15 @@ fn max_length(
     let (length, whence) = match (settings.max_length, told) {
         (Some(length), _) => (Some(length), "model.toml"),
         (None, Some(length)) => (Some(length), "max_seq_length"),
-        (None, None) => (
-            [tokenizer.max_length(), positions].into_iter().flatten().min(),
-            "tokenizer_config.json and config.json",
-        ),
+        (None, None) => {
+            ([tokenizer.max_length(), positions].into_iter().flatten().min(), "tokenizer_config.json and config.json")
+        }
     };
     match (length, positions) {
         (Some(length), Some(positions)) if length > positions => {
-            found.push(format!("at most {positions} tokens: {whence} says {length}, the model has {positions} positions"));
+            found.push(format!(
+                "at most {positions} tokens: {whence} says {length}, the model has {positions} positions"
+            ));
             Some(positions)
         }
         (Some(length), _) => {

@@ -78,7 +78,9 @@ impl Modules {
                         config.get(key).and_then(Value::as_str).unwrap_or(default).to_owned()
                     };
                     let (strategy, activation) = (word("pooling_strategy", "max"), word("activation_function", "relu"));
-                    if !matches!(strategy.as_str(), "max" | "sum") || !matches!(activation.as_str(), "relu" | "log1p_relu") {
+                    if !matches!(strategy.as_str(), "max" | "sum")
+                        || !matches!(activation.as_str(), "relu" | "log1p_relu")
+                    {
                         return Err(Error::invalid(format!(
                             "`{}/config.json` has pooling_strategy `{strategy}` and activation_function `{activation}`; \
                              known are max and sum, relu and log1p_relu",

@@ -47,7 +47,10 @@ fn embeddings_have_the_length_and_the_dimensions_that_are_asked_for() {
     let every = both("embed", &inputs, &given(&[("pooling", json!("none"))]));
     let lists = json_of(&every, "token_embeddings");
     let tokens = named(&every, "tokens").data.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
-    assert_eq!(lists.iter().map(|list| list.as_array().expect("a list").len() as i32).collect::<Vec<_>>(), tokens.collect::<Vec<_>>());
+    assert_eq!(
+        lists.iter().map(|list| list.as_array().expect("a list").len() as i32).collect::<Vec<_>>(),
+        tokens.collect::<Vec<_>>()
+    );
     assert_eq!(lists[0][0].as_array().expect("a vector").len(), 16, "before pooling and the dense layer");
 }
 
@@ -79,7 +82,8 @@ fn labels_of_the_caller_are_ranked_text_by_text() {
     let inputs = [texts("text", &["London", "she"]), texts("labels", &labels)];
     let answer = both("zero_shot", &inputs, &Parameters::default());
     let scores = json_of(&answer, "scores");
-    let of = |at: usize| scores[at].as_array().expect("a list").iter().map(|one| one["score"].as_f64().expect("a score"));
+    let of =
+        |at: usize| scores[at].as_array().expect("a list").iter().map(|one| one["score"].as_f64().expect("a score"));
     assert_eq!((of(0).len(), of(1).len()), (3, 1));
     assert!((of(0).sum::<f64>() - 1.0).abs() < 1e-6 && of(0).is_sorted_by(|a, b| a >= b));
     let model = model("zero_shot");

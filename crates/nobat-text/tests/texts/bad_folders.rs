@@ -78,7 +78,11 @@ fn tokens_added_beyond_the_vocabulary_are_said_and_refused_when_they_come() {
         tokenizer["added_tokens"].as_array_mut().expect("a list").push(token);
     });
     let model = copy.open(&TextSettings::default(), "embed").expect("served");
-    assert!(model.found().iter().any(|line| line.contains("ids up to 104, over the vocabulary of 104")), "{:?}", model.found());
+    assert!(
+        model.found().iter().any(|line| line.contains("ids up to 104, over the vocabulary of 104")),
+        "{:?}",
+        model.found()
+    );
     let text = crate::support::texts("text", &["good", "a <new> one"]);
     let refused = model.prepare(&[text], &Default::default()).expect_err("no row for it").message;
     assert!(refused.starts_with("text 1 has the token `<new>` of id 104"), "{refused}");
@@ -96,7 +100,10 @@ fn an_architecture_of_no_task_is_served_as_tensors_and_says_so() {
     assert!(copy.open(&told, "embed").is_ok());
     let wrong = TextSettings { task: Some("embedding".into()), ..TextSettings::default() };
     let refused = copy.open(&wrong, "embed").expect_err("misspelt");
-    assert!(refused.contains("task `embedding` is unknown") && refused.contains("zero_shot, sparse, tensors"), "{refused}");
+    assert!(
+        refused.contains("task `embedding` is unknown") && refused.contains("zero_shot, sparse, tensors"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -107,8 +114,7 @@ fn a_module_that_is_not_known_is_refused_unless_the_graph_holds_it() {
     let refused = copy.refusal("embed");
     assert!(refused.contains("`sentence_transformers.models.WordWeights`, which is not known"), "{refused}");
     let settings = TextSettings::default();
-    let outputs =
-        [graph_outputs("embed"), vec![spec("sentence_embedding", Datatype::Fp32, &[-1, 8])]].concat();
+    let outputs = [graph_outputs("embed"), vec![spec("sentence_embedding", Datatype::Fp32, &[-1, 8])]].concat();
     let read = read(copy.path(), &settings).expect("reads");
     let model = TextModel::new(*read, &graph_inputs(), &outputs, &settings).expect("the graph pools");
     assert_eq!(model.signature().task.dimensions, Some(8));

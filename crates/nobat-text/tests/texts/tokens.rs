@@ -117,9 +117,8 @@ fn the_shorter_rows_of_a_run_are_padded_at_the_right() {
 #[test]
 fn the_tokenizer_answers_by_itself() {
     let model = model("embed");
-    let prepared = model
-        .prepare(&[texts("text", &["Good Ёж!"])], &given(&[("operation", json!("tokenize"))]))
-        .expect("prepared");
+    let prepared =
+        model.prepare(&[texts("text", &["Good Ёж!"])], &given(&[("operation", json!("tokenize"))])).expect("prepared");
     assert!(prepared.rows.is_empty(), "no session is asked");
     let answer = model.answer(&prepared.job, Vec::new()).expect("answered");
     let tokens: Value = serde_json::from_slice(&elements(named(&answer, "result"))[0]).expect("JSON");

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """nobat-text against transformers and sentence-transformers, on models of random weights.
 
-    just text-parity [--texts 1000] [--only bert,roberta] [--keep FOLDER]
+    scripts/text_parity [--texts 1000] [--only bert,roberta] [--keep FOLDER]
 
 Makes a small model of each architecture with a tokenizer of its kind, exports it to ONNX, and asks
 both sides the same texts, one by one and in runs of sixteen: Python runs torch and its own
