@@ -340,7 +340,7 @@ def compare(case, python, tokenizer, nobat, given, report):
         if case.task == "embed":
             answer = nobat(given, batch=batch)
             report.near(where, answer["embedding"], python.encode(given, batch_size=1))
-            counts = [len(ids) for ids in tokenizer(given, truncation=True)["input_ids"]]
+            counts = [len(ids) for ids in python.tokenizer(given, truncation=True)["input_ids"]]
             report.same(f"{where} tokens", answer["tokens"].tolist(), counts)
             for name in case.prompts or {}:
                 some = given[:200]
@@ -356,10 +356,11 @@ def compare(case, python, tokenizer, nobat, given, report):
             wanted = [{one["label"]: one["score"] for one in all} for all in python(given, top_k=None, truncation=True)]
             report.near(where, answer["scores"], [[all[name] for name in names] for all in wanted])
             report.same(f"{where} label", answer["label"], [max(all, key=all.get) for all in wanted])
-            pairs = [{"text": a, "text_pair": b} for a, b in zip(given[:200], given[200:400])]
+            some, seconds = given[:100], given[100:200] if len(given) >= 200 else given[:100][::-1]
+            pairs = [{"text": a, "text_pair": b} for a, b in zip(some, seconds)]
             wanted = [{one["label"]: one["score"] for one in python(pair, top_k=None, truncation=True)} for pair in pairs]
-            answer = nobat(given[:200], given[200:400], batch=batch)
-            report.near(f"{where} pairs", answer["scores"][: len(wanted)], [[all[name] for name in names] for all in wanted])
+            answer = nobat(some, seconds, batch=batch)
+            report.near(f"{where} pairs", answer["scores"], [[all[name] for name in names] for all in wanted])
         elif case.task == "rerank":
             documents = given[::-1]
             pairs = list(zip(given, documents))
