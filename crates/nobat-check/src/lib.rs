@@ -5,7 +5,10 @@
 //! It knows nothing of the gateway, the queue or the worker.
 
 pub mod client;
+pub mod clock;
 pub mod compare;
 pub mod data;
+pub mod errors;
+pub mod functional;
 pub mod stage;
 pub mod statistical;

@@ -87,7 +87,7 @@ pub struct Reply {
     pub code: Option<String>,
     /// The refusal in words; for a call without an answer, why there is none.
     pub message: String,
-    pub(super) content_type: String,
+    pub(crate) content_type: String,
     pub(super) server_timing: Option<String>,
     pub(super) header_length: Option<usize>,
     pub(super) protobuf: Option<Box<ModelInferResponse>>,
@@ -96,7 +96,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(protocol: CallProtocol, status: ReplyStatus, took: Duration) -> Reply {
+    pub(crate) fn new(protocol: CallProtocol, status: ReplyStatus, took: Duration) -> Reply {
         Reply {
             status,
             body: Bytes::new(),
