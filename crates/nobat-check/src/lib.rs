@@ -10,5 +10,6 @@ pub mod compare;
 pub mod data;
 pub mod errors;
 pub mod functional;
+pub mod report;
 pub mod stage;
 pub mod statistical;
