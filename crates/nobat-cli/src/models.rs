@@ -20,10 +20,13 @@ const MODELS: Columns = Columns {
 
 /// List the models, or show one with its signature and statistics.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  nobat models\n  nobat models digits")]
+#[command(after_help = "Examples:\n  nobat models\n  nobat models digits\n  nobat models digits --acknowledge-drift")]
 pub(crate) struct Args {
     /// Name of one model.
     model: Option<String>,
+    /// Say that its drift has been seen: gateways watch its rows anew.
+    #[arg(long, requires = "model")]
+    acknowledge_drift: bool,
     #[command(flatten)]
     service: Service,
 }
@@ -33,6 +36,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Some(model) => format!("/api/v1/models/{}", segment(model)),
         None => "/api/v1/models".to_owned(),
     };
+    if args.acknowledge_drift {
+        let call = Call::new(Method::POST, format!("{path}/drift/acknowledge"));
+        return args.service.call(Duration::from_secs(30), call.shown(json!({"acknowledged": args.model})));
+    }
     args.service.call(Duration::from_secs(30), Call::new(Method::GET, path).columns(&MODELS))
 }
 

@@ -25,6 +25,7 @@ fn families(shared: &ServingState) -> Vec<Family> {
     let mut families = caches(shared);
     families.extend(queues(shared));
     families.extend(process(shared));
+    families.extend(shared.drift.families());
     families.extend(triton::families(&statistics(shared)));
     families
 }

@@ -1,8 +1,6 @@
 //! Who asks, under which request id: what every step of a request's way may
 //! want to know about it, made once by the protocol that it speaks.
 
-use std::cell::Cell;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +12,7 @@ use smol_str::SmolStr;
 use crate::auth::Scope;
 use crate::auth::keyring::Grant;
 use crate::notes::Notes;
+use crate::random_bits::random_bits;
 
 /// Header of the key by which a weighted route chooses, in lower case: the same
 /// key, the same target. In gRPC it is a metadata key.
@@ -148,18 +147,9 @@ fn is_traceparent(text: &str) -> bool {
     [2, 32, 16, 2].into_iter().all(|len| parts.next() == Some((len, true))) && parts.next().is_none()
 }
 
-/// 64 bits: a counter per thread through a mixing function, from a random
-/// start. Unique enough to find a request in a log; not a secret.
+/// Unique enough to find a request in a log; not a secret.
 fn new_request_id() -> SmolStr {
-    thread_local! {
-        static NEXT: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
-    }
-    let mut mixed = NEXT.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    NEXT.set(mixed);
-    // The finalizer of SplitMix64.
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
+    let mixed = random_bits();
     let mut text = [0u8; 16];
     for (at, digit) in text.iter_mut().enumerate() {
         *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * at) & 15) as usize];

@@ -1,7 +1,7 @@
 //! Serving: one prediction's way, whatever its protocol.
 //!
 //! Owns who may come in ([`admission`], [`auth`], [`limits`]), which models there are
-//! ([`registry`], [`loading`], [`statistics`]), what a name means ([`routing`]), the
+//! ([`registry`], [`loading`], [`statistics`]), whether their rows still look like their profiles ([`drift`]), what a name means ([`routing`]), the
 //! result caches ([`cache`]), the way of a prediction into the queue and back
 //! ([`predictor`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
 //! the deployment ([`monitor`], [`readiness`], [`metrics`]). It deliberately knows no
@@ -17,6 +17,7 @@ pub mod admission;
 pub mod auth;
 pub mod cache;
 pub mod context;
+pub mod drift;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod jobs;
@@ -29,11 +30,13 @@ pub mod notes;
 pub mod prediction;
 pub mod predictor;
 pub mod queues;
+mod random_bits;
 pub mod readiness;
 pub mod registry;
 pub mod routing;
 pub mod serving;
 pub mod settings;
+mod shared_counts;
 pub mod state;
 pub mod statistics;
 pub mod store;

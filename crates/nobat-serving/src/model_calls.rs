@@ -239,12 +239,20 @@ impl ModelCalls {
     ) -> Result<Answer> {
         target.require_live()?;
         let _permit = self.admit(&job.model, &job.options, Caller::Waits)?;
+        // A request with a key may be a repetition, which is no new row.
+        let followed = self.state.drift.of(&job.model).filter(|_| job.options.idempotency.is_none());
+        let followed = followed.map(|model| Box::new((model, job.payload.clone(), job.rows)));
         let view = match job.options.webhook {
             None => self.queue_client.call(job, wait).await?,
             Some(_) => Box::pin(self.run_watched(context, job, wait)).await?,
         };
         context.notes.set_job(view.id);
-        Answer::of(view)
+        let answer = Answer::of(view)?;
+        if let (Some(followed), Answer::Done(prediction)) = (followed, &answer) {
+            let (model, payload, rows) = *followed;
+            model.count(payload, rows, &prediction.response);
+        }
+        Ok(answer)
     }
 
     /// Enqueues a job that has a webhook, and waits: the subscription needs the id first.

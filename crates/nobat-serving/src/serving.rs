@@ -56,6 +56,7 @@ impl Serving {
         let background = vec![
             tokio::spawn(state.registry.clone().follow(state.queue.clone())),
             tokio::spawn(follow_readiness(state.clone())),
+            tokio::spawn(state.drift.clone().follow(state.registry.clone())),
             tokio::spawn(watch::start(state.clone())?),
             tokio::spawn(state.admission.auth.clone().follow(state.settings.auth.clone())),
             tokio::spawn(state.routes.clone().follow(state.registry.clone())),

@@ -11,6 +11,7 @@ use nobat_webhooks::{ResultView, Webhooks};
 
 use crate::admission::Admission;
 use crate::cache::Caches;
+use crate::drift::Drift;
 use crate::limits::Backlog;
 use crate::metrics::PredictionMetrics;
 use crate::monitor::Status;
@@ -18,6 +19,7 @@ use crate::readiness::Readiness;
 use crate::registry::Registry;
 use crate::routing::Routes;
 use crate::settings::ServingSettings;
+use crate::shared_counts::SharedCounts;
 use crate::statistics::Statistics;
 
 /// One gateway's shared state.
@@ -44,6 +46,9 @@ pub struct ServingState {
     pub status: Status,
     /// What workers have counted, for the v2 statistics call.
     pub statistics: Statistics,
+    /// Whether rows still look like the models' profiles.
+    pub drift: Drift,
+    pub(crate) shared_counts: SharedCounts,
     /// Exchanges in front of the models.
     pub routes: Routes,
     /// Who is told of a job's end.
@@ -81,6 +86,8 @@ impl ServingState {
             metrics,
             status: Status::default(),
             statistics: Statistics::default(),
+            drift: Drift::default(),
+            shared_counts: SharedCounts::new(queue.metadata()),
             readiness,
             draining: AtomicBool::new(false),
             settings,

@@ -1,7 +1,7 @@
 //! The statistics of model tests, of comparisons and of drift.
 //!
 //! Owns the tests themselves ([`classes`], [`scores`], [`calibration`], [`pairs`],
-//! [`anytime`]), what they need to be trusted ([`power`], [`intervals`], [`holm`]), and the
+//! [`anytime`], [`drift`]), what they need to be trusted ([`power`], [`intervals`], [`holm`]), and the
 //! profile of a model that they compare with ([`profile`], [`sketch`]). It reads no file,
 //! clock or socket: callers pass counts, values and a seeded source of randomness, so that
 //! a run can be repeated to the last digit.
@@ -17,6 +17,7 @@ pub mod anytime;
 pub mod building;
 pub mod calibration;
 pub mod classes;
+pub mod drift;
 pub mod holm;
 pub mod intervals;
 pub mod pairs;

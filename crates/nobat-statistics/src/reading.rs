@@ -47,13 +47,20 @@ impl Reading {
                     (0..=row * rows.width).filter_map(|_| take_bytes_element(&mut rest)).nth(row * rows.width)?;
                 Some(String::from_utf8_lossy(element).into_owned())
             }
-            Reading::Class => rows.numbers(row).next().map(|class| class.to_string()),
+            _ => self.class_number(rows, row).map(|class| class.to_string()),
+        }
+    }
+
+    /// The class of a row as a number; `None` for BYTES too.
+    pub fn class_number(self, rows: Rows, row: usize) -> Option<f64> {
+        match self {
+            Reading::Class => rows.numbers(row).next(),
             Reading::Argmax => {
                 let highest = rows.numbers(row).enumerate().filter(|(_, x)| !x.is_nan()).reduce(
                     // The first of several, as everybody's argmax has it.
                     |best, next| if next.1 > best.1 { next } else { best },
                 );
-                highest.map(|(place, _)| place.to_string())
+                highest.map(|(place, _)| place as f64)
             }
             Reading::Highest | Reading::Value => None,
         }

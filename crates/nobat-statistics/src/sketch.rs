@@ -7,7 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nobat_core::tensor::Tensor;
+use nobat_core::signature::TensorSpec;
+use nobat_core::tensor::{Datatype, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::building::{BINS, edges};
@@ -19,9 +20,26 @@ const MOST_CELLS: usize = 50;
 /// Inputs and answers that are followed.
 const MOST_GROUPS: usize = 16;
 
+/// The setting of a signature under which a worker publishes what became of the profile.
+pub const PROFILE_SETTING: &str = "drift_profile";
+/// Most bytes of a published reference: a worker sends it with every heartbeat.
+const MOST_PUBLISHED: usize = 64 << 10;
+
+/// What a worker publishes of a model's profile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishedProfile {
+    /// It is followed.
+    Reference(DriftReference),
+    /// It cannot be, for this reason.
+    Unusable(String),
+}
+
 /// What each row is counted by, and what a right model's rows look like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DriftReference {
+    /// The version that the profile was made with.
+    pub version: String,
     /// Rows the profile came from.
     pub rows: u64,
     /// What is followed.
@@ -61,7 +79,50 @@ impl DriftReference {
             cells: DriftCells::Edges(input.quantiles.clone()),
             expected: input.bins.clone(),
         });
-        DriftReference { rows: profile.rows, groups: answers.chain(inputs).take(MOST_GROUPS).collect() }
+        let groups = answers.chain(inputs).take(MOST_GROUPS).collect();
+        DriftReference { version: profile.version.clone(), rows: profile.rows, groups }
+    }
+
+    /// What to follow of the model `name` with these inputs and outputs.
+    ///
+    /// # Errors
+    /// Why the profile is not this model's, in words.
+    pub fn for_model(
+        profile: &Profile,
+        name: &str,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<DriftReference, String> {
+        if profile.model != name {
+            let remedy = "`nobat test init` makes one";
+            return Err(format!("it is the profile of model `{}`, not of `{name}`; {remedy}", profile.model));
+        }
+        let made = format!("it was made with version {}, which has", profile.version);
+        let has = |specs: &[TensorSpec], name: &str| specs.iter().any(|spec| spec.name == name);
+        if let Some(answer) = profile.answers.iter().find(|answer| !has(outputs, &answer.output)) {
+            return Err(format!("{made} an output `{}` that this version lacks; make it anew", answer.output));
+        }
+        for input in &profile.inputs {
+            match inputs.iter().find(|spec| spec.name == input.name) {
+                Some(spec) if spec.datatype == input.datatype => {}
+                Some(spec) => {
+                    let (own, other) = (spec.datatype, input.datatype);
+                    return Err(format!("{made} `{}` as {other}, this version as {own}; make it anew", input.name));
+                }
+                None => return Err(format!("{made} an input `{}` that this version lacks; make it anew", input.name)),
+            }
+        }
+        let reference = DriftReference::of(profile);
+        if reference.groups.is_empty() {
+            return Err("it holds no classes, scores or numbers to follow".into());
+        }
+        let bytes = serde_json::to_vec(&reference).map_or(0, |json| json.len());
+        if bytes > MOST_PUBLISHED {
+            return Err(format!(
+                "what is to be followed takes {bytes} bytes, over {MOST_PUBLISHED}; shorten its class names"
+            ));
+        }
+        Ok(reference)
     }
 }
 
@@ -80,12 +141,24 @@ impl DriftGroup {
             let edges = edges(&answer.scores, BINS);
             let mut expected = vec![0; bins_of(&edges)];
             answer.scores.iter().for_each(|&score| expected[bin(&edges, score)] += 1);
+            let kept = answer.scores.len() as u64;
+            expected[edges.len() + 1] += answer.without * kept / answer.rows.max(1);
             if edges.is_empty() {
                 return None;
             }
             (DriftCells::Edges(edges), expected)
         };
         Some(DriftGroup { tensor: answer.output.clone(), reading: Some(answer.reading), cells, expected })
+    }
+
+    /// What it follows, as a person reads it.
+    pub fn title(&self) -> String {
+        match self.reading {
+            None => format!("input `{}`", self.tensor),
+            Some(reading) if reading.is_class() => format!("output `{}`", self.tensor),
+            Some(Reading::Highest) => format!("highest score of output `{}`", self.tensor),
+            Some(_) => format!("value of output `{}`", self.tensor),
+        }
     }
 
     /// What a cell is called.
@@ -111,7 +184,15 @@ impl DriftGroup {
         self.expected.iter().map(|&rows| (rows as f64 + 0.5) / all).collect()
     }
 
-    fn cell(&self, tensor: &Tensor, rows: usize, pick: u64) -> Option<usize> {
+    /// Classes as numbers where they are: comparing those makes no text of each row's class.
+    fn numbers(&self) -> Vec<f64> {
+        match &self.cells {
+            DriftCells::Classes(names) => names.iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect(),
+            DriftCells::Edges(_) => vec![],
+        }
+    }
+
+    fn cell(&self, numbers: &[f64], tensor: &Tensor, rows: usize, pick: u64) -> Option<usize> {
         let cut = Rows::of(tensor, rows)?;
         let row = (pick % cut.count as u64) as usize;
         let value = match self.reading {
@@ -119,6 +200,10 @@ impl DriftGroup {
             None => cut.number(row, (pick / cut.count as u64 % cut.width as u64) as usize)?,
             Some(reading) if reading.is_class() => {
                 let DriftCells::Classes(names) = &self.cells else { return None };
+                if tensor.datatype != Datatype::Bytes {
+                    let Some(class) = reading.class_number(cut, row) else { return Some(names.len() + 1) };
+                    return Some(numbers.iter().position(|&number| number == class).unwrap_or(names.len()));
+                }
                 return Some(match reading.class(cut, row) {
                     None => names.len() + 1,
                     Some(class) => names.iter().position(|name| *name == class).unwrap_or(names.len()),
@@ -135,6 +220,7 @@ impl DriftGroup {
 #[derive(Debug)]
 pub struct DriftSketch {
     reference: DriftReference,
+    numbers: Vec<Vec<f64>>,
     counts: Vec<Vec<AtomicU64>>,
 }
 
@@ -143,7 +229,8 @@ impl DriftSketch {
     pub fn new(reference: DriftReference) -> DriftSketch {
         let zeroes = |group: &DriftGroup| group.expected.iter().map(|_| AtomicU64::new(0)).collect();
         let counts = reference.groups.iter().map(zeroes).collect();
-        DriftSketch { reference, counts }
+        let numbers = reference.groups.iter().map(DriftGroup::numbers).collect();
+        DriftSketch { reference, numbers, counts }
     }
 
     /// What it counts by.
@@ -154,10 +241,11 @@ impl DriftSketch {
     /// Counts one row, and one element of it, of a request of `rows`: `pick`, which must
     /// not depend on the request, says which. Rows of one request depend on each other.
     pub fn count(&self, inputs: &[Tensor], outputs: &[Tensor], rows: usize, pick: u64) {
-        for (group, counts) in self.reference.groups.iter().zip(&self.counts) {
+        for ((group, numbers), counts) in self.reference.groups.iter().zip(&self.numbers).zip(&self.counts) {
             let side = if group.reading.is_some() { outputs } else { inputs };
             let tensor = side.iter().find(|tensor| tensor.name == group.tensor);
-            if let Some(counter) = tensor.and_then(|t| group.cell(t, rows, pick)).and_then(|cell| counts.get(cell)) {
+            let cell = tensor.and_then(|tensor| group.cell(numbers, tensor, rows, pick));
+            if let Some(counter) = cell.and_then(|cell| counts.get(cell)) {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -175,7 +263,6 @@ mod tests {
     use super::*;
     use crate::building::ProfileBuilder;
     use crate::reading::element;
-    use nobat_core::tensor::Datatype;
     use proptest::prelude::*;
 
     fn tensor(name: &str, datatype: Datatype, rows: i64, values: &[f64]) -> Tensor {
@@ -238,6 +325,35 @@ mod tests {
         sketch.count(&[], &batch, 2, 0);
         sketch.count(&[], &[tensor("other", Datatype::Int64, 1, &[1.0])], 1, 0);
         assert_eq!(sketch.counts().iter().flatten().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn a_profile_that_is_not_this_models_is_told() {
+        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1], optional: false };
+        let (inputs, outputs) = ([spec("x", Datatype::Fp32)], [spec("label", Datatype::Int64)]);
+        let mut builder = ProfileBuilder::new(1);
+        for row in 0..100 {
+            let x = tensor("x", Datatype::Fp32, 1, &[f64::from(row)]);
+            builder.add(&[x], &[tensor("label", Datatype::Int64, 1, &[f64::from(row % 4)])], 1);
+        }
+        let profile = builder.finish("m", "1");
+        let refused = |profile: &Profile, inputs: &[TensorSpec], outputs: &[TensorSpec]| {
+            DriftReference::for_model(profile, "m", inputs, outputs).expect_err("refused")
+        };
+        assert_eq!(DriftReference::for_model(&profile, "m", &inputs, &outputs), Ok(DriftReference::of(&profile)));
+        let other = Profile { model: "n".into(), ..profile.clone() };
+        assert!(refused(&other, &inputs, &outputs).contains("of model `n`, not of `m`"));
+        assert!(refused(&profile, &inputs, &[spec("y", Datatype::Int64)]).contains("output `label` that this version"));
+        assert!(
+            refused(&profile, &[spec("x", Datatype::Int64)], &outputs).contains("`x` as FP32, this version as INT64")
+        );
+        assert!(refused(&profile, &[], &outputs).contains("input `x` that this version lacks"));
+        assert!(
+            refused(&Profile { inputs: vec![], answers: vec![], ..profile.clone() }, &[], &[]).contains("no classes")
+        );
+        let mut long = profile;
+        long.answers[0].classes = (0..50).map(|class| (format!("{class}{}", "x".repeat(4_000)), 1)).collect();
+        assert!(refused(&long, &inputs, &outputs).contains("shorten its class names"));
     }
 
     proptest! {

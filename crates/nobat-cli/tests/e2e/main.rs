@@ -7,6 +7,7 @@ mod answers;
 mod bad_input;
 mod compare;
 mod doctor;
+mod drift;
 mod first_day;
 mod life;
 mod scheduled;

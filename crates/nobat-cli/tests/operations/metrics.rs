@@ -44,6 +44,9 @@ fn every_series_of_the_rules_and_the_dashboard_exists_on_a_running_stack() {
     let folder = tempfile::tempdir().expect("a folder");
     let models = onnx::echo(folder.path(), 64, 1);
     std::fs::write(models.join("echo/model.toml"), "[settings]\ncache = true\n").expect("written");
+    let profile = r#"{"model": "echo", "version": "1", "rows": 100, "inputs": [],
+        "answers": [{"output": "y", "reading": "argmax", "classes": {"0": 100}, "rows": 100}]}"#;
+    std::fs::write(models.join("echo/profile.json"), profile).expect("written");
     let redis = Redis::start(folder.path(), false);
     let worker = worker(folder.path(), &redis.url(), &models, &[("NOBAT_METRICS", "127.0.0.1:0")]);
     let mut gateway = Service::gateway(folder.path(), &redis.url(), free_port(), &[]);

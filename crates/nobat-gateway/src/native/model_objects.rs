@@ -3,6 +3,7 @@
 use nobat_core::signature::{ModelSignature, ModelState, Rows, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
 use nobat_serving::Counts;
+use nobat_serving::drift::{DriftStatus, hide_setting};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -111,7 +112,7 @@ impl VersionObject {
             max_batch_size: signature.max_batch_size,
             max_rows: signature.max_rows,
             workers,
-            settings: signature.settings.clone(),
+            settings: hide_setting(&signature.settings),
         }
     }
 }
@@ -127,9 +128,30 @@ pub(crate) struct ModelDetail {
     /// Counters per version, summed over the live workers.
     #[schema(value_type = Vec<Object>)]
     pub statistics: Vec<ModelStatistics>,
+    /// How the rows of each version with a profile stand against it, since the monitor's last look.
+    #[schema(value_type = Vec<DriftObject>)]
+    pub drift: Vec<DriftStatus>,
     /// The live workers that have it, with what else they report (batching
     /// controllers among it).
     pub workers: Vec<WorkerObject>,
+}
+
+/// A version's rows against its profile.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents `DriftStatus`, which knows no OpenAPI")]
+pub(crate) struct DriftObject {
+    /// The version.
+    pub version: String,
+    /// `as_profiled`, `drifting` until it is acknowledged, or `not_followed` for a profile that cannot be used.
+    #[schema(example = "as_profiled")]
+    pub state: String,
+    /// The same in words.
+    pub words: String,
+    /// Rows counted, all gateways together.
+    pub rows: u64,
+    /// How each thing that is followed stands.
+    #[schema(value_type = Vec<Object>)]
+    pub findings: Vec<serde_json::Value>,
 }
 
 /// A live worker.

@@ -20,7 +20,10 @@ use crate::query;
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(endpoint!(Access::READ, list)).service(endpoint!(Access::READ, get));
+    config
+        .service(endpoint!(Access::READ, list))
+        .service(endpoint!(Access::READ, get))
+        .service(endpoint!(Access::READ, acknowledge));
 }
 
 /// List models
@@ -62,8 +65,27 @@ pub(crate) async fn get(request: HttpRequest, name: Path<String>, predictor: Dat
         model,
         queue: QueueObject::new(&name, counts),
         statistics: statistics(&name, &workers),
+        drift: shared.drift.statuses(&name),
         workers: workers.into_iter().map(worker_object).collect(),
     }))
+}
+
+/// Acknowledge a model's drift
+///
+/// Every gateway begins to watch the model's rows anew: its check recovers within seconds, and
+/// fails again when they still leave the profile.
+#[utoipa::path(
+    post, path = "/api/v1/models/{model}/drift/acknowledge", tag = "models", operation_id = "acknowledge_drift",
+    params(("model" = String, Path, description = "The model's name", example = "digits")),
+    responses((status = 204, description = "It was written down"), Refusals),
+)]
+pub(crate) async fn acknowledge(request: HttpRequest, name: Path<String>, predictor: Data<Predictor>) -> ApiResult {
+    query::none(&request)?;
+    context::require(&request, &name)?;
+    let shared = predictor.state();
+    predictor.entry(&name)?;
+    shared.drift.acknowledge(&*shared.queue.metadata(), &name).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 fn describe(predictor: &Predictor, entry: &ModelEntry) -> ModelObject {

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use nobat_core::signature::ModelState;
 use nobat_queue::{Counts, WorkerInfo, drained_workers};
+use nobat_statistics::drift::DriftLimits;
 use prometheus::core::Metric;
 use smol_str::SmolStr;
 
 use super::roster::{MissingWorker, Roster};
 use super::settings::MonitorConfig;
+use crate::drift::DriftLooks;
 use crate::limits::backlog::Pace;
 use crate::state::ServingState;
 
@@ -26,6 +28,8 @@ pub const QUEUE_AGE: &str = "queue_age";
 pub const ERRORS: &str = "errors";
 /// p99 is within the slo of each model that has one.
 pub const LATENCY: &str = "latency";
+/// The rows of models with a profile still look like it.
+pub const DRIFT: &str = "drift";
 /// There is room to write.
 pub const DISK: &str = "disk";
 
@@ -57,6 +61,7 @@ pub struct Sampler {
     /// Models that some worker served at one look or another.
     served: HashSet<SmolStr>,
     roster: Roster,
+    drift: DriftLooks,
 }
 
 /// One queue at one look.
@@ -102,6 +107,7 @@ impl Sampler {
         results.push(self.check_errors(config));
         results.push(self.check_latency(state));
         results.push(check_disk(config, state.queue.folder()));
+        results.extend(self.check_drift(state, config).await);
         results
     }
 
@@ -156,6 +162,17 @@ impl Sampler {
             Some((model, counts)) => good(QUEUE_AGE, format!("oldest: {} ms, of `{model}`", counts.oldest_ms)),
             None => good(QUEUE_AGE, "no queue yet"),
         }
+    }
+
+    async fn check_drift(&mut self, state: &ServingState, config: &MonitorConfig) -> Option<CheckResult> {
+        if state.condition.refusal().is_none()
+            && let Err(why) = within(state.shared_counts.exchange(&state.drift.counts())).await
+        {
+            log::debug!("drift: judged by this gateway's own counts: {why}");
+        }
+        let limits = DriftLimits { level: config.drift_level, moved: config.drift_moved };
+        let (good, detail) = self.drift.look(state, limits).await?;
+        Some(CheckResult { check: DRIFT, good, detail })
     }
 
     fn remember(&mut self, state: &ServingState) {

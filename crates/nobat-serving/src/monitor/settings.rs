@@ -21,6 +21,10 @@ pub struct MonitorConfig {
     pub max_queue_age_s: u32,
     /// Share of predictions that fail on our side over the last minute: failing.
     pub max_error_rate: f64,
+    /// Chance that a model that is as its profile says is ever told to drift.
+    pub drift_level: f64,
+    /// Share of the rows that must have moved between classes or bins for it to count as drift.
+    pub drift_moved: f64,
     /// Free bytes under `disk`: failing below.
     pub min_disk_bytes: u64,
     /// A folder of the file system to watch; empty: that of the embedded store, or
@@ -37,6 +41,8 @@ impl Default for MonitorConfig {
             addresses: AddressPolicy::default(),
             max_queue_age_s: 60,
             max_error_rate: 0.05,
+            drift_level: 0.01,
+            drift_moved: 0.02,
             min_disk_bytes: 512 << 20,
             disk: String::new(),
         }
@@ -55,6 +61,12 @@ impl MonitorConfig {
         }
         if !(0.0..=1.0).contains(&self.max_error_rate) {
             return refuse("monitor.max_error_rate is a share; give 0 to 1");
+        }
+        if !(self.drift_level > 0.0 && self.drift_level < 1.0) {
+            return refuse("monitor.drift_level is a chance; give more than 0 and less than 1, such as 0.01");
+        }
+        if !(0.0..=1.0).contains(&self.drift_moved) {
+            return refuse("monitor.drift_moved is a share; give 0 to 1, such as 0.02 for two points");
         }
         if self.webhook.is_empty() && !self.webhook_secret.is_empty() {
             return refuse("monitor.webhook_secret needs monitor.webhook; give both or neither");

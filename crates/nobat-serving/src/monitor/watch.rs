@@ -23,6 +23,8 @@ fn patience(check: &str) -> Patience {
     match check {
         // Registrations outlive a dead worker by their ttl: no more waiting here.
         sampler::WORKERS => seconds(0, 2),
+        // Evidence has been gathered over many rows, and stays until it is acknowledged.
+        sampler::DRIFT => seconds(0, 0),
         // A connection that breaks and is opened again at once alarms nobody.
         sampler::STORE => Patience { fail_after: BLIP, recover_after: BLIP },
         _ => seconds(10, 30),

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -25,6 +25,17 @@ pub(crate) struct Files {
 /// One line that names the file; nothing was handed to ONNX Runtime.
 pub(crate) fn read(model: &Path) -> Result<Files, String> {
     hashed(model).map_err(|reason| format!("`{}` {reason}", model.display()))
+}
+
+/// The file `name` that goes with a version: `MODEL.name` beside the model file, else `name` in
+/// the version's folder or the model's.
+pub(crate) fn beside(model_file: &Path, name: &str) -> Option<PathBuf> {
+    let version = model_file.parent()?;
+    let above = version
+        .parent()
+        .filter(|_| version.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
+    let in_folders = [Some(version), above].into_iter().flatten().map(|folder| folder.join(name));
+    [model_file.with_extension(name)].into_iter().chain(in_folders).find(|path| path.is_file())
 }
 
 fn hashed(model: &Path) -> Result<Files, GuardError> {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::files::beside;
 use crate::engine::RunError;
 use crate::engine::numbers::numbers;
 use crate::tune::samples::Sample;
@@ -50,12 +51,7 @@ impl GoldenTensor {
 
 /// The golden file of a version, if it has one.
 pub(crate) fn find(model_file: &Path) -> Option<PathBuf> {
-    let version = model_file.parent()?;
-    let above = version
-        .parent()
-        .filter(|_| version.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
-    let in_folders = [Some(version), above].into_iter().flatten().map(|folder| folder.join(FILE));
-    [model_file.with_extension(FILE)].into_iter().chain(in_folders).find(|path| path.is_file())
+    beside(model_file, FILE)
 }
 
 /// The hash of a version's golden file, which tells a new or changed one; `None` without one.

@@ -12,6 +12,7 @@ use super::golden;
 use super::guard;
 use super::independence::RowCheck;
 use super::memory::{Memory, resident_bytes};
+use super::profile;
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
 use crate::config::{PolicyKind, ProviderKind};
@@ -84,7 +85,7 @@ impl Load<'_> {
         let batched = check.joins(&rows);
         let limit = if batching.max_batch_size == 0 { DEFAULT_MAX_BATCH } else { batching.max_batch_size };
         let max_rows = |limit: u32| if batched { batching.max_rows.max(limit) } else { 1 };
-        let signature = ModelSignature {
+        let mut signature = ModelSignature {
             name: self.name.into(),
             version: self.found.version.clone(),
             digest: self.files.digest.clone(),
@@ -102,6 +103,7 @@ impl Load<'_> {
             settings: class_labels(described.classes),
             task: None,
         };
+        profile::publish(&self.found.file, &mut signature);
         (self.on_signature)(signature.clone());
         let mut runner = self.runner(&mut engine, &signature.inputs);
         let (max_batch_size, row_s) =

@@ -13,6 +13,7 @@ pub(crate) mod loader;
 pub(crate) mod manifest;
 pub(crate) mod memory;
 mod pbtxt;
+pub(crate) mod profile;
 pub mod rows;
 pub(crate) mod scan;
 pub(crate) mod settings;

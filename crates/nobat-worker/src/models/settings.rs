@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use super::pbtxt;
 use super::scan::{FoundModel, FoundVersion};
 use crate::config::{BatchingConfig, PolicyKind, ProviderConfig, ProviderKind, Sessions, WorkerConfig};
-use crate::models::golden;
+use crate::models::{golden, profile};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VersionPolicy {
@@ -90,6 +90,8 @@ pub(crate) struct LoadSettings {
     pub(crate) provider: ProviderConfig,
     /// What it must answer: the hash of its golden file, if it has one.
     pub(crate) golden: Option<[u8; 32]>,
+    /// What its rows are held against: the hash of its profile, if it has one.
+    pub(crate) profile: Option<[u8; 32]>,
 }
 
 impl ModelSettings {
@@ -101,6 +103,7 @@ impl ModelSettings {
             batching: *batching,
             provider: provider.clone(),
             golden: golden::hash(&found.file),
+            profile: profile::hash(&found.file),
         }
     }
 
