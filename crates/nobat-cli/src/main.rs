@@ -77,6 +77,7 @@ enum Command {
     Models(models::Args),
     Load(models::LoadArgs),
     Unload(models::UnloadArgs),
+    #[command(alias = "route")]
     Routes(Tool<routes::Action>),
     Queue(Tool<queue::Action>),
     Cron(Tool<cron::Action>),

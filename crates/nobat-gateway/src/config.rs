@@ -9,6 +9,7 @@ use nobat_serving::auth::AuthConfig;
 use nobat_serving::cache::CacheOverrides;
 use nobat_serving::limits::LimitsConfig;
 use nobat_serving::monitor::MonitorConfig;
+use nobat_serving::record::RecordConfig;
 use nobat_serving::routing::Route;
 use nobat_serving::settings::ServingSettings;
 use nobat_webhooks::WebhookSettings;
@@ -64,6 +65,8 @@ pub struct GatewayConfig {
     pub limits: LimitsConfig,
     /// What is watched, and who is told.
     pub monitor: MonitorConfig,
+    /// Which requests are recorded to be replayed.
+    pub record: RecordConfig,
     /// Result caches by model; stands over the models' own settings.
     pub cache: CacheOverrides,
     /// Exchanges; see `nobat_serving::routing`. Admin calls change them at run time.
@@ -115,6 +118,7 @@ impl Default for GatewayConfig {
             cors: CorsConfig::default(),
             limits: LimitsConfig::default(),
             monitor: MonitorConfig::default(),
+            record: RecordConfig::default(),
             cache: CacheOverrides::default(),
             routes: Vec::new(),
             webhooks: WebhookSettings::default(),
@@ -143,6 +147,7 @@ impl GatewayConfig {
             auth: self.auth.clone(),
             limits: self.limits.clone(),
             monitor: self.monitor.clone(),
+            record: self.record.clone(),
             cache: self.cache.clone(),
             routes: self.routes.clone(),
             webhooks: self.webhooks.clone(),

@@ -3,7 +3,7 @@
 //! Owns who may come in ([`admission`], [`auth`], [`limits`]), which models there are
 //! ([`registry`], [`loading`], [`statistics`]), whether their rows still look like their profiles ([`drift`]), what a name means ([`routing`]), the
 //! result caches ([`cache`]), the way of a prediction into the queue and back
-//! ([`predictor`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
+//! ([`predictor`]), the recording of requests ([`record`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
 //! the deployment ([`monitor`], [`readiness`], [`metrics`]). It deliberately knows no
 //! HTTP, no gRPC and no ONNX Runtime; a protocol knows this crate and no queue.
 //!
@@ -32,6 +32,7 @@ pub mod predictor;
 pub mod queues;
 mod random_bits;
 pub mod readiness;
+pub mod record;
 pub mod registry;
 pub mod routing;
 pub mod serving;

@@ -243,6 +243,7 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
+        self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
             Answerer::Model(target) => self.calls.enqueue(context, &target, request, options).await,
             Answerer::Route(route, plan) => {
@@ -268,8 +269,19 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
+        self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
-            Answerer::Model(target) => self.calls.call(context, &target, request, options, wait).await,
+            Answerer::Model(own) => {
+                let repeated = options.idempotency.is_some();
+                let answer = self.calls.call(context, &own, request, options, wait).await;
+                match &answer {
+                    // Of a job that goes on nobody knows the end.
+                    Ok(Answer::Pending(_)) => {}
+                    Ok(Answer::Done(prediction)) => self.count_arm(context, target, &own, repeated, Ok(prediction)),
+                    Err(error) => self.count_arm(context, target, &own, repeated, Err(error)),
+                }
+                answer
+            }
             // Who is told of a job's end, or may ask for it again by its key, wants a job:
             // children's would end with this wait, and their keys name that end.
             Answerer::Route(route, plan) if options.webhook.is_some() || options.idempotency.is_some() => {
@@ -300,9 +312,30 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
+        self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
-            Answerer::Model(target) => self.calls.predict(context, &target, request, options).await,
+            Answerer::Model(own) => {
+                let repeated = options.idempotency.is_some();
+                let answer = self.calls.predict(context, &own, request, options).await;
+                self.count_arm(context, target, &own, repeated, answer.as_ref());
+                answer
+            }
             Answerer::Route(_, plan) => Box::pin(self.carry_out(context, &plan, request, options)).await,
+        }
+    }
+
+    /// Counts for a canary what the model that a route chose made of a request. A request with
+    /// an idempotency key may be a repetition.
+    fn count_arm(
+        &self,
+        context: &RequestContext,
+        asked: &ResolvedModel,
+        chosen: &ResolvedModel,
+        repeated: bool,
+        answer: std::result::Result<&Prediction, &Error>,
+    ) {
+        if let Some(route) = asked.route.as_ref().filter(|_| !repeated) {
+            run::count_arm(self.state(), context, route, chosen, answer.map(|prediction| &prediction.response));
         }
     }
 

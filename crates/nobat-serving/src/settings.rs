@@ -10,6 +10,7 @@ use crate::auth::AuthConfig;
 use crate::cache::CacheOverrides;
 use crate::limits::LimitsConfig;
 use crate::monitor::MonitorConfig;
+use crate::record::RecordConfig;
 use crate::routing::{Route, Table};
 
 /// Settings of serving; a gateway's configuration has them under its own keys.
@@ -27,6 +28,8 @@ pub struct ServingSettings {
     pub limits: LimitsConfig,
     /// What is watched, and who is told.
     pub monitor: MonitorConfig,
+    /// Which requests are recorded to be replayed.
+    pub record: RecordConfig,
     /// Result caches by model; stands over the models' own settings.
     pub cache: CacheOverrides,
     /// Exchanges; admin calls change them at run time.
@@ -42,6 +45,7 @@ impl ServingSettings {
     /// `invalid_parameter`, naming the key and the remedy.
     pub fn validate(&self) -> Result<()> {
         self.monitor.validate()?;
+        self.record.validate()?;
         self.webhooks.validate()?;
         Table::build(self.routes.iter().cloned())?;
         self.cache.iter().try_for_each(|(model, cache)| {

@@ -107,7 +107,6 @@ impl SharedCounts {
     }
 
     /// The sum of all gateways' counts of one thing.
-    #[expect(dead_code, reason = "routes are judged by it")]
     pub(crate) fn sum(&self, own: &Cells, of: &str) -> Cells {
         let mut sum = own.clone();
         for cells in self.last.lock().others.values().filter_map(|counts| counts.get(of)) {

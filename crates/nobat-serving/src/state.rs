@@ -16,6 +16,7 @@ use crate::limits::Backlog;
 use crate::metrics::PredictionMetrics;
 use crate::monitor::Status;
 use crate::readiness::Readiness;
+use crate::record::Recorder;
 use crate::registry::Registry;
 use crate::routing::Routes;
 use crate::settings::ServingSettings;
@@ -46,6 +47,8 @@ pub struct ServingState {
     pub status: Status,
     /// What workers have counted, for the v2 statistics call.
     pub statistics: Statistics,
+    /// The recording of requests.
+    pub recorder: Recorder,
     /// Whether rows still look like the models' profiles.
     pub drift: Drift,
     pub(crate) shared_counts: SharedCounts,
@@ -83,6 +86,7 @@ impl ServingState {
             webhooks: Webhooks::new(&settings.webhooks, metadata, view, &metrics)?,
             backlog: Backlog::default(),
             predictions: PredictionMetrics::new(&metrics),
+            recorder: Recorder::start(&settings.record, &metrics)?,
             metrics,
             status: Status::default(),
             statistics: Statistics::default(),

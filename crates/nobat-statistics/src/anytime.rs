@@ -128,6 +128,20 @@ impl AnytimeVersions {
         AnytimeVersions { share, concentration, counts: vec![[0; 2]; classes], ln_wealth: 0.0, ln_highest: 0.0 }
     }
 
+    /// All of `counts`, answers by the old version and by the new, at once: their order does
+    /// not matter to what a stake has become.
+    pub fn of_counts(counts: &[[u64; 2]], share: f64, concentration: f64) -> AnytimeVersions {
+        let mut versions = AnytimeVersions::new(0, share, concentration);
+        for &[old, new] in counts {
+            let bet = ln_rising(concentration * (1.0 - share), old) + ln_rising(concentration * share, new)
+                - ln_rising(concentration, old + new);
+            versions.ln_wealth += bet - old as f64 * (1.0 - share).ln() - new as f64 * share.ln();
+        }
+        versions.ln_highest = versions.ln_wealth.max(0.0);
+        versions.counts = counts.to_vec();
+        versions
+    }
+
     /// Counts an answer of `class`, by the new version or the old.
     pub fn count(&mut self, class: usize, by_new: bool) {
         let share = if by_new { self.share } else { 1.0 - self.share };
@@ -218,6 +232,34 @@ impl DriftWatch {
     }
 }
 
+/// Bounds of a share that hold together at every look, `hits` of `n` being the latest, with a
+/// chance of `alpha` that they ever do not. What is bet against each share is a mixture of all
+/// others (Robbins, 1970); the shares that have not lost by `1 / alpha` are left.
+pub fn share_bounds(hits: u64, n: u64, alpha: f64) -> (f64, f64) {
+    if n == 0 {
+        return (0.0, 1.0);
+    }
+    let (h, misses) = (hits as f64, (n - hits) as f64);
+    let ln_beta = |a: f64, b: f64| ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b);
+    let mixed = ln_beta(h + 0.5, misses + 0.5) - ln_beta(0.5, 0.5);
+    let times_ln = |times: f64, x: f64| if times == 0.0 { 0.0 } else { times * x.ln() };
+    let lost = |share: f64| mixed - times_ln(h, share) - times_ln(misses, 1.0 - share) >= -alpha.ln();
+    let seen = h / n as f64;
+    // What is bet against a share grows with its distance from the one that was seen.
+    let end = |mut outside: f64| {
+        if !lost(outside) {
+            return outside;
+        }
+        let mut inside = seen;
+        for _ in 0..60 {
+            let middle = (inside + outside) / 2.0;
+            if lost(middle) { outside = middle } else { inside = middle }
+        }
+        outside
+    };
+    (end(0.0), end(1.0))
+}
+
 /// Log of x (x + 1) ... (x + n - 1).
 fn ln_rising(x: f64, n: u64) -> f64 {
     match n {
@@ -278,6 +320,29 @@ mod tests {
                     chance * (next.ln_wealth() - watch.ln_wealth()).exp()
                 }).sum();
                 prop_assert!((mean - 1.0).abs() < 1e-9, "{}", mean);
+            }
+        }
+
+        #[test]
+        fn versions_are_the_same_bet_at_once_and_one_by_one(answers in prop::collection::vec((0usize..4, any::<bool>()), 0..200)) {
+            let mut one_by_one = AnytimeVersions::new(4, 0.2, 300.0);
+            answers.iter().for_each(|&(class, by_new)| one_by_one.count(class, by_new));
+            let at_once = AnytimeVersions::of_counts(one_by_one.counts(), 0.2, 300.0);
+            prop_assert!((at_once.ln_wealth - one_by_one.ln_wealth).abs() < 1e-6);
+            prop_assert!(at_once.p() >= one_by_one.p() - 1e-9, "a single look finds no more than all");
+        }
+
+        #[test]
+        fn bounds_hold_what_was_seen_and_narrow(hits in 0u64..300, more in 0u64..300) {
+            let (n, seen) = (hits + more, hits as f64 / (hits + more).max(1) as f64);
+            let (low, high) = share_bounds(hits, n, 0.05);
+            prop_assert!((0.0..=1.0).contains(&low) && low <= high && high <= 1.0);
+            prop_assert!(n == 0 || (low <= seen && seen <= high));
+            let (wide_low, wide_high) = share_bounds(hits, n, 0.01);
+            prop_assert!(wide_low <= low + 1e-9 && high <= wide_high + 1e-9);
+            if n > 20 {
+                let (near_low, near_high) = share_bounds(hits * 10, n * 10, 0.05);
+                prop_assert!(near_high - near_low < high - low);
             }
         }
 

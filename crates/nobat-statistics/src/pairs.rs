@@ -80,7 +80,9 @@ pub const SAFE_LEVEL: f64 = 0.95;
 const NINE_IN_TEN: f64 = 8.56;
 
 impl Gate {
-    fn new(worse_by: f64, bounds: Interval, margin: f64, needed: impl FnOnce() -> f64) -> Gate {
+    /// From bounds that hold at the level asked for; `needed` says how many requests it would
+    /// take in all where they do not decide.
+    pub(crate) fn new(worse_by: f64, bounds: Interval, margin: f64, needed: impl FnOnce() -> f64) -> Gate {
         let verdict = if bounds.1 <= margin {
             GateVerdict::Safe
         } else if bounds.0 > margin {
@@ -164,6 +166,15 @@ impl Gate {
         let bounds = (quantile(&again, 1.0 - SAFE_LEVEL), quantile(&again, SAFE_LEVEL));
         Gate::new(seen, bounds, margin, || needed_by_width(rows as f64, seen, bounds.1, margin))
     }
+}
+
+/// What several gates say together. All must pass, so none pays for the others.
+pub fn overall(verdicts: impl Iterator<Item = GateVerdict>) -> GateVerdict {
+    verdicts.fold(GateVerdict::Safe, |all, one| match (all, one) {
+        (GateVerdict::Unsafe, _) | (_, GateVerdict::Unsafe) => GateVerdict::Unsafe,
+        (GateVerdict::MoreNeeded(a), GateVerdict::MoreNeeded(b)) => GateVerdict::MoreNeeded(a.max(b)),
+        (GateVerdict::Safe, other) | (other, GateVerdict::Safe) => other,
+    })
 }
 
 /// Rows at which a bound that is now at `high` comes under `margin`: widths shrink with the root of rows.

@@ -77,6 +77,28 @@ impl Reading {
     }
 }
 
+/// The class of one of `rows` rows, by the output that names it or, where none does, by the
+/// place of the highest element; `None` where no output gives classes.
+pub fn class_of_row(outputs: &[Tensor], rows: usize, row: usize) -> Option<String> {
+    let cut = outputs.iter().filter_map(|tensor| Some((tensor, Rows::of(tensor, rows)?)));
+    let cut: Vec<(&Tensor, Rows)> = cut.collect();
+    let read = |wanted: Reading| {
+        let offers = |tensor: &Tensor, rows: Rows| Reading::of(tensor.datatype, rows.width, false).contains(&wanted);
+        cut.iter().find(|(tensor, rows)| offers(tensor, *rows)).map(|(_, rows)| (wanted, *rows))
+    };
+    let (reading, rows) = read(Reading::Class).or_else(|| read(Reading::Argmax))?;
+    reading.class(rows, row)
+}
+
+/// The score of one of `rows` rows, by the first output that gives one.
+pub fn score_of_row(outputs: &[Tensor], rows: usize, row: usize) -> Option<f64> {
+    outputs.iter().find_map(|tensor| {
+        let cut = Rows::of(tensor, rows)?;
+        let reading = Reading::of(tensor.datatype, cut.width, true).into_iter().find(|reading| !reading.is_class())?;
+        Some(reading.score(cut, row))
+    })
+}
+
 /// Widest output whose places may be classes.
 const MOST_ARGMAX: usize = 1_000;
 

@@ -222,6 +222,25 @@ fn a_drift_watch_is_quiet_for_a_hundred_thousand_rows() {
 }
 
 #[test]
+fn a_class_that_drifts_by_five_points_is_found_at_the_power_that_is_stated() {
+    // docs/OPERATIONS.md: ten even classes, a profile of 10,000 rows.
+    let mut moved = [0.85 / 9.0; 10];
+    moved[0] = 0.15;
+    let found_within = |rows: u64| {
+        alarms(&format!("five points within {rows} rows"), 200, |random| {
+            let profile = multinomial(random, 10_000, &EVEN);
+            let mut watch = DriftWatch::new(AnytimeClasses::against_sample(&profile, CONCENTRATION));
+            (0..rows / 50).any(|_| {
+                watch.count(&multinomial(random, 50, &moved));
+                watch.p() <= ALPHA
+            })
+        })
+    };
+    let (soon, later) = (found_within(1_000), found_within(3_000));
+    assert!(soon >= 0.4 && later >= 0.95, "{soon} {later}");
+}
+
+#[test]
 fn a_sample_taken_for_the_truth_would_cry_wolf() {
     // What the two-sample forms are for: the same data, judged by the profile's shares as if exact.
     let share = alarms("a sample as exact shares", 300, |random| {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use nobat_core::tensor::Tensor;
-use nobat_statistics::pairs::{Gate, GateVerdict, bowker};
+use nobat_statistics::pairs::{Gate, GateVerdict, bowker, overall};
 use nobat_statistics::random::seeded;
 use nobat_statistics::reading::{Reading, Rows};
+
+use serde::Deserialize;
 
 use super::report::{ClassCounts, CompareReport, Disagreement, NamedGate};
 use crate::statistical::words::{count, percent};
@@ -35,6 +37,19 @@ impl Default for CompareSettings {
 
 /// One version's answer to a request, and how long it took; or why there is none.
 pub type VersionAnswer = std::result::Result<(Vec<Tensor>, f64), String>;
+
+/// What is known of one side of a pair that a gateway kept: no inputs, no outputs.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct PairFigures {
+    /// The class, where an output gives one.
+    pub class: Option<String>,
+    /// The score, where an output gives one.
+    pub score: Option<f64>,
+    /// How long it took.
+    pub ms: f64,
+    /// Why there is no answer.
+    pub error: Option<String>,
+}
 
 /// Draws of a resampling test or interval.
 const DRAWS: usize = 1_999;
@@ -101,6 +116,42 @@ impl Comparison {
         }
     }
 
+    /// Takes a pair of which a gateway kept the figures; `request` names it.
+    pub fn add_figures(&mut self, request: &str, old: &PairFigures, new: &PairFigures) {
+        self.requests += 1;
+        let input = format!("request {request}");
+        match (&old.error, &new.error) {
+            (None, None) => {}
+            (None, Some(why)) => {
+                self.only_old_answered += 1;
+                return self.show_input(input, None, "an answer", why);
+            }
+            (Some(why), None) => {
+                self.only_new_answered += 1;
+                return self.show_input(input, None, why, "an answer");
+            }
+            (Some(_), Some(_)) => return,
+        }
+        self.both_answered += 1;
+        if self.milliseconds.len() < MOST_PAIRS {
+            self.milliseconds.push((old.ms, new.ms));
+        }
+        if let (Some(before), Some(after)) = (old.score, new.score) {
+            let scores = self.scores.entry("the answer".into()).or_default();
+            if before.is_finite() && after.is_finite() && scores.len() < MOST_PAIRS {
+                scores.push((before, after));
+            }
+        }
+        if old.class.is_some() || new.class.is_some() {
+            let class = |side: &PairFigures| side.class.clone().unwrap_or_else(|| "(none)".into());
+            let pair = (class(old), class(new));
+            if pair.0 != pair.1 {
+                self.show_input(input, None, &pair.0, &pair.1);
+            }
+            *self.changes.entry(pair).or_default() += 1;
+        }
+    }
+
     fn add_outputs(&mut self, inputs: &[Tensor], label: Option<&str>, old: &[Tensor], new: &[Tensor]) {
         let rows = |outputs: &'_ [Tensor], name: &str| -> Option<(Tensor, usize)> {
             let tensor = outputs.iter().find(|tensor| tensor.name == name)?;
@@ -146,8 +197,13 @@ impl Comparison {
     }
 
     fn show(&mut self, inputs: &[Tensor], label: Option<&str>, old: &str, new: &str) {
+        let input = inputs.first().map(preview).unwrap_or_default();
+        self.show_input(input, label, old, new);
+    }
+
+    fn show_input(&mut self, input: String, label: Option<&str>, old: &str, new: &str) {
         if self.examples.len() < self.settings.examples {
-            let (request, input) = (self.requests - 1, inputs.first().map(preview).unwrap_or_default());
+            let request = self.requests - 1;
             self.examples.push(Disagreement {
                 request,
                 input,
@@ -256,15 +312,6 @@ fn named(name: &str, gate: Gate, what: String, unit: impl Fn(f64) -> String) -> 
     NamedGate { name: name.into(), gate, words }
 }
 
-/// All gates must pass, so none pays for the others.
-fn overall(verdicts: impl Iterator<Item = GateVerdict>) -> GateVerdict {
-    verdicts.fold(GateVerdict::Safe, |all, one| match (all, one) {
-        (GateVerdict::Unsafe, _) | (_, GateVerdict::Unsafe) => GateVerdict::Unsafe,
-        (GateVerdict::MoreNeeded(a), GateVerdict::MoreNeeded(b)) => GateVerdict::MoreNeeded(a.max(b)),
-        (GateVerdict::Safe, other) | (other, GateVerdict::Safe) => other,
-    })
-}
-
 fn preview(tensor: &Tensor) -> String {
     let Some(rows) = Rows::of(tensor, 1) else { return String::new() };
     let mut numbers: Vec<String> = rows
@@ -322,6 +369,33 @@ mod tests {
 
     fn ms(row: u32) -> f64 {
         1.0 + f64::from(row * 37 % 100) / 50.0
+    }
+
+    #[test]
+    fn pairs_that_a_gateway_kept_are_judged_as_those_that_were_sent() {
+        let side = |class: u32, ms: f64| PairFigures {
+            class: Some((class % 10).to_string()),
+            score: Some(0.9 - f64::from(class % 7) / 100.0),
+            ms,
+            error: None,
+        };
+        let judged = |new: &dyn Fn(u32) -> PairFigures| {
+            let mut comparison = Comparison::new(CompareSettings::default());
+            for row in 0..2_000 {
+                comparison.add_figures(&format!("id-{row}"), &side(row, ms(row)), &new(row));
+            }
+            comparison.finish()
+        };
+        let alike = judged(&|row| side(row, ms(row) * 1.01));
+        assert_eq!((alike.verdict, alike.gates.len()), (GateVerdict::Safe, 5), "{alike:#?}");
+        let bad = judged(&|row| if row % 10 == 3 { side(row + 1, ms(row)) } else { side(row, ms(row)) });
+        assert_eq!(bad.verdict, GateVerdict::Unsafe);
+        assert_eq!((bad.examples[0].input.as_str(), bad.examples[0].new.as_str()), ("request id-3", "4"));
+        let failing = judged(&|row| match row % 20 {
+            0 => PairFigures { error: Some("inference_failed".into()), ..PairFigures::default() },
+            _ => side(row, ms(row)),
+        });
+        assert_eq!(gate(&failing, "answered").gate.verdict, GateVerdict::Unsafe);
     }
 
     #[test]

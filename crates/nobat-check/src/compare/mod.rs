@@ -4,6 +4,6 @@ mod comparison;
 mod report;
 mod run;
 
-pub use comparison::{CompareSettings, Comparison, VersionAnswer};
+pub use comparison::{CompareSettings, Comparison, PairFigures, VersionAnswer};
 pub use report::{ClassCounts, CompareReport, Disagreement, NamedGate};
 pub use run::{ReplayedRequest, compare};

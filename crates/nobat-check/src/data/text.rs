@@ -1,5 +1,9 @@
 //! Rows from CSV and JSONL.
 
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Shape, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
@@ -70,6 +74,7 @@ fn json_row(value: Value, model: ModelInputs) -> Result<TextRow> {
     };
     let label = object.iter().find(|(name, _)| is_label(name) && !model.specs.iter().any(|spec| spec.name == **name));
     let label = label.map(|(_, label)| label.as_str().map_or_else(|| label.to_string(), str::to_owned));
+    let mut redacted = Vec::new();
     let is_input = |name: &str| model.specs.iter().any(|spec| spec.name == name);
     match object.remove("inputs") {
         Some(Value::Object(inputs)) if !is_input("inputs") => object = inputs,
@@ -78,6 +83,10 @@ fn json_row(value: Value, model: ModelInputs) -> Result<TextRow> {
                 .into_iter()
                 .filter_map(|mut tensor| {
                     let name = tensor.get("name")?.as_str()?.to_owned();
+                    if tensor.get("redacted").and_then(Value::as_bool) == Some(true) {
+                        redacted.push(name);
+                        return None;
+                    }
                     // A tensor of the protocol has its batch axis: its one row is unwrapped.
                     Some((name, reshaped(tensor.get_mut("data")?.take(), tensor.get("shape")?, model.batched)))
                 })
@@ -92,7 +101,11 @@ fn json_row(value: Value, model: ModelInputs) -> Result<TextRow> {
             if spec.optional {
                 continue;
             }
-            return Err(refuse(format!("input `{}` is missing", spec.name)));
+            let why = match redacted.iter().any(|name| *name == spec.name.as_str()) {
+                true => "was redacted when it was recorded, so that the request cannot be replayed",
+                false => "is missing",
+            };
+            return Err(refuse(format!("input `{}` {why}", spec.name)));
         };
         let (mut cells, mut shape) = (Vec::new(), Shape::new());
         flatten(value, 0, &mut cells, &mut shape);
@@ -143,11 +156,13 @@ impl ModelInputs<'_> {
             }
             let number = match cell {
                 _ if spec.datatype == Datatype::Bytes => {
-                    let text = cell.as_str().ok_or_else(|| wrong(cell))?;
-                    data.extend((text.len() as u32).to_le_bytes());
-                    data.extend(text.as_bytes());
+                    let bytes = bytes_of(cell).ok_or_else(|| wrong(cell))?;
+                    data.extend((bytes.len() as u32).to_le_bytes());
+                    data.extend(&bytes[..]);
                     continue;
                 }
+                // JSON has no NaN: a recorded one is null.
+                Value::Null if is_float(spec.datatype) => Some(f64::NAN),
                 Value::String(text) => match text.to_ascii_lowercase().as_str() {
                     "true" => Some(1.0),
                     "false" => Some(0.0),
@@ -161,6 +176,18 @@ impl ModelInputs<'_> {
         let shape = self.row_shape(spec, &shape, cells.len())?;
         Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
     }
+}
+
+/// The bytes of a text, or of what is no text and stands as `{"b64": …}`.
+fn bytes_of(cell: &Value) -> Option<Cow<'_, [u8]>> {
+    match cell {
+        Value::String(text) => Some(Cow::Borrowed(text.as_bytes())),
+        cell => STANDARD.decode(cell.get("b64")?.as_str()?).ok().map(Cow::Owned),
+    }
+}
+
+fn is_float(datatype: Datatype) -> bool {
+    matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 
 /// The bytes of a whole number of 64 bits, which a float may not hold.

@@ -10,5 +10,7 @@ mod doctor;
 mod drift;
 mod first_day;
 mod life;
+mod recording;
+mod rollouts;
 mod scheduled;
 mod tools;

@@ -30,6 +30,24 @@ pub(crate) fn echo(folder: &Path, size: usize, steps: usize) -> PathBuf {
     write(folder, "echo", &graph)
 }
 
+/// A repository with the model `name`: `x: float[N,64]` times a matrix of zeros and the ones
+/// that `is_one` says, as `y`. The identity answers with what it was asked.
+pub(crate) fn matrix(folder: &Path, name: &str, is_one: impl Fn(usize, usize) -> bool) -> PathBuf {
+    let mut graph = Vec::new();
+    bytes(&mut graph, 1, &node("MatMul", &["x", "w"], "y"));
+    bytes(&mut graph, 2, name.as_bytes());
+    bytes(&mut graph, 5, &ones("w", WIDTH, WIDTH, is_one));
+    bytes(&mut graph, 11, &value("x", FLOAT, Some(WIDTH)));
+    bytes(&mut graph, 12, &value("y", FLOAT, Some(WIDTH)));
+    write(folder, name, &graph)
+}
+
+/// The JSON body of one row that is highest at `class`.
+pub(crate) fn body_of_class(class: u64) -> String {
+    let row: Vec<&str> = (0..WIDTH as u64).map(|at| if at == class { "1" } else { "0" }).collect();
+    format!("{{\"instances\":[[{}]]}}", row.join(","))
+}
+
 /// A repository with the model `division`: `a / b` of two `int64[N]`. The smallest
 /// number by -1 overflows, for which the processor ends the process.
 pub(crate) fn division(folder: &Path) -> PathBuf {
@@ -93,14 +111,18 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
 }
 
 fn identity(name: &str, rows: usize, columns: usize) -> Vec<u8> {
+    ones(name, rows, columns, |row, column| row == column)
+}
+
+fn ones(name: &str, rows: usize, columns: usize, is_one: impl Fn(usize, usize) -> bool) -> Vec<u8> {
     let mut out = Vec::new();
     number(&mut out, 1, rows as u64);
     number(&mut out, 1, columns as u64);
     number(&mut out, 2, 1);
     bytes(&mut out, 8, name.as_bytes());
-    let at = |row: usize, column: usize| if row == column { 1f32 } else { 0f32 };
+    let cells = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
     let data: Vec<u8> =
-        (0..rows).flat_map(|row| (0..columns).flat_map(move |column| at(row, column).to_le_bytes())).collect();
+        cells.flat_map(|(row, column)| f32::from(u8::from(is_one(row, column))).to_le_bytes()).collect();
     bytes(&mut out, 9, &data);
     out
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::watch::{ACKNOWLEDGED, DriftStatus};
+use super::status::{ACKNOWLEDGED, DriftStatus};
 use crate::random_bits::random_bits;
 use crate::registry::{Registry, Snapshot};
 use crate::shared_counts::{Cells, Counts};

@@ -12,8 +12,9 @@
 //! - Nothing of a request is kept but counters.
 
 mod follow;
+mod status;
 mod watch;
 
 pub use follow::{Drift, FollowedModel, hide_setting};
+pub use status::{DriftState, DriftStatus};
 pub(crate) use watch::DriftLooks;
-pub use watch::{DriftState, DriftStatus};

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - A look never delays a request; a store that hangs is a look that failed.
 //! - It costs the store two commands and one per model, once per `every_s`; where a model has
-//!   a profile three more, once per five seconds.
+//!   a profile, or a route a canary or a copy, three more, once per five seconds.
 
 pub mod alert;
 pub mod check;

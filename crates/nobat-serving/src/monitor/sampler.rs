@@ -165,10 +165,11 @@ impl Sampler {
     }
 
     async fn check_drift(&mut self, state: &ServingState, config: &MonitorConfig) -> Option<CheckResult> {
+        let counts = state.drift.counts().into_iter().chain(state.routes.counts()).collect();
         if state.condition.refusal().is_none()
-            && let Err(why) = within(state.shared_counts.exchange(&state.drift.counts())).await
+            && let Err(why) = within(state.shared_counts.exchange(&counts)).await
         {
-            log::debug!("drift: judged by this gateway's own counts: {why}");
+            log::debug!("drift and routes are judged by this gateway's own counts: {why}");
         }
         let limits = DriftLimits { level: config.drift_level, moved: config.drift_moved };
         let (good, detail) = self.drift.look(state, limits).await?;

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use nobat_core::OwnerId;
 use nobat_core::json::encode;
 use nobat_core::tensor::{Tensor, take_bytes_element};
-use nobat_core::OwnerId;
 use smol_str::SmolStr;
 
 /// What is written of a request.
@@ -74,14 +74,17 @@ pub(super) fn row_of(tensor: &Tensor, rows: usize, row: usize, most: usize) -> O
             &tensor.data[begin..tensor.data.len() - rest.len()]
         }
     };
-    if data.len() > most {
-        return None;
-    }
+    let fits = data.len() <= most;
+    fits.then(|| Tensor { data: Bytes::copy_from_slice(data), ..shape_of(tensor, rows) })
+}
+
+/// One row's tensor without its data.
+pub(super) fn shape_of(tensor: &Tensor, rows: usize) -> Tensor {
     let mut shape = tensor.shape.clone();
-    if rows > 1 {
-        *shape.first_mut()? = 1;
+    if let Some(axis) = shape.first_mut().filter(|_| rows > 1) {
+        *axis = 1;
     }
-    Some(Tensor { name: tensor.name.clone(), datatype: tensor.datatype, shape, data: Bytes::copy_from_slice(data) })
+    Tensor { name: tensor.name.clone(), datatype: tensor.datatype, shape, data: Bytes::new() }
 }
 
 #[cfg(test)]
@@ -128,7 +131,10 @@ mod tests {
         assert_eq!((line.iter().filter(|&&byte| byte == b'\n').count(), line.last()), (1, Some(&b'\n')));
         let json: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
         assert_eq!(json["inputs"][0]["data"], serde_json::json!([0.5, null]));
-        assert_eq!(json["inputs"][1], serde_json::json!({"name": "text", "datatype": "BYTES", "shape": [1], "redacted": true}));
+        assert_eq!(
+            json["inputs"][1],
+            serde_json::json!({"name": "text", "datatype": "BYTES", "shape": [1], "redacted": true})
+        );
         assert_eq!((json["model"].as_str(), json["owner"].as_str()), (Some("a \"model\""), Some("0000000000000007")));
     }
 }

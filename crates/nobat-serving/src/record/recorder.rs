@@ -14,7 +14,7 @@ use prometheus::{IntCounterVec, opts};
 use smol_str::SmolStr;
 
 use super::files;
-use super::line::{RecordedInput, RecordedRow, row_of};
+use super::line::{RecordedInput, RecordedRow, row_of, shape_of};
 use super::settings::RecordConfig;
 use crate::context::RequestContext;
 use crate::random_bits::random_bits;
@@ -69,7 +69,8 @@ impl Recorder {
             made.inspect(|made| metrics.register(made.clone())).map_err(|e| Error::internal(format!("metrics: {e}")))
         };
         let written = counter("nobat_recorded_requests_total", "Requests written to the recording.", "model")?;
-        let dropped = counter("nobat_record_dropped_total", "Requests drawn for the recording and left out.", "reason")?;
+        let dropped =
+            counter("nobat_record_dropped_total", "Requests drawn for the recording and left out.", "reason")?;
         let (writer, rows) = sync_channel(WAITING);
         let files = files::RecordFiles::new(config.clone(), written, dropped.clone());
         std::thread::Builder::new()
@@ -131,9 +132,9 @@ impl Recording {
         let mut inputs = Vec::with_capacity(request.inputs.len());
         for tensor in &request.inputs {
             let redacted = self.config.redact.contains(&tensor.name);
-            // Of a redacted one only the shape is written.
-            let tensor = row_of(tensor, rows, row, if redacted { usize::MAX } else { room })?;
-            room -= if redacted { 0 } else { tensor.data.len() };
+            // Of a redacted one only the shape is kept.
+            let tensor = if redacted { shape_of(tensor, rows) } else { row_of(tensor, rows, row, room)? };
+            room -= tensor.data.len();
             inputs.push(RecordedInput { tensor, redacted });
         }
         Some(inputs)

@@ -97,11 +97,14 @@ impl RouteEvidence {
         if let Some((_, mark)) = answer {
             own.set_mark(target, mark);
         }
-        own.count(target, match answer {
-            None => FAILED.into(),
-            Some((None, _)) => PLAIN.into(),
-            Some((Some(class), _)) => format!("{CLASS}{}", clip(&class)),
-        });
+        own.count(
+            target,
+            match answer {
+                None => FAILED.into(),
+                Some((None, _)) => PLAIN.into(),
+                Some((Some(class), _)) => format!("{CLASS}{}", clip(&class)),
+            },
+        );
     }
 
     /// Counts a copy's answer beside the caller's; `same`: within the route's tolerance.
@@ -121,15 +124,18 @@ impl RouteEvidence {
                 own.set_mark(target, side.mark);
             }
         }
-        own.count(target, match (&old.class, &new.class) {
-            _ if new.error.is_some() => FAILED.into(),
-            (Some(old), Some(new)) if old == new => SAME.into(),
-            (Some(old), Some(new)) => {
-                format!("{CLASS}{}", serde_json::to_string(&[clip(old), clip(new)]).unwrap_or_default())
-            }
-            _ if same => SAME.into(),
-            _ => DIFFERENT.into(),
-        });
+        own.count(
+            target,
+            match (&old.class, &new.class) {
+                _ if new.error.is_some() => FAILED.into(),
+                (Some(old), Some(new)) if old == new => SAME.into(),
+                (Some(old), Some(new)) => {
+                    format!("{CLASS}{}", serde_json::to_string(&[clip(old), clip(new)]).unwrap_or_default())
+                }
+                _ if same => SAME.into(),
+                _ => DIFFERENT.into(),
+            },
+        );
         own.numbered += 1;
         let pairs = own.pairs.entry(target.clone()).or_default();
         pairs.push_back(ShadowPair { number: own.numbered, request: request.clone(), old, new });
@@ -244,7 +250,8 @@ mod tests {
     }
 
     fn weighted(percent: u32) -> Route {
-        let shares = serde_json::json!([{"target": "a", "percent": 100 - percent}, {"target": "b", "percent": percent}]);
+        let shares =
+            serde_json::json!([{"target": "a", "percent": 100 - percent}, {"target": "b", "percent": percent}]);
         route(serde_json::json!({"name": "r", "weighted": shares}))
     }
 

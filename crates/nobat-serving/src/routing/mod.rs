@@ -6,7 +6,8 @@
 //! [`Plan`] ([`table`]), a route's own
 //! signature (`signature`) and the joining of several answers ([`join`]): all of that is
 //! pure. At work are the deployment's routes ([`Routes`]), the carrying out of plans
-//! (`run`) and the jobs of routes that nobody waits for ([`jobs`]).
+//! (`run`), the jobs of routes that nobody waits for ([`jobs`]), what canaries and copies
+//! have shown (`evidence`) and whether one may take over ([`promotion`]).
 //!
 //! Invariants:
 //! - A [`Table`] that was built has no cycle, no unknown join and weights that
@@ -18,10 +19,12 @@
 //! - A shadow never delays or fails the answer it copies.
 
 pub mod bound;
+mod evidence;
 pub mod jobs;
 pub mod join;
 mod parent;
 pub mod plan;
+pub mod promotion;
 pub mod route;
 mod routes;
 pub(crate) mod run;
@@ -31,6 +34,7 @@ pub mod topic;
 pub mod weight;
 
 pub use bound::{BoundRoute, BoundTable};
+pub use evidence::{PairSide, ShadowPair};
 pub use plan::Plan;
 pub use route::{FanOut, Join, OnFailure, OnMissing, Route, Rule, Shadow, Topic, Weighted};
 pub use routes::{Routes, ShadowCounts, no_route};

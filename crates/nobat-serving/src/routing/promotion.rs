@@ -2,7 +2,8 @@
 
 use nobat_core::{Error, Result};
 use nobat_statistics::pairs::GateVerdict;
-use nobat_statistics::rollout::{Rollout, RolloutMargins};
+use nobat_statistics::rollout::Rollout;
+pub use nobat_statistics::rollout::RolloutMargins;
 use serde::Serialize;
 use smol_str::SmolStr;
 
@@ -72,13 +73,21 @@ pub fn judge(state: &ServingState, name: &str, candidate: Option<&str>, margins:
     };
     let rollout = match route.rule()? {
         Rule::Weighted(shares) => {
-            let share = |target: &Target| shares.iter().find(|own| own.target == *target).map_or(0.0, |own| own.percent);
+            let share =
+                |target: &Target| shares.iter().find(|own| own.target == *target).map_or(0.0, |own| own.percent);
             let (old, new) = (share(&current), share(&candidate));
             evidence::canary(&seen(&current), &seen(&candidate)).judge(new / (old + new), margins)
         }
         _ => evidence::shadow(&seen(&candidate)).judge(margins),
     };
     Ok(Judged { candidate, current, rollout })
+}
+
+/// Judges every candidate of a route; none where it has none.
+pub fn judge_all(state: &ServingState, route: &Route) -> Vec<Judged> {
+    let Ok((_, candidates)) = candidates(route) else { return vec![] };
+    let margins = RolloutMargins::default();
+    candidates.into_iter().filter_map(|target| judge(state, &route.name, Some(target), &margins).ok()).collect()
 }
 
 /// Lets the candidate take over where it is safe, for every gateway and for good.
@@ -104,20 +113,25 @@ pub async fn promote(state: &ServingState, name: &str, request: &PromotionReques
     Ok(Promotion { outcome, judged })
 }
 
-/// The old target of a route and the new one.
-fn sides(route: &Route, asked: Option<&str>) -> Result<(Target, Target)> {
-    let (current, candidates): (&Target, Vec<&Target>) = match route.rule()? {
+/// The target that serves, and those that may take over.
+fn candidates(route: &Route) -> Result<(&Target, Vec<&Target>)> {
+    match route.rule()? {
         Rule::Weighted(shares) => {
             // The larger share serves; of two alike the first.
             let Some(current) = shares.iter().rev().max_by_key(|own| own.share()) else {
                 return Err(route.invalid("has no targets"));
             };
             let others = shares.iter().filter(|own| own.target != current.target && own.share() > 0);
-            (&current.target, others.map(|own| &own.target).collect())
+            Ok((&current.target, others.map(|own| &own.target).collect()))
         }
-        Rule::Shadow(shadow) => (&shadow.primary, shadow.copies.iter().collect()),
-        _ => return Err(route.invalid("has nobody to promote; a weighted route has, or a shadow")),
-    };
+        Rule::Shadow(shadow) => Ok((&shadow.primary, shadow.copies.iter().collect())),
+        _ => Err(route.invalid("has nobody to promote; a weighted route has, or a shadow")),
+    }
+}
+
+/// The old target of a route and the new one.
+fn sides(route: &Route, asked: Option<&str>) -> Result<(Target, Target)> {
+    let (current, candidates) = candidates(route)?;
     let listed = candidates.iter().map(|target| format!("`{target}`")).collect::<Vec<_>>().join(", ");
     let candidate = match (asked, &candidates[..]) {
         (Some(asked), _) => candidates.iter().find(|target| **target == asked).copied().ok_or_else(|| {
@@ -141,8 +155,10 @@ mod tests {
             super::sides(&route, asked).map(|(old, new)| format!("{old} -> {new}")).map_err(|error| error.message)
         };
         let shares = |list: &[(&str, f64)]| {
-            let list: Vec<_> =
-                list.iter().map(|(target, percent)| serde_json::json!({"target": target, "percent": percent})).collect();
+            let list: Vec<_> = list
+                .iter()
+                .map(|(target, percent)| serde_json::json!({"target": target, "percent": percent}))
+                .collect();
             serde_json::json!({"name": "r", "weighted": list})
         };
         assert_eq!(sides(shares(&[("a", 10.0), ("b", 90.0)]), None).as_deref(), Ok("b -> a"));

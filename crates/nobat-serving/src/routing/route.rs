@@ -169,6 +169,19 @@ fn default_tolerance() -> f64 {
 }
 
 impl Route {
+    /// The route `name` to one target.
+    pub fn to(name: &str, target: &Target) -> Route {
+        Route {
+            name: name.into(),
+            direct: Some(target.clone()),
+            topic: None,
+            fanout: None,
+            weighted: None,
+            shadow: None,
+            on_missing: OnMissing::default(),
+        }
+    }
+
     /// The route's one rule.
     ///
     /// # Errors

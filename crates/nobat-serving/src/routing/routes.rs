@@ -23,10 +23,12 @@ use smol_str::SmolStr;
 use tokio::sync::Semaphore;
 
 use super::bound::BoundTable;
+use super::evidence::{RouteEvidence, ShadowPair};
 use super::route::Route;
 use super::signature::{MissingTarget, ServedModel};
 use super::table::Table;
 use crate::registry::{Registry, ResolvedModel};
+use crate::shared_counts::Counts;
 
 /// How often other gateways' calls are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -43,6 +45,8 @@ pub struct Routes {
     in_use: Arc<ArcSwap<BTreeSet<SmolStr>>>,
     /// What became of shadow copies.
     pub shadows: Arc<Shadows>,
+    /// What canaries and copies have shown.
+    pub(crate) evidence: Arc<RouteEvidence>,
 }
 
 /// What became of shadow copies in this gateway.
@@ -97,6 +101,7 @@ impl Routes {
             metadata,
             in_use: Arc::default(),
             shadows: Arc::new(shadows),
+            evidence: Arc::default(),
         })
     }
 
@@ -176,6 +181,18 @@ impl Routes {
         if !table.routes().is_empty() {
             self.bind(&table, registry);
         }
+    }
+
+    /// The newest pairs of a route's copy after `number`, as this gateway saw them.
+    pub fn pairs(&self, route: &str, copy: &str, number: u64) -> Vec<ShadowPair> {
+        self.evidence.pairs(route, copy, number)
+    }
+
+    /// This gateway's evidence, for the others to add theirs.
+    pub(crate) fn counts(&self) -> Counts {
+        let bound = self.current.load();
+        self.evidence.retain(|route| bound.get(route).is_some());
+        self.evidence.counts()
     }
 
     /// Routes whose queues this gateway serves.

@@ -4,25 +4,31 @@
 //! the answer) cancels its job while that is still queued.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, NewJob};
-use nobat_core::{Error, Result};
+use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::{Accepted, route_jobs};
+use nobat_statistics::reading::{class_of_row, score_of_row};
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 
+use super::evidence::PairSide;
 use super::join;
 use super::parent::RouteRequest;
 use super::plan::Plan;
-use super::route::{Join, OnFailure};
+use super::route::{Join, OnFailure, Rule, Weighted};
 use super::routes::{ShadowOutcome, no_route};
+use super::table::split_version;
+use crate::cache::CacheOutcome;
 use crate::context::RequestContext;
+use crate::metrics::is_ours;
 use crate::model_calls::ModelCalls;
 use crate::prediction::Prediction;
+use crate::random_bits::random_bits;
 use crate::registry::{ResolvedModel, Want};
 use crate::state::ServingState;
 
@@ -109,15 +115,33 @@ pub(crate) fn carry_out<'a>(
             }
             Plan::Shadow { route, primary, copies, missing, tolerance } => {
                 let shadows = &calls.state.routes.shadows;
+                let started = Instant::now();
                 missing.iter().for_each(|target| shadows.count(route, target, ShadowOutcome::Missing));
                 let answered = send_copies(calls, context, route, copies, *tolerance, &request, &options);
                 let prediction = carry_out(calls, context, primary, request, options).await?;
+                let primary = Primary {
+                    response: prediction.response.clone(),
+                    took: started.elapsed(),
+                    is_repetition: is_repetition(&prediction),
+                };
                 // Nobody listens when every copy was dropped.
-                let _ = answered.send(Some(prediction.response.clone()));
+                let _ = answered.send(Some(primary));
                 Ok(prediction)
             }
         }
     })
+}
+
+/// The answer that goes to the caller, as copies see it.
+struct Primary {
+    response: InferResponse,
+    took: Duration,
+    is_repetition: bool,
+}
+
+/// Whether an answer came of no run of its own.
+fn is_repetition(prediction: &Prediction) -> bool {
+    matches!(prediction.cache, CacheOutcome::Hit | CacheOutcome::Coalesced)
 }
 
 /// Waits for a group's children and joins them as the route says.
@@ -181,6 +205,61 @@ fn options_of_child(target: &SmolStr, options: &JobOptions) -> JobOptions {
     JobOptions { idempotency, webhook: None, ..options.clone() }
 }
 
+/// Rows of a request to a route.
+fn rows_of(state: &ServingState, route: &str, request: &InferRequest) -> usize {
+    let routes = state.routes.load();
+    let batched = routes.get(route).and_then(|route| route.signature.as_ref().ok()).is_some_and(|own| own.batched);
+    let rows = request.inputs.first().and_then(|tensor| tensor.shape.first()).filter(|_| batched);
+    rows.map_or(1, |&rows| rows.max(1) as usize)
+}
+
+/// One row of an answer, as a pair keeps it.
+fn side(answer: Result<&InferResponse, &Error>, took: Duration, rows: usize, row: usize) -> PairSide {
+    let ms = took.as_secs_f64() * 1e3;
+    match answer {
+        Err(error) => PairSide { ms, error: Some(error.code.as_str()), ..PairSide::default() },
+        Ok(answer) => PairSide {
+            class: class_of_row(&answer.outputs, rows, row),
+            score: score_of_row(&answer.outputs, rows, row),
+            ms,
+            error: None,
+            mark: answer.mark,
+        },
+    }
+}
+
+/// Counts what a weighted route's target made of a request, where the route names the model
+/// itself and serves all its targets: a share that moved to others was thrown by no coin.
+pub(crate) fn count_arm(
+    state: &ServingState,
+    context: &RequestContext,
+    name: &str,
+    target: &ResolvedModel,
+    answer: Result<&InferResponse, &Error>,
+) {
+    let routes = state.routes.load();
+    let (Some(route), Some(bound)) = (routes.table().get(name), routes.get(name)) else { return };
+    let Ok(Rule::Weighted(shares)) = route.rule() else { return };
+    let (model, version) = (&target.signature.name, &target.pinned);
+    // A label in the route's words is a version by now.
+    let is_arm = |own: &&Weighted| {
+        let (named, wanted) = split_version(&own.target);
+        named == model && (wanted == version || target.signature.labels.iter().any(|label| label == wanted))
+    };
+    let Some(arm) = shares.iter().find(is_arm).filter(|_| bound.missing.is_empty()) else { return };
+    let counted = match answer {
+        Ok(answer) => {
+            let rows = answer.outputs.first().and_then(|tensor| tensor.shape.first());
+            let rows = rows.filter(|_| target.signature.batched).map_or(1, |&rows| rows.max(1) as usize);
+            Some((class_of_row(&answer.outputs, rows, (random_bits() % rows as u64) as usize), answer.mark))
+        }
+        // A caller's mistake is no version's.
+        Err(error) if is_ours(error.code) => None,
+        Err(_) => return,
+    };
+    state.routes.evidence.count_arm(route, &arm.target, &context.route_key, counted);
+}
+
 /// Sends copies off, each in a task of its own; they wait for the answer that
 /// goes to the caller, compare and count.
 fn send_copies(
@@ -191,9 +270,10 @@ fn send_copies(
     tolerance: f64,
     request: &InferRequest,
     options: &JobOptions,
-) -> watch::Sender<Option<InferResponse>> {
-    let (answered, listen) = watch::channel(None);
+) -> watch::Sender<Option<Primary>> {
+    let (answered, listen) = watch::channel(None::<Primary>);
     let shadows = &calls.state.routes.shadows;
+    let rows = rows_of(&calls.state, route, request);
     for (target, plan) in copies {
         let Ok(slot) = shadows.slots.clone().try_acquire_owned() else {
             shadows.count(route, target, ShadowOutcome::Dropped);
@@ -212,27 +292,34 @@ fn send_copies(
         };
         let mut listen = listen.clone();
         tokio::spawn(async move {
+            let started = Instant::now();
             let copy =
                 tokio::time::timeout(SHADOW_DEADLINE, carry_out(&calls, &context, &plan, request, options)).await;
-            let outcome = match copy {
-                Ok(Ok(copy)) => match listen.wait_for(Option::is_some).await.as_deref() {
-                    Ok(Some(answer)) if join::same_answer(answer, &copy.response, tolerance) => {
-                        Some(ShadowOutcome::Same)
-                    }
-                    Ok(_) => Some(ShadowOutcome::Different),
-                    // The answer itself failed: there is nothing to compare with.
-                    Err(_) => None,
-                },
-                Ok(Err(error)) => {
-                    log::debug!(route = route.as_str(), target = target.as_str(); "shadow copy failed: {error}");
-                    Some(ShadowOutcome::Failed)
-                }
-                Err(_) => Some(ShadowOutcome::Failed),
-            };
-            if let Some(outcome) = outcome {
+            let took = started.elapsed();
+            let copy = copy.unwrap_or_else(|_| Err(Error::new(ErrorCode::DeadlineExceeded, "the copy took too long")));
+            // Its place in the air is free: what follows waits for the caller's answer alone.
+            drop(slot);
+            if let Err(error) = &copy {
+                log::debug!(route = route.as_str(), target = target.as_str(); "shadow copy failed: {error}");
+                calls.state.routes.shadows.count(&route, &target, ShadowOutcome::Failed);
+            }
+            // The answer itself failed: there is nothing to compare with.
+            let Ok(primary) = listen.wait_for(Option::is_some).await else { return };
+            let Some(primary) = primary.as_ref() else { return };
+            let same = copy.as_ref().is_ok_and(|copy| join::same_answer(&primary.response, &copy.response, tolerance));
+            if copy.is_ok() {
+                let outcome = if same { ShadowOutcome::Same } else { ShadowOutcome::Different };
                 calls.state.routes.shadows.count(&route, &target, outcome);
             }
-            drop(slot);
+            let routes = calls.state.routes.load();
+            let Some(rule) = routes.table().get(&route) else { return };
+            if primary.is_repetition || copy.as_ref().is_ok_and(is_repetition) {
+                return;
+            }
+            let row = (random_bits() % rows as u64) as usize;
+            let old = side(Ok(&primary.response), primary.took, rows, row);
+            let new = side(copy.as_ref().map(|copy| &copy.response), took, rows, row);
+            calls.state.routes.evidence.count_copy(rule, &target, &context.request_id, (old, new), same);
         });
     }
     answered
