@@ -82,7 +82,7 @@ pub(crate) struct Promote {
 const AGAIN: Duration = Duration::from_secs(2);
 
 fn duration(text: &str) -> Result<Duration, String> {
-    units::parse_duration(text).map_err(|error| error.to_string())
+    units::whole_seconds(text).map(Duration::from_secs).map_err(|error| error.message)
 }
 
 fn promote(args: &Promote, service: &Service) -> Result<()> {
