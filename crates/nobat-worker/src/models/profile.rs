@@ -78,6 +78,7 @@ mod tests {
             finite: false,
             default: false,
             labels: vec![],
+            task: None,
             settings: serde_json::Map::new(),
         }
     }
