@@ -416,13 +416,110 @@ def refuses(case, nobat, report):
         report.same("invalid UTF-8", "element 0 of input `text` is not UTF-8: byte 3 is 0xe9" in str(error), True)
 
 
+# ---- answers that the tests of every day are held to ------------------------------------------------
+
+KEPT = ROOT / "tests/text_models"
+GOLDEN_TEXTS = [
+    "good",
+    "",
+    "New York is a city on the river, London was not.",
+    "نوبت یعنی صف",
+    "北京 is in 中国",
+    "war 👩‍👩‍👧 and e\u0301a\u0308 peace!",
+    "she was 7, he isn't. " * 9,
+]
+
+
+def golden(folder):
+    """What Python answers for a folder of tests/text_models, whose graph ONNX Runtime runs for it."""
+    kind = folder.name
+    session = onnxruntime.InferenceSession(str(folder / "onnx/model.onnx"))
+    wanted = [v.name for v in session.get_inputs()]
+    autos = {"embed": tf.AutoModel, "tokens": tf.AutoModelForTokenClassification, "fill_mask": tf.AutoModelForMaskedLM, "sparse": tf.AutoModelForMaskedLM}
+    auto = autos.get(kind, tf.AutoModelForSequenceClassification)
+    outputs = tf.modeling_outputs
+    shaped = {"embed": outputs.BaseModelOutput, "tokens": outputs.TokenClassifierOutput}.get(kind, outputs.MaskedLMOutput if auto is tf.AutoModelForMaskedLM else outputs.SequenceClassifierOutput)
+
+    def forward(input_ids=None, attention_mask=None, token_type_ids=None, **_):
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {name: (torch.zeros_like(input_ids) if given[name] is None else given[name]).numpy() for name in wanted}
+        answer = torch.from_numpy(session.run(None, given)[0])
+        return shaped(**{"last_hidden_state" if kind == "embed" else "logits": answer})
+
+    with tempfile.TemporaryDirectory() as place:
+        place = pathlib.Path(place) / kind
+        shutil.copytree(folder, place)
+        # The weights of the loaded model are never asked.
+        auto.from_config(tf.AutoConfig.from_pretrained(folder)).save_pretrained(place)
+        shutil.copy(folder / "config.json", place / "config.json")
+        tokenizer = tf.AutoTokenizer.from_pretrained(place, model_max_length=64)
+        if kind in ("embed", "sparse", "rerank"):
+            loaders = {"embed": st.SentenceTransformer, "sparse": st.SparseEncoder, "rerank": st.CrossEncoder}
+            python = loaders[kind](str(place), device="cpu")
+            python[0].model.forward = forward
+        else:
+            model = auto.from_pretrained(place)
+            model.forward = forward
+            names = {"classify": "text-classification", "tokens": "token-classification", "fill_mask": "fill-mask", "zero_shot": "zero-shot-classification"}
+            python = tf.pipeline(names[kind], model=model, tokenizer=tokenizer, device="cpu")
+        return answers(kind, python, tokenizer)
+
+
+def answers(kind, python, tokenizer):
+    """Cases of inputs, parameters and outputs; JSON outputs as what they hold."""
+    given = GOLDEN_TEXTS
+    case = lambda outputs, parameters=None, **inputs: {"inputs": {"text": given} | inputs, "parameters": parameters or {}, "outputs": outputs}
+    rounded = lambda numbers: np.round(np.asarray(numbers, np.float64), 6).tolist()
+    if kind == "embed":
+        return [
+            case({"embedding": rounded(python.encode(given))}),
+            case({"embedding": rounded(python.encode(given, prompt_name="query"))}, {"prompt_name": "query"}),
+            case({"embedding": rounded(python.encode(given, truncate_dim=5, normalize_embeddings=True))}, {"dimensions": 5}),
+        ]
+    if kind == "classify":
+        all_scores = [{one["label"]: one["score"] for one in row} for row in python(given, top_k=None, truncation=True)]
+        names = [python.model.config.id2label[at] for at in range(3)]
+        return [case({"scores": rounded([[row[name] for name in names] for row in all_scores]), "label": [max(row, key=row.get) for row in all_scores]})]
+    if kind == "rerank":
+        documents = given[::-1]
+        return [case({"score": rounded(python.predict(list(zip(given, documents))))}, text_pair=documents)]
+    if kind == "tokens":
+        scored = lambda rows: [[one | {"score": round(float(one["score"]), 6)} for one in row] for row in rows]
+        of = lambda strategy: scored([python(text, aggregation_strategy=strategy) if text else [] for text in given])
+        return [case({"entities": of("simple")}), case({"entities": of("none")}, {"aggregation": "none"})]
+    if kind == "fill_mask":
+        masked = ["good [MASK]", "New York is [MASK] city on [MASK] river", "北京 [MASK] 中国"]
+        rows = [python(text) for text in masked]
+        return [{"inputs": {"text": masked}, "parameters": {}, "outputs": {"fills": rows}}]
+    if kind == "zero_shot":
+        named = [["war", "peace", "a river"], ["she"]] * len(given)
+        given = [text for text in given if text]
+        rows = [python(text, candidate_labels=names) for text, names in zip(given, named)]
+        scores = [[{"label": label, "score": round(score, 6)} for label, score in zip(row["labels"], row["scores"])] for row in rows]
+        inputs = {"text": given, "labels": [json.dumps(names) for names in named[: len(given)]]}
+        return [{"inputs": inputs, "parameters": {}, "outputs": {"scores": scores}}]
+    dense = python.encode(given, convert_to_tensor=True).to_dense().numpy()
+    return [case({"sparse": [[{"index": int(at), "value": round(float(row[at]), 6)} for at in np.flatnonzero(row)] for row in dense]})]
+
+
+def write_golden():
+    for folder in sorted(KEPT.iterdir()):
+        path = folder / "golden.json"
+        path.write_text(json.dumps(golden(folder), ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
+
+
+
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--texts", type=int, default=1000)
     ask.add_argument("--only", default="", help="names of cases, by commas")
     ask.add_argument("--keep", type=pathlib.Path, help="where the folders stay")
+    ask.add_argument("--golden", action="store_true", help="writes tests/text_models/*/golden.json instead")
     given = ask.parse_args()
     torch.set_num_threads(1)
+    if given.golden:
+        return write_golden()
     root = given.keep or pathlib.Path(tempfile.mkdtemp(prefix="text-parity-"))
     chosen = [case for case in cases() if not given.only or case.name in given.only.split(",")]
     failed = 0
