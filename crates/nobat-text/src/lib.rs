@@ -18,6 +18,8 @@ mod embed;
 mod entities;
 mod fills;
 mod folder;
+#[doc(hidden)]
+pub mod fuzz;
 mod graph;
 mod head;
 mod model;
