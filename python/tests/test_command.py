@@ -125,6 +125,31 @@ def test_systems_without_a_wheel_are_told(monkeypatch: pytest.MonkeyPatch, name:
     assert "32 bits" in str(_command.system())
 
 
+def test_what_the_demo_prints_runs(tmp_path: Path) -> None:
+    environment = {
+        **ENVIRONMENT, "NOBAT_ORT_LIB": str(ROOT / ".nobat/lib/libonnxruntime.so"), "PYTHONPATH": str(ROOT / "python"),
+    }  # fmt: skip
+    binary = os.environ.get("NOBAT_BIN", str(ROOT / "target/debug/nobat"))
+    command = [binary, "demo", "--port", "0", "--grpc", "", "--metrics", ""]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.startswith("Model, queue and log are in"):
+                break
+        at = lines.index("import json, nobat")
+        code = "\n".join(lines[at : at + 3])
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+        assert said.stdout == "[7]\n", f"{code}\n{said.stderr}"
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 def test_the_package_has_the_server_s_version() -> None:
     told = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
     assert told is not None and told.group(1) == nobat.__version__

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
-
+use anyhow::{Result, anyhow, bail};
 use nobat_queue::sqlite::SqliteQueue;
+use nobat_worker::config::{ProviderConfig, ProviderKind};
+use nobat_worker::engine::library;
 
 use crate::client::block_on;
 use crate::config::Settings;
+use crate::python::RuntimePackages;
 
 /// Check settings, ONNX Runtime and the queue's store; exit 1 when one is unfit.
 #[derive(clap::Args)]
@@ -46,8 +48,15 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         settings.validate().map(|()| settings)
     });
     tell("settings", settings.as_ref().map(|_| "read".to_owned()).map_err(|error| anyhow::anyhow!("{error}")));
-    let library = nobat_worker::engine::library::environment().map(|_| "loads".to_owned());
-    tell("onnx runtime", library.map_err(anyhow::Error::from));
+    let provider =
+        settings.as_ref().map_or_else(|_| ProviderConfig::default(), |settings| settings.worker.provider.clone());
+    tell("onnx runtime", look_at_runtime());
+    if let Some(gpu) = look_at_gpu(&provider) {
+        match (gpu, provider.kind) {
+            (Err(error), ProviderKind::Cpu) => println!("warning {:14}{error:#}", "cuda"),
+            (found, _) => tell("cuda", found),
+        }
+    }
     if let Ok(settings) = settings {
         let (found, warnings) = look_at_store(&settings);
         tell("store", found);
@@ -72,6 +81,35 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} of the checks failed"),
     }
+}
+
+/// Which library is loaded, and what brought it.
+fn look_at_runtime() -> Result<String> {
+    let path = library::find()?;
+    let brought = RuntimePackages::around(&path).map(|packages| packages.check()).transpose()?;
+    library::environment()?;
+    Ok(match brought.filter(|brought| !brought.is_empty()) {
+        Some(packages) => format!("{packages} loads from {}", path.display()),
+        None => format!("loads from {}", path.display()),
+    })
+}
+
+/// Whether CUDA can be used, where it is to be or where its library is there.
+fn look_at_gpu(provider: &ProviderConfig) -> Option<Result<String>> {
+    let path = library::find().ok()?;
+    let has_gpu = RuntimePackages::around(&path).is_some_and(|packages| packages.for_gpu());
+    if provider.kind != ProviderKind::Cuda && !has_gpu {
+        return None;
+    }
+    library::environment().ok()?;
+    let cuda = ProviderConfig { kind: ProviderKind::Cuda, ..provider.clone() };
+    Some(match nobat_worker::engine::check_provider(&cuda) {
+        Ok(()) => Ok("can be used".to_owned()),
+        Err(reason) if has_gpu => Err(anyhow!(
+            "{reason}; or let its packages bring them: `pip install 'onnxruntime-gpu[cuda,cudnn]'` and start with `python -m nobat`"
+        )),
+        Err(reason) => Err(anyhow!("{reason}")),
+    })
 }
 
 /// What the store says of itself, and what it warns of.

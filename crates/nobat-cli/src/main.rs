@@ -11,6 +11,7 @@ mod compare;
 mod completions;
 mod config;
 mod cron;
+mod demo;
 mod doctor;
 #[cfg(test)]
 mod documents_tests;
@@ -21,6 +22,7 @@ mod jobs;
 mod keys;
 mod models;
 mod predict;
+mod python;
 mod queue;
 mod routes;
 mod scheduler;
@@ -49,6 +51,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     version,
     max_term_width = 100,
     after_help = "Examples:\n  \
+        nobat demo                                    serve a model that is built in, to try\n  \
         nobat serve ./model.onnx                      serve one model on http://127.0.0.1:8000\n  \
         nobat serve --models ./models --redis redis://127.0.0.1:6379\n  \
         nobat predict digits --input digit.json       send a request, print the answer\n  \
@@ -66,6 +69,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Demo(demo::Args),
     /// Serve HTTP and gRPC in front of the queues on Redis; workers elsewhere serve the models.
     #[command(after_help = "This is the program nobat-gateway.")]
     Gateway(nobat_gateway::Args),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => return nobat_gateway::run(args),
         Command::Worker(args) => return nobat_worker::run(args),
         Command::Serve(args) => serve::run(args, file),
+        Command::Demo(args) => demo::run(args, file),
         Command::Predict(args) => predict::run(args),
         Command::Jobs(args) => jobs::run(args),
         Command::Models(args) => models::run(args),

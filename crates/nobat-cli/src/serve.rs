@@ -1,7 +1,7 @@
 //! `nobat serve`: a gateway and a worker in one process.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nobat_core::signature::ModelState;
@@ -65,10 +65,23 @@ impl Args {
 }
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
+    let settings = || {
+        let mut settings = Settings::read(file)?;
+        args.over(&mut settings)?;
+        Ok(settings)
+    };
+    until_stopped(settings, welcome)
+}
+
+/// What is printed once a service serves: of its gateway, its worker, where its models are,
+/// and how long the start took.
+type Greeting = fn(&GatewayHandle, &WorkerHandle, &[PathBuf], Duration) -> String;
+
+/// Serves with these settings until it is asked to stop, and drains.
+pub(crate) fn until_stopped(settings: impl FnOnce() -> Result<Settings>, greeting: Greeting) -> Result<()> {
     let started = Instant::now();
     let (runtime, stop) = process::begin()?;
-    let mut settings = Settings::read(file)?;
-    args.over(&mut settings)?;
+    let settings = settings()?;
     settings.validate()?;
     if settings.worker.models.is_empty() {
         bail!("no model is named; give a model file or a folder, such as `nobat serve ./model.onnx`");
@@ -79,10 +92,10 @@ pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     }
     logging::init("nobat", log)?;
     let _traces = traces::start("nobat")?;
-    runtime.block_on(serve(settings, started, stop))
+    runtime.block_on(serve(settings, greeting, started, stop))
 }
 
-async fn serve(mut settings: Settings, started: Instant, mut stop: Stop) -> Result<()> {
+async fn serve(mut settings: Settings, greeting: Greeting, started: Instant, mut stop: Stop) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let models = settings.worker.models.clone();
     if settings.gateway.threads == 0 {
@@ -99,7 +112,7 @@ async fn serve(mut settings: Settings, started: Instant, mut stop: Stop) -> Resu
         for reason in &failed {
             eprintln!("nobat: a model could not be loaded and is not served: {reason}");
         }
-        print!("{}", welcome(&serving.gateway, &serving.worker, &models, started.elapsed()));
+        print!("{}", greeting(&serving.gateway, &serving.worker, &models, started.elapsed()));
         notify::ready();
     }
 

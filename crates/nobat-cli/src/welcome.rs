@@ -67,7 +67,7 @@ fn request(example: &Example, batched: bool) -> Value {
 }
 
 /// An argument as every shell takes it.
-fn quoted(argument: &str) -> String {
+pub(crate) fn quoted(argument: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@./_-+:,".contains(&byte);
     match argument.bytes().all(plain) {
         true => argument.to_owned(),

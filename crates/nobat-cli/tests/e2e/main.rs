@@ -6,6 +6,7 @@ mod rig;
 mod answers;
 mod bad_input;
 mod compare;
+mod demo;
 mod doctor;
 mod drift;
 mod first_day;

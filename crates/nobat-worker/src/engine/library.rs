@@ -89,7 +89,10 @@ fn log_line(level: LogLevel, message: &str) {
 /// executable, in the Python environment the executable is installed in, then
 /// `.nobat/lib` in every parent folder of the executable and of the working
 /// directory.
-fn find() -> Result<PathBuf, LibraryError> {
+///
+/// # Errors
+/// [`LibraryError`], where there is none.
+pub fn find() -> Result<PathBuf, LibraryError> {
     for variable in ["NOBAT_ORT_LIB", "ORT_DYLIB_PATH"] {
         if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
             let path = PathBuf::from(value);

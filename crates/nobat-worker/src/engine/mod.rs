@@ -13,4 +13,6 @@ pub mod numbers;
 pub(crate) mod onnx;
 pub(crate) mod stream;
 
+pub use onnx::check_provider;
+
 pub(crate) use api::{Engine, InputView, OutputData, OutputView, RunError, RunLimit};

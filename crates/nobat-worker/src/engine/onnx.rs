@@ -187,6 +187,16 @@ fn configure(builder: SessionBuilder, intra_threads: usize) -> Result<SessionBui
         .map_err(text)
 }
 
+/// Whether sessions can run on this provider, without a model.
+///
+/// # Errors
+/// One line: why not, and what to install or set.
+pub fn check_provider(provider: &ProviderConfig) -> Result<(), String> {
+    let library = environment().map_err(|error| error.to_string())?;
+    let builder = Session::builder(library).map_err(|error| clean(&error.to_string()))?;
+    provide(builder, provider).map(drop).map_err(|error| error.to_string())
+}
+
 fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<SessionBuilder, OpenError> {
     use ort::ep;
     let dispatch = match provider.kind {
