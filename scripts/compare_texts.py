@@ -503,8 +503,9 @@ def answers(kind, python, tokenizer):
 
 
 def write_golden():
+    """Beside the folders, not in them: there a golden.json is what a worker checks at load."""
     for folder in sorted(KEPT.iterdir()):
-        path = folder / "golden.json"
+        path = ROOT / f"tests/text_answers/{folder.name}.json"
         path.write_text(json.dumps(golden(folder), ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
 
@@ -515,7 +516,7 @@ def main():
     ask.add_argument("--texts", type=int, default=1000)
     ask.add_argument("--only", default="", help="names of cases, by commas")
     ask.add_argument("--keep", type=pathlib.Path, help="where the folders stay")
-    ask.add_argument("--golden", action="store_true", help="writes tests/text_models/*/golden.json instead")
+    ask.add_argument("--golden", action="store_true", help="writes tests/text_answers instead")
     given = ask.parse_args()
     torch.set_num_threads(1)
     if given.golden:
