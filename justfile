@@ -61,6 +61,10 @@ traces:
 clients *args:
     scripts/check_clients {{args}}
 
+# The clients people have for texts (openai, cohere, langchain) against a server of small models.
+text-clients *args:
+    scripts/check_text_clients {{args}}
+
 # The Python client: mypy --strict, and its tests against a real server.
 python *args:
     scripts/check_python {{args}}

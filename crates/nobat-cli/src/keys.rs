@@ -54,6 +54,9 @@ enum Command {
         /// Predictions in flight; 0 takes the gateway's default.
         #[arg(long, default_value_t = 0, value_name = "N")]
         in_flight: u32,
+        /// Tokens a minute that its texts may have; 0 takes the gateway's default.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        tokens_per_min: u32,
         /// Highest priority of its jobs, 0 to 255 [default: the gateway's].
         #[arg(long, value_name = "N")]
         max_priority: Option<u8>,
@@ -78,7 +81,7 @@ enum Command {
 pub(crate) fn run(args: Args) -> Result<()> {
     let (path, now_s) = (args.keys.as_path(), auth::now_s());
     match args.command {
-        Command::New { name, scope, models, days, rate, burst, in_flight, max_priority } => {
+        Command::New { name, scope, models, days, rate, burst, in_flight, tokens_per_min, max_priority } => {
             let mut ring = if path.exists() { auth::load(path)? } else { Keyring::default() };
             let new = NewKey {
                 name: name.into(),
@@ -88,6 +91,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 rate_per_s: rate,
                 burst,
                 max_in_flight: in_flight,
+                tokens_per_min,
                 max_priority,
             };
             let key = ring.add(new, now_s)?;

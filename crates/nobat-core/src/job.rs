@@ -53,6 +53,8 @@ impl JobState {
 pub struct JobOptions {
     /// 0..=255; 10 runs before 1.
     pub priority: u8,
+    /// Ranks one level below its priority: a part of work that nobody waits for alone.
+    pub background: bool,
     /// When a failed attempt runs again.
     pub retry: RetryPolicy,
     /// Time from enqueue within which it must finish.
@@ -71,6 +73,7 @@ impl Default for JobOptions {
     fn default() -> JobOptions {
         JobOptions {
             priority: 0,
+            background: false,
             retry: RetryPolicy::default(),
             deadline: None,
             delay: None,

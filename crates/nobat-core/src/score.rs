@@ -27,6 +27,12 @@ impl Default for Aging {
     }
 }
 
+/// Where a job ranks: its priority, or one level below it for one that runs in the
+/// background.
+pub fn rank(priority: u8, background: bool) -> i16 {
+    i16::from(priority) - i16::from(background)
+}
+
 /// Counter positions per priority level under [`Aging::Strict`].
 pub const STRICT_SPAN: i64 = 1 << 44;
 
@@ -39,12 +45,12 @@ impl Aging {
         }
     }
 
-    /// The score of a job at `position` (microseconds under aging, a counter
-    /// under strict).
-    pub fn score(self, position: i64, priority: u8) -> i64 {
+    /// The score of a job of this [`rank`] at `position` (microseconds under aging, a
+    /// counter under strict).
+    pub fn score(self, position: i64, rank: i16) -> i64 {
         match self {
-            Aging::Step(_) => position - i64::from(priority) * self.step_us() as i64,
-            Aging::Strict => i64::from(255 - priority) * STRICT_SPAN + position,
+            Aging::Step(_) => position - i64::from(rank) * self.step_us() as i64,
+            Aging::Strict => i64::from(255 - rank) * STRICT_SPAN + position,
         }
     }
 }
@@ -56,20 +62,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn within_a_priority_the_order_is_fifo(a in 0i64..1 << 44, b in 0i64..1 << 44, priority: u8) {
+        fn within_a_rank_the_order_is_fifo(a in 0i64..1 << 44, b in 0i64..1 << 44, priority: u8, background: bool) {
+            let rank = rank(priority, background);
             for aging in [Aging::default(), Aging::Strict] {
-                prop_assert_eq!(aging.score(a, priority) < aging.score(b, priority), a < b);
+                prop_assert_eq!(aging.score(a, rank) < aging.score(b, rank), a < b);
             }
         }
 
         #[test]
-        fn strict_never_lets_a_lower_priority_pass(a in 0i64..1 << 44, b in 0i64..1 << 44, p in 1u8..) {
+        fn strict_never_lets_a_lower_priority_pass(a in 0i64..1 << 44, b in 0i64..1 << 44, p in 0i16..256) {
             prop_assert!(Aging::Strict.score(a, p) < Aging::Strict.score(b, p - 1));
         }
 
         #[test]
         fn aging_bounds_the_wait(low in 0u8..255, gap in 1u8..) {
-            let high = low.saturating_add(gap);
+            let (low, high) = (i16::from(low), i16::from(low.saturating_add(gap)));
             let step = 60_000_000i64;
             let waited = i64::from(high - low) * step;
             let aging = Aging::default();

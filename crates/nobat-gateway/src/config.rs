@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nobat_batches::FileSettings;
 use nobat_core::{Result, units};
 use nobat_scheduler::SchedulerSettings;
 use nobat_serving::auth::AuthConfig;
@@ -73,6 +74,8 @@ pub struct GatewayConfig {
     pub routes: Vec<Route>,
     /// Webhooks on jobs.
     pub webhooks: WebhookSettings,
+    /// Files that callers upload, and the answers of batches.
+    pub files: FileSettings,
 }
 
 /// A listener's address as a file or the environment has it.
@@ -122,6 +125,7 @@ impl Default for GatewayConfig {
             cache: CacheOverrides::default(),
             routes: Vec::new(),
             webhooks: WebhookSettings::default(),
+            files: FileSettings::default(),
         }
     }
 }
@@ -135,6 +139,7 @@ impl GatewayConfig {
         self.limits.validate(self.max_body_bytes)?;
         self.cors.validate()?;
         self.tls.validate()?;
+        self.files.validate()?;
         self.serving().validate()
     }
 

@@ -1,5 +1,5 @@
-//! How refusals look on the wire: one exhaustive match from code to HTTP
-//! status, one to gRPC status, and the two HTTP shapes.
+//! What a refusal is on the wire: one exhaustive match from code to HTTP status and
+//! one to gRPC status. How its body looks is [`crate::shape`]'s.
 //!
 //! Handlers return an [`ApiResult`]; the access check of their resource ([`crate::access`])
 //! renders the error in the shape of the path. `nobat_core::Error` is the only error
@@ -11,9 +11,9 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
 use nobat_core::{Error, ErrorCode};
-use serde::Serialize;
 
 use crate::context;
+use crate::shape::Shape;
 
 /// What a handler returns.
 pub(crate) type ApiResult = Result<HttpResponse, ApiError>;
@@ -41,25 +41,6 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
-    }
-}
-
-/// A protocol's shape of an error body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// RFC 9457 `application/problem+json`: the native API.
-    Problem,
-    /// The same with the message as `error` too: TensorFlow Serving, Open Inference Protocol v2.
-    Plain,
-}
-
-impl Shape {
-    /// The shape that clients of this path expect.
-    fn of_path(path: &str) -> Shape {
-        let plain = ["/v1", "/v2", "/predict", "/invocations", "/ping"];
-        let under =
-            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if plain.into_iter().any(under) { Shape::Plain } else { Shape::Problem }
     }
 }
 
@@ -125,29 +106,12 @@ pub fn grpc_code(code: ErrorCode) -> tonic::Code {
     }
 }
 
-/// The body of an error: `detail` says it in every shape; `error` too where a protocol's
-/// clients look for that.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    code: ErrorCode,
-    request_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<String>,
-}
-
 /// Renders an error: status, body in the shape of the request's path, `Retry-After` for
 /// what may pass, `WWW-Authenticate` for what lacks credentials.
 pub(crate) fn render(error: &Error, request: &HttpRequest) -> HttpResponse {
     let (context, shape) = (context::of(request), Shape::of_path(request.path()));
-    let status = http_status(error.code);
-    if status.is_server_error() {
+    let status = shape.status(error.code, http_status(error.code));
+    if http_status(error.code).is_server_error() {
         // Saturation is told to who can slow down, and counted; a line for each
         // would cost more than the refusal.
         let level = match error.code {
@@ -156,32 +120,15 @@ pub(crate) fn render(error: &Error, request: &HttpRequest) -> HttpResponse {
         };
         log::log!(level, code = error.code.as_str(), request = context.request_id.as_str(); "refused: {error}");
     }
-    let message = error.message.as_str();
-    let body = Body {
-        error: (shape == Shape::Plain).then_some(message),
-        kind: format!("urn:nobat:error:{}", error.code),
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: status.as_u16(),
-        detail: message,
-        code: error.code,
-        request_id: &context.request_id,
-        job: error.job.map(|job| job.to_string()),
-    };
     let mut response = HttpResponse::build(status);
-    response.content_type(match shape {
-        Shape::Problem => "application/problem+json",
-        Shape::Plain => "application/json",
-    });
+    response.content_type(shape.content_type());
     if let Some(after) = retry_after(error) {
         response.insert_header((header::RETRY_AFTER, after.as_secs_f64().ceil().max(1.0) as u64));
     }
     if error.code == ErrorCode::Unauthenticated {
         response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"nobat\"")));
     }
-    match serde_json::to_vec(&body) {
-        Ok(body) => response.body(body),
-        Err(_) => response.finish(),
-    }
+    response.body(shape.body(error, status, &context.request_id))
 }
 
 /// What an error says about trying again; saturation always says something.

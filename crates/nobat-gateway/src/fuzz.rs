@@ -135,6 +135,7 @@ fn gateway_with_a_key() -> (Arc<ServingState>, Arc<HttpState>, &'static str) {
             rate_per_s: 0.0,
             burst: 0,
             max_in_flight: 0,
+            tokens_per_min: 0,
             max_priority: None,
         };
         let key = ring.add(new, now_s()).expect("a new key");
@@ -146,7 +147,7 @@ fn gateway_with_a_key() -> (Arc<ServingState>, Arc<HttpState>, &'static str) {
         let view = ResultView { url: str::to_owned, json: |_| Vec::new() };
         let serving = ServingState::new(config.serving(), queue, view, Metrics::new(), Readiness::default());
         let serving = Arc::new(serving.expect("a gateway"));
-        let http = Arc::new(HttpState::new(config, true, &serving.metrics));
+        let http = Arc::new(HttpState::new(config, true, &serving.metrics, None));
         (serving, http, key)
     });
     (serving.clone(), http.clone(), key)

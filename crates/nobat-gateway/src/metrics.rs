@@ -7,13 +7,19 @@ use nobat_runtime::LATENCY_BUCKETS;
 use nobat_runtime::Metrics;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 
+use crate::shape::Shape;
+
 /// Which protocol a request spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// `/api/v1`.
     Native,
-    /// `/v1` and its relatives.
+    /// `/v1/models` and its relatives.
     TfServing,
+    /// OpenAI's paths under `/v1`.
+    OpenAi,
+    /// text-embeddings-inference's paths, and the rerankers'.
+    Tei,
     /// `/v2` over HTTP.
     V2,
     /// gRPC.
@@ -22,17 +28,32 @@ pub enum Protocol {
     Other,
 }
 
-const PROTOCOLS: [Protocol; 5] = [Protocol::Native, Protocol::TfServing, Protocol::V2, Protocol::Grpc, Protocol::Other];
+const PROTOCOLS: [Protocol; 7] = [
+    Protocol::Native,
+    Protocol::TfServing,
+    Protocol::OpenAi,
+    Protocol::Tei,
+    Protocol::V2,
+    Protocol::Grpc,
+    Protocol::Other,
+];
 
 impl Protocol {
     /// The protocol of an HTTP path.
     pub fn of_path(path: &str) -> Protocol {
         let starts = |prefix: &str| path.starts_with(prefix);
         match path {
+            // What is asked most comes first.
+            _ if starts("/v1/models") => Protocol::TfServing,
             _ if starts("/api/v1/") => Protocol::Native,
-            _ if starts("/v1/") || starts("/invocations") || starts("/predict") => Protocol::TfServing,
-            _ if starts("/v2/") => Protocol::V2,
-            _ => Protocol::Other,
+            _ if starts("/v2/models") => Protocol::V2,
+            _ => match Shape::of_path(path) {
+                Shape::OpenAi => Protocol::OpenAi,
+                Shape::Tei | Shape::Rerank => Protocol::Tei,
+                Shape::Problem | Shape::Plain if starts("/v2/") => Protocol::V2,
+                Shape::Plain if !starts("/ping") => Protocol::TfServing,
+                Shape::Problem | Shape::Plain => Protocol::Other,
+            },
         }
     }
 
@@ -40,6 +61,8 @@ impl Protocol {
         match self {
             Protocol::Native => "native",
             Protocol::TfServing => "tensorflow",
+            Protocol::OpenAi => "openai",
+            Protocol::Tei => "tei",
             Protocol::V2 => "v2",
             Protocol::Grpc => "grpc",
             Protocol::Other => "other",

@@ -9,7 +9,7 @@ use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::error::no_route;
-use crate::{docs, health, native, openapi, root, sagemaker, tfserving, v2};
+use crate::{docs, health, native, openai, openapi, rerank, root, sagemaker, tei, tfserving, v2};
 
 /// The application of one thread, without state and middleware, and the document of
 /// its routes.
@@ -32,6 +32,9 @@ fn configure(config: &mut ServiceConfig) {
     // In order of heat: a request is held against each path until one matches.
     tfserving::configure(config);
     native::predict::configure(config);
+    openai::configure(config);
+    tei::configure(config);
+    rerank::configure(config);
     v2::configure(config);
     native::configure(config);
     health::configure(config);

@@ -14,7 +14,8 @@ use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
 use crate::rows::PredictBody;
-use crate::tfserving::predict::predict_json;
+use crate::tfserving::predict::{predict_body, predict_json};
+use crate::{body, tei};
 
 /// Adds `/ping`, `/invocations` and `/predict`.
 pub(crate) fn configure(config: &mut ServiceConfig) {
@@ -25,13 +26,26 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 }
 
 /// Predict with the only or default model
+///
+/// A model with labels for texts also takes the body of text-embeddings-inference's
+/// `/predict`, `{"inputs": …}` and no `instances`, and answers in its form.
 #[utoipa::path(
     post, path = "/predict", tag = "predict", operation_id = "short_predict",
     params(JobParameters, DeadlineParameter), request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 async fn short_predict(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
-    predict_json(&request, payload, &predictor, None, Want::Default).await
+    // A model of texts: its callers may speak another API here.
+    let reads_texts =
+        predictor.state().registry.load().models().any(|model| model.default_version().signature.task.is_some());
+    if !reads_texts {
+        return predict_json(&request, payload, &predictor, None, Want::Default).await;
+    }
+    let body = body::read(&request, payload, &predictor).await?;
+    match tei::is_call(&request, &predictor, &body).await {
+        true => tei::predict(&request, &predictor, &body).await,
+        false => predict_body(&request, body, &predictor, None, Want::Default).await,
+    }
 }
 
 /// Predict with the only or default model

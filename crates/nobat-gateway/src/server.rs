@@ -6,15 +6,17 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use nobat_batches::{Batches, Files, RunningBatches};
 use nobat_core::tensor::Tensor;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_runtime::{Metrics, MetricsServer};
-use nobat_serving::Serving;
 use nobat_serving::auth::Authenticator;
 use nobat_serving::state::ServingState;
 use nobat_serving::store::Queue;
+use nobat_serving::{Predictor, Serving};
 use nobat_webhooks::ResultView;
 use smol_str::SmolStr;
 use tokio::task::JoinHandle;
@@ -22,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::config::GatewayConfig;
 use crate::grpc::GrpcServer;
 use crate::native::job_objects::result_url;
+use crate::openai::EmbeddingLines;
 use crate::rows::{self, Format};
 use crate::state::HttpState;
 use crate::{exporter, http};
@@ -45,6 +48,7 @@ pub struct GatewayHandle {
     server: ServerHandle,
     http_task: JoinHandle<std::io::Result<()>>,
     grpc: Option<GrpcServer>,
+    batches: Option<RunningBatches>,
 }
 
 impl Gateway {
@@ -101,7 +105,8 @@ impl Gateway {
         let view = ResultView { url: result_url, json: row_answer };
         let serving = Serving::start(config.serving(), queue, view, Metrics::new(), worker).await?;
         let shared = serving.state();
-        let state = Arc::new(HttpState::new(config, shared.admission.auth.is_on(), &shared.metrics));
+        let batches = batches(&config, shared)?;
+        let state = Arc::new(HttpState::new(config, shared.admission.auth.is_on(), &shared.metrics, batches));
         exporter::show(shared);
         let metrics = metrics.map(|listener| {
             let asked = Arc::downgrade(shared);
@@ -112,11 +117,15 @@ impl Gateway {
         let server = http::serve(shared, &state, listener, tls.clone())
             .map_err(|error| cannot_bind("listen", &state.config.listen, &error))?;
         let grpc = grpc.map(|listener| GrpcServer::start(shared, &state, listener, tls)).transpose()?;
+        let batches = state.batches.clone().map(|batches| {
+            let answer = Arc::new(EmbeddingLines::new(Predictor::new(shared.clone())));
+            RunningBatches::start(batches, answer)
+        });
         let (handle, tls) = (server.handle(), state.config.tls.is_on());
         let http_task = tokio::spawn(server);
         let scheme = if tls { "https" } else { "http" };
         log::info!(address = address.to_string().as_str(); "http: listening on {scheme}://{address}");
-        Ok(GatewayHandle { serving, tls, http: address, metrics, server: handle, http_task, grpc })
+        Ok(GatewayHandle { serving, tls, http: address, metrics, server: handle, http_task, grpc, batches })
     }
 }
 
@@ -161,8 +170,13 @@ impl GatewayHandle {
                 grpc.stop().await;
             }
         };
+        let batches = async {
+            if let Some(batches) = self.batches {
+                batches.stop().await;
+            }
+        };
         let answered = async {
-            tokio::join!(self.server.stop(true), grpc);
+            tokio::join!(self.server.stop(true), grpc, batches);
         };
         self.serving.stop(answered).await;
         if let Ok(Err(error)) = self.http_task.await {
@@ -170,6 +184,17 @@ impl GatewayHandle {
         }
         log::info!("http: drained and stopped");
     }
+}
+
+/// Files and batches in the folder that is set, else beside the embedded store.
+fn batches(config: &GatewayConfig, shared: &ServingState) -> Result<Option<Batches>> {
+    let beside = || shared.queue.folder().map(|folder| folder.join("files"));
+    let folder = Some(config.files.folder.clone()).filter(|folder| !folder.as_os_str().is_empty()).or_else(beside);
+    let Some(folder) = folder else { return Ok(None) };
+    let metadata = shared.queue.metadata();
+    let files = Files::open(metadata.clone(), config.files.clone(), folder)?;
+    let lease = Duration::from_millis(u64::from(shared.queue.settings().lease_ms));
+    Ok(Some(Batches::new(metadata, files, lease)))
 }
 
 /// Outputs as the native API answers them, a row each.

@@ -2,6 +2,7 @@
 
 use std::net::ToSocketAddrs;
 
+use nobat_batches::Batches;
 use nobat_runtime::Metrics;
 
 use crate::config::GatewayConfig;
@@ -16,15 +17,18 @@ pub struct HttpState {
     pub origins: Origins,
     /// Requests by protocol and status.
     pub requests: RequestMetrics,
+    /// Files and batches; none where there is no folder for them.
+    pub batches: Option<Batches>,
 }
 
 impl HttpState {
     /// As the configuration says; `has_keys`: callers need a key. Series are shown in `metrics`.
-    pub fn new(config: GatewayConfig, has_keys: bool, metrics: &Metrics) -> HttpState {
+    pub fn new(config: GatewayConfig, has_keys: bool, metrics: &Metrics, batches: Option<Batches>) -> HttpState {
         let is_local = !has_keys && is_loopback(&config.listen);
         HttpState {
             origins: Origins::new(config.cors.clone(), &config.hosts, &config.listen, is_local),
             requests: RequestMetrics::new(metrics),
+            batches,
             config,
         }
     }

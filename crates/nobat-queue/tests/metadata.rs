@@ -61,6 +61,8 @@ async fn keeps_the_contract(metadata: Arc<dyn MetadataStore>) {
     assert!(metadata.add_timer("set", "now", b"v", Duration::ZERO).await.expect("answers"));
     assert!(!metadata.add_timer("set", "now", b"w", Duration::ZERO).await.expect("answers"), "a key is there once");
     assert!(metadata.add_timer("set", "later", b"x", LONG).await.expect("answers"));
+    assert_eq!(metadata.timer("set", "now").await.expect("answers").as_deref(), Some(&b"v"[..]));
+    assert_eq!(metadata.timer("set", "never").await.expect("answers"), None);
     let due = metadata.take_due("set", 10, LONG).await.expect("answers");
     assert_eq!(
         due.iter().map(|timer| (timer.key.as_str(), &timer.value[..])).collect::<Vec<_>>(),

@@ -126,6 +126,9 @@ impl MetadataStore for Elsewhere {
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool> {
         self.metadata.add_timer(set, key, value, delay).await
     }
+    async fn timer(&self, set: &str, key: &str) -> Result<Option<Bytes>> {
+        self.metadata.timer(set, key).await
+    }
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         self.metadata.take_due(set, limit, lease).await
     }

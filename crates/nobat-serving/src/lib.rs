@@ -15,6 +15,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod bulk;
 pub mod cache;
 pub mod context;
 pub mod drift;
@@ -42,6 +43,7 @@ pub mod state;
 pub mod statistics;
 pub mod store;
 pub mod timing;
+pub mod tokens;
 
 pub use context::RequestContext;
 pub use nobat_queue::route_jobs::{queue_of as queue_of_route, shown as shown_model};

@@ -15,6 +15,7 @@ use smol_str::SmolStr;
 pub struct PredictionMetrics {
     predictions: IntCounterVec,
     seconds: HistogramVec,
+    tokens: IntCounterVec,
     models: RwLock<HashMap<SmolStr, Arc<ModelMetrics>>>,
 }
 
@@ -42,9 +43,19 @@ impl PredictionMetrics {
         ));
         let options = HistogramOpts::new("nobat_prediction_seconds", "Request to answer, by model.");
         let seconds = valid(HistogramVec::new(options.buckets(LATENCY_BUCKETS.to_vec()), &["model"]));
+        let tokens = valid(IntCounterVec::new(
+            Opts::new("nobat_key_tokens_total", "Tokens of texts whose answers callers waited for, by API key."),
+            &["model", "key"],
+        ));
         metrics.register(predictions.clone());
+        metrics.register(tokens.clone());
         metrics.register(seconds.clone());
-        PredictionMetrics { predictions, seconds, models: RwLock::default() }
+        PredictionMetrics { predictions, seconds, tokens, models: RwLock::default() }
+    }
+
+    /// Counts tokens that the texts of a caller had; `key` is its key's name, empty without one.
+    pub fn have_read(&self, model: &str, key: &str, tokens: u64) {
+        self.tokens.with_label_values(&[model, key]).inc_by(tokens);
     }
 
     /// A model's handles; made once.

@@ -19,6 +19,7 @@ use crate::limits::backlog::{BacklogPermit, Caller};
 use crate::prediction::{Answer, Prediction};
 use crate::registry::ResolvedModel;
 use crate::state::ServingState;
+use crate::tokens;
 
 /// One thread's calls of models, over the shared state.
 #[derive(Clone)]
@@ -63,6 +64,9 @@ impl ModelCalls {
             let outcome = answer.as_ref().map(drop);
             self.state.predictions.model(&target.signature.name).record(outcome, started.elapsed());
         }
+        if let (Ok(Answer::Done(prediction)), Some(_)) = (&answer, &target.signature.task) {
+            self.count_tokens(context, target, prediction);
+        }
         answer
     }
 
@@ -99,6 +103,17 @@ impl ModelCalls {
             log::debug!(job = view.id.to_string().as_str(); "could not cancel a late job: {error}");
         }
         Err(late(&format!("; the job was {} and is now cancelled", view.state.as_str())).for_job(view.id))
+    }
+
+    /// Counts the tokens of an answer's texts, of its caller and its model.
+    fn count_tokens(&self, context: &RequestContext, target: &ResolvedModel, prediction: &Prediction) {
+        let tokens = tokens::of(&prediction.response);
+        if tokens > 0 {
+            let grant = context.grant.as_deref();
+            self.state.admission.limits.have_read(grant, tokens, Instant::now());
+            let key = grant.map_or("", |grant| &grant.name);
+            self.state.predictions.have_read(&target.signature.name, key, tokens);
+        }
     }
 
     async fn answer(
@@ -307,6 +322,9 @@ impl ModelCalls {
         context.notes.set_model(model);
         context.require_model(model)?;
         self.state.admission.check_priority(context, options)?;
+        if target.signature.task.is_some() {
+            self.state.admission.limits.may_read(context.grant.as_deref(), Instant::now())?;
+        }
         if target.signature.task.is_none() {
             request.parameters.clear();
         }

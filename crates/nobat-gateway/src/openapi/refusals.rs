@@ -31,11 +31,47 @@ const OF_JOBS: [(u16, &str); 3] = [
     (422, "The idempotency key came with another body before"),
 ];
 
+/// Of text-embeddings-inference's API only.
+const OF_TEI: [(u16, &str); 2] = [
+    (422, "The request is at fault: a text is too long, a parameter is not known"),
+    (424, "The model failed, or does another task"),
+];
+/// Of OpenAI's API only.
+const UNSUPPORTED: (u16, &str) = (501, "This gateway keeps no files: `gateway.files.folder` is not set");
+
 /// What may refuse a call of the native API.
 pub(crate) struct Refusals;
 
 /// What may refuse a call of the protocols with plain errors.
 pub(crate) struct PlainRefusals;
+
+/// What may refuse a call of OpenAI's API.
+pub(crate) struct OpenAiRefusals;
+
+/// What may refuse a call of text-embeddings-inference's API.
+pub(crate) struct TeiRefusals;
+
+/// What may refuse a call of the rerankers' APIs.
+pub(crate) struct RerankRefusals;
+
+impl IntoResponses for OpenAiRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let conflict = &OF_JOBS[0];
+        EVERYWHERE.iter().chain([conflict, &UNSUPPORTED, &LATE]).map(|(status, _)| refer("OpenAi", *status)).collect()
+    }
+}
+
+impl IntoResponses for TeiRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        EVERYWHERE.iter().chain(&OF_TEI).chain([&LATE]).map(|(status, _)| refer("Tei", *status)).collect()
+    }
+}
+
+impl IntoResponses for RerankRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        EVERYWHERE.iter().chain([&LATE]).map(|(status, _)| refer("Rerank", *status)).collect()
+    }
+}
 
 impl IntoResponses for Refusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -61,11 +97,22 @@ impl Modify for Components {
         let components = document.components.get_or_insert_default();
         components.schemas.insert(Problem::name().into(), Problem::schema());
         components.schemas.insert(PlainError::name().into(), PlainError::schema());
-        for (status, means) in EVERYWHERE.iter().chain(&OF_JOBS).chain([&LATE]) {
-            for (family, schema, content) in [
-                ("Problem", Problem::name(), "application/problem+json"),
-                ("Plain", PlainError::name(), "application/json"),
-            ] {
+        components.schemas.insert(OpenAiError::name().into(), OpenAiError::schema());
+        components.schemas.insert(OpenAiErrorBody::name().into(), OpenAiErrorBody::schema());
+        components.schemas.insert(TeiError::name().into(), TeiError::schema());
+        components.schemas.insert(RerankError::name().into(), RerankError::schema());
+        let everywhere = || EVERYWHERE.iter().chain([&LATE]);
+        let of_openai = [OF_JOBS[0], UNSUPPORTED];
+        let families: [(&str, std::borrow::Cow<'static, str>, &str, &[(u16, &str)]); 5] = [
+            ("Problem", Problem::name(), "application/problem+json", &OF_JOBS),
+            ("Plain", PlainError::name(), "application/json", &[]),
+            ("OpenAi", OpenAiError::name(), "application/json", &of_openai),
+            ("Tei", TeiError::name(), "application/json", &OF_TEI),
+            ("Rerank", RerankError::name(), "application/json", &[]),
+        ];
+        for (family, schema, content, own) in families {
+            for (status, means) in everywhere().chain(own) {
+                let schema = schema.clone();
                 let content_of = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
                 let response = ResponseBuilder::new().description(*means).content(content, content_of).build();
                 components.responses.insert(format!("{family}{status}"), response.into());
@@ -76,7 +123,7 @@ impl Modify for Components {
 
 /// An error, RFC 9457.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "documents what `crate::error` prints")]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
 pub(crate) struct Problem {
     /// `urn:nobat:error:` and the code.
     #[serde(rename = "type")]
@@ -97,9 +144,64 @@ pub(crate) struct Problem {
     pub job: Option<String>,
 }
 
+/// An error of OpenAI's API.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
+pub(crate) struct OpenAiError {
+    /// The error.
+    pub error: OpenAiErrorBody,
+    /// What to match on.
+    pub code: String,
+    /// The request's id, as in `x-request-id`.
+    pub request_id: String,
+}
+
+/// What an error of OpenAI's API says.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
+pub(crate) struct OpenAiErrorBody {
+    /// The value at fault and the remedy.
+    pub message: String,
+    /// `invalid_request_error` and the like.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The parameter at fault, where it is known.
+    pub param: Option<String>,
+    /// What to match on.
+    pub code: String,
+}
+
+/// An error of text-embeddings-inference's API.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
+pub(crate) struct TeiError {
+    /// The value at fault and the remedy.
+    pub error: String,
+    /// `Validation`, `Backend`, `Overloaded` and the like.
+    pub error_type: String,
+    /// What to match on.
+    pub code: String,
+    /// The request's id, as in `x-request-id`.
+    pub request_id: String,
+}
+
+/// An error of a reranker's API.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
+pub(crate) struct RerankError {
+    /// The value at fault and the remedy.
+    pub message: String,
+    /// The same.
+    pub detail: String,
+    /// What to match on.
+    pub code: String,
+    /// The request's id, as in `x-request-id`.
+    pub request_id: String,
+}
+
 /// An error of TensorFlow Serving, kserve and SageMaker routes.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "documents what `crate::error` prints")]
+#[allow(dead_code, reason = "documents what `crate::shape` prints")]
 pub(crate) struct PlainError {
     /// The value at fault and the remedy.
     pub detail: String,

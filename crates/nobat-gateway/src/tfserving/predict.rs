@@ -38,6 +38,23 @@ pub(crate) async fn predict_json(
     want: Want<'_>,
 ) -> ApiResult {
     let asked = PredictCall::read(request, payload, predictor, model, want).await?;
+    json_of(request, predictor, asked).await
+}
+
+/// As [`predict_json`], of a body that was read already.
+pub(crate) async fn predict_body(
+    request: &HttpRequest,
+    body: bytes::Bytes,
+    predictor: &Predictor,
+    model: Option<&str>,
+    want: Want<'_>,
+) -> ApiResult {
+    let (target, options) = PredictCall::resolve(request, predictor, model, want).await?;
+    body::require_json(request.headers(), &body)?;
+    json_of(request, predictor, PredictCall { target, options, body }).await
+}
+
+async fn json_of(request: &HttpRequest, predictor: &Predictor, asked: PredictCall) -> ApiResult {
     let (tensors, form) = rows::read(&asked.body, &asked.target.signature, "instances")?;
     let prediction = asked.predict(request, predictor, tensors).await?;
     let timing = server_timing(&prediction);
@@ -67,6 +84,18 @@ impl PredictCall {
         model: Option<&str>,
         want: Want<'_>,
     ) -> Result<PredictCall> {
+        let (target, options) = PredictCall::resolve(request, predictor, model, want).await?;
+        let body = body::read_json(request, payload, predictor).await?;
+        Ok(PredictCall { target, options, body })
+    }
+
+    /// The model that is asked, and the job's options, by path and query.
+    async fn resolve(
+        request: &HttpRequest,
+        predictor: &Predictor,
+        model: Option<&str>,
+        want: Want<'_>,
+    ) -> Result<(ResolvedModel, JobOptions)> {
         let query = match request.query_string() {
             "" => JobQuery::default(),
             query => JobQuery::read(query, WITH_WAIT, std::time::SystemTime::now())?,
@@ -91,8 +120,7 @@ impl PredictCall {
         let patience = options.deadline.unwrap_or_else(|| predictor.state().settings.sync_timeout);
         let target = predictor.resolve_loaded(model, want, patience).await?;
         let options = target.after_wait(options);
-        let body = body::read_json(request, payload, predictor).await?;
-        Ok(PredictCall { target, options, body })
+        Ok((target, options))
     }
 
     pub(super) async fn predict(

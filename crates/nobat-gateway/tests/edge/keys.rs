@@ -21,6 +21,7 @@ pub(crate) fn key(name: &str, scope: Scope, models: &[&str], valid_s: Option<u64
         rate_per_s: 0.0,
         burst: 0,
         max_in_flight: 0,
+        tokens_per_min: 0,
         max_priority: None,
     }
 }

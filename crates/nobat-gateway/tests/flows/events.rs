@@ -66,6 +66,7 @@ async fn a_keys_webhook_is_told_of_jobs_that_name_none() {
         rate_per_s: 0.0,
         burst: 0,
         max_in_flight: 0,
+        tokens_per_min: 0,
         max_priority: None,
     };
     let key = ring.add(new("caller", Scope::Predict), 1).expect("made");

@@ -65,6 +65,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// the set has this key already.
     async fn add_timer(&self, set: &str, key: &str, value: &[u8], delay: Duration) -> Result<bool>;
 
+    /// A timer's value as it stands; `None` when the set has no such key.
+    async fn timer(&self, set: &str, key: &str) -> Result<Option<Bytes>>;
+
     /// Takes up to `limit` due timers, earliest first; each comes back after
     /// `lease` unless it is moved or removed by then.
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>>;

@@ -172,6 +172,11 @@ impl MetadataStore for RedisMetadata {
         self.store.query(self.on_timers(ADD_TIMER, set).arg(key).arg(value).arg(millis(delay)), "a timer").await
     }
 
+    async fn timer(&self, set: &str, key: &str) -> Result<Option<Bytes>> {
+        let value: Option<Vec<u8>> = self.store.query(self.on("HGET", "timer", set).arg(key), "a timer").await?;
+        Ok(value.map(Bytes::from))
+    }
+
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let pairs: Vec<(String, Vec<u8>)> =
             self.store.query(self.on_timers(TAKE_DUE, set).arg(limit).arg(millis(lease)), "timers").await?;

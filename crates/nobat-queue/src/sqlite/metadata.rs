@@ -172,6 +172,11 @@ impl MetadataStore for SqliteMetadata {
         self.change(sql, delay, [text(set), text(key), value.to_vec().into()]).await
     }
 
+    async fn timer(&self, set: &str, key: &str) -> Result<Option<Bytes>> {
+        let sql = "SELECT value FROM timer WHERE name = ?1 AND key = ?2";
+        Ok(self.rows(sql, [text(set), text(key)], |row, _| bytes(row, 0)).await?.pop())
+    }
+
     async fn take_due(&self, set: &str, limit: usize, lease: Duration) -> Result<Vec<Timer>> {
         let set = set.to_owned();
         self.with(move |db, now| {

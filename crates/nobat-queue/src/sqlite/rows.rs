@@ -40,7 +40,7 @@ pub(crate) fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, writ
         job.random.to_le_bytes(),
         job.tombstone_min,
         job.owner.0 as i64,
-        job.priority,
+        stored_priority(job),
         job.rows,
         job.created_us,
         job.result_ttl_ms,
@@ -73,6 +73,13 @@ pub(crate) fn insert_result_row(
         finished.result.as_deref()
     ])?;
     Ok(())
+}
+
+/// A background job's priority is stored with this added.
+const BACKGROUND: u16 = 256;
+
+fn stored_priority(job: &Job) -> u16 {
+    u16::from(job.priority) + if job.background { BACKGROUND } else { 0 }
 }
 
 pub(crate) fn error_text(job: &Job) -> Option<String> {
@@ -128,6 +135,7 @@ fn read_error(row: &SqlRow<'_>, at: usize) -> rusqlite::Result<Option<nobat_core
 }
 
 pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
+    let priority: u16 = row.get(13)?;
     Ok(Job {
         queue: row.get(1)?,
         phase: phase_of(row.get(2)?, row.get(3)?),
@@ -140,7 +148,8 @@ pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         random: u128::from_le_bytes(row.get(10)?),
         tombstone_min: row.get(11)?,
         owner: OwnerId(row.get::<_, i64>(12)? as u64),
-        priority: row.get(13)?,
+        priority: (priority % BACKGROUND) as u8,
+        background: priority >= BACKGROUND,
         rows: row.get(14)?,
         created_us: row.get(15)?,
         result_ttl_ms: row.get(16)?,

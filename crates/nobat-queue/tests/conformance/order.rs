@@ -1,6 +1,6 @@
 //! In which order jobs run.
 
-use nobat_core::job::NewJob;
+use nobat_core::job::{JobOptions, NewJob};
 use nobat_queue::QueueSettings;
 
 use crate::on_every_store;
@@ -13,6 +13,8 @@ on_every_store! {
     a_lease_takes_no_more_than_it_asked_for_and_says_whether_more_is_there
     waiting_lifts_a_job_over_a_later_one_of_higher_priority
     strict_priority_is_not_changed_by_waiting
+    background_jobs_rank_one_level_below_their_priority
+    a_background_job_that_has_waited_a_step_goes_before_later_ones
     every_model_has_a_queue_of_its_own
 }
 
@@ -74,6 +76,34 @@ async fn strict_priority_is_not_changed_by_waiting(backend: Backend) {
     client.enqueue(urgent("high", 4)).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut consumer, 8).await), ["high", "first low", "second low"]);
+}
+
+fn background(payload: &'static str, priority: u8) -> NewJob {
+    job_with(payload, JobOptions { priority, background: true, ..JobOptions::default() })
+}
+
+async fn background_jobs_rank_one_level_below_their_priority(backend: Backend) {
+    for aging_s in [60, 0] {
+        let store = backend.open_with(QueueSettings { aging_s, ..QueueSettings::default() }).await;
+        let client = store.queue.client();
+        for new in [background("bulk", 0), background("bulk of one", 1), job("plain"), urgent("one", 1)] {
+            client.enqueue(new).await.expect("accepted");
+        }
+        let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
+        let leased = lease(&mut consumer, 8).await;
+        assert_eq!(payloads(&leased), ["one", "bulk of one", "plain", "bulk"], "aging {aging_s}");
+        assert_eq!(leased.iter().map(|job| job.priority).collect::<Vec<_>>(), [1, 1, 0, 0]);
+    }
+}
+
+async fn a_background_job_that_has_waited_a_step_goes_before_later_ones(backend: Backend) {
+    let store = backend.open_with(QueueSettings { aging_s: 1, ..QueueSettings::default() }).await;
+    let client = store.queue.client();
+    client.enqueue(background("bulk", 0)).await.expect("accepted");
+    tokio::time::sleep(ms(1_100)).await;
+    client.enqueue(job("later")).await.expect("accepted");
+    let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
+    assert_eq!(payloads(&lease(&mut consumer, 8).await), ["bulk", "later"]);
 }
 
 async fn every_model_has_a_queue_of_its_own(backend: Backend) {

@@ -98,6 +98,7 @@ mod tests {
             rate_per_s: 2.5,
             burst: 0,
             max_in_flight: 3,
+            tokens_per_min: 0,
             max_priority: None,
         };
         ring.add(new, 1).expect("made")

@@ -32,6 +32,8 @@ pub struct Grant {
     pub burst: u32,
     /// Requests in flight; 0 takes the gateway's default.
     pub max_in_flight: u32,
+    /// Tokens a minute that its texts may have; 0 takes the gateway's default.
+    pub tokens_per_min: u32,
     /// Highest priority of its jobs; the gateway's default without one.
     pub max_priority: Option<u8>,
     /// Who is told of the end of jobs that name no webhook and are not waited for.
@@ -105,6 +107,9 @@ pub struct KeyRecord {
     /// Requests in flight; 0 takes the gateway's default.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_in_flight: u32,
+    /// Tokens a minute that its texts may have; 0 takes the gateway's default.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tokens_per_min: u32,
     /// Highest priority of its jobs; the gateway's default without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_priority: Option<u8>,
@@ -143,6 +148,8 @@ pub struct NewKey {
     pub burst: u32,
     /// Requests in flight; 0 takes the gateway's default.
     pub max_in_flight: u32,
+    /// Tokens a minute that its texts may have; 0 takes the gateway's default.
+    pub tokens_per_min: u32,
     /// Highest priority of its jobs; the gateway's default without one.
     pub max_priority: Option<u8>,
 }
@@ -230,6 +237,7 @@ impl Keyring {
             rate_per_s: new.rate_per_s,
             burst: new.burst,
             max_in_flight: new.max_in_flight,
+            tokens_per_min: new.tokens_per_min,
             max_priority: new.max_priority,
             webhook: None,
             secrets: vec![SecretRecord { sha256: hex(&key::hash(&secret)), until_s: None }],
@@ -291,6 +299,7 @@ impl Entry {
             rate_per_s: record.rate_per_s,
             burst: record.burst,
             max_in_flight: record.max_in_flight,
+            tokens_per_min: record.tokens_per_min,
             max_priority: record.max_priority,
             webhook: record.webhook.clone(),
         };
@@ -344,6 +353,7 @@ mod tests {
             rate_per_s: 0.0,
             burst: 0,
             max_in_flight: 0,
+            tokens_per_min: 0,
             max_priority: None,
         }
     }

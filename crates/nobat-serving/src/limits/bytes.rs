@@ -142,6 +142,7 @@ mod tests {
             rate_per_s: 0.0,
             burst: 0,
             max_in_flight: 0,
+            tokens_per_min: 0,
             max_priority: None,
             webhook: None,
         }

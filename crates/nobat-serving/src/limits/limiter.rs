@@ -42,6 +42,8 @@ pub(super) struct Caller {
     tat_ns: AtomicU64,
     /// As `tat_ns`, of failed look-ups.
     pub(super) lookups_ns: AtomicU64,
+    /// When all tokens that were read are earned again.
+    pub(super) tokens_ns: AtomicU64,
 }
 
 /// A request that was let in; counted until it is dropped.
@@ -174,8 +176,8 @@ impl Limits {
         if callers.len() >= CALLERS {
             let now_ns = self.counts.elapsed_ns(Instant::now());
             callers.retain(|_, caller| {
-                Arc::strong_count(caller) > 1
-                    || caller.tat_ns.load(Relaxed).max(caller.lookups_ns.load(Relaxed)) > now_ns
+                let counted = [&caller.tat_ns, &caller.lookups_ns, &caller.tokens_ns];
+                Arc::strong_count(caller) > 1 || counted.into_iter().any(|until_ns| until_ns.load(Relaxed) > now_ns)
             });
         }
         callers.entry(owner).or_default().clone()
@@ -235,12 +237,12 @@ pub(super) fn take(count: &AtomicU64, more: u64, most: u64) -> bool {
 }
 
 /// Whose the requests of a grant are; everybody's without one.
-fn owner_of(grant: Option<&Grant>) -> OwnerId {
+pub(super) fn owner_of(grant: Option<&Grant>) -> OwnerId {
     grant.map_or(OwnerId::ANONYMOUS, |grant| grant.owner)
 }
 
 /// A key's own limit where it has one.
-fn own(of_key: Option<u32>, default: u32) -> u32 {
+pub(super) fn own(of_key: Option<u32>, default: u32) -> u32 {
     of_key.filter(|&limit| limit > 0).unwrap_or(default)
 }
 
@@ -260,6 +262,7 @@ mod tests {
             max_in_flight,
             max_priority: None,
             webhook: None,
+            tokens_per_min: 0,
         }
     }
 

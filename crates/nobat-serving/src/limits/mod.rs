@@ -21,6 +21,7 @@ mod lookups;
 mod quota;
 mod settings;
 mod shared_rate;
+mod tokens;
 
 pub use backlog::Backlog;
 pub use bytes::{COUNTED_FROM, HeldBytes};

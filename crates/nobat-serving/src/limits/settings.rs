@@ -19,6 +19,8 @@ pub struct LimitsConfig {
     pub rate_per_s: f64,
     /// Jobs of one caller at once beyond its rate; 0 is one second's worth.
     pub burst: u32,
+    /// Tokens a minute that the texts of one caller may have, unless its key says otherwise.
+    pub tokens_per_min: u32,
     /// Highest priority of a caller's jobs, unless its key says otherwise.
     pub max_priority: u8,
     /// Look-ups of jobs that are not there, or another's, that a caller with a key
@@ -41,6 +43,7 @@ impl Default for LimitsConfig {
             max_body_bytes_in_flight_per_key: 512 << 20,
             rate_per_s: 0.0,
             burst: 0,
+            tokens_per_min: 0,
             max_priority: u8::MAX,
             failed_lookups_per_min: 300,
             shared_rate: true,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::job::{Idempotency, NewJob};
+use nobat_core::score::rank;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
@@ -25,7 +26,7 @@ pub(crate) struct OutgoingJob {
     /// Who waits for the store's answer; nobody when the job's end is awaited.
     pub(crate) ack: Option<oneshot::Sender<Result<Accepted>>>,
     owner: OwnerId,
-    priority: u8,
+    rank: i16,
     encoded: Encoded,
     special: Option<SpecialOptions>,
 }
@@ -52,7 +53,7 @@ impl OutgoingJob {
             id,
             ack: None,
             owner: job.owner,
-            priority: options.priority,
+            rank: rank(options.priority, options.background),
             encoded: record::encode(job, id.tombstone_min, client),
             special,
         }
@@ -85,7 +86,7 @@ pub(crate) fn command(store: &RedisStore, queue: &QueueKeys, batch: &[OutgoingJo
     for outgoing in batch {
         cmd.arg(&key_of(outgoing.id)[..])
             .arg(&[record::state::PENDING, 0, 0, outgoing.encoded.flags][..])
-            .arg(outgoing.priority)
+            .arg(outgoing.rank)
             .arg(&outgoing.encoded.rest);
     }
     for (index, outgoing) in batch.iter().enumerate() {

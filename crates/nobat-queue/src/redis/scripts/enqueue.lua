@@ -3,7 +3,7 @@
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
 --         (0: no limit), 6 idempotency ttl ms, 7 sweeper channel prefix, 8 whether the
 --         call is repeated (0 or 1), 9 push channel prefix,
---         then per job: key, bytes 0..4 of its record, priority, what follows its times,
+--         then per job: key, bytes 0..4 of its record, rank, what follows its times,
 --         then per special: index, delay us, deadline us (0: none),
 --         idempotency hash ('' none), fingerprint (16 bytes) and tombstone expiry (4)
 -- result  what was not plainly accepted: index, verdict, detail, ...
@@ -99,7 +99,7 @@ local function enqueue(KEYS, ARGV)
   end
 
   local out, adds, sets, first_due, added = {}, {}, {}, nil, 0
-  -- Whether the scores of `adds` rise, as those of one priority do.
+  -- Whether the scores of `adds` rise, as those of one rank do.
   local sorted, highest = true, -math.huge
   -- The last job's first bytes and the flags in them: most have the same.
   local known_first, flags
@@ -108,7 +108,7 @@ local function enqueue(KEYS, ARGV)
   local given
   for index = 1, n do
     local at = HEAD + (index - 1) * EACH
-    local key, first, priority, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    local key, first, rank, rest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
     if first ~= known_first then known_first, flags = first, byte(first, 4) end
     local own = special and special[index]
     local accepted = true
@@ -151,9 +151,9 @@ local function enqueue(KEYS, ARGV)
       end
       local score = queued
       if step == 0 then
-        score = (255 - priority) * 17592186044416 + seq + 1
-      elseif priority ~= '0' then
-        score = queued - priority * step
+        score = (255 - rank) * 17592186044416 + seq + 1
+      elseif rank ~= '0' then
+        score = queued - rank * step
       end
       local rec
       if score == position and not due then

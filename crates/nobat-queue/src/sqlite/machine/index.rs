@@ -85,7 +85,7 @@ impl Index {
                 self.scheduled.insert((due_us, row));
                 queue.scheduled += 1;
             }
-            Phase::Queued => queue.ready.insert(job.priority, job.position, row),
+            Phase::Queued => queue.ready.insert(job.rank(), job.position, row),
             Phase::Leased { token, expires_us } => {
                 self.leases.push_back((expires_us, row, token));
                 queue.leased += 1;
@@ -112,7 +112,7 @@ impl Index {
                 self.scheduled.remove(&(due_us, row));
                 queue.scheduled -= 1;
             }
-            Phase::Queued => queue.ready.remove(job.priority, job.position, row),
+            Phase::Queued => queue.ready.remove(job.rank(), job.position, row),
             Phase::Leased { .. } => queue.leased -= 1,
             Phase::Dead { at_us } => {
                 queue.dead.remove(&(at_us, row));

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use nobat_core::job::{JobError, JobState, LeaseToken};
 use nobat_core::retry::RetryPolicy;
+use nobat_core::score::rank;
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;
 
@@ -22,6 +23,7 @@ pub(crate) struct Job {
     pub(crate) tombstone_min: u32,
     pub(crate) queue: QueueNo,
     pub(crate) priority: u8,
+    pub(crate) background: bool,
     pub(crate) retry: RetryPolicy,
     pub(crate) rows: u32,
     /// Place among equals; see [`nobat_core::score`].
@@ -127,6 +129,11 @@ pub(crate) enum Dirty {
 }
 
 impl Job {
+    /// Its rank among the ready jobs; see [`nobat_core::score`].
+    pub(crate) fn rank(&self) -> i16 {
+        rank(self.priority, self.background)
+    }
+
     /// The public id of this job at `row`.
     pub(crate) fn id(&self, row: Row, ids: &IdIssuer) -> JobId {
         ids.issue(self.random, self.tombstone_min, row, self.owner)

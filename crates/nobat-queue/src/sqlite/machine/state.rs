@@ -182,6 +182,7 @@ impl Machine {
             tombstone_min: ((now_us + lives_us) / 60_000_000 + 1) as u32,
             queue,
             priority: options.priority,
+            background: options.background,
             retry: options.retry,
             rows: new.rows,
             position: self.next_position(now_us),
