@@ -91,7 +91,7 @@ openapi:
     scripts/check_openapi
     scripts/check_swagger_ui
 
-# nobat-text against transformers and sentence-transformers on 19 folders of random weights (installs 6 GB of Python packages once, then half an hour).
+# nobat-text against transformers and sentence-transformers on 20 folders (installs 6 GB of Python packages once).
 text-parity *args:
     scripts/text_parity {{args}}
 

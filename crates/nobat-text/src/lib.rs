@@ -36,6 +36,7 @@ mod sparse;
 mod task;
 mod texts;
 mod tokenizer;
+mod window;
 
 pub use folder::pooling::Pooling;
 pub use folder::{GraphFile, Reading, SIDE_FILES, TextFolder, graph_file, is_model_folder};

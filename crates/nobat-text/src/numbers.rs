@@ -48,29 +48,31 @@ impl<'a> Floats<'a> {
             .then(|| self.datatype.size())?
     }
 
-    /// Calls `each` with every number of one token, in order.
-    pub(crate) fn each(&self, row: usize, token: usize, mut each: impl FnMut(usize, f32)) {
+    /// Joins the numbers of one token into as many others, one by one.
+    pub(crate) fn fold(&self, row: usize, token: usize, into: &mut [f32], join: impl Fn(f32, f32) -> f32) {
         let Some(size) = self.size() else { return };
         let start = (row * self.tokens + token) * self.width * size;
         let Some(data) = self.data.get(start..start + self.width * size) else { return };
+        fn each<const SIZE: usize>(
+            data: &[u8],
+            into: &mut [f32],
+            read: impl Fn([u8; SIZE]) -> f32,
+            join: impl Fn(f32, f32) -> f32,
+        ) {
+            into.iter_mut().zip(data.as_chunks().0).for_each(|(own, &bytes)| *own = join(*own, read(bytes)));
+        }
         match self.datatype {
-            Datatype::Fp32 => {
-                data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f32::from_le_bytes(b)))
-            }
-            Datatype::Fp64 => {
-                data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f64::from_le_bytes(b) as f32));
-            }
-            Datatype::Fp16 => {
-                data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, f16::from_le_bytes(b).to_f32()));
-            }
-            _ => data.as_chunks().0.iter().enumerate().for_each(|(at, &b)| each(at, bf16::from_le_bytes(b).to_f32())),
+            Datatype::Fp32 => each(data, into, f32::from_le_bytes, join),
+            Datatype::Fp64 => each(data, into, |bytes| f64::from_le_bytes(bytes) as f32, join),
+            Datatype::Fp16 => each(data, into, |bytes| f16::from_le_bytes(bytes).to_f32(), join),
+            _ => each(data, into, |bytes| bf16::from_le_bytes(bytes).to_f32(), join),
         }
     }
 
     /// One token's numbers.
     pub(crate) fn vector(&self, row: usize, token: usize) -> Vec<f32> {
-        let mut vector = Vec::with_capacity(self.width);
-        self.each(row, token, |_, number| vector.push(number));
+        let mut vector = vec![0.0; self.width];
+        self.fold(row, token, &mut vector, |_, number| number);
         vector
     }
 }

@@ -31,7 +31,7 @@ fn one(mode: Pooling, vectors: &Floats<'_>, place: Place) -> Vec<f32> {
         let mut sum = vec![0f32; vectors.width];
         for token in counted.clone() {
             let weight = weight(token);
-            vectors.each(row, start + token, |at, number| sum[at] += weight * number);
+            vectors.fold(row, start + token, &mut sum, |sum, number| sum + weight * number);
         }
         sum
     };
@@ -46,7 +46,7 @@ fn one(mode: Pooling, vectors: &Floats<'_>, place: Place) -> Vec<f32> {
         Pooling::Max => {
             let mut most = vec![f32::NEG_INFINITY; vectors.width];
             for token in counted.clone() {
-                vectors.each(row, start + token, |at, number| most[at] = most[at].max(number));
+                vectors.fold(row, start + token, &mut most, f32::max);
             }
             most
         }

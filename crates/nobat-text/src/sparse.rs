@@ -20,15 +20,13 @@ struct Weight {
 pub(crate) fn weights(splade: Splade, logits: &Floats<'_>, place: Place) -> Result<Vec<u8>> {
     let mut total = vec![0f32; logits.width];
     for token in 0..place.tokens {
-        logits.each(place.row, place.start + token, |at, logit| {
+        logits.fold(place.row, place.start + token, &mut total, |total, logit| {
             // ln(1 + relu(x)) is 0 for most of the vocabulary.
-            if logit > 0.0 {
-                let mut weight = logit.ln_1p();
-                if splade.twice {
-                    weight = weight.ln_1p();
-                }
-                total[at] = if splade.sum { total[at] + weight } else { total[at].max(weight) };
+            if logit <= 0.0 {
+                return total;
             }
+            let weight = if splade.twice { logit.ln_1p().ln_1p() } else { logit.ln_1p() };
+            if splade.sum { total + weight } else { total.max(weight) }
         });
     }
     let kept: Vec<Weight> = total

@@ -14,6 +14,10 @@ use tokenizers::{
 };
 
 use crate::settings::Side;
+use crate::window::{self, Window};
+
+/// Most bytes of a text whose tokens are shown.
+const MOST_WHOLE_BYTES: usize = 1 << 20;
 
 /// A tokenizer without truncation, padding and special tokens, which are applied apart.
 #[derive(Clone, Debug)]
@@ -109,34 +113,29 @@ impl TextTokenizer {
     /// # Errors
     /// `invalid_parameter` for a text over the limit that may not be cut, or cannot be.
     pub(crate) fn encode(&self, input: Input<'_>, cut: Cut, offsets: bool, at: usize) -> Result<Encoding> {
-        let plain = |text: &str| {
-            let encoded = match offsets {
-                true => self.tokenizer.encode_char_offsets(text, false),
-                false => self.tokenizer.encode_fast(text, false),
-            };
-            encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))
-        };
-        let (first, second) = match input {
+        let plain = |text: &str| self.plain(text, cut, offsets, at);
+        let ((mut first, mut longer), mut second) = match input {
             Input::Text(text) => (plain(text)?, None),
             Input::Pair(first, second) => (plain(first)?, Some(plain(second)?)),
-            Input::Ids(ids) => (self.of_ids(ids), None),
+            Input::Ids(ids) => ((self.of_ids(ids), false), None),
         };
+        if let Some((_, second_longer)) = &second {
+            longer |= *second_longer;
+        }
+        let mut second = second.take().map(|(encoding, _)| encoding);
         let added = self.special.as_ref().map_or(0, |special| special.added_tokens(second.is_some()));
         let total = first.len() + second.as_ref().map_or(0, Encoding::len) + added;
-        let (mut first, mut second) = (first, second);
         if total > cut.most {
             if !cut.truncate {
+                let over = if longer { "over " } else { "" };
                 return Err(Error::invalid(format!(
-                    "text {at} has {total} tokens, and the limit is {}; shorten it, or set the parameter \
+                    "text {at} has {over}{total} tokens, and the limit is {}; shorten it, or set the parameter \
                      `truncate` to true",
                     cut.most
                 )));
             }
             let params = TruncationParams {
-                direction: match cut.side {
-                    Side::Left => TruncationDirection::Left,
-                    Side::Right => TruncationDirection::Right,
-                },
+                direction: direction(cut.side),
                 max_length: cut.most.saturating_sub(added),
                 strategy: match cut.only_first {
                     true => TruncationStrategy::OnlyFirst,
@@ -166,13 +165,53 @@ impl TextTokenizer {
         }
     }
 
-    /// Tokenizes a whole text, however long, with offsets in characters.
+    /// A text's own tokens; of a very long one as many as count, and whether there are more.
+    fn plain(&self, text: &str, cut: Cut, offsets: bool, at: usize) -> Result<(Encoding, bool)> {
+        let mut bytes = window::WHOLE_BYTES.max(cut.most.saturating_mul(16));
+        loop {
+            let Window { text: part, skipped } = window::window(text, cut.side, bytes);
+            let mut encoded = self.raw(part, offsets, at)?;
+            if part.len() == text.len() {
+                return Ok((encoded, false));
+            }
+            let enough = cut.most.saturating_add(window::MARGIN);
+            if encoded.len() >= enough {
+                encoded.truncate(encoded.len() - window::MARGIN, 0, direction(cut.side));
+                encoded.take_overflowing();
+                if offsets && skipped > 0 {
+                    let before = text[..skipped].chars().count();
+                    encoded.get_offsets_mut().iter_mut().for_each(|(start, stop)| {
+                        *start += before;
+                        *stop += before;
+                    });
+                }
+                return Ok((encoded, true));
+            }
+            // Few tokens in many bytes: spaces, or long words that are unknown.
+            bytes = bytes.saturating_mul(4);
+        }
+    }
+
+    fn raw(&self, text: &str, offsets: bool, at: usize) -> Result<Encoding> {
+        let encoded = match offsets {
+            true => self.tokenizer.encode_char_offsets(text, false),
+            false => self.tokenizer.encode_fast(text, false),
+        };
+        encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))
+    }
+
+    /// Tokenizes a whole text with offsets in characters.
     ///
     /// # Errors
-    /// `invalid_parameter` when the tokenizer refuses the text.
+    /// `invalid_parameter` when the text is over [`MOST_WHOLE_BYTES`], or the tokenizer refuses it.
     pub(crate) fn whole(&self, text: &str, special: bool, at: usize) -> Result<Encoding> {
-        let encoded = self.tokenizer.encode_char_offsets(text, false);
-        let encoded = encoded.map_err(|error| Error::invalid(format!("text {at} cannot be tokenized: {error}")))?;
+        if text.len() > MOST_WHOLE_BYTES {
+            return Err(Error::invalid(format!(
+                "text {at} has {} bytes; operation tokenize takes up to {MOST_WHOLE_BYTES}: send it in parts",
+                text.len()
+            )));
+        }
+        let encoded = self.raw(text, true, at)?;
         match &self.special {
             Some(processor) => processor.process(encoded, None, special).map_err(failed),
             None => Ok(encoded),
@@ -223,6 +262,13 @@ impl TextTokenizer {
     }
 }
 
+fn direction(side: Side) -> TruncationDirection {
+    match side {
+        Side::Left => TruncationDirection::Left,
+        Side::Right => TruncationDirection::Right,
+    }
+}
+
 fn failed(error: tokenizers::Error) -> Error {
     Error::internal(format!("the tokenizer failed: {error}"))
 }
@@ -245,4 +291,48 @@ fn clean_up(text: &str) -> Cow<'_, str> {
         true => Cow::Owned(text.replace(spaced, joined)),
         false => text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tokenizer() -> TextTokenizer {
+        let file = include_bytes!("../../../tests/text_models/tokens/tokenizer.json");
+        TextTokenizer::read(file).expect("the project's own tokenizer reads")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        #[test]
+        fn of_a_very_long_text_the_same_tokens_are_kept_as_of_all_of_it(
+            words in prop::collection::vec("[a-z]{1,9}|نوبت|北京|[.,!]|\\s{1,30}", 50..100), left: bool,
+        ) {
+            let tokenizer = tokenizer();
+            let text = words.join(" ").repeat(250);
+            prop_assume!(text.len() > 2 * window::WHOLE_BYTES);
+            let side = if left { Side::Left } else { Side::Right };
+            let cut = Cut { most: 40, truncate: true, side, only_first: false };
+            let kept = tokenizer.encode(Input::Text(&text), cut, true, 0).expect("cut");
+            let mut whole = tokenizer.raw(&text, true, 0).expect("tokens");
+            whole.truncate(38, 0, direction(side));
+            prop_assert_eq!(&kept.get_ids()[1..39], whole.get_ids());
+            prop_assert_eq!(&kept.get_offsets()[1..39], whole.get_offsets());
+            let refused = tokenizer.encode(Input::Text(&text), Cut { truncate: false, ..cut }, false, 3);
+            prop_assert!(refused.expect_err("too long").message.starts_with("text 3 has over "));
+        }
+    }
+
+    #[test]
+    fn a_long_text_of_few_tokens_is_read_to_its_end() {
+        let tokenizer = tokenizer();
+        let text = format!("good{}river", " ".repeat(3 * window::WHOLE_BYTES));
+        let cut = Cut { most: 40, truncate: true, side: Side::Right, only_first: false };
+        let encoded = tokenizer.encode(Input::Text(&text), cut, false, 0).expect("tokens");
+        assert_eq!(encoded.len(), 4);
+        let long = "a ".repeat(MOST_WHOLE_BYTES);
+        assert!(tokenizer.whole(&long, true, 1).expect_err("too long").message.contains("takes up to 1048576"));
+    }
 }
