@@ -48,6 +48,10 @@ impl JobState {
     }
 }
 
+/// The parameter by which a job's payload tells its worker that it is in the background:
+/// [`JobOptions::background`].
+pub const BACKGROUND: &str = "nobat-background";
+
 /// What a caller may say about a job beyond its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobOptions {

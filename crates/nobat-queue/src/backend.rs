@@ -57,6 +57,12 @@ pub trait Batcher: Send + 'static {
     /// Takes newly leased jobs, in the order to run them.
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant);
 
+    /// Told when there may be more to run or to settle than at the last call of
+    /// [`Batcher::next`], though no job came; `None` where that never happens.
+    fn woken(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
     /// The next batch, or how long to wait for a better one.
     fn next(&mut self, now: Instant) -> Next<Self::Batch>;
 
@@ -200,11 +206,17 @@ impl<B: Batcher> LeaseBackend<B> {
 impl<B: Batcher> LeaseLoop<B> {
     /// Cycles until there is a batch, or the backend closes.
     async fn cycle(mut self, closing: Arc<Closing>) -> (LeaseLoop<B>, Option<B::Batch>) {
+        let woken = self.batcher.woken();
+        // Whether the batcher woke the cycle: it has something to run already.
+        let mut was_woken = false;
         loop {
             let settle = self.tracker.take_outbox();
-            let want = if closing.is_set() { 0 } else { self.batcher.room() };
+            // While a woken batcher runs, nobody would see what is pushed to a waiting consumer.
+            let withdraws = woken.is_some() && self.consumer.is_waiting() && !closing.is_set();
+            let skips = std::mem::take(&mut was_woken) && settle.is_empty() && !withdraws;
+            let want = if closing.is_set() || skips { 0 } else { self.batcher.room() };
             let mut reached = true;
-            if want > 0 || !settle.is_empty() {
+            if want > 0 || !settle.is_empty() || withdraws {
                 reached = self.step(settle, want).await;
             }
             if closing.is_set() {
@@ -224,10 +236,12 @@ impl<B: Batcher> LeaseLoop<B> {
                 Next::Wait(wait) => tokio::select! {
                     () = self.consumer.idle(), if self.batcher.room() > 0 => {}
                     () = tokio::time::sleep(wait) => {}
+                    () = told(woken.as_deref()) => was_woken = true,
                     () = closing.notify.notified() => {}
                 },
                 Next::Empty => tokio::select! {
                     () = self.consumer.idle() => {}
+                    () = told(woken.as_deref()) => was_woken = true,
                     () = closing.notify.notified() => {}
                 },
             }
@@ -292,6 +306,14 @@ impl<B: Batcher> LeaseLoop<B> {
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
         }
+    }
+}
+
+/// Ends when it is told; never where there is nothing to be told.
+async fn told(notify: Option<&Notify>) {
+    match notify {
+        Some(notify) => notify.notified().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nobat_core::infer::{InferRequest, InferResponse};
-use nobat_core::job::{JobOptions, JobView, NewJob};
+use nobat_core::job::{BACKGROUND, JobOptions, JobView, NewJob};
+use nobat_core::parameters::Parameter;
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_queue::{Accepted, QueueClient};
 use nobat_webhooks::subscription;
@@ -341,6 +342,10 @@ fn job(
     options: JobOptions,
 ) -> NewJob {
     request.version = target.pinned.clone();
+    // Models without a task run jobs in the order of their leases, and read no parameters.
+    if options.background && target.signature.task.is_some() {
+        request.parameters.set(BACKGROUND, Parameter::Bool(true));
+    }
     NewJob {
         model: target.signature.name.clone(),
         owner: context.owner,

@@ -18,6 +18,8 @@ pub struct WorkerConfig {
     pub models: Vec<PathBuf>,
     /// Sessions (executor threads) per model.
     pub sessions: Sessions,
+    /// Threads that prepare jobs of text models beside the sessions; 0 is one a core.
+    pub transform_threads: u32,
     /// Most bytes of one job's outputs; a job with more fails alone. 0, and anything above
     /// what the store can keep, is what the store can keep.
     pub max_result_bytes: usize,
@@ -34,6 +36,7 @@ impl Default for WorkerConfig {
         WorkerConfig {
             models: Vec::new(),
             sessions: Sessions::default(),
+            transform_threads: 0,
             max_result_bytes: 256 << 20,
             batching: BatchingConfig::default(),
             provider: ProviderConfig::default(),
@@ -144,6 +147,8 @@ pub struct BatchingConfig {
     pub policy: PolicyKind,
     /// Most rows in one run; 0 finds the model's own at load.
     pub max_batch_size: u32,
+    /// Most tokens in one run of a text model, padding counted; 0 finds the model's own at load.
+    pub max_batch_tokens: u32,
     /// How long a job may wait for others, in milliseconds; 0 runs when a session is free.
     pub max_queue_delay_ms: f64,
     /// Target p99 from enqueue to answer, in milliseconds; 0 is none.
@@ -162,6 +167,7 @@ impl Default for BatchingConfig {
         BatchingConfig {
             policy: PolicyKind::Auto,
             max_batch_size: 0,
+            max_batch_tokens: 0,
             max_queue_delay_ms: 0.0,
             slo_ms: 0.0,
             max_batch_bytes: 64 << 20,

@@ -16,6 +16,7 @@ use crate::stats::{Counted, JobTimes};
 struct ExportedVersion {
     labels: Vec<(&'static str, String)>,
     counted: Counted,
+    transformed: bool,
     cap: u32,
     fit: Option<Line>,
 }
@@ -32,6 +33,15 @@ const SERIES: &[Series] = &[
     }),
     ("nobat_batch_back_offs_total", "Times that the batch cap backed off from a slow run.", Kind::Counter, |shown| {
         Some(shown.counted.back_offs as f64)
+    }),
+    (
+        "nobat_tokens_total",
+        "Tokens that ran, of models that take texts; of pictures, pixels.",
+        Kind::Counter,
+        |shown| shown.transformed.then_some(shown.counted.tokens as f64),
+    ),
+    ("nobat_padding_tokens_total", "What rows were padded with to run beside longer ones.", Kind::Counter, |shown| {
+        shown.transformed.then_some(shown.counted.padding as f64)
     }),
     ("nobat_batch_cap_rows", "Most rows in the next run.", Kind::Gauge, |shown| Some(f64::from(shown.cap))),
     ("nobat_batch_fit_base_seconds", "A run's p99 at no rows, by the fitted line.", Kind::Gauge, |shown| {
@@ -102,6 +112,7 @@ impl ExportedVersion {
         ExportedVersion {
             labels: vec![("model", signature.name.to_string()), ("version", signature.version.to_string())],
             counted: version.stats.counted(),
+            transformed: version.transformed.is_some(),
             cap,
             fit,
         }

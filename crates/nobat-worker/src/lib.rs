@@ -26,6 +26,7 @@ mod registration;
 mod run;
 mod state;
 mod stats;
+mod transform_threads;
 mod tune;
 mod watchdog;
 mod worker;

@@ -11,20 +11,35 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use nobat_core::signature::{ModelSignature, digest_mark};
 use nobat_core::{Error, ErrorCode};
+use nobat_transform::Transform;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
+use crate::batch::run_cost::RunCost;
 use crate::models::settings::LoadSettings;
 use crate::stats::Stats;
 use crate::tune::example::Example;
 use crate::tune::samples::Samples;
 
+/// What stands between the callers of a version and its session.
+#[derive(Clone, Debug)]
+pub(crate) struct Transformed {
+    pub(crate) transform: Arc<dyn Transform>,
+    /// Whether several rows may share a run.
+    pub(crate) batched: bool,
+    pub(crate) cost: RunCost,
+    /// Most rows of a run times the longest of them.
+    pub(crate) padded: u32,
+    /// Most rows of a run.
+    pub(crate) max_rows: u32,
+}
+
 /// One ready version of a model.
 #[derive(Debug)]
 pub(crate) struct Version {
-    /// What it takes and gives. Its labels, its default and the owner's settings are in the
+    /// What callers give it and get from it. Its labels, its default and the owner's settings are in the
     /// [`Table`].
     pub(crate) signature: ModelSignature,
     /// Its digest, hashed, as results carry it.
@@ -36,6 +51,8 @@ pub(crate) struct Version {
     pub(crate) loaded_with: LoadSettings,
     /// A request that it answered at load.
     pub(crate) example: Option<Example>,
+    /// Where callers do not see the graph's own tensors.
+    pub(crate) transformed: Option<Transformed>,
     /// Whether the policy lets jobs share a run.
     together: bool,
     /// Real requests for a trial, where graph and synthetic input leave it open.
@@ -60,6 +77,7 @@ impl Version {
             max_batch_bytes,
             loaded_with: LoadSettings::default(),
             example: None,
+            transformed: None,
             samples: Samples::default(),
             unbatched: AtomicBool::new(false),
         }
@@ -71,6 +89,11 @@ impl Version {
         Version { loaded_with: with, example, samples: Samples::new(wants_samples), ..self }
     }
 
+    /// The same, with a transformation before and after its session.
+    pub(crate) fn transformed(self, transformed: Option<Transformed>) -> Version {
+        Version { transformed, ..self }
+    }
+
     /// Whether rows of different jobs may share a run.
     pub(crate) fn batches(&self) -> bool {
         self.together && self.splits()
@@ -78,7 +101,8 @@ impl Version {
 
     /// Whether rows of one job may run apart.
     pub(crate) fn splits(&self) -> bool {
-        self.signature.batched && !self.unbatched.load(Ordering::Relaxed)
+        let batched = self.transformed.as_ref().map_or(self.signature.batched, |own| own.batched);
+        batched && !self.unbatched.load(Ordering::Relaxed)
     }
 
     /// Batching state beside the counters, for people and gateways.
@@ -128,6 +152,11 @@ impl Table {
             }
         };
         self.versions.iter().enumerate().map(published).collect()
+    }
+
+    /// Whether the sessions share their jobs' rows: any version may be transformed.
+    pub(crate) fn shares_rows(&self) -> bool {
+        self.versions.iter().any(|version| version.loaded_with.in_text_folder)
     }
 
     fn version(&self, number: &str) -> Option<&Arc<Version>> {

@@ -16,6 +16,8 @@ use crate::models::scan::{FoundModel, ScanResult};
 use crate::run::renewal::LeaseTrackers;
 use crate::run::session::Session;
 use crate::stats::Counters;
+use crate::transform_threads::TransformThreads;
+use crate::tune::sizing;
 use crate::watchdog::Watchdog;
 
 /// What the worker's threads share.
@@ -35,6 +37,8 @@ pub(crate) struct WorkerState {
     pub(crate) changed: Notify,
     /// Number of the last report asked for, which the next registration answers.
     pub(crate) nonce: AtomicU64,
+    /// Threads that prepare jobs; started with the first model that needs them.
+    pub(crate) transform_threads: Mutex<Option<TransformThreads>>,
     /// Set under the lock of `served`: no session is put there afterwards.
     pub(crate) draining: AtomicBool,
 }
@@ -52,6 +56,19 @@ pub(crate) struct ServedModel {
 impl WorkerState {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The threads that prepare jobs.
+    pub(crate) fn transform_threads(&self) -> std::io::Result<TransformThreads> {
+        let mut threads = self.transform_threads.lock();
+        if let Some(started) = &*threads {
+            return Ok(started.clone());
+        }
+        let count = match self.config.transform_threads {
+            0 => sizing::cores(),
+            count => count,
+        };
+        Ok(threads.insert(TransformThreads::start(count)?).clone())
     }
 
     /// Every ready version.

@@ -48,6 +48,10 @@ pub(crate) struct Counted {
     pub(crate) dead: u64,
     /// Jobs that their own input made fail.
     pub(crate) refused: u64,
+    /// Tokens (pixels of pictures) of the rows that ran, where rows have unlike lengths.
+    pub(crate) tokens: u64,
+    /// Of what shorter rows were padded with, to run beside longer ones.
+    pub(crate) padding: u64,
     /// What every job that succeeded took, whether its caller waited or not.
     pub(crate) took: JobTimes,
 }
@@ -78,6 +82,8 @@ impl Stats {
             back_offs: 0,
             dead: 0,
             refused: 0,
+            tokens: 0,
+            padding: 0,
             took: JobTimes::default(),
         };
         Stats { inner: Arc::new(Mutex::new(counted)) }
@@ -111,9 +117,16 @@ impl Stats {
     pub(crate) fn ended(&self, code: ErrorCode) {
         let mut inner = self.inner.lock();
         match code {
-            ErrorCode::InvalidTensor => inner.refused += 1,
+            ErrorCode::InvalidTensor | ErrorCode::InvalidParameter => inner.refused += 1,
             _ => inner.dead += 1,
         }
+    }
+
+    /// Counts the tokens of a run's rows, and what they were padded with.
+    pub(crate) fn padded(&self, tokens: u64, padding: u64) {
+        let mut inner = self.inner.lock();
+        inner.tokens += tokens;
+        inner.padding += padding;
     }
 
     pub(crate) fn expired(&self) {
@@ -157,7 +170,7 @@ mod tests {
         stats.backed_off();
         stats.ended(ErrorCode::InvalidTensor);
         stats.ended(ErrorCode::InferenceFailed);
-        let Counted { statistics, batch_wait, expired, back_offs, dead, refused, took } = stats.counted();
+        let Counted { statistics, batch_wait, expired, back_offs, dead, refused, took, .. } = stats.counted();
         assert_eq!((dead, refused, took.total.count(), took.queue.count(), took.infer.count()), (1, 1, 3, 3, 3));
         assert_eq!((statistics.inference_count, statistics.execution_count), (6, 1));
         assert_eq!(statistics.success, Tally { count: 3, ns: 72_000_000 });

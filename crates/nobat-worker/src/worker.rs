@@ -98,6 +98,7 @@ impl Worker {
             loads: Default::default(),
             changed: Default::default(),
             nonce: Default::default(),
+            transform_threads: Default::default(),
             draining: Default::default(),
         });
         let (stop, stopping) = watch::channel(false);

@@ -14,4 +14,5 @@ mod life;
 mod recording;
 mod rollouts;
 mod scheduled;
+mod texts;
 mod tools;

@@ -101,7 +101,7 @@ fn gather(slots: &[Slot], bucket: u32, limits: &Limits, now: Instant) -> (Planne
 }
 
 /// Until when a slot may wait.
-fn latest_start(slot: &Slot, limits: &Limits, now: Instant) -> Instant {
+pub(super) fn latest_start(slot: &Slot, limits: &Limits, now: Instant) -> Instant {
     let until = slot.since + limits.delay;
     let Some(deadline) = slot.deadline else { return until };
     let Some(run) = limits.run else { return now };

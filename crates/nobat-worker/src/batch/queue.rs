@@ -8,18 +8,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_core::ErrorCode;
 use nobat_core::infer::InferRequest;
-use nobat_core::job::{JobError, LeasedJob, Outcome, Settlement};
-use nobat_core::retry::RetryPolicy;
+use nobat_core::job::{BACKGROUND, JobError, LeasedJob, Outcome, Settlement};
 use nobat_core::tensor::{Datatype, Shape, Tensor};
+use nobat_core::{Error, ErrorCode};
 use nobat_queue::backend::{Batcher, Lease, LeaseTracker, Next};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
+use tokio::sync::Notify;
 
-use super::planner::{Limits, Plan, PlannedBatch, Slot, plan};
-use super::triage::{Triage, triage};
+use super::judge::{judge, limits, too_late};
+use super::planner::{Plan, PlannedBatch, Slot, plan};
+use super::row_pool::{NewRowJob, RowBatch, RowPool, Seat};
 use crate::model::{Model, Version};
+use crate::run::answer::retry_delay;
 
 /// Most jobs leased at once, whatever the cap: more puts all sessions in
 /// lockstep and keeps jobs from idle workers.
@@ -45,6 +47,15 @@ impl ReadyJob {
     pub(crate) fn lease(&self) -> Lease {
         (self.leased.id, self.leased.token)
     }
+}
+
+/// What a session runs next.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Whole jobs.
+    Jobs(Batch),
+    /// Rows of jobs of a transformed model.
+    Rows(RowBatch),
 }
 
 #[derive(Debug)]
@@ -81,20 +92,30 @@ pub(crate) struct BatchQueue {
     job_rows: f64,
     buckets: Vec<(u32, Bucket)>,
     next_bucket: u32,
+    /// What is shared with the model's other sessions, where a version is transformed.
+    shared: Option<SharedRows>,
+}
+
+struct SharedRows {
+    pool: Arc<RowPool>,
+    seat: Arc<Seat>,
 }
 
 impl BatchQueue {
-    /// An empty batch queue for one session of `model`.
-    pub(crate) fn new(model: Arc<Model>, tracker: Arc<LeaseTracker>) -> BatchQueue {
+    /// An empty batch queue for one session of `model`; `pool` holds the rows of its
+    /// transformed versions, if it has any, under the same tracker.
+    pub(crate) fn new(model: Arc<Model>, tracker: Arc<LeaseTracker>, pool: Option<Arc<RowPool>>) -> BatchQueue {
         let (held, buckets) = (VecDeque::new(), Vec::new());
-        BatchQueue { model, tracker, held, job_rows: 1.0, buckets, next_bucket: 0 }
+        let shared = pool.map(|pool| SharedRows { seat: pool.seat(), pool });
+        BatchQueue { model, tracker, held, job_rows: 1.0, buckets, next_bucket: 0, shared }
     }
 
     fn take(&mut self, job: LeasedJob, now: Instant) {
         let deadline = job.time_left.map(|left| now + left);
         let (id, token, attempt, retry) = (job.id, job.token, job.attempt, job.retry);
         match self.prepare(job, now, deadline) {
-            Ok((bucket, item)) => {
+            Ok(None) => {}
+            Ok(Some((bucket, item))) => {
                 let slot = Slot { bucket, rows: item.rows, bytes: input_bytes(&item.inputs), since: now, deadline };
                 self.held.push_back((slot, item));
             }
@@ -108,28 +129,38 @@ impl BatchQueue {
         }
     }
 
+    /// A job ready to run, with its bucket; `None` where its rows are on their way into the pool.
     fn prepare(
         &mut self,
         job: LeasedJob,
         now: Instant,
         deadline: Option<Instant>,
-    ) -> nobat_core::Result<(u32, ReadyJob)> {
-        let request = InferRequest::decode(job.payload.clone())?;
+    ) -> nobat_core::Result<Option<(u32, ReadyJob)>> {
+        let mut request = InferRequest::decode(job.payload.clone())?;
         let version = self.model.resolve(&request.version)?;
+        let background = request.parameters.take(BACKGROUND).is_some();
         let signature = &version.signature;
         // The gateway checked it against the signature of its time; a reload may have changed it since.
         let rows = signature.validate(&request)?;
         let mut inputs: SmallVec<[Option<Tensor>; 2]> = SmallVec::new();
         inputs.resize(signature.inputs.len(), None);
-        for tensor in request.inputs {
+        for tensor in std::mem::take(&mut request.inputs) {
             if let Some(at) = signature.inputs.iter().position(|spec| spec.name == tensor.name) {
                 inputs[at] = Some(tensor);
             }
         }
+        if version.transformed.is_some() {
+            let Some(SharedRows { pool, .. }) = &self.shared else {
+                return Err(Error::internal("a session has no pool for a transformed model"));
+            };
+            self.job_rows += (f64::from(rows.min(MAX_LEASE as u32)) - self.job_rows) * NEWEST;
+            pool.admit(NewRowJob { leased: job, version, request, inputs, rows, background, since: now, deadline });
+            return Ok(None);
+        }
         // A job over the cap counts as one full run.
         self.job_rows += (f64::from(rows.min(signature.max_batch_size)) - self.job_rows) * NEWEST;
         let bucket = self.bucket(version, &inputs, job.deaths > 0);
-        Ok((bucket, ReadyJob { leased: job, inputs, outputs: request.outputs, rows, since: now, deadline }))
+        Ok(Some((bucket, ReadyJob { leased: job, inputs, outputs: request.outputs, rows, since: now, deadline })))
     }
 
     fn bucket(&mut self, version: Arc<Version>, inputs: &[Option<Tensor>], alone: bool) -> u32 {
@@ -201,25 +232,12 @@ impl BatchQueue {
         if let Some(version) = self.version_of(slot.bucket) {
             version.stats.expired();
         }
-        let left = slot.deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now));
-        let message = match run {
-            Some(run) if !left.is_zero() => format!(
-                "the deadline is in {:.1} ms and a run takes {:.1} ms; allow more time or send less",
-                left.as_secs_f64() * 1e3,
-                run.as_secs_f64() * 1e3
-            ),
-            _ => "the deadline passed while the job waited; allow more time or send less".to_owned(),
-        };
-        let error = JobError { code: ErrorCode::DeadlineExceeded, message };
-        self.tracker.settle(Settlement {
-            id: item.leased.id,
-            token: item.leased.token,
-            outcome: Outcome::Expired(error),
-        });
+        let outcome = too_late(slot.deadline, run, now);
+        self.tracker.settle(Settlement { id: item.leased.id, token: item.leased.token, outcome });
     }
 
     /// Takes what was picked of the held jobs.
-    fn batch(&mut self, picked: PlannedBatch, slots: &[Slot]) -> Next<Batch> {
+    fn batch(&mut self, picked: PlannedBatch, slots: &[Slot]) -> Next<Work> {
         let first = &slots[picked.slots[0]];
         let Some(version) = self.version_of(first.bucket).cloned() else { return Next::Empty };
         let cap = if picked.slots.len() == 1 { piece(&version, first) } else { u32::MAX };
@@ -237,109 +255,11 @@ impl BatchQueue {
         // Stale buckets would keep a replaced version in memory.
         let held = &self.held;
         self.buckets.retain(|(own, _)| held.iter().any(|(slot, _)| slot.bucket == *own));
-        Next::Run(Batch { version, jobs, cap, fills: picked.fills })
+        Next::Run(Work::Jobs(Batch { version, jobs, cap, fills: picked.fills }))
     }
 
-    /// Rows and bytes of all that is held.
-    fn size(&self) -> (u32, u64) {
-        let add = |(rows, bytes): (u32, u64), (slot, _): &(Slot, ReadyJob)| {
-            (rows.saturating_add(slot.rows), bytes.saturating_add(slot.bytes))
-        };
-        self.held.iter().fold((0, 0), add)
-    }
-
-    fn drop_lost(&mut self) {
-        let lost = self.tracker.take_lost();
-        if !lost.is_empty() {
-            self.held.retain(|(_, item)| !lost.contains(&item.lease()));
-        }
-    }
-}
-
-/// When a failed attempt runs again, with jitter; `None` where it was the last.
-pub(crate) fn retry_delay(retry: RetryPolicy, attempt: u32) -> Option<Duration> {
-    // Without entropy the schedule has no jitter, which only spreads retries less.
-    retry.next_delay(attempt, getrandom::u32().unwrap_or(0))
-}
-
-/// Most rows of a bucket's next run, where deadlines limit it.
-type Allowed = SmallVec<[(u32, u32); 2]>;
-
-/// Triage of a bucket, and how long a run of the size that it allows takes.
-fn judge(version: &Version, slots: &[Slot], bucket: u32, now: Instant) -> (Triage, Option<Duration>) {
-    let mut controller = version.controller.lock();
-    let cap = if version.batches() { controller.cap() } else { 1 };
-    let line = controller.latency().p75(now);
-    let run = |rows| line.map(|line| line.run(rows));
-    let own = || slots.iter().filter(|slot| slot.bucket == bucket);
-    let least = own().map(|slot| slot.rows).min().unwrap_or(1);
-    let mut verdict = triage(slots, bucket, cap, run, controller.latency().fastest(least, now), now);
-    if verdict.hopeless.len() == own().count() {
-        // Nothing of the bucket would run, so nothing new would be measured.
-        let passed = |&at: &usize| slots[at].deadline.is_some_and(|deadline| deadline <= now);
-        if !verdict.hopeless.iter().all(passed) && controller.latency().allow_test_run(now) {
-            verdict.hopeless.retain(passed);
-            verdict.rows = cap;
-        }
-    }
-    let run = run(verdict.rows);
-    (verdict, run)
-}
-
-/// What the version's controller allows a run now, of `most` rows at most.
-fn limits(version: &Version, most: u32, now: Instant) -> Limits {
-    let mut controller = version.controller.lock();
-    let (cap, delay) = match version.batches() {
-        true => (controller.cap(), controller.delay()),
-        // One job, however large: the first one is always picked.
-        false => (1, Duration::ZERO),
-    };
-    let rows = cap.min(most);
-    let run = if delay.is_zero() { None } else { controller.run(rows, now) };
-    Limits { rows, bytes: version.max_batch_bytes, delay, run }
-}
-
-/// Most rows of a job in one run: all of them where jobs run alone, if the bytes allow it.
-fn piece(version: &Version, slot: &Slot) -> u32 {
-    let cap = if version.batches() { version.controller.lock().cap() } else { u32::MAX };
-    let per_row = (slot.bytes / u64::from(slot.rows.max(1))).max(1);
-    let within = u32::try_from(version.max_batch_bytes / per_row).unwrap_or(u32::MAX);
-    cap.min(within).max(1)
-}
-
-/// Bytes of a job's inputs in a run; texts are copied out of their frames.
-fn input_bytes(inputs: &[Option<Tensor>]) -> u64 {
-    let bytes = |tensor: &Tensor| tensor.data.len() as u64 * if tensor.datatype == Datatype::Bytes { 2 } else { 1 };
-    inputs.iter().flatten().map(bytes).sum()
-}
-
-impl Batcher for BatchQueue {
-    type Batch = Batch;
-
-    fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    fn room(&self) -> usize {
-        let table = self.model.table();
-        let cap = table.versions.get(table.default).map_or(1, |version| match version.batches() {
-            true => version.controller.lock().cap(),
-            false => 1,
-        });
-        // Rounded up: that the next job does not fit shows that the cap is too small.
-        let jobs = f64::from(cap.saturating_sub(self.size().0)) / self.job_rows;
-        (jobs.ceil() as usize).min(MAX_LEASE)
-    }
-
-    fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
-        self.held.reserve(jobs.len());
-        for job in jobs {
-            self.take(job, now);
-        }
-    }
-
-    fn next(&mut self, now: Instant) -> Next<Batch> {
-        self.drop_lost();
+    /// What of the jobs that are whole runs next.
+    fn next_of_held(&mut self, now: Instant) -> Next<Work> {
         let allowed = self.drop_hopeless(now);
         let Some((front, _)) = self.held.front() else {
             self.buckets.clear();
@@ -356,7 +276,7 @@ impl Batcher for BatchQueue {
             let (version, number) = (Arc::clone(version), front.bucket);
             self.buckets.retain(|(own, _)| *own == number);
             let jobs = self.held.drain(..).map(|(_, item)| item).collect();
-            return Next::Run(Batch { version, jobs, cap: u32::MAX, fills: 0 });
+            return Next::Run(Work::Jobs(Batch { version, jobs, cap: u32::MAX, fills: 0 }));
         }
         let slots: Vec<Slot> = self.held.iter().map(|(slot, _)| *slot).collect();
         let limits_of = |bucket| match self.version_of(bucket) {
@@ -369,7 +289,95 @@ impl Batcher for BatchQueue {
         }
     }
 
+    /// Rows and bytes of all that is held.
+    fn size(&self) -> (u32, u64) {
+        let add = |(rows, bytes): (u32, u64), (slot, _): &(Slot, ReadyJob)| {
+            (rows.saturating_add(slot.rows), bytes.saturating_add(slot.bytes))
+        };
+        self.held.iter().fold((0, 0), add)
+    }
+
+    fn drop_lost(&mut self) {
+        let lost = self.tracker.take_lost();
+        if !lost.is_empty() {
+            if let Some(SharedRows { pool, .. }) = &self.shared {
+                pool.drop_lost(&lost);
+            }
+            self.held.retain(|(_, item)| !lost.contains(&item.lease()));
+        }
+    }
+}
+
+/// Most rows of a bucket's next run, where deadlines limit it.
+type Allowed = SmallVec<[(u32, u32); 2]>;
+
+/// Most rows of a job in one run: all of them where jobs run alone, if the bytes allow it.
+fn piece(version: &Version, slot: &Slot) -> u32 {
+    let cap = if version.batches() { version.controller.lock().cap() } else { u32::MAX };
+    let per_row = (slot.bytes / u64::from(slot.rows.max(1))).max(1);
+    let within = u32::try_from(version.max_batch_bytes / per_row).unwrap_or(u32::MAX);
+    cap.min(within).max(1)
+}
+
+/// Bytes of a job's inputs in a run; texts are copied out of their frames.
+fn input_bytes(inputs: &[Option<Tensor>]) -> u64 {
+    let bytes = |tensor: &Tensor| tensor.data.len() as u64 * if tensor.datatype == Datatype::Bytes { 2 } else { 1 };
+    inputs.iter().flatten().map(bytes).sum()
+}
+
+impl Batcher for BatchQueue {
+    type Batch = Work;
+
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.pool.is_empty())
+    }
+
+    fn woken(&self) -> Option<Arc<Notify>> {
+        self.shared.as_ref().map(|shared| Arc::clone(&shared.seat.wake))
+    }
+
+    fn room(&self) -> usize {
+        let table = self.model.table();
+        if let Some(transformed) = table.versions.get(table.default).and_then(|own| own.transformed.as_ref())
+            && let Some(SharedRows { pool, .. }) = &self.shared
+        {
+            let jobs = f64::from(pool.room(transformed)) / self.job_rows;
+            return (jobs.ceil() as usize).min(MAX_LEASE);
+        }
+        let cap = table.versions.get(table.default).map_or(1, |version| match version.batches() {
+            true => version.controller.lock().cap(),
+            false => 1,
+        });
+        // Rounded up: that the next job does not fit shows that the cap is too small.
+        let jobs = f64::from(cap.saturating_sub(self.size().0)) / self.job_rows;
+        (jobs.ceil() as usize).min(MAX_LEASE)
+    }
+
+    fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
+        self.held.reserve(jobs.len());
+        for job in jobs {
+            self.take(job, now);
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Next<Work> {
+        self.drop_lost();
+        let own = self.next_of_held(now);
+        let Some(SharedRows { pool, seat }) = &self.shared else { return own };
+        match own {
+            // Versions of both kinds are a change from one to the other: the old one ends first.
+            Next::Run(_) => own,
+            _ => match (pool.next(seat, self.room() > 0, now), own) {
+                (Next::Run(batch), _) => Next::Run(Work::Rows(batch)),
+                (Next::Wait(wait), Next::Wait(other)) => Next::Wait(wait.min(other)),
+                (Next::Wait(wait), _) | (Next::Empty, Next::Wait(wait)) => Next::Wait(wait),
+                (Next::Empty, _) => Next::Empty,
+            },
+        }
+    }
+
     fn release(&mut self) -> Vec<Lease> {
-        self.held.drain(..).map(|(_, item)| item.lease()).collect()
+        let shared = self.shared.as_ref().map(|shared| shared.pool.release());
+        self.held.drain(..).map(|(_, item)| item.lease()).chain(shared.into_iter().flatten()).collect()
     }
 }

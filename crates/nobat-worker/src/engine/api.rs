@@ -22,7 +22,8 @@ pub(crate) struct InputView<'a> {
 
 #[derive(Debug)]
 pub(crate) enum InputData<'a> {
-    /// Little-endian, row-major, aligned to 64 bytes.
+    /// Little-endian, row-major, aligned as its elements need; to 64 bytes in the serving path
+    /// of tensors.
     Raw(&'a [u8]),
     /// Elements of a BYTES tensor, which ONNX Runtime takes as UTF-8.
     Text(&'a [&'a str]),

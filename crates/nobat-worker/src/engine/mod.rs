@@ -12,6 +12,7 @@ mod message;
 pub mod numbers;
 pub(crate) mod onnx;
 pub(crate) mod stream;
+pub(crate) mod tensors;
 
 pub use onnx::check_provider;
 

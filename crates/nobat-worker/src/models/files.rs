@@ -13,18 +13,19 @@ use super::guard::{self, GuardError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Files {
     /// SHA-256 of the model file and then of its external files, in the order of
-    /// their paths; the first 16 bytes in hex.
+    /// their paths, and of the files that say how its texts are read; the first 16 bytes in hex.
     pub(crate) digest: String,
     pub(crate) model_bytes: u64,
     pub(crate) external_bytes: u64,
 }
 
-/// Checks a model file as [`guard::check`] does and reads every file of the version.
+/// Checks a model file as [`guard::check`] does and reads every file of the version, the
+/// `others` too.
 ///
 /// # Errors
 /// One line that names the file; nothing was handed to ONNX Runtime.
-pub(crate) fn read(model: &Path) -> Result<Files, String> {
-    hashed(model).map_err(|reason| format!("`{}` {reason}", model.display()))
+pub(crate) fn read(model: &Path, others: &[PathBuf]) -> Result<Files, String> {
+    hashed(model, others).map_err(|reason| format!("`{}` {reason}", model.display()))
 }
 
 /// The file `name` that goes with a version: `MODEL.name` beside the model file, else `name` in
@@ -38,7 +39,7 @@ pub(crate) fn beside(model_file: &Path, name: &str) -> Option<PathBuf> {
     [model_file.with_extension(name)].into_iter().chain(in_folders).find(|path| path.is_file())
 }
 
-fn hashed(model: &Path) -> Result<Files, GuardError> {
+fn hashed(model: &Path, others: &[PathBuf]) -> Result<Files, GuardError> {
     let mut hasher = Sha256::new();
     let model_bytes = std::fs::metadata(model)?.len();
     let mut external_bytes = 0;
@@ -47,6 +48,10 @@ fn hashed(model: &Path) -> Result<Files, GuardError> {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("external data `{}`: {error}", file.display()));
         external_bytes += File::open(&file).and_then(|file| hash(file, &mut hasher)).map_err(named)?;
+    }
+    for file in others {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", file.display()));
+        File::open(file).and_then(|file| hash(file, &mut hasher)).map_err(named)?;
     }
     let digest = hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Files { digest, model_bytes, external_bytes })

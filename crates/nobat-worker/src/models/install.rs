@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nobat_queue::backend::LeaseTracker;
 use smol_str::SmolStr;
 
+use crate::batch::row_pool::RowPool;
 use crate::config::Sessions;
 use crate::engine::Engine;
 use crate::model::{Model, Table, Version};
@@ -116,22 +117,37 @@ impl Installer {
         }
         let worker: SmolStr = state.id.chars().take(6).collect();
         let max_bytes = state.config.result_bytes(state.queue.max_value_bytes());
+        let shared = model.table().shares_rows().then(|| self.pool(&worker, max_bytes)).transpose()?;
         let mut sessions = Vec::new();
         for (number, engines) in by_session.into_iter().enumerate() {
-            let tracker = Arc::new(LeaseTracker::default());
+            let (tracker, pool) = match &shared {
+                Some((tracker, pool)) => (Arc::clone(tracker), Some(Arc::clone(pool))),
+                None => (Arc::new(LeaseTracker::default()), None),
+            };
             let mut executor = Executor::new(worker.clone(), Arc::clone(&tracker), state.watchdog.clone(), max_bytes);
             engines.into_iter().for_each(|(version, engine)| executor.put(version, engine));
-            state.trackers.add(model.name.clone(), &tracker);
+            if number == 0 || pool.is_none() {
+                state.trackers.add(model.name.clone(), &tracker);
+            }
             let (queue, model) = (Arc::clone(&state.queue), Arc::clone(model));
-            match Session::start(queue, model, state.id.clone(), number as u32, tracker, executor) {
+            match Session::start(queue, model, state.id.clone(), number as u32, (tracker, pool), executor) {
                 Ok(session) => sessions.push(session),
                 Err(error) => {
                     drain_all(sessions);
-                    return Err(format!("cannot start a thread: {error}; raise the process limit"));
+                    return Err(no_thread(&error));
                 }
             }
         }
         Ok(sessions)
+    }
+
+    /// The pool of a transformed model's sessions, and the tracker that they share.
+    fn pool(&self, worker: &SmolStr, max_bytes: usize) -> Result<(Arc<LeaseTracker>, Arc<RowPool>), String> {
+        let state = &self.state;
+        let threads = state.transform_threads().map_err(|error| no_thread(&error))?;
+        let (tracker, aging) = (Arc::new(LeaseTracker::default()), state.queue.settings().aging());
+        let pool = RowPool::new(Arc::clone(&tracker), threads, worker.clone(), max_bytes, aging);
+        Ok((tracker, Arc::new(pool)))
     }
 
     /// Drains sessions; [`Installer::retire`] joins them once their batches are done.
@@ -163,4 +179,8 @@ impl Installer {
     pub(crate) fn finish(self) {
         drain_all(self.draining);
     }
+}
+
+fn no_thread(error: &std::io::Error) -> String {
+    format!("cannot start a thread: {error}; raise the process limit")
 }

@@ -2,9 +2,12 @@
 //! find the batch size, open its further sessions.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::task::Task;
+use nobat_transform::{CallerSignature, Transform};
 use smol_str::SmolStr;
 
 use super::files::{self, Files};
@@ -15,19 +18,26 @@ use super::memory::{Memory, resident_bytes};
 use super::profile;
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
+use super::transforms::{self, OpenedTransform};
 use crate::config::{PolicyKind, ProviderKind};
 use crate::engine::Engine;
-use crate::engine::onnx::OnnxEngine;
+use crate::engine::onnx::{Description, OnnxEngine};
 use crate::gpu;
+use crate::model::Transformed;
 use crate::tune::autotune;
 use crate::tune::example::Example;
 use crate::tune::limit::{LoadLimit, RunTimedOut};
+use crate::tune::row_costs::RowRunner;
 use crate::tune::samples::Sample;
 use crate::tune::sizing::Gpu;
 use crate::tune::synthetic::SyntheticRunner;
 
 /// Rows per run when the batch axis is free and nothing else says.
 const DEFAULT_MAX_BATCH: u32 = 32;
+/// Rows per run of a transformed model, where nothing else says.
+const MOST_ROWS: u32 = 64;
+/// Tokens of an everyday text, by which sessions are counted.
+const EVERYDAY: u32 = 32;
 /// Longest time spent on measuring a row of a model that is not batched.
 const ROW_BUDGET: Duration = Duration::from_millis(200);
 
@@ -44,6 +54,8 @@ pub(crate) struct PreparedVersion {
     pub(crate) gpu: Option<Gpu>,
     /// A request that it answered.
     pub(crate) example: Option<Example>,
+    /// Where callers do not see the graph's own tensors.
+    pub(crate) transformed: Option<Transformed>,
     /// Whether real requests may show of its rows what synthetic ones could not.
     pub(crate) wants_samples: bool,
 }
@@ -77,12 +89,17 @@ impl Load<'_> {
             golden::check(&file, &mut self.runner(&mut engine, &described.inputs), &described.outputs)
                 .map_err(|reason| self.not_in_service(reason))?;
         }
+        let opened = transforms::open(self.name, self.found, &self.settings.text, &described)
+            .map_err(|reason| self.not_in_service(reason))?;
         let batching = &self.settings.config.batching;
         let check =
             RowCheck { name: self.name, file: &self.found.file, config: &self.settings.config, samples: self.samples };
         let (rows, wants_samples) =
             check.run(&mut self.runner(&mut engine, &described.inputs)).map_err(|error| self.not_in_service(error))?;
-        let batched = check.joins(&rows);
+        let joins = check.joins(&rows);
+        // Callers' rows are always apart; how many share a run is the graph's matter.
+        let batched = joins || opened.is_some();
+        let Described { inputs, outputs, task, graph } = Described::of(described, opened.as_ref());
         let limit = if batching.max_batch_size == 0 { DEFAULT_MAX_BATCH } else { batching.max_batch_size };
         let max_rows = |limit: u32| if batched { batching.max_rows.max(limit) } else { 1 };
         let mut signature = ModelSignature {
@@ -91,8 +108,8 @@ impl Load<'_> {
             digest: self.files.digest.clone(),
             state: ModelState::Loading,
             reason: String::new(),
-            inputs: described.inputs,
-            outputs: described.outputs,
+            inputs,
+            outputs,
             batched,
             rows,
             max_batch_size: limit,
@@ -100,16 +117,27 @@ impl Load<'_> {
             finite: self.settings.finite,
             default: false,
             labels: Vec::new(),
-            settings: class_labels(described.classes),
-            task: None,
+            settings: class_labels(graph.classes),
+            task,
         };
         profile::publish(&self.found.file, &mut signature);
         (self.on_signature)(signature.clone());
-        let mut runner = self.runner(&mut engine, &signature.inputs);
-        let (max_batch_size, row_s) =
-            self.batch_size(&mut runner, batched, limit).map_err(|error| self.not_in_service(error))?;
-        self.warm_up(&mut runner, max_batch_size)?;
-        let example = Example::find(&mut runner);
+        let (transformed, max_batch_size, row_s, example) = match opened {
+            Some(opened) => {
+                let (transformed, row_s) = self.row_costs(&mut engine, &opened, joins)?;
+                let example = self.text_example(&mut engine, &transformed);
+                let rows = transformed.max_rows;
+                (Some(transformed), rows, row_s, example)
+            }
+            None => {
+                let mut runner = self.runner(&mut engine, &signature.inputs);
+                let (rows, row_s) =
+                    self.batch_size(&mut runner, batched, limit).map_err(|error| self.not_in_service(error))?;
+                self.warm_up(&mut runner, rows)?;
+                (None, rows, row_s, Example::find(&mut runner))
+            }
+        };
+        let wants_samples = wants_samples && transformed.is_none();
         let signature = ModelSignature {
             state: ModelState::Ready,
             max_batch_size,
@@ -121,7 +149,8 @@ impl Load<'_> {
             let free_bytes = self.gpu_free();
             Gpu { free_bytes, session_bytes: gpu_before.unwrap_or(0).saturating_sub(free_bytes.unwrap_or(0)) }
         });
-        Ok(PreparedVersion { signature, engine: Box::new(engine), row_s, session_bytes, gpu, example, wants_samples })
+        let engine = Box::new(engine);
+        Ok(PreparedVersion { signature, engine, row_s, session_bytes, gpu, example, transformed, wants_samples })
     }
 
     /// The engines of so many sessions, the first included. All are of the same
@@ -130,15 +159,19 @@ impl Load<'_> {
         &self,
         first: Box<dyn Engine>,
         signature: &ModelSignature,
+        transformed: Option<&Transformed>,
         count: u32,
     ) -> Result<Vec<Box<dyn Engine>>, String> {
         let mut engines = vec![first];
         while engines.len() < count as usize {
             let mut engine = self.open()?;
-            self.warm_up(&mut self.runner(&mut engine, &signature.inputs), signature.max_batch_size)?;
+            match transformed {
+                Some(own) => self.row_runner(&mut engine, &*own.transform).warm_up()?,
+                None => self.warm_up(&mut self.runner(&mut engine, &signature.inputs), signature.max_batch_size)?,
+            }
             engines.push(Box::new(engine));
         }
-        match files::read(&self.found.file)? == *self.files {
+        match files::read(&self.found.file, &transforms::side_files(self.found))? == *self.files {
             true => Ok(engines),
             false => Err(self.refusal(
                 "or its external data changed while it was loaded; reload the models when the files are complete",
@@ -167,6 +200,43 @@ impl Load<'_> {
             log::info!(model = self.name, rows, row_us = (best.row_s * 1e6) as u64; "batches of model `{}` hold up to {rows} rows", self.name);
             (rows, best.row_s)
         }))
+    }
+
+    /// What runs of a transformed model cost, and the run time of a row of an everyday length.
+    fn row_costs(
+        &self,
+        engine: &mut OnnxEngine,
+        opened: &OpenedTransform,
+        joins: bool,
+    ) -> Result<(Transformed, f64), String> {
+        let batching = &self.settings.config.batching;
+        let batched = joins && opened.lengths_mix && batching.policy != PolicyKind::None;
+        let transform = Arc::clone(&opened.transform);
+        let costs = self.row_runner(engine, &*transform).costs(batched, self.budget());
+        let cost = costs.map_err(|reason| self.not_in_service(reason))?;
+        let padded = match batching.max_batch_tokens {
+            0 => cost.budget(),
+            tokens => tokens,
+        };
+        let max_rows = match batching.max_batch_size {
+            _ if !batched => 1,
+            0 => MOST_ROWS,
+            rows => rows,
+        };
+        let row_s = cost.seconds(1, EVERYDAY.min(transform.max_cost()));
+        log::info!(model = self.name, tokens = padded, row_us = (row_s * 1e6) as u64; "runs of model `{}` hold up to {padded} tokens, padding counted", self.name);
+        Ok((Transformed { transform, batched, cost, padded, max_rows }, row_s))
+    }
+
+    /// A request of one text that the model answers, if one text is all that it takes.
+    fn text_example(&self, engine: &mut OnnxEngine, transformed: &Transformed) -> Option<Example> {
+        let example = Example::of_texts(&transformed.transform.signature().inputs)?;
+        let mut runner = self.row_runner(engine, &*transformed.transform);
+        runner.answers(&example.inputs).then_some(example)
+    }
+
+    fn row_runner<'r>(&'r self, engine: &'r mut OnnxEngine, transform: &'r dyn Transform) -> RowRunner<'r> {
+        RowRunner { engine, transform, limit: self.limit }
     }
 
     /// Free memory of the GPU the model runs on; `None` on the CPU and where the driver does not say.
@@ -207,6 +277,26 @@ impl Load<'_> {
 
     fn refusal(&self, what: impl Display) -> String {
         format!("`{}` {what}", self.found.file.display())
+    }
+}
+
+/// What callers see of a version, and what its graph is beside that.
+struct Described {
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    task: Option<Task>,
+    graph: Description,
+}
+
+impl Described {
+    fn of(mut graph: Description, opened: Option<&OpenedTransform>) -> Described {
+        match opened.map(|own| own.transform.signature().clone()) {
+            Some(CallerSignature { inputs, outputs, task }) => Described { inputs, outputs, task: Some(task), graph },
+            None => {
+                let inputs = std::mem::take(&mut graph.inputs);
+                Described { inputs, outputs: std::mem::take(&mut graph.outputs), task: None, graph }
+            }
+        }
     }
 }
 
@@ -254,8 +344,8 @@ mod tests {
     ) -> T {
         let (watchdog, stop) = (Watchdog::start().expect("a thread"), AtomicBool::new(false));
         let limit = LoadLimit { watchdog: &watchdog, run: Duration::from_millis(200), stop: &stop };
-        let found = FoundVersion { version: "1".into(), file: file.to_owned() };
-        let files = files::read(file).expect("a model");
+        let found = FoundVersion::new("1".into(), file.to_owned());
+        let files = files::read(file, &[]).expect("a model");
         let (samples, on_signature) = (None, &|_| {});
         let load = Load { name: "m", found: &found, files: &files, settings, limit: &limit, samples, on_signature };
         then(&load, load.prepare())
@@ -272,7 +362,7 @@ mod tests {
             load(&file, &quick(), |load, prepared| {
                 let PreparedVersion { signature, engine, .. } = prepared.expect("a model");
                 std::fs::write(&file, replaced).expect("a file");
-                load.sessions(engine, &signature, 2).map(|engines| engines.len())
+                load.sessions(engine, &signature, None, 2).map(|engines| engines.len())
             })
         };
         let same = std::fs::read(&file).expect("a file");

@@ -21,6 +21,7 @@ use super::manifest::Manifest;
 use super::memory::Memory;
 use super::scan::{FoundModel, FoundVersion, ScanResult, scan};
 use super::settings::{self, ModelSettings};
+use super::transforms;
 use crate::batch::controller::Controller;
 use crate::model::{Table, Version};
 use crate::state::{ServedModel, WorkerState, unready};
@@ -191,8 +192,10 @@ impl Loader {
         let settings = settings::read(found, &state.config)?;
         let wanted = settings.select(&found.versions)?;
         let old = model.table();
+        let shares_rows = wanted.iter().any(|version| version.text_folder.is_some());
         // New sessions need engines of every version.
-        let restart = running == 0 || sessions_setting != settings.config.sessions;
+        let restart =
+            running == 0 || sessions_setting != settings.config.sessions || (shares_rows && !old.shares_rows());
         let sessions = (!restart).then_some(running);
         let mut loads = VersionLoads { state: &state, name, settings: &settings, reload_all: restart, sessions };
         let (mut versions, mut loaded, mut failed) = (Vec::new(), Vec::new(), Vec::new());
@@ -260,7 +263,8 @@ struct VersionLoads<'a> {
 impl VersionLoads<'_> {
     /// Loads a version; `None` when `current` is the same already.
     fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<LoadedVersion>, String> {
-        let files = files::read(&found.file)?;
+        let found = &FoundVersion { file: transforms::graph(found, &self.settings.text)?, ..found.clone() };
+        let files = files::read(&found.file, &transforms::side_files(found))?;
         let loaded_with = self.settings.of_load(found);
         let unchanged = current.filter(|own| own.signature.digest == files.digest && own.loaded_with == loaded_with);
         let samples = unchanged.and_then(|own| own.samples.complete());
@@ -282,16 +286,18 @@ impl VersionLoads<'_> {
             Some(sessions) => sessions,
             None => *self.sessions.insert(self.session_count(&prepared)?),
         };
-        let PreparedVersion { signature, engine, example, wants_samples, .. } = prepared;
-        let engines = load.sessions(engine, &signature, sessions)?;
+        let PreparedVersion { signature, engine, example, transformed, wants_samples, .. } = prepared;
+        let engines = load.sessions(engine, &signature, transformed.as_ref(), sessions)?;
         let batching = &self.settings.config.batching;
-        let controller = Controller::new(batching, signature.max_batch_size);
+        let most = transformed.as_ref().map_or(signature.max_batch_size, |own| own.cost.units_of(own.padded));
+        let controller = Controller::new(batching, most);
         let stats = self.state.counters.of(self.name, &found.version);
         let version = Version::new(signature, controller, stats, batching.max_batch_bytes).loaded(
             loaded_with,
             example,
             wants_samples,
         );
+        let version = version.transformed(transformed);
         Ok(Some(LoadedVersion { version: Arc::new(version), engines }))
     }
 

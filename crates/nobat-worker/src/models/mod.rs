@@ -1,6 +1,7 @@
 //! Models on disk and on their way into service: which folders are models ([`scan`]),
 //! what their settings say, whether their files may be opened ([`guard`]), whether their
-//! rows are independent ([`rows`], [`independence`]), and the thread that loads and swaps
+//! rows are independent ([`rows`], [`independence`]), what makes texts of them
+//! ([`transforms`]), and the thread that loads and swaps
 //! them ([`loader`], [`install`]).
 
 pub(crate) mod files;
@@ -17,3 +18,4 @@ pub(crate) mod profile;
 pub mod rows;
 pub(crate) mod scan;
 pub(crate) mod settings;
+pub(crate) mod transforms;

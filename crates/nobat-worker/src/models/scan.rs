@@ -1,6 +1,6 @@
 //! Finds models without configuration: one file, a flat folder of `.onnx`, a
 //! Triton repository (`name/1/model.onnx`) or TensorFlow Serving's version
-//! folders. Reads names only; no model file is opened here. What looks like a model
+//! folders, and Hugging Face folders (`config.json` beside `onnx/model.onnx`). Reads names only; no model file is opened here. What looks like a model
 //! and is laid out otherwise is left out, with the reason.
 
 use std::collections::btree_map::Entry;
@@ -24,6 +24,17 @@ pub(crate) struct FoundModel {
 pub(crate) struct FoundVersion {
     pub(crate) version: SmolStr,
     pub(crate) file: PathBuf,
+    /// The Hugging Face folder that the file is of, whose other files say what it does.
+    pub(crate) text_folder: Option<PathBuf>,
+}
+
+impl FoundVersion {
+    /// A version of this file, and of the folder around it if that is a text model.
+    pub(crate) fn new(version: SmolStr, file: PathBuf) -> FoundVersion {
+        // `model.onnx` or `onnx/model.onnx` in it.
+        let text_folder = file.ancestors().skip(1).take(2).find(|folder| nobat_text::is_model_folder(folder));
+        FoundVersion { text_folder: text_folder.map(Path::to_owned), version, file }
+    }
 }
 
 /// What a scan found.
@@ -198,12 +209,12 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
             (Entry::Occupied(_), Some(_)) => others.push(entry),
         }
     }
-    let version = |(number, file): (u64, PathBuf)| FoundVersion { version: number.to_string().into(), file };
+    let version = |(number, file): (u64, PathBuf)| FoundVersion::new(number.to_string().into(), file);
     let mut versions: Vec<FoundVersion> = versions.into_iter().map(version).collect();
     if versions.is_empty()
-        && let Some(file) = named_model(&entries(folder)?)?
+        && let Some(file) = own_file(folder)?
     {
-        versions.push(FoundVersion { version: "1".into(), file });
+        versions.push(FoundVersion::new("1".into(), file));
     }
     if versions.is_empty() {
         return Ok(None);
@@ -226,6 +237,21 @@ fn named_model(files: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// The model file of a folder that is one model: `model.onnx`, or that of a Hugging Face folder.
+fn own_file(folder: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(named_model(&entries(folder)?)?.or_else(|| text_file(folder)))
+}
+
+/// The plain graph of a Hugging Face folder; its settings may name another.
+fn text_file(folder: &Path) -> Option<PathBuf> {
+    if !nobat_text::is_model_folder(folder) {
+        return None;
+    }
+    let plain = nobat_text::graph_file(folder, None);
+    // Of several variants the load says which there are.
+    Some(plain.map_or_else(|_| folder.join("onnx/model.onnx"), |graph| graph.path))
+}
+
 /// The model file of a version folder: `model.onnx`, else its only `.onnx`.
 fn version_file(folder: &Path) -> io::Result<Option<PathBuf>> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", folder.display()));
@@ -239,7 +265,7 @@ fn version_file(folder: &Path) -> io::Result<Option<PathBuf>> {
             files.push(entry);
         }
     }
-    Ok(files.pop().filter(|_| files.is_empty()))
+    Ok(files.pop().filter(|_| files.is_empty()).or_else(|| text_file(folder)))
 }
 
 /// A file given by itself. `digits/1/model.onnx` is model `digits` version 1,
@@ -251,7 +277,7 @@ fn single(file: &Path) -> FoundModel {
     let number = parent.and_then(version_number);
     let folder = if number.is_some() { parent.and_then(Path::parent) } else { parent };
     let name = folder.and_then(Path::file_name).and_then(|name| name.to_str());
-    let versions = vec![FoundVersion { version: number.unwrap_or(1).to_string().into(), file: file.to_owned() }];
+    let versions = vec![FoundVersion::new(number.unwrap_or(1).to_string().into(), file.to_owned())];
     FoundModel {
         name: name.unwrap_or(stem).into(),
         folder: folder.filter(|_| name.is_some()).map(Path::to_owned),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nobat_core::units;
+use nobat_text::TextSettings;
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
 
@@ -75,6 +76,8 @@ pub(crate) struct ModelSettings {
     pub(crate) default_version: Option<SmolStr>,
     /// Refuse NaN and infinities in float inputs.
     pub(crate) finite: bool,
+    /// How texts are read and answered, over what the folder says.
+    pub(crate) text: TextSettings,
     /// What the gateway reads: cache, routing key, and whatever else it knows.
     pub(crate) gateway: serde_json::Map<String, serde_json::Value>,
     /// The worker's configuration as this model sees it.
@@ -88,6 +91,9 @@ pub(crate) struct LoadSettings {
     pub(crate) finite: bool,
     pub(crate) batching: BatchingConfig,
     pub(crate) provider: ProviderConfig,
+    /// Whether it is of a Hugging Face folder.
+    pub(crate) in_text_folder: bool,
+    pub(crate) text: TextSettings,
     /// What it must answer: the hash of its golden file, if it has one.
     pub(crate) golden: Option<[u8; 32]>,
     /// What its rows are held against: the hash of its profile, if it has one.
@@ -102,6 +108,8 @@ impl ModelSettings {
             finite: self.finite,
             batching: *batching,
             provider: provider.clone(),
+            in_text_folder: found.text_folder.is_some(),
+            text: self.text.clone(),
             golden: golden::hash(&found.file),
             profile: profile::hash(&found.file),
         }
@@ -135,6 +143,7 @@ struct ModelFile {
     sessions: Option<Sessions>,
     batching: toml::Table,
     provider: toml::Table,
+    text: Option<TextSettings>,
     settings: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -205,6 +214,9 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     settings.default_version = file.default_version.as_ref().map(version);
     settings.finite |= file.finite;
     settings.gateway.extend(file.settings);
+    if let Some(text) = file.text {
+        settings.text = text;
+    }
     if let Some(sessions) = file.sessions {
         settings.config.sessions = sessions;
     }
@@ -333,7 +345,7 @@ mod tests {
         std::fs::write(folder.path().join("a.toml"), "sessions = 2").expect("a file");
         let sessions = |name: &str| {
             let file = folder.path().join(name);
-            let versions = vec![FoundVersion { version: "1".into(), file }];
+            let versions = vec![FoundVersion::new("1".into(), file)];
             let found = FoundModel { name: "m".into(), folder: None, versions };
             read(&found, &WorkerConfig::default()).expect("reads").config.sessions
         };
@@ -380,10 +392,8 @@ mod tests {
 
     #[test]
     fn the_policy_selects_versions() {
-        let versions: Vec<_> = ["1", "2", "10"]
-            .map(|version| FoundVersion { version: version.into(), file: "x".into() })
-            .into_iter()
-            .collect();
+        let versions: Vec<_> =
+            ["1", "2", "10"].map(|version| FoundVersion::new(version.into(), "x".into())).into_iter().collect();
         let names =
             |policy: VersionPolicy| policy.select(&versions).iter().map(|v| v.version.to_string()).collect::<Vec<_>>();
         assert_eq!(names(VersionPolicy::default()), ["10"]);

@@ -11,25 +11,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nobat_core::ErrorCode;
-use nobat_core::job::{JobError, Outcome, Settlement};
+use nobat_core::job::{Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_core::timings::Timings;
 use nobat_queue::backend::LeaseTracker;
 use nobat_runtime::traces::{self, Span};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
-use super::failure::Failure;
+use super::answer::{failed, micros, timings, waits, within};
+use super::failure::{Failure, panic_text};
 use super::gather::fill;
-use super::scatter::{Joined, batch_axis, pack, within};
+use super::row_runs::RowRuns;
+use super::scatter::{Joined, batch_axis, pack};
 use crate::batch::latency::Run;
-use crate::batch::queue::{Batch, ReadyJob, retry_delay};
+use crate::batch::queue::{Batch, ReadyJob, Work};
+use crate::batch::row_pool::RowBatch;
 use crate::engine::buffer::Buffer;
 use crate::engine::input::OwnedInput;
 use crate::engine::{Engine, InputView, OutputView, RunError, RunLimit};
 use crate::model::Version;
-use crate::stats::JobWaits;
 use crate::watchdog::{Ended, Watchdog};
 
 /// One session's engines, one per ready version, and its reused buffers.
@@ -67,18 +67,52 @@ impl Executor {
 
     /// Takes a version's engine out; the caller drops it where that delays no batch.
     pub(crate) fn remove(&mut self, version: &Arc<Version>) -> Option<Box<dyn Engine>> {
-        let at = self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, version))?;
+        let at = self.engine_of(version)?;
         Some(self.engines.swap_remove(at).1)
     }
 
-    /// Runs a batch and leaves a settlement for each of its jobs with the tracker.
-    pub(crate) fn run(&mut self, batch: Batch) {
+    /// Runs a batch and leaves a settlement for each of its jobs with the tracker; of a job
+    /// whose rows run in several batches, with the last of them.
+    pub(crate) fn run(&mut self, work: Work) {
+        match work {
+            Work::Jobs(batch) => self.run_jobs(batch),
+            Work::Rows(batch) => self.run_rows(&batch),
+        }
+        self.tracker.settle_all(&mut self.settled);
+    }
+
+    fn run_jobs(&mut self, batch: Batch) {
         let Batch { version, jobs, cap, fills } = batch;
-        match self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, &version)) {
+        match self.engine_of(&version) {
             Some(at) => self.attempt(at, &version, &jobs, cap, fills),
             None => jobs.iter().for_each(|job| self.fail(&version, job, Failure::unloaded(&version))),
         }
-        self.tracker.settle_all(&mut self.settled);
+    }
+
+    fn run_rows(&mut self, batch: &RowBatch) {
+        let version = &batch.version;
+        let (Some(at), Some(transformed)) = (self.engine_of(version), &version.transformed) else {
+            for (job, _) in batch.rows.iter().filter(|(job, _)| job.end()) {
+                let outcome = failed(version, &job.leased, Failure::unloaded(version));
+                let settled = outcome.map(|outcome| Settlement { id: job.leased.id, token: job.leased.token, outcome });
+                self.settled.extend(settled);
+            }
+            return;
+        };
+        let mut runs = RowRuns {
+            worker: &self.worker,
+            watchdog: &self.watchdog,
+            engine: self.engines[at].1.as_mut(),
+            version,
+            transformed,
+            settled: &mut self.settled,
+            max_bytes: self.max_bytes,
+        };
+        runs.run(batch);
+    }
+
+    fn engine_of(&self, version: &Arc<Version>) -> Option<usize> {
+        self.engines.iter().position(|(own, _)| Arc::ptr_eq(own, version))
     }
 
     fn attempt(&mut self, engine: usize, version: &Version, jobs: &[ReadyJob], cap: u32, fills: u32) {
@@ -90,7 +124,7 @@ impl Executor {
         match (outcome, jobs) {
             (Ok(()), _) => {}
             (Err(failure), [job]) => {
-                version.stats.failed(waits(job, started), started.elapsed());
+                version.stats.failed(waits(&job.leased, job.since, started), started.elapsed());
                 self.fail(version, job, failure);
             }
             (Err(failure), _) => {
@@ -121,10 +155,8 @@ impl Executor {
             settled: &mut self.settled,
             max_bytes: self.max_bytes,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut run))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-            Err(Failure::panicked(text.unwrap_or("no message"), version))
-        });
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut run)))
+            .unwrap_or_else(|panic| Err(Failure::panicked(panic_text(&*panic), version)));
         if outcome.is_err() {
             self.settled.truncate(before);
         }
@@ -132,28 +164,9 @@ impl Executor {
     }
 
     fn fail(&mut self, version: &Version, job: &ReadyJob, failure: Failure) {
-        let leased = &job.leased;
-        let error = JobError { code: failure.code, message: failure.message };
-        let outcome = match failure.code {
-            // Its lease is gone: there is nothing left to settle.
-            ErrorCode::JobCancelled => return log::info!(job = leased.id.to_string(); "{}", error.message),
-            ErrorCode::DeadlineExceeded => {
-                version.stats.expired();
-                Outcome::Expired(error)
-            }
-            _ => {
-                let retry_in = failure.again.then(|| retry_delay(leased.retry, leased.attempt)).flatten();
-                if retry_in.is_none() {
-                    version.stats.ended(error.code);
-                }
-                let (id, model, attempt) = (leased.id.to_string(), version.signature.name.as_str(), leased.attempt);
-                // A caller's own mistake is reported to the caller only.
-                let level = if error.code == ErrorCode::InvalidTensor { log::Level::Debug } else { log::Level::Warn };
-                log::log!(level, job = id, model, attempt, request = leased.trace.request_id.as_str(), traceparent = leased.trace.traceparent.as_str(); "an attempt failed: {}", error.message);
-                Outcome::Failed { error, retry_in }
-            }
-        };
-        self.settled.push(Settlement { id: leased.id, token: leased.token, outcome });
+        if let Some(outcome) = failed(version, &job.leased, failure) {
+            self.settled.push(Settlement { id: job.leased.id, token: job.leased.token, outcome });
+        }
     }
 }
 
@@ -181,7 +194,7 @@ impl BatchRun<'_> {
             for job in jobs {
                 let times = BatchTimes { output: ran.ended.elapsed(), ..ran.times };
                 let part = (jobs.len() > 1).then_some((first, job.rows, rows));
-                let timings = timings(job, worker, ran.started, &times);
+                let timings = timings(&job.leased, waits(&job.leased, job.since, ran.started), worker, &times);
                 let packed = pack(version, job, outputs, part, &timings, max_bytes)?;
                 fresh.push(Settlement {
                     id: job.leased.id,
@@ -192,7 +205,7 @@ impl BatchRun<'_> {
             }
             Ok(())
         })?;
-        version.stats.ran(ran.times, jobs.iter().map(|job| waits(job, ran.started)));
+        version.stats.ran(ran.times, jobs.iter().map(|job| waits(&job.leased, job.since, ran.started)));
         jobs.iter().for_each(|job| trace(version, job, &ran));
         if version.samples.are_wanted()
             && let [job] = jobs
@@ -231,8 +244,15 @@ impl BatchRun<'_> {
             from = to;
         }
         let views: SmallVec<[OutputView<'_>; 4]> = joined.iter().map(Joined::view).collect();
-        let packed = pack(version, job, &views, None, &timings(job, worker, started, &total), max_bytes)?;
-        version.stats.joined(total, waits(job, started));
+        let packed = pack(
+            version,
+            job,
+            &views,
+            None,
+            &timings(&job.leased, waits(&job.leased, job.since, started), worker, &total),
+            max_bytes,
+        )?;
+        version.stats.joined(total, waits(&job.leased, job.since, started));
         trace(version, job, &Ran { started, ended: Instant::now(), times: total });
         self.settled.push(Settlement {
             id: job.leased.id,
@@ -310,28 +330,4 @@ fn trace(version: &Version, job: &ReadyJob, ran: &Ran) {
         infer_us = micros(ran.times.infer);
         "a job ran"
     );
-}
-
-fn waits(job: &ReadyJob, started: Instant) -> JobWaits {
-    let queue = Duration::from_micros(job.leased.leased_at_us.saturating_sub(job.leased.queued_at_us));
-    JobWaits { queue, batch_wait: started.saturating_duration_since(job.since) }
-}
-
-/// How an job's answer came about, its attempts so far included.
-fn timings(job: &ReadyJob, worker: &SmolStr, started: Instant, times: &BatchTimes) -> Timings {
-    let waits = waits(job, started);
-    Timings {
-        queue_us: micros(waits.queue),
-        batch_wait_us: micros(waits.batch_wait),
-        input_us: micros(times.input),
-        infer_us: micros(times.infer),
-        output_us: micros(times.output),
-        batch_size: times.rows,
-        attempts: job.leased.attempt,
-        worker: worker.clone(),
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    duration.as_micros() as u64
 }

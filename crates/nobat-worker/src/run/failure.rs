@@ -1,13 +1,15 @@
 //! Why a run failed, in words that say where and what to do.
 
-use nobat_core::ErrorCode;
+use std::any::Any;
+
+use nobat_core::{Error, ErrorCode};
 
 use crate::engine::RunError;
 use crate::model::Version;
 use crate::watchdog::Ended;
 
 /// A failed run of several rows or one.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub(super) code: ErrorCode,
     pub(super) message: String,
     /// Whether another attempt may succeed.
@@ -17,6 +19,12 @@ pub(super) struct Failure {
 impl Failure {
     fn new(code: ErrorCode, again: bool, message: String) -> Failure {
         Failure { code, message, again }
+    }
+
+    /// What a transformation says of its input, or of outputs that it cannot read.
+    pub(crate) fn of(error: Error) -> Failure {
+        let again = matches!(error.code, ErrorCode::Internal | ErrorCode::InferenceFailed);
+        Failure::new(error.code, again, error.message)
     }
 
     pub(super) fn run(error: RunError, version: &Version) -> Failure {
@@ -40,7 +48,7 @@ impl Failure {
         }
     }
 
-    pub(super) fn panicked(text: &str, version: &Version) -> Failure {
+    pub(crate) fn panicked(text: &str, version: &Version) -> Failure {
         let message =
             format!("the run of {} panicked: {text}; report the model and its input to its owner", model(version));
         Failure::new(ErrorCode::InferenceFailed, true, message)
@@ -68,6 +76,12 @@ impl Failure {
     pub(super) fn invalid(message: String) -> Failure {
         Failure::new(ErrorCode::InvalidTensor, false, message)
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message")
 }
 
 fn model(version: &Version) -> String {

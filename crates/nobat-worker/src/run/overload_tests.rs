@@ -9,6 +9,7 @@ use nobat_queue::backend::{Batcher, Next};
 
 use super::tests::{bench_of, job};
 use crate::batch::latency::Run;
+use crate::batch::queue::Work;
 use crate::config::BatchingConfig;
 
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -40,7 +41,7 @@ fn answered(a_second: u32, seconds: usize, slow: impl Fn(usize) -> u32) -> Vec<u
         let leased = queue.drain(..room).map(due).collect();
         bench.batches.admit(leased, now);
         now += STEP;
-        if let Next::Run(batch) = bench.batches.next(now) {
+        if let Next::Run(Work::Jobs(batch)) = bench.batches.next(now) {
             let rows = batch.jobs.len() as u32;
             let took = Duration::from_micros(5_000 + 500 * u64::from(rows)) * slow(second);
             now += took;

@@ -7,6 +7,7 @@ use nobat_core::tensor::{Datatype, Shape, put_bytes_element};
 use nobat_core::timings::Timings;
 use smol_str::SmolStr;
 
+use super::answer::within;
 use super::failure::Failure;
 use crate::batch::queue::ReadyJob;
 use crate::engine::{OutputData, OutputView};
@@ -80,11 +81,6 @@ pub(super) fn pack(
     }
     InferResponse::encode_mark(&mut out, version.mark);
     Ok(out.into())
-}
-
-/// Checks that a job's outputs are no more than may be kept.
-pub(super) fn within(version: &Version, bytes: usize, most: usize) -> Result<(), Failure> {
-    if bytes > most { Err(Failure::too_large(bytes, most, version)) } else { Ok(()) }
 }
 
 /// One output of a split job, growing run by run.

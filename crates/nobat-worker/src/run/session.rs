@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use crate::batch::queue::{Batch, BatchQueue};
+use crate::batch::queue::{BatchQueue, Work};
+use crate::batch::row_pool::RowPool;
 use crate::engine::Engine;
 use crate::model::{Model, Version};
 use crate::run::executor::Executor;
@@ -54,10 +55,10 @@ impl SessionEngines {
         taken.is_some()
     }
 
-    fn run(&self, batch: Batch) {
+    fn run(&self, work: Work) {
         let mut executor = self.executor.lock();
         self.take_added(&mut executor);
-        executor.run(batch);
+        executor.run(work);
     }
 
     fn take_added(&self, executor: &mut Executor) {
@@ -72,19 +73,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts a thread that leases `model`'s jobs in the name of `worker`.
+    /// Starts a thread that leases `model`'s jobs in the name of `worker`; `pool` holds the
+    /// rows of a transformed model, under the same tracker.
     pub(crate) fn start(
         queue: Arc<dyn Queue>,
         model: Arc<Model>,
         worker: SmolStr,
         number: u32,
-        tracker: Arc<LeaseTracker>,
+        (tracker, pool): (Arc<LeaseTracker>, Option<Arc<RowPool>>),
         executor: Executor,
     ) -> std::io::Result<Session> {
         let engines = Arc::new(SessionEngines { executor: Mutex::new(executor), added: Mutex::default() });
         let (drain, draining) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let session = SessionThread { queue, model, worker, number, tracker, engines: Arc::clone(&engines) };
+        let session = SessionThread { queue, model, worker, number, tracker, pool, engines: Arc::clone(&engines) };
         let name = format!("nobat-run-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(session.serve(draining)))?;
         Ok(Session { engines, drain, thread: Some(thread) })
@@ -123,6 +125,7 @@ struct SessionThread {
     worker: SmolStr,
     number: u32,
     tracker: Arc<LeaseTracker>,
+    pool: Option<Arc<RowPool>>,
     engines: Arc<SessionEngines>,
 }
 
@@ -138,7 +141,8 @@ impl SessionThread {
             let outcome = match consumer {
                 Ok(consumer) => {
                     backoff.reset();
-                    let batches = BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker));
+                    let batches =
+                        BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker), self.pool.clone());
                     let backend = LeaseBackend::new(consumer, batches, Arc::clone(&self.tracker));
                     self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
                 }
@@ -166,10 +170,10 @@ impl SessionThread {
             .backend(backend)
             .catch_panic()
             // Runs when the future is polled, where the panic layer watches.
-            .build(move |batch: Batch| {
+            .build(move |work: Work| {
                 let engines = Arc::clone(&engines);
                 async move {
-                    engines.run(batch);
+                    engines.run(work);
                     Ok::<(), Infallible>(())
                 }
             })
@@ -203,7 +207,7 @@ mod tests {
         let tracker = Arc::new(LeaseTracker::default());
         let executor = Executor::new("w".into(), Arc::clone(&tracker), Watchdog::start().expect("a thread"), 1 << 20);
         let model = Arc::new(Model::new("m".into()));
-        let session = Session::start(queue, model, "w".into(), 0, tracker, executor).expect("a thread");
+        let session = Session::start(queue, model, "w".into(), 0, (tracker, None), executor).expect("a thread");
         let Session { drain, thread, .. } = session;
         drop(drain);
         let (thread, give_up) = (thread.expect("a thread"), Instant::now() + Duration::from_secs(30));

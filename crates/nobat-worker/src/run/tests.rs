@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::executor::Executor;
 use crate::batch::controller::Controller;
 use crate::batch::latency::Run;
-use crate::batch::queue::BatchQueue;
+use crate::batch::queue::{BatchQueue, Work};
 use crate::config::{BatchingConfig, PolicyKind};
 use crate::engine::api::InputData;
 use crate::engine::{Engine, InputView, OutputData, OutputView, RunError, RunLimit};
@@ -103,7 +103,7 @@ pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: 
         Executor::new("w1".into(), Arc::clone(&tracker), Watchdog::start().expect("a thread"), usize::MAX);
     let runs = Arc::new(Mutex::new(Vec::new()));
     executor.put(Arc::clone(&version), Box::new(Scripted { runs: Arc::clone(&runs), batch_axis }));
-    Bench { executor, batches: BatchQueue::new(model, Arc::clone(&tracker)), tracker, version, runs }
+    Bench { executor, batches: BatchQueue::new(model, Arc::clone(&tracker), None), tracker, version, runs }
 }
 
 pub(super) fn job(number: u64, values: &[f32], deaths: u32) -> LeasedJob {
@@ -413,7 +413,7 @@ fn a_delay_never_makes_a_held_job_miss_its_deadline() {
         let Next::Wait(wait) = bench.batches.next(now) else { panic!("{policy:?}: no wait") };
         assert!(wait > ms(100) && wait < ms(180), "{policy:?}: {wait:?}");
         // A timer that is a little late.
-        let Next::Run(batch) = bench.batches.next(now + wait + ms(1)) else { panic!("{policy:?}: no run") };
+        let Next::Run(Work::Jobs(batch)) = bench.batches.next(now + wait + ms(1)) else { panic!("{policy:?}: no run") };
         assert_eq!(batch.jobs[0].leased.token, LeaseToken(3), "{policy:?}: neither dropped nor passed over");
     }
 }

@@ -38,6 +38,16 @@ impl Example {
         None
     }
 
+    /// The word [`TEXT`] for each input that must be given; `None` where one is no text.
+    pub(crate) fn of_texts(inputs: &[TensorSpec]) -> Option<Example> {
+        let required = inputs.iter().filter(|spec| !spec.optional);
+        let one = |spec: &TensorSpec| {
+            let fits = spec.datatype == Datatype::Bytes && spec.shape == [-1];
+            fits.then(|| (spec.name.clone(), spec.datatype, Shape::from_slice(&[1])))
+        };
+        Some(Example { inputs: required.map(one).collect::<Option<_>>()? })
+    }
+
     /// One row, with `size` for each other open axis; `None` where that is too much.
     fn of(inputs: &[TensorSpec], size: i64) -> Option<Example> {
         let mut left = MAX_ELEMENTS;

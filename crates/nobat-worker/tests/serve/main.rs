@@ -10,4 +10,5 @@ mod lifecycle;
 mod reload;
 mod rows;
 mod shapes;
+mod texts;
 mod weighted;
