@@ -86,6 +86,10 @@ onnx-suite *args:
 zoo *args:
     scripts/zoo {{args}}
 
+# `nobat test` against LitServe and MLServer, which serve the demo model (a minute, and their installation once).
+peers *args:
+    scripts/check_peers {{args}}
+
 # schemathesis over the OpenAPI document, and Swagger UI in a headless browser.
 openapi:
     scripts/check_openapi

@@ -1,9 +1,10 @@
 //! `nobat compare`: two versions of a model on the same requests.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use nobat_check::compare::{CompareReport, CompareSettings, Comparison, PairFigures, compare};
 use nobat_check::data::{Dataset, ModelInputs};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Service, block_on, segment};
 use crate::inference::{ServedModel, asked};
 use crate::table::Columns;
-use crate::test::progress;
+use crate::test::{exit, progress};
 
 const GATES: Columns = Columns { list: "gates", paths: &["name", "verdict", "words"], empty: "no gate was asked" };
 const EXAMPLES: Columns = Columns {
@@ -28,7 +29,7 @@ const EXAMPLES: Columns = Columns {
 /// Send the same requests to two versions of a model and say whether the new one is safe.
 ///
 /// Safe means shown: for each gate the one-sided 95 % bound of how much worse the new version
-/// is stays under its margin. Exits with 1 when it is not.
+/// is stays under its margin. Exits with 1 when it is not, with 2 when nothing could be compared.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     nobat compare digits/1 digits/2 --traffic recorded.jsonl\n  \
@@ -74,7 +75,11 @@ pub(crate) struct Args {
     service: Service,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: Args) -> ExitCode {
+    exit(replay(args))
+}
+
+fn replay(args: Args) -> Result<ExitCode> {
     for (name, margin) in
         [("disagreement", args.disagreement), ("lost", args.lost), ("score", args.score), ("latency", args.latency)]
     {
@@ -98,11 +103,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         if args.service.is_for_people() {
             args.service.print(&json!({"examples": shown["examples"]}), Some(&EXAMPLES))?;
         }
-        match report.verdict {
-            GateVerdict::Safe => eprintln!("nobat: {}", report.summary),
-            _ => bail!("{}", report.summary),
-        }
-        Ok(())
+        eprintln!("nobat: {}", report.summary);
+        Ok(if report.verdict == GateVerdict::Safe { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 

@@ -2,7 +2,7 @@
 //! rest are the tools people reach for around a running service.
 //!
 //! Owns command lines, what they print and their exit codes (0 done, 1 failed,
-//! 2 misused). It does not own how anything works: serving is the gateway's and
+//! 2 misused; of tests and comparisons 1 is a bad outcome, 2 what could not be run). It does not own how anything works: serving is the gateway's and
 //! the worker's, and the tools are clients of the public API like any other.
 
 mod bench;
@@ -89,7 +89,7 @@ enum Command {
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
-    Test(Tool<test::Action>),
+    Test(test::Args),
     Compare(compare::Args),
     Healthcheck(healthcheck::Args),
     Keys(keys::Args),
@@ -103,6 +103,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Gateway(args) => return nobat_gateway::run(args),
         Command::Worker(args) => return nobat_worker::run(args),
+        Command::Test(args) => return test::run(args),
+        Command::Compare(args) => return compare::run(args),
         Command::Serve(args) => serve::run(args, file),
         Command::Demo(args) => demo::run(args, file),
         Command::Predict(args) => predict::run(args),
@@ -117,8 +119,6 @@ fn main() -> ExitCode {
         Command::Scheduler(args) => scheduler::run(args, file),
         Command::Doctor(args) => doctor::run(args, file),
         Command::Bench(args) => bench::run(args),
-        Command::Test(args) => test::run(args),
-        Command::Compare(args) => compare::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Config(args) => config::run(args, file),

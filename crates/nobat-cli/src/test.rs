@@ -1,194 +1,189 @@
-//! `nobat test`: whether a model answers as its profile says.
+//! `nobat test`: functional, statistical and error tests of a model's API, and what they
+//! compare with (`nobat test init`).
 
-use std::path::{Path, PathBuf};
+mod init;
+mod outputs;
+mod plan;
+mod stages;
 
-use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use nobat_check::data::{Dataset, ModelInputs};
-use nobat_check::statistical::{
-    ChartBar, DRAWN_ROWS, StatisticalReport, StatisticalSettings, StatisticalVerdict, make_profile, run as run_stage,
-};
-use nobat_statistics::profile::Profile;
-use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::client::{Service, Tool, block_on, print};
-use crate::inference::{ServedModel, asked};
+use anyhow::Result;
+use nobat_check::client::{CallProtocol, JsonTemplate, TargetSettings};
+use nobat_check::stage::TestStage;
+use std::sync::Arc;
 
-/// Columns of the longest bar.
-const BAR: f64 = 30.0;
+use crate::client::{Service, block_on};
 
-/// Test whether a model's answers are distributed as they were on rows it was not trained on.
-#[derive(clap::Subcommand)]
-pub(crate) enum Action {
-    Init(InitArgs),
-    Statistical(StatisticalArgs),
-}
+pub(crate) use outputs::progress;
 
-/// Make a model's profile: ask it about rows that it was not trained on, and keep what the
-/// inputs and the answers look like (counts and quantiles, never rows).
+/// The exit code of what could not be run.
+pub(crate) const COULD_NOT_RUN: u8 = 2;
+/// Longest that an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Test a model's API: expected outputs, distribution of the answers, bad requests.
+///
+/// Asks all that can be derived from the model's signature, its golden inputs and outputs and
+/// its profile, over every protocol that the server speaks. Exits with 0 when nothing failed,
+/// with 1 when something did, with 2 when nothing could be asked.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  nobat test init digits --data held_out.npz\n  nobat test init digits --data rows.csv --profile digits.json"
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  \
+    nobat test digits                                       all that can be derived\n  \
+    nobat test init digits --data held_out.npz              write what it is compared with\n  \
+    nobat test digits --only functional,errors --report report.html --junit junit.xml\n  \
+    nobat test digits --url http://other:8000 --protocol v2\n  \
+    nobat test digits --only statistical --data today.npz --shift 0.05\n  \
+    nobat test digits --url http://other:8000/predict --protocol json --golden digits.json \\\n        \
+    --request-template '{\"input\": $input[0]}' --answer /output"
 )]
-pub(crate) struct InitArgs {
-    /// Name of the model, or MODEL/VERSION.
-    model: String,
-    /// The rows: .npz, .npy, .csv, .jsonl, or a folder of them. More are better: 1,000 show a
-    /// shift of one class in ten by about seven points, 10,000 one by five.
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Where the profile goes.
-    #[arg(long, default_value = "profile.json", value_name = "FILE")]
-    profile: PathBuf,
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    service: Service,
 }
 
-/// Send fresh inputs to a model and hold its answers against its profile. Exits with 1 when they
-/// are distributed otherwise, or too few to say.
+#[derive(clap::Subcommand)]
+enum Action {
+    Init(init::InitArgs),
+}
+
+/// What a run is told on the command line; the rest is in `tests/MODEL.toml`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  \
-    nobat test statistical digits                              inputs drawn from the profile\n  \
-    nobat test statistical digits --data today.npz --rows 5000\n  \
-    nobat test statistical digits --data today.npz --shift 0.05   refuses to judge on too few rows")]
-pub(crate) struct StatisticalArgs {
+struct RunArgs {
     /// Name of the model, or MODEL/VERSION.
-    model: String,
-    /// The model's profile, as `nobat test init` wrote it.
-    #[arg(long, default_value = "profile.json", value_name = "FILE")]
-    profile: PathBuf,
-    /// Fresh rows: .npz, .npy, .csv, .jsonl, or a folder; a column `label` tests stated
-    /// probabilities too. Without, inputs are drawn from the profile.
+    #[arg(required = true)]
+    model: Option<String>,
+    /// The stages to run: functional, statistical, errors.
+    #[arg(long, value_delimiter = ',', value_parser = stage, value_name = "STAGES")]
+    only: Vec<TestStage>,
+    /// The model's tests, as `nobat test init` wrote them [default: tests/MODEL.toml where there is one].
+    #[arg(long, value_name = "FILE")]
+    tests: Option<PathBuf>,
+    /// Golden inputs and outputs [default: those of the tests, or models/MODEL/golden.json].
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
+    /// The model's profile [default: that of the tests, or models/MODEL/profile.json].
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Fresh rows for the statistical stage: .npz, .npy, .csv, .jsonl, or a folder; a column
+    /// `label` tests stated probabilities too. Without, inputs are drawn from the profile.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Rows to send.
-    #[arg(long, default_value_t = StatisticalSettings::default().rows)]
-    rows: u64,
-    /// Chance that a right model fails.
-    #[arg(long, default_value_t = StatisticalSettings::default().alpha, value_name = "SHARE")]
-    alpha: f64,
+    /// Rows that the statistical stage sends [default: 1000].
+    #[arg(long)]
+    rows: Option<u64>,
+    /// Chance that a right model fails the statistical stage [default: 0.01].
+    #[arg(long, value_name = "SHARE")]
+    alpha: Option<f64>,
     /// The shift of one class that must be found, such as 0.05 for five points.
     #[arg(long, value_name = "SHARE")]
     shift: Option<f64>,
-    /// Chance of finding it.
-    #[arg(long, default_value_t = StatisticalSettings::default().power, value_name = "SHARE")]
-    power: f64,
-    /// Seed of all that is drawn.
-    #[arg(long, default_value_t = StatisticalSettings::default().seed)]
-    seed: u64,
+    /// Chance of finding it [default: 0.9].
+    #[arg(long, value_name = "SHARE")]
+    power: Option<f64>,
+    /// Seed of all that is drawn [default: 1].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Longest median of a single call, in milliseconds [default: the model's slo].
+    #[arg(long, value_name = "MS")]
+    latency: Option<f64>,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Write the report as one HTML page.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the report as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// What makes the exit code 1.
+    #[arg(long, value_enum, default_value_t = FailOn::Failed, value_name = "VERDICT")]
+    fail_on: FailOn,
 }
 
-pub(crate) fn run(args: Tool<Action>) -> Result<()> {
-    match args.action {
-        Action::Init(init) => block_on(make(init, &args.service)),
-        Action::Statistical(stage) => block_on(hold(stage, &args.service)),
-    }
+/// How the server is asked.
+#[derive(clap::Args)]
+struct ServerArgs {
+    /// The only protocol to speak: v2, v2-binary, grpc, tfserving, native, job or json
+    /// [default: all that the server speaks].
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<CallProtocol>,
+    /// Address of the gRPC port [default: the port after that of --url].
+    #[arg(long, value_name = "HOST:PORT")]
+    grpc: Option<String>,
+    /// A request of protocol json, such as '{"input": $NAME}' with the batch axis or
+    /// '{"input": $NAME[0]}' for one row; $input is the only input.
+    #[arg(long, value_name = "JSON")]
+    request_template: Option<String>,
+    /// Where its answer has the outputs: a JSON pointer, or NAME=POINTER,NAME=POINTER.
+    #[arg(long, default_value = "/output", value_name = "POINTERS")]
+    answer: String,
 }
 
-async fn make(args: InitArgs, service: &Service) -> Result<()> {
-    let model = ServedModel::open(&service.server, &args.model).await?;
-    let data = read(&args.data, &model)?;
-    let bar = progress(data.len() as u64 + DRAWN_ROWS)?;
-    let profile =
-        make_profile(&asked(&model), &data, (&model.name, &model.version), |done| bar.set_position(done)).await;
-    bar.finish_and_clear();
-    let profile = profile?;
-    let file = args.profile.display();
-    std::fs::write(&args.profile, serde_json::to_vec_pretty(&profile)?)
-        .with_context(|| format!("cannot write `{file}`"))?;
-    let answers: Vec<_> = profile
-        .answers
-        .iter()
-        .map(|answer| json!({"output": answer.output, "reading": answer.reading, "classes": answer.classes.len(), "rows": answer.rows}))
-        .collect();
-    service.print(&json!({"profile": file.to_string(), "model": profile.model, "version": profile.version, "rows": profile.rows, "answers": answers}), None)
+/// What makes a run fail: each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum FailOn {
+    /// Nothing.
+    Never,
+    /// What failed.
+    Failed,
+    /// What was warned of too.
+    Warned,
+    /// And what could not be judged.
+    NotJudged,
 }
 
-async fn hold(args: StatisticalArgs, service: &Service) -> Result<()> {
-    let within = |share: f64| share > 0.0 && share < 1.0;
-    for (name, share) in [("alpha", args.alpha), ("power", args.power), ("shift", args.shift.unwrap_or(0.5))] {
-        ensure!(within(share), "--{name} is a share; give more than 0 and less than 1");
-    }
-    ensure!(args.rows > 0, "--rows must be 1 or more");
-    let file = args.profile.display();
-    let bytes = std::fs::read(&args.profile)
-        .with_context(|| format!("cannot read the profile `{file}`; `nobat test init MODEL --data FILE` writes one"))?;
-    let profile = Profile::parse(&bytes).map_err(|why| anyhow::anyhow!("`{file}`: {why}"))?;
-    let model = ServedModel::open(&service.server, &args.model).await?;
-    let data = args.data.as_deref().map(|path| read(path, &model)).transpose()?;
-    let settings = StatisticalSettings {
-        rows: args.rows,
-        alpha: args.alpha,
-        shift: args.shift,
-        power: args.power,
-        seed: args.seed,
+pub(crate) fn run(args: Args) -> ExitCode {
+    let done = match args.action {
+        Some(Action::Init(init)) => block_on(init::make(init, &args.service)).map(|()| ExitCode::SUCCESS),
+        None => block_on(stages::run(args.run, &args.service)),
     };
-    let bar = progress(args.rows)?;
-    let name = (model.name.as_str(), model.version.as_str());
-    let report =
-        run_stage(&asked(&model), &profile, data.as_ref(), name, &settings, |done| bar.set_position(done)).await;
-    bar.finish_and_clear();
-    let report = report?;
-    match service.is_for_people() {
-        true => print(in_words(&report).as_bytes())?,
-        false => service.print(&serde_json::to_value(&report)?, None)?,
+    exit(done)
+}
+
+/// The exit code of a test or a comparison; what could not be run is told on stderr.
+pub(crate) fn exit(done: Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("nobat: {error:#}");
+        ExitCode::from(COULD_NOT_RUN)
+    })
+}
+
+impl ServerArgs {
+    fn settings(&self, service: &Service, model: &str) -> Result<TargetSettings> {
+        let (name, version) = model.split_once('/').map_or((model, None), |(name, version)| (name, Some(version)));
+        let template = self.request_template.as_ref();
+        let template = template.map(|request| JsonTemplate::parse(None, request, &self.answer)).transpose()?;
+        Ok(TargetSettings {
+            url: service.server.url().to_owned(),
+            grpc: self.grpc.clone(),
+            api_key: service.server.api_key().map(str::to_owned),
+            model: name.into(),
+            version: version.map(Into::into),
+            template: template.map(Arc::new),
+            patience: PATIENCE,
+        })
     }
-    match report.verdict {
-        StatisticalVerdict::Passed => Ok(()),
-        StatisticalVerdict::Failed => bail!("model `{}` does not answer as its profile says", model.name),
-        StatisticalVerdict::NotJudged => bail!("model `{}` could not be judged", model.name),
-    }
 }
 
-fn read(path: &Path, model: &ServedModel) -> Result<Dataset> {
-    Ok(Dataset::read(path, ModelInputs { specs: &model.inputs, batched: model.batched })?)
+fn stage(name: &str) -> Result<TestStage, String> {
+    let found = stages::STAGES.into_iter().find(|stage| stage.name() == name);
+    found.ok_or_else(|| format!("there is no such stage; stages: {}", names(stages::STAGES.map(TestStage::name))))
 }
 
-/// A bar over so many requests.
-pub(crate) fn progress(requests: u64) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{elapsed:>4} [{bar:40}] {pos}/{len}")?.progress_chars("=> ");
-    Ok(ProgressBar::new(requests).with_style(style))
+fn protocol(name: &str) -> Result<CallProtocol, String> {
+    let all = CallProtocol::ALL.map(CallProtocol::name);
+    CallProtocol::parse(name).ok_or_else(|| format!("there is no such protocol; protocols: {}", names(all)))
 }
 
-/// The report as a person reads it.
-fn in_words(report: &StatisticalReport) -> String {
-    let mut out =
-        format!("{} answers to {}, against a profile of {} rows\n", report.rows, report.source, report.profile_rows);
-    for finding in &report.findings {
-        let verdict = match finding.verdict {
-            StatisticalVerdict::Passed => "passed",
-            StatisticalVerdict::Failed => "FAILED",
-            StatisticalVerdict::NotJudged => "not judged",
-        };
-        out += &format!("\n{verdict}: {}\n  {}\n  {}\n", finding.tested, finding.found, finding.sure);
-        let widest = finding.chart.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
-        let most = finding.chart.iter().map(|bar| bar.expected.max(bar.seen)).fold(0.0, f64::max);
-        out.extend(finding.chart.iter().map(|bar| bars(bar, widest, most)));
-    }
-    out.extend(report.notes.iter().map(|note| format!("\nnote: {note}\n")));
-    out
-}
-
-fn bars(ChartBar { name, expected, seen, .. }: &ChartBar, widest: usize, most: f64) -> String {
-    let bar = |share: f64, block: &str| block.repeat((share / most * BAR).round() as usize);
-    let name: String = name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-    format!(
-        "  {name:>widest$}  expected {:>5.1} % {}\n  {:>widest$}  seen     {:>5.1} % {}\n",
-        expected * 100.0,
-        bar(*expected, "░"),
-        "",
-        seen * 100.0,
-        bar(*seen, "█")
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bars_are_as_long_as_their_shares_and_names_obey_nobody() {
-        let bar = ChartBar { name: "ca\u{1b}t".into(), expected: 0.5, seen: 0.25, interval: (0.2, 0.3) };
-        let shown = bars(&bar, 6, 0.5);
-        assert!(shown.starts_with("    ca?t  expected  50.0 % ") && shown.contains("seen      25.0 %"), "{shown}");
-        assert_eq!((shown.matches('░').count(), shown.matches('█').count()), (30, 15));
-    }
+fn names<const N: usize>(names: [&str; N]) -> String {
+    names.join(", ")
 }

@@ -109,11 +109,15 @@ fn of_columns(body: &[u8], specs: &[TensorSpec]) -> Result<Vec<Tensor>, String> 
         return Ok(vec![nested(only, text)?]);
     }
     let named: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let tensor = |spec: &TensorSpec| {
-        let text = named.get(spec.name.as_str()).ok_or_else(|| format!("it has no output `{}`", spec.name))?;
-        nested(spec, text.get())
-    };
-    specs.iter().map(tensor).collect()
+    let mut tensors = Vec::with_capacity(specs.len());
+    for spec in specs {
+        match named.get(spec.name.as_str()) {
+            Some(text) => tensors.push(nested(spec, text.get())?),
+            None if spec.optional => {}
+            None => return Err(format!("it has no output `{}`", spec.name)),
+        }
+    }
+    Ok(tensors)
 }
 
 /// A tensor from nested lists, whose datatype the model's description says.

@@ -256,6 +256,13 @@ impl Target {
         Target { settings, ..self.clone() }
     }
 
+    /// The same, sharing its connections, which waits less long for a job's result.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Target {
+        let settings = TargetSettings { patience, ..self.settings.clone() };
+        Target { settings, ..self.clone() }
+    }
+
     /// Makes a request of these inputs.
     ///
     /// # Errors

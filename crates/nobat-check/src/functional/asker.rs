@@ -26,12 +26,16 @@ impl<'a> Asker<'a> {
     pub(crate) async fn ask(&self, target: &Target, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Reply), String> {
         let prepared = target.prepare(inputs).map_err(|e| e.message)?;
         let reply = target.send(&prepared).await;
-        self.note(&reply);
-        Ok((reply.outputs(self.model)?, reply))
+        Ok((self.outputs_of(&reply)?, reply))
     }
 
-    /// Counts an answer that was asked for elsewhere.
-    pub(crate) fn note(&self, reply: &Reply) {
+    /// The outputs of an answer that was asked for elsewhere.
+    pub(crate) fn outputs_of(&self, reply: &Reply) -> Result<Vec<Tensor>, String> {
+        self.note(reply);
+        reply.outputs(self.model)
+    }
+
+    fn note(&self, reply: &Reply) {
         match reply.status.is_answer() {
             true => self.unanswered.set(0),
             false => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nobat_core::tensor::Tensor;
 
 use super::asker::Asker;
-use super::{latency, webhook};
+use super::{jobs, latency, webhook};
 use crate::client::{CallProtocol, Served, ServerKind, Target};
 use crate::clock::StageClock;
 use crate::data::{Difference, GoldenSet, Tolerances, difference, stack};
@@ -18,6 +18,8 @@ pub struct FunctionalSettings {
     pub tolerances: Tolerances,
     /// Longest median of a single call, in milliseconds.
     pub latency_ms: Option<f64>,
+    /// Longest that a job may take to end.
+    pub job_patience: Duration,
     /// Longest that a webhook may take to arrive.
     pub webhook_patience: Duration,
 }
@@ -27,6 +29,7 @@ impl Default for FunctionalSettings {
         FunctionalSettings {
             tolerances: Tolerances { default: 1e-5, named: Default::default() },
             latency_ms: None,
+            job_patience: Duration::from_secs(30),
             webhook_patience: Duration::from_secs(10),
         }
     }
@@ -70,7 +73,7 @@ pub async fn run(
         settings,
     };
     let mut findings = Vec::new();
-    let steps = 5 + served.targets.len() as u64;
+    let steps = 6 + served.targets.len() as u64;
     let told = |findings: &[Finding], words: &str| progress(findings.len() as u64, steps, words);
 
     told(&findings, "golden outputs");
@@ -104,14 +107,19 @@ pub async fn run(
             .await,
     );
     if let Some(target) = served.target(CallProtocol::Job) {
-        told(&findings, "webhook");
-        findings.push(
-            questions
-                .unless_gone("webhook", webhook::TITLE, async || {
-                    webhook::arrives(target, &questions.alone[0], settings.webhook_patience).await
-                })
-                .await,
-        );
+        told(&findings, "jobs");
+        let wanted: Vec<Vec<Tensor>> =
+            (0..questions.alone.len()).map(|row| questions.row_of(&reference, row)).collect();
+        let ask = async || {
+            let (rows, tolerances) = (&questions.alone, &settings.tolerances);
+            jobs::all_end(&questions.asker, target, rows, &wanted, tolerances, settings.job_patience).await
+        };
+        findings.push(questions.unless_gone("jobs", jobs::TITLE, ask).await);
+        if served.kind == ServerKind::Nobat {
+            told(&findings, "webhook");
+            let ask = async || webhook::arrives(target, &questions.alone[0], settings.webhook_patience).await;
+            findings.push(questions.unless_gone("webhook", webhook::TITLE, ask).await);
+        }
     }
     let mut notes = Vec::new();
     for (protocol, why) in &served.absent {
@@ -164,6 +172,14 @@ impl Questions<'_> {
         Ok(stack(&answers.into_iter().collect::<Result<Vec<_>, _>>()?))
     }
 
+    /// One row of an answer.
+    fn row_of(&self, answer: &[Tensor], row: usize) -> Vec<Tensor> {
+        match self.served.model.batched {
+            true => answer.iter().map(|tensor| crate::data::slice(tensor, row, 1)).collect(),
+            false => answer.to_vec(),
+        }
+    }
+
     async fn unless_gone(&self, id: &str, title: &str, ask: impl AsyncFnOnce() -> Finding) -> Finding {
         match self.asker.gone() {
             Some(why) => Finding::new(id, title, Verdict::not_judged(format!("the server went away: {why}"))),
@@ -173,13 +189,17 @@ impl Questions<'_> {
 
     fn golden(&self, answer: &Result<Vec<Tensor>, String>) -> Finding {
         const TITLE: &str = "golden outputs";
+        const NEEDED: &str = "golden.json: `nobat test init MODEL --data FILE` writes one, or --golden FILE";
         let got = match answer {
+            Err(why) if self.golden.outputs.is_empty() => {
+                let verdict = Verdict::needs(format!("inputs that are made up are not answered: {why}"), NEEDED);
+                return Finding::new("golden", TITLE, verdict);
+            }
             Err(why) => {
                 return Finding::new("golden", TITLE, Verdict::Failed).say(format!("There is no answer: {why}."));
             }
             Ok(_) if self.golden.outputs.is_empty() => {
-                let needed = "a golden.json: `nobat test init MODEL --data FILE` writes one, or --golden FILE";
-                return Finding::new("golden", TITLE, Verdict::needs("there are no golden outputs", needed));
+                return Finding::new("golden", TITLE, Verdict::needs("there are no golden outputs", NEEDED));
             }
             Ok(got) => got,
         };
@@ -216,7 +236,7 @@ impl Questions<'_> {
         for (how, row, answer) in (after.iter().enumerate().map(|(row, answer)| ("alone", row, answer)))
             .chain(at_once.iter().enumerate().map(|(row, answer)| ("beside others", row, answer)))
         {
-            let want: Vec<Tensor> = reference.iter().map(|tensor| crate::data::slice(tensor, row, 1)).collect();
+            let want = self.row_of(reference, row);
             let why = match answer {
                 Err(why) => Some(why.clone()),
                 Ok(got) => {
@@ -274,10 +294,7 @@ impl Questions<'_> {
     }
 
     async fn again(&self, reference: &[Tensor]) -> Finding {
-        let want: Vec<Tensor> = match self.served.model.batched {
-            true => reference.iter().map(|tensor| crate::data::slice(tensor, 0, 1)).collect(),
-            false => reference.to_vec(),
-        };
+        let want = self.row_of(reference, 0);
         let answers = self.asker.ask_all(self.main, &vec![self.alone[0].clone(); AGAIN], 1).await;
         let first_answer = answers.iter().find_map(|answer| answer.as_ref().ok()).cloned().unwrap_or(want);
         let (mut other_bytes, mut first) = (0, None);

@@ -12,8 +12,9 @@ use nobat_statistics::profile::{AnswerProfile, bin, bins_of};
 use nobat_statistics::random::{Random, seeded};
 use nobat_statistics::scores::{self, ScoreMethod};
 
-use super::report::{ChartBar, StatisticalFigures, StatisticalFinding, StatisticalVerdict};
+use super::report::{StatisticalFigures, StatisticalFinding, StatisticalVerdict};
 use super::words::{count, percent, points};
+use crate::stage::ShareBar;
 
 /// What is asked of the stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -295,7 +296,7 @@ fn of_calibration(test: calibration::CalibrationTest) -> Judged {
     Judged { finding, matters: test.error_interval.0 >= LEAST_CALIBRATION_ERROR }
 }
 
-fn class_bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ChartBar> {
+fn class_bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ShareBar> {
     if names.len() <= CLASS_BARS {
         return bars(names, expected, seen);
     }
@@ -313,9 +314,9 @@ fn class_bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ChartBar> {
     bars(&shown_names, &shown(expected), &shown(seen))
 }
 
-fn bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ChartBar> {
+fn bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ShareBar> {
     let (shares, found, rows) = (shares_of(expected), shares_of(seen), seen.iter().sum());
-    let bar = |(cell, name): (usize, &&str)| ChartBar {
+    let bar = |(cell, name): (usize, &&str)| ShareBar {
         name: (*name).to_owned(),
         expected: shares[cell],
         seen: found[cell],

@@ -11,5 +11,5 @@ mod run;
 pub(crate) mod words;
 
 pub use judge::{StatisticalSettings, judge};
-pub use report::{ChartBar, StatisticalFigures, StatisticalFinding, StatisticalReport, StatisticalVerdict};
+pub use report::{StatisticalFigures, StatisticalFinding, StatisticalReport, StatisticalVerdict};
 pub use run::{DRAWN_ROWS, make_profile, run};

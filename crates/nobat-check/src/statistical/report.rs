@@ -2,10 +2,12 @@
 
 use nobat_statistics::calibration::CalibrationTest;
 use nobat_statistics::classes::ClassTest;
-use nobat_statistics::intervals::Interval;
 use nobat_statistics::reading::Reading;
 use nobat_statistics::scores::{ScoreTest, StabilityIndex};
 use serde::Serialize;
+
+use crate::clock::StageClock;
+use crate::stage::{Chart, Finding, ShareBar, StageReport, Verdict};
 
 /// How the stage, or one of its tests, came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +32,8 @@ pub struct StatisticalReport {
     pub rows: u64,
     /// Rows that were asked for.
     pub asked: u64,
+    /// Rows that were sent and not answered.
+    pub unanswered: u64,
     /// Rows of the profile.
     pub profile_rows: u64,
     /// One test each.
@@ -56,7 +60,7 @@ pub struct StatisticalFinding {
     /// How sure that is: what would have been seen.
     pub sure: String,
     /// Expected against seen, bar by bar.
-    pub chart: Vec<ChartBar>,
+    pub chart: Vec<ShareBar>,
     /// The figures.
     pub figures: StatisticalFigures,
 }
@@ -75,15 +79,50 @@ pub enum StatisticalFigures {
     None,
 }
 
-/// A class, or a bin of scores.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChartBar {
-    /// The class or the bin.
-    pub name: String,
-    /// Its share in the profile.
-    pub expected: f64,
-    /// Its share in the answers.
-    pub seen: f64,
-    /// Wilson's interval of the latter, at 95 %.
-    pub interval: Interval,
+impl StatisticalReport {
+    /// The report of the stage that `clock` was started with.
+    pub fn into_stage(self, clock: StageClock) -> StageReport {
+        // Answers that are missing may be missing for what they are.
+        let sent = self.rows + self.unanswered;
+        let answers = match self.unanswered {
+            0 => Verdict::Passed,
+            few if few * 100 <= sent => Verdict::Warned,
+            _ => Verdict::Failed,
+        };
+        let answers = Finding::new("answers", "every row is answered", answers)
+            .say(format!("{} of {sent} {} were answered.", self.rows, self.source))
+            .figure("sent", sent)
+            .figure("answered", self.rows);
+        let findings = self.findings.into_iter().map(StatisticalFinding::into_finding);
+        clock.stop([answers].into_iter().chain(findings).collect(), self.notes)
+    }
+}
+
+impl StatisticalFinding {
+    fn into_finding(self) -> Finding {
+        let reading = serde_json::to_value(self.reading).ok();
+        let reading = reading.as_ref().and_then(serde_json::Value::as_str).unwrap_or("calibration");
+        let title = match self.reading {
+            Some(reading) if reading.is_class() => format!("the classes of `{}`", self.output),
+            Some(_) => format!("the scores of `{}`", self.output),
+            None => "stated probabilities are kept".into(),
+        };
+        let verdict = match self.verdict {
+            StatisticalVerdict::Passed => Verdict::Passed,
+            StatisticalVerdict::Failed => Verdict::Failed,
+            StatisticalVerdict::NotJudged => Verdict::not_judged(self.found.clone()),
+        };
+        let words = match self.verdict {
+            StatisticalVerdict::NotJudged => vec![self.tested],
+            _ => vec![self.tested, self.found, self.sure],
+        };
+        let mut finding = Finding::new(format!("{}.{reading}", self.output), title, verdict).figure("p", self.p);
+        finding.words = words.into_iter().filter(|sentence| !sentence.is_empty()).collect();
+        // A figure that is no number, such as that of no rows at all, has no JSON.
+        finding = finding.figure("test", serde_json::to_value(&self.figures).unwrap_or_default());
+        match self.chart.is_empty() {
+            true => finding,
+            false => finding.chart(Chart::Shares { bars: self.chart }),
+        }
+    }
 }

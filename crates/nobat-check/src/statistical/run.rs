@@ -144,6 +144,7 @@ pub async fn run<E: Display>(
         source,
         rows: answered,
         asked: settings.rows,
+        unanswered: failures.all,
         profile_rows: profile.rows,
         findings,
         notes,

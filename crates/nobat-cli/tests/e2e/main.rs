@@ -5,7 +5,6 @@ mod rig;
 
 mod answers;
 mod bad_input;
-mod compare;
 mod demo;
 mod doctor;
 mod drift;
@@ -14,5 +13,6 @@ mod life;
 mod recording;
 mod rollouts;
 mod scheduled;
+mod testing;
 mod texts;
 mod tools;

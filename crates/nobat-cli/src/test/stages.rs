@@ -1,0 +1,165 @@
+//! Runs the stages one after the other, whatever becomes of any of them.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nobat_check::client::{ModelDescription, Served};
+use nobat_check::clock::{StageClock, now_ms};
+use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack, synthetic};
+use nobat_check::errors::{self, ErrorSettings};
+use nobat_check::functional::{self, FunctionalSettings};
+use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
+use nobat_check::statistical;
+use nobat_statistics::random::seeded;
+
+use super::outputs::{ReportFiles, progress, show};
+use super::plan::Plan;
+use super::{COULD_NOT_RUN, FailOn, RunArgs};
+use crate::client::Service;
+
+/// The stages there are, in the order in which they run.
+pub(super) const STAGES: [TestStage; 3] = [TestStage::Functional, TestStage::Statistical, TestStage::Errors];
+/// Rows of made-up inputs.
+const MADE_UP: usize = 8;
+
+pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
+    let asked = args.model.as_deref().context("which model? give its name")?;
+    let settings = args.server.settings(service, asked)?;
+    let plan = Plan::read(&args, &settings.model)?;
+    let files = ReportFiles::open(&args)?;
+    let (started_at_ms, start) = (now_ms(), Instant::now());
+    let described = plan.golden.as_ref().map(|golden| described(golden, &settings.model));
+    let served = Served::discover(&settings, args.server.protocol, described.as_ref()).await?;
+    let golden = plan.golden.clone().unwrap_or_else(|| made_up(&served.model, &plan));
+    let mut report = TestReport {
+        model: settings.model.clone(),
+        version: served.model.version.clone(),
+        server: settings.url.clone(),
+        protocol: served.targets[0].protocol().name().into(),
+        tool: format!("nobat {}", env!("CARGO_PKG_VERSION")),
+        started_at_ms,
+        took_ms: 0,
+        stages: Vec::new(),
+    };
+    let wanted = STAGES.into_iter().filter(|stage| args.only.is_empty() || args.only.contains(stage));
+    let mut interrupted = false;
+    for stage in wanted {
+        tokio::select! {
+            done = run_stage(stage, &served, &golden, &plan) => report.stages.push(done?),
+            _ = tokio::signal::ctrl_c() => {
+                interrupted = true;
+                break;
+            }
+        }
+    }
+    report.took_ms = start.elapsed().as_millis() as u64;
+    // What was found is shown whatever becomes of the files.
+    let shown = show(&report, service);
+    files.write(&report)?;
+    shown?;
+    if interrupted {
+        anyhow::bail!("interrupted; what was found until then is told");
+    }
+    Ok(code(&report, args.fail_on, plan.statistical.shift.is_some()))
+}
+
+/// The exit code, and on stderr what it is for.
+fn code(report: &TestReport, fail_on: FailOn, asks_for_a_shift: bool) -> ExitCode {
+    let fails = |verdict: &Verdict| match verdict {
+        Verdict::Passed => false,
+        Verdict::Failed => fail_on >= FailOn::Failed,
+        Verdict::Warned => fail_on >= FailOn::Warned,
+        Verdict::NotJudged { .. } => fail_on >= FailOn::NotJudged,
+    };
+    let all = report.stages.iter().flat_map(|stage| stage.findings.iter().map(|finding| (stage.stage.name(), finding)));
+    let failing: Vec<String> = all
+        .filter(|(_, finding)| fails(&finding.verdict))
+        .map(|(stage, finding)| format!("{stage} {}", finding.id))
+        .collect();
+    if !failing.is_empty() {
+        eprintln!("nobat: {}; {}", report.summary(), failing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let statistical = report.stages.iter().find(|stage| stage.stage == TestStage::Statistical);
+    if asks_for_a_shift && statistical.is_some_and(|stage| stage.count(|verdict| !verdict.is_judged()) > 0) {
+        eprintln!("nobat: {}: whether shares shifted by so much could not be judged", report.model);
+        return ExitCode::from(COULD_NOT_RUN);
+    }
+    if report.count(Verdict::is_judged) == 0 {
+        eprintln!("nobat: {}: nothing could be judged", report.model);
+        return ExitCode::from(COULD_NOT_RUN);
+    }
+    ExitCode::SUCCESS
+}
+
+async fn run_stage(stage: TestStage, served: &Served, golden: &GoldenSet, plan: &Plan) -> Result<StageReport> {
+    let bar = progress(0)?;
+    let told = |done, of, words: &str| {
+        bar.set_length(of);
+        bar.set_position(done);
+        bar.set_message(format!("{}: {words}", stage.name()));
+    };
+    let report = match stage {
+        TestStage::Functional => {
+            let settings = FunctionalSettings {
+                tolerances: plan.tolerances.clone(),
+                latency_ms: plan.latency_ms,
+                ..FunctionalSettings::default()
+            };
+            functional::run(served, golden, &settings, &told).await
+        }
+        TestStage::Errors => {
+            let settings = ErrorSettings { tolerances: plan.tolerances.clone() };
+            errors::run(served, golden, &settings, &told).await
+        }
+        TestStage::Statistical => statistical_stage(served, plan, &told).await,
+        TestStage::Load => unreachable!("no stage of that kind is listed"),
+    };
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+async fn statistical_stage(served: &Served, plan: &Plan, told: &dyn Fn(u64, u64, &str)) -> StageReport {
+    let clock = StageClock::start(TestStage::Statistical);
+    let not_judged = |clock: StageClock, verdict| {
+        clock.stop(vec![Finding::new("profile", "the answers' distribution", verdict)], vec![])
+    };
+    let Some(profile) = &plan.profile else {
+        let needed = "a profile: `nobat test init MODEL --data FILE` writes one, or --profile FILE";
+        return not_judged(clock, Verdict::needs("there is no profile to hold the answers to", needed));
+    };
+    let model = &*served.model;
+    let inputs = ModelInputs { specs: &model.inputs, batched: model.batched };
+    let data = plan.data.as_deref().map(|path| Dataset::read(path, inputs)).transpose();
+    let target = &served.targets[0];
+    let ask = async |inputs: Vec<_>| target.predict(&inputs, model).await;
+    let done = |done| told(done, plan.statistical.rows, "answers");
+    let name = (model.name.as_str(), model.version.as_str());
+    let report = match data {
+        Ok(data) => statistical::run(&ask, profile, data.as_ref(), name, &plan.statistical, done).await,
+        Err(error) => Err(error),
+    };
+    match report {
+        Ok(report) => report.into_stage(clock),
+        Err(error) => not_judged(clock, Verdict::not_judged(error.message)),
+    }
+}
+
+/// Golden inputs and outputs as what a server says of its model.
+fn described(golden: &GoldenSet, model: &str) -> ModelDescription {
+    let (inputs, outputs, batched) = golden.specs();
+    ModelDescription { name: model.into(), inputs, outputs, batched, ..ModelDescription::default() }
+}
+
+/// Inputs where nobody gave any: drawn from the profile, or made of the signature alone.
+fn made_up(model: &ModelDescription, plan: &Plan) -> GoldenSet {
+    let mut random = seeded(plan.statistical.seed);
+    let drawn = plan.profile.as_ref().filter(|profile| profile.model == model.name).and_then(|profile| {
+        let rows = if model.batched { MADE_UP } else { 1 };
+        let rows: Option<Vec<_>> = (0..rows).map(|_| profile.draw(&mut random).ok()).collect();
+        rows.map(|rows| stack(&rows))
+    });
+    let inputs = drawn.unwrap_or_else(|| synthetic(&model.inputs, model.batched, MADE_UP, plan.statistical.seed));
+    GoldenSet { tolerance: plan.tolerances.default, inputs, outputs: vec![] }
+}
