@@ -52,14 +52,11 @@ pub(super) fn expected(kind: &ServerKind, protocol: CallProtocol, case: BadCase)
             if !is_nobat && protocol == CallProtocol::TfServing {
                 statuses.push(ReplyStatus::Http(200));
             }
-            (&["invalid_tensor", "invalid_json"], statuses)
+            // NaN is no JSON; a number that is too large is no tensor.
+            let code: &[&str] = if case == BadCase::NotANumber { &["invalid_json"] } else { &["invalid_tensor"] };
+            (code, statuses)
         }
         (_, CallProtocol::Grpc) => (&["invalid_tensor"], grpc(&[INVALID_ARGUMENT])),
-        // Lists where the body's own form breaks are told as that.
-        (
-            BadCase::Ragged | BadCase::WrongRank | BadCase::WrongDatatype | BadCase::MissingInput | BadCase::EmptyBatch,
-            _,
-        ) => (&["invalid_tensor", "invalid_json"], http(&[400])),
         _ => (&["invalid_tensor"], http(&[400])),
     };
     let mut expected = Expected { statuses, codes: if is_nobat { codes } else { &[] } };
