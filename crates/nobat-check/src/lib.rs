@@ -12,4 +12,5 @@ pub mod errors;
 pub mod functional;
 pub mod report;
 pub mod stage;
+pub mod load;
 pub mod statistical;

@@ -1,7 +1,8 @@
 //! The statistics of model tests, of comparisons and of drift.
 //!
 //! Owns the tests themselves ([`classes`], [`scores`], [`calibration`], [`pairs`],
-//! [`anytime`], [`drift`], [`rollout`]), what they need to be trusted ([`power`], [`intervals`], [`holm`]), and the
+//! [`anytime`], [`runs`], [`drift`], [`rollout`]), what they need to be trusted ([`power`], [`intervals`],
+//! [`holm`]), and the
 //! profile of a model that they compare with ([`profile`], [`sketch`]). It reads no file,
 //! clock or socket: callers pass counts, values and a seeded source of randomness, so that
 //! a run can be repeated to the last digit.
@@ -26,5 +27,6 @@ pub mod profile;
 pub mod random;
 pub mod reading;
 pub mod rollout;
+pub mod runs;
 pub mod scores;
 pub mod sketch;
