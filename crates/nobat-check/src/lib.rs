@@ -10,7 +10,7 @@ pub mod compare;
 pub mod data;
 pub mod errors;
 pub mod functional;
+pub mod load;
 pub mod report;
 pub mod stage;
-pub mod load;
 pub mod statistical;

@@ -8,8 +8,10 @@
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
+use crate::intervals::Interval;
+
 /// Runs after which more are not thought of.
-const MOST_RUNS: u64 = 10_000;
+const MOST_RUNS: u64 = 1 << 14;
 
 /// How many times the old figure the new one is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -36,7 +38,15 @@ impl Ratio {
             let n = runs as f64;
             student(level, 2.0 * n - 2.0) * self.spread * (2.0 / n).sqrt() <= change.ln_1p()
         };
-        (2..MOST_RUNS).find(|&runs| enough(runs)).unwrap_or(MOST_RUNS)
+        let (mut low, mut high) = (1, 2);
+        while !enough(high) && high < MOST_RUNS {
+            (low, high) = (high, high * 2);
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if enough(middle) { high = middle } else { low = middle }
+        }
+        high
     }
 }
 
@@ -62,6 +72,14 @@ pub fn ratio_of_sessions(old: &[f64], new: f64, level: f64) -> Option<Ratio> {
     let error = (old.variance * (1.0 + 1.0 / old.n)).sqrt();
     (new > 0.0 && new.is_finite())
         .then(|| between(new.ln() - old.mean, student(level, old.n - 1.0) * error, old.variance.sqrt()))
+}
+
+/// Where the geometric mean of runs lies; both bounds are one-sided at `level`. `None` for
+/// fewer than two runs, or a figure that is not over zero.
+pub fn bounds(runs: &[f64], level: f64) -> Option<Interval> {
+    let logs = Logs::of(runs)?;
+    let half = student(level, logs.n - 1.0) * (logs.variance / logs.n).sqrt();
+    Some(((logs.mean - half).exp(), (logs.mean + half).exp()))
 }
 
 /// The middle of figures that are over zero, by their logarithms; NaN for none.
@@ -135,6 +153,8 @@ mod tests {
         assert!((found.ratio.ln() - 1.0).abs() < 1e-9, "{found:?}");
         assert!((found.low.ln() - (1.0 - 2.132 * (2.0f64 / 3.0).sqrt())).abs() < 1e-3, "{found:?}");
         assert!((found.spread - 1.0).abs() < 1e-9);
+        let (low, high) = bounds(&[e(0.0), e(1.0), e(2.0)], 0.95).expect("bounds");
+        assert!((high.ln() - (1.0 + 2.920 / 3f64.sqrt())).abs() < 1e-3 && (low * high - e(2.0)).abs() < 1e-9, "{high}");
         let rising = trend(&[1.0, 2.1, 2.9, 4.0, 5.0], 0.95).expect("a trend");
         assert!((rising.slope - 0.99).abs() < 1e-9 && rising.low > 0.9, "{rising:?}");
         assert!(trend(&[5.0, 4.0, 6.0, 5.0, 5.2], 0.95).expect("a trend").low < 0.0);
@@ -149,7 +169,7 @@ mod tests {
         assert_eq!(trend(&[1.0, 2.0], 0.95), None);
         let same = ratio(&[2.0, 2.0], &[4.0, 4.0], 0.95).expect("a ratio");
         assert_eq!((same.ratio, same.half_width()), (2.0, 0.0));
-        assert_eq!(same.runs_needed(0.1, 0.95), 2);
+        assert_eq!((same.runs_needed(0.1, 0.95), found.runs_needed(0.0, 0.95)), (2, MOST_RUNS));
     }
 
     /// Shares of 4,000 simulated comparisons whose bounds the true ratio breaks.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response};
 use serde_json::Value;
 
@@ -40,6 +40,7 @@ pub(super) async fn send(target: &Target, call: &HttpCall) -> Reply {
             reply.template = target.settings.template.clone();
             Reply {
                 body,
+                retry_after: head.retry_after,
                 content_type: head.content_type,
                 server_timing: head.server_timing,
                 header_length: head.header_length,
@@ -99,6 +100,7 @@ pub(super) async fn get(target: &Target, segments: &[&str]) -> Result<Value, Str
 /// What of a response's head is kept.
 struct Head {
     status: u16,
+    retry_after: bool,
     content_type: String,
     server_timing: Option<String>,
     header_length: Option<usize>,
@@ -109,6 +111,7 @@ impl Head {
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         Head {
             status: response.status().as_u16(),
+            retry_after: response.headers().contains_key(RETRY_AFTER),
             content_type: text(CONTENT_TYPE).unwrap_or_default().to_owned(),
             server_timing: response.headers().get("server-timing").and_then(|v| Some(v.to_str().ok()?.to_owned())),
             header_length: text(HEADER_LENGTH).and_then(|length| length.parse().ok()),

@@ -87,6 +87,8 @@ pub struct Reply {
     pub code: Option<String>,
     /// The refusal in words; for a call without an answer, why there is none.
     pub message: String,
+    /// Whether a refusal says when to come back.
+    pub retry_after: bool,
     pub(crate) content_type: String,
     pub(super) server_timing: Option<String>,
     pub(super) header_length: Option<usize>,
@@ -103,6 +105,7 @@ impl Reply {
             took,
             code: None,
             message: String::new(),
+            retry_after: false,
             content_type: String::new(),
             server_timing: None,
             header_length: None,

@@ -21,6 +21,10 @@ mod kernel {
     }
 
     impl Alarm {
+        #[expect(
+            deprecated,
+            reason = "for types that may replace their descriptor; an `OwnedFd` cannot, and what came instead is unsafe"
+        )]
         pub(in super::super) fn new() -> io::Result<Alarm> {
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
             Ok(Alarm { timer: AsyncFd::new(timer)? })
@@ -34,7 +38,11 @@ mod kernel {
             }
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             let value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: value })?;
+            timerfd_settime(
+                &self.timer,
+                TimerfdTimerFlags::empty(),
+                &Itimerspec { it_interval: zero, it_value: value },
+            )?;
             loop {
                 let mut ready = self.timer.readable().await?;
                 let rang = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut [0u8; 8])?));

@@ -13,6 +13,7 @@ use super::sending::{Caller, Sender};
 use super::shared::{Counts, Course, Ledger, Place, Silence};
 use super::tally::{Sample, Tally};
 use super::warm_up::{WarmUp, warm_up};
+use super::words::ms;
 
 /// How often the threads are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -63,6 +64,24 @@ pub struct ClientCost {
     pub lag_p99: Duration,
     /// Share of the requests that had to wait for a connection.
     pub waited: f64,
+}
+
+impl ClientCost {
+    /// Why what was measured is the client's and not the server's, where it is: a thread that
+    /// is busy for over 80 % of the time, or a lag of over 5 % of the latency, at the median or
+    /// at the 99th percentile.
+    pub fn is_late(&self, latencies: &Latencies) -> Option<String> {
+        if let Some(busiest) = self.busiest.filter(|&busiest| busiest > 0.8) {
+            return Some(format!("a thread that sends was busy for {:.0} % of the time", busiest * 100.0));
+        }
+        let late = [(0.5, self.lag_p50, "median"), (0.99, self.lag_p99, "99th percentile")];
+        late.into_iter().find(|&(q, lag, _)| lag.as_secs_f64() > 0.05 * latencies.quantile(q).as_secs_f64()).map(
+            |(q, lag, name)| {
+                let latency = ms(latencies.quantile(q));
+                format!("at the {name} it sent {} late, of a latency of {latency}", ms(lag))
+            },
+        )
+    }
 }
 
 /// What a load test came to.
@@ -124,7 +143,9 @@ pub async fn measure<C: Caller>(
             sender.run().map_err(|error| Error::internal(format!("a thread that sends stopped: {error}")))
         };
         let handle = std::thread::Builder::new().name(format!("load-{at}")).spawn(run);
-        threads.handles.push(handle.map_err(|error| Error::internal(format!("there is no thread to send from: {error}")))?);
+        threads
+            .handles
+            .push(handle.map_err(|error| Error::internal(format!("there is no thread to send from: {error}")))?);
     }
     let (warmed_up, stable) = threads.warm_up(&plan, &mut hear).await?;
     hear(LoadEvent::Begin);
@@ -144,7 +165,8 @@ pub async fn measure<C: Caller>(
             costs = threads.costs();
         }
         if gone.is_none() {
-            gone = threads.gone().map(|silence| (silence.since.unwrap_or_default().saturating_sub(from), silence.words));
+            gone =
+                threads.gone().map(|silence| (silence.since.unwrap_or_default().saturating_sub(from), silence.words));
             if gone.is_some() {
                 course.stop();
             }

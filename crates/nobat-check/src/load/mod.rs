@@ -6,21 +6,35 @@
 //! `engine` put threads, sockets and a clock around it.
 
 mod alarm;
+mod baseline;
+mod calling;
 mod cost;
 mod engine;
+mod judge;
 mod knee;
 mod latencies;
+mod memory;
 mod plan;
+mod progress;
+mod run;
 mod schedule;
+mod search;
 mod sending;
 mod shared;
 mod tally;
 mod warm_up;
+mod words;
 
+pub use baseline::{Baseline, BaselineComparison, RunFigures, Session};
+pub use calling::TargetCaller;
 pub use engine::{ClientCost, LoadEvent, LoadOutcome, LoadProgress, measure};
 pub use knee::{Bracket, Knee};
 pub use latencies::Latencies;
+pub use memory::{listening_process, resident_bytes};
 pub use plan::{Load, LoadPlan, WarmUpLength, default_threads};
+pub use run::{LoadReport, LoadSettings, run};
 pub use schedule::{Arrivals, Pause, Rate};
+pub use search::{KneeOutcome, KneeRun, find_knee};
 pub use sending::Caller;
 pub use tally::{Answer, Sample, ServerLatencies, ServerShares, Tally};
+pub use words::{ms, rate};

@@ -12,20 +12,22 @@ use nobat_core::{Error, ErrorCode, Result};
 use nobat_statistics::random::{Random, seeded};
 use rand::RngExt;
 
-/// Requests a second that nobody asks for by intention.
-const MOST: f64 = 1e6;
-
 /// Requests a second: over 0, and at most a million.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Rate(f64);
 
 impl Rate {
+    /// The highest: nobody asks for more by intention.
+    pub const MOST: f64 = 1e6;
+
     /// # Errors
     /// `invalid_parameter` for what is no rate, naming it.
     pub fn per_second(rate: f64) -> Result<Rate> {
-        match rate > 0.0 && rate <= MOST {
+        match rate > 0.0 && rate <= Rate::MOST {
             true => Ok(Rate(rate)),
-            false => Err(refuse(format!("{rate} is no rate; give requests a second, over 0 and at most {MOST}"))),
+            false => {
+                Err(refuse(format!("{rate} is no rate; give requests a second, over 0 and at most {}", Rate::MOST)))
+            }
         }
     }
 
@@ -87,7 +89,7 @@ impl Arrivals {
             Arrivals::Poisson(rate) | Arrivals::Constant(rate) => *rate,
             Arrivals::Trace(due) => {
                 let length = due.last().map_or(1.0, Duration::as_secs_f64);
-                Rate((due.len() as f64 / length).clamp(f64::MIN_POSITIVE, MOST))
+                Rate((due.len() as f64 / length).clamp(f64::MIN_POSITIVE, Rate::MOST))
             }
         }
     }
@@ -208,12 +210,17 @@ mod tests {
 
     #[test]
     fn poisson_arrivals_are_as_many_and_as_irregular_as_they_should_be() {
-        let due: Vec<f64> = Arrivals::Poisson(rate(200.0)).moments(7).take(40_000).map(|at| at.as_secs_f64()).collect();
+        let moments = Arrivals::Poisson(rate(200.0)).moments(7).take(40_000);
+        let due: Vec<f64> = moments.map(|at| at.as_secs_f64()).collect();
         let mean = due[due.len() - 1] / due.len() as f64;
         assert!((mean * 200.0 - 1.0).abs() < 0.02, "{mean}");
         // Of a Poisson process the counts of equal spans vary as much as they are.
         let mut counts = [0u32; 400];
-        due.iter().filter_map(|at| counts.get_mut((at / 0.4) as usize)).for_each(|count| *count += 1);
+        for at in due {
+            if let Some(count) = counts.get_mut((at / 0.4) as usize) {
+                *count += 1;
+            }
+        }
         let mean = counts.iter().sum::<u32>() as f64 / 400.0;
         let variance = counts.iter().map(|&n| (f64::from(n) - mean).powi(2)).sum::<f64>() / 399.0;
         assert!((0.8..1.25).contains(&(variance / mean)), "{variance} of {mean}");
@@ -221,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_trace_is_read_from_lines_and_from_what_bench_wrote_and_starts_again() {
-        let trace = Arrivals::trace("start_s,latency_ms,status\n10.5,3.2,200\n10.75,1.0,200\n12.5,9,503\n").expect("reads");
+        let trace =
+            Arrivals::trace("start_s,latency_ms,status\n10.5,3.2,200\n10.75,1.0,200\n12.5,9,503\n").expect("reads");
         let ms: Vec<u128> = trace.moments(0).take(5).map(|at| at.as_millis()).collect();
         assert_eq!(ms, [0, 250, 2_000, 2_000, 2_250]);
         assert_eq!((trace.rate().get(), trace.length()), (1.5, Some(Duration::from_secs(2))));

@@ -178,13 +178,10 @@ mod tests {
         let from = course.begin();
         let at = |seconds: f64| course.place(from + Duration::from_secs_f64(seconds));
         assert_eq!(course.place(from - Duration::from_nanos(1)), Place::WarmUp);
-        assert_eq!([at(0.0), at(1.999), at(2.0), at(5.999), at(6.0)], [
-            Place::Run(0),
-            Place::Run(0),
-            Place::Run(1),
-            Place::Run(2),
-            Place::After
-        ]);
+        assert_eq!(
+            [at(0.0), at(1.999), at(2.0), at(5.999), at(6.0)],
+            [Place::Run(0), Place::Run(0), Place::Run(1), Place::Run(2), Place::After]
+        );
         assert!(course.is_over(from + Duration::from_secs(6)) && !course.is_over(from));
         course.stop();
         assert!(course.is_over(from));
@@ -194,7 +191,8 @@ mod tests {
     fn silence_is_counted_from_the_last_answer() {
         let course = Course::new(Instant::now(), Duration::from_secs(1), 1);
         course.begin();
-        let (mut counts, gone) = (Counts::new(1), Answer { silent: true, code: "no answer".into(), ..Answer::default() });
+        let (mut counts, gone) =
+            (Counts::new(1), Answer { silent: true, code: "no answer".into(), ..Answer::default() });
         counts.in_flight = 3;
         for answer in [gone.clone(), gone] {
             counts.ended(&course, Duration::ZERO, answer, None, false);

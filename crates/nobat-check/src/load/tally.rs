@@ -150,7 +150,7 @@ mod tests {
         assert_eq!((twice.due, twice.open(), twice.retry_after, twice.latencies.count()), (8, 0, 2, 4));
         assert_eq!(twice.errors["HTTP 503 (queue_full)"], 2);
         assert_eq!(twice.errors["not answered when the test ended"], 2);
-        assert_eq!(twice.server.expect("accounts").run.quantile(0.5), ms(5));
+        assert_eq!(twice.server.expect("accounts").run.quantile(0.5).as_millis(), 5);
         assert_eq!(Tally::default().goodput(), 1.0);
     }
 }

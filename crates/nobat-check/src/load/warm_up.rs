@@ -12,11 +12,11 @@ const ALIKE: usize = 3;
 /// How far apart the medians of seconds that are alike may be.
 const APART: f64 = 0.1;
 /// Seconds after which no more is waited for.
-pub const PATIENCE: usize = 30;
+const PATIENCE: usize = 30;
 
 /// How a warm-up stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WarmUp {
+pub(super) enum WarmUp {
     /// Not yet.
     Cold,
     /// The last seconds were alike.
@@ -27,7 +27,7 @@ pub enum WarmUp {
 
 /// Judges the whole seconds so far: warm when the medians of the last three are within 10 %
 /// of each other, or differ no more than so few answers do by chance.
-pub fn warm_up(seconds: &[Latencies]) -> WarmUp {
+pub(super) fn warm_up(seconds: &[Latencies]) -> WarmUp {
     match seconds.last_chunk::<ALIKE>() {
         Some(last) if alike(last) => WarmUp::Warm,
         _ if seconds.len() >= PATIENCE => WarmUp::Unstable,
@@ -77,7 +77,8 @@ mod tests {
         assert_eq!(warm_up(&few), WarmUp::Warm);
         let silent = [second([10]), second([]), second([10])];
         assert_eq!(warm_up(&silent), WarmUp::Cold, "a second without answers is like no other");
-        let many: Vec<Latencies> = (0..PATIENCE as u64).map(|at| second((0..900).map(|n| 50 + 20 * (at % 2) + n % 10))).collect();
+        let many: Vec<Latencies> =
+            (0..PATIENCE as u64).map(|at| second((0..900).map(|n| 50 + 20 * (at % 2) + n % 10))).collect();
         assert_eq!(warm_up(&many[..PATIENCE - 1]), WarmUp::Cold);
         assert_eq!(warm_up(&many), WarmUp::Unstable);
     }

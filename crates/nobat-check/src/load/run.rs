@@ -1,0 +1,266 @@
+//! The load stage: what is measured, in which order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_runtime::now_ms;
+
+use super::baseline::{Baseline, Session};
+use super::calling::TargetCaller;
+use super::engine::{LoadEvent, LoadOutcome, measure};
+use super::judge;
+use super::memory::{judge_memory, listening_process, resident_bytes};
+use super::plan::{Load, LoadPlan, WarmUpLength, default_threads};
+use super::progress::{StageTeller, knee_in_words};
+use super::schedule::{Arrivals, Pause, Rate};
+use super::search::find_knee;
+use super::words::rate;
+use crate::client::{ModelDescription, Prepared, Target};
+use crate::stage::{StageProgress, StageReport, TestStage};
+
+/// The closed loop from which a rate is derived.
+const DERIVING: (usize, Duration, Duration) = (16, Duration::from_secs(2), Duration::from_secs(1));
+/// Of what the closed loop reached, what the open one offers.
+const SHARE: f64 = 0.5;
+
+/// What is asked of the stage.
+#[derive(Clone, Debug)]
+pub struct LoadSettings {
+    /// How requests come; without, at random, at the baseline's rate or else at half of what
+    /// 16 users reach.
+    pub load: Option<Load>,
+    /// Length of all runs together.
+    pub length: Duration,
+    /// How many runs.
+    pub runs: usize,
+    /// What is not counted.
+    pub warm_up: WarmUpLength,
+    /// Most connections of an open loop.
+    pub connections: usize,
+    /// Threads that send.
+    pub threads: usize,
+    /// The latency that is good enough; without, the model's own.
+    pub goal: Option<Duration>,
+    /// What earlier sessions measured.
+    pub baseline: Option<Baseline>,
+    /// The share by which a figure may be worse than the baseline.
+    pub change: f64,
+    /// The server's process, where it is on this machine; without, the one that listens on
+    /// the port, where the address is of this machine.
+    pub process: Option<u32>,
+    /// Whether to search for the knee afterwards.
+    pub knee: bool,
+    /// Of all that is drawn.
+    pub seed: u64,
+    /// Whether to list every request.
+    pub samples: bool,
+}
+
+impl Default for LoadSettings {
+    fn default() -> LoadSettings {
+        LoadSettings {
+            load: None,
+            length: Duration::from_secs(10),
+            runs: 5,
+            warm_up: WarmUpLength::UntilStable,
+            connections: LoadPlan::CONNECTIONS,
+            threads: default_threads(),
+            goal: None,
+            baseline: None,
+            change: 0.2,
+            process: None,
+            knee: false,
+            seed: 1,
+            samples: false,
+        }
+    }
+}
+
+impl LoadSettings {
+    /// # Errors
+    /// `invalid_parameter` for what cannot be, naming it.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |why: String| Err(Error::new(ErrorCode::InvalidParameter, why));
+        if self.length < Duration::from_millis(100) || self.length > Duration::from_secs(86_400) {
+            return refuse(format!("{:?} is no duration; give 0.1 to 86400 seconds", self.length));
+        }
+        for (name, count, most) in
+            [("runs", self.runs, 1_000), ("connections", self.connections, 60_000), ("threads", self.threads, 256)]
+        {
+            if count == 0 || count > most {
+                return refuse(format!("{count} {name} cannot be; give 1 to {most}"));
+            }
+        }
+        if let Some(Load::Closed { users, .. }) = self.load
+            && !(1..=60_000).contains(&users)
+        {
+            return refuse(format!("{users} users cannot be; give 1 to 60000"));
+        }
+        if !(self.change > 0.0 && self.change.is_finite()) {
+            return refuse(format!("{} is no change; give a share over 0, such as 0.2 for a fifth", self.change));
+        }
+        if self.knee && self.goal.is_none_or(|goal| goal.is_zero()) {
+            return refuse("the knee needs a goal for the latency; give --slo MS".into());
+        }
+        Ok(())
+    }
+
+    fn plan(&self, load: Load, goal: Option<Duration>) -> LoadPlan {
+        // A trace is played once; its runs are its parts.
+        let length = match &load {
+            Load::Open(arrivals) => arrivals.length().unwrap_or(self.length),
+            Load::Closed { .. } => self.length,
+        };
+        LoadPlan {
+            connections: self.connections,
+            threads: self.threads,
+            warm_up: self.warm_up,
+            runs: self.runs,
+            run: length / self.runs as u32,
+            goal,
+            seed: self.seed,
+            samples: self.samples,
+            ..LoadPlan::new(load, length)
+        }
+    }
+}
+
+/// What the stage came to.
+#[derive(Clone, Debug)]
+pub struct LoadReport {
+    /// Its findings.
+    pub stage: StageReport,
+    /// The load that was offered.
+    pub load: Load,
+    /// The figures behind the findings.
+    pub outcome: LoadOutcome,
+    /// What a baseline keeps of it.
+    pub session: Session,
+    /// The goal that it was held to.
+    pub goal: Option<Duration>,
+}
+
+impl LoadReport {
+    /// The baseline with this session; a new one where there is none.
+    pub fn into_baseline(self, earlier: Option<Baseline>, target: &Target) -> Baseline {
+        let mut baseline = earlier.unwrap_or_else(|| Baseline {
+            model: target.settings().model.clone(),
+            protocol: target.protocol().name().into(),
+            load: self.load.words(),
+            rate: match &self.load {
+                Load::Open(Arrivals::Poisson(rate)) => Some(rate.get()),
+                _ => None,
+            },
+            sessions: Vec::new(),
+        });
+        baseline.sessions.push(self.session);
+        baseline
+    }
+}
+
+/// Measures and judges. A server that goes away is a finding; what it did before is kept.
+///
+/// # Errors
+/// `invalid_parameter` for settings that cannot be, or a baseline of something else.
+pub async fn run(
+    target: &Target,
+    model: &ModelDescription,
+    requests: Arc<[Prepared]>,
+    settings: &LoadSettings,
+    progress: &StageProgress<'_>,
+) -> Result<LoadReport> {
+    settings.check()?;
+    if requests.is_empty() {
+        return Err(Error::new(ErrorCode::InvalidParameter, "there is no request to send; give inputs"));
+    }
+    let (started, started_at_ms) = (Instant::now(), now_ms());
+    let own = model.slo_ms.map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1e3));
+    let goal = settings.goal.or(own);
+    let caller = TargetCaller::each(target, requests);
+    let mut notes = Vec::new();
+    let load = match (&settings.load, &settings.baseline) {
+        (Some(load), _) => load.clone(),
+        (None, Some(Baseline { rate: Some(rate), .. })) => Load::Open(Arrivals::Poisson(Rate::per_second(*rate)?)),
+        (None, _) => {
+            let (users, length, warm_up) = DERIVING;
+            let deriving = LoadPlan {
+                runs: 1,
+                run: length,
+                warm_up: WarmUpLength::Fixed(warm_up),
+                samples: false,
+                ..settings.plan(Load::Closed { users, pause: Pause::None }, goal)
+            };
+            let teller = StageTeller::new("finding a rate", progress);
+            let found = measure(&deriving, caller.clone(), |event| teller.hear(&event)).await?;
+            let reached = found.whole().latencies.count() as f64 / length.as_secs_f64();
+            notes.push(format!(
+                "The rate is half of the {} that {users} users without pause reached; give --rate for another.",
+                rate(reached)
+            ));
+            Load::Open(Arrivals::Poisson(Rate::per_second((reached * SHARE).max(1.0))?))
+        }
+    };
+    let closed = load.is_closed();
+    if let Some(baseline) = &settings.baseline {
+        baseline.check(&target.settings().model, target.protocol().name(), &load.words())?;
+    }
+    let process = settings.process.or_else(|| local_process(target));
+    let mut readings: Vec<u64> = Vec::new();
+    let plan = settings.plan(load.clone(), goal);
+    let teller = StageTeller::new("load", progress);
+    let outcome = measure(&plan, caller.clone(), |event| {
+        if matches!(event, LoadEvent::Begin | LoadEvent::RunEnded(_)) {
+            readings.extend(process.and_then(resident_bytes));
+        }
+        teller.hear(&event);
+    })
+    .await?;
+    let whole = outcome.whole();
+    let session = Session::of(&outcome, &model.version, started_at_ms);
+    notes.insert(
+        0,
+        format!(
+            "{} in {} runs of {:.1} s, after {:.1} s of warm-up.",
+            capital(&load.words()),
+            outcome.runs.len(),
+            outcome.run.as_secs_f64(),
+            outcome.warmed_up.as_secs_f64()
+        ),
+    );
+    let mut findings =
+        vec![judge::judge_answers(&outcome, &whole), judge::judge_latency(&outcome, &whole, goal, closed)];
+    findings.extend(judge::judge_server_time(&whole));
+    let void = judge::void(&outcome, &whole);
+    if let Some(baseline) = &settings.baseline {
+        let comparisons = baseline.compare(&session, settings.change, closed);
+        findings.extend(comparisons.iter().map(|one| judge::judge_baseline(one, settings.change, void.as_ref())));
+    }
+    if process.is_some() && outcome.gone.is_none() {
+        findings.push(judge_memory(&readings, whole.latencies.count()));
+    }
+    if let Some(goal) = settings.goal.filter(|_| settings.knee && outcome.gone.is_none()) {
+        let reached = whole.latencies.count() as f64 / outcome.measured().as_secs_f64().max(1e-9);
+        let rates = (Rate::per_second((reached / 4.0).max(1.0))?, Rate::per_second(Rate::MOST)?);
+        let found = find_knee(&plan, goal, rates, caller, |found, rate| {
+            progress(found.runs.len() as u64, 0, &knee_in_words(found, rate));
+        });
+        findings.push(judge::judge_knee(&found.await?, goal));
+    }
+    let took_ms = started.elapsed().as_millis() as u64;
+    let stage = StageReport { stage: TestStage::Load, findings, notes, started_at_ms, took_ms };
+    Ok(LoadReport { stage, load, outcome, session, goal })
+}
+
+/// The process behind an address of this machine.
+fn local_process(target: &Target) -> Option<u32> {
+    let url: reqwest::Url = target.settings().url.parse().ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    local.then(|| listening_process(url.port_or_known_default()?))?
+}
+
+fn capital(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
