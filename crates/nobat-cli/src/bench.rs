@@ -1,201 +1,266 @@
-//! `nobat bench`: load on a running service, as a closed loop (so many requests
-//! in flight) or an open one (so many arrivals a second, whatever the answers do).
+//! `nobat bench`: load on a running service, and what came of it.
 //!
-//! For a feeling of what a deployment does; it shares the machine with the
-//! server when they stand on one, so compare its figures only with its own.
+//! The engine is that of `nobat test`'s load stage. Here it is a measurement, with its figures
+//! in lines; there it is a test among others.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::{Method, header};
-use tokio::sync::mpsc;
+use nobat_check::client::{CallProtocol, ModelDescription, Prepared, Target, TargetSettings, grpc_beside};
+use nobat_check::data::{Dataset, ModelInputs, synthetic};
+use nobat_check::load::{Load, LoadReport, LoadSettings, Pause, Sample, Tally, run as run_load};
+use nobat_check::stage::{Finding, Verdict};
+use serde_json::json;
 
-use crate::client::{Client, Server, segment};
+use crate::client::{Server, block_on, print};
 use crate::input;
+use crate::load::LoadOptions;
 
-/// Not counted: connections open, caches and controllers find their place.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Longest that an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Requests that are sent in turn, where a file has more.
+const MOST_REQUESTS: usize = 1_000;
+/// Users of a closed loop, where nothing else is said.
+const USERS: usize = 16;
 
 /// Measure requests a second and latency of a running service.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     nobat bench digits --input digit.json\n  \
-    nobat bench digits --input digit.json --connections 64 --duration 10\n  \
-    nobat bench digits --input digit.json --rate 2000 --deadline 50   (arrivals at random, 2000 a second)")]
+    nobat bench digits --input digit.json --users 64 --duration 10\n  \
+    nobat bench digits --input digit.json --rate 2000 --deadline 50   (arrivals at random, 2000 a second)\n  \
+    nobat bench digits --users 100 --per-minute 6     a hundred people, made-up inputs\n  \
+    nobat bench digits --slo 20 --knee                the highest rate within 20 ms\n  \
+    nobat bench digits --rate 500 --save-baseline before.json     …and after the change:\n  \
+    nobat bench digits --rate 500 --baseline before.json\n\n\
+    With --rate latency counts from the moment at which a request was due, so that a stall is seen\n\
+    by all who would have met it. Answers come from the model, not from a cache.")]
 pub(crate) struct Args {
-    /// Name of the model.
+    /// Name of the model, or MODEL/VERSION.
     model: String,
-    /// A JSON file, an .npy array, or - for standard input; sent with every request.
-    #[arg(long, short, value_name = "FILE")]
-    input: PathBuf,
-    /// Requests in flight.
-    #[arg(long, short, default_value_t = 16)]
-    connections: usize,
-    /// Arrivals a second, at random moments (a Poisson process), instead of a
-    /// number in flight.
-    #[arg(long, value_name = "PER_SECOND", conflicts_with = "connections")]
-    rate: Option<f64>,
+    /// A JSON file, an .npy array, or - for standard input; sent with every request. Without,
+    /// inputs are made up.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "data")]
+    input: Option<PathBuf>,
+    /// Rows that are sent in turn: .npz, .npy, .csv, .jsonl, or a folder.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// The protocol: tfserving, native, v2, v2-binary, grpc or job.
+    #[arg(long, default_value = "tfserving", value_parser = protocol)]
+    protocol: CallProtocol,
+    /// Address of the gRPC port; without, the port after the HTTP one.
+    #[arg(long, value_name = "URL")]
+    grpc: Option<String>,
+    #[command(flatten)]
+    load: LoadOptions,
     /// Deadline of each request, in milliseconds; later answers are not useful.
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     deadline: Option<f64>,
-    /// Seconds to measure, after one to warm up.
-    #[arg(long, short, default_value_t = 5, value_name = "SECONDS")]
-    duration: u64,
-    /// Writes a line per request: seconds since the start, latency in
-    /// milliseconds, HTTP status (0: no answer).
+    /// Writes a line per request: seconds from the first run to the moment at which it was due,
+    /// latency in milliseconds, status (0: no answer).
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: Server,
 }
 
-/// One request's end.
-struct Sample {
-    start: Instant,
-    took: Duration,
-    /// 0 when there was no answer.
-    status: u16,
-    retry_after: bool,
+fn protocol(name: &str) -> Result<CallProtocol, String> {
+    let known = |protocol: &CallProtocol| *protocol != CallProtocol::Json;
+    CallProtocol::parse(name).filter(known).ok_or_else(|| {
+        let names: Vec<&str> = CallProtocol::ALL.iter().filter(|protocol| known(protocol)).map(|p| p.name()).collect();
+        format!("give one of {}", names.join(", "))
+    })
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    ensure!(args.connections > 0, "--connections must be 1 or more");
-    ensure!(args.rate.is_none_or(|rate| rate > 0.0 && rate < 1e6), "--rate must be over 0 and under 1000000");
-    ensure!(args.deadline.is_none_or(|ms| ms > 0.0), "--deadline must be over 0 milliseconds");
-    let body: Arc<[u8]> = input::read(&args.input)?.into();
-    let query = args.deadline.map(|ms| format!("?deadline={ms}ms")).unwrap_or_default();
-    let path = format!("/v1/models/{}:predict{query}", segment(&args.model));
-    let asked = Arc::new(Asked { client: args.server.client(Duration::from_secs(60))?, path, body });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(measure(args, asked))
-}
-
-/// The request, ready to be sent again and again.
-struct Asked {
-    client: Client,
-    path: String,
-    body: Arc<[u8]>,
-}
-
-impl Asked {
-    fn request(&self) -> reqwest::RequestBuilder {
-        let request = self.client.request(Method::POST, &self.path).header(header::CONTENT_TYPE, "application/json");
-        request.body(self.body.to_vec())
-    }
-
-    async fn sample(&self) -> Sample {
-        let start = Instant::now();
-        let answer = match self.client.send(self.request()).await {
-            Ok(response) => {
-                let head = (response.status().as_u16(), response.headers().contains_key(header::RETRY_AFTER));
-                response.bytes().await.map(|_| head).ok()
+    ensure!(
+        args.deadline.is_none_or(|ms| ms > 0.0 && ms.is_finite()),
+        "--deadline {} cannot be; give milliseconds over 0",
+        args.deadline.unwrap_or_default()
+    );
+    let default = LoadSettings {
+        load: Some(Load::Closed { users: USERS, pause: Pause::None }),
+        length: Duration::from_secs(5),
+        // What is later than the deadline is of no use.
+        goal: args.deadline.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+        samples: args.samples.is_some(),
+        ..LoadSettings::default()
+    };
+    let settings = args.load.settings(default)?;
+    // What cannot be written is told before the work, not after it.
+    let kept = args.load.kept_baseline()?;
+    let cannot = |path: &Path| format!("cannot write `{}`", path.display());
+    let samples = args.samples.as_deref().map(|path| File::create(path).with_context(|| cannot(path))).transpose()?;
+    block_on(async {
+        let (target, model) = args.open().await?;
+        if let (Some((_, Some(earlier))), Some(load)) = (&kept, &settings.load) {
+            earlier.check(&target.settings().model, target.protocol().name(), &load.words())?;
+        }
+        let requests = args.requests(&target, &model)?;
+        prove(&target, &requests[0]).await?;
+        let bar = ProgressBar::new(1)
+            .with_style(ProgressStyle::with_template("{elapsed:>4} [{bar:20}] {wide_msg}")?.progress_chars("=> "));
+        let report = run_load(&target, &model, requests, &settings, &|done, of, words| {
+            bar.set_length(of.max(1));
+            bar.set_position(done);
+            bar.set_message(words.to_owned());
+        })
+        .await;
+        bar.finish_and_clear();
+        let report = report?;
+        if let (Some(path), Some(file)) = (&args.samples, samples) {
+            write_samples(file, &report.outcome.samples).with_context(|| cannot(path))?;
+        }
+        match args.json {
+            true => print(format!("{}\n", serde_json::to_string_pretty(&json!(report.stage))?).as_bytes())?,
+            false => print(in_lines(&report).as_bytes())?,
+        }
+        let failed: Vec<String> = report
+            .stage
+            .findings
+            .iter()
+            .filter(|finding| finding.verdict == Verdict::Failed && finding.id != "answers")
+            .map(|finding| finding.title.clone())
+            .collect();
+        let gone = report.outcome.gone.is_some();
+        match (kept, gone) {
+            (Some((path, earlier)), false) => {
+                let baseline = report.into_baseline(earlier, &target);
+                std::fs::write(&path, serde_json::to_vec_pretty(&baseline)?).with_context(|| cannot(&path))?;
             }
-            Err(_) => None,
+            (_, true) => bail!("the server went away"),
+            (None, false) => {}
+        }
+        ensure!(failed.is_empty(), "it did not hold: {}", failed.join("; "));
+        Ok(())
+    })
+}
+
+impl Args {
+    /// The model, and what its server says of it.
+    async fn open(&self) -> Result<(Target, ModelDescription)> {
+        let (name, version) = self.model.split_once('/').map_or((self.model.as_str(), None), |(n, v)| (n, Some(v)));
+        let settings = TargetSettings {
+            url: self.server.url().to_owned(),
+            grpc: self.grpc.clone().or_else(|| grpc_beside(self.server.url())),
+            api_key: self.server.api_key().map(str::to_owned),
+            model: name.into(),
+            version: version.map(Into::into),
+            template: None,
+            patience: PATIENCE,
         };
-        let (status, retry_after) = answer.unwrap_or_default();
-        Sample { start, took: start.elapsed(), status, retry_after }
-    }
-}
-
-async fn measure(args: Args, asked: Arc<Asked>) -> Result<()> {
-    // The first answer proves the request: a refusal is told here, not counted.
-    asked.client.json(asked.request()).await?;
-    let bar = ProgressBar::new(args.duration + WARM_UP.as_secs())
-        .with_style(ProgressStyle::with_template("{elapsed:>4} [{bar:40}] {msg}")?.progress_chars("=> "));
-    let from = Instant::now() + WARM_UP;
-    let end = from + Duration::from_secs(args.duration);
-    let (tell, mut told) = mpsc::unbounded_channel();
-    match args.rate {
-        None => (0..args.connections).for_each(|_| drop(tokio::spawn(closed(asked.clone(), end, tell.clone())))),
-        Some(rate) => drop(tokio::spawn(open(asked.clone(), rate, end, tell.clone()))),
-    }
-    drop(tell);
-    let mut samples: Vec<Sample> = Vec::new();
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            sample = told.recv() => match sample {
-                Some(sample) if sample.start >= from && sample.start < end => samples.push(sample),
-                Some(_) => {}
-                None => break,
-            },
-            _ = tick.tick() => {
-                bar.set_position((WARM_UP + Duration::from_secs(args.duration)).saturating_sub(end - Instant::now().min(end)).as_secs());
-                bar.set_message(format!("{} answers", samples.len()));
+        let target = Target::new(settings.clone(), self.protocol)?;
+        // nobat's own description says most; another server has only its protocol's.
+        let own = match Target::new(settings, CallProtocol::Native) {
+            Ok(native) => native.describe().await,
+            Err(error) => Err(error.message),
+        };
+        let model = match own {
+            Ok(model) => Ok(model),
+            Err(_) => target.describe().await,
+        };
+        match model {
+            Ok(model) => Ok((target, model)),
+            // A body as it is needs no description.
+            Err(_) if self.input.is_some() => {
+                Ok((target, ModelDescription { name: name.into(), ..Default::default() }))
             }
+            Err(why) => bail!(
+                "{} does not say what model `{name}` takes: {why}; is it running? start it with `nobat serve`, or set --url",
+                self.server.url()
+            ),
         }
     }
-    bar.finish_and_clear();
-    if let Some(file) = &args.samples {
-        write_samples(file, &samples, from).with_context(|| format!("cannot write `{}`", file.display()))?;
-    }
-    print!("{}", report(&args, &samples));
-    Ok(())
-}
 
-/// One connection's requests, each after the other's answer.
-async fn closed(asked: Arc<Asked>, end: Instant, tell: mpsc::UnboundedSender<Sample>) {
-    while Instant::now() < end {
-        let sample = asked.sample().await;
-        let refused = sample.status != 200;
-        if tell.send(sample).is_err() {
-            return;
+    fn requests(&self, target: &Target, model: &ModelDescription) -> Result<Arc<[Prepared]>> {
+        let mut requests = Vec::new();
+        if let Some(path) = &self.input {
+            ensure!(
+                matches!(self.protocol, CallProtocol::TfServing | CallProtocol::Native | CallProtocol::V2),
+                "--input is sent as it is, which {} does not take; give rows with --data",
+                self.protocol.name()
+            );
+            let empty = target.prepare(&[])?;
+            let call = empty.http().context("the protocol has no body")?.clone();
+            requests.push(Prepared::from(call.body(input::read(path)?)));
+        } else if let Some(path) = &self.data {
+            let rows = Dataset::read(path, ModelInputs { specs: &model.inputs, batched: model.batched })?;
+            let rows = (0..rows.len().min(MOST_REQUESTS)).filter_map(|row| rows.row(row));
+            requests = rows.map(|row| target.prepare(&row)).collect::<Result<_, _>>()?;
+            ensure!(!requests.is_empty(), "`{}` has no rows", path.display());
+        } else {
+            let made_up = (0..16).map(|seed| synthetic(&model.inputs, model.batched, 1, seed));
+            requests = made_up.map(|inputs| target.prepare(&inputs)).collect::<Result<_, _>>()?;
         }
-        if refused {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        if let Some(ms) = self.deadline {
+            ensure!(
+                matches!(self.protocol, CallProtocol::TfServing | CallProtocol::Native),
+                "--deadline goes with the protocols tfserving and native"
+            );
+            let timed = |request: &Prepared| {
+                Some(Prepared::from(request.http()?.clone().query("deadline", &format!("{ms}ms"))))
+            };
+            requests = requests.iter().filter_map(timed).collect();
         }
+        Ok(requests.into())
     }
 }
 
-/// Arrivals that do not wait for answers: exponential gaps from a fixed seed, so
-/// that two runs offer the same load.
-async fn open(asked: Arc<Asked>, rate: f64, end: Instant, tell: mpsc::UnboundedSender<Sample>) {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut at = Instant::now();
-    while at < end {
-        tokio::time::sleep_until(at.into()).await;
-        let (asked, tell) = (asked.clone(), tell.clone());
-        tokio::spawn(async move { tell.send(asked.sample().await) });
-        // xorshift64*; the top 53 bits as a number in (0, 1].
-        seed ^= seed >> 12;
-        seed ^= seed << 25;
-        seed ^= seed >> 27;
-        let uniform = ((seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        at += Duration::from_secs_f64(-uniform.ln() / rate);
+/// The first answer proves the request: a refusal is told here, not counted.
+async fn prove(target: &Target, request: &Prepared) -> Result<()> {
+    let reply = target.send(request).await;
+    if reply.is_success() {
+        return Ok(());
     }
+    if reply.status.is_answer() {
+        bail!("{}", reply.in_words());
+    }
+    bail!(
+        "{} gives {}; is it running? start it with `nobat serve`, or set --url",
+        target.settings().url,
+        reply.in_words()
+    )
 }
 
-fn write_samples(file: &std::path::Path, samples: &[Sample], from: Instant) -> Result<()> {
-    let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
+fn write_samples(file: File, samples: &[Sample]) -> Result<()> {
+    let mut out = BufWriter::new(file);
     writeln!(out, "start_s,latency_ms,status")?;
-    for sample in samples {
-        let (at, ms) = ((sample.start - from).as_secs_f64(), sample.took.as_secs_f64() * 1e3);
-        writeln!(out, "{at:.6},{ms:.3},{}", sample.status)?;
+    for Sample { due, took, code } in samples {
+        // `HTTP 503 (queue_full)` is 503, and what never came 0.
+        let status = match code.strip_prefix("HTTP ") {
+            _ if code.is_empty() => "200",
+            Some(rest) => rest.split(' ').next().unwrap_or_default(),
+            None => "0",
+        };
+        writeln!(out, "{:.6},{:.3},{status}", due.as_secs_f64(), took.as_secs_f64() * 1e3)?;
     }
     Ok(out.flush()?)
 }
 
-/// The smallest value that `share` of `sorted` do not exceed; zero when there are none.
-fn percentile(sorted: &[Duration], share: f64) -> Duration {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()
-}
-
-fn report(args: &Args, samples: &[Sample]) -> String {
-    let answered = samples.iter().filter(|sample| sample.status == 200);
-    let mut took: Vec<Duration> = answered.map(|sample| sample.took).collect();
-    took.sort_unstable();
-    let seconds = args.duration as f64;
-    let ms = |share: f64| percentile(&took, share).as_secs_f64() * 1e3;
-    let mut lines = vec![match args.rate {
-        None => format!("connections     {}", args.connections),
-        Some(_) => format!("arrivals/s      {:.0}", samples.len() as f64 / seconds),
-    }];
-    lines.push(format!("requests/s      {:.0}", took.len() as f64 / seconds));
+/// The figures, and what is to be said of them.
+fn in_lines(report: &LoadReport) -> String {
+    let (outcome, whole) = (&report.outcome, report.outcome.whole());
+    let seconds = outcome.measured().as_secs_f64().max(1e-9);
+    let mut lines = vec![format!(
+        "load            {}, {} runs of {:.1} s after {:.1} s of warm-up",
+        report.load.words(),
+        outcome.runs.len(),
+        outcome.run.as_secs_f64(),
+        outcome.warmed_up.as_secs_f64()
+    )];
+    if !report.load.is_closed() {
+        lines.push(format!("arrivals/s      {:.0}", whole.due as f64 / seconds));
+    }
+    lines.push(format!("requests/s      {:.0}", whole.latencies.count() as f64 / seconds));
+    let ms = |q: f64| whole.latencies.quantile(q).as_secs_f64() * 1e3;
     lines.push(format!(
         "latency ms      p50 {:.2}   p90 {:.2}   p99 {:.2}   max {:.2}",
         ms(0.5),
@@ -203,46 +268,54 @@ fn report(args: &Args, samples: &[Sample]) -> String {
         ms(0.99),
         ms(1.0)
     ));
-    if let Some(deadline) = args.deadline {
-        let useful =
-            samples.iter().filter(|sample| sample.status == 200 && sample.took.as_secs_f64() * 1e3 <= deadline);
-        lines.push(format!("in time/s       {:.0}", useful.count() as f64 / seconds));
+    if let Some(server) = &whole.server {
+        let parts = [("queue", &server.queue), ("batch", &server.batch), ("run", &server.run)];
+        let parts = parts.map(|(name, part)| format!("{name} {:.2}", part.mean().as_secs_f64() * 1e3));
+        lines.push(format!("server ms       {}   (means)", parts.join("   ")));
     }
-    let refused = |status| samples.iter().filter(move |sample| sample.status == status);
-    let mut statuses: Vec<u16> = samples.iter().map(|sample| sample.status).filter(|&status| status != 200).collect();
-    statuses.sort_unstable();
-    statuses.dedup();
-    lines.push(format!("failed          {}", samples.len() - took.len()));
-    for status in statuses {
-        let with = refused(status).filter(|sample| sample.retry_after).count();
-        let name = if status == 0 { "no answer".to_owned() } else { format!("HTTP {status}") };
-        lines.push(format!("  {name:<13} {} ({with} with Retry-After)", refused(status).count()));
+    if report.goal.is_some() {
+        lines.push(format!("in time/s       {:.0}", whole.in_time as f64 / seconds));
+    }
+    lines.extend(failures(&whole));
+    for finding in &report.stage.findings {
+        lines.extend(remarks(finding, report.goal.is_some()));
     }
     lines.join("\n") + "\n"
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
+fn failures(whole: &Tally) -> Vec<String> {
+    let mut lines = vec![format!("failed          {}", whole.failed())];
+    lines.extend(whole.errors.iter().map(|(code, times)| format!("  {code}: {times}")));
+    if whole.retry_after > 0 {
+        lines.push(format!("  with Retry-After: {}", whole.retry_after));
     }
+    lines
+}
 
-    #[test]
-    fn latencies_of_every_length_are_told() {
-        let line = Line::parse_from(["bench", "digits", "--input", "digit.json", "--deadline", "100"]);
-        let start = Instant::now();
-        let sample = |ms, status| Sample { start, took: Duration::from_millis(ms), status, retry_after: status == 429 };
-        let mut samples: Vec<Sample> = (1..=100).rev().map(|ms| sample(ms, 200)).collect();
-        samples.extend([sample(30_000, 200), sample(1, 429)]);
-        let told = report(&line.args, &samples);
-        assert!(told.contains("p50 51.00   p90 91.00   p99 100.00   max 30000.00"), "{told}");
-        assert!(told.contains("in time/s       20\n") && told.contains("failed          1\n"), "{told}");
-        assert!(told.contains("HTTP 429      1 (1 with Retry-After)"), "{told}");
-        assert!(report(&line.args, &[]).contains("p50 0.00"));
+/// What the lines above do not say.
+fn remarks(finding: &Finding, goal: bool) -> Vec<String> {
+    let judged = match (&finding.verdict, finding.id.as_str()) {
+        // Its figures are above.
+        (_, "answers") => return Vec::new(),
+        (Verdict::Passed, "server_time") => return Vec::new(),
+        (Verdict::NotJudged { .. }, "latency") if !goal && !is_void(finding) => Vec::new(),
+        (Verdict::NotJudged { why, needed }, _) => {
+            let needed = needed.as_ref().map(|needed| format!("; needed: {needed}")).unwrap_or_default();
+            vec![format!("\nnot judged: {}\n  {why}{needed}", finding.title)]
+        }
+        (verdict, _) => vec![format!("\n{}: {}", verdict.name(), finding.title)],
+    };
+    // The first sentence of the latency repeats its line.
+    let words = finding.words.iter().skip(usize::from(finding.id == "latency"));
+    let words: Vec<String> = words.map(|sentence| format!("  {sentence}")).collect();
+    match judged.is_empty() {
+        true if words.is_empty() => Vec::new(),
+        true => [vec![String::new()], words].concat(),
+        false => [judged, words].concat(),
     }
+}
+
+/// Whether the figures are worth nothing.
+fn is_void(finding: &Finding) -> bool {
+    matches!(&finding.verdict, Verdict::NotJudged { why, .. } if why.starts_with("the client was the bottleneck"))
 }

@@ -149,7 +149,7 @@ impl Server {
         &self.url
     }
 
-    /// The key as given.
+    /// The key, where there is one.
     pub(crate) fn api_key(&self) -> Option<&str> {
         self.api_key.as_deref()
     }

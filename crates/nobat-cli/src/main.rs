@@ -20,6 +20,7 @@ mod inference;
 mod input;
 mod jobs;
 mod keys;
+mod load;
 mod models;
 mod predict;
 mod python;
