@@ -112,6 +112,10 @@ fuzz *args:
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}
 
+# The load engine's own limit against a server that does nothing, beside wrk (Debian's package; two minutes of build).
+bench-load *args:
+    scripts/bench_load.py {{args}}
+
 # The container image, built and run where no registry can be reached (root; about 15 minutes).
 image:
     scripts/check-image

@@ -96,7 +96,7 @@ def served(binary, path, bodies, seconds, connections):
                 file = pathlib.Path(folder) / f"body{at}.json"
                 file.write_text(json.dumps(body))
                 command = [binary, "bench", path.stem, "--input", file, "--url", url, "--duration", str(seconds)]
-                command += ["--connections", str(connections // len(bodies))]
+                command += ["--users", str(connections // len(bodies)), "--warm-up", "1"]
                 running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             texts = [bench.communicate()[0] for bench in running]
             assert all(bench.returncode == 0 for bench in running), texts

@@ -95,7 +95,7 @@ class Service:
 
 
 def bench(binary, service, body, seconds, *options):
-    command = [binary, "bench", "wide", "--input", body, "--url", service.url, "--duration", str(seconds), *options]
+    command = [binary, "bench", "wide", "--input", body, "--url", service.url, "--duration", str(seconds), "--warm-up", "1", *options]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     number = lambda name: float(re.search(rf"^{re.escape(name)}\s+([\d.]+)", text, re.M).group(1))
     return text, number
@@ -172,7 +172,7 @@ def main():
         for policy in ("aimd", "quantile"):
             service = Service(binary, folder, policy)
             try:
-                _, number = bench(binary, service, body, arguments.seconds, "--connections", "64")
+                _, number = bench(binary, service, body, arguments.seconds, "--users", "64")
                 capacity, runs = number("requests/s"), []
                 print(f"{policy}: capacity {capacity:.0f}/s", flush=True)
                 verdicts[policy] = {"capacity_per_s": capacity}

@@ -127,7 +127,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             .stage
             .findings
             .iter()
-            .filter(|finding| finding.verdict == Verdict::Failed && finding.id != "answers")
+            .filter(|finding| finding.verdict == Verdict::Failed && args.load.asks_for(&finding.id))
             .map(|finding| finding.title.clone())
             .collect();
         let gone = report.outcome.gone.is_some();

@@ -149,7 +149,7 @@ impl Server {
         &self.url
     }
 
-    /// The key, where there is one.
+    /// The key as given.
     pub(crate) fn api_key(&self) -> Option<&str> {
         self.api_key.as_deref()
     }

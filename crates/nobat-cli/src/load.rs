@@ -98,6 +98,15 @@ impl LoadOptions {
         Ok(settings)
     }
 
+    /// Whether the flags hold the server to what this finding is about.
+    pub(crate) fn asks_for(&self, finding: &str) -> bool {
+        match finding {
+            "latency" => self.slo.is_some(),
+            "knee" => self.knee,
+            _ => finding.starts_with("baseline."),
+        }
+    }
+
     fn load(&self) -> Result<Option<Load>> {
         if let Some(rate) = self.rate {
             let rate = Rate::per_second(rate).context("--rate")?;

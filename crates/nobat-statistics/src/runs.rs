@@ -169,7 +169,11 @@ mod tests {
         assert_eq!(trend(&[1.0, 2.0], 0.95), None);
         let same = ratio(&[2.0, 2.0], &[4.0, 4.0], 0.95).expect("a ratio");
         assert_eq!((same.ratio, same.half_width()), (2.0, 0.0));
-        assert_eq!((same.runs_needed(0.1, 0.95), found.runs_needed(0.0, 0.95)), (2, MOST_RUNS));
+        assert_eq!(same.runs_needed(0.1, 0.95), 2);
+        let noisy = Ratio { spread: 0.2, ..same };
+        // 1.645 standard errors of 0.2 sqrt(2/n) are ln 1.1 at 24.
+        assert!((24..28).contains(&noisy.runs_needed(0.1, 0.95)), "{}", noisy.runs_needed(0.1, 0.95));
+        assert_eq!(noisy.runs_needed(0.0, 0.95), MOST_RUNS);
     }
 
     /// Shares of 4,000 simulated comparisons whose bounds the true ratio breaks.

@@ -8,7 +8,7 @@ use nobat_core::{Error, Result};
 
 use super::cost::ThreadCost;
 use super::latencies::Latencies;
-use super::plan::{LoadPlan, WarmUpLength};
+use super::plan::{Load, LoadPlan, WarmUpLength};
 use super::sending::{Caller, Sender};
 use super::shared::{Counts, Course, Ledger, Place, Silence};
 use super::tally::{Sample, Tally};
@@ -95,8 +95,8 @@ pub struct LoadOutcome {
     pub warmed_up: Duration,
     /// Whether latencies settled in it; `true` where it had a fixed length.
     pub stable: bool,
-    /// The server went away: when, counted from the start of the first run, and the last failure.
-    pub gone: Option<(Duration, String)>,
+    /// Where the server went away.
+    pub gone: Option<ServerGone>,
     /// The client.
     pub client: ClientCost,
     /// Every request, where they were asked for.
@@ -114,8 +114,19 @@ impl LoadOutcome {
     /// Time that was measured.
     pub fn measured(&self) -> Duration {
         let whole = self.run * self.runs.len() as u32;
-        self.gone.as_ref().map_or(whole, |(at, _)| (*at).min(whole))
+        self.gone.as_ref().map_or(whole, |gone| gone.stopped.min(whole))
     }
+}
+
+/// How a server went away.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerGone {
+    /// Since when nothing was answered, from the start of the first run.
+    pub at: Duration,
+    /// When it was given up.
+    pub stopped: Duration,
+    /// The last failure.
+    pub why: String,
 }
 
 /// Runs a load test. `caller` is called on each thread that sends, in its runtime.
@@ -130,7 +141,12 @@ pub async fn measure<C: Caller>(
     caller: impl Fn() -> Result<C> + Clone + Send + 'static,
     mut hear: impl FnMut(LoadEvent<'_>),
 ) -> Result<LoadOutcome> {
-    let plan = Arc::new(plan.clone());
+    // A thread without a connection to make would be done before the test begins.
+    let most = match &plan.load {
+        Load::Open(_) => plan.connections,
+        Load::Closed { users, .. } => *users,
+    };
+    let plan = Arc::new(LoadPlan { threads: plan.threads.min(most), ..plan.clone() });
     let course = Arc::new(Course::new(Instant::now(), plan.run, plan.runs));
     let mut threads = Threads { course: course.clone(), ledgers: Vec::new(), handles: Vec::new() };
     for at in 0..plan.threads {
@@ -165,8 +181,11 @@ pub async fn measure<C: Caller>(
             costs = threads.costs();
         }
         if gone.is_none() {
-            gone =
-                threads.gone().map(|silence| (silence.since.unwrap_or_default().saturating_sub(from), silence.words));
+            gone = threads.gone().map(|silence| ServerGone {
+                at: silence.since.unwrap_or_default().saturating_sub(from),
+                stopped: elapsed,
+                why: silence.words,
+            });
             if gone.is_some() {
                 course.stop();
             }
@@ -178,9 +197,9 @@ pub async fn measure<C: Caller>(
     }
     let mut outcome = threads.join(&plan)?;
     outcome.client.busiest = busiest(&before, &costs);
-    if let Some((at, _)) = &gone {
-        // The run in which it went away stays, those after it never were.
-        outcome.runs.truncate((at.as_nanos() / plan.run.as_nanos().max(1)) as usize + 1);
+    if let Some(gone) = &gone {
+        // The run in which it was given up stays, those after it never were.
+        outcome.runs.truncate((gone.stopped.as_nanos() / plan.run.as_nanos().max(1)) as usize + 1);
     }
     Ok(LoadOutcome { warmed_up, stable, gone, ..outcome })
 }

@@ -6,7 +6,7 @@ use nobat_statistics::runs::bounds;
 use serde_json::json;
 
 use super::baseline::BaselineComparison;
-use super::engine::LoadOutcome;
+use super::engine::{LoadOutcome, ServerGone};
 use super::latencies::{LEVEL, Latencies};
 use super::search::{GOOD, KneeOutcome};
 use super::tally::Tally;
@@ -39,7 +39,7 @@ pub(super) fn judge_answers(outcome: &LoadOutcome, whole: &Tally) -> Finding {
         (None, _) if share <= FAILURES => Verdict::Warned,
         (None, _) => Verdict::Failed,
     };
-    let seconds = outcome.measured().as_secs_f64().max(1e-9);
+    let seconds = outcome.measured().as_secs_f64().max(1e-3);
     let mut finding = Finding::new("answers", "requests are answered", verdict)
         .say(format!(
             "{} requests were due in {seconds:.1} s ({}); {} were answered with a prediction, {} were not ({}).",
@@ -60,7 +60,7 @@ pub(super) fn judge_answers(outcome: &LoadOutcome, whole: &Tally) -> Finding {
     if whole.retry_after > 0 {
         finding = finding.say(format!("{} refusals said when to come back.", count(whole.retry_after)));
     }
-    if let Some((at, why)) = &outcome.gone {
+    if let Some(ServerGone { at, why, .. }) = &outcome.gone {
         finding = finding.say(format!(
             "The server went away {:.1} s after the first run began ({why}); what it did until then is kept.",
             at.as_secs_f64()
@@ -87,11 +87,11 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
     let latencies = &whole.latencies;
     let bounds = p99_bounds(outcome);
     let verdict = match (void(outcome, whole), latencies.lacks(0.99), goal) {
-        (Some(void), ..) => void,
+        (Some(void), None, _) => void,
         (None, _, Some(goal)) if whole.due > 0 && whole.goodput() < GOOD && latencies.quantile(0.9) > goal => {
             Verdict::Failed
         }
-        (None, Some(needed), _) => Verdict::needs(
+        (_, Some(needed), _) => Verdict::needs(
             format!("{} predictions are too few for a 99th percentile", count(latencies.count())),
             format!("{} of them: a longer --duration or a higher --rate", count(needed)),
         ),

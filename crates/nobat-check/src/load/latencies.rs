@@ -30,7 +30,7 @@ impl Latencies {
     /// Counts one.
     pub fn record(&mut self, latency: Duration) {
         self.clipped += u64::from(latency > LONGEST);
-        self.histogram.saturating_record(micros(latency).max(1));
+        self.histogram.saturating_record(micros(latency.min(LONGEST)).max(1));
     }
 
     /// Counts all of the other's too.

@@ -27,7 +27,7 @@ mod words;
 
 pub use baseline::{Baseline, BaselineComparison, RunFigures, Session};
 pub use calling::TargetCaller;
-pub use engine::{ClientCost, LoadEvent, LoadOutcome, LoadProgress, measure};
+pub use engine::{ClientCost, LoadEvent, LoadOutcome, LoadProgress, ServerGone, measure};
 pub use knee::{Bracket, Knee};
 pub use latencies::Latencies;
 pub use memory::{listening_process, resident_bytes};

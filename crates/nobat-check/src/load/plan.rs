@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(Load::Open(Arrivals::Poisson(rate)).words(), "12.5 requests a second at random");
         assert_eq!(Load::Open(Arrivals::Constant(rate)).words(), "12.5 requests a second evenly");
         let trace = Arrivals::trace("0\n1\n4\n").expect("a trace");
-        assert_eq!(Load::Open(trace).words(), "a trace of 3 requests in 4 s");
+        assert_eq!(Load::Open(trace).words(), "a trace of 3 requests in 6 s");
         assert_eq!(closed(1, Pause::None), "1 user without pause");
         assert_eq!(closed(8, Pause::Think(Duration::from_millis(500))), "8 users who think for 0.5 s");
         let pace = Pause::requests_a_minute(6.0).expect("a pace");

@@ -10,14 +10,14 @@ use super::baseline::{Baseline, Session};
 use super::calling::TargetCaller;
 use super::engine::{LoadEvent, LoadOutcome, measure};
 use super::judge;
-use super::memory::{judge_memory, listening_process, resident_bytes};
+use super::memory::{judge_memory, listening_process, memory_finding, resident_bytes};
 use super::plan::{Load, LoadPlan, WarmUpLength, default_threads};
 use super::progress::{StageTeller, knee_in_words};
 use super::schedule::{Arrivals, Pause, Rate};
 use super::search::find_knee;
 use super::words::rate;
 use crate::client::{ModelDescription, Prepared, Target};
-use crate::stage::{StageProgress, StageReport, TestStage};
+use crate::stage::{StageProgress, StageReport, TestStage, Verdict};
 
 /// The closed loop from which a rate is derived.
 const DERIVING: (usize, Duration, Duration) = (16, Duration::from_secs(2), Duration::from_secs(1));
@@ -237,7 +237,11 @@ pub async fn run(
         findings.extend(comparisons.iter().map(|one| judge::judge_baseline(one, settings.change, void.as_ref())));
     }
     if process.is_some() && outcome.gone.is_none() {
-        findings.push(judge_memory(&readings, whole.latencies.count()));
+        findings.push(match whole.failed() * 100 > whole.due {
+            // What piles up in a server that is asked too much is no leak.
+            true => memory_finding(Verdict::needs("too many requests failed", "a rate that the server can bear")),
+            false => judge_memory(&readings, whole.latencies.count()),
+        });
     }
     if let Some(goal) = settings.goal.filter(|_| settings.knee && outcome.gone.is_none()) {
         let reached = whole.latencies.count() as f64 / outcome.measured().as_secs_f64().max(1e-9);

@@ -88,17 +88,21 @@ impl Arrivals {
         match self {
             Arrivals::Poisson(rate) | Arrivals::Constant(rate) => *rate,
             Arrivals::Trace(due) => {
-                let length = due.last().map_or(1.0, Duration::as_secs_f64);
+                let length = self.length().map_or(1.0, |length| length.as_secs_f64());
                 Rate((due.len() as f64 / length).clamp(f64::MIN_POSITIVE, Rate::MOST))
             }
         }
     }
 
-    /// How long it goes on; `None` for ever.
+    /// How long it goes on, the gap after the last arrival being as long as the others on
+    /// average; `None` for ever.
     pub fn length(&self) -> Option<Duration> {
         match self {
             Arrivals::Poisson(_) | Arrivals::Constant(_) => None,
-            Arrivals::Trace(due) => due.last().copied(),
+            Arrivals::Trace(due) => {
+                let last = due.last().copied().unwrap_or_default();
+                Some(last + last / (due.len() as u32 - 1).max(1))
+            }
         }
     }
 
@@ -231,8 +235,8 @@ mod tests {
         let trace =
             Arrivals::trace("start_s,latency_ms,status\n10.5,3.2,200\n10.75,1.0,200\n12.5,9,503\n").expect("reads");
         let ms: Vec<u128> = trace.moments(0).take(5).map(|at| at.as_millis()).collect();
-        assert_eq!(ms, [0, 250, 2_000, 2_000, 2_250]);
-        assert_eq!((trace.rate().get(), trace.length()), (1.5, Some(Duration::from_secs(2))));
+        assert_eq!(ms, [0, 250, 2_000, 3_000, 3_250]);
+        assert_eq!((trace.rate().get(), trace.length()), (1.0, Some(Duration::from_secs(3))));
         for (text, why) in [
             ("", "empty"),
             ("1\nnext\n", "line 2 of the trace"),

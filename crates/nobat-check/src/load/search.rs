@@ -72,12 +72,12 @@ pub async fn find_knee<C: Caller>(
         let (p99, goodput) = (tally.latencies.quantile(0.99), tally.goodput());
         let held = goodput >= GOOD && p99 <= goal;
         outcome.runs.push(KneeRun { rate, p99, goodput, held });
-        if let Some((_, why)) = measured.gone {
-            outcome.ended_by = Some(format!("the server went away at {rate:.0} requests a second: {why}"));
+        if let Some(gone) = measured.gone {
+            outcome.ended_by = Some(format!("the server went away at {rate:.0} requests a second: {}", gone.why));
             break;
         }
-        // A client that is late makes a server look slow; one that is in time, however slow the server, does not.
-        if let Some(why) = measured.client.is_late(&tally.latencies).filter(|_| !held) {
+        // A client that is late makes a server look slow, and no server refuse.
+        if let Some(why) = measured.client.is_late(&tally.latencies).filter(|_| p99 > goal) {
             outcome.ended_by = Some(format!("at {rate:.0} requests a second the client was the bottleneck: {why}"));
             break;
         }

@@ -2,6 +2,9 @@
 
 mod server;
 
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,13 +57,16 @@ fn within(what: &str, found: Duration, truth: f64) {
     assert!((found / truth - 1.0).abs() < 0.02, "{what}: {found} s for {truth} s");
 }
 
+// Latencies are a second and more: a machine that is busy with other things wakes both sides some
+// milliseconds late, and that is to be small beside them.
+
 #[test]
 fn percentiles_are_those_of_the_server() {
-    // 200 to 400 ms, each of a hundred values equally often.
-    let server = Scripted::start(|n, now| Act::AnswerAt(now + ms(200 + 2 * (n * 37 % 100))));
-    let whole = measured(&server, &plan(constant(100.0), ms(1_500), 2)).whole();
-    assert_eq!((whole.due, whole.latencies.count(), whole.failed()), (300, 300, 0));
-    for (q, truth) in [(0.25, 0.25), (0.5, 0.3), (0.9, 0.38), (0.99, 0.398)] {
+    // One to two seconds, each of a hundred values equally often.
+    let server = Scripted::start(|n, now| Act::AnswerAt(now + ms(1_000 + 10 * (n * 37 % 100))));
+    let whole = measured(&server, &plan(constant(50.0), ms(2_000), 2)).whole();
+    assert_eq!((whole.due, whole.latencies.count(), whole.failed()), (200, 200, 0));
+    for (q, truth) in [(0.25, 1.25), (0.5, 1.5), (0.9, 1.9), (0.99, 1.99)] {
         within(&format!("{q}"), whole.latencies.quantile(q), truth);
     }
     let server_time = whole.server.expect("the server's account");
@@ -74,12 +80,12 @@ fn a_stall_is_seen_by_those_who_would_have_met_it() {
     let server = Scripted::start(move |_, now| {
         let stall = *first.lock().expect("whole").get_or_insert(now) + ms(1_000);
         let free = if now >= stall { now.max(stall + ms(1_000)) } else { now };
-        Act::AnswerAt(free + ms(300))
+        Act::AnswerAt(free + ms(1_000))
     });
-    let whole = measured(&server, &plan(constant(100.0), ms(4_000), 1)).whole();
-    assert_eq!((whole.due, whole.failed()), (400, 0));
+    let whole = measured(&server, &plan(constant(50.0), ms(4_000), 1)).whole();
+    assert_eq!((whole.due, whole.failed()), (200, 0));
     // A quarter of the requests is due in the stall, and waits for what is left of it.
-    let truth = |q: f64| if q <= 0.75 { 0.3 } else { 0.3 + (q - 0.75) / 0.25 };
+    let truth = |q: f64| if q <= 0.75 { 1.0 } else { 1.0 + (q - 0.75) / 0.25 };
     for q in [0.5, 0.7, 0.8, 0.9, 0.95, 0.99] {
         within(&format!("{q}"), whole.latencies.quantile(q), truth(q));
     }
@@ -94,6 +100,9 @@ fn users_make_as_many_requests_as_they_pause_for() {
     let pace = Pause::requests_a_minute(120.0).expect("a pace");
     let paced = measured(&server, &closed(10, pace)).whole();
     assert!((38..=42).contains(&paced.due), "ten users at two a second: {}", paced.due);
+    // Fewer users than threads.
+    let one = measured(&server, &closed(1, Pause::None)).whole();
+    assert!((18..=21).contains(&one.due), "one user at ten a second: {}", one.due);
     let slow = Pause::requests_a_minute(6_000.0).expect("a pace");
     let late = measured(&server, &closed(5, slow)).whole();
     assert!((90..=101).contains(&late.due), "they wait for their answers: {}", late.due);
@@ -117,10 +126,10 @@ fn a_server_that_goes_away_leaves_what_it_did() {
         .1
     })
     .expect("measured");
-    let (at, why) = outcome.gone.clone().expect("it is gone");
-    assert!(at >= ms(1_000) && at <= ms(2_500) && why == "no answer", "{at:?}: {why}");
+    let gone = outcome.gone.clone().expect("it is gone");
+    assert!(gone.at >= ms(1_000) && gone.at <= ms(2_500) && gone.why == "no answer", "{gone:?}");
     let whole = outcome.whole();
-    assert!(outcome.runs.len() <= 3 && outcome.runs[0].latencies.count() == 100, "{:?}", outcome.runs.len());
+    assert!(outcome.runs.len() <= 6 && outcome.runs[0].latencies.count() == 100, "{:?}", outcome.runs.len());
     assert!(whole.failed() > 20 && whole.errors.contains_key("no answer"), "{:?}", whole.errors);
 }
 
@@ -140,42 +149,34 @@ fn refusals_are_counted_by_their_codes() {
     assert_eq!(whole.latencies.count() + whole.failed(), 200);
 }
 
-/// One server at a time, first come first served, each service as long as chance says: M/M/1.
-fn queue(services_per_s: f64) -> Scripted {
-    let state = Mutex::new((0u64, None::<Instant>));
-    Scripted::start(move |_, now| {
-        let (draws, free) = &mut *state.lock().expect("whole");
-        // splitmix64: the top 53 bits as a number in (0, 1].
-        *draws = draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = *draws;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let uniform = (((bits ^ (bits >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        let service = Duration::from_secs_f64(-uniform.ln() / services_per_s);
-        let end = free.map_or(now, |free| free.max(now)) + service;
-        *free = Some(end);
-        Act::AnswerAt(end)
-    })
-}
-
 #[test]
-fn the_knee_of_a_queue_is_in_the_bracket() {
-    // p99 is ln 100 / (services - rate): 50 ms at 408 of 500. A run of a second knows its p99
-    // to a fifth, and so the rate to 6 %.
-    let server = queue(500.0);
+fn a_search_ends_around_what_a_server_does_not_refuse() {
+    // At most a hundred in any second.
+    let recent: Mutex<VecDeque<Instant>> = Mutex::default();
+    let server = Scripted::start(move |_, now| {
+        let mut recent = recent.lock().expect("whole");
+        while recent.front().is_some_and(|&first| now - first > ms(1_000)) {
+            recent.pop_front();
+        }
+        if recent.len() >= 100 {
+            return Act::Refuse(503);
+        }
+        recent.push_back(now);
+        Act::AnswerAt(now)
+    });
     let (target, requests) = target(&server.url);
     let rate = |rate| Rate::per_second(rate).expect("a rate");
-    let plan = plan(constant(1.0), ms(1_000), 1);
-    let (rates, caller) = ((rate(300.0), rate(5_000.0)), TargetCaller::each(&target, requests));
-    let found = block_on(find_knee(&plan, ms(50), rates, caller, |_, _| ())).expect("searched");
-    let bracket = found.bracket;
-    let (held, missed) = (bracket.held.expect("held"), bracket.missed.expect("missed"));
-    assert!(held <= 408.0 * 1.1 && missed >= 408.0 / 1.1 && missed <= held * 1.05, "{bracket:?} {:#?}", found.runs);
+    let plan = plan(constant(1.0), ms(800), 1);
+    let (rates, caller) = ((rate(64.0), rate(5_000.0)), TargetCaller::each(&target, requests));
+    let found = block_on(find_knee(&plan, ms(5_000), rates, caller, |_, _| ())).expect("searched");
+    let (held, missed) = (found.bracket.held.expect("held"), found.bracket.missed.expect("missed"));
+    // Arrivals at random come in clusters: some are refused below a hundred.
+    assert!((50.0..130.0).contains(&held) && missed > held && missed <= held * 1.05, "{found:#?}");
     assert_eq!(found.ended_by, None);
 }
 
-fn staged(server: &Scripted, settings: &LoadSettings) -> LoadReport {
-    let (target, requests) = target(&server.url);
+fn staged(url: &str, settings: &LoadSettings) -> LoadReport {
+    let (target, requests) = target(url);
     let model = ModelDescription { name: "m".into(), version: "1".into(), ..ModelDescription::default() };
     block_on(run(&target, &model, requests, settings, &|_, _, _| ())).expect("ran")
 }
@@ -192,48 +193,68 @@ fn settings(rate: f64) -> LoadSettings {
 
 #[test]
 fn a_model_that_is_five_times_slower_is_found_against_a_baseline_and_a_goal() {
-    let scripted =
-        |slower: u64| Scripted::start(move |n, now| Act::AnswerAt(now + ms(40 + n * 37 % 20) * slower as u32));
+    let scripted = |slower: u32| Scripted::start(move |n, now| Act::AnswerAt(now + ms(500 + n * 37 % 100) * slower));
     let server = scripted(1);
-    let goal = LoadSettings { goal: Some(ms(100)), ..settings(100.0) };
-    let before = staged(&server, &goal);
+    let goal = LoadSettings { goal: Some(ms(1_000)), length: ms(3_200), connections: 600, ..settings(120.0) };
+    let before = staged(&server.url, &goal);
     assert_eq!(verdict(&before, "answers"), Verdict::Passed, "{:#?}", before.stage);
     assert_eq!(verdict(&before, "latency"), Verdict::Passed, "{:#?}", before.stage);
     let (target, _) = target(&server.url);
     let baseline: Baseline = before.into_baseline(None, &target);
     let against = LoadSettings { baseline: Some(baseline), ..goal };
-    let same = staged(&server, &against);
+    let same = staged(&server.url, &against);
     assert_eq!(verdict(&same, "baseline.p50"), Verdict::Passed, "{:#?}", same.stage);
     assert_ne!(verdict(&same, "baseline.p99"), Verdict::Failed, "{:#?}", same.stage);
-    let slow = staged(&scripted(5), &against);
+    let slow = staged(&scripted(5).url, &against);
     for id in ["latency", "baseline.p50", "baseline.p99"] {
         assert_eq!(verdict(&slow, id), Verdict::Failed, "{:#?}", slow.stage);
+    }
+}
+
+/// The server that does nothing, in a process of its own; it keeps so many bytes of each request.
+struct LeakingServer {
+    process: Child,
+    url: String,
+}
+
+impl LeakingServer {
+    fn start(bytes: &str) -> LeakingServer {
+        let own = std::env::current_exe().expect("a path");
+        let built = own.parent().and_then(|folder| folder.parent()).expect("a target folder");
+        let mut server = Command::new(built.join("examples/load_speed"));
+        let mut process = server.args(["serve", "127.0.0.1:0", bytes]).stdout(Stdio::piped()).spawn().expect("it runs");
+        let mut url = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut url).expect("an address");
+        LeakingServer { process, url: url.trim().into() }
+    }
+}
+
+impl Drop for LeakingServer {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_that_leaks_with_every_request_is_found_and_one_that_does_not_is_not() {
-    // The server lives in this process: its memory is read where it is found, by its port.
-    let steady = staged(&Scripted::start(|_, now| Act::AnswerAt(now)), &settings(200.0));
-    assert_eq!(verdict(&steady, "memory"), Verdict::Passed, "{:#?}", steady.stage);
-    let leaked = Mutex::new(Vec::new());
-    let leaking = Scripted::start(move |n, now| {
-        leaked.lock().expect("whole").push(vec![n as u8 | 1; 64 * 1024]);
-        Act::AnswerAt(now)
-    });
-    let leak = staged(&leaking, &settings(200.0));
-    assert_eq!(verdict(&leak, "memory"), Verdict::Failed, "{:#?}", leak.stage);
+    let (steady, leaking) = (LeakingServer::start("0"), LeakingServer::start("65536"));
+    // The process is found by the port that it listens on.
+    let report = staged(&steady.url, &settings(200.0));
+    assert_eq!(verdict(&report, "memory"), Verdict::Passed, "{:#?}", report.stage);
+    let report = staged(&leaking.url, &settings(200.0));
+    assert_eq!(verdict(&report, "memory"), Verdict::Failed, "{:#?}", report.stage);
 }
 
 #[test]
 fn too_few_requests_say_how_many_are_needed_and_a_rate_is_found_where_none_is_given() {
-    let server = Scripted::start(|_, now| Act::AnswerAt(now + ms(50)));
-    let few = staged(&server, &LoadSettings { goal: Some(ms(500)), ..settings(20.0) });
+    let server = Scripted::start(|_, now| Act::AnswerAt(now + ms(500)));
+    let few = staged(&server.url, &LoadSettings { goal: Some(ms(5_000)), ..settings(20.0) });
     let Verdict::NotJudged { why, needed: Some(needed) } = verdict(&few, "latency") else { panic!("{:#?}", few.stage) };
     assert!(why.contains("50 predictions are too few") && needed.starts_with("368"), "{why}: {needed}");
-    let derived = staged(&server, &LoadSettings { load: None, ..settings(1.0) });
+    let derived = staged(&server.url, &LoadSettings { load: None, ..settings(1.0) });
     let Load::Open(arrivals) = &derived.load else { panic!("{:?}", derived.load) };
-    // Sixteen users at twenty a second each, and half of it.
-    assert!((110.0..=165.0).contains(&arrivals.rate().get()), "{:?}", derived.load);
+    // Sixteen users at two a second each, and half of it.
+    assert!((12.0..=17.0).contains(&arrivals.rate().get()), "{:?}", derived.load);
 }

@@ -5,6 +5,7 @@ mod rig;
 
 mod answers;
 mod bad_input;
+mod bench;
 mod demo;
 mod doctor;
 mod drift;
