@@ -298,7 +298,7 @@ fn remarks(finding: &Finding, goal: bool) -> Vec<String> {
         // Its figures are above.
         (_, "answers") => return Vec::new(),
         (Verdict::Passed, "server_time") => return Vec::new(),
-        (Verdict::NotJudged { .. }, "latency") if !goal && !is_void(finding) => Vec::new(),
+        (Verdict::NotJudged { why, .. }, "latency") if !goal && why.starts_with("there is no goal") => Vec::new(),
         (Verdict::NotJudged { why, needed }, _) => {
             let needed = needed.as_ref().map(|needed| format!("; needed: {needed}")).unwrap_or_default();
             vec![format!("\nnot judged: {}\n  {why}{needed}", finding.title)]
@@ -313,9 +313,4 @@ fn remarks(finding: &Finding, goal: bool) -> Vec<String> {
         true => [vec![String::new()], words].concat(),
         false => [judged, words].concat(),
     }
-}
-
-/// Whether the figures are worth nothing.
-fn is_void(finding: &Finding) -> bool {
-    matches!(&finding.verdict, Verdict::NotJudged { why, .. } if why.starts_with("the client was the bottleneck"))
 }

@@ -2,10 +2,9 @@
 //!
 //! Owns the tests themselves ([`classes`], [`scores`], [`calibration`], [`pairs`],
 //! [`anytime`], [`runs`], [`drift`], [`rollout`]), what they need to be trusted ([`power`], [`intervals`],
-//! [`holm`]), and the
-//! profile of a model that they compare with ([`profile`], [`sketch`]). It reads no file,
-//! clock or socket: callers pass counts, values and a seeded source of randomness, so that
-//! a run can be repeated to the last digit.
+//! [`holm`]), and the profile of a model that they compare with ([`profile`], [`sketch`]). It
+//! reads no file, clock or socket: callers pass counts, values and a seeded source of
+//! randomness, so that a run can be repeated to the last digit.
 //!
 //! Invariants, each held by a simulation in `tests/calibration.rs`:
 //! - A right model fails a test at level `alpha` in no more than a share `alpha` of runs,

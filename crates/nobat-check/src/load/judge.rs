@@ -10,14 +10,14 @@ use super::engine::{LoadOutcome, ServerGone};
 use super::latencies::{LEVEL, Latencies};
 use super::search::{GOOD, KneeOutcome};
 use super::tally::Tally;
-use super::words::{ms, rate};
+use super::words::{capital, ms, rate};
 use crate::stage::{Chart, Finding, Verdict};
 use crate::statistical::words::{count, percent};
 
 /// More failures than one in a thousand are failures of the test.
 const FAILURES: f64 = 0.001;
 
-/// What is wrong with the measurement itself, so that nothing is to be read from its latencies.
+/// Why a failure may be the client's: one that is late makes a server look slower, never faster.
 pub(super) fn void(outcome: &LoadOutcome, whole: &Tally) -> Option<Verdict> {
     let why = outcome.client.is_late(&whole.latencies)?;
     Some(Verdict::needs(
@@ -86,19 +86,17 @@ pub(super) fn p99_bounds(outcome: &LoadOutcome) -> Option<(Duration, Duration)> 
 pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<Duration>, closed: bool) -> Finding {
     let latencies = &whole.latencies;
     let bounds = p99_bounds(outcome);
-    let verdict = match (void(outcome, whole), latencies.lacks(0.99), goal) {
-        (Some(void), None, _) => void,
-        (None, _, Some(goal)) if whole.due > 0 && whole.goodput() < GOOD && latencies.quantile(0.9) > goal => {
-            Verdict::Failed
-        }
-        (_, Some(needed), _) => Verdict::needs(
+    let void = void(outcome, whole);
+    let verdict = match (latencies.lacks(0.99), goal) {
+        (_, Some(goal)) if whole.due > 0 && whole.goodput() < GOOD && latencies.quantile(0.9) > goal => Verdict::Failed,
+        (Some(needed), _) => Verdict::needs(
             format!("{} predictions are too few for a 99th percentile", count(latencies.count())),
             format!("{} of them: a longer --duration or a higher --rate", count(needed)),
         ),
-        (None, None, None) => {
+        (None, None) => {
             Verdict::needs("there is no goal for the latency", "--slo MS, or slo_ms in the model's model.toml")
         }
-        (None, None, Some(goal)) => match bounds {
+        (None, Some(goal)) => match bounds {
             Some((low, _)) if low > goal => Verdict::Failed,
             Some((_, high)) if high <= goal => Verdict::of(whole.goodput() >= GOOD),
             Some((low, high)) => Verdict::needs(
@@ -113,6 +111,7 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
             None => Verdict::of(latencies.quantile(0.99) <= goal && whole.goodput() >= GOOD),
         },
     };
+    let verdict = void.clone().filter(|_| verdict == Verdict::Failed).unwrap_or(verdict);
     let title = goal.map_or("latency".into(), |goal| format!("99 of 100 requests are answered within {}", ms(goal)));
     let at = |q| ms(latencies.quantile(q));
     let mut finding = Finding::new("latency", title, verdict).say(format!(
@@ -132,6 +131,9 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
     }
     if goal.is_some() {
         finding = finding.say(format!("{} of what was due was answered right and in time.", percent(whole.goodput())));
+    }
+    if let Some(Verdict::NotJudged { why, .. }) = void {
+        finding = finding.say(format!("{}; the server is no slower than that.", capital(&why)));
     }
     if closed {
         finding = finding.say(
@@ -206,7 +208,7 @@ pub(super) fn judge_baseline(comparison: &BaselineComparison, change: f64, void:
     let BaselineComparison { figure, unit, old, new, sessions, of_sessions, ratio, verdict } = comparison;
     let id = format!("baseline.{}", figure.replace(' ', "_"));
     let title = format!("{figure} is at most {} worse than the baseline", percent(change));
-    let verdict = void.cloned().unwrap_or_else(|| verdict.clone());
+    let verdict = void.filter(|_| *verdict == Verdict::Failed).unwrap_or(verdict).clone();
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
     let mut finding = Finding::new(id, title, verdict)
         .say(format!("{figure} was {old:.3}{unit} and is {new:.3}{unit} (geometric means over runs)."))

@@ -15,7 +15,7 @@ use super::plan::{Load, LoadPlan, WarmUpLength, default_threads};
 use super::progress::{StageTeller, knee_in_words};
 use super::schedule::{Arrivals, Pause, Rate};
 use super::search::find_knee;
-use super::words::rate;
+use super::words::{capital, rate};
 use crate::client::{ModelDescription, Prepared, Target};
 use crate::stage::{StageProgress, StageReport, TestStage, Verdict};
 
@@ -262,9 +262,4 @@ fn local_process(target: &Target) -> Option<u32> {
     let host = url.host_str()?.trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     local.then(|| listening_process(url.port_or_known_default()?))?
-}
-
-fn capital(words: &str) -> String {
-    let mut letters = words.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

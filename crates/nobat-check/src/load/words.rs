@@ -24,6 +24,12 @@ pub fn rate(per_s: f64) -> String {
     }
 }
 
+/// The words as a sentence begins.
+pub(super) fn capital(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// Bytes.
 pub(super) fn size(bytes: f64) -> String {
     match bytes {
