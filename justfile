@@ -29,6 +29,10 @@ test:
 model:
     NOBAT_MODEL_OPS=200000 cargo test --locked -p nobat-queue --test conformance model_based
 
+# False alarms and power of the statistics, over ten times as many simulated runs (about ten minutes).
+calibration *args:
+    NOBAT_STATISTICS_RUNS=10000 cargo test --release --locked -p nobat-statistics --test calibration {{args}} -- --nocapture
+
 # The fault suite in full: hundreds of killed workers, gateways and Redis servers (about half an hour).
 faults *args:
     scripts/faults {{args}}
