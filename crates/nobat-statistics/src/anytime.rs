@@ -251,7 +251,7 @@ pub fn share_bounds(hits: u64, n: u64, alpha: f64) -> (f64, f64) {
             return outside;
         }
         let mut inside = seen;
-        for _ in 0..60 {
+        for _ in 0..40 {
             let middle = (inside + outside) / 2.0;
             if lost(middle) { outside = middle } else { inside = middle }
         }

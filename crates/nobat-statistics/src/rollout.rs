@@ -269,7 +269,7 @@ fn with_need(requests: u64, gate: Gate, at: impl Fn(f64) -> Gate) -> Gate {
     }
     let decided = |by: &f64| !matches!(at(*by).verdict, GateVerdict::MoreNeeded(_));
     let most = MOST_NEEDED / requests as f64;
-    let mut steps = std::iter::successors(Some(1.25f64), |by| (*by < most).then_some(by * 1.25));
+    let mut steps = std::iter::successors(Some(1.5f64), |by| (*by < most).then_some(by * 1.5));
     let needed = steps.find(decided).map_or(MOST_NEEDED, |by| requests as f64 * by);
     Gate { verdict: GateVerdict::MoreNeeded(needed.ceil() as u64), ..gate }
 }

@@ -36,6 +36,7 @@ pub(super) struct RecordFiles {
 }
 
 struct RecordFile {
+    path: PathBuf,
     out: BufWriter<File>,
     bytes: u64,
     /// Rows since the last flush.
@@ -104,7 +105,7 @@ impl RecordFiles {
             let begun = Utc::now().format("%Y%m%dT%H%M%S%3f");
             let file = folder.join(format!("{begun}-{}-{}.jsonl", std::process::id(), self.number));
             let out = BufWriter::new((self.create)(&file)?);
-            self.open.insert(name.clone(), RecordFile { out, bytes: 0, rows: 0 });
+            self.open.insert(name.clone(), RecordFile { path: file, out, bytes: 0, rows: 0 });
         }
         self.open.get_mut(name).ok_or_else(|| io::Error::other("the file was closed"))
     }
@@ -145,10 +146,12 @@ impl RecordFiles {
         }
     }
 
-    fn prune(&self, now: SystemTime) {
+    fn prune(&mut self, now: SystemTime) {
         for folder in std::fs::read_dir(&self.config.folder).into_iter().flatten().flatten() {
             prune(&folder.path(), &self.config, 0, now);
         }
+        // What is removed, by whomever, is not written to any more.
+        self.open.retain(|_, file| file.path.exists());
     }
 }
 
@@ -243,6 +246,9 @@ mod tests {
         std::fs::write(folder.path().join("m/notes.txt"), "kept").expect("written");
         files.prune(SystemTime::now() + Duration::from_secs(8 * 86_400));
         assert_eq!(written(&folder.path().join("m")), ["kept"]);
+        files.add(&row("m"), Instant::now());
+        files.flush(Instant::now());
+        assert_eq!(written(&folder.path().join("m")).len(), 2, "a new file, not the removed one");
     }
 
     #[test]

@@ -159,6 +159,6 @@ mod tests {
         assert_eq!((0..10).filter(|step| rate.take(5.0, at(100 * step))).count(), 4, "two tenths each");
         assert_eq!((0..99).filter(|_| rate.take(5.0, at(60_000))).count(), 5);
         let mut slow = Rate { left: 1.0, at: start };
-        assert_eq!((0..=40).filter(|second| slow.take(0.1, at(1_000 * second))).count(), 5, "one in ten seconds");
+        assert_eq!((0..=40).filter(|second| slow.take(0.125, at(1_000 * second))).count(), 6, "one in eight seconds");
     }
 }
