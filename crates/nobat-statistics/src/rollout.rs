@@ -286,20 +286,27 @@ mod tests {
 
     const MARGINS: RolloutMargins = RolloutMargins { failures: 0.01, classes: 0.05, disagreement: 0.01 };
 
-    /// Sends requests until there is a verdict, looking after every 50.
-    fn canary(random: &mut Random, old: &[f64], new: &[f64], share: f64, most: u64) -> (u64, Rollout) {
+    /// Sends requests until there is a verdict, looking after every 200.
+    fn canary(
+        random: &mut Random,
+        old: &[f64],
+        new: &[f64],
+        share: f64,
+        most: u64,
+    ) -> (u64, CanaryCounts, GateVerdict) {
         let mut counts = CanaryCounts::default();
         let mut sent = 0;
         loop {
-            for (side, shares, rows) in [(0, old, 50.0 * (1.0 - share)), (1, new, 50.0 * share)] {
+            for (side, shares, rows) in [(0, old, 200.0 * (1.0 - share)), (1, new, 200.0 * share)] {
                 for (class, rows) in multinomial(random, rows as u64, shares).into_iter().enumerate() {
                     counts.classes.entry(class.to_string()).or_default()[side] += rows;
                 }
             }
-            sent += 50;
-            let rollout = counts.judge(share, &MARGINS);
-            if sent >= most || !matches!(rollout.verdict, GateVerdict::MoreNeeded(_)) {
-                return (sent, rollout);
+            sent += 200;
+            let gates = [counts.failures(MARGINS.failures), counts.moved(MARGINS.classes).1];
+            let verdict = overall(gates.into_iter().map(|gate| gate.verdict));
+            if sent >= most || !matches!(verdict, GateVerdict::MoreNeeded(_)) {
+                return (sent, counts, verdict);
             }
         }
     }
@@ -308,16 +315,20 @@ mod tests {
     fn a_canary_that_answers_alike_is_safe_and_one_that_does_not_is_not() {
         let (even, mut bad) = ([0.1; 10], [0.0; 10]);
         bad[0] = 1.0;
-        let (sent, rollout) = canary(&mut seeded(1), &even, &even, 0.5, 50_000);
+        // docs/OPERATIONS.md: about 8,000 requests.
+        let (sent, counts, _) = canary(&mut seeded(1), &even, &even, 0.5, 50_000);
+        let rollout = counts.judge(0.5, &MARGINS);
         assert_eq!(rollout.verdict, GateVerdict::Safe, "{rollout:#?}");
-        assert!((500..30_000).contains(&sent) && rollout.words.starts_with("safe at 95 %"), "{sent} {}", rollout.words);
-        let (sent, rollout) = canary(&mut seeded(1), &even, &bad, 0.1, 50_000);
-        assert_eq!(rollout.verdict, GateVerdict::Unsafe);
         assert!(
-            sent <= 500 && rollout.p < 0.01 && rollout.words.contains("class `0` moved most"),
+            (4_000..16_000).contains(&sent) && rollout.words.starts_with("safe at 95 %"),
             "{sent} {}",
             rollout.words
         );
+        let (sent, counts, _) = canary(&mut seeded(1), &even, &bad, 0.1, 50_000);
+        let rollout = counts.judge(0.1, &MARGINS);
+        assert_eq!(rollout.verdict, GateVerdict::Unsafe);
+        assert!(sent <= 600 && rollout.p < 0.01, "{sent} {}", rollout.p);
+        assert!(rollout.words.contains("class `0` moved most"), "{}", rollout.words);
     }
 
     #[test]
@@ -325,9 +336,8 @@ mod tests {
         // A class that moved by just more than is accepted, watched until a verdict or the end.
         let mut moved = [0.845 / 9.0; 10];
         moved[0] = 0.155;
-        let wrong = (0..200)
-            .filter(|&run| canary(&mut seeded(run), &[0.1; 10], &moved, 0.5, 6_000).1.verdict == GateVerdict::Safe);
-        assert!(wrong.count() <= 10);
+        let verdict = |run| canary(&mut seeded(run), &[0.1; 10], &moved, 0.5, 8_000).2;
+        assert!((0..100).filter(|&run| verdict(run) == GateVerdict::Safe).count() <= 5);
     }
 
     #[test]
@@ -369,16 +379,17 @@ mod tests {
 
     #[test]
     fn a_share_stays_within_its_bounds_at_every_look() {
-        let outside = (0..400u64).filter(|&run| {
+        let outside = (0..200u64).filter(|&run| {
             let mut random = seeded(run);
-            let mut hits = 0;
-            (1..=2_000u64).any(|n| {
-                hits += u64::from(random.random_bool(0.1));
+            let (mut hits, mut n) = (0, 0);
+            (0..200).any(|_| {
+                hits += (0..10).filter(|_| random.random_bool(0.1)).count() as u64;
+                n += 10;
                 let (low, high) = share_bounds(hits, n, 0.05);
                 !(low..=high).contains(&0.1)
             })
         });
-        // 5 % of 400 is 20, and 31 come in all but one of a hundred seeds.
-        assert!(outside.count() <= 31);
+        // 5 % of 200 is 10, and 18 come in all but one of a hundred seeds.
+        assert!(outside.count() <= 18);
     }
 }
