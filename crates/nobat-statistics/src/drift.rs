@@ -37,13 +37,15 @@ pub struct DriftFinding {
     pub rows: u64,
     /// Chance of so much evidence, at any time, from a right model; all that is followed considered.
     pub p: f64,
-    /// Share of the rows that moved between cells, of the rows that tell most.
+    /// The newest so many rows tell most; shares are of them.
+    pub newest: u64,
+    /// Share of the rows that moved between cells.
     pub moved: f64,
     /// The cell that moved most.
     pub cell: String,
     /// Its share in the profile.
     pub expected: f64,
-    /// Its share of the rows that tell most.
+    /// Its share of the newest rows.
     pub seen: f64,
 }
 
@@ -92,12 +94,13 @@ impl ProfileWatch {
         let findings = self.groups.iter().zip(&self.reference.groups).map(|(watch, group)| {
             let (expected, seen) = (group.expected_shares(), shares_of(watch.telling()));
             let moves = || seen.iter().zip(&expected).map(|(seen, expected)| (seen - expected).abs());
-            let any = watch.telling().iter().any(|&rows| rows > 0);
-            let moved = if any { moves().sum::<f64>() / 2.0 } else { 0.0 };
+            let newest: u64 = watch.telling().iter().sum();
+            let moved = if newest > 0 { moves().sum::<f64>() / 2.0 } else { 0.0 };
             let most = moves().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(cell, _)| cell);
             DriftFinding {
                 of: group.title(),
                 rows: watch.rows(),
+                newest,
                 p: (watch.p() * all).min(1.0),
                 moved,
                 cell: group.cell_name(most),

@@ -116,7 +116,8 @@ fn in_words(watch: &ProfileWatch) -> String {
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let shares = |finding: &DriftFinding| {
         let (seen, expected) = (percent(finding.seen), percent(finding.expected));
-        format!("`{}` of {} has {seen} of the rows, {expected} in the profile", finding.cell, finding.of)
+        let DriftFinding { cell, of, newest, .. } = finding;
+        format!("`{cell}` of {of} has {seen} of the newest {newest} rows, {expected} in the profile")
     };
     if let Some(found) = watch.found() {
         let chance =
@@ -191,7 +192,7 @@ mod tests {
         let status = watched.status(&version());
         assert_eq!(status.state, DriftState::Drifting);
         assert!(
-            status.words.contains("`cat` of output `label` has 90.0 % of the rows, 50.0 % in the profile"),
+            status.words.contains("`cat` of output `label` has 90.0 % of the newest 1000 rows, 50.0 % in the profile"),
             "{}",
             status.words
         );
