@@ -86,10 +86,10 @@ def predict(
     try:
         takes, gives = yield from known.of(model, options)
         arrays = tensors.has_arrays(inputs)
-        if arrays and not options.native and key is None:
-            answer = yield wire.infer(model, inputs, takes, options, outputs, timeout, keyed)
+        if arrays and not options.native:
+            answer = yield wire.infer(model, inputs, takes, options, outputs, timeout, key, keyed)
             return wire.read_infer(model, answer)
-        answer = yield wire.enqueue(model, inputs, options, key, min(timeout, LONG_POLL))
+        answer = yield wire.enqueue(model, inputs, options, key, min(timeout, LONG_POLL), takes if arrays else None)
         names, convert = [spec.name for spec in gives], tensors.converter(gives, arrays)
         if answer.status == 202:
             prediction = yield from result(wire.read_job(answer.json()).id, names, convert, end)
@@ -162,9 +162,16 @@ def _wait(end: float | None) -> float:
     return LONG_POLL if end is None else min(LONG_POLL, max(0.0, end - time.monotonic()))
 
 
-def submit(model: str, inputs: Inputs, options: Options, key: str | None) -> Flow[JobInfo]:
+def submit(known: Known, model: str, inputs: Inputs, options: Options, key: str | None) -> Flow[JobInfo]:
     """Enqueue."""
-    return wire.read_job((yield wire.enqueue(model, inputs, options, key)).json())
+    takes = None
+    try:
+        if tensors.has_arrays(inputs):
+            takes, _ = yield from known.of(model, options)
+        return wire.read_job((yield wire.enqueue(model, inputs, options, key, takes=takes)).json())
+    except (InvalidRequest, NotFound):
+        known.forget(model)
+        raise
 
 
 def job(job_id: str) -> Flow[JobInfo]:

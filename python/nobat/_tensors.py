@@ -47,7 +47,7 @@ def to_json(inputs: Inputs) -> bytes:
     try:
         return json.dumps({"inputs": inputs}, allow_nan=False, separators=(",", ":"), default=_item).encode()
     except ValueError as error:
-        raise InvalidInput(f"the inputs cannot be written as JSON: {error}; NaN and infinity travel only in arrays that are predicted at once") from None
+        raise InvalidInput(f"the inputs cannot be written as JSON: {error}; NaN and infinity travel only in arrays") from None
 
 
 def _item(value: Any) -> Any:

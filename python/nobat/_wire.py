@@ -111,13 +111,28 @@ def v2_path(model: str, options: Options, end: str = "") -> str:
     return f"/v2/models/{segment(model)}" + (f"/versions/{segment(version)}" if version else "") + end
 
 
-def enqueue(model: str, inputs: Inputs, options: Options, key: str | None, wait: float | None = None) -> Call:
-    """Enqueue by the native API, and wait so long for the result, if at all."""
+def enqueue(
+    model: str,
+    inputs: Inputs,
+    options: Options,
+    key: str | None,
+    wait: float | None = None,
+    takes: Sequence[TensorSpec] | None = None,
+) -> Call:
+    """Enqueue by the native API, and wait so long for the result, if at all.
+
+    Where it is known what the model ``takes``, the tensors travel in binary.
+    """
     # The key is made here, once, so that every try of the call carries the same one.
     prefer = "respond-async" if wait is None else f"wait={wait:.3f}"
-    headers = {"content-type": "application/json", "idempotency-key": key or uuid.uuid4().hex, "prefer": prefer}
+    headers = {"idempotency-key": key or uuid.uuid4().hex, "prefer": prefer}
     path = f"/api/v1/predict/{segment(model)}"
-    return Call("POST", path, options.query(), headers, tensors.to_json(inputs), wait=wait or 0.0)
+    if takes is None:
+        headers["content-type"] = "application/json"
+        content = tensors.to_json(inputs)
+    else:
+        content = _binary(headers, tensors.by_name(model, inputs, takes), takes, {})
+    return Call("POST", path, options.query(), headers, content, wait=wait or 0.0)
 
 
 def infer(
@@ -127,40 +142,46 @@ def infer(
     options: Options,
     outputs: Sequence[str] | None,
     timeout: float,
+    key: str | None,
     keyed: bool,
 ) -> Call:
     """Predict and wait, with binary tensors.
 
-    The v2 protocol has no idempotency keys. A prediction changes nothing, but one that may
-    have been sent is sent again only where the caller says so, since it costs a run.
+    A key costs the server an entry, so none is made where the caller names none. A prediction
+    changes nothing, but one that may have been sent is sent again only under a key, or where
+    the caller says so (``keyed``), since it costs a run.
     """
-    known = {spec.name: spec for spec in takes}
-    described: list[dict[str, Any]] = []
-    blobs: list[bytes | memoryview] = []
-    for name, value in tensors.by_name(model, inputs, takes).items():
-        shape, blob = tensors.pack(value, known[name])
-        described.append({
-            "name": name, "datatype": known[name].datatype, "shape": shape, "parameters": {"binary_data_size": len(blob)},
-        })  # fmt: skip
-        blobs.append(blob)
     parameters: dict[str, Any] = {"binary_data_output": True}
     if options.priority:
         # 1 is that protocol's highest, and 0 its default.
         parameters["priority"] = 256 - options.priority
     if options.deadline is not None:
         parameters["timeout"] = round(seconds(options.deadline) * 1e6)
-    document: dict[str, Any] = {"inputs": described, "parameters": parameters}
+    document: dict[str, Any] = {"parameters": parameters}
     if outputs:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    head = json.dumps(document, separators=(",", ":")).encode()
+    headers = {"idempotency-key": key} if key else {}
+    content = _binary(headers, tensors.by_name(model, inputs, takes), takes, document)
     return Call(
-        "POST",
-        v2_path(model, options, "/infer"),
-        headers={"content-type": "application/octet-stream", _HEADER_LENGTH: str(len(head))},
-        content=b"".join([head, *blobs]),
-        keyed=keyed,
-        timeout=timeout,
-    )
+        "POST", v2_path(model, options, "/infer"), headers=headers, content=content, keyed=keyed or key is not None, timeout=timeout
+    )  # fmt: skip
+
+
+def _binary(headers: dict[str, str], named: Mapping[str, Any], takes: Sequence[TensorSpec], document: dict[str, Any]) -> bytes:
+    """A v2 document with these inputs, and their bytes after it; ``headers`` get where it ends."""
+    known = {spec.name: spec for spec in takes}
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes | memoryview] = []
+    for name, value in named.items():
+        shape, blob = tensors.pack(value, known[name])
+        described.append({
+            "name": name, "datatype": known[name].datatype, "shape": shape, "parameters": {"binary_data_size": len(blob)},
+        })  # fmt: skip
+        blobs.append(blob)
+    head = json.dumps({"inputs": described, **document}, separators=(",", ":")).encode()
+    headers["content-type"] = "application/octet-stream"
+    headers[_HEADER_LENGTH] = str(len(head))
+    return b"".join([head, *blobs])
 
 
 @_reads

@@ -115,7 +115,7 @@ class AsyncClient:
         self, model: str, inputs: Inputs, *, idempotency_key: str | None = None, **options: Unpack[JobOptions]
     ) -> AsyncJob:
         """Enqueue and return at once; as ``Client.submit``."""
-        info = await self._run(flows.submit(model, inputs, Options(**options), idempotency_key))
+        info = await self._run(flows.submit(self._known, model, inputs, Options(**options), idempotency_key))
         return AsyncJob(self, info, has_arrays(inputs))
 
     async def job(self, job_id: str) -> AsyncJob:

@@ -132,7 +132,7 @@ class Client:
 
     def submit(self, model: str, inputs: Inputs, *, idempotency_key: str | None = None, **options: Unpack[JobOptions]) -> Job:
         """Enqueue and return at once. Options as for ``predict``."""
-        return Job(self, self._run(flows.submit(model, inputs, Options(**options), idempotency_key)), has_arrays(inputs))
+        return Job(self, self._run(flows.submit(self._known, model, inputs, Options(**options), idempotency_key)), has_arrays(inputs))
 
     def job(self, job_id: str) -> Job:
         """A job by its id."""

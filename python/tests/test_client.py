@@ -75,11 +75,36 @@ def test_a_key_makes_one_job(client: nobat.Client, digit: list[float]) -> None:
     second = client.submit("digits", [digit], idempotency_key="once", delay="5m")
     assert first.id == second.id
     assert client.submit("digits", [digit], delay="5m").id != first.id
-    answers = {client.predict("digits", np.array([digit]), idempotency_key="once more").job_id for _ in range(2)}
-    assert len(answers) == 1 and None not in answers
     with pytest.raises(nobat.InvalidRequest) as other:
         client.submit("digits", [[0.0] * 64], idempotency_key="once", delay="5m")
     assert other.value.code == "idempotency_mismatch"
+    ids = {client.predict("digits", [digit], idempotency_key="listed").job_id for _ in range(2)}
+    assert len(ids) == 1 and None not in ids
+
+
+def test_a_key_makes_one_job_of_arrays_too(client: nobat.Client, digit: list[float]) -> None:
+    seven, blank = np.array([digit]), np.zeros((1, 64))
+    first, second = (client.submit("digits", seven, idempotency_key="array", priority=3) for _ in range(2))
+    assert first.id == second.id
+    assert first.result(timeout=30)["label"].reshape(-1).tolist() == [7]
+    for _ in range(2):
+        answer = client.predict("digits", seven, idempotency_key="arrays", deadline="30s")
+        assert answer["label"].reshape(-1).tolist() == [7] and answer["probabilities"].dtype == np.float32
+    for call in (client.submit, client.predict):
+        for key in ("array", "arrays"):
+            with pytest.raises(nobat.InvalidRequest) as other:
+                call("digits", blank, idempotency_key=key)
+            assert other.value.code == "idempotency_mismatch"
+
+
+def test_what_json_has_no_number_for_is_submitted_in_arrays(client: nobat.Client) -> None:
+    # The model refuses it for what it is, as when it is predicted at once.
+    with pytest.raises(nobat.InvalidRequest, match="finite|NaN"):
+        client.submit("digits", np.full((1, 64), np.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        client.submit("digits", [[float("nan")] * 64])
+    with pytest.raises(ValueError, match="no input 'y'"):
+        client.submit("digits", {"y": np.zeros((1, 64))})
 
 
 def test_refusals_say_what_to_match_on(client: nobat.Client, digit: list[float]) -> None:

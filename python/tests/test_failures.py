@@ -27,6 +27,7 @@ class Fake:
     def __init__(self) -> None:
         self.replies: list[Reply | None] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
         self.open: list[socket.socket] = []
         fake = self
 
@@ -38,7 +39,7 @@ class Fake:
                 fake.open.append(self.connection)
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length", 0)))
+                fake.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
                 lowered = {name.lower(): value for name, value in self.headers.items()}
                 fake.asked.append((self.command, self.path, lowered))
                 reply = fake.replies.pop(0)
@@ -140,6 +141,25 @@ def test_a_binary_prediction_that_may_have_been_sent_is_not_sent_again(fake: Fak
     with pytest.raises(nobat.TransportError):
         client.predict("m", np.zeros(3, dtype=np.float32))
     assert len(fake.asked) == 2
+
+
+def test_a_binary_call_under_a_key_is_sent_again_as_it_was(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+    takes = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}], "outputs": []}
+    answer = {"model_name": "m", "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [2.0]}]}
+    fake.replies = [(200, {}, json.dumps(takes).encode()), None, (200, {}, json.dumps(answer).encode())]
+    predicted = client.predict("m", np.zeros(3, dtype=np.float32), idempotency_key="mine")
+    assert predicted["y"].tolist() == [2.0]
+    assert [headers.get("idempotency-key") for _, _, headers in fake.asked] == [None, "mine", "mine"]
+    assert fake.bodies[1] == fake.bodies[2]
+
+    fake.replies, fake.asked, fake.bodies = [None, (202, {}, JOB)], [], []
+    assert client.submit("m", np.array([1.5, 2.5], dtype=np.float32), priority=10).id == "j"
+    (_, path, first), (_, again, second) = fake.asked
+    assert path == again and path.startswith("/api/v1/predict/m?") and first["idempotency-key"] == second["idempotency-key"]
+    at = int(first["inference-header-content-length"])
+    assert json.loads(fake.bodies[1][:at])["inputs"][0]["shape"] == [2]
+    assert fake.bodies[0] == fake.bodies[1] and fake.bodies[1][at:] == np.array([1.5, 2.5], dtype="<f4").tobytes()
 
 
 def test_a_job_that_failed_for_good_says_so(fake: Fake, client: nobat.Client) -> None:

@@ -24,6 +24,7 @@ pub mod fuzz;
 pub mod grpc;
 mod health;
 mod http;
+mod idempotency;
 pub mod metrics;
 pub mod middleware;
 mod native;

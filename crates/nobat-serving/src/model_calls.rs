@@ -79,23 +79,19 @@ impl ModelCalls {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
-        let timeout = || self.state.settings.sync_timeout.saturating_sub(target.waited);
-        let wait = options.deadline.unwrap_or_else(timeout);
-        let late = |what: &str| {
-            Error::new(ErrorCode::DeadlineExceeded, format!("no answer within {} ms{what}", wait.as_millis()))
-        };
+        let wait = self.patience(target, &options);
         let keyed = options.idempotency.is_some();
         let view = match self.call(context, target, request, options, wait).await {
             Ok(Answer::Done(prediction)) => return Ok(prediction),
             Ok(Answer::Pending(view)) => view,
             Err(error) if error.code == ErrorCode::DeadlineExceeded => {
-                return Err(Error { message: late(&format!(": {}", error.message)).message, ..error });
+                return Err(Error { message: late(wait, &format!(": {}", error.message)).message, ..error });
             }
             Err(error) => return Err(error),
         };
         // Its key promises the answer to whoever repeats the request.
         if keyed {
-            return Err(late("; the job goes on: repeat the request to wait for it").for_job(view.id));
+            return Err(goes_on(wait, view.id));
         }
         // Nobody will read the result. It may have settled just now.
         if let Err(error) = self.state.queue.cancel(view.id).await
@@ -103,7 +99,12 @@ impl ModelCalls {
         {
             log::debug!(job = view.id.to_string().as_str(); "could not cancel a late job: {error}");
         }
-        Err(late(&format!("; the job was {} and is now cancelled", view.state.as_str())).for_job(view.id))
+        Err(late(wait, &format!("; the job was {} and is now cancelled", view.state.as_str())).for_job(view.id))
+    }
+
+    /// How long a caller waits that does not say.
+    pub(crate) fn patience(&self, target: &ResolvedModel, options: &JobOptions) -> Duration {
+        options.deadline.unwrap_or_else(|| self.state.settings.sync_timeout.saturating_sub(target.waited))
     }
 
     /// Counts the tokens of an answer's texts, of its caller and its model.
@@ -354,4 +355,14 @@ fn job(
         rows,
         trace: context.trace(),
     }
+}
+
+/// The wait is over, and what was waited for is not there.
+fn late(wait: Duration, what: &str) -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, format!("no answer within {} ms{what}", wait.as_millis()))
+}
+
+/// The wait is over, and the job goes on under its key.
+pub(crate) fn goes_on(wait: Duration, job: JobId) -> Error {
+    late(wait, "; the job goes on: repeat the request to wait for it").for_job(job)
 }

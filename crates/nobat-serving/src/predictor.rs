@@ -15,7 +15,7 @@ use nobat_queue::{Accepted, QueueClient, route_jobs};
 use smol_str::SmolStr;
 
 use crate::context::RequestContext;
-use crate::model_calls::ModelCalls;
+use crate::model_calls::{ModelCalls, goes_on};
 use crate::prediction::{Answer, Prediction};
 use crate::registry::{ModelEntry, ResolvedModel, Want};
 use crate::routing::{Plan, run};
@@ -282,11 +282,8 @@ impl Predictor {
                 }
                 answer
             }
-            // Who is told of a job's end, or may ask for it again by its key, wants a job:
-            // children's would end with this wait, and their keys name that end.
             Answerer::Route(route, plan) if options.webhook.is_some() || options.idempotency.is_some() => {
-                let accepted = Box::pin(run::enqueue(&self.calls, context, route, &plan, request, options)).await?;
-                Answer::of(self.calls.wait_for(accepted.id, wait).await?)
+                self.call_by_job(context, route, &plan, request, options, wait).await
             }
             Answerer::Route(_, plan) => {
                 let deadline = options.deadline.map_or(wait, |deadline| deadline.min(wait));
@@ -298,7 +295,7 @@ impl Predictor {
 
     /// Enqueues and waits for the prediction: for protocols without jobs. The
     /// deadline of `options`, else the configured timeout, bounds it; a job
-    /// that misses it is cancelled.
+    /// that misses it is cancelled, unless it has an idempotency key.
     ///
     /// # Errors
     /// As [`Predictor::call`]; `deadline_exceeded` with the job's id.
@@ -320,6 +317,13 @@ impl Predictor {
                 self.count_arm(context, target, &own, repeated, answer.as_ref());
                 answer
             }
+            Answerer::Route(route, plan) if options.idempotency.is_some() => {
+                let wait = self.calls.patience(target, &options);
+                match self.call_by_job(context, route, &plan, request, options, wait).await? {
+                    Answer::Done(prediction) => Ok(prediction),
+                    Answer::Pending(view) => Err(goes_on(wait, view.id)),
+                }
+            }
             Answerer::Route(_, plan) => Box::pin(self.carry_out(context, &plan, request, options)).await,
         }
     }
@@ -337,6 +341,21 @@ impl Predictor {
         if let Some(route) = asked.route.as_ref().filter(|_| !repeated) {
             run::count_arm(self.state(), context, route, chosen, answer.map(|prediction| &prediction.response));
         }
+    }
+
+    /// A route's call for one who is told of a job's end, or may ask for it again by its key:
+    /// children's would end with this wait, and their keys name that end.
+    async fn call_by_job(
+        &self,
+        context: &RequestContext,
+        route: &str,
+        plan: &Plan,
+        request: InferRequest,
+        options: JobOptions,
+        wait: Duration,
+    ) -> Result<Answer> {
+        let accepted = Box::pin(run::enqueue(&self.calls, context, route, plan, request, options)).await?;
+        Answer::of(self.calls.wait_for(accepted.id, wait).await?)
     }
 
     /// Counts what a plan makes of one call, and carries it out.

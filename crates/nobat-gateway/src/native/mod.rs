@@ -2,6 +2,7 @@
 
 mod answers;
 mod events;
+mod inputs;
 pub(crate) mod job_objects;
 mod jobs;
 mod model_objects;

@@ -2,24 +2,24 @@
 
 use std::time::SystemTime;
 
-use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use nobat_core::job::{Idempotency, JobState};
+use nobat_core::job::JobState;
 use nobat_core::json::Reader;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Accepted;
 use nobat_serving::registry::{ResolvedModel, Want};
 use nobat_serving::{Answer, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::answers::{accepted_job, answered, pending};
+use super::inputs;
 use super::job_objects::{JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, result_url};
 use crate::access::Access;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
+use crate::idempotency::{self, IDEMPOTENCY_KEY};
 use crate::openapi::{JobParameters, Refusals, WaitParameter};
 use crate::prefer::Prefer;
 use crate::query::{JOB_OPTIONS, JobQuery, WITH_WAIT};
@@ -29,8 +29,6 @@ use crate::{body, context};
 
 /// Most jobs in one call of the many form.
 const MAX_MANY: usize = 10_000;
-const MAX_IDEMPOTENCY_KEY: usize = 255;
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
@@ -41,6 +39,11 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 ///
 /// Answers 202 with the job at once, or, with `Prefer: wait=N` or `?wait=N`,
 /// 200 with the result when it is there within N seconds.
+///
+/// With the header `Inference-Header-Content-Length` the body is, as in v2's infer, a
+/// JSON document of that many bytes (`inputs` with `binary_data_size`, the names of
+/// `outputs`) and then the binary tensors in its order; with 0 it is the bytes of
+/// the model's only input. Results are JSON in column form then.
 #[utoipa::path(
     post, path = "/api/v1/predict/{model}", tag = "predict", operation_id = "predict",
     params(
@@ -65,8 +68,8 @@ pub(crate) async fn predict(
 ) -> ApiResult {
     let context = context::of(&request);
     let JobCall { mut query, prefer, target, body } = read(&request, WITH_WAIT, &model, payload, &predictor).await?;
-    let (tensors, form) = rows::read(&body, &target.signature, "instances")?;
-    query.options.idempotency = idempotency(request.headers(), &model, request.query_string(), &body)?;
+    query.options.idempotency = idempotency::read(request.headers(), &model, request.query_string(), &body)?;
+    let (tensors, form) = inputs::read(request.headers(), body, &target.signature)?;
 
     let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.state().settings.max_wait));
     let wait = wait.map(|wait| wait.saturating_sub(target.waited));
@@ -130,6 +133,7 @@ pub(crate) async fn predict_many(
         return Err(Error::new(ErrorCode::InvalidParameter, message).into());
     }
     let JobCall { query, target, body, .. } = read(&request, JOB_OPTIONS, &model, payload, &predictor).await?;
+    body::require_json(request.headers(), &body)?;
     let mut requests = Vec::new();
     let mut reader = Reader::new(&body);
     reader.object("the body", |reader, member| {
@@ -228,65 +232,6 @@ async fn read(
         }
     };
     query.options = target.after_wait(query.options);
-    let body = body::read_json(request, payload, predictor).await?;
+    let body = body::read(request, payload, predictor).await?;
     Ok(JobCall { query, prefer, target, body })
-}
-
-/// The `Idempotency-Key` header (draft -07), quoted or bare, and the
-/// fingerprint of what it came with: model, body as sent, and the parameters that
-/// make the job, in whatever order and spelling. How long this caller waits is no
-/// part of it.
-fn idempotency(headers: &HeaderMap, model: &str, query: &str, body: &[u8]) -> Result<Option<Idempotency>> {
-    let Some(key) = idempotency_key(headers)? else { return Ok(None) };
-    let mut options: Vec<_> = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "wait").collect();
-    options.sort_unstable();
-    let options = form_urlencoded::Serializer::new(String::new()).extend_pairs(options).finish();
-    let mut hasher = Xxh3::new();
-    for part in [model.as_bytes(), options.as_bytes(), body] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    Ok(Some(Idempotency { key: key.into(), fingerprint: hasher.digest128() }))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    if key.is_empty()
-        || key.len() > MAX_IDEMPOTENCY_KEY
-        || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
-    {
-        return Err(Error::new(
-            ErrorCode::InvalidParameter,
-            format!("Idempotency-Key takes 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"),
-        ));
-    }
-    Ok(Some(key))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
-    fn fingerprint(query: &str, body: &str) -> u128 {
-        let mut headers = HeaderMap::new();
-        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), HeaderValue::from_static("k"));
-        let found = idempotency(&headers, "m", query, body.as_bytes()).expect("a key");
-        found.expect("a key").fingerprint
-    }
-
-    #[test]
-    fn the_wait_and_the_spelling_of_a_request_are_no_part_of_its_fingerprint() {
-        let plain = fingerprint("", "{}");
-        assert_eq!(fingerprint("wait=3", "{}"), plain);
-        assert_ne!(fingerprint("", "{ }"), plain);
-        let options = fingerprint("priority=3&deadline=5s", "{}");
-        assert_ne!(options, plain, "another job");
-        for same in ["deadline=5s&priority=3", "priority=3&wait=1s&deadline=5s", "deadline=5%73&priority=%33"] {
-            assert_eq!(fingerprint(same, "{}"), options, "{same}");
-        }
-        assert_ne!(fingerprint("priority=3", "{}"), fingerprint("priority=4", "{}"));
-    }
 }

@@ -21,6 +21,7 @@ mod names;
 mod objects;
 pub(crate) mod outputs;
 pub(crate) mod parameters;
+pub(crate) mod raw;
 pub(crate) mod repository;
 mod server;
 pub(crate) mod settings;

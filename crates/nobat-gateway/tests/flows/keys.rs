@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nobat_gateway::GatewayConfig;
 use nobat_queue::Queue;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -79,4 +80,60 @@ async fn a_repeat_may_wait_longer_and_is_told_where_the_job_stands() {
     assert_eq!((preferred.status, &preferred.json["id"]), (200, &first.json["id"]), "{}", preferred.json);
     let other = send(&house, "/api/v1/predict/one?priority=4&deadline=60s", "k").await;
     assert_eq!((other.status, &other.json["code"]), (422, &json!("idempotency_mismatch")), "{}", other.json);
+}
+
+/// A v2 request with its row as a binary tensor, under this key.
+fn keyed_v2(house: &House, model: &str, key: &str, value: f32) -> RequestBuilder {
+    let document =
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]});
+    let document = document.to_string();
+    let request = house.request(Method::POST, &format!("/v2/models/{model}/infer")).header("idempotency-key", key);
+    let tensor = [value, 2.0].map(f32::to_le_bytes).concat();
+    let request = request.header("inference-header-content-length", document.len());
+    request.body([document.into_bytes(), tensor].concat())
+}
+
+async fn jobs_of(house: &House, queue: &str) -> usize {
+    let listed = house.get(&format!("/api/v1/jobs?model={queue}&limit=100")).await;
+    listed.json["jobs"].as_array().unwrap_or_else(|| panic!("{}", listed.json)).len()
+}
+
+#[tokio::test]
+async fn a_v2_request_that_is_repeated_under_its_key_runs_once() {
+    let house = House::start(json!([group("all", "all")])).await;
+    for (model, queue) in [("one", "one"), ("all", "route:all")] {
+        house.predict(model).await;
+        let before = jobs_of(&house, queue).await;
+        house.queue.set_paused(queue, true).await.expect("paused");
+        let given_up = keyed_v2(&house, model, "k", 1.0).timeout(Duration::from_millis(400)).send().await;
+        assert!(given_up.is_err(), "the connection breaks before the answer");
+        // The server notices that it has gone.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        house.queue.set_paused(queue, false).await.expect("resumed");
+        for _ in 0..3 {
+            let again = house.send(keyed_v2(&house, model, "k", 1.0)).await;
+            assert_eq!(again.status, 200, "{model}: {}", again.json);
+            assert_eq!(again.json["outputs"][0]["data"], json!([1.0, 2.0]), "{model}: {}", again.json);
+        }
+        assert_eq!(jobs_of(&house, queue).await, before + 1, "{model}: one job for four requests");
+        let other = house.send(keyed_v2(&house, model, "k", 5.0)).await;
+        assert_eq!((other.status, &other.json["code"]), (422, &json!("idempotency_mismatch")), "{}", other.json);
+    }
+}
+
+#[tokio::test]
+async fn a_keyed_v2_request_whose_time_is_over_says_that_its_job_goes_on() {
+    let house =
+        House::start_with(json!([group("all", "all")]), GatewayConfig { sync_timeout_s: 1, ..Default::default() })
+            .await;
+    for (model, queue) in [("one", "one"), ("all", "route:all")] {
+        house.predict(model).await;
+        house.queue.set_paused(queue, true).await.expect("paused");
+        let late = house.send(keyed_v2(&house, model, "k", 1.0)).await;
+        assert_eq!((late.status, &late.json["code"]), (504, &json!("deadline_exceeded")), "{}", late.json);
+        assert!(late.json["error"].as_str().is_some_and(|said| said.contains("repeat the request")), "{}", late.json);
+        let job = late.json["job_id"].as_str().unwrap_or_else(|| panic!("a job: {}", late.json)).to_owned();
+        house.queue.set_paused(queue, false).await.expect("resumed");
+        assert_eq!(house.get(&format!("/api/v1/jobs/{job}/result?wait=20")).await.status, 200);
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{House, instance, poll};
+use crate::harness::{House, Reply, instance, poll};
 
 #[tokio::test]
 async fn a_prediction_is_accepted_at_once_and_its_result_read_later() {
@@ -244,6 +244,85 @@ async fn an_idempotency_key_returns_the_same_job_and_refuses_another_body() {
     assert_eq!(send("order-1", [2.0, 0.0, 0.0, 0.0]).await.refusal(), (422, "idempotency_mismatch".into()));
     assert_ne!(send("order-2", [1.0, 0.0, 0.0, 0.0]).await.json()["id"], first);
     assert_eq!(send(&"k".repeat(256), [1.0; 4]).await.refusal(), (400, "invalid_parameter".into()));
+    house.stop().await;
+}
+
+/// A document, the binary tensors after it, and the header between them.
+async fn send_binary(house: &House, path: &str, document: &serde_json::Value, tensors: &[u8]) -> Reply {
+    let document = document.to_string();
+    let request = house.client.post(house.url(path)).header("inference-header-content-length", document.len());
+    house.send(request.body([document.as_bytes(), tensors].concat())).await
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn binary_input(name: &str, datatype: &str, shape: &[i64], size: usize) -> serde_json::Value {
+    json!({"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}})
+}
+
+#[tokio::test]
+async fn a_job_of_binary_tensors_is_the_job_of_the_same_numbers_in_json() {
+    let house = House::start().await;
+    let tensors = floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 0.0, 0.0, 0.5]);
+    let document =
+        json!({"inputs": [binary_input("input", "FP32", &[2, 4], tensors.len())], "outputs": [{"name": "label"}]});
+    let accepted = send_binary(&house, "/api/v1/predict/digits?priority=3", &document, &tensors).await;
+    assert_eq!((accepted.status, &accepted.json()["priority"]), (202, &json!(3)), "{}", accepted.text);
+    let id = accepted.json()["id"].as_str().expect("an id").to_owned();
+    let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10&form=column")).await;
+    assert_eq!((result.status, &result.json()["outputs"]), (200, &json!([10, 5])), "{}", result.text);
+
+    let waited = send_binary(&house, "/api/v1/predict/digits?wait=10", &document, &tensors).await;
+    assert_eq!((waited.status, &waited.json()["outputs"]), (200, &json!([10, 5])), "{}", waited.text);
+
+    // Several tensors, in the document's order.
+    let inputs = json!({"inputs": [binary_input("b", "INT32", &[1], 4), binary_input("a", "INT32", &[1], 4)]});
+    let sum = send_binary(&house, "/api/v1/predict/pair?wait=10", &inputs, &[2, 0, 0, 0, 40, 0, 0, 0]).await;
+    assert_eq!((sum.status, &sum.json()["outputs"]), (200, &json!([[42.0]])), "{}", sum.text);
+
+    // Without a document the body is the only input, as it is.
+    let raw = house.client.post(house.url("/api/v1/predict/text?wait=10")).header("inference-header-content-length", 0);
+    let raw = house.send(raw.body("{ no JSON")).await;
+    assert_eq!((raw.status, &raw.json()["outputs"]), (200, &json!(["{ no JSON"])), "{}", raw.text);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_binary_body_that_does_not_add_up_or_asks_for_more_is_refused_by_name() {
+    let house = House::start().await;
+    let tensors = floats(&[1.0, 2.0, 3.0, 4.0]);
+    let input = binary_input("input", "FP32", &[1, 4], 16);
+    let cases = [
+        (json!({"inputs": [binary_input("input", "FP32", &[1, 4], 12)]}), "invalid_tensor", "has 4 more"),
+        (
+            json!({"inputs": [binary_input("input", "FP32", &[1, 4], 20)]}),
+            "invalid_tensor",
+            "16 bytes of the body are left",
+        ),
+        (json!({"inputs": [binary_input("input", "FP64", &[1, 2], 16)]}), "invalid_tensor", "FP64"),
+        (json!({"inputs": [binary_input("inputs", "FP32", &[1, 4], 16)]}), "invalid_tensor", "inputs"),
+        (json!({"inputs": [input], "parameters": {"priority": 1}}), "invalid_parameter", "?priority=10"),
+        (json!({"inputs": [input], "parameters": {"timeout": 9}}), "invalid_parameter", "deadline="),
+        (
+            json!({"inputs": [input], "parameters": {"binary_data_output": true}}),
+            "invalid_parameter",
+            "binary_data_output",
+        ),
+        (
+            json!({"inputs": [input], "outputs": [{"name": "label", "parameters": {"classification": 1}}]}),
+            "invalid_parameter",
+            "`label` asks for",
+        ),
+    ];
+    for (document, code, words) in cases {
+        let refused = send_binary(&house, "/api/v1/predict/digits", &document, &tensors).await;
+        assert_eq!(refused.refusal(), (400, code.into()), "{document}: {}", refused.text);
+        assert!(refused.text.contains(words), "{document}: {}", refused.text);
+    }
+    let beyond = house.client.post(house.url("/api/v1/predict/digits")).header("inference-header-content-length", 99);
+    assert_eq!(house.send(beyond.body("{}")).await.refusal(), (400, "invalid_parameter".into()));
     house.stop().await;
 }
 

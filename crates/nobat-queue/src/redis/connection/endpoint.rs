@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::{Error, ErrorCode, Result};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
     RedisResult,
@@ -14,6 +16,9 @@ use super::wire::{CONNECT_TIMEOUT, Connection};
 
 /// What a connection does with messages the server pushes.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// After which silence a server's host is taken for gone.
+const AWAY: Duration = Duration::from_secs(6);
 
 /// Where Redis is.
 pub(crate) enum Endpoint {
@@ -130,12 +135,13 @@ impl Endpoint {
                 // Asked anew each time: after a failover the master is another.
                 let client = client.lock().await.async_get_client().await?;
                 let info = client.get_connection_info().clone();
-                let client = Client::open(resp3(info))?;
+                let client = Client::open(prepared(info))?;
                 Ok(Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?))
             }
             Endpoint::Cluster(nodes) => {
                 let mut builder = redis::cluster::ClusterClientBuilder::new(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
+                    .tcp_settings(watched())
                     // The client must not repeat a script behind our back: a
                     // repeat has to say that it is one.
                     .retries(0)
@@ -171,10 +177,22 @@ fn split_login(rest: &str) -> (&str, &str) {
 }
 
 fn info(url: &str) -> RedisResult<ConnectionInfo> {
-    url.into_connection_info().map(resp3)
+    url.into_connection_info().map(prepared)
 }
 
-fn resp3(info: ConnectionInfo) -> ConnectionInfo {
+/// What every connection is opened with.
+fn prepared(info: ConnectionInfo) -> ConnectionInfo {
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    info.set_redis_settings(settings)
+    info.set_redis_settings(settings).set_tcp_settings(watched())
+}
+
+/// A server's host that went away without a word is noticed within [`AWAY`], also on a
+/// connection that waits: the system's probes ask after it, which costs Redis no command.
+fn watched() -> TcpSettings {
+    let probes = TcpKeepalive::new().with_time(AWAY / 2).with_interval(AWAY / 6).with_retries(3);
+    let settings = TcpSettings::default().set_keepalive(probes);
+    // The same for what was sent and is not acknowledged: there are no probes meanwhile.
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(AWAY);
+    settings
 }

@@ -6,7 +6,8 @@
 //! consumer, and no wake-up is lost. Invariants:
 //! - A token popped while nobody waits any more is put back.
 //! - A pop that outlives its own timeout is taken for hung: the connection is
-//!   replaced (a blocked read can survive its server).
+//!   replaced (a blocked read can survive its server's process). A host that went
+//!   away is noticed sooner, by the connection's probes.
 //! - After a fault the consumer is woken once: what it missed it finds itself.
 
 use std::sync::Arc;
