@@ -69,6 +69,10 @@ clients *args:
 text-clients *args:
     scripts/check_text_clients {{args}}
 
+# A caller beside one request of 100,000 texts: how long it waits, and what it costs the other.
+bulk-beside *args:
+    scripts/bulk_beside {{args}}
+
 # The Python client: mypy --strict, and its tests against a real server.
 python *args:
     scripts/check_python {{args}}

@@ -5,97 +5,35 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use nobat_core::{Error, Result};
-use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use nobat_core::Error;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::answer::{AnswerLine, LineAnswer};
-use crate::batch::line::{self, MAX_LINE};
+use crate::answer::AnswerLine;
+use crate::batch::line;
 use crate::batch::record::{Counts, Fault};
-use crate::batch::segments::{Kind, LINE_ID, Pair, Segments};
+use crate::batch::segments::{Kind, Segments};
 use crate::batch::store::Batches;
 use crate::batch::{Batch, Status};
-use crate::files::store::{BATCHES, blocking};
+use crate::files::store::blocking;
+use crate::held::{Held, Left};
+use crate::input::{count_lines, read_lines};
+use crate::written::{Writer, Written};
 
-/// How often the record is renewed, and what was answered is written, at the latest.
-const RENEW: Duration = Duration::from_secs(2);
 /// Pause before what could not be done is tried again.
 const AWAY: Duration = Duration::from_secs(1);
 /// Lines in flight, and bytes of them.
 const WINDOW: usize = 128;
 const WINDOW_BYTES: usize = 4 << 20;
-/// Answers are written when there are so many bytes of them.
-const WRITE_AT: usize = 1 << 20;
 
 const EXPIRED: &str = "the completion window ended before this line was answered";
-
-/// What ends carrying out without an end of the batch.
-#[derive(Debug)]
-enum Left {
-    /// This process stops, or another has the batch.
-    ToOthers,
-    /// Something did not work; whoever takes the batch next tries again.
-    Failed(Error),
-}
-
-impl From<Error> for Left {
-    fn from(error: Error) -> Left {
-        Left::Failed(error)
-    }
-}
-
-/// A process's hold of a batch's record.
-struct Held {
-    batches: Batches,
-    batch: Batch,
-    /// The record as the store has it.
-    written: Vec<u8>,
-}
-
-impl Held {
-    /// Changes the record, due again after `delay`. A cancelling that came in between is
-    /// taken over.
-    async fn change(&mut self, delay: Duration, change: impl Fn(&mut Batch)) -> std::result::Result<(), Left> {
-        loop {
-            let mut next = self.batch.clone();
-            change(&mut next);
-            let to = next.encode()?;
-            if self.batches.metadata.swap_timer(BATCHES, &next.id, &self.written, &to, delay).await? {
-                (self.batch, self.written) = (next, to);
-                return Ok(());
-            }
-            let stored = self.batches.metadata.timer(BATCHES, &next.id).await?.ok_or(Left::ToOthers)?;
-            let stored_batch: Batch = serde_json::from_slice(&stored).map_err(|_| Left::ToOthers)?;
-            if stored_batch.carriers != self.batch.carriers || stored_batch.status != Status::Cancelling {
-                return Err(Left::ToOthers);
-            }
-            (self.batch, self.written) = (stored_batch, stored.to_vec());
-        }
-    }
-
-    /// Changes the record and keeps the batch for another lease.
-    async fn renew(&mut self, change: impl Fn(&mut Batch)) -> std::result::Result<(), Left> {
-        self.change(self.batches.lease, change).await
-    }
-
-    /// How often it is renewed.
-    fn pace(&self) -> Duration {
-        RENEW.min(self.batches.lease / 3)
-    }
-
-    async fn now(&self) -> Result<u64> {
-        Ok(self.batches.metadata.now_ms().await? / 1_000)
-    }
-}
 
 /// One batch, to be carried out.
 pub(crate) struct Carrier {
@@ -139,7 +77,7 @@ impl Carrier {
         }
     }
 
-    async fn to_its_end(&mut self) -> std::result::Result<(), Left> {
+    async fn to_its_end(&mut self) -> Result<(), Left> {
         self.take_over().await?;
         let Some(total) = self.look_through().await? else { return Ok(()) };
         let now = self.held.now().await?;
@@ -156,7 +94,7 @@ impl Carrier {
     }
 
     /// Makes the batch this process's, and finds what carriers before have done.
-    async fn take_over(&mut self) -> std::result::Result<(), Left> {
+    async fn take_over(&mut self) -> Result<(), Left> {
         let (segments, before) = (self.segments.clone(), self.held.batch.carriers);
         let measured = match before {
             0 => None,
@@ -181,7 +119,7 @@ impl Carrier {
     }
 
     /// Counts the lines; `None` when the batch has failed as a whole.
-    async fn look_through(&mut self) -> std::result::Result<Option<u64>, Left> {
+    async fn look_through(&mut self) -> Result<Option<u64>, Left> {
         let batch = &self.held.batch;
         let fault = |code: &str, message: String| Fault {
             code: code.to_owned(),
@@ -217,7 +155,7 @@ impl Carrier {
     }
 
     /// Answers the lines that are not answered yet; whether it was in time.
-    async fn answer_lines(&mut self) -> std::result::Result<bool, Left> {
+    async fn answer_lines(&mut self) -> Result<bool, Left> {
         let (segments, carrier) = (self.segments.clone(), self.held.batch.carriers);
         let mut writer = Writer { pair: Some(blocking(move || segments.open(carrier)).await?), ..Writer::default() };
         let file = self.held.batches.files().find(self.held.batch.owner, &self.held.batch.input_file_id).await?;
@@ -243,6 +181,9 @@ impl Carrier {
                 for (at, custom_id) in open.drain() {
                     writer.put(&Written::refused(at, Some(&custom_id), "batch_expired", EXPIRED));
                 }
+            }
+            if !more && asked.is_empty() {
+                break;
             }
             if writer.is_full() {
                 self.write(&mut writer).await?;
@@ -311,7 +252,6 @@ impl Carrier {
                     let size = line.len();
                     asked.push(async move { (size, asking.until_answered().await) }.boxed());
                 }
-                else => break,
             }
         }
         drop(asked);
@@ -323,7 +263,7 @@ impl Carrier {
     }
 
     /// Appends what was answered, and counts it.
-    async fn write(&mut self, writer: &mut Writer) -> std::result::Result<(), Left> {
+    async fn write(&mut self, writer: &mut Writer) -> Result<(), Left> {
         let (output, errors) = (std::mem::take(&mut writer.output), std::mem::take(&mut writer.errors));
         let numbers = std::mem::take(&mut writer.numbers);
         let Some(mut pair) = writer.pair.take() else { return Ok(()) };
@@ -345,7 +285,7 @@ impl Carrier {
     }
 
     /// Joins the answers into the batch's files and ends it.
-    async fn put_together(&mut self, in_time: bool) -> std::result::Result<(), Left> {
+    async fn put_together(&mut self, in_time: bool) -> Result<(), Left> {
         let now = self.held.now().await?;
         let counts = self.counts;
         self.held
@@ -396,58 +336,6 @@ impl Carrier {
     }
 }
 
-/// Answers on their way into the carrier's files.
-#[derive(Default)]
-struct Writer {
-    pair: Option<Pair>,
-    output: Vec<u8>,
-    errors: Vec<u8>,
-    numbers: Vec<(Kind, u64)>,
-}
-
-impl Writer {
-    fn is_full(&self) -> bool {
-        self.output.len() + self.errors.len() >= WRITE_AT
-    }
-
-    fn put(&mut self, written: &Written) {
-        let file = if written.kind == Kind::Output { &mut self.output } else { &mut self.errors };
-        file.extend_from_slice(&written.text);
-        file.push(b'\n');
-        self.numbers.push((written.kind, written.number));
-    }
-}
-
-/// One line of the output or of the errors.
-struct Written {
-    kind: Kind,
-    number: u64,
-    text: Vec<u8>,
-}
-
-impl Written {
-    fn refused(number: u64, custom_id: Option<&str>, code: &str, message: &str) -> Written {
-        // From 1, as editors count.
-        let error = json!({ "code": code, "message": message, "line": number + 1 });
-        let id = json!(custom_id);
-        let text = format!("{{\"id\":\"{LINE_ID}{number}\",\"custom_id\":{id},\"response\":null,\"error\":{error}}}");
-        Written { kind: Kind::Errors, number, text: text.into_bytes() }
-    }
-
-    fn answered(number: u64, custom_id: &str, answer: &LineAnswer) -> Written {
-        let (id, request) = (json!(custom_id), json!(answer.request_id));
-        let mut text = format!(
-            "{{\"id\":\"{LINE_ID}{number}\",\"custom_id\":{id},\"response\":{{\"status_code\":{},\"request_id\":{request},\"body\":",
-            answer.status
-        )
-        .into_bytes();
-        text.extend_from_slice(&answer.body);
-        text.extend_from_slice(b"},\"error\":null}");
-        let kind = if answer.status < 400 { Kind::Output } else { Kind::Errors };
-        Written { kind, number, text }
-    }
-}
-
 /// A line that is asked.
 struct Asked {
     answer: Arc<dyn AnswerLine>,
@@ -485,52 +373,4 @@ fn mark(done: &mut Vec<bool>, number: u64) {
         done.resize(at + 1, false);
     }
     done[at] = true;
-}
-
-/// Lines with something in them.
-fn count_lines(file: File) -> io::Result<u64> {
-    let mut reader = BufReader::with_capacity(256 << 10, file);
-    let (mut lines, mut has_text) = (0, false);
-    loop {
-        let piece = reader.fill_buf()?;
-        if piece.is_empty() {
-            return Ok(lines + u64::from(has_text));
-        }
-        for &byte in piece {
-            if byte == b'\n' {
-                lines += u64::from(std::mem::take(&mut has_text));
-            } else {
-                has_text |= !byte.is_ascii_whitespace();
-            }
-        }
-        let read = piece.len();
-        reader.consume(read);
-    }
-}
-
-/// The lines of a file, read ahead by a few on a thread that may wait for the disk.
-fn read_lines(file: File) -> mpsc::Receiver<io::Result<Vec<u8>>> {
-    let (send, lines) = mpsc::channel(64);
-    tokio::task::spawn_blocking(move || {
-        let mut reader = BufReader::with_capacity(256 << 10, file);
-        loop {
-            let mut line = Vec::new();
-            // A byte too many says that the line is too long; the rest is passed over.
-            let read = io::Read::take(&mut reader, MAX_LINE as u64 + 2).read_until(b'\n', &mut line);
-            let read = match read {
-                Ok(0) => return,
-                Ok(_) if line.last() != Some(&b'\n') && line.len() > MAX_LINE => reader.skip_until(b'\n').map(drop),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
-            while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-                line.pop();
-            }
-            let failed = read.is_err();
-            if send.blocking_send(read.map(|()| line)).is_err() || failed {
-                return;
-            }
-        }
-    });
-    lines
 }

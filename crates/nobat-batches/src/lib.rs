@@ -19,9 +19,12 @@ mod answer;
 pub mod batch;
 mod carrier;
 pub mod files;
+mod held;
+mod input;
 mod random_id;
 pub mod runner;
 pub mod settings;
+mod written;
 
 pub use answer::{AnswerLine, LineAnswer};
 pub use batch::store::{Batches, NewBatch};

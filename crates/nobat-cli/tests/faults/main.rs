@@ -9,6 +9,7 @@
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod batches;
 mod gateways;
 mod ledger;
 mod network;
