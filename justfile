@@ -107,6 +107,10 @@ openapi:
 text-parity *args:
     scripts/text_parity {{args}}
 
+# Every page of the console in a headless browser, on both stores (about two minutes).
+console *args:
+    scripts/check_console {{args}}
+
 # Random graphs: what is proven of their rows must be so on ONNX Runtime: `just fuzz-rows GRAPHS SEED`.
 fuzz-rows *args:
     cargo build --locked -p nobat-worker --example rows

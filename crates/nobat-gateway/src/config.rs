@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub sync_timeout_s: u32,
     /// How long a drain waits for requests in flight, in seconds.
     pub drain_s: u32,
+    /// Whether browsers get the console at `/`.
+    pub console: bool,
     /// Model of the routes that name none; empty: the only one there is.
     pub default_model: SmolStr,
     /// How callers are told apart.
@@ -114,6 +116,7 @@ impl Default for GatewayConfig {
             max_wait_s: 300,
             sync_timeout_s: 60,
             drain_s: 30,
+            console: true,
             default_model: SmolStr::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

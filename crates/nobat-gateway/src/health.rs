@@ -4,8 +4,8 @@
 //! its start is over, its store takes jobs and it is not draining. A missing worker
 //! is no reason to take the gateway out of rotation: jobs can be queued.
 
-use actix_web::http::{Method, header};
-use actix_web::web::{self, Data};
+use actix_web::http::header;
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_serving::Predictor;
 use nobat_serving::monitor::{CheckStatus, State};
@@ -15,14 +15,15 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::access::Access;
 use crate::context;
-use crate::endpoint::{Endpoint, endpoint};
+use crate::endpoint::endpoint;
+use crate::openapi::Refusals;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
         .service(endpoint!(Access::OPEN, live))
         .service(endpoint!(Access::OPEN, ready))
-        .service(Endpoint::hidden(Access::READ, "/api/v1/status").route(Method::GET, || web::to(status)));
+        .service(endpoint!(Access::READ, status));
 }
 
 /// Whether the process lives
@@ -61,6 +62,14 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse
     answer(ready, &body)
 }
 
+/// How the deployment does
+///
+/// The monitor's checks, every queue as it was seen last, the caches and what is in
+/// flight in this gateway.
+#[utoipa::path(
+    get, path = "/api/v1/status", tag = "health", operation_id = "status",
+    responses((status = 200, description = "`checks`, `queues`, `caches` and more", body = Value), Refusals),
+)]
 async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
     let shared = predictor.state();
     let context = context::of(&request);

@@ -14,6 +14,7 @@ mod access;
 pub mod body;
 pub mod config;
 mod connection;
+mod console;
 pub mod context;
 mod docs;
 mod endpoint;

@@ -1,15 +1,14 @@
-//! `GET /`: a page for browsers, and for clients what kserve's ask for.
+//! `GET /`: the console for browsers, and for clients what kserve's ask for.
 
 use actix_web::http::header;
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::access::Access;
+use crate::console;
 use crate::endpoint::endpoint;
-
-/// The page: what is served, links, and a digit to draw. It asks the API that
-/// everybody else uses and loads nothing from elsewhere.
-const PAGE: &str = include_str!("root.html");
+use crate::state::HttpState;
 
 /// Adds `/`.
 pub(crate) fn configure(config: &mut ServiceConfig) {
@@ -21,12 +20,11 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
     get, path = "/", tag = "models", operation_id = "alive",
     responses((status = 200, description = "It does", body = Value)),
 )]
-async fn root(request: HttpRequest) -> HttpResponse {
+async fn root(request: HttpRequest, state: Data<HttpState>) -> HttpResponse {
     let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let mut response = HttpResponse::Ok();
-    response.insert_header((header::VARY, "accept"));
-    match accepts {
-        Some(accept) if accept.contains("text/html") => response.content_type("text/html; charset=utf-8").body(PAGE),
-        _ => response.content_type("application/json").body(r#"{"status":"alive"}"#),
-    }
+    let page = accepts.filter(|accept| accept.contains("text/html")).and_then(|_| console::page(&request, &state));
+    let mut response =
+        page.unwrap_or_else(|| HttpResponse::Ok().content_type("application/json").body(r#"{"status":"alive"}"#));
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+    response
 }

@@ -9,7 +9,7 @@ use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::error::no_route;
-use crate::{docs, health, native, openai, openapi, rerank, root, sagemaker, tei, tfserving, v2};
+use crate::{console, docs, health, native, openai, openapi, rerank, root, sagemaker, tei, tfserving, v2};
 
 /// The application of one thread, without state and middleware, and the document of
 /// its routes.
@@ -41,5 +41,6 @@ fn configure(config: &mut ServiceConfig) {
     sagemaker::configure(config);
     docs::configure(config);
     root::configure(config);
+    console::configure(config);
     config.default_service(web::to(no_route));
 }

@@ -12,6 +12,7 @@ pub(crate) mod predict;
 mod queues;
 mod routes;
 mod webhooks;
+mod workers;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -19,6 +20,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 pub(crate) fn configure(config: &mut ServiceConfig) {
     jobs::configure(config);
     models::configure(config);
+    workers::configure(config);
     queues::configure(config);
     routes::configure(config);
     webhooks::configure(config);

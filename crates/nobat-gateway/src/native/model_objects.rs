@@ -173,6 +173,45 @@ pub(crate) struct WorkerObject {
     pub report: serde_json::Value,
 }
 
+/// Every live worker.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WorkerList {
+    /// Those that have a model which the caller may see, the newest first.
+    pub workers: Vec<LiveWorkerObject>,
+}
+
+/// A live worker and what it has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LiveWorkerObject {
+    /// Unique per start.
+    pub id: String,
+    /// Host name and process id.
+    pub host: String,
+    /// Started (RFC 3339).
+    #[schema(example = "2030-01-31T12:00:00.000Z")]
+    pub started_at: Option<String>,
+    /// `started_at` in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Sessions it runs.
+    pub sessions: u32,
+    /// The versions that it has, as far as the caller may see them.
+    pub models: Vec<HeldVersionObject>,
+}
+
+/// A version of a model as one worker has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HeldVersionObject {
+    /// The model.
+    #[schema(example = "digits")]
+    pub name: String,
+    /// The version.
+    #[schema(example = "1")]
+    pub version: String,
+    /// Where it stands in this worker.
+    #[schema(value_type = String, example = "ready")]
+    pub state: ModelState,
+}
+
 /// A queue's contents.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct QueueObject {

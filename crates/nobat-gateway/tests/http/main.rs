@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod connections;
+mod console;
 mod every_route;
 mod harness;
 mod jobs;

@@ -120,7 +120,5 @@ async fn the_document_says_that_keys_are_a_way_in() {
     assert_eq!(document["security"], serde_json::json!([{ "api_key": [] }, {}]));
     assert_eq!(document["paths"]["/livez"]["get"]["security"], serde_json::json!([]));
     assert!(document["paths"]["/api/v1/jobs"]["get"]["security"].is_null());
-    let page = house.send(house.client.get(house.url("/")).header("accept", "text/html")).await.text;
-    assert!(page.contains("id=\"key\"") && page.contains("authorization"), "it asks for a key where one is needed");
     house.stop().await;
 }

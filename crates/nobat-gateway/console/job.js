@@ -1,0 +1,117 @@
+// One job: where its time went, what went in and what came out, and how to ask the same again.
+
+import { html, useState } from "./vendor/preact.mjs";
+import { t, number, duration, time } from "./words.js";
+import { get, post, base, segment } from "./api.js";
+import { useLive } from "./live.js";
+import { State, Asked, Time, Facts, Act, Copy } from "./ui.js";
+import { TensorView, labelsOf, tensorsOf } from "./tensors.js";
+import { nest } from "./json.js";
+import { link, go } from "./router.js";
+
+const ENDED = ["succeeded", "dead", "cancelled", "expired"];
+
+export function Job({ id }) {
+  const path = `api/v1/jobs/${segment(id)}`;
+  const asked = useLive(`job ${id}`, signal => get(path, {}, signal), 1500);
+  return html`
+    <h1>${t("Job")} <bdi class="id whole">${id}</bdi></h1>
+    <${Asked} asked=${asked}>${job => html`<${Known} job=${job} path=${path} refresh=${asked.refresh} />`}<//>`;
+}
+
+function Known({ job, path, refresh }) {
+  const isOver = ENDED.includes(job.state);
+  const result = useLive(`result ${job.id} ${job.state}`, signal => (job.state === "succeeded" ? get(`${path}/result`, { form: "column" }, signal) : Promise.resolve(null)), 0);
+  const model = useLive(`model of ${job.model}`, signal => get(`api/v1/models/${segment(job.model)}`, {}, signal).catch(() => null), 0);
+  const [input, setInput] = useState({});
+  const readInput = async () => setInput({ data: await get(`${path}/input`) });
+  const version = model.data?.versions?.find(one => one.version === result.data?.version) ?? model.data?.versions?.[0];
+  return html`
+    <${Facts} facts=${[
+      [t("state"), html`<${State} value=${job.state} />`],
+      [t("model"), html`<a href=${link(["models", job.model])}><bdi>${job.model}</bdi></a>`],
+      [t("priority"), number(job.priority)],
+      [t("attempts"), number(job.attempts)],
+      [t("enqueued"), job.created_at_ms ? html`<${Time} ms=${job.created_at_ms} />` : ""],
+      [t("finished"), job.finished_at_ms ? html`<${Time} ms=${job.finished_at_ms} />` : ""],
+    ]} />
+    <p class="actions">
+      ${isOver ? "" : html`<${Act} label=${t("Cancel the job")} danger run=${() => post(`${path}/cancel`)} done=${refresh} question=${{ title: t("Cancel this job?"), text: t("A job that runs ends cancelled at once; its answer is dropped.") }} />`}
+      ${job.state === "dead" ? html`<${Act} label=${t("Retry")} run=${() => post(`${path}/retry`)} done=${refresh} />` : ""}
+      <a class="button" href=${link(["try", job.model])}>${t("Try the model")}</a>
+    </p>
+    ${job.error ? html`<h2>${t("Error")}</h2><p class="problem"><code>${job.error.code}</code> <bdi>${job.error.detail}</bdi></p>` : ""}
+    <${Timeline} job=${job} />
+    <h2>${t("Result")}</h2>
+    ${job.state !== "succeeded" ? html`<p class="empty">${isOver ? t("It has none.") : t("Not there yet.")}</p>` : html`
+      <${Asked} asked=${result}>${data => (data ? tensorsOf(data, version?.outputs).map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`) : "")}<//>`}
+    <h2>${t("Input")}</h2>
+    ${input.data ? html`<${Input} job=${job} input=${input.data} />` : html`<p><${Act} label=${t("Show the input")} run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
+}
+
+function Input({ job, input }) {
+  return html`
+    ${input.inputs.map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} />`)}
+    <${Again} job=${job} body=${bodyOf(input)} />`;
+}
+
+// The native body of an input that was read: whole tensors by name.
+export function bodyOf(input) {
+  const members = input.inputs.map(tensor => `${JSON.stringify(tensor.name)}:${nest(tensor.data, tensor.shape, tensor.datatype)}`);
+  return `{"inputs":{${members.join(",")}}}`;
+}
+
+export function Again({ job, body, label = t("Run again") }) {
+  const path = `api/v1/predict/${segment(job.model)}`;
+  const run = async () => {
+    const made = await post(path, { priority: job.priority || undefined }, body);
+    go(["jobs", made.id]);
+  };
+  const address = new URL(path, base).href;
+  const curl = `curl -s ${quoted(`${address}?wait=30`)} -H 'content-type: application/json' -d ${quoted(body)}`;
+  const python = [
+    "import json",
+    "import urllib.request",
+    "",
+    `body = json.loads(r'''${body.replaceAll("'''", "\\u0027\\u0027\\u0027")}''')`,
+    `request = urllib.request.Request(${JSON.stringify(`${address}?wait=30`)}, json.dumps(body).encode(), {"content-type": "application/json"})`,
+    "with urllib.request.urlopen(request) as answer:",
+    "    print(json.load(answer))",
+  ].join("\n");
+  return html`<p class="actions"><${Act} label=${label} run=${run} /><${Copy} label=${t("Copy as curl")} text=${curl} /><${Copy} label=${t("Copy as Python")} text=${python} /></p>`;
+}
+
+export const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
+
+// Its steps, each with when it began and how long it took.
+function Timeline({ job }) {
+  const explain = job.explain;
+  const start = job.created_at_ms;
+  const steps = [];
+  if (start) steps.push({ what: t("accepted"), at: start });
+  if (explain) {
+    const phases = [
+      [t("queued"), explain.queue_us, ""],
+      [t("leased by {worker}, waiting for its batch", { worker: explain.worker || "–" }), explain.batch_wait_us, ""],
+      [t("input filled"), explain.input_us, ""],
+      [t("ran in a batch of {rows} rows", { rows: number(explain.batch_size) }), explain.infer_us, "run"],
+      [t("output split"), explain.output_us, ""],
+    ];
+    for (const [what, us, kind] of phases) steps.push({ what, tookMs: us / 1000, kind });
+  } else if (job.attempts > 0) {
+    steps.push({ what: t("attempts: {count}", { count: number(job.attempts) }) });
+  }
+  if (job.error) steps.push({ what: job.error.code, kind: "bad" });
+  if (job.finished_at_ms) steps.push({ what: t(job.state), at: job.finished_at_ms, kind: job.state === "succeeded" ? "good" : "bad" });
+  const longest = Math.max(...steps.map(step => step.tookMs ?? 0), 0);
+  return html`
+    <h2>${t("Timeline")}</h2>
+    <ol class="timeline">${steps.map((step, at) => html`
+      <li key=${at} class=${step.kind ?? ""}>
+        <span><bdi>${step.what}</bdi></span>
+        ${step.at ? html`<time datetime=${new Date(step.at).toISOString()}>${time(step.at)}</time>` : ""}
+        ${step.tookMs !== undefined ? html`<meter min="0" max=${longest || 1} value=${step.tookMs} aria-label=${step.what}></meter><span class="numeric">${duration(step.tookMs)}</span>` : ""}
+      </li>`)}</ol>
+    ${job.finished_at_ms && start ? html`<p><small>${t("From enqueued to finished: {time}.", { time: duration(job.finished_at_ms - start) })}</small></p>` : ""}`;
+}
+

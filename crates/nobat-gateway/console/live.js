@@ -1,0 +1,79 @@
+// What is asked for again and again: while the page is seen and not paused, and more
+// seldom while the gateway cannot be reached.
+
+import { useState, useEffect, useRef, useCallback } from "./vendor/preact.mjs";
+import { server } from "./api.js";
+
+const LONGEST_MS = 30_000;
+export const live = { paused: false, listeners: new Set() };
+
+export function setPaused(paused) {
+  live.paused = paused;
+  live.listeners.forEach(listener => listener());
+}
+
+// Draws again whenever one of these stores changes.
+export function useChanges(...stores) {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const listener = () => draw(count => count + 1);
+    stores.forEach(store => store.listeners.add(listener));
+    return () => stores.forEach(store => store.listeners.delete(listener));
+  }, []);
+}
+
+// The answer of `ask`, fresh every so many milliseconds; `refresh` asks at once. A change of
+// `key` forgets what another question was answered.
+export function useLive(key, ask, everyMs = 2000) {
+  const [state, setState] = useState({ key });
+  const question = useRef();
+  question.current = ask;
+  const wake = useRef(() => {});
+  useEffect(() => {
+    const leaving = new AbortController();
+    let timer = 0;
+    let failures = 0;
+    let asking = false;
+    const look = async () => {
+      clearTimeout(timer);
+      if (asking) return;
+      asking = true;
+      try {
+        const data = await question.current(leaving.signal);
+        if (leaving.signal.aborted) return;
+        failures = 0;
+        setState({ key, data, at: Date.now() });
+      } catch (error) {
+        if (leaving.signal.aborted) return;
+        failures += 1;
+        // What is known stays on the page while nothing newer can be had.
+        setState(known => ({ key, data: known.key === key ? known.data : undefined, error, at: known.at }));
+      } finally {
+        asking = false;
+      }
+      plan();
+    };
+    const plan = () => {
+      clearTimeout(timer);
+      if (document.hidden || (live.paused && failures === 0) || everyMs === 0) return;
+      const pause = failures ? Math.min(LONGEST_MS, 1000 * 2 ** Math.min(failures, 5)) * (0.75 + Math.random() / 2) : everyMs;
+      timer = setTimeout(look, pause);
+    };
+    const resume = () => (document.hidden || live.paused ? clearTimeout(timer) : look());
+    wake.current = look;
+    document.addEventListener("visibilitychange", resume);
+    live.listeners.add(resume);
+    look();
+    return () => {
+      leaving.abort();
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", resume);
+      live.listeners.delete(resume);
+    };
+  }, [key, everyMs]);
+  const refresh = useCallback(() => wake.current(), []);
+  const current = state.key === key ? state : {};
+  return { data: current.data, error: current.error, at: current.at, refresh };
+}
+
+export { server };

@@ -1,0 +1,74 @@
+//! The console's files: for browsers, the same for everybody, left out when told to.
+
+use nobat_gateway::GatewayConfig;
+
+use crate::harness::{House, Reply};
+
+async fn page(house: &House, path: &str, tag: &str) -> Reply {
+    let request = house.client.get(house.url(path)).header("accept", "text/html,*/*;q=0.8");
+    house.send(request.header("if-none-match", tag)).await
+}
+
+/// The addresses that a page or a module names, relative to the page.
+fn named(text: &str, before: &str, folder: &str) -> Vec<String> {
+    let after = text.split(before).skip(1).filter_map(|rest| rest.split_once('"'));
+    after.map(|(name, _)| format!("{folder}{}", name.trim_start_matches("./"))).collect()
+}
+
+#[tokio::test]
+async fn a_browser_gets_the_console_and_everything_it_names() {
+    let house = House::start().await;
+    let index = page(&house, "/", "").await;
+    assert!(index.header("content-type").starts_with("text/html"), "{}", index.header("content-type"));
+    assert_eq!(index.header("vary"), "accept");
+    let policy = index.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+
+    let mut wanted = named(&index.text, "src=\"", "/");
+    wanted.extend(named(&index.text, "href=\"console", "/console"));
+    let mut seen = Vec::new();
+    while let Some(path) = wanted.pop() {
+        if seen.contains(&path) {
+            continue;
+        }
+        let file = page(&house, &path, "").await;
+        assert_eq!(file.status, 200, "{path}");
+        assert_eq!(file.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(file.header("cache-control"), "no-cache", "{path}");
+        let kept = page(&house, &path, file.header("etag")).await;
+        assert_eq!((kept.status, kept.text.as_str()), (304, ""), "{path}");
+        let other = page(&house, &path, "W/\"another\"").await;
+        assert_eq!((other.status, other.text == file.text), (200, true), "{path}");
+        if !path.contains("/vendor/") {
+            wanted.extend(named(&file.text, "from \"./", "/console/"));
+        }
+        seen.push(path);
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+    assert_eq!(house.get("/").await.text, r#"{"status":"alive"}"#, "what is no browser asks whether it lives");
+    for absent in ["/console/", "/console/absent.js", "/console/../Cargo.toml", "/console/%2e%2e/root.rs"] {
+        assert_eq!(page(&house, absent, "").await.status, 404, "{absent}");
+    }
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_without_the_console_says_that_it_lives() {
+    let house = House::start_with(GatewayConfig { console: false, ..GatewayConfig::default() }).await;
+    assert_eq!(page(&house, "/", "").await.text, r#"{"status":"alive"}"#);
+    assert_eq!(page(&house, "/console/app.js", "").await.status, 404);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn workers_are_listed_with_what_they_have() {
+    let house = House::start().await;
+    let list = house.get("/api/v1/workers").await.json();
+    let worker = &list["workers"][0];
+    assert_eq!((worker["id"].as_str(), worker["sessions"].as_u64()), (Some("scripted"), Some(1)), "{list}");
+    let names: Vec<_> = worker["models"].as_array().expect("models").iter().map(|model| &model["name"]).collect();
+    assert_eq!(names, ["digits", "pair", "text"]);
+    assert_eq!(house.get("/api/v1/workers?all=1").await.refusal(), (400, "invalid_parameter".to_owned()));
+    house.stop().await;
+}
