@@ -1,7 +1,11 @@
 """The console when things are not as they should be: keys, restarts, clocks, jobs that go."""
 
+import contextlib
+import http.client
+import http.server
 import pathlib
 import re
+import threading
 
 from conftest import Console
 from playwright.sync_api import expect
@@ -14,7 +18,7 @@ def test_without_a_key_nothing_is_shown_and_a_key_shows_what_it_may(house, brows
     if not house.keyed:
         return look_without_keys(house, browser)
     console = Console(house, browser, key=None)
-    console.expect_refusals(401, 403)
+    console.expect_refusals(401)
     page = console.page
     for where in ["", "jobs", "models", "queues", "workers"]:
         page.goto(f"{house.url}/#/{where}")
@@ -26,13 +30,63 @@ def test_without_a_key_nothing_is_shown_and_a_key_shows_what_it_may(house, brows
     page.get_by_label("API key").fill(house.keys["read"])
     page.locator("form.sign-in button").click()
     expect(page.locator("tbody tr", has_text="digits")).to_be_visible()
-    page.goto(f"{house.url}/#/queues")
-    row = page.locator("tbody tr", has_text="digits")
-    row.get_by_role("button", name="Pause").click()
-    expect(row.get_by_role("alert")).to_contain_text("this needs scope `admin`")
+    (cookie,) = console.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+    assert page.evaluate("document.cookie + JSON.stringify(sessionStorage) + JSON.stringify(localStorage)").find("nobat_") < 0
+    page.reload()
+    expect(page.locator("tbody tr", has_text="digits")).to_be_visible()
+    # What a read-only key may not do is not offered, and not done.
+    assert page.locator("main .act").count() == 0
+    for where in ["try", "periodic", "webhooks"]:
+        page.goto(f"{house.url}/#/{where}")
+        expect(page.locator("main .problem")).to_contain_text("needs scope")
+    pause = "() => fetch('api/v1/queues/digits/pause', { method: 'POST', headers: { 'nobat-console': '1' } }).then(answer => answer.status)"
+    console.expect_refusals(403)
+    assert page.evaluate(pause) == 403
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
     console.close()
+
+
+def test_a_form_of_another_origin_changes_nothing(house, browser):
+    console = Console(house, browser)
+    console.open("queues")
+    console.complaints.clear()
+    # Another port of the same host: the same site, so even the strictest cookie is sent along.
+    with foreign_page(f'<form method="post" action="{house.url}/api/v1/queues/digits/pause"><button>win</button></form>') as address:
+        other = console.context.new_page()
+        other.goto(address)
+        with other.expect_navigation() as answered:
+            other.get_by_role("button").click()
+        assert answered.value.status == 403
+        other.close()
+    assert not house.call("GET", "/api/v1/queues/digits")["paused"]
+    console.foreign.clear()
+    console.close()
+
+
+@contextlib.contextmanager
+def foreign_page(text):
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with serving(Page) as address:
+        yield f"{address}/"
+
+
+@contextlib.contextmanager
+def serving(handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 def look_without_keys(house, browser):
@@ -45,7 +99,6 @@ def look_without_keys(house, browser):
 
 def test_a_server_that_restarts_is_said_to_be_away_and_comes_back(house, browser):
     console = Console(house, browser)
-    console.expect_refusals(401)
     console.expected += ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "status of 503", "status of 404", "ERR_SOCKET"]
     page = console.open("models")
     expect(page.locator("tbody tr", has_text="digits").first).to_be_visible()
@@ -61,8 +114,7 @@ def test_a_server_that_restarts_is_said_to_be_away_and_comes_back(house, browser
 def test_ages_are_the_servers_where_the_browsers_clock_is_an_hour_off(house, browser):
     for hours in (-1, 1):
         console = Console(house, browser)
-        console.expect_refusals(401)
-        console.page.add_init_script(f"{{ const real = Date.now; Date.now = () => real() + {hours} * 3600000; }}")
+            console.page.add_init_script(f"{{ const real = Date.now; Date.now = () => real() + {hours} * 3600000; }}")
         done = house.ended(house.predict("digits", DIGIT))
         page = console.open(f"jobs/{done['id']}")
         expect(page.locator(".facts time").first).to_have_text(re.compile(r"^(\d+(\.\d+)? (s|ms|µs) ago|in [01](\.\d+)? s|in \d+(\.\d+)? ms)$"))
@@ -71,7 +123,7 @@ def test_ages_are_the_servers_where_the_browsers_clock_is_an_hour_off(house, bro
 
 def test_a_job_that_goes_while_it_is_looked_at_says_so(house, browser):
     console = Console(house, browser)
-    console.expect_refusals(401, 410, 404)
+    console.expect_refusals(410, 404)
     done = house.ended(house.predict("digits", DIGIT, result_ttl="3s"))
     page = console.open(f"jobs/{done['id']}")
     expect(page.locator(".timeline")).to_be_visible()
@@ -82,7 +134,6 @@ def test_a_job_that_goes_while_it_is_looked_at_says_so(house, browser):
 
 def test_updates_stop_while_they_are_paused(house, browser):
     console = Console(house, browser)
-    console.expect_refusals(401)
     page = console.open("queues")
     expect(page.locator("tbody tr").first).to_be_visible()
     page.get_by_role("button", name="Pause updates").click()
@@ -98,19 +149,56 @@ def test_updates_stop_while_they_are_paused(house, browser):
 
 
 def test_it_works_under_another_path(house, browser):
-    """A proxy that serves the gateway under /models/ and takes that off."""
-    console = Console(house, browser)
-    console.expect_refusals(401)
-    console.page.route("**/under/path/**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/under/path/", "/"))))
-    page = console.page
-    page.goto(f"{house.url}/under/path/#/models")
-    if house.keyed:
-        console.sign_in()
-    expect(page.locator("tbody tr", has_text="digits").first).to_be_visible()
-    page.get_by_role("link", name="Workers").click()
-    expect(page.locator("tbody tr")).to_have_count(1)
-    assert "/under/path/#/workers" in page.url
-    console.close()
+    with proxy(house, "/under/path") as address:
+        console = Console(house, browser)
+        page = console.page
+        page.goto(f"{address}/#/models")
+        page.locator("main h1").wait_for()
+        if house.keyed:
+            console.sign_in()
+            assert {cookie["path"] for cookie in console.context.cookies()} == {"/under/path/"}
+        expect(page.locator("tbody tr", has_text="digits").first).to_be_visible()
+        page.get_by_role("link", name="Queues").click()
+        row = page.locator("tbody tr", has_text="two_by_two")
+        row.get_by_role("button", name="Pause").click()
+        row.get_by_role("button", name="Resume").click()
+        expect(row.get_by_role("button", name="Pause")).to_be_visible()
+        assert page.url.startswith(f"{address}/#/queues")
+        assert all(asked.startswith(address) for asked in console.foreign), console.foreign
+        console.foreign.clear()
+        console.close()
+
+
+@contextlib.contextmanager
+def proxy(house, prefix):
+    """A reverse proxy that serves the gateway under a path and takes that off."""
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self):
+            assert self.path.startswith(f"{prefix}/"), self.path
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            connection = http.client.HTTPConnection("127.0.0.1", house.port)
+            connection.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            text = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "content-length", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+            connection.close()
+
+        do_GET = do_POST = do_DELETE = pass_on
+
+        def log_message(self, *args):
+            pass
+
+    with serving(Proxy) as address:
+        yield f"{address}{prefix}"
 
 
 def test_every_word_of_the_pages_has_a_persian_one():

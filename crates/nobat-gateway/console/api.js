@@ -1,13 +1,16 @@
 // Calls to the gateway, and what they tell of it: whether it can be reached, how its clock
-// differs from this one, whether it asks for a key.
+// differs from this one, who is signed in.
 
 import { parse } from "./json.js";
 
 // The folder that this page was loaded from: the gateway may stand under any path of a proxy.
 export const base = new URL(".", location.href);
 
-export const server = { reachable: true, needsKey: false, offsetMs: 0, listeners: new Set() };
-const KEY = "nobat-key";
+// `scope` is null until somebody is signed in, and undefined until that is known.
+export const server = { reachable: true, offsetMs: 0, keys: false, scope: undefined, name: null, listeners: new Set() };
+const SCOPES = ["read", "predict", "admin"];
+const RENEW_MS = 5 * 60_000;
+const SESSION = "api/v1/session";
 
 export class Refusal extends Error {
   constructor(status, body) {
@@ -33,9 +36,8 @@ export function url(path, query = {}) {
 }
 
 export async function call(path, { query, method = "GET", body, signal } = {}) {
-  const headers = { accept: "application/json" };
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.authorization = `Bearer ${key}`;
+  // The session's cookie counts for changes only together with this header.
+  const headers = { accept: "application/json", "nobat-console": "1" };
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;
   let text;
@@ -48,7 +50,7 @@ export async function call(path, { query, method = "GET", body, signal } = {}) {
   }
   const date = Date.parse(response.headers.get("date"));
   const isFar = Math.abs(date - Date.now() - server.offsetMs) > 2000;
-  changed({ reachable: true, needsKey: response.status === 401, ...(isFar ? { offsetMs: date - Date.now() } : {}) });
+  changed({ reachable: true, ...(response.status === 401 ? { keys: true, scope: null } : {}), ...(isFar ? { offsetMs: date - Date.now() } : {}) });
   const isJson = (response.headers.get("content-type") || "").includes("json");
   const read = isJson && text ? parse(text) : {};
   if (!response.ok) throw new Refusal(response.status, read);
@@ -60,12 +62,21 @@ export const post = (path, query, body) => call(path, { method: "POST", query, b
 
 export const segment = encodeURIComponent;
 
-export function signIn(key) {
-  sessionStorage.setItem(KEY, key);
+// Whether who is signed in may do what needs this scope.
+export const may = scope => SCOPES.indexOf(server.scope) >= SCOPES.indexOf(scope);
+
+const take = ({ keys, scope, name }) => changed({ keys, scope, name });
+
+export const look = async () => take(await get(SESSION));
+
+// The key goes to the server once; from then on a cookie that no script can read stands in for it.
+export const signIn = async key => take(await post(SESSION, {}, JSON.stringify({ key, path: base.pathname })));
+
+export async function signOut() {
+  await call(SESSION, { method: "DELETE", query: { path: base.pathname } });
+  changed({ scope: null, name: null });
 }
 
-export function signOut() {
-  sessionStorage.removeItem(KEY);
-}
-
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+setInterval(() => {
+  if (server.keys && server.scope && !document.hidden) post(SESSION, {}, JSON.stringify({ path: base.pathname })).then(take, () => {});
+}, RENEW_MS);

@@ -3,7 +3,7 @@
 
 import { html, render, useState, useEffect, useRef, useErrorBoundary } from "./vendor/preact.mjs";
 import { t, choice, choose, onChoice, apply, LANGUAGES } from "./words.js";
-import { get, server, signIn, signOut, hasKey } from "./api.js";
+import { look, may, server, signIn, signOut } from "./api.js";
 import { live, setPaused, useChanges } from "./live.js";
 import { useRoute, link } from "./router.js";
 import { Choice } from "./ui.js";
@@ -19,17 +19,18 @@ import { Periodic } from "./periodic.js";
 import { Workers } from "./workers.js";
 import { Webhooks } from "./webhooks.js";
 
+// The part of the address, the title, the page, and the scope that its calls need.
 const PAGES = [
-  ["", "Overview", Overview],
-  ["queues", "Queues", Queues],
-  ["jobs", "Jobs", ({ names, query }) => (names[0] ? html`<${Job} key=${names[0]} id=${names[0]} />` : html`<${Jobs} query=${query} />`)],
-  ["dead", "Dead letters", Dead],
-  ["models", "Models", ({ names }) => (names[0] ? html`<${Model} key=${names[0]} name=${names[0]} />` : html`<${Models} />`)],
-  ["try", "Try it", ({ names, query }) => html`<${Try} name=${names[0]} query=${query} />`],
-  ["routes", "Routes", Routes],
-  ["periodic", "Periodic", Periodic],
-  ["workers", "Workers", Workers],
-  ["webhooks", "Webhooks", Webhooks],
+  ["", "Overview", Overview, "read"],
+  ["queues", "Queues", Queues, "read"],
+  ["jobs", "Jobs", ({ names, query }) => (names[0] ? html`<${Job} key=${names[0]} id=${names[0]} />` : html`<${Jobs} query=${query} />`), "read"],
+  ["dead", "Dead letters", Dead, "read"],
+  ["models", "Models", ({ names }) => (names[0] ? html`<${Model} key=${names[0]} name=${names[0]} />` : html`<${Models} />`), "read"],
+  ["try", "Try it", ({ names, query }) => html`<${Try} name=${names[0]} query=${query} />`, "predict"],
+  ["routes", "Routes", Routes, "read"],
+  ["periodic", "Periodic", Periodic, "admin"],
+  ["workers", "Workers", Workers, "read"],
+  ["webhooks", "Webhooks", Webhooks, "admin"],
 ];
 
 function App() {
@@ -57,13 +58,13 @@ function App() {
         <button aria-pressed=${live.paused} onClick=${() => setPaused(!live.paused)}>${live.paused ? t("Go on") : t("Pause updates")}</button>
         <${Choice} label=${t("Language")} value=${choice.language} options=${Object.entries(LANGUAGES)} onChange=${language => choose({ language })} />
         <${Choice} label=${t("Theme")} value=${choice.theme} options=${[["", t("as the system")], ["light", t("light")], ["dark", t("dark")]]} onChange=${theme => choose({ theme })} />
-        ${hasKey() ? html`<button onClick=${() => { signOut(); location.reload(); }}>${t("Sign out")}</button>` : ""}
+        ${server.keys && server.scope ? html`<span><bdi>${server.name}</bdi> <small>${t(server.scope)}</small></span> <button onClick=${signOut}>${t("Sign out")}</button>` : ""}
       </div>
     </header>
-    <nav aria-label=${t("Pages")}><ul>${PAGES.map(([path, title]) => html`<li key=${path}><a href=${link(path ? [path] : [])} aria-current=${path === name ? "page" : null}>${t(title)}</a></li>`)}
+    <nav aria-label=${t("Pages")}><ul>${PAGES.filter(page => server.scope === undefined || may(page[3])).map(([path, title]) => html`<li key=${path}><a href=${link(path ? [path] : [])} aria-current=${path === name ? "page" : null}>${t(title)}</a></li>`)}
       <li><a href="docs/">${t("API")}</a></li></ul></nav>
     <main id="main" ref=${main} tabindex="-1">
-      ${server.needsKey ? html`<${SignIn} />` : page ? html`<${Guarded} key=${`${name} ${choice.language}`} page=${page[2]} names=${names} query=${route.query} />` : html`<h1>${t("There is no such page")}</h1><p><a href=${link([])}>${t("To the overview")}</a></p>`}
+      ${server.scope === undefined ? html`<p class="empty" role="status">${t("Loading …")}</p>` : server.scope === null ? html`<${SignIn} />` : page && may(page[3]) ? html`<${Guarded} key=${`${name} ${choice.language}`} page=${page[2]} names=${names} query=${route.query} />` : html`<h1>${page ? t(page[1]) : t("There is no such page")}</h1>${page ? html`<p class="problem">${t("Your key does not go so far: this page needs scope {scope}.", { scope: page[3] })}</p>` : ""}<p><a href=${link([])}>${t("To the overview")}</a></p>`}
     </main>`;
 }
 
@@ -79,11 +80,9 @@ function SignIn() {
   const [refused, setRefused] = useState("");
   const submit = async event => {
     event.preventDefault();
-    signIn(key.trim());
     try {
-      await get("api/v1/models");
+      await signIn(key);
     } catch (error) {
-      signOut();
       setRefused(error.message);
     }
   };
@@ -97,5 +96,15 @@ function SignIn() {
     </form>`;
 }
 
+// Asked until it is known: a gateway that starts later than the page is waited for.
+async function begin() {
+  try {
+    await look();
+  } catch {
+    setTimeout(begin, 2000);
+  }
+}
+
 apply();
+begin();
 render(html`<${App} />`, document.getElementById("app"));

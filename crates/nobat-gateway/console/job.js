@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor/preact.mjs";
 import { t, number, duration, time } from "./words.js";
-import { get, post, base, segment } from "./api.js";
+import { get, post, base, segment, server } from "./api.js";
 import { useLive } from "./live.js";
 import { State, Asked, Time, Facts, Act, Copy } from "./ui.js";
 import { TensorView, labelsOf, tensorsOf } from "./tensors.js";
@@ -36,8 +36,8 @@ function Known({ job, path, refresh }) {
       [t("finished"), job.finished_at_ms ? html`<${Time} ms=${job.finished_at_ms} />` : ""],
     ]} />
     <p class="actions">
-      ${isOver ? "" : html`<${Act} label=${t("Cancel the job")} danger run=${() => post(`${path}/cancel`)} done=${refresh} question=${{ title: t("Cancel this job?"), text: t("A job that runs ends cancelled at once; its answer is dropped.") }} />`}
-      ${job.state === "dead" ? html`<${Act} label=${t("Retry")} run=${() => post(`${path}/retry`)} done=${refresh} />` : ""}
+      ${isOver ? "" : html`<${Act} label=${t("Cancel the job")} needs="predict" danger run=${() => post(`${path}/cancel`)} done=${refresh} question=${{ title: t("Cancel this job?"), text: t("A job that runs ends cancelled at once; its answer is dropped.") }} />`}
+      ${job.state === "dead" ? html`<${Act} label=${t("Retry")} needs="predict" run=${() => post(`${path}/retry`)} done=${refresh} />` : ""}
       <a class="button" href=${link(["try", job.model])}>${t("Try the model")}</a>
     </p>
     ${job.error ? html`<h2>${t("Error")}</h2><p class="problem"><code>${job.error.code}</code> <bdi>${job.error.detail}</bdi></p>` : ""}
@@ -46,7 +46,7 @@ function Known({ job, path, refresh }) {
     ${job.state !== "succeeded" ? html`<p class="empty">${isOver ? t("It has none.") : t("Not there yet.")}</p>` : html`
       <${Asked} asked=${result}>${data => (data ? tensorsOf(data, version?.outputs).map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`) : "")}<//>`}
     <h2>${t("Input")}</h2>
-    ${input.data ? html`<${Input} job=${job} input=${input.data} />` : html`<p><${Act} label=${t("Show the input")} run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
+    ${input.data ? html`<${Input} job=${job} input=${input.data} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
 }
 
 function Input({ job, input }) {
@@ -68,17 +68,20 @@ export function Again({ job, body, label = t("Run again") }) {
     go(["jobs", made.id]);
   };
   const address = new URL(path, base).href;
-  const curl = `curl -s ${quoted(`${address}?wait=30`)} -H 'content-type: application/json' -d ${quoted(body)}`;
+  // The key itself is nothing that a page knows.
+  const keyed = server.keys ? ' -H "authorization: Bearer $NOBAT_KEY"' : "";
+  const curl = `curl -s ${quoted(`${address}?wait=30`)}${keyed} -H 'content-type: application/json' -d ${quoted(body)}`;
   const python = [
     "import json",
+    ...(server.keys ? ["import os"] : []),
     "import urllib.request",
     "",
     `body = json.loads(r'''${body.replaceAll("'''", "\\u0027\\u0027\\u0027")}''')`,
-    `request = urllib.request.Request(${JSON.stringify(`${address}?wait=30`)}, json.dumps(body).encode(), {"content-type": "application/json"})`,
+    `request = urllib.request.Request(${JSON.stringify(`${address}?wait=30`)}, json.dumps(body).encode(), {"content-type": "application/json"${server.keys ? ', "authorization": f"Bearer {os.environ[\'NOBAT_KEY\']}"' : ""}})`,
     "with urllib.request.urlopen(request) as answer:",
     "    print(json.load(answer))",
   ].join("\n");
-  return html`<p class="actions"><${Act} label=${label} run=${run} /><${Copy} label=${t("Copy as curl")} text=${curl} /><${Copy} label=${t("Copy as Python")} text=${python} /></p>`;
+  return html`<p class="actions"><${Act} label=${label} needs="predict" run=${run} /><${Copy} label=${t("Copy as curl")} text=${curl} /><${Copy} label=${t("Copy as Python")} text=${python} /></p>`;
 }
 
 export const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;

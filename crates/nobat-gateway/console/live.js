@@ -2,7 +2,6 @@
 // seldom while the gateway cannot be reached.
 
 import { useState, useEffect, useRef, useCallback } from "./vendor/preact.mjs";
-import { server } from "./api.js";
 
 const LONGEST_MS = 30_000;
 export const live = { paused: false, listeners: new Set() };
@@ -75,5 +74,3 @@ export function useLive(key, ask, everyMs = 2000) {
   const current = state.key === key ? state : {};
   return { data: current.data, error: current.error, at: current.at, refresh };
 }
-
-export { server };

@@ -6,7 +6,7 @@ import { get } from "./api.js";
 import { useLive } from "./live.js";
 import { Asked, Figure, State, Facts } from "./ui.js";
 import { Chart } from "./chart.js";
-import { history, noteStatus } from "./history.js";
+import { readSeries } from "./series.js";
 import { link } from "./router.js";
 
 // What each check of the monitor is about, and what helps when it fails.
@@ -20,36 +20,45 @@ export const CHECKS = {
 };
 
 export function Overview() {
-  const asked = useLive("status", async signal => noteStatus(await get("api/v1/status", {}, signal)), 2000);
+  const asked = useLive("status", signal => get("api/v1/status", {}, signal), 2000);
+  const series = useLive("series", readSeries, 2000);
   return html`
     <h1>${t("Overview")}</h1>
-    <${Asked} asked=${asked}>${status => html`<${Known} status=${status} />`}<//>`;
+    <${Asked} asked=${asked}>${status => html`<${Known} status=${status} past=${series.data} refusal=${series.error?.status === 403 ? series.error : null} />`}<//>`;
 }
 
-function Known({ status }) {
+function Known({ status, past, refusal }) {
   const queues = Object.values(status.queues);
   const sum = name => queues.reduce((total, queue) => total + queue[name], 0);
   const oldest = queues.reduce((most, queue) => Math.max(most, queue.oldest_ms), 0);
-  const past = history();
-  const last = name => past[name].at(-1);
+  const last = name => past?.[name]?.at(-1);
   return html`
     <${Checks} checks=${status.checks} status=${status} />
     <dl class="figures">
       <${Figure} label=${t("queued")} value=${number(sum("queued"))} note=${t("oldest: {time}", { time: sum("queued") ? duration(oldest) : "–" })} />
       <${Figure} label=${t("running")} value=${number(sum("leased"))} note=${t("{count} requests wait for an answer", { count: number(status.in_flight) })} />
-      <${Figure} label=${t("in, per second")} value=${number(last("entering"), 1)} />
-      <${Figure} label=${t("out, per second")} value=${number(last("leaving"), 1)} />
+      <${Figure} label=${t("in, per second")} value=${number(last("enqueued_per_s"), 1)} />
+      <${Figure} label=${t("out, per second")} value=${number(last("finished_per_s"), 1)} />
+      <${Figure} label=${t("p99 of an answer")} value=${duration(last("p99_ms"))} />
       <${Figure} label=${t("dead letters")} value=${number(sum("dead"))} tone=${sum("dead") ? "warn" : ""} note=${sum("dead") ? html`<a href=${link(["dead"])}>${t("Look at them")}</a>` : ""} />
       <${Figure} label=${t("workers")} value=${number(status.workers)} tone=${status.workers ? "" : "bad"} />
     </dl>
-    <div class="charts">
-      <${Chart} title=${t("Jobs per second")} times=${past.times} format=${value => number(value, 1)} series=${[{ label: t("in"), values: past.entering }, { label: t("out"), values: past.leaving }]} />
-      <${Chart} whole title=${t("Waiting and running jobs")} times=${past.times} format=${value => number(value)} series=${[{ label: t("queued"), values: past.queued }, { label: t("leased"), values: past.leased }]} />
-      <${Chart} title=${t("Oldest job")} times=${past.times} format=${value => duration(value)} series=${[{ label: t("age"), values: past.oldest }]} />
-      <${Chart} whole title=${t("Requests in flight")} times=${past.times} format=${value => number(value)} series=${[{ label: t("this gateway"), values: past.inFlight }]} />
-    </div>
-    <p><small>${t("The charts begin when this page is opened and keep its last 15 minutes.")}</small></p>
+    ${refusal ? html`<p class="empty"><bdi>${refusal.message}</bdi></p>` : past?.times.length ? html`<${Charts} past=${past} />` : html`<p class="empty" role="status">${t("The charts begin with the monitor's second look.")}</p>`}
     <${Facts} facts=${[[t("version"), html`<bdi>${status.version}</bdi>`], [t("takes predictions"), status.ready ? t("yes") : status.draining ? t("no, it is draining") : status.starting ? t("no, it is starting") : t("no")]]} />`;
+}
+
+function Charts({ past }) {
+  const lines = (...pairs) => pairs.map(([label, name]) => ({ label, values: past[name] }));
+  return html`
+    <div class="charts">
+      <${Chart} title=${t("Jobs per second")} times=${past.times} format=${value => number(value, 1)} series=${lines([t("in"), "enqueued_per_s"], [t("out"), "finished_per_s"])} />
+      <${Chart} title=${t("Answers per second")} times=${past.times} format=${value => number(value, 1)} series=${lines([t("answered"), "succeeded_per_s"], [t("refused"), "refused_per_s"], [t("failed"), "failed_per_s"])} />
+      <${Chart} title=${t("Time to an answer")} times=${past.times} format=${value => duration(value)} series=${lines(["p50", "p50_ms"], ["p99", "p99_ms"])} />
+      <${Chart} whole title=${t("Waiting and running jobs")} times=${past.times} format=${value => number(value)} series=${lines([t("queued"), "queued"], [t("leased"), "leased"])} />
+      <${Chart} title=${t("Oldest job")} times=${past.times} format=${value => duration(value)} series=${lines([t("age"), "oldest_ms"])} />
+      <${Chart} whole title=${t("Requests in flight")} times=${past.times} format=${value => number(value)} series=${lines([t("this gateway"), "in_flight"])} />
+    </div>
+    <p><small>${t("Jobs are those of all gateways; answers and requests are this gateway's.")}</small></p>`;
 }
 
 function Checks({ checks, status }) {

@@ -2,6 +2,7 @@
 
 import { html, useState, useRef, useEffect } from "./vendor/preact.mjs";
 import { t, time, ago, number } from "./words.js";
+import { may } from "./api.js";
 
 // Columns: {name, label, cell(row), value(row) to sort by, numeric}.
 export function Table({ caption, columns, rows, of, empty }) {
@@ -102,8 +103,9 @@ export function Copy({ label, text }) {
     </span>`;
 }
 
-// A button whose click changes something: it says that it runs, and what was refused.
-export function Act({ label, run, done, danger, question, disabled }) {
+// A button whose click changes something: it says that it runs, and what was refused. It
+// is there for who may do that.
+export function Act({ label, run, done, danger, question, disabled, needs = "admin" }) {
   const [state, setState] = useState({});
   const [asking, setAsking] = useState(false);
   const act = async () => {
@@ -117,6 +119,7 @@ export function Act({ label, run, done, danger, question, disabled }) {
       setState({ error });
     }
   };
+  if (!may(needs)) return null;
   return html`
     <span class="act">
       <button class=${danger ? "danger" : ""} disabled=${disabled || state.running} onClick=${() => (question ? setAsking(true) : act())}>${label}</button>

@@ -14,12 +14,12 @@ use actix_web::http::Method;
 use actix_web::{Error, HttpMessage, Resource, web};
 use futures::future::{LocalBoxFuture, Ready, ready};
 use nobat_core::Result;
-use nobat_serving::auth::Scope;
+use nobat_serving::auth::{Credential, Scope};
 use nobat_serving::limits::AdmissionPermit;
 use nobat_serving::{Predictor, RequestContext};
 
 use crate::error::{ApiError, render};
-use crate::{context, middleware};
+use crate::{context, cookie};
 
 /// What a resource's methods need; `None` is open to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ impl Access {
     pub(crate) const OPEN: Access = Access { read: None, write: Some(Scope::Admin) };
     /// Read by everybody with a key; writing administers.
     pub(crate) const READ: Access = Access { read: Some(Scope::Read), write: Some(Scope::Admin) };
+    /// Open to everybody, writing too: what judges for itself.
+    pub(crate) const ANYONE: Access = Access { read: None, write: None };
     /// Asked by a POST that changes nothing.
     pub(crate) const ASK: Access = Access { read: Some(Scope::Read), write: Some(Scope::Read) };
     /// Writing is a prediction, or its job's end.
@@ -134,10 +136,16 @@ where
 fn enter(request: &ServiceRequest, access: Access) -> Result<Option<AdmissionPermit>> {
     let Some(scope) = access.of(request.method()) else { return Ok(None) };
     let Some(predictor) = request.app_data::<web::Data<Predictor>>() else { return Err(unguarded()) };
-    let authorization = middleware::text(request.headers(), actix_web::http::header::AUTHORIZATION);
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let admission = &predictor.state().admission;
+    // Where nobody is asked for a key, a session from another day is nobody's business.
+    let credential = match admission.auth.is_on() {
+        true => cookie::credential(request.method(), request.headers(), authority)?,
+        false => Credential::None,
+    };
     let mut extensions = request.extensions_mut();
     let Some(context) = extensions.get_mut::<RequestContext>() else { return Err(unguarded()) };
-    predictor.state().admission.admit(context, authorization, scope, Instant::now())
+    admission.admit(context, credential, scope, Instant::now())
 }
 
 /// Nobody is let in by an application that was put together wrongly.

@@ -45,7 +45,7 @@ const FILES: &[ConsoleFile] = files![
     "app.js",
     "chart.js",
     "dead.js",
-    "history.js",
+    "series.js",
     "icon.svg",
     "job.js",
     "jobs.js",

@@ -7,6 +7,7 @@
 use actix_web::http::header;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
+use nobat_core::{Error, ErrorCode};
 use nobat_serving::Predictor;
 use nobat_serving::monitor::{CheckStatus, State};
 use nobat_serving::shown_model;
@@ -16,14 +17,17 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::access::Access;
 use crate::context;
 use crate::endpoint::endpoint;
+use crate::error::ApiResult;
 use crate::openapi::Refusals;
+use crate::query;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
         .service(endpoint!(Access::OPEN, live))
         .service(endpoint!(Access::OPEN, ready))
-        .service(endpoint!(Access::READ, status));
+        .service(endpoint!(Access::READ, status))
+        .service(endpoint!(Access::READ, timeseries));
 }
 
 /// Whether the process lives
@@ -97,6 +101,29 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
         "caches": caches,
     });
     answer(true, &body)
+}
+
+/// The last 15 minutes
+///
+/// As this gateway saw them, a point each time its monitor looks (`monitor.every_s`): rates
+/// and latencies of predictions that were waited for, rates of jobs, how queues stood. For
+/// keys that cover every model.
+#[utoipa::path(
+    get, path = "/api/v1/timeseries", tag = "health", operation_id = "timeseries",
+    params(("since_ms" = Option<u64>, Query, description = "Only points after this instant, milliseconds since 1970")),
+    responses((status = 200, description = "`points`, the oldest first", body = Value), Refusals),
+)]
+async fn timeseries(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
+    let mut since_ms = 0;
+    query::each(request.query_string(), &["since_ms"], |name, value| {
+        since_ms = query::number(name, value, 0, u64::MAX)?;
+        Ok(())
+    })?;
+    if !context::of(&request).covers_all() {
+        let message = "these are sums over all models, which this API key does not cover; /api/v1/queues has its own";
+        return Err(Error::new(ErrorCode::PermissionDenied, message).into());
+    }
+    Ok(answer(true, &json!({ "points": predictor.state().series.since(since_ms) })))
 }
 
 /// Checks without what they say.

@@ -16,6 +16,7 @@ pub mod config;
 mod connection;
 mod console;
 pub mod context;
+mod cookie;
 mod docs;
 mod endpoint;
 pub mod error;

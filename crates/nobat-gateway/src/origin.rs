@@ -96,6 +96,17 @@ impl<'a> RequestOrigin<'a> {
     }
 }
 
+impl RequestOrigin<'_> {
+    /// Whether a page of this very server sent it, as far as a browser says so.
+    pub fn is_of_own_page(&self) -> bool {
+        match (self.fetch_site, self.origin) {
+            (Some(site), _) => site == "same-origin",
+            (None, Some(origin)) => is_same(origin, self.host),
+            (None, None) => false,
+        }
+    }
+}
+
 impl Origins {
     /// With these settings. `is_local`: the listener is a loopback one and asks for
     /// no keys, so what protects it is that only this host reaches it.

@@ -8,7 +8,7 @@ use nobat_core::Result;
 use nobat_core::job::JobOptions;
 use nobat_queue::Queue;
 
-use crate::auth::{AuthConfig, Authenticator, Scope};
+use crate::auth::{AuthConfig, Authenticator, Credential, Scope};
 use crate::context::RequestContext;
 use crate::limits::{AdmissionPermit, HeldBytes, Limits, LimitsConfig};
 
@@ -28,10 +28,11 @@ impl Admission {
     /// # Errors
     /// `invalid_parameter` for keys that cannot be read.
     pub fn new(auth: &AuthConfig, limits: LimitsConfig, queue: Arc<dyn Queue>) -> Result<Admission> {
-        Ok(Admission { auth: Authenticator::new(auth)?, limits: Limits::new(limits), queue })
+        let auth = Authenticator::new(auth)?.with_sessions(salt(&*queue));
+        Ok(Admission { auth, limits: Limits::new(limits), queue })
     }
 
-    /// Lets a request with this `Authorization` in that needs `scope`, and notes in
+    /// Lets a request with this credential in that needs `scope`, and notes in
     /// its context who it is from and where its limits stand. A prediction's permit
     /// is counted until it is dropped; [`Admission::settle`] follows.
     ///
@@ -40,11 +41,11 @@ impl Admission {
     pub fn admit(
         &self,
         context: &mut RequestContext,
-        authorization: Option<&str>,
+        credential: Credential<'_>,
         scope: Scope,
         now: Instant,
     ) -> Result<Option<AdmissionPermit>> {
-        self.identify(context, authorization, scope)?;
+        self.identify(context, credential, scope)?;
         match scope {
             Scope::Predict => self.limits.admit(context.grant.as_deref(), &context.notes.quota, now).map(Some),
             Scope::Read | Scope::Admin => Ok(None),
@@ -56,8 +57,8 @@ impl Admission {
     ///
     /// # Errors
     /// `unauthenticated`, `permission_denied`.
-    pub fn identify(&self, context: &mut RequestContext, authorization: Option<&str>, scope: Scope) -> Result<()> {
-        if let Some(grant) = self.auth.authenticate(authorization)? {
+    pub fn identify(&self, context: &mut RequestContext, credential: Credential<'_>, scope: Scope) -> Result<()> {
+        if let Some(grant) = self.auth.authenticate(credential)? {
             context.owner = grant.owner;
             let judged = grant.require(scope);
             context.grant = Some(grant);
@@ -94,4 +95,13 @@ impl Admission {
     pub fn held_bytes<'a>(&self, context: &'a RequestContext) -> &'a HeldBytes {
         context.notes.held(|| self.limits.hold_bytes(context.grant.as_deref()))
     }
+}
+
+/// What sessions are sealed with beside their key's secret.
+fn salt(queue: &dyn Queue) -> [u8; 32] {
+    let mut salt = [0; 32];
+    for (at, part) in salt.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *part = queue.ids().derive(&format!("session {at}")).to_le_bytes();
+    }
+    salt
 }

@@ -14,7 +14,7 @@ use crate::cache::Caches;
 use crate::drift::Drift;
 use crate::limits::Backlog;
 use crate::metrics::PredictionMetrics;
-use crate::monitor::Status;
+use crate::monitor::{Status, TimeSeries};
 use crate::readiness::Readiness;
 use crate::record::Recorder;
 use crate::registry::Registry;
@@ -45,6 +45,8 @@ pub struct ServingState {
     pub metrics: Metrics,
     /// What the monitor saw last.
     pub status: Status,
+    /// What it saw over the last 15 minutes.
+    pub series: TimeSeries,
     /// What workers have counted, for the v2 statistics call.
     pub statistics: Statistics,
     /// The recording of requests.
@@ -89,6 +91,7 @@ impl ServingState {
             recorder: Recorder::start(&settings.record, &metrics)?,
             metrics,
             status: Status::default(),
+            series: TimeSeries::default(),
             statistics: Statistics::default(),
             drift: Drift::default(),
             shared_counts: SharedCounts::new(queue.metadata()),

@@ -16,7 +16,7 @@ use futures::future::{Either, Ready, ready as at_once};
 use http_body::{Frame, SizeHint};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::RequestContext;
-use nobat_serving::auth::Scope;
+use nobat_serving::auth::{Credential, Scope};
 use nobat_serving::limits::AdmissionPermit;
 use nobat_serving::notes::Notes;
 use nobat_serving::state::ServingState;
@@ -117,13 +117,13 @@ impl<S> AdmissionService<S> {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let mut context = RequestContext::from_text(|name| text(name).filter(|text| !text.is_empty()));
         let admission = &self.serving.admission;
-        let authorization = text("authorization");
+        let credential = Credential::from(text("authorization"));
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
         let needed = need(method);
         let judged = match needed {
             Need::Nothing => Ok(None),
-            Need::Key(scope) => admission.identify(&mut context, authorization, scope).map(|()| None),
-            Need::Prediction => admission.admit(&mut context, authorization, Scope::Predict, Instant::now()),
+            Need::Key(scope) => admission.identify(&mut context, credential, scope).map(|()| None),
+            Need::Prediction => admission.admit(&mut context, credential, Scope::Predict, Instant::now()),
         };
         match judged {
             Ok(permit) => {

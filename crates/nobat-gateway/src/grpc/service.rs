@@ -65,7 +65,7 @@ impl Service {
         let mut context = RequestContext::from_text(|name| metadata.get(name).and_then(|value| value.to_str().ok()));
         let now = context.started;
         let admission = &self.predictor.state().admission;
-        let permit = admission.admit(&mut context, authorization(metadata), Scope::Predict, now)?;
+        let permit = admission.admit(&mut context, authorization(metadata).into(), Scope::Predict, now)?;
         Ok((context, permit))
     }
 

@@ -11,6 +11,7 @@ mod periodic;
 pub(crate) mod predict;
 mod queues;
 mod routes;
+mod session;
 mod webhooks;
 mod workers;
 
@@ -21,6 +22,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
     jobs::configure(config);
     models::configure(config);
     workers::configure(config);
+    session::configure(config);
     queues::configure(config);
     routes::configure(config);
     webhooks::configure(config);

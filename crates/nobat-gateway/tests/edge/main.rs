@@ -8,6 +8,7 @@ mod keys;
 mod limits;
 mod operations;
 mod origins;
+mod sessions;
 mod shared;
 mod timing;
 mod tls;

@@ -1,8 +1,11 @@
 //! The console's files: for browsers, the same for everybody, left out when told to.
 
-use nobat_gateway::GatewayConfig;
+use std::time::Duration;
 
-use crate::harness::{House, Reply};
+use nobat_gateway::GatewayConfig;
+use nobat_serving::monitor::MonitorConfig;
+
+use crate::harness::{House, Reply, instance, poll};
 
 async fn page(house: &House, path: &str, tag: &str) -> Reply {
     let request = house.client.get(house.url(path)).header("accept", "text/html,*/*;q=0.8");
@@ -58,6 +61,29 @@ async fn a_gateway_without_the_console_says_that_it_lives() {
     let house = House::start_with(GatewayConfig { console: false, ..GatewayConfig::default() }).await;
     assert_eq!(page(&house, "/", "").await.text, r#"{"status":"alive"}"#);
     assert_eq!(page(&house, "/console/app.js", "").await.status, 404);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_minutes_are_told_point_by_point() {
+    let monitor = MonitorConfig { every_s: 1, ..MonitorConfig::default() };
+    let house = House::start_with(GatewayConfig { monitor, ..GatewayConfig::default() }).await;
+    for _ in 0..20 {
+        assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.status, 200);
+    }
+    let points = poll(Duration::from_secs(30), async || {
+        let points = house.get("/api/v1/timeseries").await.json()["points"].as_array().expect("points").clone();
+        points.iter().any(|point| point["finished_per_s"].as_f64() > Some(0.0)).then_some(points)
+    });
+    let points = points.await;
+    let busy = points.iter().find(|point| point["finished_per_s"].as_f64() > Some(0.0)).expect("one");
+    assert_eq!(busy["workers"], 1, "{busy}");
+    assert!(points.iter().any(|point| point["p99_ms"].as_f64() > Some(0.0)), "{points:?}");
+    let last = points.last().expect("one")["time_ms"].as_u64().expect("a time");
+    let next = house.get(&format!("/api/v1/timeseries?since_ms={last}")).await.json();
+    let later = next["points"].as_array().expect("points").iter().all(|point| point["time_ms"].as_u64() > Some(last));
+    assert!(later, "{next}");
+    assert_eq!(house.get("/api/v1/timeseries?since_ms=-1").await.refusal(), (400, "invalid_parameter".to_owned()));
     house.stop().await;
 }
 

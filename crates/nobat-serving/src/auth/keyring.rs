@@ -11,6 +11,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::key::{self, KeyId, PresentedKey, SecretHash};
 use super::scope::Scope;
+use super::session::{PresentedSession, Session, SessionSalt};
 
 /// Secrets a key may have in force at once: the current one and one on its way out.
 const SECRETS: usize = 2;
@@ -201,17 +202,45 @@ impl Keyring {
     /// `unauthenticated`; only a caller with the right secret is told that a
     /// key is expired or revoked.
     pub fn verify(&self, presented: &PresentedKey, now_s: u64) -> Result<Arc<Grant>> {
-        let entry = self.index.get(&presented.id);
+        let found = self.find(presented.id, now_s, |hash| presented.hash.ct_eq(hash))?;
+        found.ok_or_else(|| refuse("the API key is not valid; check it, or ask for another"))
+    }
+
+    /// Finds the grant of a browser's session.
+    ///
+    /// # Errors
+    /// As [`Keyring::verify`].
+    pub fn verify_session(&self, presented: &PresentedSession, salt: &SessionSalt, now_s: u64) -> Result<Arc<Grant>> {
+        let found = self.find(presented.session.key, now_s, |hash| presented.is_of(hash, salt))?;
+        let current = found.filter(|_| presented.session.is_current(now_s));
+        current.ok_or_else(|| refuse("the session is over; sign in again"))
+    }
+
+    /// The text of a session that stands in for a key which was just verified.
+    pub fn begin_session(&self, verified: &PresentedKey, salt: &SessionSalt, now_s: u64) -> String {
+        Session { key: verified.id, began_s: now_s, renewed_s: now_s }.seal(&verified.hash, salt)
+    }
+
+    /// The text of a session that was just verified, renewed.
+    pub fn renew_session(&self, verified: &PresentedSession, salt: &SessionSalt, now_s: u64) -> Option<String> {
+        let entry = self.index.get(&verified.session.key)?;
+        let (secret, _) = entry.secrets.iter().find(|(hash, _)| bool::from(verified.is_of(hash, salt)))?;
+        Some(Session { renewed_s: now_s, ..verified.session }.seal(secret, salt))
+    }
+
+    /// The grant of the key that has a secret in force which `is_it` recognizes; it is
+    /// asked as often for an unknown key.
+    fn find(&self, id: KeyId, now_s: u64, is_it: impl Fn(&SecretHash) -> Choice) -> Result<Option<Arc<Grant>>> {
+        let entry = self.index.get(&id);
         let secrets = entry.map_or(&[NO_SECRET; SECRETS], |entry| &entry.secrets);
         let matches = secrets.iter().fold(Choice::from(0), |matches, (hash, until_s)| {
-            matches | (presented.hash.ct_eq(hash) & Choice::from(u8::from(now_s < *until_s)))
+            matches | (is_it(hash) & Choice::from(u8::from(now_s < *until_s)))
         });
-        let refuse = |why: &str| Error::new(ErrorCode::Unauthenticated, why);
         match entry.filter(|_| bool::from(matches)) {
-            None => Err(refuse("the API key is not valid; check it, or ask for another")),
+            None => Ok(None),
             Some(entry) if entry.revoked => Err(refuse("the API key is revoked; ask for another")),
             Some(entry) if now_s >= entry.expires_at_s => Err(refuse("the API key has expired; ask for another")),
-            Some(entry) => Ok(Arc::clone(&entry.grant)),
+            Some(entry) => Ok(Some(Arc::clone(&entry.grant))),
         }
     }
 
@@ -240,7 +269,7 @@ impl Keyring {
             tokens_per_min: new.tokens_per_min,
             max_priority: new.max_priority,
             webhook: None,
-            secrets: vec![SecretRecord { sha256: hex(&key::hash(&secret)), until_s: None }],
+            secrets: vec![SecretRecord { sha256: key::hex(&key::hash(&secret)), until_s: None }],
         });
         *self = Keyring::new(records)?;
         Ok(key::text(id, &secret))
@@ -253,14 +282,14 @@ impl Keyring {
     /// `invalid_parameter` when there is no such key, or it is revoked.
     pub fn rotate(&mut self, which: &str, overlap_s: u64, now_s: u64) -> Result<String> {
         let mut records = self.records.clone();
-        let record = find(&mut records, which)?;
+        let record = named(&mut records, which)?;
         let secret = key::random_secret();
         record.secrets.truncate(SECRETS - 1);
         for before in &mut record.secrets {
             let until_s = now_s.saturating_add(overlap_s);
             before.until_s = Some(before.until_s.map_or(until_s, |earlier| earlier.min(until_s)));
         }
-        record.secrets.insert(0, SecretRecord { sha256: hex(&key::hash(&secret)), until_s: None });
+        record.secrets.insert(0, SecretRecord { sha256: key::hex(&key::hash(&secret)), until_s: None });
         let id = record.id.clone();
         *self = Keyring::new(records)?;
         Ok(format!("nobat_{id}_{secret}"))
@@ -272,7 +301,7 @@ impl Keyring {
     /// `invalid_parameter` when there is no such key, or it is revoked already.
     pub fn revoke(&mut self, which: &str) -> Result<()> {
         let mut records = self.records.clone();
-        find(&mut records, which)?.revoked = true;
+        named(&mut records, which)?.revoked = true;
         *self = Keyring::new(records)?;
         Ok(())
     }
@@ -288,7 +317,7 @@ impl Entry {
         }
         let mut secrets = [NO_SECRET; SECRETS];
         for (slot, secret) in secrets.iter_mut().zip(&record.secrets) {
-            let hash = unhex(&secret.sha256).ok_or_else(|| wrong(record, "a sha256 is not 64 hex digits"))?;
+            let hash = key::unhex(&secret.sha256).ok_or_else(|| wrong(record, "a sha256 is not 64 hex digits"))?;
             *slot = (hash, secret.until_s.unwrap_or(u64::MAX));
         }
         let grant = Grant {
@@ -309,10 +338,14 @@ impl Entry {
 }
 
 /// A key in force by its id or its name.
-fn find<'a>(records: &'a mut [KeyRecord], which: &str) -> Result<&'a mut KeyRecord> {
+fn named<'a>(records: &'a mut [KeyRecord], which: &str) -> Result<&'a mut KeyRecord> {
     records.iter_mut().find(|record| !record.revoked && (record.id == which || record.name == which)).ok_or_else(|| {
         Error::invalid(format!("no key in force has the id or name `{which}`; `nobat keys list` shows them"))
     })
+}
+
+fn refuse(why: &str) -> Error {
+    Error::new(ErrorCode::Unauthenticated, why)
 }
 
 fn wrong(record: &KeyRecord, why: &str) -> Error {
@@ -321,21 +354,6 @@ fn wrong(record: &KeyRecord, why: &str) -> Error {
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<SecretHash> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

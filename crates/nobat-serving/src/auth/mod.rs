@@ -11,12 +11,14 @@
 //!   request would be a way to exhaust us.
 //! - An unknown key and a wrong secret take the same path, compare the same
 //!   number of bytes in constant time, and get the same answer.
+//! - A session stands in for a key and ends with it; no gateway stores one.
 //! - A file that stops being readable leaves the last good keys in force.
 
 mod file;
 mod key;
 pub mod keyring;
 pub mod scope;
+pub mod session;
 
 use std::sync::Arc;
 
@@ -28,8 +30,10 @@ pub use file::{load, store};
 pub use key::{KeyId, PresentedKey};
 pub use keyring::{KeyRecord, Keyring, NewKey};
 pub use scope::Scope;
+pub use session::PresentedSession;
 
 use keyring::Grant;
+use session::SessionSalt;
 
 /// How callers are told apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,10 +45,29 @@ pub struct AuthConfig {
     pub insecure: bool,
 }
 
+/// What a request says of who it is from.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// Nothing.
+    None,
+    /// An `Authorization` header.
+    Authorization(&'a str),
+    /// A browser's session.
+    Session(&'a str),
+}
+
+impl<'a> From<Option<&'a str>> for Credential<'a> {
+    fn from(authorization: Option<&'a str>) -> Credential<'a> {
+        authorization.map_or(Credential::None, Credential::Authorization)
+    }
+}
+
 /// Checks credentials. A clone-able handle over the keys in force.
 #[derive(Clone)]
 pub struct Authenticator {
     current: Option<Arc<ArcSwap<Keyring>>>,
+    /// Without it no session is begun or taken.
+    salt: Option<SessionSalt>,
 }
 
 impl Authenticator {
@@ -57,7 +80,12 @@ impl Authenticator {
             "" => None,
             path => Some(Arc::new(ArcSwap::from_pointee(file::load(path.as_ref())?))),
         };
-        Ok(Authenticator { current })
+        Ok(Authenticator { current, salt: None })
+    }
+
+    /// Takes browsers' sessions too, sealed with what only this deployment knows.
+    pub fn with_sessions(self, salt: SessionSalt) -> Authenticator {
+        Authenticator { salt: Some(salt), ..self }
     }
 
     /// Whether callers need a key at all.
@@ -79,19 +107,47 @@ impl Authenticator {
         )))
     }
 
-    /// Finds the grant of a request with this `Authorization` header; `None`
-    /// when authentication is off.
+    /// Finds the grant of a request with this credential; `None` when authentication is off.
     ///
     /// # Errors
     /// `unauthenticated`, the same for an unknown key and a wrong secret.
-    pub fn authenticate(&self, authorization: Option<&str>) -> Result<Option<Arc<Grant>>> {
+    pub fn authenticate(&self, credential: Credential<'_>) -> Result<Option<Arc<Grant>>> {
         let Some(current) = &self.current else { return Ok(None) };
-        let refuse = |why: &str| Error::new(ErrorCode::Unauthenticated, why);
-        let header =
-            authorization.ok_or_else(|| refuse("no API key; send `Authorization: Bearer nobat_<id>_<secret>`"))?;
-        let presented = PresentedKey::parse(header)
-            .ok_or_else(|| refuse("the Authorization header is malformed; send `Bearer nobat_<id>_<secret>`"))?;
-        current.load().verify(&presented, now_s()).map(Some)
+        match credential {
+            Credential::None => Err(refuse("no API key; send `Authorization: Bearer nobat_<id>_<secret>`")),
+            Credential::Authorization(header) => current.load().verify(&presented(header)?, now_s()).map(Some),
+            Credential::Session(text) => {
+                let presented = PresentedSession::parse(text).zip(self.salt.as_ref());
+                let (session, salt) = presented.ok_or_else(|| refuse(NO_SESSION))?;
+                current.load().verify_session(&session, salt, now_s()).map(Some)
+            }
+        }
+    }
+
+    /// Begins a session for a browser that has this `Authorization`: its text, and what it
+    /// may do; `None` when authentication is off.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub fn begin_session(&self, authorization: &str) -> Result<Option<(String, Arc<Grant>)>> {
+        let (Some(current), Some(salt)) = (&self.current, &self.salt) else { return Ok(None) };
+        let (ring, presented, now_s) = (current.load(), presented(authorization)?, now_s());
+        let grant = ring.verify(&presented, now_s)?;
+        Ok(Some((ring.begin_session(&presented, salt, now_s), grant)))
+    }
+
+    /// The session of a request, its idle time begun anew, and what it may do; `None` when
+    /// authentication is off.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`]; what is no session is not renewed.
+    pub fn renew_session(&self, credential: Credential<'_>) -> Result<Option<(String, Arc<Grant>)>> {
+        let (Some(current), Some(salt)) = (&self.current, &self.salt) else { return Ok(None) };
+        let Credential::Session(text) = credential else { return Err(refuse("no session; sign in with an API key")) };
+        let session = PresentedSession::parse(text).ok_or_else(|| refuse(NO_SESSION))?;
+        let (ring, now_s) = (current.load(), now_s());
+        let grant = ring.verify_session(&session, salt, now_s)?;
+        Ok(ring.renew_session(&session, salt, now_s).map(|session| (session, grant)))
     }
 
     /// Watches the file for ever and takes its changes over; ends at once when
@@ -100,6 +156,17 @@ impl Authenticator {
         let Some(current) = self.current else { return };
         file::follow(config.keys.into(), file::LOOK_EVERY, |ring| current.store(Arc::new(ring))).await;
     }
+}
+
+const NO_SESSION: &str = "the session is malformed; sign in again";
+
+fn presented(authorization: &str) -> Result<PresentedKey> {
+    let malformed = || refuse("the Authorization header is malformed; send `Bearer nobat_<id>_<secret>`");
+    PresentedKey::parse(authorization).ok_or_else(malformed)
+}
+
+fn refuse(why: &str) -> Error {
+    Error::new(ErrorCode::Unauthenticated, why)
 }
 
 /// Seconds since 1970 by this host's clock: expiry is a matter of days.

@@ -3,7 +3,8 @@
 //! `/api/v1/status`, in `nobat_check_failing`.
 //!
 //! Owns the checks' thresholds ([`MonitorConfig`]), their state machines
-//! ([`check`]), what is looked at ([`sampler`]), the looks ([`watch`]) and the alerts ([`alert`]).
+//! ([`check`]), what is looked at ([`sampler`]), the looks ([`watch`]), the alerts ([`alert`]) and
+//! the last 15 minutes ([`TimeSeries`]).
 //! Every gateway watches by itself and tells by itself: a receiver may hear of
 //! one failure from each.
 //!
@@ -16,10 +17,12 @@ pub mod alert;
 pub mod check;
 mod roster;
 pub mod sampler;
+mod series;
 mod settings;
 mod status;
 pub mod watch;
 
 pub use check::{Check, Patience, State};
+pub use series::{Point, Standing, TimeSeries};
 pub use settings::MonitorConfig;
 pub use status::{CheckStatus, Status};

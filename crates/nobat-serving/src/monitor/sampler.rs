@@ -11,6 +11,7 @@ use prometheus::core::Metric;
 use smol_str::SmolStr;
 
 use super::roster::{MissingWorker, Roster};
+use super::series::{Standing, Totals};
 use super::settings::MonitorConfig;
 use crate::drift::DriftLooks;
 use crate::limits::backlog::Pace;
@@ -91,6 +92,37 @@ impl Sampler {
     /// The queues as last seen.
     pub fn queues(&self) -> &HashMap<SmolStr, Counts> {
         &self.queues
+    }
+
+    /// The last look in numbers, all models and queues together.
+    pub(super) fn seen(&self, state: &ServingState) -> (Totals, Standing) {
+        let sum = |of: fn(&Counts) -> u64| self.queues.values().map(of).sum::<u64>();
+        let is_store_there = state.condition.refusal().is_none();
+        let jobs = (sum(|counts| counts.enqueued_total), sum(|counts| counts.finished_total));
+        let mut totals = Totals { jobs: is_store_there.then_some(jobs), ..Totals::default() };
+        for (_, model) in state.predictions.models() {
+            totals.succeeded += model.succeeded.get();
+            totals.failed += model.failed.get();
+            totals.refused += model.refused.get();
+            let metric = model.seconds.metric();
+            for (at, bucket) in metric.get_histogram().get_bucket().iter().enumerate() {
+                match totals.buckets.get_mut(at) {
+                    Some(known) => known.1 += bucket.cumulative_count(),
+                    None => totals.buckets.push((bucket.upper_bound(), bucket.cumulative_count())),
+                }
+            }
+        }
+        let waiting = self.queues.values().filter(|counts| counts.queued > 0);
+        let standing = Standing {
+            in_flight: state.admission.limits.in_flight(),
+            queued: sum(|counts| counts.queued),
+            scheduled: sum(|counts| counts.scheduled),
+            leased: sum(|counts| counts.leased),
+            dead: sum(|counts| counts.dead),
+            oldest_ms: waiting.map(|counts| counts.oldest_ms).max().unwrap_or_default(),
+            workers: state.registry.load().workers.len() as u64,
+        };
+        (totals, standing)
     }
 
     /// Looks at everything once.

@@ -90,5 +90,7 @@ async fn watch(state: Arc<ServingState>, config: MonitorConfig, alerts: Arc<Aler
             statuses.push(CheckStatus { name, state: check.state(), for_s: check.held(now).as_secs(), detail });
         }
         state.status.set(statuses, sampler.queues().clone());
+        let (totals, standing) = sampler.seen(&state);
+        state.series.record(nobat_runtime::now_ms(), totals, standing);
     }
 }
