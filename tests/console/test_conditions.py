@@ -114,7 +114,7 @@ def test_a_server_that_restarts_is_said_to_be_away_and_comes_back(house, browser
 def test_ages_are_the_servers_where_the_browsers_clock_is_an_hour_off(house, browser):
     for hours in (-1, 1):
         console = Console(house, browser)
-            console.page.add_init_script(f"{{ const real = Date.now; Date.now = () => real() + {hours} * 3600000; }}")
+        console.page.add_init_script(f"{{ const real = Date.now; Date.now = () => real() + {hours} * 3600000; }}")
         done = house.ended(house.predict("digits", DIGIT))
         page = console.open(f"jobs/{done['id']}")
         expect(page.locator(".facts time").first).to_have_text(re.compile(r"^(\d+(\.\d+)? (s|ms|µs) ago|in [01](\.\d+)? s|in \d+(\.\d+)? ms)$"))
