@@ -71,6 +71,10 @@ export const persian = {
   "{time} ago": "{time} پیش",
   "in {time}": "{time} دیگر",
   "time": "زمان",
+  "s": "ثانیه",
+  "min": "دقیقه",
+  "h": "ساعت",
+  "d": "روز",
 
   // The overview and its checks.
   "All {all} checks are good": "هر {all} بررسی خوب است",

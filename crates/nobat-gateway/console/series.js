@@ -11,7 +11,7 @@ export async function readSeries(signal) {
   const { points: more } = await get("api/v1/timeseries", { since_ms: last || undefined }, signal);
   // Another gateway behind the same address, or one that was started anew, has its own past.
   const newest = more.at(-1)?.time_ms ?? last;
-  points = [...points, ...more].filter(point => point.time_ms > newest - KEPT_MS);
+  points = [...points, ...more.filter(point => point.time_ms > last)].filter(point => point.time_ms > newest - KEPT_MS);
   return columns();
 }
 

@@ -68,10 +68,11 @@ export function duration(ms) {
   if (ms < 1) return `${number(ms * 1000)} µs`;
   if (ms < 1000) return `${number(ms, ms < 10 ? 2 : ms < 100 ? 1 : 0)} ms`;
   const s = ms / 1000;
-  if (s < 60) return `${number(s, 1)} s`;
-  if (s < 3600) return `${number(Math.floor(s / 60))} min ${number(Math.floor(s % 60))} s`;
-  if (s < 86400) return `${number(Math.floor(s / 3600))} h ${number(Math.floor((s % 3600) / 60))} min`;
-  return `${number(Math.floor(s / 86400))} d ${number(Math.floor((s % 86400) / 3600))} h`;
+  if (s < 60) return `${number(s, 1)} ${t("s")}`;
+  const whole = (size, unit) => `${number(Math.floor(size))} ${unit}`;
+  if (s < 3600) return `${whole(s / 60, t("min"))} ${whole(s % 60, t("s"))}`;
+  if (s < 86400) return `${whole(s / 3600, t("h"))} ${whole((s % 3600) / 60, t("min"))}`;
+  return `${whole(s / 86400, t("d"))} ${whole((s % 86400) / 3600, t("h"))}`;
 }
 
 export function time(ms) {
