@@ -16,12 +16,19 @@ const QUEUES: Columns = Columns {
     empty: "no model has a queue yet",
 };
 
+const GROUPS: Columns = Columns {
+    list: "groups",
+    paths: &["id", "count", "code", "last_at", "detail"],
+    empty: "no job of this queue died",
+};
+
 /// Show and steer the queues, one per model.
 #[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     nobat queue list\n  \
     nobat queue pause digits\n  \
     nobat queue dead digits --limit 20\n  \
+    nobat queue groups digits                   dead letters by what they died of\n  \
     nobat queue redrive digits --limit 1000     the oldest dead letters run again")]
 pub(crate) enum Action {
     /// Every queue with its counts.
@@ -43,6 +50,8 @@ pub(crate) enum Action {
         #[arg(long)]
         cursor: Option<String>,
     },
+    /// Dead letters by what they died of.
+    Groups(QueueName),
     /// Send dead letters back to their queue, their attempts forgotten.
     Redrive(Selection),
     /// Delete dead letters for good.
@@ -61,6 +70,9 @@ pub(crate) struct Selection {
     model: String,
     /// Only these jobs; without it the oldest.
     ids: Vec<String>,
+    /// All of this group (`nobat queue groups`).
+    #[arg(long, conflicts_with_all = ["ids", "limit"])]
+    group: Option<String>,
     /// Most jobs, when none are named.
     #[arg(long, default_value_t = 100)]
     limit: u32,
@@ -68,11 +80,12 @@ pub(crate) struct Selection {
 
 impl Selection {
     fn call(&self, method: Method, end: &str) -> Call {
-        let ids = match self.ids.is_empty() {
-            true => String::new(),
-            false => format!("&ids={}", segment(&self.ids.join(","))),
+        let which = match (&self.group, self.ids.is_empty()) {
+            (Some(group), _) => format!("group={}", segment(group)),
+            (None, true) => format!("limit={}", self.limit),
+            (None, false) => format!("limit={}&ids={}", self.limit, segment(&self.ids.join(","))),
         };
-        Call::new(method, queue(&self.model, &format!("/dead{end}?limit={}{ids}", self.limit))).columns(&QUEUES)
+        Call::new(method, queue(&self.model, &format!("/dead{end}?{which}"))).columns(&QUEUES)
     }
 }
 
@@ -91,6 +104,7 @@ pub(crate) fn run(tool: Tool<Action>) -> Result<()> {
             let cursor = cursor.as_ref().map(|cursor| format!("&cursor={}", segment(cursor))).unwrap_or_default();
             of(Method::GET, model, &format!("/dead?limit={limit}{cursor}")).columns(&jobs::COLUMNS)
         }
+        Action::Groups(QueueName { model }) => of(Method::GET, model, "/dead/groups").columns(&GROUPS),
         Action::Redrive(selection) => selection.call(Method::POST, "/redrive"),
         Action::Purge(selection) => selection.call(Method::DELETE, ""),
     };

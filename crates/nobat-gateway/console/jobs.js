@@ -10,7 +10,7 @@ import { link, refine, go } from "./router.js";
 const PAGE = 50;
 const STATES = ["scheduled", "queued", "leased", "failed", "succeeded", "dead", "cancelled", "expired"];
 
-export const columnsOfJobs = () => [
+const columnsOfJobs = () => [
   { name: "id", label: t("job"), cell: job => html`<${Id} id=${job.id} href=${link(["jobs", job.id])} />` },
   { name: "model", label: t("model"), value: job => job.model, cell: job => html`<bdi>${job.model}</bdi>` },
   { name: "state", label: t("state"), value: job => job.state, cell: job => html`<${State} value=${job.state} />` },

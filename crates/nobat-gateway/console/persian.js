@@ -205,7 +205,7 @@ export const persian = {
   "Send all back": "بازگرداندن همه",
   "Delete all": "پاک کردن همه",
   "Show samples": "نمایش نمونه‌ها",
-  "Samples": "نمونه‌ها",
+  "first:": "نخستین:",
   "{count} sent back": "{count} بازگردانده شد",
   "Delete {count} dead letters?": "{count} کار مرده پاک شود؟",
   "They and their inputs are deleted for good.": "آن‌ها با ورودی‌هایشان برای همیشه پاک می‌شوند.",

@@ -131,6 +131,11 @@ impl OpenApiFactory for Endpoint {
             let items = documented.paths.values_mut().filter_map(|item| item.get.as_mut());
             items.for_each(|operation| operation.security = Some(Vec::new()));
         }
+        if self.access == Access::ANYONE {
+            let items = documented.paths.values_mut();
+            let each = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.delete]).flatten();
+            each.for_each(|operation| operation.security = Some(Vec::new()));
+        }
         for name in self.variants {
             for (path, item) in &self.documented.paths {
                 documented.paths.insert(variant(path, name), with_parameter(item.clone(), name));

@@ -18,6 +18,7 @@ pub mod auth;
 pub mod bulk;
 pub mod cache;
 pub mod context;
+pub mod dead_letters;
 pub mod drift;
 #[doc(hidden)]
 pub mod fuzz;

@@ -1,11 +1,15 @@
 //! The native API's JSON objects: models, their workers and their queues.
 
+use nobat_core::ErrorCode;
 use nobat_core::signature::{ModelSignature, ModelState, Rows, TensorSpec};
 use nobat_core::statistics::ModelStatistics;
 use nobat_serving::Counts;
+use nobat_serving::dead_letters::DeadGroups;
 use nobat_serving::drift::{DriftStatus, hide_setting};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use super::job_objects::known;
 
 /// Every model.
 #[derive(Debug, Serialize, ToSchema)]
@@ -263,6 +267,59 @@ impl QueueObject {
 pub(crate) struct QueueList {
     /// One per model, by name.
     pub queues: Vec<QueueObject>,
+}
+
+/// Dead letters by what they died of.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeadGroupList {
+    /// The largest first.
+    pub groups: Vec<DeadGroupObject>,
+    /// Dead letters that were looked through, the newest of the queue.
+    pub looked_through: u64,
+    /// Whether there are more than that.
+    pub more: bool,
+}
+
+/// Dead letters that died of the same.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeadGroupObject {
+    /// Names the group in redrive and purge, as `group=`.
+    #[schema(example = "0f1e2d3c4b5a6978")]
+    pub id: String,
+    /// The error's code; null for letters that say nothing.
+    #[schema(value_type = Option<String>, example = "inference_failed")]
+    pub code: Option<ErrorCode>,
+    /// The error's words, of the newest letter.
+    pub detail: String,
+    /// How many letters.
+    pub count: u64,
+    /// The first of them died (RFC 3339).
+    pub first_at: Option<String>,
+    /// The last of them died (RFC 3339).
+    pub last_at: Option<String>,
+    /// `first_at` in milliseconds since 1970.
+    pub first_at_ms: u64,
+    /// `last_at` in milliseconds since 1970.
+    pub last_at_ms: u64,
+    /// Ids of the newest, ten at most.
+    pub samples: Vec<String>,
+}
+
+impl From<DeadGroups> for DeadGroupList {
+    fn from(found: DeadGroups) -> DeadGroupList {
+        let groups = found.groups.into_iter().map(|group| DeadGroupObject {
+            id: group.id,
+            code: group.code,
+            detail: group.message,
+            count: group.count,
+            first_at: known(group.first_ms),
+            last_at: known(group.last_ms),
+            first_at_ms: group.first_ms,
+            last_at_ms: group.last_ms,
+            samples: group.samples.iter().map(ToString::to_string).collect(),
+        });
+        DeadGroupList { groups: groups.collect(), looked_through: found.looked_through, more: found.more }
+    }
 }
 
 /// How many dead letters went.

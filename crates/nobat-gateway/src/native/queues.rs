@@ -3,14 +3,15 @@
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use nobat_core::{Error, ErrorCode, JobId, Result};
+use nobat_core::{Error, JobId, Result};
 use nobat_serving::Counts;
 use nobat_serving::Predictor;
+use nobat_serving::dead_letters::GroupMove;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::answers::listed;
 use super::job_objects::JobList;
-use super::model_objects::{Moved, QueueList, QueueObject};
+use super::model_objects::{DeadGroupList, Moved, QueueList, QueueObject};
 use crate::access::Access;
 use crate::context;
 use crate::endpoint::endpoint;
@@ -29,6 +30,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
         .service(endpoint!(Access::READ, pause))
         .service(endpoint!(Access::READ, resume))
         .service(endpoint!(Access::READ, dead, purge))
+        .service(endpoint!(Access::READ, groups))
         .service(endpoint!(Access::READ, redrive));
 }
 
@@ -100,6 +102,21 @@ pub(crate) async fn dead(request: HttpRequest, model: Path<String>, predictor: D
     Ok(listed(predictor.dead_letters(&context::of(&request), &model, cursor.as_deref(), limit).await?))
 }
 
+/// Group dead letters
+///
+/// By what they died of: the code of their error, and its words but for what holds a digit.
+/// The newest 10,000 are looked through.
+#[utoipa::path(
+    get, path = "/api/v1/queues/{model}/dead/groups", tag = "queues", operation_id = "group_dead",
+    params(("model" = String, Path, description = "The model whose queue it is", example = "digits")),
+    responses((status = 200, description = "The groups, the largest first", body = DeadGroupList), Refusals),
+)]
+pub(crate) async fn groups(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> ApiResult {
+    query::none(&request)?;
+    let found = predictor.dead_groups(&context::of(&request), &model).await?;
+    Ok(HttpResponse::Ok().json(DeadGroupList::from(found)))
+}
+
 /// Redrive dead letters
 ///
 /// Sends them back to their queue with their attempts forgotten.
@@ -109,12 +126,16 @@ pub(crate) async fn dead(request: HttpRequest, model: Path<String>, predictor: D
         ("model" = String, Path, description = "The model whose queue it is", example = "digits"),
         ("limit" = Option<u32>, Query, description = "The oldest so many, when no ids are given", minimum = 1, maximum = 10000),
         ("ids" = Option<String>, Query, description = "Only these jobs, separated by commas"),
+        ("group" = Option<String>, Query, description = "Only this group, by its `id`, all of it"),
     ),
     responses((status = 200, description = "How many went", body = Moved), Refusals),
 )]
 pub(crate) async fn redrive(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    let (ids, limit) = selection(&request)?;
-    let count = predictor.redrive(&context::of(&request), &model, &ids, limit).await?;
+    let context = context::of(&request);
+    let count = match selection(&request)? {
+        Selection::Jobs(ids, limit) => predictor.redrive(&context, &model, &ids, limit).await?,
+        Selection::Group(group) => predictor.move_dead_group(&context, &model, &group, GroupMove::Redrive).await?,
+    };
     Ok(HttpResponse::Ok().json(Moved { count }))
 }
 
@@ -127,12 +148,16 @@ pub(crate) async fn redrive(request: HttpRequest, model: Path<String>, predictor
         ("model" = String, Path, description = "The model whose queue it is", example = "digits"),
         ("limit" = Option<u32>, Query, description = "The oldest so many, when no ids are given", minimum = 1, maximum = 10000),
         ("ids" = Option<String>, Query, description = "Only these jobs, separated by commas"),
+        ("group" = Option<String>, Query, description = "Only this group, by its `id`, all of it"),
     ),
     responses((status = 200, description = "How many went", body = Moved), Refusals),
 )]
 pub(crate) async fn purge(request: HttpRequest, model: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    let (ids, limit) = selection(&request)?;
-    let count = predictor.purge(&context::of(&request), &model, &ids, limit).await?;
+    let context = context::of(&request);
+    let count = match selection(&request)? {
+        Selection::Jobs(ids, limit) => predictor.purge(&context, &model, &ids, limit).await?,
+        Selection::Group(group) => predictor.move_dead_group(&context, &model, &group, GroupMove::Purge).await?,
+    };
     Ok(HttpResponse::Ok().json(Moved { count }))
 }
 
@@ -145,22 +170,34 @@ fn shown(name: &str, counts: Counts) -> HttpResponse {
     HttpResponse::Ok().json(QueueObject::new(name, counts))
 }
 
-fn selection(request: &HttpRequest) -> Result<(Vec<JobId>, usize)> {
-    let mut ids = Vec::new();
-    let mut limit = 100;
-    query::each(request.query_string(), &["limit", "ids"], |name, value| {
+/// Which dead letters a call is about.
+enum Selection {
+    /// These, or the oldest so many.
+    Jobs(Vec<JobId>, usize),
+    /// All of a group.
+    Group(String),
+}
+
+fn selection(request: &HttpRequest) -> Result<Selection> {
+    let (mut ids, mut limit, mut group) = (Vec::new(), None, None);
+    query::each(request.query_string(), &["limit", "ids", "group"], |name, value| {
         match name {
-            "limit" => limit = query::number(name, value, 1, MAX_MOVED)?,
+            "limit" => limit = Some(query::number(name, value, 1, MAX_MOVED)?),
+            "group" => group = Some(value.to_owned()),
             _ => {
                 for text in value.split(',') {
                     ids.push(text.parse().map_err(|_| {
                         let shown: String = text.chars().take(60).collect();
-                        Error::new(ErrorCode::InvalidParameter, format!("ids names `{shown}`, which is not a job id"))
+                        Error::invalid(format!("ids names `{shown}`, which is not a job id"))
                     })?);
                 }
             }
         }
         Ok(())
     })?;
-    Ok((ids, limit))
+    match group {
+        None => Ok(Selection::Jobs(ids, limit.unwrap_or(100))),
+        Some(group) if ids.is_empty() && limit.is_none() => Ok(Selection::Group(group)),
+        Some(_) => Err(Error::invalid("give `group`, which means all of it, or `ids` or `limit`, not both")),
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nobat_gateway::GatewayConfig;
 use nobat_serving::monitor::MonitorConfig;
+use serde_json::Value;
 
 use crate::harness::{House, Reply, instance, poll};
 
@@ -68,17 +69,14 @@ async fn a_gateway_without_the_console_says_that_it_lives() {
 async fn the_last_minutes_are_told_point_by_point() {
     let monitor = MonitorConfig { every_s: 1, ..MonitorConfig::default() };
     let house = House::start_with(GatewayConfig { monitor, ..GatewayConfig::default() }).await;
-    for _ in 0..20 {
-        assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.status, 200);
-    }
+    let is_some = |points: &[Value], name: &str| points.iter().any(|point| point[name].as_f64() > Some(0.0));
     let points = poll(Duration::from_secs(30), async || {
+        assert_eq!(house.post("/v1/models/digits:predict", instance([1.0; 4])).await.status, 200);
         let points = house.get("/api/v1/timeseries").await.json()["points"].as_array().expect("points").clone();
-        points.iter().any(|point| point["finished_per_s"].as_f64() > Some(0.0)).then_some(points)
+        (is_some(&points, "finished_per_s") && is_some(&points, "p99_ms")).then_some(points)
     });
     let points = points.await;
-    let busy = points.iter().find(|point| point["finished_per_s"].as_f64() > Some(0.0)).expect("one");
-    assert_eq!(busy["workers"], 1, "{busy}");
-    assert!(points.iter().any(|point| point["p99_ms"].as_f64() > Some(0.0)), "{points:?}");
+    assert!(points.iter().all(|point| point["workers"] == 1), "{points:?}");
     let last = points.last().expect("one")["time_ms"].as_u64().expect("a time");
     let next = house.get(&format!("/api/v1/timeseries?since_ms={last}")).await.json();
     let later = next["points"].as_array().expect("points").iter().all(|point| point["time_ms"].as_u64() > Some(last));
@@ -96,5 +94,47 @@ async fn workers_are_listed_with_what_they_have() {
     let names: Vec<_> = worker["models"].as_array().expect("models").iter().map(|model| &model["name"]).collect();
     assert_eq!(names, ["digits", "pair", "text"]);
     assert_eq!(house.get("/api/v1/workers?all=1").await.refusal(), (400, "invalid_parameter".to_owned()));
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_grouped_and_a_group_is_moved_whole() {
+    let house = House::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(house.enqueue("?max_retries=0", [666.0; 4]).await);
+    }
+    let groups = poll(Duration::from_secs(30), async || {
+        let groups = house.get("/api/v1/queues/digits/dead/groups").await.json();
+        (groups["looked_through"] == 12).then_some(groups)
+    });
+    let groups = groups.await;
+    let group = &groups["groups"][0];
+    assert_eq!(
+        (group["count"].as_u64(), group["code"].as_str(), &groups["more"]),
+        (Some(12), Some("inference_failed"), &false.into()),
+        "{groups}"
+    );
+    assert_eq!(group["samples"].as_array().map(Vec::len), Some(10));
+    assert!(ids.iter().any(|id| group["samples"][0] == id.as_str()), "{groups}");
+    let id = group["id"].as_str().expect("an id");
+    for (query, refusal) in [
+        ("group=ffff", (404, "job_not_found")),
+        (&*format!("group={id}&limit=3"), (400, "invalid_parameter")),
+        (&*format!("group={id}&ids={}", ids[0]), (400, "invalid_parameter")),
+    ] {
+        let refused = house.post(&format!("/api/v1/queues/digits/dead/redrive?{query}"), "").await.refusal();
+        assert_eq!((refused.0, refused.1.as_str()), refusal, "{query}");
+    }
+    let moved = house.post(&format!("/api/v1/queues/digits/dead/redrive?group={id}"), "").await;
+    assert_eq!(moved.json()["count"], 12, "{}", moved.text);
+    poll(Duration::from_secs(30), async || {
+        let groups = house.get("/api/v1/queues/digits/dead/groups").await.json();
+        (groups["groups"][0]["count"] == 12 && groups["groups"][0]["id"] == id).then_some(())
+    })
+    .await;
+    let purge = house.client.delete(house.url(&format!("/api/v1/queues/digits/dead?group={id}")));
+    assert_eq!(house.send(purge).await.json()["count"], 12);
+    assert_eq!(house.get("/api/v1/queues/digits/dead/groups").await.json()["groups"], serde_json::json!([]));
     house.stop().await;
 }

@@ -48,6 +48,7 @@ const WITH_NAME: &[(&str, &str)] = &[
     ("GET", "/api/v1/queues/{}"),
     ("GET", "/api/v1/queues/{}/dead"),
     ("DELETE", "/api/v1/queues/{}/dead"),
+    ("GET", "/api/v1/queues/{}/dead/groups"),
     ("POST", "/api/v1/queues/{}/dead/redrive"),
     ("POST", "/api/v1/queues/{}/pause"),
     ("POST", "/api/v1/queues/{}/resume"),
