@@ -16,7 +16,7 @@ const TEXTS: [&str; 6] =
 /// The vectors that texts get one by one, over the native protocol.
 fn vectors(http: &mut Http, texts: &[&str]) -> Vec<Vec<f64>> {
     let one = |text: &&str| {
-        let answer = predict(http, "/api/v1/predict/embed?wait=30", &json!({ "inputs": { "text": [text] } }));
+        let answer = predict(http, "/api/v1/predict/embed", &json!({ "inputs": { "text": [text] } }));
         numbers(&answer["outputs"]["embedding"][0])
     };
     texts.iter().map(one).collect()
@@ -69,7 +69,7 @@ fn every_protocol_answers(http: &mut Http) {
     let accepted = accepted.expect("an answer");
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     let id = accepted.json()["id"].as_str().expect("an id").to_owned();
-    let result = http.get(&format!("/api/v1/jobs/{id}/result?wait=30")).expect("an answer").json();
+    let result = http.get(&format!("/api/v1/jobs/{id}/result?wait=30&form=column")).expect("an answer").json();
     check(rows(&result["outputs"]["embedding"]));
 }
 
@@ -147,7 +147,7 @@ fn texts_are_answered_through_kills_of_workers_on_redis() {
         }
     }
     for id in ids {
-        let result = http.get(&format!("/api/v1/jobs/{id}/result?wait=60")).expect("an answer");
+        let result = http.get(&format!("/api/v1/jobs/{id}/result?wait=60&form=column")).expect("an answer");
         assert_eq!(result.status, 200, "{}", result.text());
         let rows = result.json()["outputs"]["embedding"].as_array().expect("rows").clone();
         assert_eq!(rows.len(), many.len(), "each text once");

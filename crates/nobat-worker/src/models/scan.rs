@@ -194,7 +194,9 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else {
             // A folder that is no version may be anything, and unreadable.
-            let holds_a_model = entry.is_dir() && version_file(&entry).is_ok_and(|file| file.is_some());
+            let holds_a_model = entry.is_dir()
+                && !text_file(folder).is_some_and(|graph| graph.starts_with(&entry))
+                && version_file(&entry).is_ok_and(|file| file.is_some());
             others.extend(holds_a_model.then_some(entry));
             continue;
         };
