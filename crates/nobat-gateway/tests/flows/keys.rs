@@ -132,7 +132,7 @@ async fn a_keyed_v2_request_whose_time_is_over_says_that_its_job_goes_on() {
         let late = house.send(keyed_v2(&house, model, "k", 1.0)).await;
         assert_eq!((late.status, &late.json["code"]), (504, &json!("deadline_exceeded")), "{}", late.json);
         assert!(late.json["error"].as_str().is_some_and(|said| said.contains("repeat the request")), "{}", late.json);
-        let job = late.json["job_id"].as_str().unwrap_or_else(|| panic!("a job: {}", late.json)).to_owned();
+        let job = late.json["job"].as_str().unwrap_or_else(|| panic!("a job: {}", late.json)).to_owned();
         house.queue.set_paused(queue, false).await.expect("resumed");
         assert_eq!(house.get(&format!("/api/v1/jobs/{job}/result?wait=20")).await.status, 200);
     }

@@ -272,10 +272,10 @@ async fn a_job_of_binary_tensors_is_the_job_of_the_same_numbers_in_json() {
     assert_eq!((accepted.status, &accepted.json()["priority"]), (202, &json!(3)), "{}", accepted.text);
     let id = accepted.json()["id"].as_str().expect("an id").to_owned();
     let result = house.get(&format!("/api/v1/jobs/{id}/result?wait=10&form=column")).await;
-    assert_eq!((result.status, &result.json()["outputs"]), (200, &json!([10, 5])), "{}", result.text);
+    assert_eq!((result.status, &result.json()["outputs"]["label"]), (200, &json!([10, 5])), "{}", result.text);
 
     let waited = send_binary(&house, "/api/v1/predict/digits?wait=10", &document, &tensors).await;
-    assert_eq!((waited.status, &waited.json()["outputs"]), (200, &json!([10, 5])), "{}", waited.text);
+    assert_eq!((waited.status, &waited.json()["outputs"]["label"]), (200, &json!([10, 5])), "{}", waited.text);
 
     // Several tensors, in the document's order.
     let inputs = json!({"inputs": [binary_input("b", "INT32", &[1], 4), binary_input("a", "INT32", &[1], 4)]});
@@ -302,7 +302,7 @@ async fn a_binary_body_that_does_not_add_up_or_asks_for_more_is_refused_by_name(
             "16 bytes of the body are left",
         ),
         (json!({"inputs": [binary_input("input", "FP64", &[1, 2], 16)]}), "invalid_tensor", "FP64"),
-        (json!({"inputs": [binary_input("inputs", "FP32", &[1, 4], 16)]}), "invalid_tensor", "inputs"),
+        (json!({"inputs": [binary_input("inputs", "FP32", &[1, 4], 16)]}), "invalid_tensor", "`input` is missing"),
         (json!({"inputs": [input], "parameters": {"priority": 1}}), "invalid_parameter", "?priority=10"),
         (json!({"inputs": [input], "parameters": {"timeout": 9}}), "invalid_parameter", "deadline="),
         (
