@@ -76,7 +76,10 @@ async fn a_text_that_is_too_long_is_named_by_its_place_in_the_request() {
     let mut texts = self::texts(200);
     texts[150] = "word ".repeat(20);
     let request = house.client.post(house.url("/v1/embeddings"));
-    let answer = request.body(json!({"input": texts, "truncate": false}).to_string()).send().await.expect("begins");
-    assert_eq!(answer.status(), 200);
-    assert!(answer.text().await.is_err(), "no whole answer");
+    let is_whole = match request.body(json!({"input": texts, "truncate": false}).to_string()).send().await {
+        Ok(answer) => answer.text().await.is_ok(),
+        // Nothing of it was on its way yet.
+        Err(_) => false,
+    };
+    assert!(!is_whole, "no whole answer");
 }
