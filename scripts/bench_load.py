@@ -33,7 +33,7 @@ def measured(command, pattern):
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = re.search(pattern, text)
-    if not found:
+    if not found or float(found.group(1)) == 0:
         sys.exit(f"bench_load: {command[0]} told no rate:\n{text}")
     return float(found.group(1)), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

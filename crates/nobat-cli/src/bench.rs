@@ -173,10 +173,12 @@ impl Args {
             Err(_) if self.input.is_some() => {
                 Ok((target, ModelDescription { name: name.into(), ..Default::default() }))
             }
-            Err(why) => bail!(
-                "{} does not say what model `{name}` takes: {why}; is it running? start it with `nobat serve`, or set --url",
-                self.server.url()
-            ),
+            Err(why) => {
+                let url = self.server.url();
+                let away = why.starts_with("no answer");
+                let remedy = if away { "; is it running? start it with `nobat serve`, or set --url" } else { "" };
+                bail!("{url} does not say what model `{name}` takes: {why}{remedy}")
+            }
         }
     }
 

@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn settings(flags: &[&str]) -> Result<LoadSettings, String> {
-        let line = Line::try_parse_from([&["load"], flags].concat()).map_err(|error| error.to_string())?;
+        let line = Line::try_parse_from([&["load"][..], flags].concat()).map_err(|error| error.to_string())?;
         line.options.settings(LoadSettings::default()).map_err(|error| format!("{error:#}"))
     }
 

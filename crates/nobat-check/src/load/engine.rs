@@ -9,7 +9,7 @@ use nobat_core::{Error, Result};
 use super::cost::ThreadCost;
 use super::latencies::Latencies;
 use super::plan::{Load, LoadPlan, WarmUpLength};
-use super::sending::{Caller, Sender};
+use super::sending::{Caller, Thread};
 use super::shared::{Counts, Course, Ledger, Place, Silence};
 use super::tally::{Sample, Tally};
 use super::warm_up::{WarmUp, warm_up};
@@ -153,11 +153,7 @@ pub async fn measure<C: Caller>(
         let ledger = Arc::new(Ledger::new(plan.runs));
         threads.ledgers.push(ledger.clone());
         let (caller, plan, course) = (caller.clone(), plan.clone(), course.clone());
-        let run = move || {
-            let caller = caller()?;
-            let sender = Sender { caller, plan, course, ledger, at };
-            sender.run().map_err(|error| Error::internal(format!("a thread that sends stopped: {error}")))
-        };
+        let run = move || Thread { plan, course, ledger, at }.run(caller);
         let handle = std::thread::Builder::new().name(format!("load-{at}")).spawn(run);
         threads
             .handles

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nobat_core::{Error, Result};
 use nobat_statistics::random::seeded;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
@@ -34,8 +35,7 @@ pub trait Caller: 'static {
 }
 
 /// What a thread needs to know.
-pub(super) struct Sender<C> {
-    pub(super) caller: C,
+pub(super) struct Thread {
     pub(super) plan: Arc<LoadPlan>,
     pub(super) course: Arc<Course>,
     pub(super) ledger: Arc<Ledger>,
@@ -43,23 +43,37 @@ pub(super) struct Sender<C> {
     pub(super) at: usize,
 }
 
-impl<C: Caller> Sender<C> {
+impl Thread {
     /// Sends until the test is over and the answers are there, or the grace is used up.
-    pub(super) fn run(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// `caller` is called in the thread's runtime, to which its connections belong.
+    pub(super) fn run<C: Caller>(self, caller: impl FnOnce() -> Result<C>) -> Result<()> {
+        let stopped = |error: io::Error| Error::internal(format!("a thread that sends stopped: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(stopped)?;
         self.ledger.counts().thread = std::fs::read_link("/proc/thread-self")
             .ok()
             .and_then(|thread| Some(thread.file_name()?.to_str()?.to_owned()));
         let local = LocalSet::new();
         local.block_on(&runtime, async {
-            let sender = Rc::new(self);
+            let Thread { plan, course, ledger, at } = self;
+            let sender = Rc::new(Sender { caller: caller()?, plan, course, ledger, at });
             match &sender.plan.load {
                 Load::Open(arrivals) => sender.clone().open(arrivals.clone()).await,
                 Load::Closed { users, pause } => sender.clone().closed(*users, *pause).await,
             }
+            .map_err(stopped)
         })
     }
+}
 
+struct Sender<C> {
+    caller: C,
+    plan: Arc<LoadPlan>,
+    course: Arc<Course>,
+    ledger: Arc<Ledger>,
+    at: usize,
+}
+
+impl<C: Caller> Sender<C> {
     async fn open(self: Rc<Self>, arrivals: Arrivals) -> io::Result<()> {
         let line = Rc::new(Line::default());
         let mut connections = JoinSet::new();
