@@ -175,9 +175,13 @@ def main():
     wrong = []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for start, must_pass in [
-            (litserve, ["functional golden", "functional determinism", "errors wrong_datatype", "errors missing_input", "errors not_json"]),
-            (mlserver, ["functional golden", "functional batched", "functional protocol.grpc", "errors wrong_rank", "errors unknown_model"]),
+        # What the pinned versions do wrong themselves: LitServe answers 500 to a body that is no JSON,
+        # MLServer INTERNAL to a raw tensor of gRPC that is cut off.
+        for start, own_faults, must_pass in [
+            (litserve, ["errors not_json"],
+             ["functional golden", "functional determinism", "errors wrong_datatype", "errors missing_input"]),
+            (mlserver, ["errors ragged"],
+             ["functional golden", "functional batched", "functional protocol.grpc", "errors wrong_rank", "errors unknown_model"]),
         ]:
             peer, where = start(folder)
             with peer:
@@ -188,7 +192,7 @@ def main():
                 print(f"{start.__name__}: {finding['verdict']:>10}  {key}  {textwrap.shorten(told, 160)}")
             failed = [key for key, finding in found.items() if finding["verdict"] == "failed"]
             missing = [key for key in must_pass if found.get(key, {}).get("verdict") != "passed"]
-            if code != 0 or failed or missing:
+            if code != 1 or failed != own_faults or missing:
                 wrong.append(f"{start.__name__}: exit code {code}, failed {failed}, not passed {missing}")
             peer, where = start(folder, "swapped")
             with peer:
@@ -197,7 +201,7 @@ def main():
                 wrong.append(f"{start.__name__}: two swapped classes were not found")
     if wrong:
         sys.exit("check_peers: " + "; ".join(wrong))
-    print("check_peers: both peers are as they should be, and what was wrong was found")
+    print("check_peers: both peers' right answers pass, and their faults and ours are found")
 
 
 if __name__ == "__main__":

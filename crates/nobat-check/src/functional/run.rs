@@ -146,6 +146,11 @@ fn protocol_title(protocol: CallProtocol) -> String {
     format!("{} answers as the others", protocol.name())
 }
 
+/// How far numbers are apart, in words.
+fn off(farthest: f64) -> String {
+    if farthest == 0.0 { "0".into() } else { format!("{farthest:.1e}") }
+}
+
 struct Questions<'a> {
     asker: Asker<'a>,
     main: &'a Target,
@@ -210,8 +215,9 @@ impl Questions<'_> {
             .figure("elements_beyond_tolerance", found.beyond);
         match found.first {
             None => finding.say(format!(
-                "All {} rows are answered as they should be; the farthest number is off by {:.1e}.",
-                self.rows, found.farthest
+                "All {} rows are answered as they should be; the farthest number is off by {}.",
+                self.rows,
+                off(found.farthest)
             )),
             Some(first) => finding.say(format!(
                 "{} of the outputs' elements are not as they should be, the first: {first}.",
@@ -257,9 +263,10 @@ impl Questions<'_> {
             .figure("farthest", farthest);
         match first {
             None => finding.say(format!(
-                "{} rows in one request, {} of them alone one after the other, and all of them in requests of their own, {AT_ONCE} at once: the farthest numbers lie {farthest:.1e} apart.",
+                "{} rows in one request, {} of them alone one after the other, and all of them in requests of their own, {AT_ONCE} at once: the farthest numbers lie {} apart.",
                 self.rows,
-                after.len()
+                after.len(),
+                off(farthest)
             )),
             Some(first) => finding.say(format!(
                 "{beyond} of {asked} rows are answered otherwise than in the batch, the first: {first}."
@@ -281,9 +288,9 @@ impl Questions<'_> {
                     Finding::new(&id, &title, Verdict::of(found.first.is_none())).figure("farthest", found.farthest);
                 finding.say(match found.first {
                     None => format!(
-                        "The {} rows lie {:.1e} from what {} answers.",
+                        "The {} rows lie {} from what {} answers.",
                         self.rows,
-                        found.farthest,
+                        off(found.farthest),
                         self.main.protocol().name()
                     ),
                     Some(first) => format!("It differs from {}: {first}.", self.main.protocol().name()),
