@@ -21,10 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct ServedModel {
     client: Client,
     path: String,
-    /// The model's name.
-    pub(crate) name: String,
-    /// The version asked for, or the newest.
-    pub(crate) version: String,
     /// What it takes.
     pub(crate) inputs: Vec<TensorSpec>,
     /// Whether the first axis of every input is the batch axis.
@@ -42,14 +38,11 @@ impl ServedModel {
             path += &format!("/versions/{}", segment(version));
         }
         let metadata = client.json(client.request(Method::GET, &path)).await?.1;
-        let newest = metadata["versions"].as_array().and_then(|versions| versions.last()?.as_str());
         let inputs = metadata["inputs"].as_array().context("the model's metadata has no inputs")?;
         let inputs: Vec<TensorSpec> = inputs.iter().map(spec).collect::<Result<_>>()?;
         Ok(ServedModel {
             client,
             path: path + "/infer",
-            name: name.into(),
-            version: version.or(newest).unwrap_or_default().into(),
             batched: inputs.iter().all(|input| input.shape.first() == Some(&-1)),
             inputs,
         })

@@ -1,4 +1,4 @@
-//! `nobat test`: functional, statistical and error tests of a model's API, and what they
+//! `nobat test`: functional, statistical, error and load tests of a model's API, and what they
 //! compare with (`nobat test init`).
 
 mod init;
@@ -16,6 +16,7 @@ use nobat_check::stage::TestStage;
 use std::sync::Arc;
 
 use crate::client::{Service, block_on};
+use crate::load::LoadOptions;
 
 pub(crate) use outputs::progress;
 
@@ -24,7 +25,7 @@ pub(crate) const COULD_NOT_RUN: u8 = 2;
 /// Longest that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Test a model's API: expected outputs, distribution of the answers, bad requests.
+/// Test a model's API: expected outputs, distribution of the answers, bad requests, load.
 ///
 /// Asks all that can be derived from the model's signature, its golden inputs and outputs and
 /// its profile, over every protocol that the server speaks. Exits with 0 when nothing failed,
@@ -39,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
     nobat test digits --only functional,errors --report report.html --junit junit.xml\n  \
     nobat test digits --url http://other:8000 --protocol v2\n  \
     nobat test digits --only statistical --data today.npz --shift 0.05\n  \
+    nobat test digits --only load --rate 200 --slo 50 --baseline digits.json\n  \
     nobat test digits --url http://other:8000/predict --protocol json --golden digits.json \\\n        \
     --request-template '{\"input\": $input[0]}' --answer /output"
 )]
@@ -62,7 +64,7 @@ struct RunArgs {
     /// Name of the model, or MODEL/VERSION.
     #[arg(required = true)]
     model: Option<String>,
-    /// The stages to run: functional, statistical, errors.
+    /// The stages to run: functional, statistical, errors, load [default: all].
     #[arg(long, value_delimiter = ',', value_parser = stage, value_name = "STAGES")]
     only: Vec<TestStage>,
     /// The model's tests, as `nobat test init` wrote them [default: tests/MODEL.toml where there is one].
@@ -98,6 +100,8 @@ struct RunArgs {
     latency: Option<f64>,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten, next_help_heading = "Load")]
+    load: LoadOptions,
     /// Write the report as one HTML page.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -175,8 +179,8 @@ impl ServerArgs {
 }
 
 fn stage(name: &str) -> Result<TestStage, String> {
-    let found = stages::STAGES.into_iter().find(|stage| stage.name() == name);
-    found.ok_or_else(|| format!("there is no such stage; stages: {}", names(stages::STAGES.map(TestStage::name))))
+    let found = TestStage::ALL.into_iter().find(|stage| stage.name() == name);
+    found.ok_or_else(|| format!("there is no such stage; stages: {}", names(TestStage::ALL.map(TestStage::name))))
 }
 
 fn protocol(name: &str) -> Result<CallProtocol, String> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     #[default]
     None,
@@ -33,9 +33,9 @@ pub enum Fault {
 }
 
 /// Serves model `bins`: of two numbers the first, by its tenth, is the class, the second the score.
-pub struct Peer {
+pub(crate) struct Peer {
     /// Where.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 struct State {
@@ -48,7 +48,7 @@ struct State {
 
 impl Peer {
     /// Starts one.
-    pub fn start(fault: Fault, jobs: bool) -> Peer {
+    pub(crate) fn start(fault: Fault, jobs: bool) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State { fault, jobs, requests: AtomicU64::new(0), results: Mutex::default() });
@@ -62,7 +62,7 @@ impl Peer {
     }
 
     /// Its address as a client gives it.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }

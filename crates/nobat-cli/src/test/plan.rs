@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nobat_check::data::{GoldenSet, Tolerances};
+use nobat_check::load::{Baseline, LoadSettings};
 use nobat_check::statistical::StatisticalSettings;
 use nobat_statistics::profile::Profile;
 use serde::Deserialize;
@@ -47,6 +48,9 @@ pub(super) struct Plan {
     pub(super) tolerances: Tolerances,
     pub(super) latency_ms: Option<f64>,
     pub(super) statistical: StatisticalSettings,
+    pub(super) load: LoadSettings,
+    /// The baseline that is written to, and what it holds.
+    pub(super) kept: Option<(PathBuf, Option<Baseline>)>,
 }
 
 impl Plan {
@@ -109,6 +113,8 @@ impl Plan {
             golden,
             latency_ms,
             statistical,
+            load: args.load.settings(LoadSettings::default())?,
+            kept: args.load.kept_baseline()?,
         })
     }
 }

@@ -9,6 +9,7 @@ use nobat_check::clock::{StageClock, now_ms};
 use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack, synthetic};
 use nobat_check::errors::{self, ErrorSettings};
 use nobat_check::functional::{self, FunctionalSettings};
+use nobat_check::load;
 use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
 use nobat_check::statistical;
 use nobat_statistics::random::seeded;
@@ -18,8 +19,6 @@ use super::plan::Plan;
 use super::{COULD_NOT_RUN, FailOn, RunArgs};
 use crate::client::Service;
 
-/// The stages there are, in the order in which they run.
-pub(super) const STAGES: [TestStage; 3] = [TestStage::Functional, TestStage::Statistical, TestStage::Errors];
 /// Rows of made-up inputs.
 const MADE_UP: usize = 8;
 
@@ -42,7 +41,7 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
         took_ms: 0,
         stages: Vec::new(),
     };
-    let wanted = STAGES.into_iter().filter(|stage| args.only.is_empty() || args.only.contains(stage));
+    let wanted = TestStage::ALL.into_iter().filter(|stage| args.only.is_empty() || args.only.contains(stage));
     let mut interrupted = false;
     for stage in wanted {
         tokio::select! {
@@ -114,7 +113,7 @@ async fn run_stage(stage: TestStage, served: &Served, golden: &GoldenSet, plan: 
             errors::run(served, golden, &settings, &told).await
         }
         TestStage::Statistical => statistical_stage(served, plan, &told).await,
-        TestStage::Load => unreachable!("no stage of that kind is listed"),
+        TestStage::Load => load_stage(served, golden, plan, &told).await,
     };
     bar.finish_and_clear();
     Ok(report)
@@ -144,6 +143,40 @@ async fn statistical_stage(served: &Served, plan: &Plan, told: &dyn Fn(u64, u64,
         Ok(report) => report.into_stage(clock),
         Err(error) => not_judged(clock, Verdict::not_judged(error.message)),
     }
+}
+
+async fn load_stage(served: &Served, golden: &GoldenSet, plan: &Plan, told: &dyn Fn(u64, u64, &str)) -> StageReport {
+    let clock = StageClock::start(TestStage::Load);
+    let not_judged = |clock: StageClock, why: String| {
+        clock.stop(vec![Finding::new("load", "requests under load", Verdict::not_judged(why))], vec![])
+    };
+    let (target, model) = (&served.targets[0], &*served.model);
+    let rows: Vec<_> = match model.batched {
+        true => (0..golden.rows(true)).map(|row| golden.row(row).0).collect(),
+        false => vec![golden.inputs.clone()],
+    };
+    let requests = match rows.iter().map(|row| target.prepare(row)).collect::<Result<Vec<_>, _>>() {
+        Ok(requests) => requests,
+        Err(error) => return not_judged(clock, error.message),
+    };
+    // A refusal is told once, not measured.
+    let first = target.send(&requests[0]).await;
+    if !first.is_success() {
+        return not_judged(clock, first.in_words());
+    }
+    let report = match load::run(target, model, requests.into(), &plan.load, told).await {
+        Ok(report) => report,
+        Err(error) => return not_judged(clock, error.message),
+    };
+    let mut stage = report.stage.clone();
+    if let (Some((path, earlier)), None) = (&plan.kept, &report.outcome.gone) {
+        let baseline = serde_json::to_vec_pretty(&report.into_baseline(earlier.clone(), target));
+        let written = baseline.map_err(Into::into).and_then(|baseline| std::fs::write(path, baseline));
+        if let Err(error) = written {
+            stage.notes.push(format!("The baseline `{}` cannot be written: {error}.", path.display()));
+        }
+    }
+    stage
 }
 
 /// Golden inputs and outputs as what a server says of its model.

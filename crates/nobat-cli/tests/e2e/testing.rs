@@ -55,8 +55,9 @@ fn passes_everything(folder: &Path, service: &Service, grpc: &str) {
     assert_eq!((&json(&made)["rows"], &json(&made)["golden_rows"]), (&512.into(), &16.into()));
 
     for golden in [&["--golden", &golden][..], &[]] {
-        let flags = ["test", "digits", "--grpc", grpc, "--latency", "10000", "--report", "r.html", "--junit", "j.xml"];
-        let done = nobat(folder, &url, &[&flags[..], golden].concat());
+        let flags = ["test", "digits", "--only", "functional,statistical,errors", "--grpc", grpc, "--latency", "10000"];
+        let files = ["--report", "r.html", "--junit", "j.xml"];
+        let done = nobat(folder, &url, &[&flags[..], &files, golden].concat());
         let report = json(&done);
         let found = verdicts(&report);
         assert!(done.status.success(), "{report:#}");
@@ -92,6 +93,12 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
     let shifted = nobat(&["test", "digits", "--only", "statistical", "--data", "three.jsonl"]);
     assert_eq!(shifted.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&shifted.stderr).contains("statistical label.class"));
+    let load =
+        ["test", "digits", "--only", "load", "--rate", "20", "--duration", "1", "--runs", "2", "--warm-up", "0.2"];
+    let loaded = nobat(&[&load[..], &["--save-baseline", "baseline.json", "--fail-on", "never"]].concat());
+    let report = json(&loaded);
+    assert!(loaded.status.success() && report["stages"][0]["stage"] == "load", "{report:#}");
+    assert!(folder.path().join("baseline.json").is_file(), "{report:#}");
     let alone = nobat(&["test", "digits", "--only", "functional", "--fail-on", "not-judged"]);
     assert_eq!(alone.status.code(), Some(1), "the gRPC port is another, and there is no limit");
 
