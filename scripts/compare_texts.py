@@ -263,8 +263,10 @@ def export(model, tokenizer, folder):
     axes = {name: {0: "batch", 1: "tokens"} for name in names}
     axes[output] = {0: "batch"} if type(model).__name__.endswith("SequenceClassification") else {0: "batch", 1: "tokens"}
     (folder / "onnx").mkdir(exist_ok=True)
+    # In the mode of running: the export gives back to the model, dropout and all, the mode of what is exported.
+    exported = Exported(model, names, output).eval()
     with torch.no_grad():
-        torch.onnx.export(Exported(model, names, output), args, str(folder / "onnx/model.onnx"), input_names=names, output_names=[output], dynamic_axes=axes, opset_version=17, dynamo=False)
+        torch.onnx.export(exported, args, str(folder / "onnx/model.onnx"), input_names=names, output_names=[output], dynamic_axes=axes, opset_version=17, dynamo=False)
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
 
@@ -343,7 +345,7 @@ def fillable(tokenizer, given):
     """The texts with a mask, where some of their tokens were; two masks in each tenth."""
     made = []
     for at, text in enumerate(given):
-        text = " ".join(text.split()[:20])
+        text = " ".join(text.split()[:6])[:40]
         made.append(f"{text[: len(text) // 2]} {tokenizer.mask_token} {text[len(text) // 2 :]}" + (f" {tokenizer.mask_token}" if at % 10 == 9 else ""))
     return made
 

@@ -10,5 +10,6 @@ mod lifecycle;
 mod reload;
 mod rows;
 mod shapes;
+mod text_answers;
 mod texts;
 mod weighted;
