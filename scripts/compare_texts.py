@@ -520,7 +520,8 @@ def answers(kind, python, tokenizer):
 
 def write_golden():
     """Beside the folders, not in them: there a golden.json is what a worker checks at load."""
-    for folder in sorted(KEPT.iterdir()):
+    # SparseEncoder puts a head of its own in the place of the graph; the case `sparse` compares it with torch.
+    for folder in sorted(folder for folder in KEPT.iterdir() if folder.name != "sparse"):
         path = ROOT / f"tests/text_answers/{folder.name}.json"
         path.write_text(json.dumps(golden(folder), ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")

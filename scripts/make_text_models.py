@@ -174,7 +174,7 @@ def folder(root, name, seed, architecture, head=None, labels=None, **config):
     write(here, "config.json", base | config)
     write(here, "tokenizer.json", tokenizer())
     names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
-    write(here, "tokenizer_config.json", {"model_max_length": 1000000000000000019884624838656, "tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} | names)
+    write(here, "tokenizer_config.json", {"model_max_length": 1000000000000000019884624838656, "tokenizer_class": "PreTrainedTokenizerFast"} | names)
     write(here, "onnx/model.onnx", model(seed, head).SerializeToString())
     return here
 
@@ -210,7 +210,6 @@ def main(root):
     sparse = folder(root, "sparse", 7, "BertForMaskedLM", (len(VOCABULARY), True))
     splade = {"pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": len(VOCABULARY)}
     sentence_transformer(sparse, ("MLMTransformer", None), ("SpladePooling", splade))
-    write(sparse, "config_sentence_transformers.json", {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None})
     for path in sorted(root.iterdir()):
         print(f"{path.name:10} {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()):7} bytes")
 

@@ -34,6 +34,8 @@ pub struct TextModel {
     head: Head,
     tokenizer: TextTokenizer,
     inputs: GraphInputs,
+    /// Whether tokens carry which text of a pair they are of.
+    takes_types: bool,
     /// Ids that the model knows, from 0.
     vocabulary: Option<u64>,
     most_tokens: usize,
@@ -135,6 +137,7 @@ impl TextModel {
             ids: false,
             special_tokens: true,
         };
+        let takes_types = inputs.takes_types() && folder.tokenizer_config.gives_types();
         let labels = folder.config.labels();
         let signature = signature::of(&folder, &head, most_tokens, &labels);
         let tokenizer = folder.tokenizer;
@@ -145,6 +148,7 @@ impl TextModel {
             head,
             tokenizer,
             inputs,
+            takes_types,
             vocabulary: folder.config.vocab_size,
             most_tokens,
             defaults,
@@ -234,7 +238,7 @@ impl TextModel {
             }
             _ => Detail::None,
         };
-        let types = match self.inputs.takes_types() && encoding.get_type_ids().iter().any(|&kind| kind != 0) {
+        let types = match self.takes_types && encoding.get_type_ids().iter().any(|&kind| kind != 0) {
             true => encoding.get_type_ids().to_vec(),
             false => Vec::new(),
         };

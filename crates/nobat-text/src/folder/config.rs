@@ -152,6 +152,8 @@ pub(crate) struct TokenizerConfig {
     model_max_length: Option<f64>,
     pub(crate) padding_side: Option<String>,
     pub(crate) truncation_side: Option<String>,
+    tokenizer_class: Option<String>,
+    model_input_names: Option<Vec<String>>,
     mask_token: Option<Value>,
     pad_token: Option<Value>,
     unk_token: Option<Value>,
@@ -166,6 +168,16 @@ impl TokenizerConfig {
     /// Most tokens; what stands for "no limit" is none.
     pub(crate) fn max_length(&self) -> Option<usize> {
         self.model_max_length.filter(|&most| (1.0..1e9).contains(&most)).map(|most| most as usize)
+    }
+
+    /// Whether the tokenizer tells the model which text of a pair a token is of, as transformers has it:
+    /// by the names it lists, else all classes do but the plain one.
+    pub(crate) fn gives_types(&self) -> bool {
+        match (&self.model_input_names, self.tokenizer_class.as_deref()) {
+            (Some(names), _) => names.iter().any(|name| name == "token_type_ids"),
+            (None, Some("PreTrainedTokenizerFast" | "TokenizersBackend")) => false,
+            (None, _) => true,
+        }
     }
 
     pub(crate) fn mask_token(&self) -> Option<&str> {

@@ -54,6 +54,19 @@ pub(crate) fn model(name: &str) -> TextModel {
     TextModel::new(*read, &graph_inputs(), &graph_outputs(name), &settings).expect("the graph fits")
 }
 
+/// As [`model`], with a tokenizer that tells which text of a pair a token is of.
+pub(crate) fn typed(name: &str) -> TextModel {
+    let copy = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder(name).join(file), copy.path().join(file)).expect("copies");
+    }
+    let named = serde_json::json!({"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]});
+    std::fs::write(copy.path().join("tokenizer_config.json"), named.to_string()).expect("writes");
+    let settings = TextSettings::default();
+    let read = read(copy.path(), &settings).expect("the folder reads");
+    TextModel::new(*read, &graph_inputs(), &graph_outputs(name), &settings).expect("the graph fits")
+}
+
 pub(crate) fn texts(name: &str, elements: &[impl AsRef<[u8]>]) -> Option<Tensor> {
     let mut data = Vec::new();
     elements.iter().for_each(|element| put_bytes_element(&mut data, element.as_ref()));

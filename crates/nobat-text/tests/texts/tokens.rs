@@ -5,7 +5,7 @@ use nobat_text::TextModel;
 use nobat_transform::Transform;
 use serde_json::{Value, json};
 
-use crate::support::{elements, given, model, named, texts, whole_numbers};
+use crate::support::{elements, given, model, named, texts, typed, whole_numbers};
 
 fn session_ids(model: &TextModel, texts_given: &[&str], parameters: &Parameters) -> Vec<i64> {
     let prepared = model.prepare(&[texts("text", texts_given)], parameters).expect("prepared");
@@ -81,8 +81,17 @@ fn a_prompt_is_put_before_the_text_also_before_ids() {
 }
 
 #[test]
-fn pairs_have_types_and_share_the_limit() {
-    let model = model("rerank");
+fn pairs_have_types_where_the_tokenizer_gives_them_and_share_the_limit() {
+    let types_of = |model: &TextModel| {
+        let inputs = [texts("text", &["good"]), texts("text_pair", &["bad"])];
+        let prepared = model.prepare(&inputs, &Parameters::default()).expect("prepared");
+        let session = model.collate(&[&prepared.rows[0]]).expect("collated");
+        whole_numbers(named(&session, "token_type_ids"))
+    };
+    // The folder's tokenizer is of the plain class, which lists no types.
+    assert_eq!(types_of(&model("rerank")), [0; 5]);
+    let model = typed("rerank");
+    assert_eq!(types_of(&model), [0, 0, 0, 1, 1]);
     let inputs = [texts("text", &["good river"]), texts("text_pair", &["bad war ".repeat(60)])];
     let prepared = model.prepare(&inputs, &Parameters::default()).expect("prepared");
     let rows: Vec<_> = prepared.rows.iter().collect();

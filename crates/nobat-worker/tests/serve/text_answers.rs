@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use nobat_core::infer::InferRequest;
 use nobat_core::parameters::Parameter;
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
-use nobat_queue::QueueSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::deployment::{Deployment, as_floats, quick, request, tensor};
+use crate::deployment::{Deployment, as_floats, request, tensor};
+use crate::texts::serving;
 
-const TASKS: [&str; 7] = ["embed", "classify", "rerank", "tokens", "fill_mask", "zero_shot", "sparse"];
+const TASKS: [&str; 6] = ["embed", "classify", "rerank", "tokens", "fill_mask", "zero_shot"];
 /// As far as two ways of adding floats, written with six places, may be apart.
 const CLOSE: f64 = 1e-4;
 
@@ -106,11 +106,7 @@ async fn answers(deployment: &Deployment, task: &str, case: &Case) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_task_answers_what_python_answers_alone_and_beside_others() {
-    let models = tempfile::tempdir().expect("a folder");
-    for task in TASKS {
-        std::os::unix::fs::symlink(tests("text_models").join(task), models.path().join(task)).expect("a link");
-    }
-    let deployment = Deployment::start(models, quick(), QueueSettings::default()).await;
+    let deployment = serving(&TASKS).await;
     for task in TASKS {
         let text = std::fs::read_to_string(tests("text_answers").join(format!("{task}.json"))).expect("answers");
         let cases: Vec<Case> = serde_json::from_str(&text).expect("cases");

@@ -18,7 +18,7 @@ fn folder_of(task: &str) -> PathBuf {
 }
 
 /// A deployment of copies of these folders.
-async fn serving(tasks: &[&str]) -> Deployment {
+pub(crate) async fn serving(tasks: &[&str]) -> Deployment {
     let models = tempfile::tempdir().expect("a folder");
     for task in tasks {
         copy(&folder_of(task), &models.path().join(task));
