@@ -97,20 +97,6 @@ def look_without_keys(house, browser):
     console.close()
 
 
-def test_a_server_that_restarts_is_said_to_be_away_and_comes_back(house, browser):
-    console = Console(house, browser)
-    console.expected += ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "status of 503", "status of 404", "ERR_SOCKET"]
-    page = console.open("models")
-    expect(page.locator("tbody tr", has_text="digits").first).to_be_visible()
-    house.kill()
-    expect(page.locator(".unreachable")).to_contain_text("cannot be reached")
-    expect(page.locator("tbody tr", has_text="digits").first).to_be_visible()
-    house.start()
-    expect(page.locator(".unreachable")).to_have_text("", timeout=60_000)
-    expect(page.locator("tbody tr", has_text="digits").first).to_be_visible(timeout=60_000)
-    console.close()
-
-
 def test_ages_are_the_servers_where_the_browsers_clock_is_an_hour_off(house, browser):
     for hours in (-1, 1):
         console = Console(house, browser)

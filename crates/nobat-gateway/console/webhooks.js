@@ -25,5 +25,5 @@ export function Webhooks() {
     <${Asked} asked=${endpoints}>${data => html`
       ${data.left_alone_by_this_gateway.map(one => html`<p key=${one.endpoint} class="problem"><bdi>${one.endpoint}</bdi> ${t("is left alone for {time}: it failed too often", { time: duration(one.seconds * 1000) })}</p>`)}
       ${data.disabled.map(address => html`<p key=${address} class="problem"><bdi>${address}</bdi> ${t("answered 410 and is sent to no more")} <${Act} label=${t("Enable")} run=${() => post("api/v1/webhooks/endpoints/enable", {}, JSON.stringify({ url: address }))} done=${endpoints.refresh} /></p>`)}`}<//>
-    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Deliveries")} columns=${columns} rows=${data.deliveries} of=${row => row.id} empty=${t("No job has asked for a webhook yet.")} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Deliveries")} columns=${columns} rows=${data.deliveries} of=${row => `${row.id} ${row.outcome}`} empty=${t("No job has asked for a webhook yet.")} />`}<//>`;
 }
