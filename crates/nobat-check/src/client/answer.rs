@@ -11,23 +11,8 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::describe::ModelDescription;
-use super::{CallProtocol, Reply};
-
-/// Reads the outputs of a success.
-pub(super) fn outputs(reply: &Reply, model: &ModelDescription) -> Result<Vec<Tensor>, String> {
-    match reply.protocol {
-        CallProtocol::Grpc => reply.protobuf.as_deref().map_or_else(|| Err("it has no message".into()), of_message),
-        CallProtocol::V2 | CallProtocol::V2Binary => of_v2(&reply.body, reply.header_length),
-        CallProtocol::TfServing | CallProtocol::Native | CallProtocol::Job => of_columns(&reply.body, &model.outputs),
-        CallProtocol::Json => match &reply.template {
-            Some(template) => template.outputs(&reply.body, &model.outputs),
-            None => Err("there is no template for it".into()),
-        },
-    }
-}
-
-fn of_message(message: &ModelInferResponse) -> Result<Vec<Tensor>, String> {
+/// Of gRPC.
+pub(super) fn of_message(message: &ModelInferResponse) -> Result<Vec<Tensor>, String> {
     let raw = &message.raw_output_contents;
     if !raw.is_empty() && raw.len() != message.outputs.len() {
         return Err(format!("{} outputs have {} raw contents", message.outputs.len(), raw.len()));
@@ -69,7 +54,7 @@ struct V2Parameters {
 }
 
 /// The JSON document is `length` bytes long, or all of the body.
-fn of_v2(body: &Bytes, length: Option<usize>) -> Result<Vec<Tensor>, String> {
+pub(super) fn of_v2(body: &Bytes, length: Option<usize>) -> Result<Vec<Tensor>, String> {
     let length = length.unwrap_or(body.len());
     let document = body.get(..length).ok_or("it is shorter than its header says")?;
     let answer: V2Answer = serde_json::from_slice(document).map_err(|e| e.to_string())?;
@@ -100,7 +85,7 @@ struct ColumnAnswer<'a> {
 }
 
 /// `{"outputs": {name: …}}`, or the only output's value in its place.
-fn of_columns(body: &[u8], specs: &[TensorSpec]) -> Result<Vec<Tensor>, String> {
+pub(super) fn of_columns(body: &[u8], specs: &[TensorSpec]) -> Result<Vec<Tensor>, String> {
     let answer: ColumnAnswer = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let text = answer.outputs.get();
     if let [only] = specs

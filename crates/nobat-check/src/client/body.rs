@@ -9,7 +9,10 @@ use nobat_core::{Error, ErrorCode, Result};
 use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
-use super::{CallProtocol, HttpCall, Target, TargetSettings, refuse};
+use super::call::HttpCall;
+use super::protocol::CallProtocol;
+use super::refuse::refuse;
+use super::target::{Target, TargetSettings};
 
 /// The header that says where the JSON document ends and the tensors begin.
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

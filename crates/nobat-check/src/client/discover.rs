@@ -5,7 +5,11 @@ use std::sync::Arc;
 use nobat_core::Result;
 use reqwest::Url;
 
-use super::{CallProtocol, ModelDescription, Target, TargetSettings, http};
+use super::description::ModelDescription;
+use super::http;
+use super::protocol::CallProtocol;
+use super::refuse::refuse;
+use super::target::{Target, TargetSettings};
 
 /// Whose server it is: nobat's answers are documented to the code, those of others by
 /// their protocol alone.
@@ -87,7 +91,7 @@ impl Served {
         let Some(mut model) = model else {
             let told: Vec<String> =
                 absent.iter().map(|(protocol, why)| format!("{}: {why}", protocol.name())).collect();
-            return Err(super::refuse(format!(
+            return Err(refuse(format!(
                 "model `{}` is not served at {}; is the server running, and is it the right --protocol? {}",
                 settings.model,
                 settings.url,

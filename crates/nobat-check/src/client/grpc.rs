@@ -1,34 +1,21 @@
 //! Calls over gRPC.
 
 use std::error::Error as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nobat_core::Result;
 use nobat_core::oip::{ModelInferRequest, ModelInferResponse};
 use prost::Message;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::http::chain;
-use super::{Reply, ReplyStatus, Target, refuse};
+use super::reply::{Reply, ReplyStatus};
+use super::target::Target;
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const METADATA: &str = "/inference.GRPCInferenceService/ModelMetadata";
-
-/// A connection to a gRPC port, made when it is needed.
-pub(super) fn channel(address: &str, patience: Duration) -> Result<Channel> {
-    let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    if with_scheme.starts_with("https://") {
-        return Err(refuse(format!("`{address}`: gRPC is asked without TLS alone; give the address of a plain port")));
-    }
-    let endpoint = Endpoint::from_shared(with_scheme);
-    let endpoint =
-        endpoint.map_err(|e| refuse(format!("`{address}` is no address ({e}); give one such as 127.0.0.1:8001")))?;
-    Ok(endpoint.connect_timeout(patience.min(Duration::from_secs(10))).tcp_nodelay(true).connect_lazy())
-}
 
 /// Sends a message and reads the answer.
 pub(super) async fn infer(target: &Target, message: &ModelInferRequest) -> Reply {

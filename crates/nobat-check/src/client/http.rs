@@ -8,7 +8,9 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 
 use super::body::HEADER_LENGTH;
-use super::{HttpCall, Reply, ReplyStatus, Target};
+use super::call::HttpCall;
+use super::reply::{Reply, ReplyStatus};
+use super::target::Target;
 
 /// Most of a body that is repeated where it is no JSON.
 const SHOWN: usize = 200;

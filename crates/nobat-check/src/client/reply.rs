@@ -9,8 +9,9 @@ use nobat_core::tensor::Tensor;
 use serde_json::Value;
 
 use super::answer;
-use super::describe::ModelDescription;
-use super::{CallProtocol, JsonTemplate};
+use super::description::ModelDescription;
+use super::protocol::CallProtocol;
+use super::template::JsonTemplate;
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,7 +147,24 @@ impl Reply {
         if !self.is_success() {
             return Err(self.in_words());
         }
-        answer::outputs(self, model).map_err(|why| format!("the answer cannot be read: {why}"))
+        self.tensors(model).map_err(|why| format!("the answer cannot be read: {why}"))
+    }
+
+    fn tensors(&self, model: &ModelDescription) -> Result<Vec<Tensor>, String> {
+        match self.protocol {
+            CallProtocol::Grpc => match self.protobuf.as_deref() {
+                Some(message) => answer::of_message(message),
+                None => Err("it has no message".into()),
+            },
+            CallProtocol::V2 | CallProtocol::V2Binary => answer::of_v2(&self.body, self.header_length),
+            CallProtocol::TfServing | CallProtocol::Native | CallProtocol::Job => {
+                answer::of_columns(&self.body, &model.outputs)
+            }
+            CallProtocol::Json => match &self.template {
+                Some(template) => template.outputs(&self.body, &model.outputs),
+                None => Err("there is no template for it".into()),
+            },
+        }
     }
 
     /// Where the server says the time went; `None` where it does not.

@@ -12,7 +12,7 @@ use nobat_core::{Error, ErrorCode, Result};
 use serde_json::Value;
 
 use super::answer::nested;
-use super::refuse;
+use super::refuse::refuse;
 
 /// The request's and the answer's form.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use nobat_core::tensor::Tensor;
 
 use super::asker::Asker;
-use super::run::FunctionalSettings;
 use crate::client::{ModelDescription, ServerTimings, Target};
 use crate::stage::{Chart, Finding, Verdict};
 
@@ -12,13 +11,13 @@ const WARM_UP: usize = 5;
 /// Calls that are.
 const CALLS: usize = 50;
 
-/// Calls one row after the other.
+/// Calls one row after the other, and holds the median to the limit, else to the model's slo.
 pub(super) async fn single_call(
     asker: &Asker<'_>,
     target: &Target,
     row: &[Tensor],
     model: &ModelDescription,
-    settings: &FunctionalSettings,
+    limit_ms: Option<f64>,
 ) -> Finding {
     const TITLE: &str = "latency of a single call";
     let (mut took_ms, mut server): (Vec<f64>, Vec<ServerTimings>) = (Vec::new(), Vec::new());
@@ -38,8 +37,7 @@ pub(super) async fn single_call(
     took_ms.sort_by(f64::total_cmp);
     let at = |share: f64| took_ms[((share * took_ms.len() as f64).ceil() as usize).clamp(1, took_ms.len()) - 1];
     let (median, most) = (at(0.5), at(1.0));
-    let limit =
-        settings.latency_ms.map(|limit| (limit, "the limit")).or(model.slo_ms.map(|slo| (slo, "the model's slo")));
+    let limit = limit_ms.map(|limit| (limit, "the limit")).or(model.slo_ms.map(|slo| (slo, "the model's slo")));
     let verdict = match limit {
         Some((limit, _)) => Verdict::of(median <= limit),
         None => Verdict::needs("there is no limit to hold it to", "--latency MS, or `slo_ms` in the model's settings"),

@@ -102,7 +102,8 @@ pub async fn run(
     findings.push(
         questions
             .unless_gone("latency", "latency of a single call", async || {
-                latency::single_call(&questions.asker, questions.main, &questions.alone[0], model, settings).await
+                latency::single_call(&questions.asker, questions.main, &questions.alone[0], model, settings.latency_ms)
+                    .await
             })
             .await,
     );

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::html::escape;
+use super::escape::escape;
 use crate::stage::{Chart, ShareBar};
 
 /// Height of one class's two bars, in pixels.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::chart::chart;
+use super::escape::escape;
 use crate::stage::{Finding, TestReport, Verdict};
 
 /// The page.
@@ -87,22 +88,6 @@ fn card(finding: &Finding, stage: &str) -> String {
         out += "</tbody></table></div></details>\n";
     }
     out + "</article>\n"
-}
-
-/// Text that is nothing but text.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            letter if letter.is_control() => out.push('\u{fffd}'),
-            letter => out.push(letter),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! [`TestReport`]: crate::stage::TestReport
 
 mod chart;
+mod escape;
 mod html;
 mod junit;
 mod terminal;
