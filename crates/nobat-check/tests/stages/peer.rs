@@ -173,7 +173,7 @@ fn answer(state: &State, method: &str, path: &str, body: &[u8]) -> (u16, Value) 
             }
             let mut results = state.results.lock().expect("no panic");
             let id = results.len() as u64 + 1;
-            let lost = state.fault == Fault::LosesJobs && id % 100 == 0;
+            let lost = state.fault == Fault::LosesJobs && id.is_multiple_of(100);
             results.insert(id, (!lost).then_some(result));
             (202, json!({"id": id.to_string(), "state": "queued"}))
         }
