@@ -9,7 +9,7 @@ use crate::stage::{Chart, ShareBar};
 const ROW: usize = 40;
 /// Share of the width, in per cent, where bars begin and end.
 const FROM: f64 = 24.0;
-const TO: f64 = 88.0;
+const TO: f64 = 80.0;
 
 /// The chart, and a table of the same figures.
 pub(super) fn chart(chart: &Chart) -> String {
