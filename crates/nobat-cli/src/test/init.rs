@@ -9,7 +9,7 @@ use nobat_check::statistical::{DRAWN_ROWS, make_profile};
 use nobat_core::tensor::Tensor;
 use serde_json::json;
 
-use super::PATIENCE;
+use super::args::PATIENCE;
 use super::outputs::progress;
 use crate::client::Service;
 

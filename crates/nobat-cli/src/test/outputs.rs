@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nobat_check::report;
 use nobat_check::stage::TestReport;
 
-use super::RunArgs;
+use super::args::RunArgs;
 use crate::client::{Service, print};
 
 /// A bar over so many requests.

@@ -10,7 +10,7 @@ use nobat_statistics::profile::Profile;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-use super::RunArgs;
+use super::args::RunArgs;
 
 /// `tests/MODEL.toml`. Paths are relative to its folder.
 #[derive(Debug, Default, Deserialize)]

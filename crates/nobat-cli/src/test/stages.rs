@@ -14,9 +14,9 @@ use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
 use nobat_check::statistical;
 use nobat_statistics::random::seeded;
 
+use super::args::{COULD_NOT_RUN, FailOn, RunArgs};
 use super::outputs::{ReportFiles, progress, show};
 use super::plan::Plan;
-use super::{COULD_NOT_RUN, FailOn, RunArgs};
 use crate::client::Service;
 
 /// Rows of made-up inputs.
