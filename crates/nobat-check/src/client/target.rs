@@ -65,6 +65,9 @@ impl Target {
         let http = reqwest::Client::builder()
             .timeout(settings.patience)
             .tcp_nodelay(true)
+            // Many servers close a connection that is idle for five seconds; a request that meets the
+            // closing would look like a server that went away.
+            .pool_idle_timeout(Duration::from_secs(2))
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| Error::internal(format!("no HTTP client can be made: {e}")))?;
