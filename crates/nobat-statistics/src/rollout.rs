@@ -327,7 +327,7 @@ mod tests {
         let (sent, counts, _) = canary(&mut seeded(1), &even, &bad, 0.1, 50_000);
         let rollout = counts.judge(0.1, &MARGINS);
         assert_eq!(rollout.verdict, GateVerdict::Unsafe);
-        assert!(sent <= 600 && rollout.p < 0.01, "{sent} {}", rollout.p);
+        assert!(sent <= 600 && rollout.p < ALPHA, "{sent} {}", rollout.p);
         assert!(rollout.words.contains("class `0` moved most"), "{}", rollout.words);
     }
 
