@@ -61,7 +61,7 @@ impl Carrier {
 
     /// Carries it out to its end, or as far as this process may.
     pub(crate) async fn carry_out(mut self) {
-        match self.to_its_end().await {
+        match self.carry_to_end().await {
             Ok(()) => {
                 let counts = self.held.batch.counts;
                 log::info!(batch = self.held.batch.id.as_str(); "batches: over, {} lines answered and {} refused", counts.completed, counts.failed);
@@ -77,7 +77,7 @@ impl Carrier {
         }
     }
 
-    async fn to_its_end(&mut self) -> Result<(), Left> {
+    async fn carry_to_end(&mut self) -> Result<(), Left> {
         self.take_over().await?;
         let Some(total) = self.look_through().await? else { return Ok(()) };
         let now = self.held.now().await?;

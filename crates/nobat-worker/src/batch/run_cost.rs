@@ -116,11 +116,11 @@ fn eliminate(mut matrix: Vec<Vec<f64>>) -> Option<Vec<f64>> {
         if matrix[at][at].abs() < 1e-12 {
             return None;
         }
+        let by = matrix[at].clone();
         for row in (0..size).filter(|&row| row != at) {
-            let factor = matrix[row][at] / matrix[at][at];
-            for column in at..=size {
-                let above = matrix[at][column];
-                matrix[row][column] -= factor * above;
+            let factor = matrix[row][at] / by[at];
+            for (value, by) in matrix[row][at..].iter_mut().zip(&by[at..]) {
+                *value -= factor * by;
             }
         }
     }

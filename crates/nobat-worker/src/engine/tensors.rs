@@ -18,7 +18,7 @@ impl TensorInputs {
     /// Takes numeric tensors; ONNX's texts are no transformation's output.
     pub(crate) fn new(tensors: Vec<Tensor>) -> TensorInputs {
         let copy = |tensor: &Tensor| {
-            let aligned = tensor.data.as_ptr() as usize % tensor.datatype.size().unwrap_or(1) == 0;
+            let aligned = (tensor.data.as_ptr() as usize).is_multiple_of(tensor.datatype.size().unwrap_or(1));
             (!aligned).then(|| {
                 let mut buffer = Buffer::default();
                 buffer.reset(tensor.data.len());
