@@ -90,7 +90,7 @@ enum Command {
     Scheduler(scheduler::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
-    Test(test::Args),
+    Test(Box<test::Args>),
     Compare(compare::Args),
     Healthcheck(healthcheck::Args),
     Keys(keys::Args),
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Gateway(args) => return nobat_gateway::run(args),
         Command::Worker(args) => return nobat_worker::run(args),
-        Command::Test(args) => return test::run(args),
+        Command::Test(args) => return test::run(*args),
         Command::Compare(args) => return compare::run(args),
         Command::Serve(args) => serve::run(args, file),
         Command::Demo(args) => demo::run(args, file),
