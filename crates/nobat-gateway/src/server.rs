@@ -1,7 +1,7 @@
 //! Starting and stopping: listeners, threads, the registry's follower.
 //!
 //! Each HTTP thread has its own current-thread runtime and its own
-//! [`Predictor`](nobat_serving::Predictor); the follower and other background tasks run on the caller's
+//! [`Predictor`]; the follower and other background tasks run on the caller's
 //! runtime and end with the handle.
 
 use std::net::{SocketAddr, TcpListener};

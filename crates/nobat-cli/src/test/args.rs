@@ -81,8 +81,8 @@ pub(super) struct ServerArgs {
     /// Address of the gRPC port [default: the port after that of --url].
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) grpc: Option<String>,
-    /// A request of protocol json, such as '{"input": $NAME}' with the batch axis or
-    /// '{"input": $NAME[0]}' for one row; $input is the only input.
+    /// A request of protocol json, such as `{"input": $NAME}` with the batch axis or
+    /// `{"input": $NAME[0]}` for one row; $input is the only input.
     #[arg(long, value_name = "JSON")]
     pub(super) request_template: Option<String>,
     /// Where its answer has the outputs: a JSON pointer, or NAME=POINTER,NAME=POINTER.
