@@ -1,6 +1,6 @@
 //! Batches: a file of requests, one a line, and what has become of them.
 //!
-//! [`record`] and [`line`] are pure; [`store`] swaps records; [`segments`] are the files that
+//! [`record`] and [`line`](mod@line) are pure; [`store`] swaps records; [`segments`] are the files that
 //! carriers append answers to.
 
 pub mod line;
