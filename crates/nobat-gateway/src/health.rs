@@ -116,7 +116,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
 async fn timeseries(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     let mut since_ms = 0;
     query::each(request.query_string(), &["since_ms"], |name, value| {
-        since_ms = query::number(name, value, 0, u64::MAX)?;
+        since_ms = query::number(name, value, 0, i64::MAX as u64)?;
         Ok(())
     })?;
     if !context::of(&request).covers_all() {

@@ -43,8 +43,11 @@ pub(super) fn expected(kind: &ServerKind, protocol: CallProtocol, case: BadCase)
             (&["unauthenticated", "permission_denied"], grpc(&[UNAUTHENTICATED, PERMISSION_DENIED]))
         }
         (BadCase::WrongKey, _) => (&["unauthenticated", "permission_denied"], http(&[401, 403])),
-        (BadCase::ExpiredDeadline, CallProtocol::Grpc) => (&["deadline_exceeded"], grpc(&[DEADLINE_EXCEEDED])),
-        (BadCase::ExpiredDeadline, _) => (&["deadline_exceeded"], http(&[504])),
+        // While others wait, what cannot be in time is refused before it is queued.
+        (BadCase::ExpiredDeadline, CallProtocol::Grpc) => {
+            (&["deadline_exceeded", "queue_full"], grpc(&[DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED]))
+        }
+        (BadCase::ExpiredDeadline, _) => (&["deadline_exceeded", "queue_full"], http(&[504, 503])),
         (BadCase::OtherBodySameKey, _) => (&["idempotency_mismatch"], http(&[422])),
         (BadCase::NotANumber | BadCase::Infinite, protocol) => {
             let mut statuses = http(&[400]);

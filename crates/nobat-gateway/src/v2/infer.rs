@@ -44,7 +44,9 @@ pub(super) fn configure(routes: &mut ServiceConfig) {
     responses((status = 200, description = "The answer", content(
         (InferAnswer = "application/json"),
         (String = "application/octet-stream"),
-    )), PlainRefusals, (status = 501, description = "Shared memory and sequences are not kept", body = PlainError)),
+    )), PlainRefusals, (status = 409, description = "The idempotency key's job was cancelled, or is being enqueued", body = PlainError),
+    (status = 422, description = "The idempotency key came with another body before", body = PlainError),
+    (status = 501, description = "Shared memory and sequences are not kept", body = PlainError)),
 )]
 async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     let named = named(&request)?;
