@@ -35,6 +35,12 @@ const WINDOW_BYTES: usize = 4 << 20;
 
 const EXPIRED: &str = "the completion window ended before this line was answered";
 
+/// Bytes that a line in flight counts for. Each comma may part two inputs, whose answers are
+/// held until the line is answered.
+fn weight(line: &[u8]) -> usize {
+    line.len() + line.iter().filter(|&&byte| byte == b',').count() * 256
+}
+
 /// One batch, to be carried out.
 pub(crate) struct Carrier {
     held: Held,
@@ -237,7 +243,8 @@ impl Carrier {
                         writer.put(&Written::refused(at, Some(&read.custom_id), "batch_expired", EXPIRED));
                         continue;
                     }
-                    bytes += line.len();
+                    let size = weight(&line);
+                    bytes += size;
                     open.insert(at, read.custom_id.clone());
                     let asking = Asked {
                         answer: self.answer.clone(),
@@ -249,7 +256,6 @@ impl Carrier {
                         body: read.body.to_owned(),
                         expires,
                     };
-                    let size = line.len();
                     asked.push(async move { (size, asking.until_answered().await) }.boxed());
                 }
             }

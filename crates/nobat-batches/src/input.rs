@@ -30,7 +30,7 @@ pub(crate) fn count_lines(file: File) -> io::Result<u64> {
 
 /// The lines of a file, read ahead by a few on a thread that may wait for the disk.
 pub(crate) fn read_lines(file: File) -> mpsc::Receiver<io::Result<Vec<u8>>> {
-    let (send, lines) = mpsc::channel(64);
+    let (send, lines) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let mut reader = BufReader::with_capacity(256 << 10, file);
         loop {

@@ -59,7 +59,11 @@ async fn run(batches: Batches, answer: Arc<dyn AnswerLine>, mut stopped: watch::
                     log::debug!("batches: files are swept later: {error}");
                 }
             }
-            batches.metadata.take_due(BATCHES, AT_ONCE, batches.lease).await
+            // What there is no room for is left to others.
+            match AT_ONCE.saturating_sub(carried.len()) {
+                0 => Ok(Vec::new()),
+                room => batches.metadata.take_due(BATCHES, room, batches.lease).await,
+            }
         };
         let pause = match looked.await {
             Ok(due) => {

@@ -22,6 +22,7 @@ use futures::{FutureExt, StreamExt};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
 use nobat_serving::limits::COUNTED_FROM;
+use serde::de::DeserializeOwned;
 
 use crate::config::BodyLimits;
 use crate::context;
@@ -87,6 +88,18 @@ pub fn require_json(headers: &HeaderMap, body: &[u8]) -> Result<()> {
         ErrorCode::UnsupportedMediaType,
         format!("the body is not JSON, and {given}; send a JSON object with `Content-Type: application/json`"),
     ))
+}
+
+/// Reads one JSON object. By itself serde takes a list of a struct's members in their order
+/// for it, too, which no document says.
+///
+/// # Errors
+/// Says what is wrong and where.
+pub fn object<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    match body.trim_ascii_start().first() {
+        Some(b'[') => Err(serde::de::Error::custom("it is a list; give an object")),
+        _ => serde_json::from_slice(body),
+    }
 }
 
 /// Counts what a body takes so far.

@@ -282,9 +282,10 @@ impl<B: Batcher> LeaseLoop<B> {
 
     /// What is out, and everything that was not run as given back.
     fn released(&mut self) -> Vec<Settlement> {
+        // In this order: a job that is settled while its batcher lets go is in the outbox then.
+        let unrun = self.batcher.release();
         let mut settle = self.tracker.take_outbox();
-        let unrun = self.batcher.release().into_iter();
-        settle.extend(unrun.map(|(id, token)| Settlement { id, token, outcome: Outcome::Released }));
+        settle.extend(unrun.into_iter().map(|(id, token)| Settlement { id, token, outcome: Outcome::Released }));
         settle
     }
 

@@ -7,6 +7,9 @@ use crate::numbers::{Floats, softmax};
 use crate::row::{Detail, TokenRow};
 use crate::tokenizer::TextTokenizer;
 
+/// Most fills of one text, each of which is the whole text again.
+const MOST_FILLS: usize = 2_000;
+
 /// A token for a mask, and the text with it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Fill {
@@ -30,6 +33,12 @@ pub(crate) fn fills(
     top_k: usize,
 ) -> Result<Vec<u8>> {
     let Detail::Masks(masks) = &row.detail else { return Err(Error::internal("a row without its masks")) };
+    if masks.len().saturating_mul(top_k) > MOST_FILLS {
+        return Err(Error::invalid(format!(
+            "a text has {} masks and top_k is {top_k}: lower top_k or send fewer masks, for at most {MOST_FILLS} fills",
+            masks.len()
+        )));
+    }
     let single = masks.len() == 1;
     let mut all: Vec<Vec<Fill>> = Vec::with_capacity(masks.len());
     for &mask in masks {

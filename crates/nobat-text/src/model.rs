@@ -26,6 +26,8 @@ use crate::tokenizer::{Cut, Input, TextTokenizer};
 const DEFAULT_MOST_TOKENS: usize = 8192;
 /// Most labels that a caller may name for one text.
 const MOST_LABELS: usize = 1000;
+/// Most labels of a request: each is a text beside its own.
+const MOST_LABELS_OF_REQUEST: usize = 4096;
 
 /// A folder and its graph, ready to serve texts.
 #[derive(Clone, Debug)]
@@ -284,6 +286,7 @@ impl TextModel {
         }
         let prompt = self.prompt_of(options)?;
         let mut all = Vec::with_capacity(texts.len());
+        let mut of_request = 0;
         for (at, element) in texts.iter().enumerate() {
             let skipped = prompt.map_or(0, |prompt| prompt.skipped);
             let other = second.as_ref().and_then(|second| second.get(at)).copied();
@@ -310,6 +313,12 @@ impl TextModel {
                             return Err(Error::invalid(format!(
                                 "element {at} of input `labels` has {} labels; it takes 1 to {MOST_LABELS}",
                                 labels.len()
+                            )));
+                        }
+                        of_request += labels.len();
+                        if of_request > MOST_LABELS_OF_REQUEST {
+                            return Err(Error::invalid(format!(
+                                "the texts of a request may have {MOST_LABELS_OF_REQUEST} labels in all; send fewer texts or labels"
                             )));
                         }
                         let sentences = labels.iter().map(|label| options.hypothesis.replace("{}", label));

@@ -113,7 +113,11 @@ impl Segments {
         let own = self.measure(batch.carriers)?;
         for (at, measured) in batch.measured.iter().chain([&own]).enumerate() {
             if let Some(mut part) = self.counted(at as u32 + 1, kind, measured)? {
-                bytes += io::copy(&mut part, &mut joined)?;
+                let copied = io::copy(&mut part, &mut joined)?;
+                if copied != kind.of(measured) {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "answers that were counted are gone"));
+                }
+                bytes += copied;
             }
         }
         joined.sync_all()?;
@@ -166,6 +170,8 @@ fn whole_lines(path: &PathBuf) -> io::Result<u64> {
     loop {
         let piece = reader.fill_buf()?;
         if piece.is_empty() {
+            // What counts from now on outlives the machine, not only the process.
+            reader.get_ref().sync_all()?;
             return Ok(whole);
         }
         if let Some(end) = piece.iter().rposition(|&byte| byte == b'\n') {

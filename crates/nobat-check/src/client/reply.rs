@@ -147,7 +147,11 @@ impl Reply {
         if !self.is_success() {
             return Err(self.in_words());
         }
-        self.tensors(model).map_err(|why| format!("the answer cannot be read: {why}"))
+        match self.tensors(model) {
+            // With nothing to compare every comparison would hold.
+            Ok(tensors) if tensors.is_empty() => Err("the answer has no outputs".into()),
+            read => read.map_err(|why| format!("the answer cannot be read: {why}")),
+        }
     }
 
     fn tensors(&self, model: &ModelDescription) -> Result<Vec<Tensor>, String> {

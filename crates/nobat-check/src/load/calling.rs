@@ -7,7 +7,7 @@ use nobat_core::Result;
 
 use super::sending::Caller;
 use super::tally::{Answer, ServerShares};
-use crate::client::{Prepared, Reply, ServerTimings, Target};
+use crate::client::{Prepared, Reply, ReplyStatus, ServerTimings, Target};
 
 /// Prepared requests to one model, sent in turn.
 pub struct TargetCaller {
@@ -38,6 +38,10 @@ impl Caller for TargetCaller {
 
 /// What counts of a reply.
 fn answer(reply: &Reply) -> Answer {
+    // A job that was not finished while its caller waited is no prediction yet.
+    if reply.status == ReplyStatus::Http(202) {
+        return Answer { code: "HTTP 202 (not finished in time)".into(), ..Answer::default() };
+    }
     if reply.is_success() {
         return Answer { right: true, server: reply.timings().map(shares), ..Answer::default() };
     }

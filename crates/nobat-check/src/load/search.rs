@@ -14,6 +14,10 @@ use super::sending::Caller;
 pub(super) const GOOD: f64 = 0.99;
 /// What is not counted before each run.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// Requests that one rate is judged by at least: fewer do not show that 99 in 100 hold.
+const FEWEST: u64 = 100;
+/// Most seconds that one rate is tried to reach them.
+const LONGEST_RUN_S: f64 = 60.0;
 
 /// One run of a search.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +64,7 @@ pub async fn find_knee<C: Caller>(
         let one = LoadPlan {
             load,
             warm_up: WarmUpLength::Fixed(WARM_UP),
+            run: plan.run.max(Duration::from_secs_f64((1.3 * FEWEST as f64 / rate).min(LONGEST_RUN_S))),
             runs: 1,
             goal: Some(goal),
             grace: (goal * 4).max(Duration::from_secs(1)),
@@ -70,6 +75,11 @@ pub async fn find_knee<C: Caller>(
         let measured = measure(&one, caller.clone(), |_: LoadEvent<'_>| ()).await?;
         let tally = measured.whole();
         let (p99, goodput) = (tally.latencies.quantile(0.99), tally.goodput());
+        if tally.due < FEWEST && measured.gone.is_none() {
+            outcome.ended_by =
+                Some(format!("{} requests at {rate:.2} a second are too few to say that 99 in 100 hold", tally.due));
+            break;
+        }
         let held = goodput >= GOOD && p99 <= goal;
         outcome.runs.push(KneeRun { rate, p99, goodput, held });
         if let Some(gone) = measured.gone {

@@ -152,7 +152,7 @@ pub(crate) async fn promote(
     let invalid = |error: serde_json::Error| Error::new(ErrorCode::InvalidJson, format!("not a promotion: {error}"));
     let asked: Promote = match body.trim_ascii() {
         [] => Promote::default(),
-        body => serde_json::from_slice(body).map_err(invalid)?,
+        body => body::object(body).map_err(invalid)?,
     };
     let Promote { candidate, margins, roll_back } = asked;
     let asked = PromotionRequest { candidate: candidate.map(Into::into), margins, roll_back };

@@ -109,7 +109,7 @@ pub(crate) async fn begin(
     query::none(&request)?;
     let body = body::read_json(&request, payload, &predictor).await?;
     // What was sent holds a key, or most of one: the refusal does not repeat it.
-    let SignIn { key, path } = serde_json::from_slice(&body).map_err(|_| {
+    let SignIn { key, path } = body::object(&body).map_err(|_| {
         let message =
             "give {\"key\": \"nobat_…\"}, or {} to renew a session, and optionally `path`, where the server is seen";
         Error::new(ErrorCode::InvalidJson, message)

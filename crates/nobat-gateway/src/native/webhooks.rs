@@ -90,7 +90,7 @@ pub(crate) async fn endpoints(predictor: Data<Predictor>) -> ApiResult {
 )]
 pub(crate) async fn enable(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     let body = body::read(&request, payload, &predictor).await?;
-    let Enable { url } = serde_json::from_slice(&body)
+    let Enable { url } = body::object(&body)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("give {{\"url\": …}}: {error}")))?;
     predictor.state().webhooks.enable(&url).await?;
     Ok(HttpResponse::NoContent().finish())

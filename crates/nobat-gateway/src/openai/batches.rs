@@ -67,7 +67,7 @@ async fn create(
     query::none(&request)?;
     let context = context::of(&request);
     let body = body::read_json(&request, payload, &predictor).await?;
-    let asked: BatchBody = serde_json::from_slice(&body)
+    let asked: BatchBody = body::object(&body)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is no batch: {error}")))?;
     if asked.endpoint != embeddings::PATH {
         let message = format!("endpoint is `{}`; it takes {}", clip(&asked.endpoint), embeddings::PATH);

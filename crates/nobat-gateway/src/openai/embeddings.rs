@@ -82,6 +82,9 @@ async fn embeddings(request: HttpRequest, payload: Payload, predictor: Data<Pred
     Ok(answered(&predictor, &context, model, request, rows, print).await?)
 }
 
+/// Most inputs of a batch's line, whose answer is held whole. OpenAI's limit, too.
+const MOST_OF_LINE: usize = 2_048;
+
 /// The answer to a body whose jobs run in the background under `key`.
 ///
 /// # Errors
@@ -93,6 +96,10 @@ pub(super) async fn answer_line(
     key: &str,
 ) -> Result<Vec<u8>> {
     let Asked { model, request, rows, mut print } = Asked::read(predictor, context, body.as_bytes()).await?;
+    if rows > MOST_OF_LINE {
+        let message = format!("the line has {rows} inputs; a line of a batch takes {MOST_OF_LINE}: use more lines");
+        return Err(Error::new(ErrorCode::PayloadTooLarge, message));
+    }
     let fingerprint = xxhash_rust::xxh3::xxh3_128(body.as_bytes());
     let idempotency = Some(Idempotency { key: key.into(), fingerprint });
     let options = JobOptions { idempotency, ..model.options() };

@@ -66,7 +66,7 @@ pub(super) async fn ranked(
     query::none(request)?;
     let context = context::of(request);
     let body = body::read_json(request, payload, predictor).await?;
-    let asked: RerankBody = serde_json::from_slice(&body)
+    let asked: RerankBody = body::object(&body)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is no rerank request: {error}")))?;
     if asked.documents.is_empty() {
         return Err(empty("documents"));

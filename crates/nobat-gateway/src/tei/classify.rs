@@ -6,6 +6,7 @@ use nobat_core::json::{Reader, encode};
 use nobat_core::parameters::Parameters;
 use nobat_core::task::TaskKind;
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::registry::ModelEntry;
 use nobat_serving::{Prediction, Predictor};
 
 use super::members::{Members, missing};
@@ -37,9 +38,20 @@ pub(crate) async fn is_call(request: &HttpRequest, predictor: &Predictor, body: 
         reader.skip_value(&member)
     });
     let context = context::of(request);
+    // The default model is meant where none is named, whatever it does.
+    let is_meant = model.is_some() || {
+        let state = predictor.state();
+        let preferred = state.settings.default_model.as_str();
+        let takes_tensors = |served: &ModelEntry| {
+            served.name == preferred
+                && !served.default_version().signature.task.as_ref().is_some_and(|task| KINDS.contains(&task.kind))
+        };
+        preferred.is_empty() || !state.registry.load().models().any(takes_tensors)
+    };
     read.is_ok()
         && has_inputs
         && !is_other
+        && is_meant
         && find(predictor, &context, model.as_deref(), KINDS, ErrorCode::Unsupported).await.is_ok()
 }
 

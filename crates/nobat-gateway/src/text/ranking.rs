@@ -11,7 +11,7 @@ use super::outputs::{float_rows, floats, tokens};
 use super::texts::{TEXT, TEXT_PAIR, Texts};
 
 /// Most bytes that a query may take beside every document.
-const QUERIES_MAX: usize = 256 << 20;
+const QUERIES_MAX: usize = 16 << 20;
 
 /// Documents by score, the best first: place in the request, and score; and the tokens read.
 pub(crate) struct Ranking {

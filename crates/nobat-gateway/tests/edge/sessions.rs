@@ -46,6 +46,8 @@ async fn a_browser_signs_in_once_and_a_foreign_page_changes_nothing() {
         (json!({ "key": admin, "path": "/; Domain=evil.example" }), 400),
         (json!({ "key": admin, "path": "elsewhere" }), 400),
         (json!({ "key": admin, "more": 1 }), 400),
+        (json!([admin]), 400),
+        (json!(admin), 415),
     ] {
         let refused = sign_in(&house, body.clone(), &[]).await;
         assert_eq!((refused.status, refused.header("set-cookie")), (status, ""), "{body}");

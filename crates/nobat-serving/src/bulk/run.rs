@@ -22,7 +22,7 @@ const MOST: PartSize = PartSize { rows: 64, bytes: 128 << 10 };
 /// length from, and few enough answers to hold.
 const WINDOW: usize = 32;
 /// How long one part is waited for: as long as its caller stays.
-const PATIENCE: Duration = Duration::from_secs(86_400);
+const PATIENCE: Duration = Duration::from_secs(31 * 86_400);
 /// How long the deployment may be unable to take a part, and the pause between two tries.
 const AWAY: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -92,7 +92,7 @@ impl Predictor {
             let error = match asked.await {
                 Ok(Answer::Done(prediction)) => return Ok(prediction),
                 Ok(Answer::Pending(view)) => {
-                    return Err(Error::new(ErrorCode::DeadlineExceeded, "no answer within a day").for_job(view.id));
+                    return Err(Error::new(ErrorCode::DeadlineExceeded, "no answer within a month").for_job(view.id));
                 }
                 Err(error) => error,
             };

@@ -5,8 +5,8 @@
 //! and the statistics are nobat-statistics'.
 //!
 //! Invariants:
-//! - A model without a profile costs a request one atomic load and a comparison; a model
-//!   with one a few hundred nanoseconds.
+//! - A model without a profile costs a request one atomic load and a comparison; what one
+//!   with a profile costs `nobat-statistics/examples/sketch_speed.rs` prints.
 //! - A row is counted once: cache hits and followers of another's run are none, nor is a
 //!   request with an idempotency key, which may be a repetition.
 //! - Nothing of a request is kept but counters.

@@ -26,7 +26,7 @@ pub struct RecordConfig {
     pub max_age_s: u64,
     /// Inputs whose values are not written, by name.
     pub redact: Vec<SmolStr>,
-    /// Write which caller sent it: the hash of its key's name, never the key.
+    /// Write which caller sent it: its key's public id, never the key.
     pub owner: bool,
 }
 

@@ -137,6 +137,9 @@ impl RouteEvidence {
             },
         );
         own.numbered += 1;
+        // Texts that stand where a class does may be long.
+        let short = |side: PairSide| PairSide { class: side.class.map(|class| clip(&class).to_owned()), ..side };
+        let (old, new) = (short(old), short(new));
         let pairs = own.pairs.entry(target.clone()).or_default();
         pairs.push_back(ShadowPair { number: own.numbered, request: request.clone(), old, new });
         if pairs.len() > MOST_PAIRS {
@@ -186,6 +189,10 @@ impl OfRoute {
 
     /// Begins anew when another file answers for a target.
     fn set_mark(&mut self, target: &SmolStr, mark: u64) {
+        // An answer that is joined, or of an earlier release, does not say its file.
+        if mark == 0 {
+            return;
+        }
         let before = self.marks.insert(target.clone(), mark);
         if before.is_some_and(|before| before != mark) {
             let (rule, marks, numbered) = (self.rule, std::mem::take(&mut self.marks), self.numbered);

@@ -98,6 +98,7 @@ pub async fn promote(state: &ServingState, name: &str, request: &PromotionReques
     request.margins.check().map_err(Error::invalid)?;
     // What another gateway was told is known first.
     state.routes.refresh(&state.registry).await?;
+    let judged_route = state.routes.load().table().get(name).cloned();
     let judged = judge(state, name, request.candidate.as_deref(), &request.margins)?;
     let (outcome, target) = match judged.rollout.verdict {
         GateVerdict::Safe => (PromotionOutcome::Promoted, Some(&judged.candidate)),
@@ -106,6 +107,11 @@ pub async fn promote(state: &ServingState, name: &str, request: &PromotionReques
         GateVerdict::MoreNeeded(_) => (PromotionOutcome::Undecided, None),
     };
     if let Some(target) = target {
+        // The verdict is on the route as it was judged.
+        state.routes.refresh(&state.registry).await?;
+        if state.routes.load().table().get(name) != judged_route.as_ref() {
+            return Err(Error::invalid(format!("route `{name}` was changed while it was judged; ask again")));
+        }
         state.routes.put(&state.registry, Route::to(name, target)).await?;
         let (candidate, words) = (judged.candidate.as_str(), judged.rollout.words.as_str());
         log::info!(route = name; "routes: `{name}` goes to `{target}` alone; `{candidate}` is {words}");

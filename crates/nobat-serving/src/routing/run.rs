@@ -260,6 +260,11 @@ pub(crate) fn count_arm(
     state.routes.evidence.count_arm(route, &arm.target, &context.route_key, counted);
 }
 
+/// Whether a failure may be the version's own.
+fn is_of_version(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::InferenceFailed | ErrorCode::InvalidWorkerResult | ErrorCode::Internal)
+}
+
 /// Sends copies off, each in a task of its own; they wait for the answer that
 /// goes to the caller, compare and count.
 fn send_copies(
@@ -314,6 +319,10 @@ fn send_copies(
             let routes = calls.state.routes.load();
             let Some(rule) = routes.table().get(&route) else { return };
             if primary.is_repetition || copy.as_ref().is_ok_and(is_repetition) {
+                return;
+            }
+            // That nothing took the copy, or had time for it, is no version's.
+            if copy.as_ref().is_err_and(|error| !is_of_version(error.code)) {
                 return;
             }
             let row = (random_bits() % rows as u64) as usize;

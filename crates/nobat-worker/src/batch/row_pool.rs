@@ -269,7 +269,9 @@ impl RowPool {
         match packed {
             Err(failure) => self.fail(job, failure),
             Ok(packed) => {
-                if self.held.lock().prepared((leased.id, leased.token)) {
+                // Settled under the lock, as a drain finds it either here or settled.
+                let mut held = self.held.lock();
+                if held.prepared((leased.id, leased.token)) {
                     version.stats.joined(times, waits);
                     self.settle(leased, Outcome::Succeeded(packed));
                 }
@@ -278,7 +280,8 @@ impl RowPool {
     }
 
     fn fail(&self, job: &NewRowJob, failure: Failure) {
-        if self.held.lock().prepared((job.leased.id, job.leased.token))
+        let mut held = self.held.lock();
+        if held.prepared((job.leased.id, job.leased.token))
             && let Some(outcome) = failed(&job.version, &job.leased, failure)
         {
             self.settle(&job.leased, outcome);

@@ -23,6 +23,10 @@ pub(crate) struct OpenedTransform {
 /// One line: the file is not there, which others are, and the setting.
 pub(crate) fn graph(found: &FoundVersion, settings: &TextSettings) -> Result<PathBuf, String> {
     let Some(folder) = &found.text_folder else { return Ok(found.file.clone()) };
+    // A file that was named is the one that is served.
+    if settings.variant.is_none() && found.file.is_file() {
+        return Ok(found.file.clone());
+    }
     nobat_text::graph_file(folder, settings.variant.as_deref()).map(|graph| graph.path).map_err(|error| error.message)
 }
 

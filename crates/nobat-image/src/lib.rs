@@ -1,0 +1,1 @@
+//! Pictures in, labels, boxes, masks and vectors out.
