@@ -33,6 +33,10 @@ model:
 calibration *args:
     NOBAT_STATISTICS_RUNS=10000 cargo test --release --locked -p nobat-statistics --test calibration {{args}} -- --nocapture
 
+# Seeded faults, each in 20 trials, found by the stage that is there for it at the power that is stated (five minutes).
+seeded-faults:
+    NOBAT_TRIALS=20 cargo test --locked -p nobat-check --test stages --test statistical trial -- --nocapture
+
 # The fault suite in full: hundreds of killed workers, gateways and Redis servers (about half an hour).
 faults *args:
     scripts/faults {{args}}

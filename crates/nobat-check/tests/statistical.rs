@@ -7,10 +7,12 @@ use nobat_check::statistical::{StatisticalReport, StatisticalSettings, Statistic
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_statistics::pairs::GateVerdict;
+use nobat_statistics::power::ClassShift;
 use nobat_statistics::profile::Profile;
 use nobat_statistics::random::{Random, seeded};
 use nobat_statistics::reading::{Rows, element};
 use rand::RngExt;
+use statrs::distribution::{Binomial, DiscreteCDF};
 
 const MODEL: (&str, &str) = ("bins", "1");
 
@@ -93,6 +95,46 @@ fn each_fault_is_found_and_a_swap_of_equal_shares_cannot_be() {
     }
     let swapped = stage(&profile, Some(&fresh), |class, score| Ok((9 - class, score)));
     assert_eq!(swapped.verdict, StatisticalVerdict::Passed, "golden answers find it: {swapped:#?}");
+}
+
+/// Fewest of `trials` that find a fault of this power, but for one series of trials in 10,000.
+fn fewest(trials: u64, power: f64) -> u64 {
+    let distribution = Binomial::new(power, trials).expect("a power");
+    (0..=trials).find(|&found| distribution.cdf(found) > 1e-4).unwrap_or(trials)
+}
+
+#[test]
+fn faults_are_found_in_as_many_trials_as_the_stated_power_says() {
+    // Of each trial the profile and the fresh rows are its own.
+    let trials: u64 = std::env::var("NOBAT_TRIALS").map_or(4, |trials| trials.parse().expect("a number of trials"));
+    // A class that is never named is its share lost, which is more than its share less of a half.
+    let never = ClassShift { share: 0.1, points: 0.1 };
+    let five_points = ClassShift { share: 0.1, points: 0.05 };
+    type Fault = fn(u32, f64) -> (u32, f64);
+    let faults: [(&str, ClassShift, Fault); 2] = [
+        ("a class that is never named", never, |class, score| {
+            // To all others alike, so that no one of them tells.
+            (if class == 3 { (4 + (score * 9.0) as u32) % 10 } else { class }, score)
+        }),
+        ("a class whose share moves by five points", five_points, |class, score| {
+            (if class != 3 && score < 0.05 / 0.9 { 3 } else { class }, score)
+        }),
+    ];
+    for (name, shift, fault) in faults {
+        let settings = StatisticalSettings::default();
+        // Two outputs are judged: Holm asks half the level of the first.
+        let power = shift.power(10, settings.rows as u64, Some(5_000), settings.alpha / 2.0);
+        let found = (0..trials).filter(|&trial| {
+            let profile = block_on(make_profile(&answer, &rows(&mut seeded(trial), 5_000), MODEL, |_| {}));
+            let fresh = rows(&mut seeded(1_000 + trial), 1_000);
+            let report = stage(&profile.expect("a profile"), Some(&fresh), |class, score| Ok(fault(class, score)));
+            let shares = report.findings.iter().find(|finding| finding.tested.contains("label"));
+            shares.expect("the label's").verdict == StatisticalVerdict::Failed
+        });
+        let found = found.count() as u64;
+        eprintln!("{name}: found in {found} of {trials}, power {power:.4}");
+        assert!(found >= fewest(trials, power - 0.04), "{name}: {found} of {trials}, power {power}");
+    }
 }
 
 #[test]

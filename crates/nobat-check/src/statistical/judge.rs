@@ -61,11 +61,13 @@ pub fn judge(
     let tests = profile.len() + usize::from(!labelled.is_empty());
     // As many draws as tell a p-value from the smallest level that Holm may ask for.
     let draws = DRAWS.max((100.0 * tests as f64 / settings.alpha) as usize);
+    // What Holm asks of the smallest p-value: what can be seen for sure is seen at that level.
+    let level = settings.alpha / tests.max(1) as f64;
     let mut judged: Vec<Judged> = profile
         .iter()
         .zip(seen)
         .map(|(profile, seen)| match profile.reading.is_class() {
-            true => of_classes(profile, seen, settings, draws, &mut random),
+            true => of_classes(profile, seen, settings, level, draws, &mut random),
             false => of_scores(profile, seen, draws, &mut random),
         })
         .collect();
@@ -102,6 +104,7 @@ fn of_classes(
     profile: &AnswerProfile,
     seen: &AnswerProfile,
     settings: &StatisticalSettings,
+    level: f64,
     draws: usize,
     random: &mut Random,
 ) -> Judged {
@@ -141,11 +144,11 @@ fn of_classes(
     let mut least = LEAST_EFFECT;
     if let Some(shift) = settings.shift.and_then(|points| ClassShift::hardest(&shares, points)) {
         least = shift.effect() / 2.0;
-        let power = shift.power(known, seen.rows, profile_rows, settings.alpha);
+        let power = shift.power(known, seen.rows, profile_rows, level);
         if power < settings.power - 0.005 {
             finding.verdict = StatisticalVerdict::NotJudged;
             finding.tested.push('.');
-            let needed = shift.rows_needed(known, Some(profile.rows), settings.alpha, settings.power);
+            let needed = shift.rows_needed(known, Some(profile.rows), level, settings.power);
             let remedy = match needed {
                 Some(rows) => format!("{} rows would show it in {}", count(rows), percent(settings.power)),
                 None => format!(
@@ -194,7 +197,7 @@ fn of_classes(
             unknown.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
         ));
     }
-    finding.sure = match smallest_shift(&shares, seen.rows, profile_rows, settings.alpha, settings.power) {
+    finding.sure = match smallest_shift(&shares, seen.rows, profile_rows, level, settings.power) {
         Some(smallest) => format!(
             "One class moving by {} would have been found in {} of runs.",
             points(smallest),

@@ -8,6 +8,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nobat_statistics::random::seeded;
+use rand::RngExt;
 use serde_json::{Value, json};
 
 /// What is wrong with it.
@@ -28,6 +30,8 @@ pub(crate) enum Fault {
     RefusesWith500,
     /// One job in a hundred is lost.
     LosesJobs,
+    /// Each job is lost with one chance in a hundred, by this seed.
+    LosesSomeJobs(u64),
     /// It ends after so many requests.
     GoesAway(u64),
 }
@@ -173,7 +177,11 @@ fn answer(state: &State, method: &str, path: &str, body: &[u8]) -> (u16, Value) 
             }
             let mut results = state.results.lock().expect("no panic");
             let id = results.len() as u64 + 1;
-            let lost = state.fault == Fault::LosesJobs && id.is_multiple_of(100);
+            let lost = match state.fault {
+                Fault::LosesJobs => id.is_multiple_of(100),
+                Fault::LosesSomeJobs(seed) => seeded(seed << 32 | id).random_range(0..100) == 0,
+                _ => false,
+            };
             results.insert(id, (!lost).then_some(result));
             (202, json!({"id": id.to_string(), "state": "queued"}))
         }
