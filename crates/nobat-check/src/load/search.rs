@@ -64,7 +64,7 @@ pub async fn find_knee<C: Caller>(
         let one = LoadPlan {
             load,
             warm_up: WarmUpLength::Fixed(WARM_UP),
-            run: plan.run.max(Duration::from_secs_f64((1.3 * FEWEST as f64 / rate).min(LONGEST_RUN_S))),
+            run: plan.run.max(Duration::from_secs_f64((2.0 * FEWEST as f64 / rate).min(LONGEST_RUN_S))),
             runs: 1,
             goal: Some(goal),
             grace: (goal * 4).max(Duration::from_secs(1)),
