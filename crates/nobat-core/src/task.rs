@@ -26,8 +26,24 @@ spelled! {
         ZeroShot = "zero_shot",
         /// Weights over the vocabulary for each text.
         Sparse = "sparse",
-        /// Labels, boxes or vectors of a picture.
+        /// Labels, boxes, text or vectors of each picture; see [`ImageTask`].
         Image = "image",
+    }
+}
+
+spelled! {
+    /// What is made of pictures.
+    pub enum ImageTask {
+        /// Labels of each picture.
+        Classify = "classify",
+        /// Things in each picture, with their boxes.
+        Detect = "detect",
+        /// A class for each pixel.
+        Segment = "segment",
+        /// The characters of each picture.
+        Read = "read",
+        /// A vector for each picture.
+        Embed = "embed",
     }
 }
 
@@ -36,6 +52,9 @@ spelled! {
 pub struct Task {
     /// Which task.
     pub kind: TaskKind,
+    /// Of a model of pictures, what it makes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageTask>,
     /// The labels, by class number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<SmolStr>,
@@ -54,6 +73,10 @@ pub struct Task {
     /// Names of the request parameters that it takes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<SmolStr>,
+    /// How its inputs are prepared and its answers made, and from where that is known; what is
+    /// guessed says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<SmolStr>,
 }
 
 impl Task {
@@ -61,12 +84,14 @@ impl Task {
     pub fn new(kind: TaskKind) -> Task {
         Task {
             kind,
+            image: None,
             labels: Vec::new(),
             multi_label: false,
             dimensions: None,
             max_tokens: None,
             prompts: Vec::new(),
             parameters: Vec::new(),
+            found: Vec::new(),
         }
     }
 

@@ -156,7 +156,7 @@ impl Table {
 
     /// Whether the sessions share their jobs' rows: any version may be transformed.
     pub(crate) fn shares_rows(&self) -> bool {
-        self.versions.iter().any(|version| version.loaded_with.in_text_folder)
+        self.versions.iter().any(|version| version.loaded_with.may_be_transformed)
     }
 
     fn version(&self, number: &str) -> Option<&Arc<Version>> {

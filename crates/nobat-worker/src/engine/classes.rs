@@ -5,6 +5,7 @@
 //! and the classes' names, in the tensor's order, are published with the model. The
 //! order is the ZipMap's own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ort::value::{DynMapValueType, DynValue, TensorElementType, ValueType};
@@ -32,6 +33,13 @@ pub(super) fn is_class_map(value: &ValueType) -> bool {
         **row,
         ValueType::Map { key: TensorElementType::Int64 | TensorElementType::String, value: TensorElementType::Float32 }
     )
+}
+
+/// By output of the graph, the operator that makes it; nothing where the file cannot be read.
+pub(crate) fn operators(file: &Path) -> BTreeMap<String, String> {
+    let model = Stream::open(file, None).ok().and_then(|mut stream| Model::decode(&mut stream).ok());
+    let nodes = model.and_then(|model| model.graph).map(|graph| graph.node).unwrap_or_default();
+    nodes.into_iter().flat_map(|node| node.output.into_iter().map(move |name| (name, node.op_type.clone()))).collect()
 }
 
 impl Classes {

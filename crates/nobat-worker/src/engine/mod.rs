@@ -5,7 +5,7 @@
 
 pub(crate) mod api;
 pub(crate) mod buffer;
-mod classes;
+pub(crate) mod classes;
 pub(crate) mod input;
 pub mod library;
 mod message;

@@ -5,6 +5,7 @@
 //! the runtime wrote them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,6 +55,8 @@ pub(crate) struct Description {
     pub(crate) outputs: Vec<TensorSpec>,
     /// By output: the names of its columns, for outputs that are maps from classes.
     pub(crate) classes: Vec<(SmolStr, Vec<String>)>,
+    /// What its maker wrote into the file, by key.
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl OnnxEngine {
@@ -106,7 +109,16 @@ impl OnnxEngine {
             outputs.push(TensorSpec { name: outlet.name().into(), datatype: Datatype::Fp32, shape, optional: false });
             classes.push((outlet.name().into(), own.names()));
         }
-        Ok(Description { inputs, outputs, classes })
+        Ok(Description { inputs, outputs, classes, metadata: self.metadata() })
+    }
+}
+
+impl OnnxEngine {
+    /// The file's own metadata; a key that cannot be read is left out.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        let Ok(metadata) = self.session.metadata() else { return BTreeMap::new() };
+        let keys = metadata.custom_keys().unwrap_or_default();
+        keys.into_iter().filter_map(|key| Some((key.clone(), metadata.custom(&key)?))).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
-use nobat_core::task::Task;
+use nobat_core::task::{Task, TaskKind};
 use nobat_transform::{CallerSignature, Transform};
 use smol_str::SmolStr;
 
@@ -89,7 +89,7 @@ impl Load<'_> {
             golden::check(&file, &mut self.runner(&mut engine, &described.inputs), &described.outputs)
                 .map_err(|reason| self.not_in_service(reason))?;
         }
-        let opened = transforms::open(self.name, self.found, &self.settings.text, &described)
+        let opened = transforms::open(self.name, self.found, self.settings, &described)
             .map_err(|reason| self.not_in_service(reason))?;
         let batching = &self.settings.config.batching;
         let check =
@@ -171,7 +171,7 @@ impl Load<'_> {
             }
             engines.push(Box::new(engine));
         }
-        match files::read(&self.found.file, &transforms::side_files(self.found))? == *self.files {
+        match files::read(&self.found.file, &transforms::side_files(self.found, self.settings))? == *self.files {
             true => Ok(engines),
             false => Err(self.refusal(
                 "or its external data changed while it was loaded; reload the models when the files are complete",
@@ -224,7 +224,11 @@ impl Load<'_> {
             rows => rows,
         };
         let row_s = cost.seconds(1, EVERYDAY.min(transform.max_cost()));
-        log::info!(model = self.name, tokens = padded, row_us = (row_s * 1e6) as u64; "runs of model `{}` hold up to {padded} tokens, padding counted", self.name);
+        let (name, row_us) = (self.name, (row_s * 1e6) as u64);
+        match transform.signature().task.kind {
+            TaskKind::Image => log::info!(model = name, cost = padded, row_us; "runs of model `{name}` hold up to {padded} of the largest picture's {}", transform.max_cost()),
+            _ => log::info!(model = name, tokens = padded, row_us; "runs of model `{name}` hold up to {padded} tokens, padding counted"),
+        }
         Ok((Transformed { transform, batched, cost, padded, max_rows }, row_s))
     }
 

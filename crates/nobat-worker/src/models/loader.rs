@@ -192,7 +192,7 @@ impl Loader {
         let settings = settings::read(found, &state.config)?;
         let wanted = settings.select(&found.versions)?;
         let old = model.table();
-        let shares_rows = wanted.iter().any(|version| version.text_folder.is_some());
+        let shares_rows = wanted.iter().any(|version| settings.may_transform(version));
         // New sessions need engines of every version.
         let restart =
             running == 0 || sessions_setting != settings.config.sessions || (shares_rows && !old.shares_rows());
@@ -263,8 +263,8 @@ struct VersionLoads<'a> {
 impl VersionLoads<'_> {
     /// Loads a version; `None` when `current` is the same already.
     fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<LoadedVersion>, String> {
-        let found = &FoundVersion { file: transforms::graph(found, &self.settings.text)?, ..found.clone() };
-        let files = files::read(&found.file, &transforms::side_files(found))?;
+        let found = &FoundVersion { file: transforms::graph(found, self.settings)?, ..found.clone() };
+        let files = files::read(&found.file, &transforms::side_files(found, self.settings))?;
         let loaded_with = self.settings.of_load(found);
         let unchanged = current.filter(|own| own.signature.digest == files.digest && own.loaded_with == loaded_with);
         let samples = unchanged.and_then(|own| own.samples.complete());

@@ -26,6 +26,8 @@ pub(crate) struct FoundVersion {
     pub(crate) file: PathBuf,
     /// The Hugging Face folder that the file is of, whose other files say what it does.
     pub(crate) text_folder: Option<PathBuf>,
+    /// The folder that says how its pictures are prepared.
+    pub(crate) image_folder: Option<PathBuf>,
 }
 
 impl FoundVersion {
@@ -33,7 +35,9 @@ impl FoundVersion {
     pub(crate) fn new(version: SmolStr, file: PathBuf) -> FoundVersion {
         // `model.onnx` or `onnx/model.onnx` in it.
         let text_folder = file.ancestors().skip(1).take(2).find(|folder| nobat_text::is_model_folder(folder));
-        FoundVersion { text_folder: text_folder.map(Path::to_owned), version, file }
+        let image_folder = file.ancestors().skip(1).take(2).find(|folder| nobat_image::has_processor(folder));
+        let (text_folder, image_folder) = (text_folder.map(Path::to_owned), image_folder.map(Path::to_owned));
+        FoundVersion { text_folder, image_folder, version, file }
     }
 }
 

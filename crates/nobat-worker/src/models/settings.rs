@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nobat_core::units;
+use nobat_image::ImageSettings;
 use nobat_text::TextSettings;
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
@@ -78,6 +79,8 @@ pub(crate) struct ModelSettings {
     pub(crate) finite: bool,
     /// How texts are read and answered, over what the folder says.
     pub(crate) text: TextSettings,
+    /// How pictures are read and answered; none where the owner does not say that it takes them.
+    pub(crate) image: Option<ImageSettings>,
     /// What the gateway reads: cache, routing key, and whatever else it knows.
     pub(crate) gateway: serde_json::Map<String, serde_json::Value>,
     /// The worker's configuration as this model sees it.
@@ -91,9 +94,10 @@ pub(crate) struct LoadSettings {
     pub(crate) finite: bool,
     pub(crate) batching: BatchingConfig,
     pub(crate) provider: ProviderConfig,
-    /// Whether it is of a Hugging Face folder.
-    pub(crate) in_text_folder: bool,
+    /// Whether its callers may not see its graph's own tensors.
+    pub(crate) may_be_transformed: bool,
     pub(crate) text: TextSettings,
+    pub(crate) image: Option<ImageSettings>,
     /// What it must answer: the hash of its golden file, if it has one.
     pub(crate) golden: Option<[u8; 32]>,
     /// What its rows are held against: the hash of its profile, if it has one.
@@ -108,11 +112,17 @@ impl ModelSettings {
             finite: self.finite,
             batching: *batching,
             provider: provider.clone(),
-            in_text_folder: found.text_folder.is_some(),
+            may_be_transformed: self.may_transform(found),
             text: self.text.clone(),
+            image: self.image.clone(),
             golden: golden::hash(&found.file),
             profile: profile::hash(&found.file),
         }
+    }
+
+    /// Whether callers of a version may not see its graph's own tensors; before it is loaded.
+    pub(crate) fn may_transform(&self, found: &FoundVersion) -> bool {
+        self.image.is_some() || found.text_folder.is_some() || found.image_folder.is_some()
     }
 
     /// The versions that serve, oldest first; at least one.
@@ -144,6 +154,7 @@ struct ModelFile {
     batching: toml::Table,
     provider: toml::Table,
     text: Option<TextSettings>,
+    image: Option<ImageSettings>,
     settings: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -217,6 +228,7 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     if let Some(text) = file.text {
         settings.text = text;
     }
+    settings.image = file.image.or(settings.image.take());
     if let Some(sessions) = file.sessions {
         settings.config.sessions = sessions;
     }

@@ -1,13 +1,16 @@
-//! Which transformation stands before and after a version's session, by the files beside
-//! its graph.
+//! Which transformation stands before and after a version's session, by its settings and the files
+//! beside its graph.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nobat_text::{Reading, SIDE_FILES, TextFolder, TextModel, TextSettings};
+use nobat_image::ImageModel;
+use nobat_text::{SIDE_FILES, TextFolder, TextModel, TextSettings};
 use nobat_transform::Transform;
 
 use super::scan::FoundVersion;
+use super::settings::ModelSettings;
+use crate::engine::classes::operators;
 use crate::engine::onnx::Description;
 
 /// A transformation that fits its graph.
@@ -21,21 +24,68 @@ pub(crate) struct OpenedTransform {
 ///
 /// # Errors
 /// One line: the file is not there, which others are, and the setting.
-pub(crate) fn graph(found: &FoundVersion, settings: &TextSettings) -> Result<PathBuf, String> {
+pub(crate) fn graph(found: &FoundVersion, settings: &ModelSettings) -> Result<PathBuf, String> {
     let Some(folder) = &found.text_folder else { return Ok(found.file.clone()) };
+    let variant = settings.image.as_ref().and_then(|image| image.variant.as_deref());
+    let variant = variant.or(settings.text.variant.as_deref());
     // A file that was named is the one that is served.
-    if settings.variant.is_none() && found.file.is_file() {
+    if variant.is_none() && found.file.is_file() {
         return Ok(found.file.clone());
     }
-    nobat_text::graph_file(folder, settings.variant.as_deref()).map(|graph| graph.path).map_err(|error| error.message)
+    nobat_text::graph_file(folder, variant).map(|graph| graph.path).map_err(|error| error.message)
 }
 
-/// What makes texts of a Hugging Face folder's model; none where the folder says no task that
-/// is known, which is logged.
+/// What makes pictures or texts of a model; none where callers send the graph's own tensors, which is
+/// logged where its files look otherwise.
 ///
 /// # Errors
-/// One line: what in the folder does not fit, and the remedy.
+/// One line: what in the files and settings does not fit, and the remedy.
 pub(crate) fn open(
+    model: &str,
+    found: &FoundVersion,
+    settings: &ModelSettings,
+    graph: &Description,
+) -> Result<Option<OpenedTransform>, String> {
+    // A folder with a processor may be a text model's as well: of several towers, each with its graph.
+    let takes_pictures = || graph.inputs.iter().any(|input| input.shape.len() == 4);
+    if settings.image.is_some() || (found.image_folder.is_some() && takes_pictures()) {
+        return pictures(model, found, settings, graph);
+    }
+    texts(model, found, &settings.text, graph)
+}
+
+fn pictures(
+    model: &str,
+    found: &FoundVersion,
+    settings: &ModelSettings,
+    graph: &Description,
+) -> Result<Option<OpenedTransform>, String> {
+    let operators = operators(&found.file);
+    let described = nobat_image::Graph {
+        inputs: &graph.inputs,
+        outputs: &graph.outputs,
+        metadata: &graph.metadata,
+        operators: &operators,
+    };
+    let folder = image_folder(found, settings);
+    match ImageModel::read(folder.as_deref(), described, settings.image.as_ref()).map_err(|error| error.message)? {
+        nobat_image::Reading::Tensors(why) => {
+            log::warn!(model; "model `{model}` takes its graph's tensors: {why}");
+            Ok(None)
+        }
+        nobat_image::Reading::Pictures(pictures) => {
+            let task = pictures.task().as_str();
+            log::info!(model, task; "model `{model}` takes pictures ({task}): {}", pictures.found().join("; "));
+            let lengths_mix = pictures.rows_may_differ_in_size();
+            if !lengths_mix {
+                log::warn!(model; "pictures of model `{model}` run one by one: each keeps a size of its own");
+            }
+            Ok(Some(OpenedTransform { transform: Arc::new(*pictures), lengths_mix }))
+        }
+    }
+}
+
+fn texts(
     model: &str,
     found: &FoundVersion,
     settings: &TextSettings,
@@ -43,8 +93,8 @@ pub(crate) fn open(
 ) -> Result<Option<OpenedTransform>, String> {
     let Some(folder) = &found.text_folder else { return Ok(None) };
     let text = match TextFolder::read(folder, settings).map_err(|error| error.message)? {
-        Reading::Text(folder) => TextModel::new(*folder, &graph.inputs, &graph.outputs, settings),
-        Reading::Tensors(why) => {
+        nobat_text::Reading::Text(folder) => TextModel::new(*folder, &graph.inputs, &graph.outputs, settings),
+        nobat_text::Reading::Tensors(why) => {
             log::warn!(model; "model `{model}` takes its graph's tensors: {why}");
             return Ok(None);
         }
@@ -60,8 +110,20 @@ pub(crate) fn open(
     Ok(Some(OpenedTransform { transform: Arc::new(text), lengths_mix }))
 }
 
-/// The files that change a text model's answers, beside its graph, in the order of their paths.
-pub(crate) fn side_files(found: &FoundVersion) -> Vec<PathBuf> {
+/// The files that change a transformed model's answers, beside its graph, in the order of their paths.
+pub(crate) fn side_files(found: &FoundVersion, settings: &ModelSettings) -> Vec<PathBuf> {
+    let mut files = text_files(found);
+    if let Some(folder) = image_folder(found, settings) {
+        let characters = settings.image.as_ref().and_then(|image| image.characters.as_deref());
+        let names = nobat_image::SIDE_FILES.into_iter().chain(characters);
+        files.extend(names.map(|name| folder.join(name)).filter(|file| file.is_file()));
+    }
+    files.sort();
+    files.dedup();
+    files
+}
+
+fn text_files(found: &FoundVersion) -> Vec<PathBuf> {
     let Some(folder) = &found.text_folder else { return Vec::new() };
     let own = SIDE_FILES.iter().map(|name| folder.join(name)).filter(|file| file.is_file());
     // `1_Pooling`, `2_Dense`: what follows the graph.
@@ -69,16 +131,29 @@ pub(crate) fn side_files(found: &FoundVersion) -> Vec<PathBuf> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         path.is_dir() && name.contains('_') && name.starts_with(|first: char| first.is_ascii_digit())
     };
-    let mut files: Vec<PathBuf> = own
-        .chain(
-            listed(folder)
-                .into_iter()
-                .filter(is_module)
-                .flat_map(|module| listed(&module).into_iter().filter(|file| file.is_file()).collect::<Vec<_>>()),
-        )
-        .collect();
-    files.sort();
-    files
+    own.chain(
+        listed(folder)
+            .into_iter()
+            .filter(is_module)
+            .flat_map(|module| listed(&module).into_iter().filter(|file| file.is_file()).collect::<Vec<_>>()),
+    )
+    .collect()
+}
+
+/// Where a picture model's labels, characters and processor are: with the processor, else beside the graph,
+/// or above its version's folder.
+fn image_folder(found: &FoundVersion, settings: &ModelSettings) -> Option<PathBuf> {
+    if found.image_folder.is_some() {
+        return found.image_folder.clone();
+    }
+    let image = settings.image.as_ref()?;
+    let own = found.file.parent()?;
+    let name = own.file_name().unwrap_or_default().to_string_lossy();
+    let is_version = name == "onnx" || name.trim_start_matches('v').bytes().all(|byte| byte.is_ascii_digit());
+    let above = own.parent().filter(|_| is_version);
+    let names = || nobat_image::SIDE_FILES.into_iter().chain(image.characters.as_deref());
+    let holds = |folder: &&Path| names().any(|name| folder.join(name).is_file());
+    Some([Some(own), above].into_iter().flatten().find(holds).unwrap_or(own).to_owned())
 }
 
 fn listed(folder: &Path) -> Vec<PathBuf> {
