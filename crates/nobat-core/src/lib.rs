@@ -12,6 +12,7 @@
 //! - The promise is at-least-once: an attempt may run twice after a crash, a
 //!   job reaches exactly one terminal state.
 
+pub mod cell;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::{Error, ErrorCode, Result};
 use crate::infer::InferRequest;
 use crate::spelled::spelled;
-use crate::task::Task;
+use crate::task::{Task, TaskKind};
 use crate::tensor::{Datatype, Tensor};
 
 /// One input or output of a model.
@@ -141,6 +141,25 @@ impl ModelSignature {
     pub fn class_labels(&self, output: &str) -> Vec<&str> {
         let list = self.settings.get("class_labels").and_then(|table| table.get(output)?.as_array());
         list.into_iter().flatten().map(|label| label.as_str().unwrap_or_default()).collect()
+    }
+
+    /// Whether the owner's `extra_columns` is `ignore`: a table may have columns that are no
+    /// input's.
+    pub fn ignores_extra_columns(&self) -> bool {
+        self.settings.get("extra_columns").is_some_and(|value| value == "ignore")
+    }
+
+    /// The input that takes pictures, of a model whose task they are: the one named `image`,
+    /// or the only one of bytes.
+    pub fn picture_input(&self) -> Option<&TensorSpec> {
+        self.task.as_ref().filter(|task| task.kind == TaskKind::Image)?;
+        let of_bytes = || self.inputs.iter().filter(|spec| spec.datatype == Datatype::Bytes);
+        let mut all = of_bytes();
+        match (of_bytes().find(|spec| spec.name == "image"), all.next(), all.next()) {
+            (Some(named), _, _) => Some(named),
+            (None, only, None) => only,
+            _ => None,
+        }
     }
 
     /// The owner's `cache`: how answers are kept.

@@ -77,6 +77,9 @@ pub struct Task {
     /// guessed says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<SmolStr>,
+    /// Names of the BYTES outputs whose elements are JSON, which JSON answers carry as such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub json_outputs: Vec<SmolStr>,
 }
 
 impl Task {
@@ -92,6 +95,7 @@ impl Task {
             prompts: Vec::new(),
             parameters: Vec::new(),
             found: Vec::new(),
+            json_outputs: Vec::new(),
         }
     }
 

@@ -51,8 +51,12 @@ pub async fn read(request: &HttpRequest, payload: web::Payload, predictor: &Pred
         let context = context::of(request);
         state.admission.held_bytes(&context).reach(bytes as u64, &context.notes.quota)
     };
-    let limits = request.app_data::<web::Data<HttpState>>().map(|http| http.config.body_limits()).unwrap_or_default();
-    read_counted(request.headers(), payload, &limits, &count).await
+    read_counted(request.headers(), payload, &limits(request), &count).await
+}
+
+/// How this request's body is read.
+pub fn limits(request: &HttpRequest) -> BodyLimits {
+    request.app_data::<web::Data<HttpState>>().map(|http| http.config.body_limits()).unwrap_or_default()
 }
 
 /// As [`read`], of a body that is to be JSON.
@@ -86,7 +90,9 @@ pub fn require_json(headers: &HeaderMap, body: &[u8]) -> Result<()> {
     };
     Err(Error::new(
         ErrorCode::UnsupportedMediaType,
-        format!("the body is not JSON, and {given}; send a JSON object with `Content-Type: application/json`"),
+        format!(
+            "the body is not JSON, and {given}; send a JSON object with `Content-Type: application/json`, or a file or a table with its own type, such as `image/jpeg` or `text/csv`"
+        ),
     ))
 }
 

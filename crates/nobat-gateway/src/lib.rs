@@ -11,6 +11,7 @@
 //! - Every refusal carries a code and the request id.
 
 mod access;
+mod bodies;
 pub mod body;
 pub mod config;
 mod connection;
@@ -47,7 +48,10 @@ mod sagemaker;
 pub mod server;
 mod shape;
 pub mod state;
+mod table;
 mod tei;
+#[cfg(test)]
+mod test_models;
 mod text;
 mod tfserving;
 pub mod tls;

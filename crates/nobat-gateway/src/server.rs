@@ -200,7 +200,7 @@ fn batches(config: &GatewayConfig, shared: &ServingState) -> Result<Option<Batch
 /// Outputs as the native API answers them, a row each.
 fn row_answer(outputs: &[Tensor]) -> Vec<u8> {
     let mut json = Vec::new();
-    rows::answer(&mut json, outputs, Format::Row);
+    rows::answer(&mut json, outputs, Format::Row, None);
     json
 }
 

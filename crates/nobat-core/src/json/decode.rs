@@ -3,6 +3,8 @@
 //! The shape is found on the way: the first complete list of each level fixes
 //! that level's length, and every later one must have it.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smallvec::SmallVec;
@@ -74,8 +76,26 @@ pub fn tensor(name: SmolStr, datatype: Datatype, shape: &[i64], data: &str) -> R
 /// Whether the next value is a `{"b64": …}` object, TensorFlow Serving's form
 /// of bytes: its first name says.
 pub fn is_b64(reader: &Reader<'_>) -> bool {
+    begins_with(reader, "b64")
+}
+
+/// Whether the next value is a `{"url": …}` object: where a picture is to be had.
+pub fn is_url(reader: &Reader<'_>) -> bool {
+    begins_with(reader, "url")
+}
+
+fn begins_with(reader: &Reader<'_>, member: &str) -> bool {
     let mut ahead = *reader;
-    ahead.take(b'{') && ahead.string("").is_ok_and(|name| name == "b64")
+    ahead.take(b'{') && ahead.string("").is_ok_and(|name| name == member)
+}
+
+/// As [`read`] of BYTES, whose elements may also be `{"url": "…"}`: the element is that
+/// address, as if it were given as a string. Who fetches it tells it by its scheme.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_pictures(reader: &mut Reader<'_>, data: &mut Vec<u8>, place: &str) -> Result<Shape> {
+    read_as::<PictureElement>(reader, data, place)
 }
 
 /// Capacity worth reserving before reading: what the signature says one row
@@ -97,6 +117,8 @@ enum Refusal {
     Fraction,
     /// An object or text that is not base64 in its form.
     Base64,
+    /// An object that is not an address in its form.
+    Url,
 }
 
 /// One element of a tensor.
@@ -192,6 +214,7 @@ fn refuse<E: Element>(refusal: Refusal, mut value: Reader<'_>, place: &str) -> E
         Refusal::Range => format!("beyond the range of {name}"),
         Refusal::Fraction => format!("not an integer; {name} takes integers"),
         Refusal::Base64 => "not of the form {\"b64\": \"padded base64\"}".to_owned(),
+        Refusal::Url => "not of the form {\"url\": \"https://…\"}".to_owned(),
     };
     Error::new(ErrorCode::InvalidTensor, format!("{place} is `{}`, {why}", value.shown()))
 }
@@ -275,17 +298,37 @@ impl Element for BytesElement {
             put_bytes_element(data, text.as_bytes());
             return Ok(());
         }
-        let mut text = None;
-        let whole = reader.object("", |reader, name| {
-            let is_only = name == "b64" && text.is_none();
-            text = Some(reader.string("")?);
-            if is_only { Ok(()) } else { Err(reader.unexpected("`b64`", "")) }
-        });
-        let text = text.filter(|_| whole.is_ok()).ok_or(Refusal::Base64)?;
+        let text = only_member(reader, "b64").ok_or(Refusal::Base64)?;
         let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| Refusal::Base64)?;
         put_bytes_element(data, &bytes);
         Ok(())
     }
+}
+
+/// A BYTES element, or the address of one: `{"url": …}`.
+struct PictureElement;
+
+impl Element for PictureElement {
+    const NAME: Datatype = Datatype::Bytes;
+    fn read(reader: &mut Reader<'_>, data: &mut Vec<u8>) -> Result<(), Refusal> {
+        if reader.peek() != Some(b'{') || !is_url(reader) {
+            return BytesElement::read(reader, data);
+        }
+        let text = only_member(reader, "url").ok_or(Refusal::Url)?;
+        put_bytes_element(data, text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The text of an object's only member, which has this name.
+fn only_member<'a>(reader: &mut Reader<'a>, wanted: &str) -> Option<Cow<'a, str>> {
+    let mut text = None;
+    let whole = reader.object("", |reader, name| {
+        let is_only = name == wanted && text.is_none();
+        text = Some(reader.string("")?);
+        if is_only { Ok(()) } else { Err(reader.unexpected("one member", "")) }
+    });
+    text.filter(|_| whole.is_ok())
 }
 
 #[cfg(test)]
@@ -331,6 +374,21 @@ mod tests {
             assert_eq!(read(shape, data).expect_err(data).message, expected);
         }
         assert_eq!(&read(&[], "7").expect("a scalar").data[..], [7]);
+    }
+
+    #[test]
+    fn a_picture_may_be_an_address_where_pictures_are_taken() {
+        let text = r#"["data:,x", {"url": "https://h/p"}, {"b64": "AAE="}]"#;
+        let mut data = Vec::new();
+        let shape = read_pictures(&mut Reader::new(text.as_bytes()), &mut data, "x").expect("well formed");
+        assert_eq!(shape[..], [3]);
+        assert_eq!(data, b"\x07\0\0\0data:,x\x0b\0\0\0https://h/p\x02\0\0\0\0\x01");
+        assert!(parse(Datatype::Bytes, text).is_err());
+        let refused = |text: &str| {
+            read_pictures(&mut Reader::new(text.as_bytes()), &mut Vec::new(), "x").expect_err(text).message
+        };
+        assert_eq!(refused(r#"[{"url": 3}]"#), r#"x[0] is `{"url":`, not of the form {"url": "https://…"}"#);
+        assert!(refused(r#"[{"url": "a", "x": "b"}]"#).contains("not of the form"));
     }
 
     #[test]

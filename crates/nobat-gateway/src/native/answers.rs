@@ -9,6 +9,7 @@ use nobat_core::JobId;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::JobView;
 use nobat_core::json::encode;
+use nobat_core::signature::ModelSignature;
 use nobat_serving::Page;
 use nobat_serving::shown_model;
 use nobat_serving::timing::server_timing;
@@ -25,7 +26,12 @@ pub(super) fn listed(page: Page) -> HttpResponse {
 }
 
 /// 200 with a prediction, its explanation and `Server-Timing`.
-pub(super) fn answered(prediction: &Prediction, model: &str, form: Format) -> HttpResponse {
+pub(super) fn answered(
+    prediction: &Prediction,
+    model: &str,
+    form: Format,
+    signature: Option<&ModelSignature>,
+) -> HttpResponse {
     let outputs = &prediction.response.outputs;
     let mut json = Vec::with_capacity(320 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
     json.extend_from_slice(b"{\"id\":");
@@ -38,7 +44,7 @@ pub(super) fn answered(prediction: &Prediction, model: &str, form: Format) -> Ht
     json.extend_from_slice(b",\"version\":");
     encode::string(&mut json, &prediction.response.version);
     json.extend_from_slice(b",\"state\":\"succeeded\",");
-    rows::members(&mut json, outputs, form);
+    rows::members(&mut json, outputs, form, signature);
     json.extend_from_slice(b",\"explain\":");
     // Writing to a vector cannot fail, and the struct has no map with odd keys.
     let _ = serde_json::to_writer(&mut json, &ExplainObject::of(&prediction.timings, prediction.cache));

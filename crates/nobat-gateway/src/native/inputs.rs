@@ -1,4 +1,4 @@
-//! A predicting body of the native API: JSON in rows or columns, or, with v2's header,
+//! A predicting body of the native API: what [`bodies`] reads, or, with v2's header,
 //! that protocol's document and the binary tensors after it.
 
 use actix_web::http::header::HeaderMap;
@@ -8,8 +8,8 @@ use nobat_core::signature::ModelSignature;
 use nobat_core::{Error, ErrorCode, Result, clip};
 use smol_str::SmolStr;
 
-use crate::body;
-use crate::rows::{self, Format};
+use crate::bodies;
+use crate::rows::Format;
 use crate::v2::binary::{self, HEADER_LENGTH, Parts};
 use crate::v2::json::{self, Document};
 use crate::v2::outputs::{self, Requested};
@@ -20,10 +20,14 @@ use crate::v2::raw;
 /// # Errors
 /// Those of the form that the body has; `invalid_parameter` for what a document asks for
 /// that this call does not give.
-pub(super) fn read(headers: &HeaderMap, body: Bytes, signature: &ModelSignature) -> Result<(InferRequest, Format)> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Bytes,
+    signature: &ModelSignature,
+    most: usize,
+) -> Result<(InferRequest, Format)> {
     if !headers.contains_key(HEADER_LENGTH) {
-        body::require_json(headers, &body)?;
-        return rows::read(&body, signature, "instances");
+        return bodies::read(headers, body, signature, most).await;
     }
     let document = match binary::split(headers, body)? {
         Parts::Document(text, blobs) => of_job(json::read(&text, blobs)?)?,

@@ -6,6 +6,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::job::JobState;
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::registry::Want;
 use nobat_serving::{Answer, Predictor};
 use nobat_serving::{ListFilter, shown_model};
 use smol_str::SmolStr;
@@ -63,7 +64,7 @@ pub(crate) async fn get(request: HttpRequest, id: Path<String>, predictor: Data<
     params(
         ("id" = String, Path, description = "The job's id"),
         EndParameter,
-        ("form" = Option<String>, Query, description = "`row` (default) or `column`", pattern = "^(row|column)$"),
+        ("form" = Option<String>, Query, description = "`row` (default), `column`, or `record` as tables are answered", pattern = "^(row|column|record)$"),
     ),
     responses(
         (status = 200, description = "The result", body = ResultObject),
@@ -76,7 +77,15 @@ pub(crate) async fn result(request: HttpRequest, id: Path<String>, predictor: Da
     let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
     let model = SmolStr::from(shown_model(&view.model));
     match Answer::of(view)? {
-        Answer::Done(prediction) => Ok(answered(&prediction, &model, form)),
+        Answer::Done(prediction) => {
+            let version = &prediction.response.version;
+            let entry = predictor.entry(&model).ok();
+            // The version that answered may be gone: another says as much of its outputs.
+            let known = entry.as_ref().map(|entry| {
+                entry.find(Want::Version(version)).unwrap_or_else(|_| entry.default_version()).signature.clone()
+            });
+            Ok(answered(&prediction, &model, form, known.as_deref()))
+        }
         Answer::Pending(view) => Ok(pending(&view)),
     }
 }
@@ -177,8 +186,9 @@ fn wait_and_form(request: &HttpRequest, known: &[&'static str]) -> Result<(Optio
             ("wait", value) => wait = Some(query::wait(value)?),
             (_, "row") => form = Format::Row,
             (_, "column") => form = Format::Column,
+            (_, "record") => form = Format::Record,
             _ => {
-                let message = "form takes `row` or `column`".to_owned();
+                let message = "form takes `row`, `column` or `record`".to_owned();
                 return Err(Error::new(ErrorCode::InvalidParameter, message));
             }
         }

@@ -69,7 +69,8 @@ pub(crate) async fn predict(
     let context = context::of(&request);
     let JobCall { mut query, prefer, target, body } = read(&request, WITH_WAIT, &model, payload, &predictor).await?;
     query.options.idempotency = idempotency::read(request.headers(), &model, request.query_string(), &body)?;
-    let (tensors, form) = inputs::read(request.headers(), body, &target.signature)?;
+    let most = body::limits(&request).max_bytes;
+    let (tensors, form) = inputs::read(request.headers(), body, &target.signature, most).await?;
 
     let wait = query.wait.or(prefer.wait).map(|wait| wait.min(predictor.state().settings.max_wait));
     let wait = wait.map(|wait| wait.saturating_sub(target.waited));
@@ -77,7 +78,9 @@ pub(crate) async fn predict(
         // One call: the client's leaving cancels the job.
         Some(wait) if !prefer.respond_async => {
             match predictor.call(&context, &target, tensors, query.options, wait).await? {
-                Answer::Done(prediction) => Ok(answered(&prediction, &target.signature.name, form)),
+                Answer::Done(prediction) => {
+                    Ok(answered(&prediction, &target.signature.name, form, Some(&target.signature)))
+                }
                 Answer::Pending(view) => Ok(pending(&view)),
             }
         }
@@ -101,7 +104,9 @@ pub(crate) async fn predict(
             if let Some(wait) = wait {
                 let view = predictor.job(&context, &accepted.id.to_string(), wait).await?;
                 return match Answer::of(view)? {
-                    Answer::Done(prediction) => Ok(answered(&prediction, &target.signature.name, form)),
+                    Answer::Done(prediction) => {
+                        Ok(answered(&prediction, &target.signature.name, form, Some(&target.signature)))
+                    }
                     Answer::Pending(view) => Ok(pending(&view)),
                 };
             }

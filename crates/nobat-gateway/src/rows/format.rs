@@ -12,9 +12,11 @@ pub enum Format {
     Row,
     /// One tensor per input.
     Column,
+    /// One record per row of a table: values bare where an input takes one a row.
+    Record,
 }
 
-/// A prediction's body: `instances` or `inputs`.
+/// A prediction's body: `instances`, `inputs` or `records`.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "instances": [digit_example()] }))]
@@ -26,6 +28,15 @@ pub(crate) struct PredictBody {
     /// Column form: one tensor, or an object of tensors by name.
     #[schema(required = false)]
     pub inputs: Option<serde_json::Value>,
+    /// Table form: one object per row, a value for each input by name.
+    #[schema(required = false)]
+    pub records: Option<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// The same, as MLflow's clients name it.
+    #[schema(required = false)]
+    pub dataframe_records: Option<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// A data frame as pandas writes it with `orient="split"`: `columns` and `data`.
+    #[schema(required = false, value_type = Option<Object>)]
+    pub dataframe_split: Option<serde_json::Map<String, serde_json::Value>>,
     /// Outputs wanted; all when left out.
     #[schema(required = false)]
     pub outputs: Option<Vec<String>>,

@@ -9,6 +9,7 @@ use nobat_core::{Error, ErrorCode, Result, clip};
 use smol_str::SmolStr;
 
 use super::format::Format;
+use crate::table::records;
 
 /// The one signature that an ONNX model has, by TensorFlow's name.
 const SIGNATURE_NAME: &str = "serving_default";
@@ -46,12 +47,14 @@ pub fn read_from(
         let form = match &*member {
             member if member == rows => Format::Row,
             "inputs" => Format::Column,
+            "records" | "dataframe_records" | "dataframe_split" if rows == "instances" => Format::Record,
             "outputs" => return read_names(reader).map(|names| outputs = names),
             "parameters" => return read_parameters(reader).map(|read| parameters = read),
             "signature_name" => return read_signature_name(reader),
             unknown => {
+                let table = if rows == "instances" { ", `inputs` or `records`" } else { " or `inputs`" };
                 let message = format!(
-                    "unknown member `{}` in {place}; give `{rows}` or `inputs`, and optionally `outputs`, `parameters`, `signature_name`",
+                    "unknown member `{}` in {place}; give `{rows}`{table}, and optionally `outputs`, `parameters`, `signature_name`",
                     clip(unknown)
                 );
                 return Err(Error::new(ErrorCode::InvalidJson, message));
@@ -64,6 +67,8 @@ pub fn read_from(
         let tensors = match form {
             Format::Row => read_rows(reader, signature, rows)?,
             Format::Column => read_columns(reader, signature)?,
+            Format::Record if member == "dataframe_split" => records::read_split(reader, signature, &member)?,
+            Format::Record => records::read(reader, signature, &member)?,
         };
         inputs = Some((tensors, form));
         Ok(())
@@ -78,17 +83,43 @@ fn read_rows(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -
     if !ahead.take(b'[') {
         return Err(reader.unexpected("a list", place));
     }
-    if ahead.peek() == Some(b'{') && !decode::is_b64(&ahead) {
+    if ahead.peek() == Some(b'{') && !is_element(&ahead, signature) {
         return read_objects(reader, signature, place);
     }
     let spec = bare_input(signature, place)?;
-    read_tensor(reader, spec, place).map(|tensor| vec![tensor])
+    read_tensor(reader, spec, signature, place).map(|tensor| vec![tensor])
+}
+
+/// Whether an object is a value rather than a row of names: bytes, or a picture's address.
+fn is_element(reader: &Reader<'_>, signature: &ModelSignature) -> bool {
+    decode::is_b64(reader) || (signature.picture_input().is_some() && decode::is_url(reader))
+}
+
+/// Whether this input takes pictures, which may be addresses.
+fn takes_pictures(spec: &TensorSpec, signature: &ModelSignature) -> bool {
+    signature.picture_input().is_some_and(|input| input.name == spec.name)
+}
+
+fn read_value(
+    reader: &mut Reader<'_>,
+    spec: &TensorSpec,
+    pictures: bool,
+    data: &mut Vec<u8>,
+    place: &str,
+) -> Result<Shape> {
+    match pictures {
+        true => decode::read_pictures(reader, data, place),
+        false => decode::read(reader, spec.datatype, data, place),
+    }
 }
 
 /// Row form with names: a list of objects, one per row.
 fn read_objects(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -> Result<Vec<Tensor>> {
-    let mut columns: Vec<Column> =
-        signature.inputs.iter().map(|spec| Column { data: Vec::new(), row_shape: None, rows: 0, spec }).collect();
+    let column = |spec| {
+        let pictures = takes_pictures(spec, signature);
+        Column { spec, pictures, data: Vec::new(), row_shape: None, rows: 0 }
+    };
+    let mut columns: Vec<Column> = signature.inputs.iter().map(column).collect();
     let mut rows = 0;
     reader.list(place, |reader, row| {
         let mut expected = 0;
@@ -112,6 +143,7 @@ fn read_objects(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str
 /// One input, gathered row by row.
 struct Column<'a> {
     spec: &'a TensorSpec,
+    pictures: bool,
     data: Vec<u8>,
     row_shape: Option<Shape>,
     rows: usize,
@@ -129,7 +161,8 @@ impl Column<'_> {
         if row == 0 {
             self.data.reserve(decode::capacity(self.spec.datatype, &self.spec.shape, reader));
         }
-        let mut shape = decode::read(reader, self.spec.datatype, &mut self.data, &format!("{place}[{row}].{name}"))?;
+        let place_of_row = format!("{place}[{row}].{name}");
+        let mut shape = read_value(reader, self.spec, self.pictures, &mut self.data, &place_of_row)?;
         add_ones(&mut shape, self.spec.shape.get(1..).unwrap_or_default());
         match &self.row_shape {
             None => self.row_shape = Some(shape),
@@ -156,9 +189,9 @@ impl Column<'_> {
 /// Column form: an object of tensors by name, or one bare tensor.
 fn read_columns(reader: &mut Reader<'_>, signature: &ModelSignature) -> Result<Vec<Tensor>> {
     const PLACE: &str = "inputs";
-    if reader.peek() != Some(b'{') || decode::is_b64(reader) {
+    if reader.peek() != Some(b'{') || is_element(reader, signature) {
         let spec = bare_input(signature, PLACE)?;
-        return read_tensor(reader, spec, PLACE).map(|tensor| vec![tensor]);
+        return read_tensor(reader, spec, signature, PLACE).map(|tensor| vec![tensor]);
     }
     let mut tensors: Vec<Tensor> = Vec::with_capacity(signature.inputs.len());
     reader.object(PLACE, |reader, name| {
@@ -167,15 +200,15 @@ fn read_columns(reader: &mut Reader<'_>, signature: &ModelSignature) -> Result<V
         if tensors.iter().any(|tensor| tensor.name == spec.name) {
             return Err(invalid(format!("inputs gives input `{}` twice", spec.name)));
         }
-        tensors.push(read_tensor(reader, spec, &format!("{PLACE}.{name}"))?);
+        tensors.push(read_tensor(reader, spec, signature, &format!("{PLACE}.{name}"))?);
         Ok(())
     })?;
     Ok(tensors)
 }
 
-fn read_tensor(reader: &mut Reader<'_>, spec: &TensorSpec, place: &str) -> Result<Tensor> {
+fn read_tensor(reader: &mut Reader<'_>, spec: &TensorSpec, signature: &ModelSignature, place: &str) -> Result<Tensor> {
     let mut data = Vec::with_capacity(decode::capacity(spec.datatype, &spec.shape, reader));
-    let mut shape = decode::read(reader, spec.datatype, &mut data, place)?;
+    let mut shape = read_value(reader, spec, takes_pictures(spec, signature), &mut data, place)?;
     add_ones(&mut shape, &spec.shape);
     Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
 }
@@ -350,7 +383,7 @@ mod tests {
             ("{}", "the body has neither `instances` nor `inputs`"),
             (
                 r#"{"instance": []}"#,
-                "unknown member `instance` in the body; give `instances` or `inputs`, and optionally `outputs`, `parameters`, `signature_name`",
+                "unknown member `instance` in the body; give `instances`, `inputs` or `records`, and optionally `outputs`, `parameters`, `signature_name`",
             ),
             (
                 r#"{"instances": [[1,2]], "inputs": [[1,2]]}"#,

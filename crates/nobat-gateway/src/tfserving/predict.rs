@@ -16,7 +16,7 @@ use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
 use crate::prefer::Prefer;
 use crate::query::{JobQuery, WITH_WAIT};
 use crate::rows::{self, PredictBody};
-use crate::{body, context};
+use crate::{bodies, body, context};
 
 /// Documents the call; [`super::serve`] serves it.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -37,8 +37,9 @@ pub(crate) async fn predict_json(
     model: Option<&str>,
     want: Want<'_>,
 ) -> ApiResult {
-    let asked = PredictCall::read(request, payload, predictor, model, want).await?;
-    json_of(request, predictor, asked).await
+    let (target, options) = PredictCall::resolve(request, predictor, model, want).await?;
+    let body = body::read(request, payload, predictor).await?;
+    json_of(request, predictor, PredictCall { target, options, body }).await
 }
 
 /// As [`predict_json`], of a body that was read already.
@@ -50,17 +51,18 @@ pub(crate) async fn predict_body(
     want: Want<'_>,
 ) -> ApiResult {
     let (target, options) = PredictCall::resolve(request, predictor, model, want).await?;
-    body::require_json(request.headers(), &body)?;
     json_of(request, predictor, PredictCall { target, options, body }).await
 }
 
 async fn json_of(request: &HttpRequest, predictor: &Predictor, asked: PredictCall) -> ApiResult {
-    let (tensors, form) = rows::read(&asked.body, &asked.target.signature, "instances")?;
+    let most = body::limits(request).max_bytes;
+    let signature = asked.target.signature.clone();
+    let (tensors, form) = bodies::read(request.headers(), asked.body.clone(), &signature, most).await?;
     let prediction = asked.predict(request, predictor, tensors).await?;
     let timing = server_timing(&prediction);
     let outputs = &prediction.response.outputs;
     let mut json = Vec::with_capacity(64 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
-    rows::answer(&mut json, outputs, form);
+    rows::answer(&mut json, outputs, form, Some(&signature));
     Ok(answered(timing, json))
 }
 
