@@ -141,6 +141,23 @@ impl InferResponse {
             .ok_or_else(|| Error::new(ErrorCode::InvalidWorkerResult, "the stored result is truncated or malformed"))
     }
 
+    /// Bytes of the packed form at the front of `bytes`, its mark included; `None` where it
+    /// is malformed or has no mark. Reads no tensor's data.
+    pub fn packed_len(bytes: &[u8]) -> Option<usize> {
+        let mut rest = bytes;
+        take_bytes(&mut rest)?;
+        for _ in 0..take_u64(&mut rest)? {
+            take_bytes(&mut rest)?;
+            let (&[_, rank], tail) = rest.split_first_chunk()?;
+            rest = tail;
+            for _ in 0..rank {
+                take_u64(&mut rest)?;
+            }
+            take_bytes(&mut rest)?;
+        }
+        Some(bytes.len() - rest.get(8..)?.len())
+    }
+
     fn parse(bytes: &Bytes) -> Option<InferResponse> {
         let mut rest = &bytes[..];
         let version = std::str::from_utf8(take_bytes(&mut rest)?).ok()?.into();
@@ -249,6 +266,8 @@ mod tests {
             response.encode(&mut out);
             let whole = Bytes::from(out);
             prop_assert_eq!(&InferResponse::decode(&whole).expect("reads back"), &response);
+            prop_assert_eq!(InferResponse::packed_len(&whole), Some(whole.len()));
+            prop_assert_eq!(InferResponse::packed_len(&whole[..whole.len() - 1]), None);
             // As a release without marks wrote it.
             let unmarked = whole.slice(..whole.len() - 8);
             let read = InferResponse::decode(&unmarked).expect("reads back");
@@ -258,7 +277,7 @@ mod tests {
         #[test]
         fn rubbish_is_refused_or_read_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let bytes = Bytes::from(bytes);
-            let _ = InferResponse::decode(&bytes);
+            let _ = (InferResponse::decode(&bytes), InferResponse::packed_len(&bytes));
             let _ = InferRequest::decode(bytes);
         }
     }

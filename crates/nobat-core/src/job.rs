@@ -11,6 +11,7 @@ use smol_str::SmolStr;
 
 use crate::error::ErrorCode;
 use crate::id::{JobId, OwnerId};
+use crate::infer::InferResponse;
 use crate::request_trace::RequestTrace;
 use crate::retry::RetryPolicy;
 use crate::spelled::spelled;
@@ -220,17 +221,49 @@ pub struct JobResult {
 }
 
 impl JobResult {
-    /// Packs the result: timings, then outputs.
+    /// Packs the result: timings, then outputs, then the steps of a chain.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.outputs.len() + 32);
         self.timings.encode(&mut out);
         out.extend_from_slice(&self.outputs);
+        self.timings.encode_steps(&mut out);
         out.into()
     }
 
     /// Reads a packed result; the outputs stay packed. `None` when malformed.
     pub fn decode(mut bytes: Bytes) -> Option<JobResult> {
-        let timings = Timings::decode(&mut bytes)?;
+        let mut timings = Timings::decode(&mut bytes)?;
+        if let Some(own) = InferResponse::packed_len(&bytes)
+            && let Some(steps) = Timings::decode_steps(&bytes[own..])
+        {
+            timings.steps = steps;
+            bytes.truncate(own);
+        }
         Some(JobResult { timings, outputs: bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timings::StepTiming;
+
+    #[test]
+    fn the_steps_of_a_chain_travel_behind_the_outputs() {
+        let mut outputs = Vec::new();
+        InferResponse { version: "1".into(), outputs: vec![], mark: 7 }.encode(&mut outputs);
+        let step = StepTiming {
+            name: "detect".into(),
+            start_us: 3,
+            wait_us: 400,
+            run_us: 70_000,
+            batch_size: 2,
+            worker: "abc".into(),
+        };
+        for steps in [vec![], vec![step.clone()], vec![step.clone(), step]] {
+            let timings = Timings { attempts: 1, steps, ..Timings::default() };
+            let result = JobResult { timings, outputs: outputs.clone().into() };
+            assert_eq!(JobResult::decode(result.encode()), Some(result));
+        }
     }
 }

@@ -13,6 +13,7 @@
 //!   job reaches exactly one terminal state.
 
 pub mod cell;
+pub mod chain;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;

@@ -31,6 +31,9 @@ pub fn digest_mark(digest: &str) -> u64 {
     if digest.is_empty() { 0 } else { xxh3_64(digest.as_bytes()).max(1) }
 }
 
+/// The member of [`ModelSignature::settings`] that says of a chain what it runs.
+pub const CHAIN: &str = "chain";
+
 /// Where a model stands with its workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -160,6 +163,12 @@ impl ModelSignature {
             (None, only, None) => only,
             _ => None,
         }
+    }
+
+    /// The models that a chain runs, its steps' own included; none for a model of its own graph.
+    pub fn runs(&self) -> impl Iterator<Item = &str> {
+        let models = self.settings.get(CHAIN).and_then(|chain| chain.get("models")?.as_array());
+        models.into_iter().flatten().filter_map(|name| name.as_str())
     }
 
     /// The owner's `cache`: how answers are kept.

@@ -28,6 +28,26 @@ pub struct Timings {
     pub attempts: u32,
     /// Short id of the worker that ran it.
     pub worker: SmolStr,
+    /// Of a chain, each step that ran, in the order in which they began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTiming>,
+}
+
+/// Where a step of a chain spent its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTiming {
+    /// The step's name.
+    pub name: SmolStr,
+    /// From the start of the chain to that of the step, microseconds.
+    pub start_us: u64,
+    /// From there to its last run, microseconds: waiting, and on the way between workers.
+    pub wait_us: u64,
+    /// Its run, inputs and outputs included, microseconds; of several the longest.
+    pub run_us: u64,
+    /// Rows in the batch it ran in; of several the largest.
+    pub batch_size: u32,
+    /// Short id of the worker that ran it.
+    pub worker: SmolStr,
 }
 
 impl Timings {
@@ -50,7 +70,39 @@ impl Timings {
         let attempts = u32::try_from(next()?).ok()?;
         let worker = std::str::from_utf8(take_bytes(&mut rest)?).ok()?.into();
         *bytes = bytes.slice_ref(rest);
-        Some(Timings { queue_us, batch_wait_us, input_us, infer_us, output_us, batch_size, attempts, worker })
+        let steps = Vec::new();
+        Some(Timings { queue_us, batch_wait_us, input_us, infer_us, output_us, batch_size, attempts, worker, steps })
+    }
+
+    /// Appends the steps, if there are any; they stand behind the outputs, where releases
+    /// that know no chains do not read.
+    pub fn encode_steps(&self, out: &mut Vec<u8>) {
+        if self.steps.is_empty() {
+            return;
+        }
+        put_u64(out, self.steps.len() as u64);
+        for step in &self.steps {
+            put_bytes(out, step.name.as_bytes());
+            for value in [step.start_us, step.wait_us, step.run_us, u64::from(step.batch_size)] {
+                put_u64(out, value);
+            }
+            put_bytes(out, step.worker.as_bytes());
+        }
+    }
+
+    /// Reads what [`Timings::encode_steps`] wrote; `None` for anything else.
+    pub fn decode_steps(mut bytes: &[u8]) -> Option<Vec<StepTiming>> {
+        let rest = &mut bytes;
+        let text = |rest: &mut &[u8]| Some(SmolStr::from(std::str::from_utf8(take_bytes(rest)?).ok()?));
+        let count = take_u64(rest)?;
+        let mut steps = Vec::with_capacity(count.min(64) as usize);
+        for _ in 0..count {
+            let name = text(rest)?;
+            let (start_us, wait_us, run_us) = (take_u64(rest)?, take_u64(rest)?, take_u64(rest)?);
+            let batch_size = u32::try_from(take_u64(rest)?).ok()?;
+            steps.push(StepTiming { name, start_us, wait_us, run_us, batch_size, worker: text(rest)? });
+        }
+        rest.is_empty().then_some(steps)
     }
 
     /// Everything between enqueue and settle.
@@ -67,7 +119,7 @@ mod tests {
     proptest! {
         #[test]
         fn timings_read_back(q: u64, w: u64, i: u64, batch_size: u32, attempts: u32, worker in "[a-z0-9]{0,8}") {
-            let timings = Timings { queue_us: q, batch_wait_us: w, input_us: i, infer_us: w, output_us: q, batch_size, attempts, worker: worker.into() };
+            let timings = Timings { queue_us: q, batch_wait_us: w, input_us: i, infer_us: w, output_us: q, batch_size, attempts, worker: worker.into(), steps: vec![] };
             let mut out = Vec::new();
             timings.encode(&mut out);
             out.extend_from_slice(b"rest");

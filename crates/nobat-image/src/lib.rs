@@ -36,6 +36,7 @@ mod resize;
 mod segment;
 mod settings;
 mod sizes;
+pub mod steps;
 mod task;
 mod tensors;
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //!   has taken its settlement.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -84,9 +85,20 @@ pub enum Next<B> {
 /// What one session has in hand: settlements on their way to the store, and
 /// the leases to keep alive meanwhile. Shared by the session's thread (which
 /// leases and settles) and the renewer's (which reads the leases).
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct LeaseTracker {
     inner: Mutex<Tracked>,
+    /// Takes settlements of what was never leased from the store.
+    local: Option<LocalSettlements>,
+}
+
+/// Takes a settlement of a job that this process made for itself; gives back one of the store's.
+pub type LocalSettlements = Arc<dyn Fn(Settlement) -> Option<Settlement> + Send + Sync>;
+
+impl fmt::Debug for LeaseTracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.lock().fmt(f)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,14 +113,33 @@ struct Tracked {
 pub type Lease = (JobId, LeaseToken);
 
 impl LeaseTracker {
+    /// A tracker whose settlements of the process's own jobs go to `local`, at once.
+    pub fn with_local(local: LocalSettlements) -> LeaseTracker {
+        LeaseTracker { local: Some(local), ..LeaseTracker::default() }
+    }
+
     /// Puts a settlement out; it leaves with the backend's next cycle.
     pub fn settle(&self, settlement: Settlement) {
-        self.inner.lock().outbox.push(settlement);
+        if let Some(settlement) = self.of_store(settlement) {
+            self.inner.lock().outbox.push(settlement);
+        }
     }
 
     /// Puts many settlements out.
     pub fn settle_all(&self, settlements: &mut Vec<Settlement>) {
-        self.inner.lock().outbox.append(settlements);
+        if self.local.is_none() {
+            self.inner.lock().outbox.append(settlements);
+            return;
+        }
+        let mut of_store: Vec<Settlement> = settlements.drain(..).filter_map(|own| self.of_store(own)).collect();
+        self.inner.lock().outbox.append(&mut of_store);
+    }
+
+    fn of_store(&self, settlement: Settlement) -> Option<Settlement> {
+        match &self.local {
+            Some(local) => local(settlement),
+            None => Some(settlement),
+        }
     }
 
     /// The leases held now.

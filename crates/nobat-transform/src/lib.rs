@@ -77,6 +77,25 @@ pub trait Transform: fmt::Debug + Send + Sync {
     fn answer(&self, job: &JobState, rows: Vec<Finished>) -> Result<Vec<Tensor>>;
 }
 
+/// A step of a chain that runs no model: whole tensors in, whole tensors out.
+///
+/// Pure, as a [`Transform`] is; may be called from several threads at once. The rows of what
+/// it gives may be others than those of what it takes, or none.
+pub trait StepFunction: fmt::Debug + Send + Sync {
+    /// What it takes; -1 for any size.
+    fn inputs(&self) -> Vec<TensorSpec>;
+
+    /// What it gives.
+    fn outputs(&self) -> Vec<TensorSpec>;
+
+    /// Computes the outputs, in the order of [`StepFunction::outputs`], of the inputs in that of
+    /// [`StepFunction::inputs`]; `None` where an optional one is not there.
+    ///
+    /// # Errors
+    /// `invalid_tensor`: it cannot compute these, with the remedy.
+    fn run(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>>;
+}
+
 /// A job that is ready to run.
 #[derive(Debug)]
 pub struct Prepared {

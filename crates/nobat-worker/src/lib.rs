@@ -1,7 +1,7 @@
 //! The worker: leases jobs, runs them on ONNX Runtime in batches, settles each.
 //!
 //! A job's way: [`run`] leases it, [`batch`] decides with which others it runs, the
-//! engine runs them. A model's way: [`models`] finds, checks and loads it, [`tune`]
+//! engine runs them; [`chain`] carries out those of models that are made of others. A model's way: [`models`] finds, checks and loads it, [`tune`]
 //! measures it. The crate knows no HTTP and no gateway: signatures and statistics go
 //! out through the queue's registry.
 //!
@@ -13,9 +13,11 @@
 //! - Decisions (planner, controllers, sizing) are pure; callers pass `now`.
 
 mod batch;
+mod chain;
 pub mod config;
 pub mod engine;
 mod exporter;
+mod fleet;
 #[doc(hidden)]
 pub mod fuzz;
 mod gpu;

@@ -18,6 +18,8 @@ use smol_str::SmolStr;
 
 use crate::batch::controller::Controller;
 use crate::batch::run_cost::RunCost;
+use crate::chain::loaded::LoadedChain;
+use crate::chain::step_queue::StepQueue;
 use crate::models::settings::LoadSettings;
 use crate::stats::Stats;
 use crate::tune::example::Example;
@@ -53,6 +55,8 @@ pub(crate) struct Version {
     pub(crate) example: Option<Example>,
     /// Where callers do not see the graph's own tensors.
     pub(crate) transformed: Option<Transformed>,
+    /// Where its graph is other models.
+    pub(crate) chain: Option<Arc<LoadedChain>>,
     /// Whether the policy lets jobs share a run.
     together: bool,
     /// Real requests for a trial, where graph and synthetic input leave it open.
@@ -78,6 +82,7 @@ impl Version {
             loaded_with: LoadSettings::default(),
             example: None,
             transformed: None,
+            chain: None,
             samples: Samples::default(),
             unbatched: AtomicBool::new(false),
         }
@@ -92,6 +97,11 @@ impl Version {
     /// The same, with a transformation before and after its session.
     pub(crate) fn transformed(self, transformed: Option<Transformed>) -> Version {
         Version { transformed, ..self }
+    }
+
+    /// The same, whose graph is other models.
+    pub(crate) fn chained(self, chain: LoadedChain) -> Version {
+        Version { chain: Some(Arc::new(chain)), ..self }
     }
 
     /// Whether rows of different jobs may share a run.
@@ -182,11 +192,23 @@ pub(crate) struct Model {
     /// Its name, which is its queue's.
     pub(crate) name: SmolStr,
     table: ArcSwap<Table>,
+    /// What chains of this process ask of it.
+    steps: Arc<StepQueue>,
 }
 
 impl Model {
     pub(crate) fn new(name: SmolStr) -> Model {
-        Model { name, table: ArcSwap::default() }
+        Model { name, table: ArcSwap::default(), steps: Arc::default() }
+    }
+
+    /// The same model for new sessions, with no version yet; what chains ask goes to both.
+    pub(crate) fn renewed(&self) -> Model {
+        Model { name: self.name.clone(), table: ArcSwap::default(), steps: Arc::clone(&self.steps) }
+    }
+
+    /// What chains of this process ask of it.
+    pub(crate) fn steps(&self) -> &Arc<StepQueue> {
+        &self.steps
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

@@ -39,6 +39,10 @@ pub(crate) struct WorkerState {
     pub(crate) nonce: AtomicU64,
     /// Threads that prepare jobs; started with the first model that needs them.
     pub(crate) transform_threads: Mutex<Option<TransformThreads>>,
+    /// Ready versions of other workers, for chains with steps there.
+    pub(crate) fleet: Mutex<Vec<ModelSignature>>,
+    /// Whether this worker has a chain, for which the fleet matters.
+    pub(crate) has_chains: AtomicBool,
     /// Set under the lock of `served`: no session is put there afterwards.
     pub(crate) draining: AtomicBool,
 }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::config::WorkerConfig;
 use crate::engine::library::{LibraryError, environment};
 use crate::exporter;
+use crate::fleet::follow_fleet;
 use crate::models::loader::{LoadCommand, Loader};
 use crate::models::manifest::Manifest;
 use crate::models::scan::{ScanError, scan};
@@ -99,6 +100,8 @@ impl Worker {
             changed: Default::default(),
             nonce: Default::default(),
             transform_threads: Default::default(),
+            fleet: Default::default(),
+            has_chains: Default::default(),
             draining: Default::default(),
         });
         let (stop, stopping) = watch::channel(false);
@@ -117,7 +120,10 @@ impl Worker {
         handle.registrar = {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (state, commands) = (Arc::clone(state), handle.commands.clone());
-            let work = move || runtime.block_on(register(state, commands, stopping));
+            let work = move || {
+                let fleet = follow_fleet(Arc::clone(&state), stopping.clone());
+                runtime.block_on(async { tokio::join!(register(state, commands, stopping), fleet) });
+            };
             Some(std::thread::Builder::new().name("nobat-register".into()).spawn(work)?)
         };
         Ok(handle)

@@ -20,12 +20,17 @@ use tokio::sync::Notify;
 use super::judge::{judge, limits, too_late};
 use super::planner::{Plan, PlannedBatch, Slot, plan};
 use super::row_pool::{NewRowJob, RowBatch, RowPool, Seat};
+use crate::chain::runner::ChainRunner;
+use crate::chain::site::{ChainJob, Site};
+use crate::chain::step_queue::{StepSeat, is_step};
 use crate::model::{Model, Version};
 use crate::run::answer::retry_delay;
 
 /// Most jobs leased at once, whatever the cap: more puts all sessions in
 /// lockstep and keeps jobs from idle workers.
 const MAX_LEASE: usize = 64;
+/// Rows of chains' steps taken at once for a model whose rows are held together.
+const MAX_STEPS: u32 = 64;
 /// Weight of a job in the average of rows.
 const NEWEST: f64 = 0.125;
 
@@ -94,6 +99,12 @@ pub(crate) struct BatchQueue {
     next_bucket: u32,
     /// What is shared with the model's other sessions, where a version is transformed.
     shared: Option<SharedRows>,
+    /// Told by steps of chains, by the pool, and by chains that are done.
+    wake: Arc<Notify>,
+    /// This session's end of what chains ask of the model.
+    seat: Arc<StepSeat>,
+    /// Carries out jobs of versions that are chains.
+    chains: Option<ChainRunner>,
 }
 
 struct SharedRows {
@@ -107,13 +118,21 @@ impl BatchQueue {
     pub(crate) fn new(model: Arc<Model>, tracker: Arc<LeaseTracker>, pool: Option<Arc<RowPool>>) -> BatchQueue {
         let (held, buckets) = (VecDeque::new(), Vec::new());
         let shared = pool.map(|pool| SharedRows { seat: pool.seat(), pool });
-        BatchQueue { model, tracker, held, job_rows: 1.0, buckets, next_bucket: 0, shared }
+        let wake: Arc<Notify> = shared.as_ref().map(|shared| Arc::clone(&shared.seat.wake)).unwrap_or_default();
+        let seat = model.steps().seat(Arc::clone(&wake));
+        BatchQueue { model, tracker, held, job_rows: 1.0, buckets, next_bucket: 0, shared, wake, seat, chains: None }
     }
 
-    fn take(&mut self, job: LeasedJob, now: Instant) {
+    /// The same, which carries out chains by what `site` says.
+    pub(crate) fn with_chains(mut self, site: Arc<Site>) -> BatchQueue {
+        self.chains = Some(ChainRunner::new(site, Arc::clone(&self.tracker), Arc::clone(&self.wake)));
+        self
+    }
+
+    fn take(&mut self, job: LeasedJob, request: Option<InferRequest>, now: Instant) {
         let deadline = job.time_left.map(|left| now + left);
         let (id, token, attempt, retry) = (job.id, job.token, job.attempt, job.retry);
-        match self.prepare(job, now, deadline) {
+        match self.prepare(job, request, now, deadline) {
             Ok(None) => {}
             Ok(Some((bucket, item))) => {
                 let slot = Slot { bucket, rows: item.rows, bytes: input_bytes(&item.inputs), since: now, deadline };
@@ -133,15 +152,28 @@ impl BatchQueue {
     fn prepare(
         &mut self,
         job: LeasedJob,
+        request: Option<InferRequest>,
         now: Instant,
         deadline: Option<Instant>,
     ) -> nobat_core::Result<Option<(u32, ReadyJob)>> {
-        let mut request = InferRequest::decode(job.payload.clone())?;
+        let mut request = match request {
+            Some(request) => request,
+            None => InferRequest::decode(job.payload.clone())?,
+        };
         let version = self.model.resolve(&request.version)?;
         let background = request.parameters.take(BACKGROUND).is_some();
         let signature = &version.signature;
         // The gateway checked it against the signature of its time; a reload may have changed it since.
         let rows = signature.validate(&request)?;
+        if let Some(chain) = version.chain.clone() {
+            let Some(chains) = &self.chains else {
+                return Err(Error::internal("a session has no runner for a chain"));
+            };
+            let steps = Default::default();
+            let job = ChainJob { leased: job, version, request, rows, background, since: now, deadline, steps };
+            chains.admit(job, &chain);
+            return Ok(None);
+        }
         let mut inputs: SmallVec<[Option<Tensor>; 2]> = SmallVec::new();
         inputs.resize(signature.inputs.len(), None);
         for tensor in std::mem::take(&mut request.inputs) {
@@ -289,6 +321,31 @@ impl BatchQueue {
         }
     }
 
+    /// Takes what chains ask of the model, beside what the queue gives: neither waits for the other.
+    fn take_steps(&mut self, now: Instant) {
+        let steps = Arc::clone(self.model.steps());
+        let held = self.rows_held(true);
+        for (job, request) in steps.take(&self.seat, self.step_room().saturating_sub(held), held == 0) {
+            self.take(job, Some(request), now);
+        }
+    }
+
+    /// Most rows of steps to hold.
+    fn step_room(&self) -> u32 {
+        let table = self.model.table();
+        match table.versions.get(table.default) {
+            Some(version) if version.chain.is_some() || version.transformed.is_some() => MAX_STEPS,
+            Some(version) if version.batches() => version.controller.lock().cap(),
+            _ => 1,
+        }
+    }
+
+    /// Rows that are held of chains' steps, or of the queue's jobs.
+    fn rows_held(&self, of_steps: bool) -> u32 {
+        let own = self.held.iter().filter(|(_, item)| is_step(&item.lease()) == of_steps);
+        own.fold(0, |rows, (slot, _)| rows.saturating_add(slot.rows))
+    }
+
     /// Rows and bytes of all that is held.
     fn size(&self) -> (u32, u64) {
         let add = |(rows, bytes): (u32, u64), (slot, _): &(Slot, ReadyJob)| {
@@ -298,8 +355,12 @@ impl BatchQueue {
     }
 
     fn drop_lost(&mut self) {
-        let lost = self.tracker.take_lost();
+        let mut lost = self.tracker.take_lost();
+        lost.extend(self.model.steps().cancelled(&self.seat));
         if !lost.is_empty() {
+            if let Some(chains) = &self.chains {
+                chains.drop_lost(&lost);
+            }
             if let Some(SharedRows { pool, .. }) = &self.shared {
                 pool.drop_lost(&lost);
             }
@@ -329,15 +390,21 @@ impl Batcher for BatchQueue {
     type Batch = Work;
 
     fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.pool.is_empty())
+        let nothing_shared = self.shared.as_ref().is_none_or(|shared| shared.pool.is_empty());
+        self.held.is_empty() && nothing_shared && self.model.steps().is_empty()
     }
 
     fn woken(&self) -> Option<Arc<Notify>> {
-        self.shared.as_ref().map(|shared| Arc::clone(&shared.seat.wake))
+        Some(Arc::clone(&self.wake))
     }
 
     fn room(&self) -> usize {
         let table = self.model.table();
+        if let Some(chain) = table.versions.get(table.default).and_then(|own| own.chain.as_ref())
+            && let Some(chains) = &self.chains
+        {
+            return chains.room(chain).min(MAX_LEASE);
+        }
         if let Some(transformed) = table.versions.get(table.default).and_then(|own| own.transformed.as_ref())
             && let Some(SharedRows { pool, .. }) = &self.shared
         {
@@ -349,19 +416,44 @@ impl Batcher for BatchQueue {
             false => 1,
         });
         // Rounded up: that the next job does not fit shows that the cap is too small.
-        let jobs = f64::from(cap.saturating_sub(self.size().0)) / self.job_rows;
+        let jobs = f64::from(cap.saturating_sub(self.rows_held(false))) / self.job_rows;
         (jobs.ceil() as usize).min(MAX_LEASE)
     }
 
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
         self.held.reserve(jobs.len());
         for job in jobs {
-            self.take(job, now);
+            self.take(job, None, now);
         }
     }
 
     fn next(&mut self, now: Instant) -> Next<Work> {
         self.drop_lost();
+        self.take_steps(now);
+        let next = self.next_of_all(now);
+        if let Next::Run(_) = next {
+            self.model.steps().runs(&self.seat);
+        }
+        next
+    }
+
+    fn release(&mut self) -> Vec<Lease> {
+        let shared = self.shared.as_ref().map(|shared| shared.pool.release());
+        let chains = self.chains.as_ref().map(ChainRunner::release);
+        let held = self.held.drain(..).map(|(_, item)| item.lease());
+        let all = held.chain(shared.into_iter().flatten()).chain(chains.into_iter().flatten());
+        let (steps, of_store): (Vec<Lease>, Vec<Lease>) = all.partition(is_step);
+        // Their chains look for another session.
+        for (id, token) in steps {
+            self.tracker.settle(Settlement { id, token, outcome: Outcome::Released });
+        }
+        of_store
+    }
+}
+
+impl BatchQueue {
+    /// What of all that is held runs next.
+    fn next_of_all(&mut self, now: Instant) -> Next<Work> {
         let own = self.next_of_held(now);
         let Some(SharedRows { pool, seat }) = &self.shared else { return own };
         match own {
@@ -374,10 +466,5 @@ impl Batcher for BatchQueue {
                 (Next::Empty, _) => Next::Empty,
             },
         }
-    }
-
-    fn release(&mut self) -> Vec<Lease> {
-        let shared = self.shared.as_ref().map(|shared| shared.pool.release());
-        self.held.drain(..).map(|(_, item)| item.lease()).chain(shared.into_iter().flatten()).collect()
     }
 }

@@ -8,6 +8,7 @@ use nobat_queue::backend::LeaseTracker;
 use smol_str::SmolStr;
 
 use crate::batch::row_pool::RowPool;
+use crate::chain::site::{FindModel, Site};
 use crate::config::Sessions;
 use crate::engine::Engine;
 use crate::model::{Model, Table, Version};
@@ -89,7 +90,10 @@ impl Installer {
         setting: Sessions,
     ) -> Result<(), String> {
         // A model of its own: the old sessions have no engines of this table's versions.
-        let model = Arc::new(Model::new(name.clone()));
+        let model = match self.state.served.lock().get(name) {
+            Some(served) => Arc::new(served.model.renewed()),
+            None => Arc::new(Model::new(name.clone())),
+        };
         model.replace(table);
         let started = self.start(&model, loaded)?;
         let replaced = {
@@ -110,19 +114,20 @@ impl Installer {
     /// Starts the sessions, each with its own engine of every version.
     fn start(&self, model: &Arc<Model>, loaded: Vec<LoadedVersion>) -> Result<Vec<Session>, String> {
         let state = &self.state;
-        let count = loaded.first().map_or(0, |loaded| loaded.engines.len());
+        // A chain has no engine, and a session all the same.
+        let count = loaded.iter().map(|loaded| loaded.engines.len()).max().map_or(0, |count| count.max(1));
         let mut by_session: Vec<Vec<(Arc<Version>, Box<dyn Engine>)>> = (0..count).map(|_| Vec::new()).collect();
         for LoadedVersion { version, engines } in loaded {
             by_session.iter_mut().zip(engines).for_each(|(own, engine)| own.push((Arc::clone(&version), engine)));
         }
         let worker: SmolStr = state.id.chars().take(6).collect();
         let max_bytes = state.config.result_bytes(state.queue.max_value_bytes());
-        let shared = model.table().shares_rows().then(|| self.pool(&worker, max_bytes)).transpose()?;
+        let shared = model.table().shares_rows().then(|| self.pool(model, &worker, max_bytes)).transpose()?;
         let mut sessions = Vec::new();
         for (number, engines) in by_session.into_iter().enumerate() {
             let (tracker, pool) = match &shared {
                 Some((tracker, pool)) => (Arc::clone(tracker), Some(Arc::clone(pool))),
-                None => (Arc::new(LeaseTracker::default()), None),
+                None => (tracker(model), None),
             };
             let mut executor = Executor::new(worker.clone(), Arc::clone(&tracker), state.watchdog.clone(), max_bytes);
             engines.into_iter().for_each(|(version, engine)| executor.put(version, engine));
@@ -130,7 +135,9 @@ impl Installer {
                 state.trackers.add(model.name.clone(), &tracker);
             }
             let (queue, model) = (Arc::clone(&state.queue), Arc::clone(model));
-            match Session::start(queue, model, state.id.clone(), number as u32, (tracker, pool), executor) {
+            let site =
+                Site::new(Arc::clone(&queue), self.find(), state.watchdog.clone(), worker.clone(), max_bytes);
+            match Session::start(queue, model, state.id.clone(), number as u32, (tracker, pool), site, executor) {
                 Ok(session) => sessions.push(session),
                 Err(error) => {
                     drain_all(sessions);
@@ -141,11 +148,26 @@ impl Installer {
         Ok(sessions)
     }
 
+    /// Finds the models that chains have for steps.
+    fn find(&self) -> FindModel {
+        let state = Arc::downgrade(&self.state);
+        Arc::new(move |name| {
+            let state = state.upgrade()?;
+            let served = state.served.lock();
+            served.get(name).filter(|own| !own.sessions.is_empty()).map(|own| Arc::clone(&own.model))
+        })
+    }
+
     /// The pool of a transformed model's sessions, and the tracker that they share.
-    fn pool(&self, worker: &SmolStr, max_bytes: usize) -> Result<(Arc<LeaseTracker>, Arc<RowPool>), String> {
+    fn pool(
+        &self,
+        model: &Model,
+        worker: &SmolStr,
+        max_bytes: usize,
+    ) -> Result<(Arc<LeaseTracker>, Arc<RowPool>), String> {
         let state = &self.state;
         let threads = state.transform_threads().map_err(|error| no_thread(&error))?;
-        let (tracker, aging) = (Arc::new(LeaseTracker::default()), state.queue.settings().aging());
+        let (tracker, aging) = (tracker(model), state.queue.settings().aging());
         let pool = RowPool::new(Arc::clone(&tracker), threads, worker.clone(), max_bytes, aging);
         Ok((tracker, Arc::new(pool)))
     }
@@ -179,6 +201,12 @@ impl Installer {
     pub(crate) fn finish(self) {
         drain_all(self.draining);
     }
+}
+
+/// Holds the leases of a model's jobs, and answers what chains of this process ask of it.
+fn tracker(model: &Model) -> Arc<LeaseTracker> {
+    let steps = Arc::clone(model.steps());
+    Arc::new(LeaseTracker::with_local(Arc::new(move |settlement| steps.settle(settlement))))
 }
 
 fn no_thread(error: &std::io::Error) -> String {

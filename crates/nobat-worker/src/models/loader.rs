@@ -3,8 +3,10 @@
 //! A load never disturbs what serves: the new sessions are open before the old
 //! ones are let go, and a failed load leaves the old version serving and publishes why.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -14,6 +16,8 @@ use nobat_core::signature::{ModelSignature, ModelState};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+use super::chain_load::{self, KnownModels, NotLoaded};
+use super::chains;
 use super::files;
 use super::install::{Installer, LoadedVersion};
 use super::load::{Load, PreparedVersion};
@@ -45,11 +49,18 @@ pub(crate) enum LoadCommand {
 pub(crate) struct Loader {
     state: Arc<WorkerState>,
     installer: Installer,
+    /// Models that are chains, which are looked at again when their steps' models change.
+    chains: BTreeMap<SmolStr, FoundModel>,
+    /// The models as they were when chains were last looked at.
+    seen: Fingerprint,
 }
+
+type Fingerprint = BTreeSet<(SmolStr, SmolStr, String, bool, Vec<SmolStr>, u32)>;
 
 impl Loader {
     pub(crate) fn new(state: Arc<WorkerState>) -> Loader {
-        Loader { installer: Installer::new(Arc::clone(&state)), state }
+        let (chains, seen) = (BTreeMap::new(), Fingerprint::new());
+        Loader { installer: Installer::new(Arc::clone(&state)), state, chains, seen }
     }
 
     /// Loads what was found, then follows commands until it is told to stop.
@@ -61,6 +72,7 @@ impl Loader {
         loaded: &watch::Sender<bool>,
     ) {
         self.load_each(found.models.values());
+        self.look_at_chains();
         loaded.send_replace(true);
         while !self.state.is_draining() {
             let pause = if self.installer.is_idle() { MANIFEST_EVERY } else { RETIRE_EVERY };
@@ -83,6 +95,7 @@ impl Loader {
                 drop(self.reload(None));
             }
             self.sampled().iter().for_each(|name| drop(self.reload(Some(name))));
+            self.look_at_chains();
             self.installer.retire();
         }
         // Part of the drain: what these sessions run is settled while its lease is still renewed.
@@ -94,6 +107,20 @@ impl Loader {
         let served = self.state.served.lock();
         let due = |own: &&ServedModel| own.model.table().versions.iter().any(|version| version.samples.are_due());
         served.values().filter(due).map(|own| own.model.name.clone()).collect()
+    }
+
+    /// Loads chains anew whose steps' models have come, changed or gone.
+    fn look_at_chains(&mut self) {
+        // A chain may be a step of another: each round may make the next one ready.
+        for _ in 0..=self.chains.len() {
+            let now = KnownModels::now(&self.state).fingerprint();
+            if self.chains.is_empty() || self.seen == now || self.state.is_draining() {
+                return;
+            }
+            self.seen = now;
+            let chains: Vec<FoundModel> = self.chains.values().cloned().collect();
+            self.load_each(chains.iter());
+        }
     }
 
     /// Publishes that a command for `name` is done.
@@ -148,7 +175,10 @@ impl Loader {
     }
 
     fn load_each<'a>(&mut self, models: impl Iterator<Item = &'a FoundModel>) {
-        for model in models {
+        // Chains last: their steps may be among the others.
+        let is_chain = |model: &&FoundModel| model.versions.iter().any(|version| chains::is_chain(&version.file));
+        let (last, first): (Vec<&FoundModel>, Vec<&FoundModel>) = models.partition(is_chain);
+        for model in first.into_iter().chain(last) {
             if self.state.is_draining() {
                 return;
             }
@@ -163,7 +193,9 @@ impl Loader {
     }
 
     fn unload(&mut self, name: &SmolStr) {
+        self.chains.remove(name);
         let Some(served) = self.state.served.lock().remove(name) else { return };
+        served.model.steps().close();
         self.state.changed.notify_one();
         self.installer.drain(served.sessions);
         log::info!(model = name.as_str(); "unloaded model `{name}`");
@@ -173,7 +205,9 @@ impl Loader {
     fn leave_out(&mut self, name: &SmolStr, reason: &str) {
         let before = self.state.served.lock().insert(name.clone(), ServedModel::left_out(name, reason));
         self.state.changed.notify_one();
+        self.chains.remove(name);
         if let Some(served) = before.filter(|served| !served.sessions.is_empty()) {
+            served.model.steps().close();
             self.installer.drain(served.sessions);
             log::warn!(model = name.as_str(); "unloaded model `{name}`: {reason}");
         }
@@ -184,13 +218,19 @@ impl Loader {
         let started = Instant::now();
         let name = &found.name;
         let state = Arc::clone(&self.state);
-        let (model, running, sessions_setting) = {
+        let (model, running, sessions_setting, before) = {
             let mut served = state.served.lock();
             let own = served.entry(name.clone()).or_insert_with(|| ServedModel::loading(found));
-            (Arc::clone(&own.model), own.sessions.len() as u32, own.sessions_setting)
+            (Arc::clone(&own.model), own.sessions.len() as u32, own.sessions_setting, own.pending.clone())
         };
         let settings = settings::read(found, &state.config)?;
         let wanted = settings.select(&found.versions)?;
+        if wanted.iter().any(|version| chains::is_chain(&version.file)) {
+            self.chains.insert(name.clone(), found.clone());
+            state.has_chains.store(true, Ordering::Relaxed);
+        } else {
+            self.chains.remove(name);
+        }
         let old = model.table();
         let shares_rows = wanted.iter().any(|version| settings.may_transform(version));
         // New sessions need engines of every version.
@@ -199,6 +239,7 @@ impl Loader {
         let sessions = (!restart).then_some(running);
         let mut loads = VersionLoads { state: &state, name, settings: &settings, reload_all: restart, sessions };
         let (mut versions, mut loaded, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut waits = false;
         for found in wanted {
             let current = old.versions.iter().find(|current| current.signature.version == found.version);
             let outcome = loads.load(found, current);
@@ -211,18 +252,30 @@ impl Loader {
                     loaded.push(own);
                 }
                 Ok(None) => versions.extend(current.cloned()),
-                Err(reason) => {
-                    log::error!(model = name.as_str(), version = found.version.as_str(); "{reason}");
+                Err(NotLoaded::Failed(reason)) => {
+                    // A chain is looked at again and again.
+                    if !before.iter().any(|known| known.reason == reason) {
+                        log::error!(model = name.as_str(), version = found.version.as_str(); "{reason}");
+                    }
                     versions.extend(current.cloned());
                     failed.push(unready(name, &found.version, ModelState::Failed, &reason));
                 }
+                Err(NotLoaded::Waits(reason)) => {
+                    waits = true;
+                    failed.push(unready(name, &found.version, ModelState::Loading, &reason));
+                }
             }
+        }
+        if waits && versions.is_empty() {
+            self.suspend(name, failed);
+            return Ok(());
         }
         if versions.is_empty() || (restart && loaded.len() < versions.len()) {
             // What served before goes on serving, as it was.
             loaded.clear();
             versions.clone_from(&old.versions);
         }
+        let news = !self.chains.contains_key(name) || !loaded.is_empty();
         let table = table(&old, versions, &settings);
         if restart && !loaded.is_empty() {
             self.installer.restart(name, table, loaded, settings.config.sessions)?;
@@ -230,11 +283,33 @@ impl Loader {
             self.installer.swap(&model, table, loaded);
         }
         if let Some(served) = state.served.lock().get_mut(name) {
-            log_outcome(name, &served.model.table().signatures(), &failed, started.elapsed());
+            if news || failed != before {
+                log_outcome(name, &served.model.table().signatures(), &failed, started.elapsed());
+            }
             served.pending = failed;
         }
         state.changed.notify_one();
         Ok(())
+    }
+
+    /// Publishes what a chain without any ready version waits for, and ends what served under its name.
+    fn suspend(&mut self, name: &SmolStr, pending: Vec<ModelSignature>) {
+        let sessions = {
+            let mut served = self.state.served.lock();
+            let Some(served) = served.get_mut(name) else { return };
+            if served.pending == pending {
+                return;
+            }
+            let reasons: Vec<&str> = pending.iter().map(|version| version.reason.as_str()).collect();
+            log::warn!(model = name.as_str(); "{}", reasons.join("; "));
+            served.pending = pending;
+            if !served.sessions.is_empty() {
+                served.model = Arc::new(served.model.renewed());
+            }
+            std::mem::take(&mut served.sessions)
+        };
+        self.installer.drain(sessions);
+        self.state.changed.notify_one();
     }
 
     /// Publishes why a model did not load; what served before goes on serving.
@@ -262,7 +337,16 @@ struct VersionLoads<'a> {
 
 impl VersionLoads<'_> {
     /// Loads a version; `None` when `current` is the same already.
-    fn load(&mut self, found: &FoundVersion, current: Option<&Arc<Version>>) -> Result<Option<LoadedVersion>, String> {
+    fn load(
+        &mut self,
+        found: &FoundVersion,
+        current: Option<&Arc<Version>>,
+    ) -> Result<Option<LoadedVersion>, NotLoaded> {
+        if chains::is_chain(&found.file) {
+            let current = current.filter(|_| !self.reload_all);
+            let version = chain_load::load(self.state, self.name, found, self.settings, current)?;
+            return Ok(version.map(|version| LoadedVersion { version: Arc::new(version), engines: Vec::new() }));
+        }
         let found = &FoundVersion { file: transforms::graph(found, self.settings)?, ..found.clone() };
         let files = files::read(&found.file, &transforms::side_files(found, self.settings))?;
         let loaded_with = self.settings.of_load(found);

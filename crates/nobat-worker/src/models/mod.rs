@@ -1,9 +1,11 @@
 //! Models on disk and on their way into service: which folders are models ([`scan`]),
 //! what their settings say, whether their files may be opened ([`guard`]), whether their
 //! rows are independent ([`rows`], [`independence`]), what makes texts of them
-//! ([`transforms`]), and the thread that loads and swaps
+//! ([`transforms`]), which are chains of others ([`chains`]), and the thread that loads and swaps
 //! them ([`loader`], [`install`]).
 
+pub(crate) mod chain_load;
+pub(crate) mod chains;
 pub(crate) mod files;
 pub(crate) mod golden;
 pub(crate) mod guard;

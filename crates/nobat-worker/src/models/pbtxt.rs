@@ -18,7 +18,12 @@ enum Value {
 impl Fields {
     /// The first block of a key.
     pub(super) fn block(&self, key: &str) -> Option<&Fields> {
-        self.0.iter().find_map(|(own, value)| match value {
+        self.blocks(key).next()
+    }
+
+    /// The blocks of a key.
+    pub(super) fn blocks(&self, key: &str) -> impl Iterator<Item = &Fields> {
+        self.0.iter().filter_map(move |(own, value)| match value {
             Value::Block(inner) if own == key => Some(inner),
             _ => None,
         })

@@ -1,7 +1,9 @@
 //! Finds models without configuration: one file, a flat folder of `.onnx`, a
 //! Triton repository (`name/1/model.onnx`) or TensorFlow Serving's version
-//! folders, and Hugging Face folders (`config.json` beside `onnx/model.onnx`). Reads names only; no model file is opened here. What looks like a model
-//! and is laid out otherwise is left out, with the reason.
+//! folders, Hugging Face folders (`config.json` beside `onnx/model.onnx`), and folders whose
+//! settings make a chain of other models. Reads names, and the settings of folders without a
+//! graph; no model file is opened here. What looks like a model and is laid out otherwise is
+//! left out, with the reason.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use smol_str::SmolStr;
+
+use super::chains;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundModel {
@@ -23,6 +27,7 @@ pub(crate) struct FoundModel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundVersion {
     pub(crate) version: SmolStr,
+    /// Its model file, or the settings that make a chain of others.
     pub(crate) file: PathBuf,
     /// The Hugging Face folder that the file is of, whose other files say what it does.
     pub(crate) text_folder: Option<PathBuf>,
@@ -34,9 +39,9 @@ impl FoundVersion {
     /// A version of this file, and of the folder around it if that is a text model.
     pub(crate) fn new(version: SmolStr, file: PathBuf) -> FoundVersion {
         // `model.onnx` or `onnx/model.onnx` in it.
-        let text_folder = file.ancestors().skip(1).take(2).find(|folder| nobat_text::is_model_folder(folder));
-        let image_folder = file.ancestors().skip(1).take(2).find(|folder| nobat_image::has_processor(folder));
-        let (text_folder, image_folder) = (text_folder.map(Path::to_owned), image_folder.map(Path::to_owned));
+        let folders = || file.ancestors().skip(1).take(2).filter(|_| !chains::is_chain(&file));
+        let text_folder = folders().find(|folder| nobat_text::is_model_folder(folder)).map(Path::to_owned);
+        let image_folder = folders().find(|folder| nobat_image::has_processor(folder)).map(Path::to_owned);
         FoundVersion { text_folder, image_folder, version, file }
     }
 }
@@ -195,6 +200,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
         return Ok(None);
     };
     let (mut versions, mut others) = (BTreeMap::<u64, PathBuf>::new(), Vec::new());
+    let chain = chains::file(folder);
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else {
             // A folder that is no version may be anything, and unreadable.
@@ -208,7 +214,8 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
         if !stat(&entry)?.is_some_and(|meta| meta.is_dir()) {
             continue;
         }
-        match (versions.entry(number), version_file(&entry)?) {
+        let file = version_file(&entry)?.or_else(|| chains::file(&entry)).or_else(|| chain.clone());
+        match (versions.entry(number), file) {
             (_, None) => {}
             (Entry::Vacant(entry), Some(file)) => drop(entry.insert(file)),
             // `1` comes before `v1`.
@@ -218,7 +225,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let version = |(number, file): (u64, PathBuf)| FoundVersion::new(number.to_string().into(), file);
     let mut versions: Vec<FoundVersion> = versions.into_iter().map(version).collect();
     if versions.is_empty()
-        && let Some(file) = own_file(folder)?
+        && let Some(file) = own_file(folder)?.or(chain)
     {
         versions.push(FoundVersion::new("1".into(), file));
     }

@@ -156,6 +156,9 @@ struct ModelFile {
     text: Option<TextSettings>,
     image: Option<ImageSettings>,
     settings: serde_json::Map<String, serde_json::Value>,
+    /// Of a chain; read by [`super::chains`].
+    #[serde(rename = "chain")]
+    _chain: serde::de::IgnoredAny,
 }
 
 /// Reads a model's settings files over the worker's configuration. An error is one line that

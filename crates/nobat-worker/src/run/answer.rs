@@ -37,6 +37,7 @@ pub(crate) fn pack_tensors(
         out.extend_from_slice(&tensor.data);
     }
     InferResponse::encode_mark(&mut out, version.mark);
+    timings.encode_steps(&mut out);
     Ok(out.into())
 }
 
@@ -96,6 +97,7 @@ pub(crate) fn timings(leased: &LeasedJob, waits: JobWaits, worker: &SmolStr, tim
         batch_size: times.rows,
         attempts: leased.attempt,
         worker: worker.clone(),
+        steps: Vec::new(),
     }
 }
 

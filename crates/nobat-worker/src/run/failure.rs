@@ -17,7 +17,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(code: ErrorCode, again: bool, message: String) -> Failure {
+    pub(crate) fn new(code: ErrorCode, again: bool, message: String) -> Failure {
         Failure { code, message, again }
     }
 

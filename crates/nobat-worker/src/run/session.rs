@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::batch::queue::{BatchQueue, Work};
 use crate::batch::row_pool::RowPool;
+use crate::chain::site::Site;
 use crate::engine::Engine;
 use crate::model::{Model, Version};
 use crate::run::executor::Executor;
@@ -74,19 +75,29 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts a thread that leases `model`'s jobs in the name of `worker`; `pool` holds the
-    /// rows of a transformed model, under the same tracker.
+    /// rows of a transformed model, under the same tracker; `site` is for versions that are chains.
     pub(crate) fn start(
         queue: Arc<dyn Queue>,
         model: Arc<Model>,
         worker: SmolStr,
         number: u32,
         (tracker, pool): (Arc<LeaseTracker>, Option<Arc<RowPool>>),
+        site: Site,
         executor: Executor,
     ) -> std::io::Result<Session> {
         let engines = Arc::new(SessionEngines { executor: Mutex::new(executor), added: Mutex::default() });
         let (drain, draining) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let session = SessionThread { queue, model, worker, number, tracker, pool, engines: Arc::clone(&engines) };
+        let session = SessionThread {
+            queue,
+            model,
+            worker,
+            number,
+            tracker,
+            pool,
+            site: Arc::new(site),
+            engines: Arc::clone(&engines),
+        };
         let name = format!("nobat-run-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(session.serve(draining)))?;
         Ok(Session { engines, drain, thread: Some(thread) })
@@ -126,6 +137,7 @@ struct SessionThread {
     number: u32,
     tracker: Arc<LeaseTracker>,
     pool: Option<Arc<RowPool>>,
+    site: Arc<Site>,
     engines: Arc<SessionEngines>,
 }
 
@@ -142,7 +154,8 @@ impl SessionThread {
                 Ok(consumer) => {
                     backoff.reset();
                     let batches =
-                        BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker), self.pool.clone());
+                        BatchQueue::new(Arc::clone(&self.model), Arc::clone(&self.tracker), self.pool.clone())
+                            .with_chains(Arc::clone(&self.site));
                     let backend = LeaseBackend::new(consumer, batches, Arc::clone(&self.tracker));
                     self.run(backend, draining.clone()).await.map_err(|error| error.to_string())
                 }
@@ -205,9 +218,11 @@ mod tests {
         let data = tempfile::tempdir().expect("a folder");
         let queue = SqliteQueue::open(data.path(), QueueSettings::default()).expect("a queue");
         let tracker = Arc::new(LeaseTracker::default());
-        let executor = Executor::new("w".into(), Arc::clone(&tracker), Watchdog::start().expect("a thread"), 1 << 20);
+        let watchdog = Watchdog::start().expect("a thread");
+        let executor = Executor::new("w".into(), Arc::clone(&tracker), watchdog.clone(), 1 << 20);
+        let site = Site::new(queue.clone(), Arc::new(|_| None), watchdog, "w".into(), 1 << 20);
         let model = Arc::new(Model::new("m".into()));
-        let session = Session::start(queue, model, "w".into(), 0, (tracker, None), executor).expect("a thread");
+        let session = Session::start(queue, model, "w".into(), 0, (tracker, None), site, executor).expect("a thread");
         let Session { drain, thread, .. } = session;
         drop(drain);
         let (thread, give_up) = (thread.expect("a thread"), Instant::now() + Duration::from_secs(30));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batched;
+mod chains;
 mod classes;
 mod deployment;
 mod first_day;
