@@ -15,6 +15,7 @@ use crate::infer::InferResponse;
 use crate::request_trace::RequestTrace;
 use crate::retry::RetryPolicy;
 use crate::spelled::spelled;
+use crate::tags::Tags;
 use crate::timings::Timings;
 
 spelled! {
@@ -72,6 +73,8 @@ pub struct JobOptions {
     pub idempotency: Option<Idempotency>,
     /// URL that is told of its end. The gateway keeps watch; stores ignore it.
     pub webhook: Option<SmolStr>,
+    /// By what it is found again.
+    pub tags: Tags,
 }
 
 impl Default for JobOptions {
@@ -85,6 +88,7 @@ impl Default for JobOptions {
             result_ttl: Duration::from_secs(3600),
             idempotency: None,
             webhook: None,
+            tags: Tags::default(),
         }
     }
 }
@@ -209,6 +213,8 @@ pub struct JobView {
     pub error: Option<JobError>,
     /// The result, when succeeded.
     pub result: Option<JobResult>,
+    /// By what it is found again.
+    pub tags: Tags,
 }
 
 /// A succeeded job's result: how it came about, and the packed outputs.

@@ -31,6 +31,7 @@ pub mod secret;
 pub mod signature;
 mod spelled;
 pub mod statistics;
+pub mod tags;
 pub mod task;
 pub mod tensor;
 pub mod timings;

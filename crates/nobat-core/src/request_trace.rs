@@ -21,6 +21,13 @@ impl RequestTrace {
     }
 }
 
+/// Whether a request's id was given by its caller: those that are made here have 16
+/// hexadecimal digits. Only a given one is worth finding a job by.
+pub fn is_given(request_id: &str) -> bool {
+    let made = request_id.len() == 16 && request_id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    !request_id.is_empty() && !made
+}
+
 /// Reads [`RequestTrace::stored`].
 impl From<&str> for RequestTrace {
     fn from(stored: &str) -> RequestTrace {

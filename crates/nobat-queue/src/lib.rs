@@ -23,6 +23,7 @@ pub mod drained_workers;
 mod errors;
 #[doc(hidden)]
 pub mod fuzz;
+mod index;
 pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;

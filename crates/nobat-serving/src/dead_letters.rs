@@ -182,6 +182,7 @@ mod tests {
             finished_at_ms: Some(at),
             error: Some(JobError { code, message: message.into() }),
             result: None,
+            tags: Default::default(),
         }
     }
 

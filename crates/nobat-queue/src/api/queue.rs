@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::job::{JobState, JobView};
-use nobat_core::{IdIssuer, JobId, OwnerId, Result};
+use nobat_core::{ErrorCode, IdIssuer, JobId, OwnerId, Result, tags};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -52,6 +52,43 @@ pub struct ListFilter {
     pub state: Option<JobState>,
     /// Only this owner's jobs.
     pub owner: Option<OwnerId>,
+    /// Only this priority.
+    pub priority: Option<u8>,
+    /// Only jobs whose last error has this code.
+    pub error: Option<ErrorCode>,
+    /// Only jobs with this tag.
+    pub tag: Option<SmolStr>,
+    /// Only jobs with this tag, or of the request of this id that its caller gave.
+    pub text: Option<SmolStr>,
+    /// Only jobs enqueued then or later, milliseconds since 1970.
+    pub since_ms: Option<u64>,
+    /// Only jobs enqueued before, milliseconds since 1970.
+    pub until_ms: Option<u64>,
+}
+
+impl ListFilter {
+    /// Whether it takes a job, as far as the job itself says: not by its request's id.
+    pub(crate) fn takes(&self, job: &JobView) -> bool {
+        // When a job was enqueued is not known of each that has ended.
+        let at = Some(job.created_at_ms).filter(|&at| at > 0);
+        self.model.as_ref().is_none_or(|model| *model == job.model)
+            && self.state.is_none_or(|state| state == job.state)
+            && self.owner.is_none_or(|owner| owner == job.owner)
+            && self.priority.is_none_or(|priority| priority == job.priority)
+            && self.error.is_none_or(|code| job.error.as_ref().is_some_and(|error| error.code == code))
+            && self.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
+            && self.since_ms.is_none_or(|since| at.is_none_or(|at| at >= since))
+            && self.until_ms.is_none_or(|until| at.is_none_or(|at| at < until))
+    }
+
+    /// What the index is asked for: the hashes of which a job has one.
+    pub(crate) fn hashes(&self) -> Vec<u64> {
+        match (&self.tag, &self.text) {
+            (Some(tag), _) => vec![tags::hash_of_tag(tag)],
+            (None, Some(text)) => vec![tags::hash_of_tag(text), tags::hash_of_request(text)],
+            (None, None) => Vec::new(),
+        }
+    }
 }
 
 /// A page of jobs.
@@ -121,7 +158,15 @@ pub trait Queue: Send + Sync + 'static {
     /// a dead letter for as long as that is kept. `None` when the store has none.
     async fn input(&self, id: JobId) -> Result<Option<Bytes>>;
 
-    /// Lists jobs; a page may be short or empty while the cursor goes on.
+    /// The job that `owner` enqueued for `model` under this idempotency key, for as long as
+    /// the key names one.
+    async fn find_idempotent(&self, model: &str, owner: OwnerId, key: &str) -> Result<Option<JobId>>;
+
+    /// Lists jobs, the newest first where the index tells; a page may be short or empty
+    /// while the cursor goes on.
+    ///
+    /// # Errors
+    /// `unsupported` for a tag or a text where there is no index.
     async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page>;
 
     /// A queue's contents; zeros for a queue nobody has used.

@@ -31,6 +31,9 @@ pub struct QueueSettings {
     /// When an enqueue is answered: `memory` after the store has it, `fsync`
     /// after it is on disk, `replicated` after a replica has it, too.
     pub durability: Durability,
+    /// Whether enqueues write down by what jobs are found: when they came, their tags and
+    /// their callers' request ids.
+    pub index: bool,
 }
 
 impl Default for QueueSettings {
@@ -45,6 +48,7 @@ impl Default for QueueSettings {
             idempotency_ttl_s: 86_400,
             lease_ms: LEASE.as_millis() as u32,
             durability: Durability::Memory,
+            index: true,
         }
     }
 }

@@ -29,6 +29,9 @@
 //! | `nobat{m}:watch` | hash | job key -> clients (8 bytes each) that wait for another client's job | register_waiter | until the job ends |
 //! | `nobat{m}:keeper` | string | the process that is the queue's sweeper | tick | seconds |
 //! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, tombstone expiry, job key; names nothing once that job has no record | enqueue | idempotency ttl |
+//! | `nobat{m}:at:<minute>` | list | keys of the jobs enqueued in a minute | enqueue, unless `queue.index` is off | the longest ttl of its jobs, and an hour |
+//! | `nobat{m}:x:<hour>:<3 hex>` | list | job keys with 4 bytes of a tag's or request id's hash, by 12 other bits of it | enqueue | as above, and a day |
+//! | `nobat{m}:minutes`, `hours` | zset | which of those lists there are | enqueue | |
 //! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |
 //! | `nobat{:}secret` | string | 16 random bytes that job ids are keyed with | first process | |
 //! | `nobat{:}queues` | hash | model -> queue number | first use of a model | |
@@ -92,6 +95,12 @@ pub(crate) fn lease_member(id: JobId, token: LeaseToken) -> [u8; MEMBER_LEN] {
     out[..8].copy_from_slice(&token.0.to_le_bytes());
     out[8..].copy_from_slice(&key_of(id));
     out
+}
+
+/// The store's name for a caller's idempotency key, whatever its length and
+/// content.
+pub(crate) fn idempotency_key(owner: OwnerId, key: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128_with_seed(key.as_bytes(), owner.0)
 }
 
 /// Names derived from a deployment's prefix.

@@ -1,7 +1,7 @@
-//! Listing jobs: the order sets by rank, and everything else by a bounded scan
-//! of one queue's records.
+//! Listing jobs: the order sets by rank, and everything else by the index
+//! ([`index`](super::index)), or without one by a bounded scan of one queue's records.
 //!
-//! A cursor is `queue number:stage:place`. A page may be short or empty while
+//! A cursor is `queue number:stage:place`, or the index's. A page may be short or empty while
 //! the cursor goes on; nothing here walks more than a few hundred keys a call.
 
 use std::sync::Arc;
@@ -14,9 +14,13 @@ use super::keys::{KEY_LEN, QueueKeys, job_of};
 use super::record::{self, StoredJob};
 use super::store::RedisStore;
 use crate::api::{ListFilter, Page};
+use crate::index::unindexed;
 
 /// Keys one scan step looks at.
 const SCAN: usize = 500;
+
+/// The last of [`STAGES`], which is a scan.
+const SCANNED: usize = STAGES.len() - 1;
 
 /// Where jobs of a kind are found, in the order a listing visits them.
 const STAGES: [(&str, &[JobState]); 5] = [
@@ -35,6 +39,24 @@ impl RedisStore {
             None => self.all_queues().await?,
         };
         queues.sort_by_key(|queue| queue.number);
+        let (has_index, searches) = (self.settings.index, !filter.hashes().is_empty());
+        if searches && !has_index {
+            return Err(unindexed());
+        }
+        if searches {
+            return self.by_hash(&queues, filter, index_place(cursor, 'x')?, limit).await;
+        }
+        let by_minute = has_index && filter.state.is_none_or(|state| STAGES[SCANNED].1.contains(&state));
+        let mut cursor = cursor;
+        if by_minute && cursor.is_none_or(|cursor| cursor.starts_with('m')) {
+            let mut page = self.by_minute(&queues, filter, index_place(cursor, 'm')?, limit).await?;
+            // What waits, or is dead, for longer than the index lives stands in its set.
+            if page.cursor.is_none() && filter.state.is_none() {
+                page.cursor = Some("0:0:0".to_owned());
+            }
+            return Ok(page);
+        }
+        cursor = cursor.filter(|cursor| !cursor.starts_with('m'));
         let (number, mut stage, mut place) = match cursor {
             None => (0, 0, "0".to_owned()),
             Some(text) => parse_cursor(text)?,
@@ -43,21 +65,24 @@ impl RedisStore {
         if queue.number != number {
             (stage, place) = (0, "0".to_owned());
         }
-        while STAGES.get(stage).is_some_and(|(_, states)| filter.state.is_some_and(|state| !states.contains(&state))) {
+        let stages = if has_index { SCANNED } else { STAGES.len() };
+        while stage < stages && filter.state.is_some_and(|state| !STAGES[stage].1.contains(&state)) {
             (stage, place) = (stage + 1, "0".to_owned());
         }
         let mut page = Page::default();
-        let next = match STAGES.get(stage) {
+        let next = match STAGES.get(stage).filter(|_| stage < stages) {
             None => None,
             Some(("", _)) => self.scan(queue, &place, &mut page.jobs).await?,
             Some((set, states)) => self.range(queue, set, states[0], &place, limit, &mut page.jobs).await?,
         };
-        page.jobs.retain(|job| {
-            filter.state.is_none_or(|state| job.state == state) && filter.owner.is_none_or(|owner| job.owner == owner)
-        });
+        page.jobs.retain(|job| filter.takes(job));
+        if by_minute {
+            let mut listed = self.listed(queue, &page.jobs).await?.into_iter();
+            page.jobs.retain(|_| listed.next() == Some(false));
+        }
         page.cursor = match next {
             Some(place) => Some(format!("{}:{stage}:{place}", queue.number)),
-            None if stage + 1 < STAGES.len() => Some(format!("{}:{}:0", queue.number, stage + 1)),
+            None if stage + 1 < stages => Some(format!("{}:{}:0", queue.number, stage + 1)),
             None => {
                 queues.iter().find(|other| other.number > queue.number).map(|other| format!("{}:0:0", other.number))
             }
@@ -144,6 +169,15 @@ pub(crate) fn parse_cursor(text: &str) -> Result<(u64, usize, String)> {
     let mut parts = text.splitn(3, ':');
     let parsed = (|| Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned())))();
     parsed.ok_or_else(bad_cursor)
+}
+
+/// What the index goes on at.
+fn index_place(cursor: Option<&str>, kind: char) -> Result<Option<&str>> {
+    let place = |text: &'_ str| text.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')).map(|rest| text.len() - rest.len());
+    match cursor {
+        None => Ok(None),
+        Some(text) => place(text).map(|at| Some(&text[at..])).ok_or_else(bad_cursor),
+    }
 }
 
 fn bad_cursor() -> Error {

@@ -11,6 +11,7 @@
 //!   to a waiting consumer, leases kept alive from a thread of their own;
 //! - [`store`]: what all parts of a process share;
 //! - [`queue`]: reading, dead letters, cached answers and rates that gateways share;
+//! - [`index`]: finding jobs by when they came and by their tags;
 //! - [`sweeper`]: what time does to idle queues, by one process per queue;
 //! - [`registry`]: workers and commands to them;
 //! - [`readiness`]: whether jobs are taken;
@@ -27,6 +28,7 @@ mod audit;
 mod client;
 mod connection;
 mod consumer;
+mod index;
 mod jobs;
 mod keys;
 pub(crate) mod list;

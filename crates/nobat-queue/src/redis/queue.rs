@@ -167,6 +167,10 @@ impl Queue for RedisQueue {
         if verdict == 1 { Ok(view) } else { Err(errors::already_finished(id, view.state)) }
     }
 
+    async fn find_idempotent(&self, model: &str, owner: OwnerId, key: &str) -> Result<Option<JobId>> {
+        self.store.job_of_key(model, owner, key).await
+    }
+
     async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
         self.store.list(filter, cursor, limit).await
     }

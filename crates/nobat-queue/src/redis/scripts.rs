@@ -51,6 +51,7 @@ fn constants() -> String {
         ("TAIL", flag::TAIL.into()),
         ("STRIPPED", flag::STRIPPED.into()),
         ("TIMES", flag::TIMES.into()),
+        ("TAGS", flag::TAGS.into()),
         ("CODE_DEADLINE", code_number(ErrorCode::DeadlineExceeded).into()),
         ("CODE_FAILED", code_number(ErrorCode::InferenceFailed).into()),
         ("CODE_CANCELLED", code_number(ErrorCode::JobCancelled).into()),
@@ -109,6 +110,7 @@ pub(crate) fn load() -> Cmd {
 /// What the functions are made of, before them.
 const PARTS: &[&str] = &[
     include_str!("scripts/common.lua"),
+    include_str!("scripts/index.lua"),
     include_str!("scripts/sweep.lua"),
     include_str!("scripts/settle.lua"),
     include_str!("scripts/lease.lua"),

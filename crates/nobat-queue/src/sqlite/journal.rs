@@ -6,6 +6,7 @@
 //! | `queues` | number | model, paused, totals |
 //! | `jobs` | row | live jobs and dead letters, with their payload |
 //! | `results` | row | ended jobs until their ttl; indexed by expiry, which arrives nearly in order |
+//! | `found` | hash and row | jobs and results by their tags and their callers' request ids |
 //! | `idempotency` | row | keys until they are forgotten |
 //!
 //! A row is the locator of the job's public id, handed out in order, so every
@@ -19,13 +20,18 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use nobat_core::job::JobState;
 use nobat_core::{IdIssuer, OwnerId};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checkpoint;
-use super::machine::{Group, IdempotencyRecord, Job, KeyScope, KnownKey, QueueRecord, Row, WriteKind};
-use super::rows::{StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase};
+use super::machine::{
+    Group, IdempotencyRecord, Job, JobWrite, KeyScope, KnownKey, QueueNo, QueueRecord, Row, WriteKind,
+};
+use super::rows::{
+    StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase, stored_state, tags_of,
+};
 use crate::api::Durability;
 
 /// Most bytes of a row as SQLite is built.
@@ -35,7 +41,7 @@ const ROW_MAX: i32 = 1_000_000_000;
 const COLUMNS_MAX: usize = 64 << 10;
 
 /// Version of the schema, in `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -47,34 +53,53 @@ CREATE TABLE jobs (
     position INTEGER NOT NULL, queued_us INTEGER NOT NULL, deadline_us INTEGER, attempts INTEGER NOT NULL,
     deaths INTEGER NOT NULL, error TEXT, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL,
     priority INTEGER NOT NULL, rows INTEGER NOT NULL, created_us INTEGER NOT NULL, result_ttl_ms INTEGER NOT NULL,
-    retry BLOB NOT NULL, trace TEXT NOT NULL, payload BLOB NOT NULL);
+    retry BLOB NOT NULL, trace TEXT NOT NULL, payload BLOB NOT NULL, tags TEXT NOT NULL DEFAULT '');
 CREATE TABLE results (
     row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL, random BLOB NOT NULL,
     horizon_min INTEGER NOT NULL, owner INTEGER NOT NULL, priority INTEGER NOT NULL, attempts INTEGER NOT NULL,
-    created_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, error TEXT, result BLOB);
+    created_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, error TEXT, result BLOB,
+    tags TEXT NOT NULL DEFAULT '');
 CREATE INDEX results_by_expiry ON results (expires_ms);
 CREATE TABLE idempotency (
     row INTEGER PRIMARY KEY, queue INTEGER NOT NULL, owner INTEGER NOT NULL, key TEXT NOT NULL,
     fingerprint BLOB NOT NULL, random BLOB NOT NULL, horizon_min INTEGER NOT NULL, expires_us INTEGER NOT NULL);
 ";
 
+/// What listings go by. A state that few results have is found by an index of those alone.
+const FOUND: &str = "
+CREATE TABLE IF NOT EXISTS found (hash INTEGER, row INTEGER, PRIMARY KEY (hash, row)) WITHOUT ROWID;
+";
+const INDEXES: &str = "
+CREATE INDEX IF NOT EXISTS results_by_queue ON results (queue, row);
+CREATE INDEX IF NOT EXISTS results_by_state ON results (state, row) WHERE state<>0;
+";
+const NO_INDEXES: &str = "
+DROP INDEX IF EXISTS results_by_queue;
+DROP INDEX IF EXISTS results_by_state;
+";
+
 const INSERT_JOB: &str =
-    "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
+    "INSERT INTO jobs VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)";
+const INSERT_FOUND: &str = "INSERT OR IGNORE INTO found VALUES (?1,?2)";
+const DELETE_FOUND: &str = "DELETE FROM found WHERE hash=?1 AND row=?2";
 const UPDATE_JOB: &str = "UPDATE jobs SET state=?2, at_us=?3, position=?4, queued_us=?5, deadline_us=?6, attempts=?7, deaths=?8, error=?9 WHERE row=?1";
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE row=?1";
-const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
+const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)";
 const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
 const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5,?6)";
 const EXPIRE_RESULTS: &str =
-    "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2)";
+    "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2) RETURNING row, tags";
 const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
 const GET_RESULT: &str = "SELECT * FROM results WHERE row=?1";
-const LIST_RESULTS: &str = "SELECT row, queue, state, random, horizon_min, owner, priority, attempts, created_ms, finished_ms, expires_ms, error, NULL FROM results WHERE row<?1 ORDER BY row DESC LIMIT ?2";
+/// The columns of a result, without the result.
+const LISTED: &str = "row, queue, state, random, horizon_min, owner, priority, attempts, created_ms, finished_ms, expires_ms, error, NULL, tags";
 
 /// The writing end; one per folder.
 pub(crate) struct Journal {
     db: Connection,
+    /// Whether new jobs are written into `found`.
+    index: bool,
 }
 
 /// A reading end; any number.
@@ -87,7 +112,7 @@ impl Journal {
     ///
     /// # Errors
     /// What SQLite says; a schema that a newer version wrote.
-    pub(crate) fn open(file: &Path, durability: Durability) -> Result<Journal, JournalError> {
+    pub(crate) fn open(file: &Path, durability: Durability, index: bool) -> Result<Journal, JournalError> {
         let mut db = Connection::open_with_flags(
             file,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -112,9 +137,13 @@ impl Journal {
                 db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
                 db.execute_batch("COMMIT")?;
             }
-            1 => {
+            1 | 2 => {
+                let dropped = "ALTER TABLE queues ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;";
+                let dropped = if version == 1 { dropped } else { "" };
                 db.execute_batch(&format!(
-                    "BEGIN IMMEDIATE; ALTER TABLE queues ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+                    "BEGIN IMMEDIATE; {dropped}
+                     ALTER TABLE jobs ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+                     ALTER TABLE results ADD COLUMN tags TEXT NOT NULL DEFAULT '';
                      PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
                 ))?;
             }
@@ -125,8 +154,10 @@ impl Journal {
                 )));
             }
         }
+        db.execute_batch(FOUND)?;
+        db.execute_batch(if index { INDEXES } else { NO_INDEXES })?;
         checkpoint::start(file, &mut db)?;
-        Ok(Journal { db })
+        Ok(Journal { db, index })
     }
 
     /// The deployment's secret for ids.
@@ -154,7 +185,7 @@ impl Journal {
     pub(crate) fn each_job(&self, mut take: impl FnMut(Row, Job)) -> Result<(), JournalError> {
         let mut statement = self.db.prepare(
             "SELECT row, queue, state, at_us, position, queued_us, deadline_us, attempts, deaths, error, random, horizon_min, owner,
-             priority, rows, created_us, result_ttl_ms, retry, trace, length(payload) FROM jobs ORDER BY row",
+             priority, rows, created_us, result_ttl_ms, retry, trace, length(payload), tags FROM jobs ORDER BY row",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -236,7 +267,10 @@ impl Journal {
             let mut insert_result = self.db.prepare_cached(INSERT_RESULT)?;
             for write in &group.writes {
                 match write.kind {
-                    WriteKind::Insert => insert_job_row(&mut insert_job, write)?,
+                    WriteKind::Insert => {
+                        insert_job_row(&mut insert_job, write)?;
+                        self.note_found(write)?;
+                    }
                     WriteKind::Update => {
                         let (state, at_us) = stored_phase(&write.job.phase);
                         let job = &write.job;
@@ -255,11 +289,14 @@ impl Journal {
                     WriteKind::Finish { stored } => {
                         if stored {
                             delete_job.execute([write.row])?;
+                        } else {
+                            self.note_found(write)?;
                         }
                         insert_result_row(&mut insert_result, write)?;
                     }
                     WriteKind::Delete => {
                         delete_job.execute([write.row])?;
+                        self.forget_found(write.row, &write.job.hashes())?;
                     }
                 }
             }
@@ -281,9 +318,37 @@ impl Journal {
             self.db.prepare_cached(DELETE_KEYS)?.execute([row])?;
         }
         Ok(match expire {
-            Some((before_ms, limit)) => self.db.prepare_cached(EXPIRE_RESULTS)?.execute(params![before_ms, limit])?,
+            Some((before_ms, limit)) => self.expire(before_ms, limit)?,
             None => 0,
         })
+    }
+
+    /// Deletes results that expired before `before_ms`, and what they were found by.
+    fn expire(&self, before_ms: u64, limit: usize) -> Result<usize, JournalError> {
+        let mut statement = self.db.prepare_cached(EXPIRE_RESULTS)?;
+        let gone = statement.query_map(params![before_ms, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let gone: Vec<(Row, String)> = gone.collect::<Result<_, _>>()?;
+        for (row, found_by) in gone.iter().filter(|(_, found_by)| !found_by.is_empty()) {
+            self.forget_found(*row, &tags_of(found_by).1)?;
+        }
+        Ok(gone.len())
+    }
+
+    fn note_found(&self, write: &JobWrite) -> Result<(), JournalError> {
+        if !self.index {
+            return Ok(());
+        }
+        for hash in write.job.hashes() {
+            self.db.prepare_cached(INSERT_FOUND)?.execute(params![hash as i64, write.row])?;
+        }
+        Ok(())
+    }
+
+    fn forget_found(&self, row: Row, hashes: &[u64]) -> Result<(), JournalError> {
+        for &hash in hashes {
+            self.db.prepare_cached(DELETE_FOUND)?.execute(params![hash as i64, row])?;
+        }
+        Ok(())
     }
 
     /// Writes `bytes` and takes them back: whether the disk takes that much again.
@@ -334,11 +399,49 @@ impl JournalReader {
         Ok(self.db.prepare_cached(GET_RESULT)?.query_row([row], |row| read_result(row, ids)).optional()?)
     }
 
-    /// Up to `limit` ended jobs below `before`, newest first, without results.
-    pub(crate) fn results(&self, before: Row, limit: usize, ids: &IdIssuer) -> Result<Vec<StoredResult>, JournalError> {
-        let mut statement = self.db.prepare_cached(LIST_RESULTS)?;
+    /// Up to `limit` ended jobs below `before`, newest first, without results: of one state,
+    /// if one is given, or else of one queue.
+    pub(crate) fn results(
+        &self,
+        before: Row,
+        limit: usize,
+        state: Option<JobState>,
+        queue: Option<QueueNo>,
+        ids: &IdIssuer,
+    ) -> Result<Vec<StoredResult>, JournalError> {
+        // An index of few states is used where the statement names the state.
+        let only = match (state.filter(|&state| state != JobState::Succeeded), queue) {
+            (Some(state), _) => format!("AND state={} AND state<>0", stored_state(state)),
+            (None, Some(queue)) => format!("AND queue={queue}"),
+            (None, None) => String::new(),
+        };
+        let sql = format!("SELECT {LISTED} FROM results WHERE row<?1 {only} ORDER BY row DESC LIMIT ?2");
+        let mut statement = self.db.prepare_cached(&sql)?;
         let rows = statement.query_map(params![before.min(i64::MAX as u64), limit], |row| read_result(row, ids))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Up to `limit` rows below `before` that one of these hashes finds, newest first.
+    pub(crate) fn found(&self, hashes: &[u64], before: Row, limit: usize) -> Result<Vec<Row>, JournalError> {
+        let mut rows = Vec::new();
+        for &hash in hashes {
+            let sql = "SELECT row FROM found WHERE hash=?1 AND row<?2 ORDER BY row DESC LIMIT ?3";
+            let mut statement = self.db.prepare_cached(sql)?;
+            let bound = params![hash as i64, before.min(i64::MAX as u64), limit];
+            let own = statement.query_map(bound, |row| row.get::<_, Row>(0))?;
+            rows.extend(own.collect::<Result<Vec<_>, _>>()?);
+        }
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        rows.dedup();
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// The first row from `row` on that has a result, and when its job was enqueued, ms.
+    pub(crate) fn next_created(&self, row: Row) -> Result<Option<(Row, u64)>, JournalError> {
+        let sql = "SELECT row, created_ms FROM results WHERE row>=?1 ORDER BY row LIMIT 1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        Ok(statement.query_row([row.min(i64::MAX as u64)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 }
 

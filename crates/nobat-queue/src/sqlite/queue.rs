@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nobat_core::job::JobView;
-use nobat_core::{Error, ErrorCode, IdIssuer, JobId, Result};
+use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 
 use super::client::SqliteClient;
 use super::clock::StoreClock;
 use super::consumer::{SqliteConsumer, SqliteRenewer};
 use super::folder::{self, Folder, unavailable};
 use super::journal::{Journal, JournalError};
-use super::machine::{Machine, QueueNo};
+use super::machine::{KeyScope, Machine, QueueNo};
 use super::metadata::SqliteMetadata;
 use super::startup::{damaged_logs, restore};
 use super::store::{EmbeddedStore, StoreHandle, committed};
@@ -50,7 +50,7 @@ impl SqliteQueue {
         let folder = Folder::take(dir)?;
         let notes = damaged_logs(&folder)?;
         let broken = |e: JournalError| unavailable(dir, &format!("holds no usable queue: {e}"));
-        let journal = Journal::open(&folder.journal(), settings.durability).map_err(broken)?;
+        let journal = Journal::open(&folder.journal(), settings.durability, settings.index).map_err(broken)?;
         SqliteQueue::start(folder, journal, settings, notes)
     }
 
@@ -147,6 +147,13 @@ impl Queue for SqliteQueue {
             Some(view) => Ok(view),
             None => Err(errors::not_found(id)),
         }
+    }
+
+    async fn find_idempotent(&self, model: &str, owner: OwnerId, key: &str) -> Result<Option<JobId>> {
+        Ok(self.store.act(|state, now_us| {
+            let queue = state.machine.find_queue(model)?;
+            state.machine.job_of_key(now_us, &KeyScope { owner, queue, key: key.into() })
+        }))
     }
 
     async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {

@@ -13,6 +13,7 @@ use super::machine::{Payload, Row};
 use super::rows::StoredResult;
 use super::store::{EmbeddedStore, committed};
 use crate::api::{ListFilter, Page};
+use crate::index::unindexed;
 
 /// Most records one page looks at, whatever it finds.
 const SCAN_MAX: usize = 1_000;
@@ -91,11 +92,88 @@ pub(super) async fn list(
         })?,
     };
     let limit = limit.clamp(1, SCAN_MAX);
-    let wanted = |view: &JobView| {
-        filter.model.as_ref().is_none_or(|model| *model == view.model)
-            && filter.state.is_none_or(|state| state == view.state)
-            && filter.owner.is_none_or(|owner| owner == view.owner)
+    let before = match filter.until_ms {
+        Some(until) => before.min(first_row_since(store, until).await?.0),
+        None => before,
     };
+    // Below it everything is older than what is asked for.
+    let floor = match filter.since_ms {
+        Some(since) => first_row_since(store, since).await?.1,
+        None => 0,
+    };
+    let page = match filter.hashes() {
+        hashes if hashes.is_empty() => by_row(store, filter, before, limit).await?,
+        _ if !store.settings.index => return Err(unindexed()),
+        hashes => by_hash(store, filter, hashes, before, limit).await?,
+    };
+    let cursor = page.next.filter(|&row| row > floor);
+    Ok(Page { jobs: page.jobs, cursor: cursor.map(|row| row.to_string()) })
+}
+
+/// Jobs, and the row below which to go on.
+struct Rows {
+    jobs: Vec<JobView>,
+    next: Option<Row>,
+}
+
+/// The rows from which on all jobs were enqueued at `at_ms` or later, and from which on
+/// some were. Rows are handed out in the order of enqueueing.
+async fn first_row_since(store: &Arc<EmbeddedStore>, at_ms: u64) -> Result<(Row, Row)> {
+    let live = first_row(|row| {
+        Ok(store.act(|state, _| state.machine.next_created(row)).map(|(row, at_us)| (row, at_us / 1_000)))
+    }, at_ms);
+    let ended = blocking(store, move |reader| first_row(|row| reader.next_created(row), at_ms)).await?;
+    let live = live.map_err(|e: JournalError| Error::new(ErrorCode::Internal, e.to_string()))?;
+    Ok((live.max(ended), live.min(ended)))
+}
+
+/// The first row whose job was enqueued at `at_ms` or later; [`Row::MAX`] when none was.
+fn first_row<E>(mut next: impl FnMut(Row) -> Result<Option<(Row, u64)>, E>, at_ms: u64) -> Result<Row, E> {
+    let (mut low, mut high) = (0, Row::MAX);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match next(middle)? {
+            Some((row, created_ms)) if created_ms < at_ms => low = row + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Jobs that have one of these hashes, newest first.
+async fn by_hash(
+    store: &Arc<EmbeddedStore>,
+    filter: &ListFilter,
+    hashes: Vec<u64>,
+    before: Row,
+    limit: usize,
+) -> Result<Rows> {
+    let (ids, now_ms) = (store.ids, store.clock.now_us() / 1_000);
+    let rows = blocking(store, move |reader| reader.found(&hashes, before, SCAN_MAX)).await?;
+    let mut jobs = Vec::new();
+    for &row in &rows {
+        let view = match store.act(|state, _| state.machine.listed(row)) {
+            Some(view) => Some(view),
+            // It may have ended since, but is not in both, nor in neither.
+            None => blocking(store, move |reader| reader.result(row, &ids))
+                .await?
+                .filter(|found| found.expires_ms > now_ms)
+                .map(|found| JobView { result: None, ..named(store, found) }),
+        };
+        if let Some(view) = view.filter(|view| filter.takes(view)) {
+            jobs.push(view);
+            if jobs.len() == limit {
+                return Ok(Rows { jobs, next: Some(row) });
+            }
+        }
+    }
+    let next = rows.last().copied().filter(|_| rows.len() == SCAN_MAX);
+    Ok(Rows { jobs, next })
+}
+
+/// Jobs in the order they came in, newest first.
+async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, limit: usize) -> Result<Rows> {
+    let wanted = |view: &JobView| filter.takes(view);
     let (in_memory, in_journal) = places(filter.state);
     let ids = store.ids;
     // Memory first: a job leaves it after its end is in the journal, so one that ends
@@ -105,7 +183,17 @@ pub(super) async fn list(
         false => (Vec::new(), None),
     };
     let stored = match in_journal {
-        true => blocking(store, move |reader| reader.results(before, SCAN_MAX, &ids)).await?,
+        true => {
+            let state = filter.state;
+            let queue = filter.model.as_ref().map(|model| store.state.lock().machine.find_queue(model));
+            match queue {
+                // Nobody has used it.
+                Some(None) => Vec::new(),
+                queue => {
+                    blocking(store, move |reader| reader.results(before, SCAN_MAX, state, queue.flatten(), &ids)).await?
+                }
+            }
+        }
         false => Vec::new(),
     };
     // Below the end of a source that was cut off, only that source knows less.
@@ -124,7 +212,7 @@ pub(super) async fn list(
         Some(last) if full => Some(last.id.locator),
         _ => end,
     };
-    Ok(Page { jobs, cursor: next.map(|row| row.to_string()) })
+    Ok(Rows { jobs, next })
 }
 
 /// Reads the journal off this thread: a page may have to come from disk.

@@ -4,6 +4,8 @@
 use bytes::Bytes;
 use nobat_core::job::{JobResult, JobState, JobView};
 use nobat_core::retry::RetryPolicy;
+use nobat_core::request_trace::{RequestTrace, is_given};
+use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Row as SqlRow, params};
 use smol_str::SmolStr;
@@ -46,7 +48,8 @@ pub(crate) fn insert_job_row(statement: &mut rusqlite::CachedStatement<'_>, writ
         job.result_ttl_ms,
         retry_bytes(&job.retry),
         job.trace.as_str(),
-        payload
+        payload,
+        job.tags.stored()
     ])?;
     Ok(())
 }
@@ -60,7 +63,7 @@ pub(crate) fn insert_result_row(
     statement.execute(params![
         write.row,
         job.queue,
-        TERMINAL.iter().position(|&state| state == finished.state).unwrap_or(3),
+        stored_state(finished.state),
         job.random.to_le_bytes(),
         job.tombstone_min,
         job.owner.0 as i64,
@@ -70,9 +73,30 @@ pub(crate) fn insert_result_row(
         finished.at_us / 1_000,
         finished.at_us / 1_000 + job.result_ttl_ms,
         error_text(job),
-        finished.result.as_deref()
+        finished.result.as_deref(),
+        found_by(job)
     ])?;
     Ok(())
+}
+
+/// What a result keeps of how its job is found: the tags, and its request's id in a line
+/// that begins as no tag does.
+fn found_by(job: &Job) -> String {
+    let request = RequestTrace::from(job.trace.as_str()).request_id;
+    match is_given(&request) {
+        true => format!("{}\n\r{request}", job.tags.stored()),
+        false => job.tags.stored().to_owned(),
+    }
+}
+
+/// The tags of [`found_by`], and the hashes of all that it names.
+pub(crate) fn tags_of(found_by: &str) -> (Tags, Vec<u64>) {
+    let (tags, request) = match found_by.split_once("\n\r") {
+        Some((tags, request)) => (Tags::of_stored(tags), Some(hash_of_request(request))),
+        None => (Tags::of_stored(found_by), None),
+    };
+    let hashes = tags.iter().map(hash_of_tag).chain(request).collect();
+    (tags, hashes)
 }
 
 /// A background job's priority is stored with this added.
@@ -109,6 +133,11 @@ fn phase_of(state: u8, at_us: u64) -> Phase {
 
 /// Terminal states by the numbers they are stored as.
 const TERMINAL: [JobState; 4] = [JobState::Succeeded, JobState::Cancelled, JobState::Expired, JobState::Dead];
+
+/// The number of a terminal state.
+pub(crate) fn stored_state(state: JobState) -> usize {
+    TERMINAL.iter().position(|&other| other == state).unwrap_or(3)
+}
 
 fn retry_bytes(retry: &RetryPolicy) -> [u8; 12] {
     let mut out = [0; 12];
@@ -155,6 +184,7 @@ pub(crate) fn read_job(row: &SqlRow<'_>) -> rusqlite::Result<Job> {
         result_ttl_ms: row.get(16)?,
         retry: retry_of(row.get(17)?),
         trace: SmolStr::from(row.get::<_, String>(18)?),
+        tags: Tags::of_stored(&row.get::<_, String>(20)?),
         payload: Payload::Disk(row.get(19)?),
         stored: Persisted::Yes,
         dirty: Dirty::No,
@@ -191,6 +221,7 @@ pub(crate) fn read_result(row: &SqlRow<'_>, ids: &IdIssuer) -> rusqlite::Result<
             finished_at_ms: Some(finished.at_us / 1_000),
             error: read_error(row, 11)?,
             result: finished.result.and_then(JobResult::decode),
+            tags: tags_of(&row.get::<_, String>(13)?).0,
         },
     })
 }

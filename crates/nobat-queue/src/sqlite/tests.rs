@@ -20,7 +20,7 @@ fn job(payload: impl Into<Bytes>) -> NewJob {
 
 fn parts(dir: &Path) -> (Folder, Journal) {
     let folder = Folder::take(dir).expect("takes it");
-    let journal = Journal::open(&folder.journal(), Default::default()).expect("opens");
+    let journal = Journal::open(&folder.journal(), Default::default(), true).expect("opens");
     (folder, journal)
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod cancel;
 mod deadletters;
 mod idempotency;
+mod index;
 mod leases;
 mod limits;
 mod model;

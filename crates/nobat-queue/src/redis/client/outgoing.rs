@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nobat_core::job::{Idempotency, NewJob};
+use nobat_core::job::NewJob;
 use nobat_core::score::rank;
 use nobat_core::{Error, ErrorCode, IdIssuer, JobId, OwnerId, Result};
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 
 use super::super::connection::unexpected;
-use super::super::keys::{QueueKeys, job_of, key_of};
+use super::super::index;
+use super::super::keys::{QueueKeys, idempotency_key, job_of, key_of};
 use super::super::record::{self, Encoded};
 use super::super::scripts;
 use super::super::store::RedisStore;
 use crate::api::Accepted;
 use crate::errors;
+use crate::index::hashes;
 
 /// A job on its way into the store.
 pub(crate) struct OutgoingJob {
@@ -29,6 +31,9 @@ pub(crate) struct OutgoingJob {
     rank: i16,
     encoded: Encoded,
     special: Option<SpecialOptions>,
+    /// By what the index finds it.
+    hashes: Vec<u64>,
+    lives: Duration,
 }
 
 /// What few jobs have.
@@ -46,7 +51,7 @@ impl OutgoingJob {
             delay: options.delay.unwrap_or_default(),
             // A deadline of nothing is over at once, which 0 would not say.
             deadline: options.deadline.map_or(Duration::ZERO, |deadline| deadline.max(Duration::from_micros(1))),
-            idempotency: options.idempotency.as_ref().map(|own| (idempotency_key(job.owner, own), own.fingerprint)),
+            idempotency: options.idempotency.as_ref().map(|own| (idempotency_key(job.owner, &own.key), own.fingerprint)),
         });
         OutgoingJob {
             queue,
@@ -56,6 +61,8 @@ impl OutgoingJob {
             rank: rank(options.priority, options.background),
             encoded: record::encode(job, id.tombstone_min, client),
             special,
+            hashes: hashes(job),
+            lives: options.delay.unwrap_or_default().saturating_add(options.result_ttl),
         }
     }
 
@@ -83,6 +90,12 @@ pub(crate) fn command(store: &RedisStore, queue: &QueueKeys, batch: &[OutgoingJo
         .arg(store.prefix.sweeper_channel())
         .arg(u8::from(again))
         .arg(store.prefix.push_channel());
+    let longest = batch.iter().map(|outgoing| outgoing.lives).max().unwrap_or_default();
+    let entries: usize = batch.iter().map(|outgoing| outgoing.hashes.len()).sum();
+    match settings.index {
+        true => cmd.arg(index::ttl_ms(longest)).arg(entries),
+        false => cmd.arg(0).arg(0),
+    };
     for outgoing in batch {
         cmd.arg(&key_of(outgoing.id)[..])
             .arg(&[record::state::PENDING, 0, 0, outgoing.encoded.flags][..])
@@ -101,6 +114,13 @@ pub(crate) fn command(store: &RedisStore, queue: &QueueKeys, batch: &[OutgoingJo
             }
             None => {
                 cmd.arg("").arg("");
+            }
+        }
+    }
+    if settings.index {
+        for (place, outgoing) in batch.iter().enumerate() {
+            for &hash in &outgoing.hashes {
+                cmd.arg(place + 1).arg(index::bucket(hash)).arg(&index::check_of(hash)[..]);
             }
         }
     }
@@ -160,10 +180,4 @@ fn verdict_of(
         (b"mismatch", _) => Err(errors::idempotency_mismatch()),
         _ => Err(unexpected("a verdict", detail)),
     }
-}
-
-/// The store's name for a caller's idempotency key, whatever its length and
-/// content.
-fn idempotency_key(owner: OwnerId, own: &Idempotency) -> u128 {
-    xxhash_rust::xxh3::xxh3_128_with_seed(own.key.as_bytes(), owner.0)
 }

@@ -3,7 +3,7 @@
 //! A result is what a store keeps longest, and by the million, so a job that
 //! succeeded is repacked: `state|flags 1, finished 5 (ms since 2020), tombstone
 //! expiry varint (minutes after the end)`, then what the flags name (owner 8, priority 1,
-//! attempts 1, token 8), then the packed `JobResult`. Every byte counts where it
+//! attempts 1, tags with a length u16, token 8), then the packed `JobResult`. Every byte counts where it
 //! decides the allocator's size class: with 99 bytes of result the record fills
 //! one of 112 bytes.
 //!
@@ -11,6 +11,7 @@
 
 use bytes::Bytes;
 use nobat_core::job::{JobError, JobResult, JobState, JobView};
+use nobat_core::tags::Tags;
 use nobat_core::varint::{put_u64 as put_varint, take_u64 as take_varint};
 use nobat_core::{ErrorCode, IdIssuer, JobId, OwnerId};
 
@@ -23,6 +24,7 @@ const HAS_OWNER: u8 = 8;
 const HAS_PRIORITY: u8 = 16;
 const HAS_ATTEMPTS: u8 = 32;
 const HAS_BLOB: u8 = 64;
+const HAS_TAGS: u8 = 128;
 const STATE_MASK: u8 = 7;
 
 /// Packs a succeeded job; `blob` names the token under which the result
@@ -45,6 +47,12 @@ pub(crate) fn succeeded(record: &Record, attempts: u8, finished_us: u64, result:
     if attempts != 1 {
         out[0] |= HAS_ATTEMPTS;
         out.push(attempts);
+    }
+    if !record.tags.is_empty() {
+        out[0] |= HAS_TAGS;
+        let tags = record.tags.stored();
+        out.extend_from_slice(&(tags.len() as u16).to_le_bytes());
+        out.extend_from_slice(tags.as_bytes());
     }
     match blob {
         Some(token) => {
@@ -98,6 +106,7 @@ pub(crate) fn read(
         finished_at_ms: record.error.as_ref().filter(|_| state.is_terminal()).map(|tail| tail.at_us / 1000),
         error: record.error.map(|tail| tail.error),
         result: None,
+        tags: record.tags,
     };
     Some(StoredJob { view, blob: None })
 }
@@ -124,6 +133,12 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
     };
     let priority = take_byte(HAS_PRIORITY, 0)?;
     let attempts = take_byte(HAS_ATTEMPTS, 1)?;
+    let mut tags = Tags::default();
+    if first & HAS_TAGS != 0 {
+        let (len, tail) = rest.split_first_chunk()?;
+        let (text, tail) = tail.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        (tags, rest) = (Tags::of_stored(std::str::from_utf8(text).ok()?), tail);
+    }
     let mut view = JobView {
         id: ids.issue(random, tombstone_min, queue.number, owner),
         model: queue.model.clone(),
@@ -135,6 +150,7 @@ fn read_succeeded(bytes: Bytes, queue: &QueueKeys, random: u128, ids: IdIssuer) 
         finished_at_ms: Some(finished_ms),
         error: None,
         result: None,
+        tags,
     };
     if first & HAS_BLOB != 0 {
         let token = u64::from_le_bytes(*rest.first_chunk()?);
@@ -176,6 +192,7 @@ pub(crate) fn corrupt_view(id: JobId, queue: &QueueKeys, owner: OwnerId) -> JobV
         finished_at_ms: None,
         error: Some(JobError { code: ErrorCode::Internal, message: CORRUPT.to_owned() }),
         result: None,
+        tags: Tags::default(),
     }
 }
 

@@ -16,6 +16,7 @@
 //! header           [deadline us f64], [`part`]s 1, tombstone expiry (minutes since
 //!                  1970) varint, then those parts;
 //!                  payload length u32 at its end
+//! [tags]           length u16 and text, with `TAGS`
 //! payload          unless it travels beside (`BLOB`) or was dropped (`STRIPPED`)
 //! tail             with `TAIL`: token 8, code 1, at us f64, length u16, message
 //! ```
@@ -37,6 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nobat_core::job::{JobError, NewJob};
 use nobat_core::retry::RetryPolicy;
+use nobat_core::tags::Tags;
 use nobat_core::varint::{put_u64 as put_varint, take_u64 as take_varint};
 use nobat_core::{ErrorCode, OwnerId};
 use smol_str::{SmolStr, format_smolstr};
@@ -67,6 +69,8 @@ pub(crate) mod flag {
     pub(crate) const STRIPPED: u8 = 16;
     /// Created, queued and score differ, and each stands for itself.
     pub(crate) const TIMES: u8 = 32;
+    /// Tags stand between the header and the payload.
+    pub(crate) const TAGS: u8 = 64;
 }
 
 /// What a header has because it is not the usual.
@@ -146,6 +150,12 @@ pub(crate) fn encode(job: &NewJob, tombstone_min: u32, client: Option<[u8; 8]>) 
     rest[parts_at] = parts;
     rest.extend_from_slice(&(job.payload.len() as u32).to_le_bytes());
     rest[length_at] = (rest.len() - length_at - 1) as u8;
+    let tags = job.options.tags.stored();
+    if !tags.is_empty() {
+        flags |= flag::TAGS;
+        rest.extend_from_slice(&(tags.len() as u16).to_le_bytes());
+        rest.extend_from_slice(tags.as_bytes());
+    }
     if !blob {
         rest.extend_from_slice(&job.payload);
     }
@@ -170,6 +180,7 @@ pub(crate) struct Record {
     pub(crate) priority: u8,
     pub(crate) retry: RetryPolicy,
     pub(crate) trace: SmolStr,
+    pub(crate) tags: Tags,
     /// Where the payload begins, which is also the length of the head.
     pub(crate) head_len: usize,
     /// Of the payload, wherever it is.
@@ -202,7 +213,16 @@ impl Record {
         let (ttl_ms, rest) = rest.split_first_chunk()?;
         let (&head_len, mut head) = rest.split_first()?;
         head = head.get(..usize::from(head_len))?;
-        let head_len = bytes.len() - rest.len() + 1 + usize::from(head_len);
+        let mut head_len = bytes.len() - rest.len() + 1 + usize::from(head_len);
+        let tags = match flags & flag::TAGS {
+            0 => Tags::default(),
+            _ => {
+                let (len, text) = bytes.get(head_len..)?.split_first_chunk()?;
+                let text = text.get(..usize::from(u16::from_le_bytes(*len)))?;
+                head_len += len.len() + text.len();
+                Tags::of_stored(std::str::from_utf8(text).ok()?)
+            }
+        };
         let deadline_us = match flags & flag::DEADLINE {
             0 => None,
             _ => Some(take_f64(&mut head)?),
@@ -238,6 +258,7 @@ impl Record {
             priority,
             retry,
             trace,
+            tags,
             head_len,
             payload_len,
             tail_at,

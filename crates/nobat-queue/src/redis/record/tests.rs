@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use nobat_core::job::{JobError, JobOptions, JobResult, JobState, NewJob};
 use nobat_core::retry::RetryPolicy;
+use nobat_core::tags::Tags;
 use nobat_core::timings::Timings;
 use nobat_core::{ErrorCode, IdIssuer, OwnerId};
 use proptest::prelude::*;
@@ -44,6 +45,12 @@ fn a_waiting_job_of_digits_fills_a_block_of_320_bytes() {
     assert!(stored(&job, 1_700_000_000_000_000, true).len() + 6 <= 320);
 }
 
+fn tags_of(given: &[String]) -> Tags {
+    let mut tags = Tags::default();
+    given.iter().for_each(|tag| tags.add(tag).expect("a tag"));
+    tags
+}
+
 fn any_job() -> impl Strategy<Value = NewJob> {
     (
         any::<u8>(),
@@ -53,14 +60,16 @@ fn any_job() -> impl Strategy<Value = NewJob> {
         prop::collection::vec(any::<u8>(), 0..6000),
         any::<bool>(),
         0u8..5,
+        prop::collection::vec("\\PC{1,16}", 0..4),
     )
-        .prop_map(|(priority, owner, rows, trace, payload, deadline, max_retries)| NewJob {
+        .prop_map(|(priority, owner, rows, trace, payload, deadline, max_retries, tags)| NewJob {
             model: "digits".into(),
             owner: OwnerId(owner),
             options: JobOptions {
                 priority,
                 deadline: deadline.then(|| Duration::from_secs(3)),
                 retry: RetryPolicy { max_retries, ..RetryPolicy::default() },
+                tags: tags_of(&tags),
                 ..JobOptions::default()
             },
             payload: payload.into(),
@@ -96,6 +105,7 @@ proptest! {
         prop_assert_eq!(record.queued_us, 1_700_000_000_000_000 + if plain { 0 } else { 5 });
         prop_assert_eq!(queued_us(&bytes[..TIMES_END.min(bytes.len())]), Some(record.queued_us));
         prop_assert_eq!(record.client, if plain { [0; 8] } else { *b"lane0001" });
+        prop_assert_eq!(&record.tags, &job.options.tags);
         let trace = job.trace.stored();
         prop_assert!(trace.starts_with(record.trace.as_str()));
         prop_assert!(trace.len() > TRACE_MAX || record.trace == trace);
@@ -116,6 +126,7 @@ proptest! {
         let again = Record::parse(&ended).expect("reads back");
         prop_assert_eq!(again.error, Some(tail));
         prop_assert_eq!(again.attempts, 2);
+        prop_assert_eq!(again.tags, job.options.tags);
     }
 
     #[test]
@@ -127,6 +138,7 @@ proptest! {
         let stored = read(packed.into(), &queue(), 42, ids, JobState::Queued).expect("reads back");
         prop_assert_eq!(stored.view.result, Some(result));
         prop_assert_eq!(stored.view.owner, job.owner);
+        prop_assert_eq!(&stored.view.tags, &job.options.tags);
         prop_assert_eq!(stored.view.attempts, u32::from(attempts));
         prop_assert_eq!(stored.view.finished_at_ms, Some(1_700_000_000_123));
         prop_assert_eq!(stored.view.id, ids.issue(42, TOMBSTONE_MIN, 3, job.owner));

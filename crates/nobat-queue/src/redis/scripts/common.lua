@@ -60,9 +60,17 @@ local function header_at(flags)
   return after_times(flags) + (band(flags, REPLY) ~= 0 and 12 or 4)
 end
 
-local function head_len(rec)
+-- Where the header ends.
+local function header_end(rec)
   local at = header_at(byte(rec, 4))
   return at + (byte(rec, at) or 255)
+end
+
+-- Where the header ends, and the tags if there are any: the payload follows.
+local function head_len(rec)
+  local at = header_end(rec)
+  if band(byte(rec, 4), TAGS) == 0 then return at end
+  return at + 2 + unpack_at('<I2', rec, at + 1)
 end
 
 -- When it was created and queued, and its score.
@@ -97,7 +105,7 @@ local function client_of(rec)
 end
 
 local function payload_len(rec)
-  return (unpack_at('<I4', rec, head_len(rec) - 3))
+  return (unpack_at('<I4', rec, header_end(rec) - 3))
 end
 
 -- Bytes a job counts for while it waits: the same number whatever its tail.
@@ -120,7 +128,12 @@ local function whole(rec)
   local length = byte(rec, at)
   if not length or length < (flags % 2 == DEADLINE and 12 or 4) or #rec < at + length then return false end
   local body = at + length
-  if band(flags, BLOB + STRIPPED) == 0 then body = body + unpack_at('<I4', rec, body - 3) end
+  local payload = band(flags, BLOB + STRIPPED) == 0 and unpack_at('<I4', rec, body - 3) or 0
+  if band(flags, TAGS) ~= 0 then
+    if #rec < body + 2 then return false end
+    body = body + 2 + unpack_at('<I2', rec, body + 1)
+  end
+  body = body + payload
   return #rec >= body and body
 end
 

@@ -2,10 +2,12 @@
 -- KEYS[1] base
 -- ARGV    1 jobs, 2 specials, 3 aging step us (0 strict), 4 most jobs, 5 most bytes
 --         (0: no limit), 6 idempotency ttl ms, 7 sweeper channel prefix, 8 whether the
---         call is repeated (0 or 1), 9 push channel prefix,
+--         call is repeated (0 or 1), 9 push channel prefix, 10 index ttl ms (0: no index),
+--         11 index entries (see index.lua),
 --         then per job: key, bytes 0..4 of its record, rank, what follows its times,
 --         then per special: index, delay us, deadline us (0: none),
---         idempotency hash ('' none), fingerprint (16 bytes) and tombstone expiry (4)
+--         idempotency hash ('' none), fingerprint (16 bytes) and tombstone expiry (4),
+--         then per index entry: index, bucket, check (4 bytes)
 -- result  what was not plainly accepted: index, verdict, detail, ...
 --         verdicts: full (retry after, ms), duplicate (tombstone expiry and key), mismatch;
 --         an idempotency key whose job has left no record names nothing;
@@ -15,7 +17,7 @@
 -- at all. In a repeated call, a key that exists already was enqueued by an earlier
 -- try whose reply was lost: accepted, and nothing is written.
 
-local HEAD, EACH = 9, 4
+local HEAD, EACH = 11, 4
 
 -- Milliseconds until a tenth of the limit is free again, at the measured rate.
 local function retry_after(rate, max_jobs, waiting)
@@ -35,7 +37,9 @@ end
 local function size(flags, rest)
   local head = header_at(band(flags, 255 - TIMES)) - 12
   head = head + byte(rest, head)
-  return 28 + head + unpack_at('<I4', rest, head - 3)
+  local payload = unpack_at('<I4', rest, head - 3)
+  if band(flags, TAGS) ~= 0 then head = head + 2 + unpack_at('<I2', rest, head + 1) end
+  return 28 + head + payload
 end
 
 -- Leases all of these jobs to one consumer that waits, if nothing is ahead of them,
@@ -104,6 +108,9 @@ local function enqueue(KEYS, ARGV)
   -- The last job's first bytes and the flags in them: most have the same.
   local known_first, flags
   local s, a = 0, 0
+  -- The keys of the new jobs, for the index, and by place where one has entries in it.
+  local fresh = ARGV[10] ~= '0' and {}
+  local placed = fresh and ARGV[11] ~= '0' and {}
   -- Keys that this call gave to jobs whose records it has yet to write.
   local given
   for index = 1, n do
@@ -172,6 +179,8 @@ local function enqueue(KEYS, ARGV)
       if new then
         last, seq, added, waiting = position, seq + 1, added + 1, waiting + 1
         bytes = bytes + (blob and cost(rec) or #rec)
+        if fresh then fresh[added] = key end
+        if placed then placed[index] = key end
         if passes then
           call('ZADD', base .. 'due', passes, key)
           if not first_due or passes < first_due then first_due = passes end
@@ -206,6 +215,7 @@ local function enqueue(KEYS, ARGV)
     call('ZADD', base .. 'ready', unpack(adds))
     if meta[5] ~= '1' then call('ZADD', base .. 'marker', 0, '0') end
   end
+  if fresh and added > 0 then write_index(ARGV, HEAD + n * EACH + m * 5, fresh, placed, now) end
   if first_due then wake_sweeper(ARGV[7], first_due) end
   if added > 0 and not again then except(out, 0, 'at', last - added + 1) end
   return out

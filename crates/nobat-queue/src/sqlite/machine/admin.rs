@@ -3,6 +3,7 @@
 use nobat_core::job::{JobError, JobState, JobView};
 use nobat_core::{ErrorCode, JobId, Result};
 
+use super::idempotency::KeyScope;
 use super::job::{Job, Payload, Phase, QueueNo, Row};
 use super::state::Machine;
 use crate::api::{Counts, SWEEP_LIMIT};
@@ -168,6 +169,28 @@ impl Machine {
         self.find(id).is_some_and(Job::is_settling)
     }
 
+    /// The live or dead job of a row, as a list shows it.
+    pub(crate) fn listed(&self, row: Row) -> Option<JobView> {
+        let job = self.jobs.get(&row).filter(|job| !matches!(job.phase, Phase::Purged))?;
+        let mut view = self.view_of(row, job);
+        if job.is_settling() {
+            // No reader sees an end before its commit: it is still under way.
+            (view.state, view.finished_at_ms, view.error, view.result) = (JobState::Leased, None, None, None);
+        }
+        Some(view)
+    }
+
+    /// The first row from `row` on that has a job, and when that was enqueued, us.
+    pub(crate) fn next_created(&self, row: Row) -> Option<(Row, u64)> {
+        self.jobs.range(row..).next().map(|(&row, job)| (row, job.created_us))
+    }
+
+    /// The job of an idempotency key.
+    pub(crate) fn job_of_key(&self, now_us: u64, scope: &KeyScope) -> Option<JobId> {
+        let known = self.keys.find(scope, now_us)?;
+        Some(self.ids.issue(known.random, known.tombstone_min, known.row, scope.owner))
+    }
+
     /// Up to `limit` live and dead jobs below `before` that `wanted` takes,
     /// newest first, after looking at no more than `look`; with the row looked at last.
     pub(crate) fn list(
@@ -178,18 +201,12 @@ impl Machine {
         wanted: impl Fn(&JobView) -> bool,
     ) -> (Vec<JobView>, Option<Row>) {
         let (mut jobs, mut last) = (Vec::new(), None);
-        for (&row, job) in self.jobs.range(..before).rev().take(look) {
+        for &row in self.jobs.range(..before).rev().take(look).map(|(row, _)| row) {
             last = Some(row);
-            let mut view = self.view_of(row, job);
-            if job.is_settling() {
-                // No reader sees an end before its commit: it is still under way.
-                (view.state, view.finished_at_ms, view.error, view.result) = (JobState::Leased, None, None, None);
-            }
-            if wanted(&view) {
-                jobs.push(view);
-                if jobs.len() == limit {
-                    break;
-                }
+            let Some(view) = self.listed(row).filter(&wanted) else { continue };
+            jobs.push(view);
+            if jobs.len() == limit {
+                break;
             }
         }
         (jobs, last)
@@ -212,6 +229,7 @@ impl Machine {
             finished_at_ms: finished_at_us.map(|at| at / 1_000),
             error: job.error.as_deref().cloned(),
             result: result.and_then(nobat_core::job::JobResult::decode),
+            tags: job.tags.clone(),
         }
     }
 }

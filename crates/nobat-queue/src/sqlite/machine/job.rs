@@ -5,6 +5,8 @@ use bytes::Bytes;
 use nobat_core::job::{JobError, JobState, LeaseToken};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::score::rank;
+use nobat_core::request_trace::{RequestTrace, is_given};
+use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;
 
@@ -36,6 +38,7 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     pub(crate) deaths: u32,
     pub(crate) trace: SmolStr,
+    pub(crate) tags: Tags,
     pub(crate) payload: Payload,
     pub(crate) error: Option<Box<JobError>>,
     pub(crate) phase: Phase,
@@ -158,6 +161,13 @@ impl Job {
             Phase::Finished(finished) => finished.result.as_ref().map_or(0, |result| result.len() as u64),
             _ => 0,
         }
+    }
+
+    /// By what the index finds it: its tags, and its request's id where the caller gave it.
+    pub(crate) fn hashes(&self) -> Vec<u64> {
+        let request = RequestTrace::from(self.trace.as_str()).request_id;
+        let of_request = is_given(&request).then(|| hash_of_request(&request));
+        self.tags.iter().map(hash_of_tag).chain(of_request).collect()
     }
 
     /// Whether a terminal state has been reached that the journal may not have

@@ -193,6 +193,7 @@ impl Machine {
             attempts: 0,
             deaths: 0,
             trace: new.trace.stored(),
+            tags: options.tags,
             payload: Payload::Memory(new.payload),
             error: None,
             phase: due_us.map_or(Phase::Queued, |due_us| Phase::Scheduled { due_us }),
