@@ -133,7 +133,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let gone = report.outcome.gone.is_some();
         match (kept, gone) {
             (Some((path, earlier)), false) => {
-                let baseline = report.into_baseline(earlier, &target);
+                let baseline = report.into_baseline(earlier, &target)?;
                 std::fs::write(&path, serde_json::to_vec_pretty(&baseline)?).with_context(|| cannot(&path))?;
             }
             (_, true) => bail!("the server went away"),

@@ -16,6 +16,8 @@ use super::target::Target;
 const SHOWN: usize = 200;
 /// How long a poll for a job's result waits.
 const POLL: Duration = Duration::from_secs(10);
+/// How long after a refused poll the next one.
+const AFTER_REFUSAL: Duration = Duration::from_millis(250);
 
 /// Sends a request, whatever it is, and reads the answer.
 pub(super) async fn send(target: &Target, call: &HttpCall) -> Reply {
@@ -56,7 +58,8 @@ pub(super) async fn send(target: &Target, call: &HttpCall) -> Reply {
     }
 }
 
-/// Enqueues a job and polls until its result is there.
+/// Enqueues a job and polls until its result is there. 429 and 503 are the answers of a server
+/// that did not take the job: where it refuses a poll so, the poll is repeated.
 pub(super) async fn run_job(target: &Target, call: &HttpCall) -> Reply {
     let start = Instant::now();
     let accepted = send(target, call).await;
@@ -77,13 +80,22 @@ pub(super) async fn run_job(target: &Target, call: &HttpCall) -> Reply {
     loop {
         let reply = send(target, &poll).await;
         let took = start.elapsed();
-        if reply.status != ReplyStatus::Http(202) {
+        let is_busy = reply.is_refused_for_now();
+        if reply.status != ReplyStatus::Http(202) && !is_busy {
             return Reply { took, ..reply };
         }
         if took >= target.settings.patience {
+            if is_busy {
+                let message =
+                    format!("the result of job {id} is not told for {} s: {}", took.as_secs(), reply.in_words());
+                return Reply { status: ReplyStatus::TimedOut, message, took, ..reply };
+            }
             let state = reply.json().and_then(|job| Some(job.get("state")?.as_str()?.to_owned())).unwrap_or_default();
             let message = format!("job {id} is still {state} after {} s", took.as_secs());
             return Reply { status: ReplyStatus::TimedOut, message, took, ..reply };
+        }
+        if is_busy {
+            tokio::time::sleep(AFTER_REFUSAL).await;
         }
     }
 }

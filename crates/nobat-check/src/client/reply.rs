@@ -121,6 +121,11 @@ impl Reply {
         self.status.is_success()
     }
 
+    /// Whether the server takes nothing at the moment: 429 or 503.
+    pub(crate) fn is_refused_for_now(&self) -> bool {
+        matches!(self.status, ReplyStatus::Http(429 | 503))
+    }
+
     /// The media type of the body.
     pub fn content_type(&self) -> &str {
         self.content_type.split(';').next().unwrap_or_default().trim()

@@ -78,6 +78,13 @@ impl GoldenSet {
         if golden.inputs.is_empty() {
             return Err(refuse("it has no inputs"));
         }
+        // What asks row by row has nothing to ask without one.
+        if let Some(empty) = golden.inputs.iter().find(|tensor| tensor.data.is_empty()) {
+            return Err(refuse(format!(
+                "its input `{}` of shape {:?} has no element; give at least one row",
+                empty.name, empty.shape
+            )));
+        }
         Ok(golden)
     }
 
@@ -307,6 +314,10 @@ mod tests {
             (&br#"{"inputs": [], "outputs": []}"#[..], "no inputs"),
             (br#"{"tolerance": -1, "inputs": [], "outputs": []}"#, "tolerance is -1"),
             (br#"{"inputs": [{"name": "x", "datatype": "FP7", "shape": [1], "data": [1]}], "outputs": []}"#, "FP7"),
+            (
+                br#"{"inputs": [{"name": "x", "datatype": "FP32", "shape": [0, 2], "data": []}], "outputs": []}"#,
+                "input `x` of shape [0, 2] has no element",
+            ),
             (b"no json", "no golden inputs"),
         ] {
             assert!(GoldenSet::parse(json).expect_err(why).message.contains(why));

@@ -33,7 +33,8 @@ pub(super) fn bad(
     let by_tensors = matches!(protocol, CallProtocol::V2 | CallProtocol::V2Binary | CallProtocol::Grpc);
     let one_row = target.settings().template.as_ref().is_some_and(|template| template.is_one_row());
     let send = |inputs: &[Tensor]| target.prepare(inputs).map(|prepared| Ok((target.clone(), prepared)));
-    let with_first = |tensor: Tensor| send(&[&[tensor][..], &row[1..]].concat());
+    let others = row.get(1..).unwrap_or_default();
+    let with_first = |tensor: Tensor| send(&[&[tensor][..], others].concat());
     let good = target.prepare(row)?;
     let text = |change: &dyn Fn(&mut Value)| -> Bad {
         let call = good.http().ok_or("gRPC has no JSON")?;
@@ -41,20 +42,31 @@ pub(super) fn bad(
         change(&mut body);
         Ok((target.clone(), call.clone().body(body.to_string()).into()))
     };
-    let first = &row[0];
-    Ok(match case {
-        BadCase::WrongDatatype if by_tensors => {
+    Ok(match (case, row.first()) {
+        (
+            BadCase::WrongDatatype
+            | BadCase::WrongRank
+            | BadCase::WrongLength
+            | BadCase::Ragged
+            | BadCase::MissingInput
+            | BadCase::EmptyBatch
+            | BadCase::OverTheBatch,
+            None,
+        ) => Err("the model takes no input"),
+        (BadCase::WrongDatatype, Some(first)) if by_tensors => {
             let datatype = if first.datatype == Datatype::Int32 { Datatype::Int16 } else { Datatype::Int32 };
             with_first(Tensor { datatype, data: zeros(datatype, &first.shape), ..first.clone() })?
         }
-        BadCase::WrongDatatype if first.datatype == Datatype::Bytes => text(&|body| change_first(body, &json!(7.5))),
-        BadCase::WrongDatatype => text(&|body| change_first(body, &json!("seven"))),
-        BadCase::WrongRank => {
+        (BadCase::WrongDatatype, Some(first)) if first.datatype == Datatype::Bytes => {
+            text(&|body| change_first(body, &json!(7.5)))
+        }
+        (BadCase::WrongDatatype, _) => text(&|body| change_first(body, &json!("seven"))),
+        (BadCase::WrongRank, Some(first)) => {
             let mut shape = first.shape.clone();
             shape.insert(shape.len().min(1), 1);
             with_first(Tensor { shape, ..first.clone() })?
         }
-        BadCase::WrongLength => {
+        (BadCase::WrongLength, Some(first)) => {
             let spec = model.inputs.iter().find(|spec| spec.name == first.name);
             let fixed =
                 spec.and_then(|spec| spec.shape.iter().skip(usize::from(model.batched)).rposition(|&dim| dim > 0));
@@ -67,21 +79,21 @@ pub(super) fn bad(
                 }
             }
         }
-        BadCase::Ragged => ragged(target, model, row, one_row)?,
-        BadCase::MissingInput if protocol == CallProtocol::Json => text(&|body| *body = json!({})),
-        BadCase::MissingInput => send(&row[1..])?,
-        BadCase::ExtraInput if protocol == CallProtocol::Json => Err("a server's own JSON may have more members"),
-        BadCase::ExtraInput => {
+        (BadCase::Ragged, Some(first)) => ragged(target, model, row, first, one_row)?,
+        (BadCase::MissingInput, _) if protocol == CallProtocol::Json => text(&|body| *body = json!({})),
+        (BadCase::MissingInput, _) => send(others)?,
+        (BadCase::ExtraInput, _) if protocol == CallProtocol::Json => Err("a server's own JSON may have more members"),
+        (BadCase::ExtraInput, _) => {
             let shape = Shape::from_slice(if model.batched { &[1, 1] } else { &[1] });
             let data = zeros(Datatype::Int64, &shape);
             let extra = Tensor { name: NOBODY.into(), datatype: Datatype::Int64, shape, data };
             send(&[row, &[extra]].concat())?
         }
-        BadCase::NotANumber => no_number(target, row, "NaN")?,
-        BadCase::Infinite => no_number(target, row, "1e999")?,
-        BadCase::EmptyBatch if !model.batched || one_row => Err("a request has no batch axis"),
-        BadCase::EmptyBatch => send(&row.iter().map(|tensor| slice(tensor, 0, 0)).collect::<Vec<_>>())?,
-        BadCase::OverTheBatch => match model.max_rows {
+        (BadCase::NotANumber, _) => no_number(target, row, "NaN")?,
+        (BadCase::Infinite, _) => no_number(target, row, "1e999")?,
+        (BadCase::EmptyBatch, _) if !model.batched || one_row => Err("a request has no batch axis"),
+        (BadCase::EmptyBatch, _) => send(&row.iter().map(|tensor| slice(tensor, 0, 0)).collect::<Vec<_>>())?,
+        (BadCase::OverTheBatch, _) => match model.max_rows {
             _ if !model.batched || one_row => Err("a request has no batch axis"),
             None => Err("the server does not say how many rows a request may have"),
             Some(most) => {
@@ -93,20 +105,20 @@ pub(super) fn bad(
                 }
             }
         },
-        BadCase::Oversize => match good.grpc() {
+        (BadCase::Oversize, _) => match good.grpc() {
             Some(message) => {
                 let raw = vec![Bytes::from(vec![0u8; HUGE])];
                 Ok((target.clone(), ModelInferRequest { raw_input_contents: raw, ..message.clone() }.into()))
             }
             None => Err("sent by itself"),
         },
-        BadCase::NotJson => match good.http() {
+        (BadCase::NotJson, _) => match good.http() {
             Some(_) if protocol == CallProtocol::V2Binary => Err("asked over v2"),
             Some(call) => Ok((target.clone(), call.clone().body("{\"inputs\": [").into())),
             None => Err("gRPC has no JSON"),
         },
-        BadCase::WrongContentType if !is_nobat => Err("its protocol leaves that to the server"),
-        BadCase::WrongContentType => match good.http() {
+        (BadCase::WrongContentType, _) if !is_nobat => Err("its protocol leaves that to the server"),
+        (BadCase::WrongContentType, _) => match good.http() {
             Some(_) if protocol == CallProtocol::V2Binary => Err("asked over v2"),
             Some(call) => {
                 let form = call.clone().header("content-type", "application/x-www-form-urlencoded").body("row=1&row=2");
@@ -114,22 +126,24 @@ pub(super) fn bad(
             }
             None => Err("gRPC has one content type"),
         },
-        BadCase::UnknownModel | BadCase::UnknownVersion if protocol == CallProtocol::Json => Err("it names no model"),
-        BadCase::UnknownModel => {
+        (BadCase::UnknownModel | BadCase::UnknownVersion, _) if protocol == CallProtocol::Json => {
+            Err("it names no model")
+        }
+        (BadCase::UnknownModel, _) => {
             let other = target.asking(NOBODY, None);
             let prepared = other.prepare(row)?;
             Ok((other, prepared))
         }
-        BadCase::UnknownVersion => {
+        (BadCase::UnknownVersion, _) => {
             // TensorFlow Serving's versions are numbers.
             let other = target.asking(&target.settings().model, Some("987654321"));
             let prepared = other.prepare(row)?;
             Ok((other, prepared))
         }
-        BadCase::WrongKey if target.settings().api_key.is_none() => Err("no --api-key was given"),
-        BadCase::WrongKey => Ok((target.with_key(Some(NOBODY)), good)),
-        BadCase::ExpiredDeadline if !is_nobat => Err("its protocol has no deadline"),
-        BadCase::ExpiredDeadline => match protocol {
+        (BadCase::WrongKey, _) if target.settings().api_key.is_none() => Err("no --api-key was given"),
+        (BadCase::WrongKey, _) => Ok((target.with_key(Some(NOBODY)), good)),
+        (BadCase::ExpiredDeadline, _) if !is_nobat => Err("its protocol has no deadline"),
+        (BadCase::ExpiredDeadline, _) => match protocol {
             CallProtocol::V2 => text(&|body| body["parameters"] = json!({"timeout": 1})),
             CallProtocol::V2Binary => Err("asked over v2"),
             CallProtocol::Grpc => {
@@ -144,7 +158,7 @@ pub(super) fn bad(
                 None => Err("asked over HTTP"),
             },
         },
-        BadCase::OtherBodySameKey => Err("sent by itself"),
+        (BadCase::OtherBodySameKey, _) => Err("sent by itself"),
     })
 }
 
@@ -154,8 +168,13 @@ fn zeros(datatype: Datatype, shape: &[i64]) -> Bytes {
 }
 
 /// Two rows, the first an element short.
-fn ragged(target: &Target, model: &ModelDescription, row: &[Tensor], one_row: bool) -> Result<Bad, nobat_core::Error> {
-    let first = &row[0];
+fn ragged(
+    target: &Target,
+    model: &ModelDescription,
+    row: &[Tensor],
+    first: &Tensor,
+    one_row: bool,
+) -> Result<Bad, nobat_core::Error> {
     let width = first.elements()? / first.shape.first().map_or(1, |&rows| rows.max(1) as usize);
     if !model.batched || one_row || width < 2 {
         return Ok(Err("one row of one element cannot be ragged"));
@@ -180,7 +199,8 @@ fn ragged(target: &Target, model: &ModelDescription, row: &[Tensor], one_row: bo
 
 /// A float input's first number in the body's text replaced by what JSON does not have.
 fn no_number(target: &Target, row: &[Tensor], token: &str) -> Result<Bad, nobat_core::Error> {
-    let is_float = |tensor: &&Tensor| matches!(tensor.datatype, Datatype::Fp32 | Datatype::Fp64);
+    let is_float =
+        |tensor: &&Tensor| matches!(tensor.datatype, Datatype::Fp32 | Datatype::Fp64) && !tensor.data.is_empty();
     if !matches!(
         target.protocol(),
         CallProtocol::Native | CallProtocol::TfServing | CallProtocol::V2 | CallProtocol::Json
@@ -246,6 +266,38 @@ fn shorten(body: &mut Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_without_inputs_is_asked_what_needs_none() {
+        use crate::client::TargetSettings;
+        use std::time::Duration;
+        let settings = TargetSettings {
+            url: "http://127.0.0.1:9".into(),
+            grpc: Some("127.0.0.1:9".into()),
+            api_key: None,
+            model: "m".into(),
+            version: None,
+            template: None,
+            patience: Duration::from_secs(1),
+        };
+        let model = ModelDescription { name: "m".into(), batched: true, max_rows: Some(2), ..Default::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _inside = runtime.enter();
+        for protocol in [CallProtocol::V2, CallProtocol::Native, CallProtocol::TfServing, CallProtocol::Grpc] {
+            let target = Target::new(settings.clone(), protocol).expect("a target");
+            for kind in [ServerKind::Nobat, ServerKind::Other("else".into())] {
+                for case in BadCase::ALL {
+                    let made = bad(case, &kind, &target, &model, &[]);
+                    let needs_an_input =
+                        matches!(case, BadCase::WrongRank | BadCase::MissingInput | BadCase::EmptyBatch);
+                    if needs_an_input {
+                        let why = made.expect("made").err();
+                        assert_eq!(why, Some("the model takes no input"), "{case:?}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn one_element_is_changed_or_taken() {

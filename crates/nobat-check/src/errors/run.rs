@@ -30,15 +30,27 @@ pub async fn run(
     let clock = StageClock::start(TestStage::Errors);
     let row = if served.model.batched { golden.row(0).0 } else { golden.inputs.clone() };
     let mut asked = Vec::new();
-    let mut notes = Vec::new();
+    let mut good = Vec::new();
     // A job is asked for as the native API is.
     for target in served.targets.iter().filter(|target| target.protocol() != CallProtocol::Job) {
         match Neighbour::new(served, target, &row, settings).await {
-            Ok(neighbour) => asked.push(neighbour),
-            Err(why) => notes.push(format!("{}: the good request is not answered: {why}", target.protocol().name())),
+            Ok(neighbour) => {
+                good.push((target.protocol(), Outcome::answered()));
+                asked.push(neighbour);
+            }
+            Err(outcome) => good.push((target.protocol(), outcome)),
         }
     }
-    let mut findings = Vec::new();
+    // What is made up may be what the model does not take, unless another protocol takes it.
+    if golden.outputs.is_empty() && asked.is_empty() {
+        for (_, outcome) in &mut good {
+            if let Some(wrong) = outcome.wrong.take() {
+                outcome.verdict = Verdict::not_judged(format!("inputs that are made up are not answered: {wrong}"));
+            }
+        }
+    }
+    let mut notes = Vec::new();
+    let mut findings = vec![finding("good_request", "the good request is answered", good)];
     let mut gone = None;
     for (at, case) in BadCase::ALL.into_iter().enumerate() {
         progress(at as u64, BadCase::ALL.len() as u64, case.title());
@@ -52,7 +64,7 @@ pub async fn run(
             outcomes.push((neighbour.target.protocol(), neighbour.ask(case).await));
         }
         gone = outcomes.iter().find_map(|(_, outcome)| outcome.gone.clone());
-        findings.push(finding(case, outcomes));
+        findings.push(finding(case.id(), case.title(), outcomes));
     }
     if let Some(why) = gone {
         notes.push(format!("The server went away: {why}. What was found until then is told."));
@@ -72,12 +84,20 @@ struct Outcome {
 }
 
 impl Outcome {
+    fn answered() -> Outcome {
+        Outcome { verdict: Verdict::Passed, answered: "answered".into(), wrong: None, gone: None }
+    }
+
+    fn refused(why: String) -> Outcome {
+        Outcome { verdict: Verdict::Failed, answered: String::new(), wrong: Some(why), gone: None }
+    }
+
     fn not_derived(why: impl Into<String>) -> Outcome {
         Outcome { verdict: Verdict::not_judged(why), answered: String::new(), wrong: None, gone: None }
     }
 }
 
-fn finding(case: BadCase, outcomes: Vec<(CallProtocol, Outcome)>) -> Finding {
+fn finding(id: &str, title: &str, outcomes: Vec<(CallProtocol, Outcome)>) -> Finding {
     let any = |verdict: Verdict| outcomes.iter().any(|(_, outcome)| outcome.verdict == verdict);
     let verdict = match () {
         () if any(Verdict::Failed) => Verdict::Failed,
@@ -95,7 +115,7 @@ fn finding(case: BadCase, outcomes: Vec<(CallProtocol, Outcome)>) -> Finding {
             Verdict::not_judged(if whys.is_empty() { "nothing could be asked".into() } else { whys.join("; ") })
         }
     };
-    let mut finding = Finding::new(case.id(), case.title(), verdict);
+    let mut finding = Finding::new(id, title, verdict);
     let right: Vec<String> = outcomes
         .iter()
         .filter(|(_, outcome)| outcome.verdict == Verdict::Passed)
@@ -131,9 +151,10 @@ impl<'a> Neighbour<'a> {
         target: &'a Target,
         row: &'a [Tensor],
         settings: &'a ErrorSettings,
-    ) -> Result<Neighbour<'a>, String> {
-        let good = target.prepare(row).map_err(|e| e.message)?;
-        let reference = target.send(&good).await.outputs(&served.model)?;
+    ) -> Result<Neighbour<'a>, Outcome> {
+        // What the protocol cannot carry is no fault of the server.
+        let good = target.prepare(row).map_err(|error| Outcome::not_derived(error.message))?;
+        let reference = target.send(&good).await.outputs(&served.model).map_err(Outcome::refused)?;
         Ok(Neighbour { served, target, row, good, reference, tolerances: &settings.tolerances })
     }
 

@@ -55,8 +55,9 @@ pub async fn run(
     let clock = StageClock::start(TestStage::Functional);
     let model = &*served.model;
     let one_row = served.targets[0].settings().template.as_ref().is_some_and(|template| template.is_one_row());
-    let most = model.max_rows.map_or(MOST_ROWS, |most| MOST_ROWS.min(most as usize));
-    let rows = golden.rows(model.batched).min(most);
+    // A server that says none, and a set without rows, are asked about one all the same.
+    let most = model.max_rows.map_or(MOST_ROWS, |most| MOST_ROWS.min(most as usize)).max(1);
+    let rows = golden.rows(model.batched).clamp(1, most);
     let golden = if model.batched { golden.first(rows) } else { golden.clone() };
     let questions = Questions {
         asker: Asker::new(model),

@@ -255,13 +255,9 @@ impl Threads {
 
     /// Whether the server answers nothing any more, and the last failure.
     fn gone(&self) -> Option<Silence> {
-        let silences: Vec<Silence> = self.ledgers.iter().map(|ledger| ledger.counts().silence.clone()).collect();
-        let mut silent = silences.into_iter().filter(|silence| silence.since.is_some()).collect::<Vec<_>>();
-        let requests: u64 = silent.iter().map(|silence| silence.requests).sum();
-        silent.sort_by_key(|silence| silence.since);
-        let first = silent.into_iter().next()?;
-        let long = self.course.now() - first.since? >= GONE.0;
-        (long && requests >= GONE.1).then_some(first)
+        let silence = self.course.silence();
+        let long = self.course.now().saturating_sub(silence.since?) >= GONE.0;
+        (long && silence.requests >= GONE.1).then_some(silence)
     }
 
     fn progress(&self, plan: &LoadPlan) -> LoadProgress {

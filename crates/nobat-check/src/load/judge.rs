@@ -176,10 +176,10 @@ pub(super) fn judge_server_time(whole: &Tally) -> Option<Finding> {
     let server = whole.server.as_deref()?;
     let parts = [("queue", &server.queue), ("batch", &server.batch), ("run", &server.run)];
     let told: Duration = parts.iter().map(|(_, latencies)| latencies.mean()).sum();
-    // Means of answers that have an account; others are a cache's.
-    let all = whole.latencies.mean();
+    // Of the answers that have an account alone; others are a cache's.
+    let all = server.whole.mean();
     let rest = all.saturating_sub(told);
-    let adds_up = told <= all.mul_f64(1.05) + Duration::from_micros(50) || server.run.count() < whole.latencies.count();
+    let adds_up = told <= all.mul_f64(1.05) + Duration::from_micros(50);
     let verdict = if adds_up { Verdict::Passed } else { Verdict::Warned };
     let mut finding = Finding::new("server_time", "the server's account of the time adds up", verdict).say(format!(
         "Of {} on average, {} were spent in the queue, {} waiting for the batch, {} in the run, and {} elsewhere: on the network, in HTTP, in the client.",
@@ -191,6 +191,10 @@ pub(super) fn judge_server_time(whole: &Tally) -> Option<Finding> {
     ));
     if !adds_up {
         finding = finding.say("That is more than the callers waited.");
+    }
+    let without = whole.latencies.count().saturating_sub(server.whole.count());
+    if without > 0 {
+        finding = finding.say(format!("{} answers have no account, such as those of a cache.", count(without)));
     }
     let mut bars = Vec::new();
     for (name, latencies) in parts {
@@ -269,4 +273,26 @@ pub(super) fn judge_knee(found: &KneeOutcome, goal: Duration) -> Finding {
 
 fn millis(latency: Duration) -> f64 {
     latency.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tally::{Answer, ServerShares};
+    use super::*;
+
+    #[test]
+    fn an_account_of_more_than_the_callers_waited_is_told_beside_answers_without_one() {
+        let ms = Duration::from_millis;
+        let right = Answer { right: true, ..Answer::default() };
+        let told = |run| Answer { server: Some(ServerShares { run, ..ServerShares::default() }), ..right.clone() };
+        let mut tally = Tally { due: 30, ..Tally::default() };
+        (0..10).for_each(|_| tally.answer(ms(10), &told(ms(8)), None));
+        // A cache is faster than any account.
+        (0..20).for_each(|_| tally.answer(ms(1), &right, None));
+        let finding = judge_server_time(&tally).expect("an account");
+        assert_eq!(finding.verdict, Verdict::Passed, "{finding:#?}");
+        assert!(finding.words[1].starts_with("20 answers have no account"), "{finding:#?}");
+        (0..10).for_each(|_| tally.answer(ms(10), &told(ms(40)), None));
+        assert_eq!(judge_server_time(&tally).expect("an account").verdict, Verdict::Warned);
+    }
 }

@@ -23,6 +23,8 @@ use crate::stage::{StageProgress, StageReport, TestStage, Verdict};
 const DERIVING: (usize, Duration, Duration) = (16, Duration::from_secs(2), Duration::from_secs(1));
 /// Of what the closed loop reached, what the open one offers.
 const SHARE: f64 = 0.5;
+/// Runs times threads.
+const MOST_HISTOGRAMS: usize = 400;
 
 /// What is asked of the stage.
 #[derive(Clone, Debug)]
@@ -85,12 +87,26 @@ impl LoadSettings {
         if self.length < Duration::from_millis(100) || self.length > Duration::from_secs(86_400) {
             return refuse(format!("{:?} is no duration; give 0.1 to 86400 seconds", self.length));
         }
-        for (name, count, most) in
-            [("runs", self.runs, 1_000), ("connections", self.connections, 60_000), ("threads", self.threads, 256)]
-        {
+        for (name, count, most) in [
+            ("runs", self.runs, MOST_HISTOGRAMS),
+            ("connections", self.connections, 60_000),
+            ("threads", self.threads, 256),
+        ] {
             if count == 0 || count > most {
                 return refuse(format!("{count} {name} cannot be; give 1 to {most}"));
             }
+        }
+        // Every thread keeps histograms of its own for every run, of up to 0.7 MB together.
+        if self.runs.saturating_mul(self.threads) > MOST_HISTOGRAMS {
+            return refuse(format!(
+                "{} runs on {} threads cannot be; runs times threads may be {MOST_HISTOGRAMS}: give fewer runs or threads",
+                self.runs, self.threads
+            ));
+        }
+        if let WarmUpLength::Fixed(length) = self.warm_up
+            && length > Duration::from_secs(86_400)
+        {
+            return refuse(format!("{length:?} of warm-up cannot be; give 0 to 86400 seconds"));
         }
         if let Some(Load::Closed { users, .. }) = self.load
             && !(1..=60_000).contains(&users)
@@ -104,6 +120,36 @@ impl LoadSettings {
             return refuse("the knee needs a goal for the latency; give --slo MS".into());
         }
         Ok(())
+    }
+
+    /// The load that is offered, where it is known before anything is sent: what is asked for,
+    /// else the baseline's rate.
+    ///
+    /// # Errors
+    /// `invalid_parameter` where the baseline's rate is none.
+    pub fn known_load(&self) -> Result<Option<Load>> {
+        match (&self.load, &self.baseline) {
+            (Some(load), _) => Ok(Some(load.clone())),
+            (None, Some(Baseline { rate: Some(rate), .. })) => {
+                Ok(Some(Load::Open(Arrivals::Poisson(Rate::per_second(*rate)?))))
+            }
+            (None, Some(baseline)) => Err(Error::new(
+                ErrorCode::InvalidParameter,
+                format!("the baseline was measured with `{}`; ask for the same load to compare with it", baseline.load),
+            )),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Whether the baseline can be compared with, before anything is sent.
+    ///
+    /// # Errors
+    /// `invalid_parameter` where it is of another model, protocol or load.
+    pub fn check_baseline(&self, model: &str, protocol: &str) -> Result<()> {
+        match (&self.baseline, self.known_load()?) {
+            (Some(baseline), Some(load)) => baseline.check(model, protocol, &load.words()),
+            _ => Ok(()),
+        }
     }
 
     fn plan(&self, load: Load, goal: Option<Duration>) -> LoadPlan {
@@ -143,7 +189,13 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// The baseline with this session; a new one where there is none.
-    pub fn into_baseline(self, earlier: Option<Baseline>, target: &Target) -> Baseline {
+    ///
+    /// # Errors
+    /// `invalid_parameter` where the earlier sessions are of another model, protocol or load.
+    pub fn into_baseline(self, earlier: Option<Baseline>, target: &Target) -> Result<Baseline> {
+        if let Some(earlier) = &earlier {
+            earlier.check(&target.settings().model, target.protocol().name(), &self.load.words())?;
+        }
         let mut baseline = earlier.unwrap_or_else(|| Baseline {
             model: target.settings().model.clone(),
             protocol: target.protocol().name().into(),
@@ -155,7 +207,7 @@ impl LoadReport {
             sessions: Vec::new(),
         });
         baseline.sessions.push(self.session);
-        baseline
+        Ok(baseline)
     }
 }
 
@@ -179,10 +231,10 @@ pub async fn run(
     let goal = settings.goal.or(own);
     let caller = TargetCaller::each(target, requests);
     let mut notes = Vec::new();
-    let load = match (&settings.load, &settings.baseline) {
-        (Some(load), _) => load.clone(),
-        (None, Some(Baseline { rate: Some(rate), .. })) => Load::Open(Arrivals::Poisson(Rate::per_second(*rate)?)),
-        (None, _) => {
+    settings.check_baseline(&target.settings().model, target.protocol().name())?;
+    let load = match settings.known_load()? {
+        Some(load) => load,
+        None => {
             let (users, length, warm_up) = DERIVING;
             let deriving = LoadPlan {
                 runs: 1,
@@ -202,9 +254,6 @@ pub async fn run(
         }
     };
     let closed = load.is_closed();
-    if let Some(baseline) = &settings.baseline {
-        baseline.check(&target.settings().model, target.protocol().name(), &load.words())?;
-    }
     let process = settings.process.or_else(|| local_process(target));
     let mut readings: Vec<u64> = Vec::new();
     let plan = settings.plan(load.clone(), goal);

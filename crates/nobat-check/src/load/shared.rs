@@ -9,6 +9,8 @@ use super::tally::{Answer, Sample, Tally};
 
 /// Not set yet.
 const UNSET: u64 = u64::MAX;
+/// Seconds of the warm-up that are told apart: a histogram each, in each thread.
+const WARM_UP_SECONDS: usize = super::warm_up::PATIENCE;
 
 /// The clock, and the moments that the watching thread decides.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(super) struct Course {
     run: Duration,
     runs: usize,
     stopped: AtomicBool,
+    /// Of all threads together: one that is answered shows that the server is there.
+    silence: Mutex<Silence>,
+    /// Requests of the silence: an answer looks here first, so that it takes the lock only to end one.
+    silent: AtomicU64,
 }
 
 /// Where a moment belongs.
@@ -32,7 +38,15 @@ pub(super) enum Place {
 
 impl Course {
     pub(super) fn new(start: Instant, run: Duration, runs: usize) -> Course {
-        Course { start, from: AtomicU64::new(UNSET), run, runs, stopped: AtomicBool::new(false) }
+        Course {
+            start,
+            from: AtomicU64::new(UNSET),
+            run,
+            runs,
+            stopped: AtomicBool::new(false),
+            silence: Mutex::default(),
+            silent: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn start(&self) -> Instant {
@@ -75,6 +89,27 @@ impl Course {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// A request ended at `now`, with an answer or without any.
+    fn heard(&self, now: Duration, answer: &Answer) {
+        if !answer.silent && self.silent.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer.silent {
+            silence.since.get_or_insert(now);
+            silence.requests += 1;
+            silence.words.clone_from(&answer.code);
+        } else {
+            *silence = Silence::default();
+        }
+        self.silent.store(silence.requests, Ordering::Relaxed);
+    }
+
+    /// The requests that got no answer at all, since any thread's last that did.
+    pub(super) fn silence(&self) -> Silence {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether nothing that is due at `moment` is sent any more.
     pub(super) fn is_over(&self, moment: Duration) -> bool {
         self.stopped.load(Ordering::Acquire) || self.place(moment) == Place::After
@@ -84,7 +119,7 @@ impl Course {
 /// What one thread counts.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// Predictions of the warm-up, by the second in which they came.
+    /// Predictions of the warm-up, by the second in which they came; the last has all later ones.
     pub(super) warm_up: Vec<Latencies>,
     pub(super) runs: Vec<Tally>,
     /// How late the client itself was with requests for which a connection was free.
@@ -94,7 +129,6 @@ pub(super) struct Counts {
     /// Requests under way.
     pub(super) in_flight: u64,
     pub(super) samples: Vec<Sample>,
-    pub(super) silence: Silence,
     /// The thread's name in `/proc`, to look up what it costs.
     pub(super) thread: Option<String>,
 }
@@ -124,13 +158,7 @@ impl Counts {
         let now = course.now();
         let took = now - due;
         self.in_flight -= 1;
-        if answer.silent {
-            self.silence.since.get_or_insert(now);
-            self.silence.requests += 1;
-            self.silence.words.clone_from(&answer.code);
-        } else {
-            self.silence = Silence::default();
-        }
+        course.heard(now, &answer);
         match course.place(due) {
             Place::Run(run) => {
                 self.runs[run].answer(took, &answer, goal);
@@ -140,7 +168,8 @@ impl Counts {
                 }
             }
             Place::WarmUp if answer.right => {
-                let second = now.as_secs() as usize;
+                // What comes after the seconds that are judged counts with the last of them.
+                let second = (now.as_secs() as usize).min(WARM_UP_SECONDS);
                 if self.warm_up.len() <= second {
                     self.warm_up.resize_with(second + 1, Latencies::default);
                 }
@@ -193,12 +222,26 @@ mod tests {
         course.begin();
         let (mut counts, gone) =
             (Counts::new(1), Answer { silent: true, code: "no answer".into(), ..Answer::default() });
-        counts.in_flight = 3;
+        counts.in_flight = 2;
         for answer in [gone.clone(), gone] {
             counts.ended(&course, Duration::ZERO, answer, None, false);
         }
-        assert_eq!((counts.silence.requests, counts.silence.words.as_str()), (2, "no answer"));
+        let silence = course.silence();
+        assert_eq!((silence.requests, silence.words.as_str(), counts.in_flight), (2, "no answer", 0));
+        // Another thread's answer ends it.
+        let mut other = Counts::new(1);
+        other.in_flight = 1;
+        other.ended(&course, Duration::ZERO, Answer { right: true, ..Answer::default() }, None, false);
+        assert_eq!((course.silence(), other.in_flight), (Silence::default(), 0));
+    }
+
+    #[test]
+    fn a_long_warm_up_keeps_no_histogram_for_every_second() {
+        let course = Course::new(Instant::now() - Duration::from_secs(5_000), Duration::from_secs(1), 1);
+        let mut counts = Counts::new(1);
+        counts.in_flight = 1;
         counts.ended(&course, Duration::ZERO, Answer { right: true, ..Answer::default() }, None, false);
-        assert_eq!((counts.silence, counts.in_flight), (Silence::default(), 0));
+        assert_eq!(counts.warm_up.len(), WARM_UP_SECONDS + 1);
+        assert_eq!(counts.warm_up.last().map(Latencies::count), Some(1));
     }
 }

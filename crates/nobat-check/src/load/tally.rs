@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use super::latencies::Latencies;
 
+/// Codes that are told apart; a server may put anything there.
+const MOST_CODES: usize = 50;
+/// What stands for the others.
+const OTHER_CODES: &str = "other codes";
+
 /// How a request ended, as far as a load test looks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
@@ -34,6 +39,8 @@ pub struct ServerShares {
 /// The server's accounts, counted.
 #[derive(Clone, Debug, Default)]
 pub struct ServerLatencies {
+    /// How long the answers took that have one, as their callers saw it.
+    pub whole: Latencies,
     /// From enqueued to leased.
     pub queue: Latencies,
     /// From leased to the start of the run.
@@ -64,13 +71,14 @@ impl Tally {
     pub fn answer(&mut self, took: Duration, answer: &Answer, goal: Option<Duration>) {
         self.retry_after += u64::from(answer.retry_after);
         if !answer.right {
-            *self.errors.entry(answer.code.clone()).or_default() += 1;
+            self.failed_by(&answer.code, 1);
             return;
         }
         self.in_time += u64::from(goal.is_none_or(|goal| took <= goal));
         self.latencies.record(took);
         if let Some(shares) = answer.server {
             let server = self.server.get_or_insert_default();
+            server.whole.record(took);
             server.queue.record(shares.queue);
             server.batch.record(shares.batch);
             server.run.record(shares.run);
@@ -84,14 +92,20 @@ impl Tally {
         self.latencies.add(&other.latencies);
         self.retry_after += other.retry_after;
         for (code, count) in &other.errors {
-            *self.errors.entry(code.clone()).or_default() += count;
+            self.failed_by(code, *count);
         }
         if let Some(other) = &other.server {
             let server = self.server.get_or_insert_default();
+            server.whole.add(&other.whole);
             server.queue.add(&other.queue);
             server.batch.add(&other.batch);
             server.run.add(&other.run);
         }
+    }
+
+    fn failed_by(&mut self, code: &str, times: u64) {
+        let is_kept = self.errors.len() < MOST_CODES || self.errors.contains_key(code);
+        *self.errors.entry(if is_kept { code } else { OTHER_CODES }.to_owned()).or_default() += times;
     }
 
     /// Requests that ended otherwise than with a prediction.
@@ -152,5 +166,17 @@ mod tests {
         assert_eq!(twice.errors["not answered when the test ended"], 2);
         assert_eq!(twice.server.expect("accounts").run.quantile(0.5).as_millis(), 5);
         assert_eq!(Tally::default().goodput(), 1.0);
+    }
+
+    #[test]
+    fn codes_without_end_are_counted_together() {
+        let (mut all, mut one) = (Tally::default(), Tally::default());
+        for n in 0..1_000 {
+            let answer = Answer { code: format!("HTTP 500 ({n})"), ..Answer::default() };
+            one.answer(Duration::ZERO, &answer, None);
+        }
+        all.add(&one);
+        all.add(&one);
+        assert_eq!((one.errors.len(), one.failed(), all.errors.len(), all.failed()), (51, 1_000, 51, 2_000));
     }
 }

@@ -12,7 +12,7 @@ const ALIKE: usize = 3;
 /// How far apart the medians of seconds that are alike may be.
 const APART: f64 = 0.1;
 /// Seconds after which no more is waited for.
-const PATIENCE: usize = 30;
+pub(super) const PATIENCE: usize = 30;
 
 /// How a warm-up stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -200,7 +200,7 @@ fn a_model_that_is_five_times_slower_is_found_against_a_baseline_and_a_goal() {
     assert_eq!(verdict(&before, "answers"), Verdict::Passed, "{:#?}", before.stage);
     assert_eq!(verdict(&before, "latency"), Verdict::Passed, "{:#?}", before.stage);
     let (target, _) = target(&server.url);
-    let baseline: Baseline = before.into_baseline(None, &target);
+    let baseline: Baseline = before.into_baseline(None, &target).expect("the first session");
     let against = LoadSettings { baseline: Some(baseline), ..goal };
     let same = staged(&server.url, &against);
     assert_eq!(verdict(&same, "baseline.p50"), Verdict::Passed, "{:#?}", same.stage);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nobat_check::data::{GoldenSet, Tolerances};
-use nobat_check::load::{Baseline, LoadSettings};
+use nobat_check::load::{Arrivals, Baseline, Load, LoadSettings, Rate};
 use nobat_check::statistical::StatisticalSettings;
 use nobat_statistics::profile::Profile;
 use serde::Deserialize;
@@ -103,6 +103,12 @@ impl Plan {
         for (output, tolerance) in &file.functional.tolerance {
             ensure!(*tolerance >= 0.0, "the tolerance of output `{output}` is {tolerance}; give 0 or more");
         }
+        let kept = args.load.kept_baseline()?;
+        let mut load = args.load.settings(LoadSettings::default())?;
+        // A rate that is found anew would be another each time: sessions could not be added.
+        if let (None, None, Some((_, Some(Baseline { rate: Some(rate), .. })))) = (&load.load, &load.baseline, &kept) {
+            load.load = Some(Load::Open(Arrivals::Poisson(Rate::per_second(*rate)?)));
+        }
         Ok(Plan {
             profile: profile.transpose()?,
             data: args.data.clone().or(file.statistical.data.map(|data| folder.join(data))),
@@ -113,9 +119,23 @@ impl Plan {
             golden,
             latency_ms,
             statistical,
-            load: args.load.settings(LoadSettings::default())?,
-            kept: args.load.kept_baseline()?,
+            load,
+            kept,
         })
+    }
+}
+
+impl Plan {
+    /// Whether the baselines are of this model, protocol and load, before anything is sent.
+    ///
+    /// # Errors
+    /// Naming the file and what is another.
+    pub(super) fn check_baselines(&self, model: &str, protocol: &str) -> Result<()> {
+        self.load.check_baseline(model, protocol).context("--baseline cannot be compared with")?;
+        let Some((path, Some(kept))) = &self.kept else { return Ok(()) };
+        // Without a load the kept sessions had none that can be repeated.
+        let load = self.load.known_load()?.map_or_else(|| "a rate that is found".to_owned(), |load| load.words());
+        kept.check(model, protocol, &load).with_context(|| format!("nothing can be added to `{}`", path.display()))
     }
 }
 

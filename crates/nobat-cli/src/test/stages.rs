@@ -1,15 +1,16 @@
 //! Runs the stages one after the other, whatever becomes of any of them.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nobat_check::client::{ModelDescription, Served};
+use nobat_check::client::{ModelDescription, Served, Target};
 use nobat_check::clock::{StageClock, now_ms};
 use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack, synthetic};
 use nobat_check::errors::{self, ErrorSettings};
 use nobat_check::functional::{self, FunctionalSettings};
-use nobat_check::load;
+use nobat_check::load::{self, Baseline, LoadReport};
 use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
 use nobat_check::statistical;
 use nobat_statistics::random::seeded;
@@ -31,6 +32,14 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
     let described = plan.golden.as_ref().map(|golden| described(golden, &settings.model));
     let served = Served::discover(&settings, args.server.protocol, described.as_ref()).await?;
     let golden = plan.golden.clone().unwrap_or_else(|| made_up(&served.model, &plan));
+    let is_wanted = |stage: TestStage| args.only.is_empty() || args.only.contains(&stage);
+    // What was named and cannot be used is told before anything is asked.
+    let inputs = ModelInputs { specs: &served.model.inputs, batched: served.model.batched };
+    let path = plan.data.as_deref().filter(|_| is_wanted(TestStage::Statistical));
+    let data = path.map(|path| Dataset::read(path, inputs)).transpose()?;
+    if is_wanted(TestStage::Load) {
+        plan.check_baselines(&settings.model, served.targets[0].protocol().name())?;
+    }
     let mut report = TestReport {
         model: settings.model.clone(),
         version: served.model.version.clone(),
@@ -41,13 +50,19 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
         took_ms: 0,
         stages: Vec::new(),
     };
-    let wanted = TestStage::ALL.into_iter().filter(|stage| args.only.is_empty() || args.only.contains(stage));
-    let mut interrupted = false;
-    for stage in wanted {
+    // Why the run is no whole one.
+    let mut broken: Option<anyhow::Error> = None;
+    for stage in TestStage::ALL.into_iter().filter(|stage| is_wanted(*stage)) {
         tokio::select! {
-            done = run_stage(stage, &served, &golden, &plan) => report.stages.push(done?),
+            done = run_stage(stage, &served, &golden, &plan, data.as_ref()) => match done {
+                Ok((done, error)) => {
+                    report.stages.push(done);
+                    broken = broken.or(error);
+                }
+                Err(error) => broken = broken.or(Some(error)),
+            },
             _ = tokio::signal::ctrl_c() => {
-                interrupted = true;
+                broken = Some(anyhow::anyhow!("interrupted; what was found until then is told"));
                 break;
             }
         }
@@ -57,8 +72,8 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
     let shown = show(&report, service);
     files.write(&report)?;
     shown?;
-    if interrupted {
-        anyhow::bail!("interrupted; what was found until then is told");
+    if let Some(error) = broken {
+        return Err(error);
     }
     Ok(code(&report, args.fail_on, plan.statistical.shift.is_some()))
 }
@@ -92,13 +107,21 @@ fn code(report: &TestReport, fail_on: FailOn, asks_for_a_shift: bool) -> ExitCod
     ExitCode::SUCCESS
 }
 
-async fn run_stage(stage: TestStage, served: &Served, golden: &GoldenSet, plan: &Plan) -> Result<StageReport> {
+/// What a stage found, and what it could not do that was asked of it.
+async fn run_stage(
+    stage: TestStage,
+    served: &Served,
+    golden: &GoldenSet,
+    plan: &Plan,
+    data: Option<&Dataset>,
+) -> Result<(StageReport, Option<anyhow::Error>)> {
     let bar = progress(0)?;
     let told = |done, of, words: &str| {
         bar.set_length(of);
         bar.set_position(done);
         bar.set_message(format!("{}: {words}", stage.name()));
     };
+    let mut error = None;
     let report = match stage {
         TestStage::Functional => {
             let settings = FunctionalSettings {
@@ -112,14 +135,23 @@ async fn run_stage(stage: TestStage, served: &Served, golden: &GoldenSet, plan: 
             let settings = ErrorSettings { tolerances: plan.tolerances.clone() };
             errors::run(served, golden, &settings, &told).await
         }
-        TestStage::Statistical => statistical_stage(served, plan, &told).await,
-        TestStage::Load => load_stage(served, golden, plan, &told).await,
+        TestStage::Statistical => statistical_stage(served, plan, data, &told).await,
+        TestStage::Load => {
+            let report;
+            (report, error) = load_stage(served, golden, plan, &told).await;
+            report
+        }
     };
     bar.finish_and_clear();
-    Ok(report)
+    Ok((report, error))
 }
 
-async fn statistical_stage(served: &Served, plan: &Plan, told: &dyn Fn(u64, u64, &str)) -> StageReport {
+async fn statistical_stage(
+    served: &Served,
+    plan: &Plan,
+    data: Option<&Dataset>,
+    told: &dyn Fn(u64, u64, &str),
+) -> StageReport {
     let clock = StageClock::start(TestStage::Statistical);
     let not_judged = |clock: StageClock, verdict| {
         clock.stop(vec![Finding::new("profile", "the answers' distribution", verdict)], vec![])
@@ -129,26 +161,26 @@ async fn statistical_stage(served: &Served, plan: &Plan, told: &dyn Fn(u64, u64,
         return not_judged(clock, Verdict::needs("there is no profile to hold the answers to", needed));
     };
     let model = &*served.model;
-    let inputs = ModelInputs { specs: &model.inputs, batched: model.batched };
-    let data = plan.data.as_deref().map(|path| Dataset::read(path, inputs)).transpose();
     let target = &served.targets[0];
     let ask = async |inputs: Vec<_>| target.predict(&inputs, model).await;
     let done = |done| told(done, plan.statistical.rows, "answers");
     let name = (model.name.as_str(), model.version.as_str());
-    let report = match data {
-        Ok(data) => statistical::run(&ask, profile, data.as_ref(), name, &plan.statistical, done).await,
-        Err(error) => Err(error),
-    };
-    match report {
+    match statistical::run(&ask, profile, data, name, &plan.statistical, done).await {
         Ok(report) => report.into_stage(clock),
         Err(error) => not_judged(clock, Verdict::not_judged(error.message)),
     }
 }
 
-async fn load_stage(served: &Served, golden: &GoldenSet, plan: &Plan, told: &dyn Fn(u64, u64, &str)) -> StageReport {
+/// What was found, and why the baseline could not be kept.
+async fn load_stage(
+    served: &Served,
+    golden: &GoldenSet,
+    plan: &Plan,
+    told: &dyn Fn(u64, u64, &str),
+) -> (StageReport, Option<anyhow::Error>) {
     let clock = StageClock::start(TestStage::Load);
     let not_judged = |clock: StageClock, why: String| {
-        clock.stop(vec![Finding::new("load", "requests under load", Verdict::not_judged(why))], vec![])
+        (clock.stop(vec![Finding::new("load", "requests under load", Verdict::not_judged(why))], vec![]), None)
     };
     let (target, model) = (&served.targets[0], &*served.model);
     let rows: Vec<_> = match model.batched {
@@ -160,7 +192,8 @@ async fn load_stage(served: &Served, golden: &GoldenSet, plan: &Plan, told: &dyn
         Err(error) => return not_judged(clock, error.message),
     };
     // A refusal is told once, not measured.
-    let first = target.send(&requests[0]).await;
+    let Some(first) = requests.first() else { return not_judged(clock, "there is no row to send".into()) };
+    let first = target.send(first).await;
     if !first.is_success() {
         return not_judged(clock, first.in_words());
     }
@@ -168,15 +201,20 @@ async fn load_stage(served: &Served, golden: &GoldenSet, plan: &Plan, told: &dyn
         Ok(report) => report,
         Err(error) => return not_judged(clock, error.message),
     };
-    let mut stage = report.stage.clone();
-    if let (Some((path, earlier)), None) = (&plan.kept, &report.outcome.gone) {
-        let baseline = serde_json::to_vec_pretty(&report.into_baseline(earlier.clone(), target));
-        let written = baseline.map_err(Into::into).and_then(|baseline| std::fs::write(path, baseline));
-        if let Err(error) = written {
-            stage.notes.push(format!("The baseline `{}` cannot be written: {error}.", path.display()));
-        }
-    }
-    stage
+    let stage = report.stage.clone();
+    let error = match (&plan.kept, &report.outcome.gone) {
+        (Some((path, earlier)), None) => keep(path, earlier.clone(), report, target).err(),
+        _ => None,
+    };
+    (stage, error)
+}
+
+/// Writes the baseline with this session.
+fn keep(path: &Path, earlier: Option<Baseline>, report: LoadReport, target: &Target) -> Result<()> {
+    let baseline = report.into_baseline(earlier, target);
+    let baseline = baseline.with_context(|| format!("nothing can be added to `{}`", path.display()))?;
+    std::fs::write(path, serde_json::to_vec_pretty(&baseline)?)
+        .with_context(|| format!("cannot write the baseline `{}`", path.display()))
 }
 
 /// Golden inputs and outputs as what a server says of its model.
