@@ -1,7 +1,7 @@
 //! Embeddings: one vector for each text, or one for each of its tokens.
 
 use nobat_core::signature::TensorSpec;
-use nobat_core::{Error, Result};
+use nobat_core::{Error, ErrorCode, Result};
 
 use crate::folder::TextFolder;
 use crate::folder::modules::Step;
@@ -131,7 +131,8 @@ impl Embedder {
     /// A text's vector.
     ///
     /// # Errors
-    /// More dimensions asked for than there are.
+    /// More dimensions asked for than there are; `inference_failed` where the graph gives vectors
+    /// of another length than the layers after it take, or than is published.
     pub(crate) fn vector(&self, output: &Floats<'_>, place: Place, options: &Options) -> Result<Vec<f32>> {
         let mut vector = match &self.pooling {
             None => output.vector(place.row, 0),
@@ -139,9 +140,15 @@ impl Embedder {
         };
         for step in &self.steps {
             match step {
+                Step::Dense(layer) if layer.inputs() != vector.len() => {
+                    return Err(self.misfit(vector.len(), "a Dense module takes", layer.inputs()));
+                }
                 Step::Dense(layer) => vector = layer.apply(&vector),
                 Step::Normalize => normalize(&mut vector),
             }
+        }
+        if let Some(own) = self.dimensions.filter(|&own| own != vector.len()) {
+            return Err(self.misfit(vector.len(), "config.json and the modules say", own));
         }
         if let Some(wanted) = options.dimensions {
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -155,6 +162,16 @@ impl Embedder {
             normalize(&mut vector);
         }
         Ok(vector)
+    }
+
+    fn misfit(&self, is: usize, who: &str, wanted: usize) -> Error {
+        Error::new(
+            ErrorCode::InferenceFailed,
+            format!(
+                "output `{}` of the graph comes to vectors of {is} numbers, and {who} {wanted}; export the model again",
+                self.output.name
+            ),
+        )
     }
 
     /// The vectors of a text's tokens, as a JSON list of lists.

@@ -75,7 +75,8 @@ impl Head {
                     output.name,
                     labels.len()
                 ))),
-                _ => Ok(output),
+                // A graph that does not say is held to it run by run.
+                _ => Ok(Output { width: Some(labels.len()), ..output }),
             }
         };
         Ok(match folder.kind {
@@ -158,7 +159,7 @@ impl Head {
         rows: &[(&TokenRow, usize, &Options)],
         outputs: &[SessionOutput<'_>],
     ) -> Result<Vec<RowAnswer>> {
-        let Output { name, at, axes, .. } = self.output();
+        let Output { name, at, axes, width } = self.output();
         let failed =
             |what: String| Error::new(ErrorCode::InferenceFailed, format!("output `{name}` of the graph {what}"));
         let output = outputs.get(*at).ok_or_else(|| failed("is missing".into()))?;
@@ -166,6 +167,12 @@ impl Head {
         let longest = rows.iter().map(|(row, start, _)| start + row.ids.len()).max().unwrap_or(0);
         if output.shape.len() != *axes || floats.rows < rows.len() || (*axes == 3 && floats.tokens < longest) {
             return Err(failed(format!("is {:?} for {} texts of {longest} tokens", output.shape, rows.len())));
+        }
+        if let Some(width) = width.filter(|&width| width != floats.width) {
+            return Err(failed(format!(
+                "is {:?}, and {width} numbers are wanted of each row; export the model again",
+                output.shape
+            )));
         }
         let answers = rows.iter().enumerate().map(|(at, &(row, start, options))| {
             let place = Place { row: at, start, tokens: row.ids.len(), skipped: row.skipped };

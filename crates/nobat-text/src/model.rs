@@ -117,6 +117,7 @@ impl TextModel {
         }
         let most_tokens = [folder.max_length, inputs.length()].into_iter().flatten().min();
         let most_tokens = most_tokens.unwrap_or(DEFAULT_MOST_TOKENS);
+        check_limit(most_tokens, folder.kind, &folder.tokenizer)?;
         let hypothesis = settings.hypothesis_template.clone().unwrap_or_else(|| "This example is {}.".to_owned());
         check_hypothesis(&hypothesis)?;
         let side = match folder.tokenizer_config.truncation_side.as_deref() {
@@ -464,6 +465,20 @@ impl Transform for TextModel {
             }
         })
     }
+}
+
+/// A limit under which no token of a text is left would make all texts alike.
+fn check_limit(most: usize, kind: TaskKind, tokenizer: &TextTokenizer) -> Result<()> {
+    let pair = matches!(kind, TaskKind::Rerank | TaskKind::ZeroShot);
+    let (special, own) = (tokenizer.added(pair), if pair { 2 } else { 1 });
+    if most >= special + own {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a text may have {most} tokens, of which {special} are special ones of the tokenizer; \
+         set `max_length` in `[text]` of model.toml to {} or more, or export the graph for longer texts",
+        special + own
+    )))
 }
 
 fn numbers(answer: RowAnswer) -> Result<Vec<f32>> {

@@ -49,5 +49,6 @@ pub(crate) fn decoded(
     skip_special: bool,
 ) -> Result<Vec<u8>> {
     let ids = texts::ids(name, at, element)?;
-    serde_json::to_vec(&tokenizer.decode(&ids, skip_special)?).map_err(|error| Error::internal(error.to_string()))
+    serde_json::to_vec(&tokenizer.decode_all(&ids, skip_special, at)?)
+        .map_err(|error| Error::internal(error.to_string()))
 }

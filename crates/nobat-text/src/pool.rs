@@ -41,7 +41,8 @@ fn one(mode: Pooling, vectors: &Floats<'_>, place: Place) -> Vec<f32> {
     };
     match mode {
         Pooling::Cls => vectors.vector(row, if counted.is_empty() { 0 } else { start + counted.start }),
-        Pooling::LastToken if counted.is_empty() => vec![0.0; vectors.width],
+        // Of a prompt that fills the limit no token counts: nothing is known of the text, as a mean says.
+        Pooling::LastToken | Pooling::Max if counted.is_empty() => vec![0.0; vectors.width],
         Pooling::LastToken => vectors.vector(row, start + tokens - 1),
         Pooling::Max => {
             let mut most = vec![f32::NEG_INFINITY; vectors.width];
@@ -101,6 +102,8 @@ mod tests {
         assert_eq!(pooled(Pooling::Cls, 1), [3.0, 1.0]);
         assert_eq!(pooled(Pooling::Mean, 1), [4.0, 3.5]);
         assert_eq!(pooled(Pooling::WeightedMean, 1), [21.0 / 5.0, 20.0 / 5.0]);
-        assert_eq!(pooled(Pooling::LastToken, 3), [0.0, 0.0]);
+        for mode in [Pooling::LastToken, Pooling::Max, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::WeightedMean] {
+            assert_eq!(pooled(mode, 3), [0.0, 0.0], "{mode:?} of no token");
+        }
     }
 }

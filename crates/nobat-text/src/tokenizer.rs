@@ -18,6 +18,8 @@ use crate::window::{self, Window};
 
 /// Most bytes of a text whose tokens are shown.
 const MOST_WHOLE_BYTES: usize = 1 << 20;
+/// Most ids that are shown as a text.
+const MOST_WHOLE_IDS: usize = 1 << 18;
 
 /// A tokenizer without truncation, padding and special tokens, which are applied apart.
 #[derive(Clone, Debug)]
@@ -102,6 +104,11 @@ impl TextTokenizer {
         self.tokenizer.id_to_token(id)
     }
 
+    /// Special tokens that are put around a text, or around a pair.
+    pub(crate) fn added(&self, pair: bool) -> usize {
+        self.special.as_ref().map_or(0, |special| special.added_tokens(pair))
+    }
+
     /// Whether the id is a special token's.
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.token(id).is_some_and(|token| self.tokenizer.get_added_vocabulary().is_special_token(&token))
@@ -117,23 +124,19 @@ impl TextTokenizer {
         let ((mut first, mut longer), mut second) = match input {
             Input::Text(text) => (plain(text)?, None),
             Input::Pair(first, second) => (plain(first)?, Some(plain(second)?)),
-            Input::Ids(ids) => ((self.of_ids(ids), false), None),
+            Input::Ids(ids) => ((self.of_ids(ids, cut, at)?, false), None),
         };
         if let Some((_, second_longer)) = &second {
             longer |= *second_longer;
         }
         let mut second = second.take().map(|(encoding, _)| encoding);
-        let added = self.special.as_ref().map_or(0, |special| special.added_tokens(second.is_some()));
+        let added = self.added(second.is_some());
         let total = first.len() + second.as_ref().map_or(0, Encoding::len) + added;
+        // What is left of a longer text may be as many as the limit.
+        if !cut.truncate && (total > cut.most || longer) {
+            return Err(over_limit(at, total, longer, cut));
+        }
         if total > cut.most {
-            if !cut.truncate {
-                let over = if longer { "over " } else { "" };
-                return Err(Error::invalid(format!(
-                    "text {at} has {over}{total} tokens, and the limit is {}; shorten it, or set the parameter \
-                     `truncate` to true",
-                    cut.most
-                )));
-            }
             let params = TruncationParams {
                 direction: direction(cut.side),
                 max_length: cut.most.saturating_sub(added),
@@ -188,7 +191,17 @@ impl TextTokenizer {
                 return Ok((encoded, true));
             }
             // Few tokens in many bytes: spaces, or long words that are unknown.
-            bytes = bytes.saturating_mul(4);
+            if bytes >= window::MOST_BYTES {
+                return Err(Error::invalid(format!(
+                    "text {at} has {} bytes, and the {} at its {} are {} tokens; leave out long runs of spaces, and of \
+                     letters without a space",
+                    text.len(),
+                    part.len(),
+                    if skipped > 0 { "end" } else { "beginning" },
+                    encoded.len()
+                )));
+            }
+            bytes = bytes.saturating_mul(4).min(window::MOST_BYTES);
         }
     }
 
@@ -225,14 +238,21 @@ impl TextTokenizer {
     }
 
     /// Ids as a text's tokens; the special ones around them, where they are there, are taken off:
-    /// they come again with the post-processor.
-    fn of_ids(&self, ids: &[u32]) -> Encoding {
-        let tokens = self
-            .inner(ids)
-            .iter()
-            .map(|&id| tokenizers::Token::new(id, self.token(id).unwrap_or_default(), (0, 0)))
-            .collect();
-        Encoding::from_tokens(tokens, 0)
+    /// they come again with the post-processor. Of more than the limit only the end that is kept is
+    /// looked up.
+    fn of_ids(&self, ids: &[u32], cut: Cut, at: usize) -> Result<Encoding> {
+        let inner = self.inner(ids);
+        let over = inner.len().saturating_sub(cut.most);
+        if over > 0 && !cut.truncate {
+            return Err(over_limit(at, inner.len() + self.added(false), false, cut));
+        }
+        let kept = match cut.side {
+            Side::Left => &inner[over..],
+            Side::Right => &inner[..inner.len() - over],
+        };
+        let tokens =
+            kept.iter().map(|&id| tokenizers::Token::new(id, self.token(id).unwrap_or_default(), (0, 0))).collect();
+        Ok(Encoding::from_tokens(tokens, 0))
     }
 
     fn find_frame(&self) -> Result<(Vec<u32>, Vec<u32>)> {
@@ -242,6 +262,20 @@ impl TextTokenizer {
         let framed = special.process(stand_in, None, true).map_err(failed)?;
         let mut halves = framed.get_ids().splitn(2, |&id| id == u32::MAX).map(<[u32]>::to_vec);
         Ok((halves.next().unwrap_or_default(), halves.next().unwrap_or_default()))
+    }
+
+    /// Ids of a request, `at` which place, as a text.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for more than [`MOST_WHOLE_IDS`]; when the tokenizer's decoder fails.
+    pub(crate) fn decode_all(&self, ids: &[u32], skip_special: bool, at: usize) -> Result<String> {
+        if ids.len() > MOST_WHOLE_IDS {
+            return Err(Error::invalid(format!(
+                "text {at} has {} ids; operation decode takes up to {MOST_WHOLE_IDS}: send it in parts",
+                ids.len()
+            )));
+        }
+        self.decode(ids, skip_special)
     }
 
     /// Ids as a text.
@@ -260,6 +294,14 @@ impl TextTokenizer {
             None => Ok(tokens.join(" ")),
         }
     }
+}
+
+fn over_limit(at: usize, total: usize, longer: bool, cut: Cut) -> Error {
+    let over = if longer { "over " } else { "" };
+    Error::invalid(format!(
+        "text {at} has {over}{total} tokens, and the limit is {}; shorten it, or set the parameter `truncate` to true",
+        cut.most
+    ))
 }
 
 fn direction(side: Side) -> TruncationDirection {
@@ -326,12 +368,56 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_of_a_longer_text_is_refused_also_where_it_is_as_many_as_the_limit() {
+        let file = include_bytes!("../../../tests/text_models/tokens/tokenizer.json");
+        let mut json: serde_json::Value = serde_json::from_slice(file).expect("JSON");
+        json["post_processor"] = serde_json::Value::Null;
+        let bare = TextTokenizer::read(json.to_string().as_bytes()).expect("reads");
+        assert_eq!(bare.added(true), 0);
+        // A word a KiB, so that few tokens fill the part that is looked at.
+        let text = format!("good{}", " ".repeat(1020)).repeat(64);
+        let part = window::window(&text, Side::Right, window::WHOLE_BYTES).text;
+        let most = bare.raw(part, false, 0).expect("tokens").len() - window::MARGIN;
+        let cut = Cut { most, truncate: true, side: Side::Right, only_first: false };
+        assert_eq!(bare.encode(Input::Text(&text), cut, false, 0).expect("cut").len(), most);
+        let refused = bare.encode(Input::Text(&text), Cut { truncate: false, ..cut }, false, 0);
+        assert!(refused.expect_err("longer").message.starts_with(&format!("text 0 has over {most} tokens")));
+    }
+
+    #[test]
+    fn of_many_ids_those_that_are_kept_are_looked_up() {
+        let tokenizer = tokenizer();
+        let ids: Vec<u32> = (0..100_000).map(|at| 5 + at % 50).collect();
+        for side in [Side::Left, Side::Right] {
+            let cut = Cut { most: 40, truncate: true, side, only_first: false };
+            assert_eq!(tokenizer.of_ids(&ids, cut, 0).expect("kept").len(), 40);
+            let kept = tokenizer.encode(Input::Ids(&ids), cut, false, 0).expect("cut");
+            let own = if side == Side::Left { &ids[ids.len() - 38..] } else { &ids[..38] };
+            assert_eq!(&kept.get_ids()[1..39], own);
+            let refused = tokenizer.encode(Input::Ids(&ids), Cut { truncate: false, ..cut }, false, 2);
+            assert!(
+                refused.expect_err("too many").message.starts_with("text 2 has 100002 tokens, and the limit is 40")
+            );
+        }
+        let many = vec![5; MOST_WHOLE_IDS + 1];
+        assert!(tokenizer.decode_all(&many, true, 1).expect_err("too many").message.contains("takes up to 262144"));
+    }
+
+    #[test]
     fn a_long_text_of_few_tokens_is_read_to_its_end() {
         let tokenizer = tokenizer();
         let text = format!("good{}river", " ".repeat(3 * window::WHOLE_BYTES));
         let cut = Cut { most: 40, truncate: true, side: Side::Right, only_first: false };
         let encoded = tokenizer.encode(Input::Text(&text), cut, false, 0).expect("tokens");
         assert_eq!(encoded.len(), 4);
+        for filler in [" ", "a", "ж"] {
+            let endless = filler.repeat(2 * window::MOST_BYTES);
+            for side in [Side::Left, Side::Right] {
+                let refused = tokenizer.encode(Input::Text(&endless), Cut { side, ..cut }, false, 5);
+                let why = refused.expect_err("next to nothing in it").message;
+                assert!(why.starts_with("text 5 has ") && why.contains("leave out long runs of spaces"), "{why}");
+            }
+        }
         let long = "a ".repeat(MOST_WHOLE_BYTES);
         assert!(tokenizer.whole(&long, true, 1).expect_err("too long").message.contains("takes up to 1048576"));
     }

@@ -5,6 +5,9 @@ use crate::settings::Side;
 
 /// A text up to so many bytes is tokenized whole.
 pub(crate) const WHOLE_BYTES: usize = 32 << 10;
+/// Most bytes that are looked at where they hold next to no tokens: a second and a hundred megabytes,
+/// whatever is sent.
+pub(crate) const MOST_BYTES: usize = 1 << 20;
 /// Tokens at the cut that are given up: the last word may be cut, and a tokenizer may look ahead.
 pub(crate) const MARGIN: usize = 16;
 

@@ -42,6 +42,15 @@ impl Files {
         &self.folder
     }
 
+    /// A folder in it, whose files may be where its own may be.
+    ///
+    /// # Errors
+    /// When it leads out of the folder.
+    pub(crate) fn inside(&self, name: &str) -> Result<Option<Files>> {
+        let Some((path, resolved)) = self.resolve(name)? else { return Ok(None) };
+        Ok(resolved.is_dir().then(|| Files { folder: path, allowed: self.allowed.clone() }))
+    }
+
     /// Whether a file of this name is there.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.place(name).is_ok_and(|place| place.is_some())
@@ -52,6 +61,11 @@ impl Files {
     /// # Errors
     /// When the name leads out of the folder.
     pub(crate) fn place(&self, name: &str) -> Result<Option<PathBuf>> {
+        Ok(self.resolve(name)?.filter(|(_, resolved)| resolved.is_file()).map(|(path, _)| path))
+    }
+
+    /// What a name stands for, and what that is with its links followed; `None` where nothing is.
+    fn resolve(&self, name: &str) -> Result<Option<(PathBuf, PathBuf)>> {
         let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !plain {
             return Err(Error::invalid(format!(
@@ -68,7 +82,7 @@ impl Files {
                 path.display()
             )));
         }
-        Ok(resolved.is_file().then_some(path))
+        Ok(Some((path, resolved)))
     }
 
     /// A file's bytes; `None` where there is none.

@@ -28,13 +28,30 @@ use modules::Modules;
 use pooling::PoolingModule;
 
 /// Files whose change changes a text model's answers, beside its graph and its modules' folders.
-pub const SIDE_FILES: [&str; 6] = [
+pub const SIDE_FILES: [&str; 12] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "modules.json",
-    "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    TRANSFORMER_CONFIGS[0],
+    TRANSFORMER_CONFIGS[1],
+    TRANSFORMER_CONFIGS[2],
+    TRANSFORMER_CONFIGS[3],
+    TRANSFORMER_CONFIGS[4],
+    TRANSFORMER_CONFIGS[5],
+    TRANSFORMER_CONFIGS[6],
+];
+
+/// The transformer module's settings: one file, which earlier releases named after the family.
+const TRANSFORMER_CONFIGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 ];
 
 /// Where folders keep the graph, in the order of trying.
@@ -49,10 +66,19 @@ pub struct GraphFile {
     pub others: Vec<String>,
 }
 
-/// Whether a folder is laid out as a Hugging Face model, by names alone.
+/// Whether a folder is laid out as a Hugging Face model, by names alone. Several graphs of which
+/// none is called a model are a folder of models, unless another of its files says otherwise.
 pub fn is_model_folder(folder: &Path) -> bool {
-    ["config.json", "modules.json"].iter().any(|name| folder.join(name).is_file())
-        && GRAPH_FOLDERS.iter().any(|place| !graphs(&folder.join(place)).is_empty())
+    let has = |names: &[&str]| names.iter().any(|name| folder.join(name).is_file());
+    if !has(&["config.json", "modules.json"]) {
+        return false;
+    }
+    let own = graphs(folder);
+    if own.len() < 2 || own.iter().any(|name| name.starts_with("model")) {
+        return !own.is_empty() || !graphs(&folder.join(GRAPH_FOLDERS[1])).is_empty();
+    }
+    has(&["modules.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "model.toml"])
+        || !graphs(&folder.join(GRAPH_FOLDERS[1])).is_empty()
 }
 
 /// Finds the graph that `variant` names, or the plain one.
@@ -151,12 +177,7 @@ impl TextFolder {
         // Some folders keep the transformer's files in a folder of their own.
         let inner = match &modules {
             Some(modules) if !modules.transformer.is_empty() && !files.has("config.json") => {
-                match files.place(&modules.transformer)? {
-                    None if files.folder().join(&modules.transformer).is_dir() => {
-                        Files::open(&files.folder().join(&modules.transformer))?
-                    }
-                    _ => files.clone(),
-                }
+                files.inside(&modules.transformer)?.unwrap_or_else(|| files.clone())
             }
             _ => files.clone(),
         };
@@ -252,10 +273,10 @@ fn check_vocabulary(tokenizer: &TextTokenizer, config: &ModelConfig, found: &mut
     Ok(())
 }
 
-/// The transformer module's settings: one file, which earlier releases named after the family.
+/// What the first of them says that is there.
 fn transformer_config(files: &Files) -> Result<Map<String, Value>> {
-    for family in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
-        if let Some(config) = files.json(&format!("sentence_{family}_config.json"))? {
+    for name in TRANSFORMER_CONFIGS {
+        if let Some(config) = files.json(name)? {
             return Ok(config);
         }
     }

@@ -137,3 +137,44 @@ fn sparse_weights_are_positive_and_in_order() {
         assert!(weights.iter().all(|weight| weight["value"].as_f64().expect("a weight") > 0.0));
     }
 }
+
+/// What the folder's model makes of an output whose last axis the graph does not say.
+fn unsaid(name: &str, shape: &[i64], prepare: &[Option<Tensor>]) -> Result<(), String> {
+    use crate::support::{folder, graph_inputs, graph_outputs, read};
+    use nobat_core::tensor::Datatype;
+    let settings = nobat_text::TextSettings::default();
+    let mut outputs = graph_outputs(name);
+    *outputs[0].shape.last_mut().expect("an axis") = -1;
+    let read = read(&folder(name), &settings).expect("reads");
+    let model = nobat_text::TextModel::new(*read, &graph_inputs(), &outputs, &settings).expect("nothing contradicts");
+    let prepared = model.prepare(prepare, &Parameters::default()).expect("prepared");
+    let data = vec![0u8; shape.iter().product::<i64>() as usize * 4];
+    let output = nobat_transform::SessionOutput { datatype: Datatype::Fp32, shape, data: &data };
+    let rows: Vec<_> = prepared.rows.iter().collect();
+    match model.finish(&rows, &[output]) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            assert_eq!(error.code, nobat_core::ErrorCode::InferenceFailed, "{}", error.message);
+            Err(error.message)
+        }
+    }
+}
+
+#[test]
+fn an_output_of_another_width_than_the_folder_says_fails_the_run() {
+    let one = [texts("text", &["good"])];
+    for (name, right, wrong) in [
+        ("classify", &[1, 3][..], &[1, 2][..]),
+        ("classify", &[1, 3], &[1, 9]),
+        ("tokens", &[1, 3, 5], &[1, 3, 4]),
+        ("embed", &[1, 3, 16], &[1, 3, 12]),
+    ] {
+        assert_eq!(unsaid(name, right, &one), Ok(()), "{name}");
+        let why = unsaid(name, wrong, &one).expect_err(name);
+        assert!(why.contains("export the model again"), "{name}: {why}");
+    }
+    let pair = [texts("text", &["good"]), texts("text_pair", &["bad"])];
+    assert!(unsaid("rerank", &[1, 2], &pair).is_err());
+    let labels = [texts("text", &["good"]), texts("labels", &["[\"war\"]"])];
+    assert!(unsaid("zero_shot", &[1, 1], &labels).is_err());
+}

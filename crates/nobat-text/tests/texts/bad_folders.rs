@@ -163,6 +163,68 @@ fn a_hubs_cache_whose_files_are_links_to_its_blobs_is_read() {
 }
 
 #[test]
+fn a_hubs_cache_with_a_folder_for_the_transformer_is_read() {
+    let hub = tempfile::tempdir().expect("a folder");
+    let (snapshot, blobs) = (hub.path().join("snapshots/abc"), hub.path().join("blobs"));
+    fs::create_dir_all(snapshot.join("0_Transformer")).expect("a folder");
+    fs::create_dir_all(&blobs).expect("a folder");
+    let modules =
+        json!([{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]);
+    fs::write(blobs.join("modules"), modules.to_string()).expect("writes");
+    std::os::unix::fs::symlink("../../blobs/modules", snapshot.join("modules.json")).expect("a link");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(folder("embed").join(name), blobs.join(name)).expect("copies");
+        let link = snapshot.join("0_Transformer").join(name);
+        std::os::unix::fs::symlink(Path::new("../../../blobs").join(name), link).expect("a link");
+    }
+    assert!(read(&snapshot, &TextSettings::default()).is_ok());
+    // A link to a folder that is elsewhere leads out.
+    fs::remove_dir_all(snapshot.join("0_Transformer")).expect("removed");
+    std::os::unix::fs::symlink(folder("embed"), snapshot.join("0_Transformer")).expect("a link");
+    let refused = read(&snapshot, &TextSettings::default()).expect_err("elsewhere").message;
+    assert!(refused.contains("is a link out of the model's folder"), "{refused}");
+}
+
+#[test]
+fn a_limit_that_the_special_tokens_fill_is_refused_with_one_that_is_enough() {
+    for (name, most, enough) in [("embed", 0, 3), ("embed", 2, 3), ("rerank", 4, 5), ("zero_shot", 0, 5)] {
+        let settings = |max_length| TextSettings { max_length: Some(max_length), ..TextSettings::default() };
+        let refused = Copy::of(name).open(&settings(most), name).expect_err("no room for a text");
+        let says = format!("a text may have {most} tokens, of which {} are special", if enough == 3 { 2 } else { 3 });
+        assert!(refused.contains(&says) && refused.contains(&format!("to {enough} or more")), "{name}: {refused}");
+        assert!(Copy::of(name).open(&settings(enough), name).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn every_file_that_limits_a_text_is_one_of_the_side_files() {
+    for family in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+        let name = format!("sentence_{family}_config.json");
+        assert!(nobat_text::SIDE_FILES.contains(&name.as_str()), "{name}");
+        let copy = Copy::of("embed").without("sentence_bert_config.json");
+        let copy = copy.with(&name, |config| *config = json!({"max_seq_length": 9}));
+        let model = copy.open(&TextSettings::default(), "embed").expect("opens");
+        assert_eq!(model.max_cost(), 9, "{name}");
+    }
+}
+
+#[test]
+fn several_graphs_that_are_no_variants_are_a_folder_of_models() {
+    let made = tempfile::tempdir().expect("a folder");
+    let write = |name: &str| fs::write(made.path().join(name), "{}").expect("writes");
+    write("config.json");
+    write("digits.onnx");
+    assert!(is_model_folder(made.path()), "one graph is the folder's");
+    write("letters.onnx");
+    assert!(!is_model_folder(made.path()));
+    write("tokenizer.json");
+    assert!(is_model_folder(made.path()), "variants of a text model");
+    fs::remove_file(made.path().join("tokenizer.json")).expect("removed");
+    write("model_fp16.onnx");
+    assert!(is_model_folder(made.path()));
+}
+
+#[test]
 fn broken_files_are_named() {
     let copy = Copy::of("embed");
     fs::write(copy.path().join("tokenizer.json"), "{}").expect("writes");
