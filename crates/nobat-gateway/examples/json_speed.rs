@@ -23,10 +23,10 @@ fn main() {
     let output =
         Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: [1, 1000][..].into(), data: values.into() };
     let mut out = Vec::new();
-    rows::answer(&mut out, std::slice::from_ref(&output), Format::Row);
+    rows::answer(&mut out, std::slice::from_ref(&output), Format::Row, None);
     report("print 1000 floats", &out.clone(), 5_000, || {
         out.clear();
-        rows::answer(&mut out, std::slice::from_ref(&output), Format::Row);
+        rows::answer(&mut out, std::slice::from_ref(&output), Format::Row, None);
     });
 }
 
