@@ -111,6 +111,10 @@ openapi:
 text-parity *args:
     scripts/text_parity {{args}}
 
+# nobat-image against Pillow and transformers' image processors on 200 pictures (installs 500 MB of Python packages once).
+image-parity *args:
+    scripts/image_parity {{args}}
+
 # Every page of the console in a headless browser, on both stores (about two minutes).
 console *args:
     scripts/check_console {{args}}

@@ -2,7 +2,7 @@
 //! entry. The replay of the corpora in the workspace's tests reads this list.
 
 /// Name and entry.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 17] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 19] = [
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),
     ("v2_document", nobat_gateway::fuzz::v2_document),
@@ -18,6 +18,8 @@ pub(crate) const TARGETS: [(&str, fn(&[u8])); 17] = [
     ("crontab", nobat_scheduler::fuzz::crontab),
     ("config_pbtxt", nobat_worker::fuzz::config_pbtxt),
     ("external_data", nobat_worker::fuzz::external_data),
+    ("image", nobat_image::fuzz::image),
+    ("image_files", nobat_image::fuzz::image_files),
     ("text", nobat_text::fuzz::text),
     ("text_folder", nobat_text::fuzz::text_folder),
 ];

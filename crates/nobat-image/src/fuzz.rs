@@ -10,20 +10,20 @@ use crate::sizes::{Canvas, Placement, Resize};
 
 /// Any bytes as a picture: decoded and drawn within bounds, or refused with a reason.
 pub fn image(data: &[u8]) {
-    let bounds = Bounds { most_pixels: 1 << 20, sixteen_bit: SixteenBit::Clip };
+    let bounds = Bounds { most_pixels: 1 << 18, sixteen_bit: SixteenBit::Clip };
     let picture = match decode(data, &bounds) {
         Ok(picture) => picture,
         Err(reason) => return assert!(reason.starts_with("is ") && reason.contains(';'), "{reason}"),
     };
     let pixels = picture.width as usize * picture.height as usize;
-    assert!(pixels <= 1 << 20 && picture.pixels.len() == pixels * 3);
+    assert!(pixels <= 1 << 18 && picture.pixels.len() == pixels * 3);
     let from = (picture.width, picture.height);
     for (resize, canvas) in [
         (Resize::ShortestEdge(32, None), Canvas::Centered(32, 32)),
         (Resize::Fit { width: 32, height: 24, round: true }, Canvas::Letterboxed(32, 24)),
         (Resize::Height { height: 16, least: 1, most: 64, round_up: true }, Canvas::Own),
     ] {
-        if let Ok(placement) = Placement::new(from, resize, canvas, 1 << 20) {
+        if let Ok(placement) = Placement::new(from, resize, canvas, 1 << 18) {
             let drawn = placement.draw(picture.clone(), Resample::Bilinear, 0).expect("a picture is drawn");
             assert_eq!((drawn.width, drawn.height), placement.canvas);
         }

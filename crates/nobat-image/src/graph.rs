@@ -7,8 +7,7 @@ use nobat_core::{Error, Result, clip};
 use crate::settings::{ImageSettings, Layout};
 
 /// Names under which exporters give pictures.
-const NAMES: [&str; 8] =
-    ["pixel_values", "images", "image", "input", "x", "input_tensor", "image_tensor", "data"];
+const NAMES: [&str; 8] = ["pixel_values", "images", "image", "input", "x", "input_tensor", "image_tensor", "data"];
 
 /// What the graph's inputs are.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +124,9 @@ impl Output {
     /// # Errors
     /// When there is none, or several might be it.
     pub(crate) fn find(specs: &[TensorSpec], set: Option<&str>, names: &[&str], axes: &[usize]) -> Result<Output> {
-        let float = |spec: &TensorSpec| matches!(spec.datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64);
+        let float = |spec: &TensorSpec| {
+            matches!(spec.datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
+        };
         let fits = |spec: &TensorSpec| axes.contains(&spec.shape.len()) && float(spec);
         let named = |name: &str| specs.iter().position(|spec| spec.name == name && fits(spec));
         let at = match set {

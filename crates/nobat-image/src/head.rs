@@ -142,8 +142,7 @@ impl Head {
                     let first = named.first().cloned().unwrap_or_default();
                     best.push(first.0);
                     scores.push(first.1);
-                    let top: Vec<Top<'_>> =
-                        named.iter().map(|(label, score)| Top { label, score: *score }).collect();
+                    let top: Vec<Top<'_>> = named.iter().map(|(label, score)| Top { label, score: *score }).collect();
                     tops.push(serde_json::to_vec(&top).map_err(|error| Error::internal(error.to_string()))?);
                 }
                 Ok(vec![bytes("label", &best), floats("score", &scores, None), bytes("top", &tops)])

@@ -44,6 +44,4 @@ mod testing;
 
 pub use folder::{SIDE_FILES, has_processor};
 pub use model::{Graph, ImageModel, Reading};
-pub use settings::{
-    Activation, Blank, Boxes, Channels, ImageSettings, Layout, PerChannel, Resample, SixteenBit, Size,
-};
+pub use settings::{Activation, Blank, Boxes, Channels, ImageSettings, Layout, PerChannel, Resample, SixteenBit, Size};

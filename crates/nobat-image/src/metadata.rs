@@ -224,7 +224,9 @@ mod tests {
 
     #[test]
     fn rubbish_is_nothing() {
-        for text in ["", "{", "{0}", "{0: ", "{0: 'a'", "{5: 'a'}", "{-1: 'a'}", "[[[[[1]]]]]", "'\\", "{0: 'a' 1: 'b'}"] {
+        for text in
+            ["", "{", "{0}", "{0: ", "{0: 'a'", "{5: 'a'}", "{-1: 'a'}", "[[[[[1]]]]]", "'\\", "{0: 'a' 1: 'b'}"]
+        {
             assert_eq!(of(&[("stride", "1"), ("names", text)]).names, None, "{text}");
             assert_eq!(of(&[("imgsz", text)]).size, None, "{text}");
         }

@@ -326,7 +326,8 @@ fn head(
         }
         ImageTask::Read => {
             let output = Output::find(graph.outputs, set, &["logits", "output"], &[2, 3])?;
-            Head::Read(Reader::new(output, folder, metadata, settings, found)?)
+            let operator = graph.operators.get(&output.name).map(String::as_str);
+            Head::Read(Reader::new(output, folder, metadata, settings, operator, found)?)
         }
         ImageTask::Embed => Head::Embed(Output::find(graph.outputs, set, &VECTORS, &[2])?),
     })

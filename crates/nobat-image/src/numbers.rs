@@ -18,9 +18,8 @@ impl<'a> Numbers<'a> {
     /// # Errors
     /// `inference_failed` when the output is missing or holds no numbers of `rows` rows.
     pub(crate) fn new(outputs: &[SessionOutput<'a>], at: usize, name: &str, rows: usize) -> Result<Numbers<'a>> {
-        let failed = |what: String| {
-            Error::new(ErrorCode::InferenceFailed, format!("output `{name}` of the graph {what}"))
-        };
+        let failed =
+            |what: String| Error::new(ErrorCode::InferenceFailed, format!("output `{name}` of the graph {what}"));
         let Some(&SessionOutput { datatype, shape, data }) = outputs.get(at) else {
             return Err(failed("is missing".into()));
         };

@@ -56,19 +56,13 @@ pub(crate) fn processor(
         most_pixels: settings.max_pixels.unwrap_or(DEFAULT_MOST_PIXELS),
         sixteen_bit: settings.sixteen_bit.unwrap_or_default(),
     };
-    let processor =
-        Processor::new(recipe, bounds, inputs.layout, inputs.datatype, settings.least_width.unwrap_or(0));
+    let processor = Processor::new(recipe, bounds, inputs.layout, inputs.datatype, settings.least_width.unwrap_or(0));
     check(&processor, inputs)?;
     Ok(processor)
 }
 
 /// Ultralytics' exports.
-fn ultralytics(
-    metadata: &Metadata,
-    inputs: &GraphInputs,
-    task: ImageTask,
-    found: &mut Vec<String>,
-) -> Result<Recipe> {
+fn ultralytics(metadata: &Metadata, inputs: &GraphInputs, task: ImageTask, found: &mut Vec<String>) -> Result<Recipe> {
     let of_graph = inputs.height.zip(inputs.width);
     let Some((height, width)) = of_graph.or(metadata.size) else {
         return Err(Error::invalid(
@@ -76,11 +70,9 @@ fn ultralytics(
         ));
     };
     let (resize, canvas, resample) = match task {
-        ImageTask::Classify => (
-            Resize::ShortestEdge(height.min(width), None),
-            Canvas::Centered(width, height),
-            Resample::Bilinear,
-        ),
+        ImageTask::Classify => {
+            (Resize::ShortestEdge(height.min(width), None), Canvas::Centered(width, height), Resample::Bilinear)
+        }
         _ => (Resize::Fit { width, height, round: true }, Canvas::Letterboxed(width, height), Resample::Linear),
     };
     found.push(format!("pictures are prepared as Ultralytics prepares them for {width} x {height}"));
@@ -94,7 +86,9 @@ fn shown(inputs: &GraphInputs, task: ImageTask, settings: &ImageSettings, found:
         (_, Some(height)) if task == ImageTask::Read => line(height, inputs, settings),
         (Some(width), Some(height)) => {
             if settings.size.is_none() && settings.crop.is_none() && settings.shortest_edge.is_none() {
-                found.push(format!("pictures are resized to {width} x {height}: a guess, the graph takes no other size"));
+                found.push(format!(
+                    "pictures are resized to {width} x {height}: a guess, the graph takes no other size"
+                ));
             }
             Resize::Exact(width, height)
         }
@@ -152,8 +146,7 @@ fn set(recipe: &mut Recipe, inputs: &GraphInputs, task: ImageTask, settings: &Im
             // YOLOX puts pictures into the corner.
             let corner = settings.boxes == Some(Boxes::Yolox);
             recipe.resize = Resize::Fit { width, height, round: !corner };
-            recipe.canvas =
-                if corner { Canvas::Corner(width, height) } else { Canvas::Letterboxed(width, height) };
+            recipe.canvas = if corner { Canvas::Corner(width, height) } else { Canvas::Letterboxed(width, height) };
             recipe.fill = LETTERBOX_GREY;
         }
         (Some(true), Resize::Fit { .. }) | (None | Some(false), _) => {}
@@ -215,7 +208,8 @@ fn check(processor: &Processor, inputs: &GraphInputs) -> Result<()> {
         return Ok(());
     }
     if let Resize::Height { height, most, .. } = processor.recipe.resize {
-        if height == 0 || most == 0 || differs(height, inputs.height) || inputs.width.is_some_and(|width| width < most) {
+        if height == 0 || most == 0 || differs(height, inputs.height) || inputs.width.is_some_and(|width| width < most)
+        {
             return Err(Error::invalid(format!(
                 "lines become {height} high and up to {most} wide, and {takes}; set `height` and `most_width` in \
                  `[image]` of model.toml"
@@ -264,7 +258,8 @@ mod tests {
         let (made, _) = of("{}", &inputs(None, Some(48), Datatype::Fp32), ImageTask::Read);
         let made = made.expect("a processor").recipe;
         assert_eq!(made.resize, Resize::Height { height: 48, least: 1, most: WIDEST_LINE, round_up: true });
-        let (made, _) = of(r#"{"size": 64, "letterbox": true}"#, &inputs(None, None, Datatype::Uint8), ImageTask::Detect);
+        let (made, _) =
+            of(r#"{"size": 64, "letterbox": true}"#, &inputs(None, None, Datatype::Uint8), ImageTask::Detect);
         let made = made.expect("a processor").recipe;
         assert_eq!((made.canvas, made.fill, made.scale.factor), (Canvas::Letterboxed(64, 64), 114, 1.0));
     }

@@ -75,7 +75,13 @@ pub(crate) struct Drawn {
 }
 
 impl Processor {
-    pub(crate) fn new(recipe: Recipe, bounds: Bounds, layout: Layout, datatype: Datatype, least_width: u32) -> Processor {
+    pub(crate) fn new(
+        recipe: Recipe,
+        bounds: Bounds,
+        layout: Layout,
+        datatype: Datatype,
+        least_width: u32,
+    ) -> Processor {
         let tables = recipe.scale.tables(recipe.channels.count());
         Processor { recipe, bounds, layout, datatype, least_width, tables }
     }
@@ -96,7 +102,10 @@ impl Processor {
     /// The canvas of all pictures; none where each has its own.
     pub(crate) fn fixed(&self) -> Option<(u32, u32)> {
         match (self.recipe.canvas, self.recipe.resize) {
-            (Canvas::Centered(width, height) | Canvas::Letterboxed(width, height) | Canvas::Corner(width, height), _)
+            (
+                Canvas::Centered(width, height) | Canvas::Letterboxed(width, height) | Canvas::Corner(width, height),
+                _,
+            )
             | (Canvas::Own, Resize::Exact(width, height)) => Some((width, height)),
             _ => None,
         }
@@ -191,17 +200,14 @@ mod tests {
         assert_eq!(shape, [1, 3, 2, 3]);
         let wanted = [29, 59, 0, 0, 0, 0, 19, 49, 0, 0, 0, 0, 9, 39, 0, 0, 0, 0].map(|value| value as f32);
         assert_eq!(floats(&bytes), wanted);
-        let (bytes, shape) = processor(Channels::Rgb, Layout::Nhwc, Datatype::Uint8, scale).tensor(&[&picture; 2], 2, 1);
+        let (bytes, shape) =
+            processor(Channels::Rgb, Layout::Nhwc, Datatype::Uint8, scale).tensor(&[&picture; 2], 2, 1);
         assert_eq!((bytes, shape), ([9, 19, 29, 39, 49, 59].repeat(2), [2, 1, 2, 3]));
     }
 
     #[test]
     fn numbers_are_those_of_the_reference_processors() {
-        let scale = Scale {
-            mean: vec![0.485, 0.456, 0.406],
-            std: vec![0.229, 0.224, 0.225],
-            ..Scale::by(1.0 / 255.0)
-        };
+        let scale = Scale { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225], ..Scale::by(1.0 / 255.0) };
         let tables = scale.tables(3);
         let wanted = ((128.0f64 * (1.0 / 255.0)) as f32 - 0.456f32) / 0.224f32;
         assert_eq!(tables[1][128], wanted);
@@ -212,7 +218,8 @@ mod tests {
     #[test]
     fn half_floats_are_rounded_from_floats() {
         let grey = Picture { width: 1, height: 1, channels: 1, pixels: vec![51] };
-        let (bytes, _) = processor(Channels::Grey, Layout::Nchw, Datatype::Fp16, Scale::by(1.0 / 255.0)).tensor(&[&grey], 1, 1);
+        let (bytes, _) =
+            processor(Channels::Grey, Layout::Nchw, Datatype::Fp16, Scale::by(1.0 / 255.0)).tensor(&[&grey], 1, 1);
         assert_eq!(f16::from_le_bytes([bytes[0], bytes[1]]), f16::from_f32(0.2));
     }
 }

@@ -8,7 +8,7 @@ use crate::folder::ImageFolder;
 use crate::graph::Output;
 use crate::metadata::Metadata;
 use crate::numbers::{Numbers, largest};
-use crate::settings::{Blank, ImageSettings};
+use crate::settings::{Activation, Blank, ImageSettings};
 
 /// The way from an output of steps to characters.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Reader {
     /// By class, the blank's in its place.
     characters: Vec<String>,
     blank: usize,
+    /// Whether a step's numbers are made scores; else they are.
+    softmax: bool,
 }
 
 impl Reader {
@@ -27,6 +29,7 @@ impl Reader {
         folder: &ImageFolder,
         metadata: &Metadata,
         settings: &ImageSettings,
+        operator: Option<&str>,
         found: &mut Vec<String>,
     ) -> Result<Reader> {
         let listed = match &settings.characters {
@@ -72,7 +75,16 @@ impl Reader {
             "{count} characters {source}{}, the blank is class {blank_at}",
             if space { " and a space" } else { "" }
         ));
-        Ok(Reader { output, characters, blank: blank_at })
+        let softmax = match (settings.activation, operator) {
+            (Some(activation), _) => activation == Activation::Softmax,
+            (None, Some("Softmax")) => false,
+            (None, operator) => {
+                let ends = operator.map_or(String::new(), |operator| format!(", the graph ends in {operator}"));
+                found.push(format!("scores by softmax: a guess{ends}"));
+                true
+            }
+        };
+        Ok(Reader { output, characters, blank: blank_at, softmax })
     }
 
     /// The text of each row and the mean score of its characters.
@@ -101,7 +113,9 @@ impl Reader {
             let (class, score) = largest(step.iter().copied());
             if class != before && class != self.blank {
                 text.push_str(&self.characters[class]);
-                scores.push(score);
+                // What softmax makes of the largest.
+                let sum = || step.iter().map(|number| (number - score).exp()).sum::<f32>();
+                scores.push(if self.softmax { 1.0 / sum() } else { score });
             }
             before = class;
         }
@@ -123,7 +137,7 @@ mod tests {
             ..Metadata::default()
         };
         let settings = ImageSettings { blank, ..ImageSettings::default() };
-        Reader::new(output, &ImageFolder::default(), &metadata, &settings, &mut Vec::new())
+        Reader::new(output, &ImageFolder::default(), &metadata, &settings, Some("Softmax"), &mut Vec::new())
     }
 
     fn steps(classes: &[usize], count: usize) -> Vec<u8> {

@@ -166,14 +166,8 @@ mod tests {
         let output = SessionOutput { datatype: Datatype::Fp32, shape: &[1, 2, 2, 2], data: &data };
         let segmenter = Segmenter { output: Output { at: 0, name: "logits".into(), shape: vec![1, 2, 2, 2] } };
         let placement = Placement::new((4, 3), Resize::Exact(8, 8), Canvas::Own, u64::MAX).expect("a placement");
-        let options = Options {
-            top_k: 1,
-            threshold: 0.5,
-            iou: 0.7,
-            max_detections: 1,
-            normalize: false,
-            run_lengths: true,
-        };
+        let options =
+            Options { top_k: 1, threshold: 0.5, iou: 0.7, max_detections: 1, normalize: false, run_lengths: true };
         let labels = ["sky".to_owned(), "sea".to_owned()];
         let found = segmenter.finish(&[output], &[(placement, &options)], &labels).expect("a mask");
         let Segmented { mask, segments } = &found[0];

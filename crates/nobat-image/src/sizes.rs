@@ -92,10 +92,7 @@ impl Placement {
             let own = ((f64::from(at) - offset as f64) * scale) as f32;
             if own.is_nan() { 0.0 } else { own.clamp(0.0, from as f32) }
         };
-        (
-            back(x, self.offset.0, self.resized.0, self.from.0),
-            back(y, self.offset.1, self.resized.1, self.from.1),
-        )
+        (back(x, self.offset.0, self.resized.0, self.from.0), back(y, self.offset.1, self.resized.1, self.from.1))
     }
 }
 
@@ -163,7 +160,8 @@ mod tests {
         assert_eq!(crop.offset, (-37, 0));
         // Smaller than the crop: free space around it.
         assert_eq!(place((10, 11), Resize::None, Canvas::Centered(16, 16)).offset, (3, 3));
-        let boxed = place((810, 1080), Resize::Fit { width: 640, height: 640, round: true }, Canvas::Letterboxed(640, 640));
+        let boxed =
+            place((810, 1080), Resize::Fit { width: 640, height: 640, round: true }, Canvas::Letterboxed(640, 640));
         assert_eq!((boxed.resized, boxed.offset), ((480, 640), (80, 0)));
         let odd = place((100, 33), Resize::Fit { width: 64, height: 64, round: true }, Canvas::Letterboxed(64, 64));
         assert_eq!((odd.resized, odd.offset), ((64, 21), (0, 21)));

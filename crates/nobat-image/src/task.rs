@@ -115,7 +115,8 @@ mod tests {
             optional: false,
         };
         let of = |setting: Option<&str>, metadata: &Metadata, architecture: Option<&str>, outputs: &[TensorSpec]| {
-            let config = architecture.map(|name| ModelConfig { architectures: vec![name.into()], ..ModelConfig::default() });
+            let config =
+                architecture.map(|name| ModelConfig { architectures: vec![name.into()], ..ModelConfig::default() });
             find(setting, true, metadata, config.as_ref(), outputs)
         };
         let is = |found: Result<FoundTask>, wanted: ImageTask, says: &str| match found.expect("a task") {

@@ -82,7 +82,9 @@ fn read(
     let (width, height) = decoder.dimensions();
     let broken = |error: image::ImageError| {
         let what = clip(&error.to_string()).to_owned();
-        format!("is a {format} of {width} x {height} pixels that cannot be decoded: {what}; send the whole file, or save it again")
+        format!(
+            "is a {format} of {width} x {height} pixels that cannot be decoded: {what}; send the whole file, or save it again"
+        )
     };
     // The decoder's pixels, and the RGB that is made of them.
     let per_pixel = u64::from(decoder.color_type().bytes_per_pixel());

@@ -277,7 +277,10 @@ mod tests {
         assert_eq!(layout(&[spec("output", &[1, 25_200, 85])], Some(80)), (Boxes::Yolov5, 0));
         assert_eq!(layout(&[spec("output0", &[1, 300, 6])], Some(80)), (Boxes::End2end, 0));
         assert_eq!(layout(&[spec("output0", &[1, 6, 8400])], None), (Boxes::Yolov8, 1));
-        assert_eq!(layout(&[spec("logits", &[-1, 100, 92]), spec("pred_boxes", &[-1, 100, 4])], None), (Boxes::Detr, 1));
+        assert_eq!(
+            layout(&[spec("logits", &[-1, 100, 92]), spec("pred_boxes", &[-1, 100, 4])], None),
+            (Boxes::Detr, 1)
+        );
         let ssd = ["detection_boxes", "detection_scores", "detection_classes", "num_detections"];
         assert_eq!(layout(&ssd.map(|name| spec(name, &[1, -1, 4])), None), (Boxes::Ssd, 0));
         let open = [spec("output0", &[-1, -1, -1])];
@@ -300,14 +303,8 @@ mod tests {
             u64::MAX,
         )
         .expect("a placement");
-        let options = Options {
-            top_k: 5,
-            threshold: 0.25,
-            iou: 0.7,
-            max_detections: 300,
-            normalize: false,
-            run_lengths: false,
-        };
+        let options =
+            Options { top_k: 5, threshold: 0.25, iou: 0.7, max_detections: 300, normalize: false, run_lengths: false };
         // Free space of 160 above: y from 160 to 480 is the picture, halved.
         let numbers = [100.0f32, 0.0, 260.0, 0.0, 20.0, 0.0, 40.0, 0.0, 0.1, 0.0, 0.9, 0.0];
         let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();

@@ -24,9 +24,8 @@ pub(crate) fn suppress(mut candidates: Vec<Candidate>, iou: f32, most: usize) ->
         if kept.len() >= most {
             break;
         }
-        let overlaps = |other: &Candidate| {
-            other.class == candidate.class && overlap(&other.corners, &candidate.corners) > iou
-        };
+        let overlaps =
+            |other: &Candidate| other.class == candidate.class && overlap(&other.corners, &candidate.corners) > iou;
         if !kept.iter().any(overlaps) {
             kept.push(candidate);
         }

@@ -97,7 +97,9 @@ impl ImageFolder {
     fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.bytes(name)? else { return Ok(None) };
         let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Some).map_err(|error| Error::invalid(format!("`{name}` cannot be read: {error}; save the model again")))
+        parsed
+            .map(Some)
+            .map_err(|error| Error::invalid(format!("`{name}` cannot be read: {error}; save the model again")))
     }
 
     fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -108,7 +110,10 @@ impl ImageFolder {
         let mut bytes = Vec::new();
         File::open(&path).map_err(unreadable)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > MOST_BYTES {
-            return Err(Error::invalid(format!("`{}` has over {MOST_BYTES} bytes, the most that is read", path.display())));
+            return Err(Error::invalid(format!(
+                "`{}` has over {MOST_BYTES} bytes, the most that is read",
+                path.display()
+            )));
         }
         Ok(Some(bytes))
     }
@@ -130,9 +135,11 @@ mod tests {
     fn lines_keep_their_spaces_and_labels_their_numbers() {
         assert_eq!(lines("a\r\n \n\u{3000}\n".as_bytes(), "x").expect("text"), ["a", " ", "\u{3000}"]);
         assert!(lines(b"\xFF", "labels.txt").expect_err("not UTF-8").message.contains("labels.txt"));
-        let config: ModelConfig =
-            serde_json::from_str(r#"{"id2label": {"10": "k", "0": "a", "1": 7, "2": "c", "3": "d", "4": "e", "5": "f",
-                "6": "g", "7": "h", "8": "i", "9": "j"}}"#).expect("JSON");
+        let config: ModelConfig = serde_json::from_str(
+            r#"{"id2label": {"10": "k", "0": "a", "1": 7, "2": "c", "3": "d", "4": "e", "5": "f",
+                "6": "g", "7": "h", "8": "i", "9": "j"}}"#,
+        )
+        .expect("JSON");
         let labels = config.labels().expect("labels");
         assert_eq!((labels[1].as_str(), labels[10].as_str()), ("7", "k"));
     }

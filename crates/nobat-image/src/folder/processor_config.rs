@@ -9,8 +9,7 @@ use crate::processor::{Recipe, Scale};
 use crate::settings::{Channels, Resample};
 use crate::sizes::{Canvas, Resize};
 
-const OPENAI: [[f64; 3]; 2] =
-    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]];
+const OPENAI: [[f64; 3]; 2] = [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]];
 const IMAGENET: [[f64; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 const HALF: [[f64; 3]; 2] = [[0.5; 3]; 2];
 
@@ -152,8 +151,9 @@ impl ProcessorConfig {
         }
         let shortest = matches!(class.size, ConfigSize::Edges(..));
         let size = match &self.size {
-            Some(value) if !value.is_null() => read_size(value, shortest)
-                .ok_or_else(|| bad(format!("has the `size` {}", clip(&value.to_string()))))?,
+            Some(value) if !value.is_null() => {
+                read_size(value, shortest).ok_or_else(|| bad(format!("has the `size` {}", clip(&value.to_string()))))?
+            }
             _ => class.size,
         };
         let crops = self.do_center_crop.unwrap_or(class.crops);

@@ -226,8 +226,12 @@ impl Load<'_> {
         let row_s = cost.seconds(1, EVERYDAY.min(transform.max_cost()));
         let (name, row_us) = (self.name, (row_s * 1e6) as u64);
         match transform.signature().task.kind {
-            TaskKind::Image => log::info!(model = name, cost = padded, row_us; "runs of model `{name}` hold up to {padded} of the largest picture's {}", transform.max_cost()),
-            _ => log::info!(model = name, tokens = padded, row_us; "runs of model `{name}` hold up to {padded} tokens, padding counted"),
+            TaskKind::Image => {
+                log::info!(model = name, cost = padded, row_us; "runs of model `{name}` hold up to {padded} of the largest picture's {}", transform.max_cost())
+            }
+            _ => {
+                log::info!(model = name, tokens = padded, row_us; "runs of model `{name}` hold up to {padded} tokens, padding counted")
+            }
         }
         Ok((Transformed { transform, batched, cost, padded, max_rows }, row_s))
     }

@@ -7,6 +7,8 @@ mod classes;
 mod deployment;
 mod first_day;
 mod hostile;
+mod image_answers;
+mod images;
 mod lifecycle;
 mod reload;
 mod rows;

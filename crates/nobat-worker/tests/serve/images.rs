@@ -1,0 +1,211 @@
+//! Models of pictures in a worker: recognised, described, answered, reloaded, and held against bad input.
+
+use std::path::{Path, PathBuf};
+
+use nobat_core::ErrorCode;
+use nobat_core::infer::InferRequest;
+use nobat_core::job::JobState;
+use nobat_core::parameters::Parameter;
+use nobat_core::signature::ModelState;
+use nobat_core::task::{ImageTask, TaskKind};
+use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
+use nobat_queue::QueueSettings;
+use serde_json::Value;
+
+use crate::deployment::{Deployment, as_floats, once, quick, request, tensor};
+
+type Rgb = [u8; 3];
+const RED: Rgb = [250, 10, 10];
+const GREEN: Rgb = [10, 250, 10];
+const BLUE: Rgb = [10, 10, 250];
+const BLACK: Rgb = [0, 0, 0];
+
+fn folder_of(task: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/image_models").join(task)
+}
+
+/// A deployment of copies of these folders.
+pub(crate) async fn serving(tasks: &[&str]) -> Deployment {
+    let models = tempfile::tempdir().expect("a folder");
+    for task in tasks {
+        let to = models.path().join(task);
+        std::fs::create_dir_all(&to).expect("a folder");
+        for entry in std::fs::read_dir(folder_of(task)).expect("a folder").flatten() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+        }
+    }
+    Deployment::start(models, quick(), QueueSettings::default()).await
+}
+
+/// A BMP of a colour for each pixel.
+fn bmp(width: u32, height: u32, colour: impl Fn(u32, u32) -> Rgb) -> Vec<u8> {
+    let stride = (width * 3).next_multiple_of(4);
+    let mut bytes = b"BM".to_vec();
+    for word in [54 + stride * height, 0, 54, 40, width, height, 1 | 24 << 16, 0, stride * height, 2835, 2835, 0, 0] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    // Rows from below, blue first.
+    for y in (0..height).rev() {
+        (0..width).for_each(|x| bytes.extend(colour(x, y).iter().rev()));
+        bytes.resize(bytes.len() + (stride - width * 3) as usize, 0);
+    }
+    bytes
+}
+
+pub(crate) fn pictures(pictures: &[Vec<u8>]) -> InferRequest {
+    let mut data = Vec::new();
+    pictures.iter().for_each(|picture| put_bytes_element(&mut data, picture));
+    request(vec![tensor("image", Datatype::Bytes, &[pictures.len() as i64], data)])
+}
+
+pub(crate) fn output<'a>(outputs: &'a [Tensor], name: &str) -> &'a Tensor {
+    outputs.iter().find(|output| output.name == name).expect("the output")
+}
+
+fn elements(tensor: &Tensor) -> Vec<&[u8]> {
+    let mut rest = &tensor.data[..];
+    std::iter::from_fn(|| take_bytes_element(&mut rest)).collect()
+}
+
+pub(crate) fn json(tensor: &Tensor) -> Vec<Value> {
+    elements(tensor).into_iter().map(|element| serde_json::from_slice(element).expect("JSON")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_answers_of_what_is_painted() {
+    let deployment = serving(&["classify", "detect", "embed", "segment", "read"]).await;
+    for task in ImageTask::ALL {
+        let signature = deployment.signature(task.as_str());
+        let known = signature.task.as_ref().expect("a task");
+        assert_eq!((known.kind, known.image, signature.state), (TaskKind::Image, Some(task), ModelState::Ready));
+        assert_eq!((signature.inputs[0].name.as_str(), signature.inputs[0].datatype), ("image", Datatype::Bytes));
+        assert!(!known.found.is_empty(), "what was found is published");
+    }
+    // A red square of 100 x 50 pixels in a wide picture: half the size on the canvas, free space above.
+    let square = bmp(400, 200, |x, y| if (100..200).contains(&x) && (50..150).contains(&y) { RED } else { BLACK });
+    let (answer, _) = deployment.answer("detect", &pictures(&[square, bmp(64, 64, |_, _| BLUE)])).await;
+    let found = json(output(&answer.outputs, "detections"));
+    assert_eq!(found[1], Value::Array(Vec::new()), "nothing blue is known");
+    let cells = found[0].as_array().expect("a list");
+    assert!(!cells.is_empty() && cells.iter().all(|cell| cell["label"] == "red"), "{cells:?}");
+    let (mut low, mut high) = ([f64::MAX; 2], [0.0f64; 2]);
+    for cell in cells {
+        let side = |name: &str| cell["box"][name].as_f64().expect("pixels");
+        low = [low[0].min(side("xmin")), low[1].min(side("ymin"))];
+        high = [high[0].max(side("xmax")), high[1].max(side("ymax"))];
+    }
+    assert_eq!((low, high), ([100.0, 0.0], [200.0, 200.0]), "cells of 100 pixels of the picture as it was sent");
+
+    let stripes = bmp(96, 32, |x, _| [RED, BLACK, RED, GREEN, GREEN, BLUE][(x / 16) as usize]);
+    let (answer, _) = deployment.answer("read", &pictures(&[stripes, bmp(32, 16, |_, _| BLACK)])).await;
+    assert_eq!(elements(output(&answer.outputs, "text")), [&b"rrgb"[..], b""]);
+    let scores = as_floats(output(&answer.outputs, "score"));
+    assert!(scores[0] > 0.9 && scores[1] == 0.0, "{scores:?}");
+
+    let halves = bmp(80, 40, |x, _| if x < 40 { GREEN } else { BLUE });
+    let (answer, _) = deployment.answer("segment", &pictures(&[halves])).await;
+    assert!(elements(output(&answer.outputs, "mask"))[0].starts_with(b"\x89PNG"));
+    let segments = &json(output(&answer.outputs, "segments"))[0];
+    let pixels = |label: &str| {
+        let one = segments.as_array().expect("a list").iter().find(|one| one["label"] == label);
+        one.and_then(|one| one["pixels"].as_u64()).unwrap_or(0)
+    };
+    assert_eq!((pixels("green"), pixels("blue"), pixels("red")), (1600, 1600, 0));
+
+    let mut normal = pictures(&[bmp(50, 40, |x, y| [x as u8, y as u8, 99])]);
+    normal.parameters.set("normalize", Parameter::Bool(true));
+    let (answer, _) = deployment.answer("embed", &normal).await;
+    let vector = as_floats(output(&answer.outputs, "embedding"));
+    assert_eq!((output(&answer.outputs, "embedding").shape[..].to_vec(), vector.len()), (vec![1, 16], 16));
+    assert!((vector.iter().map(|number| number * number).sum::<f32>() - 1.0).abs() < 1e-5);
+    deployment.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_has_the_same_labels_together_as_alone() {
+    let deployment = serving(&["classify"]).await;
+    let picture = |seed: u32| {
+        bmp(30 + seed, 50 - seed, move |x, y| [(x * seed) as u8, (y * (seed + 3)) as u8, (x * y * seed) as u8])
+    };
+    let many: Vec<Vec<u8>> = (0..40).map(|at| picture(at % 20)).collect();
+    let mut asked = pictures(&many);
+    asked.parameters.set("top_k", Parameter::Int64(3));
+    let (answer, result) = deployment.answer("classify", &asked).await;
+    assert!(result.timings.infer_us > 0);
+    let together = json(output(&answer.outputs, "top"));
+    let labels = elements(output(&answer.outputs, "label"));
+    assert_eq!((together.len(), labels.len(), answer.outputs.len()), (40, 40, 3));
+    for (at, own) in many.iter().take(20).enumerate() {
+        let mut asked = pictures(std::slice::from_ref(own));
+        asked.parameters.set("top_k", Parameter::Int64(3));
+        let (answer, _) = deployment.answer("classify", &asked).await;
+        let alone = &json(output(&answer.outputs, "top"))[0];
+        assert_eq!(alone.as_array().map(Vec::len), Some(3));
+        for (one, other) in alone.as_array().expect("a list").iter().zip(together[at].as_array().expect("a list")) {
+            let score = |value: &Value| value["score"].as_f64().expect("a score");
+            assert!(one["label"] == other["label"] && (score(one) - score(other)).abs() < 1e-5, "{one} {other}");
+        }
+        assert_eq!(alone[0]["label"].as_str().map(str::as_bytes), Some(labels[at]));
+    }
+    let own = deployment.report().await.statistics.into_iter().find(|own| own.model == "classify").expect("counted");
+    assert_eq!((own.success.count, own.inference_count), (21, 60));
+    assert!(own.execution_count < 45, "pictures share runs: {}", own.execution_count);
+    deployment.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_picture_is_its_callers_mistake_alone() {
+    let deployment = serving(&["classify"]).await;
+    let good = bmp(8, 8, |_, _| RED);
+    let refused = async |picture: Vec<u8>| {
+        let asked = pictures(&[good.clone(), picture]);
+        let view = deployment.job("classify", &asked, once()).await;
+        assert_eq!(view.state, JobState::Dead);
+        let error = view.error.expect("why");
+        assert_eq!(error.code, ErrorCode::InvalidTensor);
+        assert!(error.message.starts_with("element 1 of input `image` is "), "{}", error.message);
+        error.message
+    };
+    assert!(refused(b"no picture at all".to_vec()).await.contains("text, `no picture at all`"));
+    assert!(refused(Vec::new()).await.contains("empty"));
+    assert!(refused(good[..good.len() / 2].to_vec()).await.contains("BMP of 8 x 8 pixels that cannot be decoded"));
+    let mut bomb = good.clone();
+    bomb[18..26].copy_from_slice(&[0x60, 0xEA, 0, 0, 0x60, 0xEA, 0, 0]);
+    assert!(refused(bomb).await.contains("60000 x 60000 pixels; at most 89478485"));
+    let mut asked = pictures(std::slice::from_ref(&good));
+    asked.parameters.set("top_k", Parameter::Int64(0));
+    let view = deployment.job("classify", &asked, once()).await;
+    assert_eq!(view.error.map(|error| error.code), Some(ErrorCode::InvalidParameter));
+    assert_eq!(deployment.answer("classify", &pictures(&[good])).await.0.outputs.len(), 3);
+    deployment.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_labels_are_another_version_and_settings_that_do_not_fit_say_what_does() {
+    let deployment = serving(&["classify", "detect"]).await;
+    let folder = deployment.models.path().join("classify");
+    let before = deployment.signature("classify").digest;
+    let names: Vec<String> = (0..10).map(|at| format!("name {at}")).collect();
+    std::fs::write(folder.join("labels.txt"), names.join("\n")).expect("a file");
+    std::fs::write(deployment.models.path().join("detect/model.toml"), "[image]\nsize = 96\n").expect("a file");
+    deployment.worker.reload();
+    deployment
+        .until("classify", |own| own.iter().any(|one| one.digest != before && one.state == ModelState::Ready))
+        .await;
+    let (answer, _) = deployment.answer("classify", &pictures(&[bmp(9, 9, |_, _| RED)])).await;
+    assert!(elements(output(&answer.outputs, "label"))[0].starts_with(b"name "));
+    let told = |one: &nobat_core::signature::ModelSignature| {
+        one.state == ModelState::Failed && one.reason.contains("become 96 x 96 and input `images` takes 64 x 64")
+    };
+    deployment.until("detect", |own| own.iter().any(told)).await;
+    // What served goes on serving.
+    assert!(!deployment.answer("detect", &pictures(&[bmp(9, 9, |_, _| RED)])).await.0.outputs.is_empty());
+
+    std::fs::write(folder.join("model.toml"), "[image]\ntask = \"tensors\"\n").expect("a file");
+    deployment.worker.reload();
+    deployment
+        .until("classify", |own| own.iter().any(|one| one.task.is_none() && one.state == ModelState::Ready))
+        .await;
+    assert_eq!(deployment.signature("classify").inputs[0].name, "pixel_values");
+    deployment.drain().await;
+}
