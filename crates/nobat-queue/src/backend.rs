@@ -270,8 +270,9 @@ impl<B: Batcher> LeaseLoop<B> {
                     () = told(woken.as_deref()) => was_woken = true,
                     () = closing.notify.notified() => {}
                 },
+                // Without room there is nothing to look for until the batcher says so.
                 Next::Empty => tokio::select! {
-                    () = self.consumer.idle() => {}
+                    () = self.consumer.idle(), if self.batcher.room() > 0 => {}
                     () = told(woken.as_deref()) => was_woken = true,
                     () = closing.notify.notified() => {}
                 },

@@ -4,13 +4,16 @@
 //!
 //! The phases carry `dur` in milliseconds; `batch` carries the rows of its batch,
 //! `attempts`, `worker` and `cache` their value, each as `desc`. An answer that no
-//! run of its own brought (a cache's, another request's) has `cache` alone.
+//! run of its own brought (a cache's, another request's) has `cache` alone. Of a chain, each
+//! step follows as `step-NAME`: from its start to its end, with the rows of its batch.
 
 use crate::cache::CacheOutcome;
 use crate::prediction::Prediction;
 
 /// The name, of the header and of the metadata key.
 pub const NAME: &str = "server-timing";
+/// Most steps of a chain that a line has: it is a header.
+const MOST_STEPS: usize = 32;
 /// Room for usual numbers: the line is allocated once.
 const USUAL_LENGTH: usize = 224;
 
@@ -29,6 +32,14 @@ pub fn server_timing(prediction: &Prediction) -> String {
         // A worker's word: only what a header can carry unquoted goes into it.
         if timings.worker.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !timings.worker.is_empty() {
             told(&mut line, ", worker", &timings.worker);
+        }
+        for step in timings.steps.iter().take(MOST_STEPS) {
+            line.push_str(", step-");
+            // A token of HTTP: what else an owner may have written becomes a line.
+            let is_token = |letter: char| letter.is_ascii_alphanumeric() || "-._~".contains(letter);
+            line.extend(step.name.chars().take(64).map(|letter| if is_token(letter) { letter } else { '_' }));
+            phase(&mut line, "", step.wait_us + step.run_us);
+            told(&mut line, "", itoa::Buffer::new().format(step.batch_size));
         }
     }
     if cache != CacheOutcome::None {
@@ -59,7 +70,7 @@ fn told(line: &mut String, name: &str, what: &str) {
 #[cfg(test)]
 mod tests {
     use nobat_core::infer::InferResponse;
-    use nobat_core::timings::Timings;
+    use nobat_core::timings::{StepTiming, Timings};
 
     use super::*;
 
@@ -79,13 +90,26 @@ mod tests {
             batch_size: 32,
             attempts: 2,
             worker: "abc123".into(),
+            steps: vec![],
         };
         let told = "queue;dur=1.234, batch;dur=0.005;desc=32, input;dur=0.060, infer;dur=2000.001, output;dur=0.000, \
                     attempts;desc=2, worker;desc=abc123";
         assert_eq!(line(timings.clone(), CacheOutcome::None), told);
         assert_eq!(line(timings.clone(), CacheOutcome::Miss), format!("{told}, cache;desc=miss"));
-        let line = line(Timings { worker: "a b\r\nx: y".into(), ..timings }, CacheOutcome::None);
-        assert!(line.ends_with("attempts;desc=2"), "{line}");
+        let strange = line(Timings { worker: "a b\r\nx: y".into(), ..timings.clone() }, CacheOutcome::None);
+        assert!(strange.ends_with("attempts;desc=2"), "{strange}");
+        let step = |name: &str, batch_size| StepTiming {
+            name: name.into(),
+            wait_us: 1_000,
+            run_us: 234,
+            batch_size,
+            ..StepTiming::default()
+        };
+        let steps = vec![step("detect", 2), step("a b\r\n", 1)];
+        let chain = line(Timings { steps, ..timings.clone() }, CacheOutcome::None);
+        assert_eq!(chain, format!("{told}, step-detect;dur=1.234;desc=2, step-a_b__;dur=1.234;desc=1"));
+        let many = Timings { steps: vec![step("s", 1); 100], ..timings };
+        assert_eq!(line(many, CacheOutcome::None).matches("step-s").count(), MOST_STEPS);
     }
 
     #[test]

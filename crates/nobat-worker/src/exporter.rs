@@ -9,6 +9,7 @@ use nobat_runtime::snapshot::{Family, Kind, Latencies};
 use nobat_runtime::triton;
 
 use crate::batch::regression::Line;
+use crate::chain::loaded::StepTimes;
 use crate::model::Version;
 use crate::stats::{Counted, JobTimes};
 
@@ -70,7 +71,7 @@ pub(crate) fn batching(versions: &[Arc<Version>]) -> Vec<Family> {
         }
         family
     });
-    numbers.chain(jobs(&shown)).collect()
+    numbers.chain(jobs(&shown)).chain(steps(versions)).collect()
 }
 
 /// How every job ended and what it took, whether somebody waited for it or not: only
@@ -99,6 +100,41 @@ fn jobs(shown: &[ExportedVersion]) -> Vec<Family> {
         of("nobat_job_seconds", "Enqueued to answered, every job that succeeded.", |took| &took.total),
         of("nobat_job_queue_seconds", "Enqueued to leased, every job that succeeded.", |took| &took.queue),
         of("nobat_job_infer_seconds", "The batch's run, every job that succeeded.", |took| &took.infer),
+    ]
+}
+
+/// The steps of chains: what each took, whoever ran it.
+fn steps(versions: &[Arc<Version>]) -> Vec<Family> {
+    let mut shown: Vec<(Vec<(&'static str, String)>, StepTimes)> = Vec::new();
+    for version in versions {
+        let (name, number) = (&version.signature.name, &version.signature.version);
+        for (step, times) in version.chain.iter().flat_map(|chain| chain.times()) {
+            let labels =
+                vec![("model", name.to_string()), ("version", number.to_string()), ("step", step.to_string())];
+            shown.push((labels, times));
+        }
+    }
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let of = |name, help, part: fn(&StepTimes) -> &Latencies| {
+        let mut family = Family::new(name, help, Kind::Histogram);
+        shown.iter().for_each(|(labels, times)| family.push_latencies(labels.clone(), part(times)));
+        family
+    };
+    let help = "Steps of chains by how they ended; expired: given up for the chain's deadline.";
+    let mut ended = Family::new("nobat_chain_steps_ended_total", help, Kind::Counter);
+    for (labels, times) in &shown {
+        let outcomes =
+            [("succeeded", times.run.count()), ("failed", times.failed), ("expired", times.expired)];
+        for (outcome, count) in outcomes {
+            ended.push([labels.clone(), vec![("outcome", outcome.to_owned())]].concat(), count as f64);
+        }
+    }
+    vec![
+        ended,
+        of("nobat_chain_step_run_seconds", "The run of a chain's step, that of its batch.", |times| &times.run),
+        of("nobat_chain_step_wait_seconds", "From the start of a chain's step to its run.", |times| &times.wait),
     ]
 }
 

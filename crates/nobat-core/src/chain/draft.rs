@@ -66,6 +66,15 @@ pub(super) fn drafts<'a>(name: &str, steps: &'a [StepDefinition], known: &dyn Kn
             return refused(format!("{title} needs input `{}`; map a tensor to it in `inputs`", unmapped.name));
         }
         let outputs = wires(written, &written.outputs, &specs.1, "output")?;
+        let one_row = |wire: &Wire| matches!(wire.spec.shape.first(), Some(1 | -1));
+        if let Some(wire) = inputs.iter().chain(&outputs).find(|wire| written.each && !one_row(wire)) {
+            return refused(format!(
+                "{} has `each`, and `{}` is of shape {:?}, which is not one row; leave `each` out",
+                written.title(),
+                wire.spec.name,
+                wire.spec.shape
+            ));
+        }
         let by_rows = written.each || signature.as_ref().is_some_and(|own| own.batched);
         drafts.push(Draft { written, at, inputs, outputs, by_rows, signature });
     }

@@ -2,7 +2,7 @@
 
 use nobat_core::ErrorCode;
 use nobat_core::job::{JobState, JobView};
-use nobat_core::timings::Timings;
+use nobat_core::timings::{StepTiming, Timings};
 use nobat_serving::cache::CacheOutcome;
 use nobat_serving::shown_model;
 use nobat_webhooks::rfc3339;
@@ -112,6 +112,35 @@ pub(crate) struct ExplainObject {
     /// What the model's cache did for this answer: `hit`, `miss`, `coalesced` (an
     /// identical request's run) or `bypass`; `none` without one, and for a job that is read later.
     pub cache: &'static str,
+    /// Of a chain, its steps in the order in which they began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepObject>,
+}
+
+/// Where a step of a chain spent its time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StepObject {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: SmolStr,
+    /// From the start of the chain to that of the step, microseconds.
+    pub start_us: u64,
+    /// From there to its last run, microseconds.
+    pub wait_us: u64,
+    /// Its run, inputs and outputs included, microseconds.
+    pub run_us: u64,
+    /// Rows in the batch it ran in; 0 where it had none to run over.
+    pub batch_size: u32,
+    /// Short id of the worker that ran it.
+    #[schema(value_type = String)]
+    pub worker: SmolStr,
+}
+
+impl From<&StepTiming> for StepObject {
+    fn from(timing: &StepTiming) -> StepObject {
+        let StepTiming { name, start_us, wait_us, run_us, batch_size, worker } = timing.clone();
+        StepObject { name, start_us, wait_us, run_us, batch_size, worker }
+    }
 }
 
 impl ExplainObject {
@@ -127,6 +156,7 @@ impl ExplainObject {
             attempts: timings.attempts,
             worker: timings.worker.clone(),
             cache: cache.name(),
+            steps: timings.steps.iter().map(StepObject::from).collect(),
         }
     }
 }

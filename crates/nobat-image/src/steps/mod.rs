@@ -1,17 +1,97 @@
-//! Steps of chains that run no model.
+//! Steps of chains that run no model: a picture to pixels and to a detector's input, a
+//! detector's map to boxes around lines of text, boxes to pictures of their own.
+//!
+//! Each is a pure function over whole tensors, with settings of its own; unknown ones are
+//! refused by name.
+
+mod crop;
+mod geometry;
+mod picture;
+mod pixels;
+mod text_boxes;
 
 use std::sync::Arc;
 
+use nobat_core::signature::TensorSpec;
+use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::{Error, ErrorCode, Result};
 use nobat_transform::StepFunction;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The functions that there are, by name.
-const FUNCTIONS: &[&str] = &[];
+const FUNCTIONS: [&str; 3] = ["crop", "picture", "text_boxes"];
 
 /// The function of this name with these settings.
 ///
 /// # Errors
 /// One line: there is none of this name, or a setting that it does not know or cannot take.
-pub fn function(name: &str, _settings: &Map<String, Value>) -> Result<Arc<dyn StepFunction>, String> {
-    Err(format!("there is no function `{name}`; functions: {}", FUNCTIONS.join(", ")))
+pub fn function(name: &str, settings: &Map<String, Value>) -> std::result::Result<Arc<dyn StepFunction>, String> {
+    match name {
+        "crop" => Ok(Arc::new(read::<crop::Crop>(settings)?)),
+        "picture" => Ok(Arc::new(read::<picture::Picture>(settings)?)),
+        "text_boxes" => Ok(Arc::new(read::<text_boxes::TextBoxes>(settings)?)),
+        _ => Err(format!("there is no function `{name}`; functions: {}", FUNCTIONS.join(", "))),
+    }
+}
+
+fn read<T: DeserializeOwned>(settings: &Map<String, Value>) -> std::result::Result<T, String> {
+    serde_json::from_value(Value::Object(settings.clone())).map_err(|error| format!("settings: {error}"))
+}
+
+fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
+    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false }
+}
+
+fn tensor(name: &str, datatype: Datatype, shape: &[i64], data: Vec<u8>) -> Tensor {
+    Tensor { name: name.into(), datatype, shape: shape.into(), data: data.into() }
+}
+
+fn floats(name: &str, shape: &[i64], values: &[f32]) -> Tensor {
+    tensor(name, Datatype::Fp32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+fn as_floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// An input by its place, of the datatype and the rank that were asked for.
+fn input<'a>(inputs: &'a [Option<Tensor>], at: usize, own: &TensorSpec) -> Result<&'a Tensor> {
+    let Some(tensor) = inputs.get(at).and_then(Option::as_ref) else {
+        return Err(invalid(format!("input `{}` is missing", own.name)));
+    };
+    if tensor.datatype != own.datatype || tensor.shape.len() != own.shape.len() {
+        return Err(invalid(format!(
+            "input `{}` is {} {:?} and {} {:?} is needed",
+            own.name,
+            tensor.datatype,
+            tensor.shape.as_slice(),
+            own.datatype,
+            own.shape
+        )));
+    }
+    tensor.check()?;
+    Ok(tensor)
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorCode::InvalidTensor, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_found_by_name_and_misspelt_settings_are_refused() {
+        let none = Map::new();
+        for name in FUNCTIONS {
+            assert!(function(name, &none).is_ok(), "{name}");
+        }
+        let error = function("blur", &none).expect_err("there is none");
+        assert!(error.contains("`blur`") && error.contains("crop, picture, text_boxes"), "{error}");
+        let misspelt = [("treshold".to_owned(), Value::from(0.3))].into_iter().collect();
+        let error = function("text_boxes", &misspelt).expect_err("misspelt");
+        assert!(error.contains("`treshold`") && error.contains("`threshold`"), "{error}");
+    }
 }

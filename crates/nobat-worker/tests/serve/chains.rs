@@ -1,14 +1,18 @@
 //! Chains: models whose graph is other models.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures::future::join_all;
 use nobat_core::ErrorCode;
 use nobat_core::infer::InferRequest;
-use nobat_core::job::JobState;
+use nobat_core::job::{JobOptions, JobState};
 use nobat_core::signature::ModelState;
 use nobat_queue::QueueSettings;
-use nobat_worker::WorkerConfig;
+use nobat_worker::config::Sessions;
+use nobat_worker::{Worker, WorkerConfig};
 
-use crate::deployment::{Deployment, as_floats, floats, longs, once, quick, request, test_model};
+use crate::deployment::{Deployment, PATIENCE, as_floats, floats, longs, once, quick, request, test_model};
 
 /// As in `scripts/make_test_models.py`: y = x W + 1.
 fn linear(row: [f32; 4]) -> [f32; 4] {
@@ -66,7 +70,7 @@ async fn a_chain_computes_what_its_steps_compute_one_after_the_other() {
     assert_eq!(names, ["a", "b", "last"]);
     let steps = &result.timings.steps;
     assert!(steps.windows(2).all(|two| two[0].start_us + two[0].wait_us + two[0].run_us <= two[1].start_us + 2));
-    assert!(steps.iter().all(|step| step.batch_size == 3 && step.worker == result.timings.worker), "{steps:?}");
+    assert!(steps.iter().all(|step| (1..=3).contains(&step.batch_size) && step.worker == result.timings.worker), "{steps:?}");
     let last = steps.last().expect("three");
     assert!(result.timings.infer_us >= last.start_us + last.run_us);
     deployment.drain().await;
@@ -220,8 +224,113 @@ async fn a_model_of_one_row_runs_for_each_row() {
     let expected: Vec<f32> = rows.into_iter().flat_map(linear).map(|value| -value).collect();
     assert_eq!((response.outputs[0].shape.as_slice(), as_floats(&response.outputs[0])), (&[3, 4][..], expected));
     assert_eq!(result.timings.steps[1].batch_size, 1);
-    // Nothing to run over is no error; the steps after it are skipped.
-    let none = deployment.job("two", &ask(&[]), once()).await;
-    assert_eq!(none.state, JobState::Dead, "the first step takes rows of its own accord: {:?}", none.error);
+    // Nothing to run over is no error: the steps are skipped.
+    let (response, result) = deployment.answer("two", &ask(&[])).await;
+    assert_eq!((response.outputs[0].shape.as_slice(), response.outputs[0].data.len()), (&[0, 4][..], 0));
+    assert!(result.timings.steps.iter().all(|step| step.batch_size == 0), "{:?}", result.timings.steps);
+    deployment.drain().await;
+}
+
+/// `slow` after `quick`, each of them as slow as `n` says.
+const SLOW: &str = "[[chain.steps]]\nname = \"first\"\nmodel = \"quick\"\noutputs = { y = \"p\" }\n\
+    [[chain.steps]]\nname = \"second\"\nmodel = \"slow\"\ninputs = { n = \"n\", x = \"p\" }\n";
+const FOR_EVER: i64 = 1 << 62;
+
+fn slowly(n: i64) -> InferRequest {
+    request(vec![longs("n", &[], &[n]), floats("x", &[1, 16], &[0.5; 16])])
+}
+
+/// Models `quick` and `slow` and the chain, with one session each and short leases.
+async fn slow_chain(models: &[(&str, &str)]) -> Deployment {
+    let config = WorkerConfig { sessions: Sessions::Count(1), ..quick() };
+    let settings = QueueSettings { lease_ms: 600, ..QueueSettings::default() };
+    Deployment::start(folder(models, &[("both/model.toml", SLOW)]), config, settings).await
+}
+
+async fn until_leased(deployment: &Deployment, model: &str) {
+    let give_up = std::time::Instant::now() + PATIENCE;
+    while deployment.queue.counts(model).await.expect("counts").leased == 0 {
+        assert!(std::time::Instant::now() < give_up, "nobody leases {model}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_chain_frees_the_session_that_its_step_runs_on() {
+    let deployment = slow_chain(&[("quick", "slow"), ("slow", "slow")]).await;
+    let endless = deployment.enqueue("both", &slowly(FOR_EVER), JobOptions::default()).await;
+    until_leased(&deployment, "both").await;
+    deployment.queue.cancel(endless.id).await.expect("it is under way");
+    deployment.answer("both", &slowly(1)).await;
+    deployment.answer("quick", &slowly(1)).await;
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_drain_gives_a_chain_back_with_no_attempt_burnt() {
+    let deployment = slow_chain(&[("quick", "slow"), ("slow", "slow")]).await;
+    let endless = deployment.enqueue("both", &slowly(FOR_EVER), JobOptions::default()).await;
+    until_leased(&deployment, "both").await;
+    let queue = Arc::clone(&deployment.queue);
+    deployment.drain().await;
+    let view = queue.get(endless.id).await.expect("the store answers").expect("a job");
+    assert_eq!((view.state, view.attempts), (JobState::Queued, 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_in_time_at_the_chains_end_is_given_up_before_its_next_step() {
+    let deployment = slow_chain(&[("quick", "slow"), ("slow", "slow")]).await;
+    let asked = slowly(30_000);
+    let mut took = 0;
+    for _ in 0..12 {
+        took = deployment.answer("both", &asked).await.1.timings.infer_us;
+    }
+    let deadline = Some(Duration::from_micros(took / 2));
+    let view = deployment.job("both", &asked, JobOptions { deadline, ..JobOptions::default() }).await;
+    let error = view.error.expect("it is too late");
+    assert_eq!((view.state, error.code), (JobState::Expired, ErrorCode::DeadlineExceeded));
+    assert!(error.message.starts_with("step `first` (model `quick`) would begin with"), "{}", error.message);
+    // One that has not shown yet how long it takes is ended at the deadline, and says where it was.
+    let endless = JobOptions { deadline: Some(Duration::from_millis(400)), ..JobOptions::default() };
+    let view = deployment.job("both", &slowly(FOR_EVER), endless).await;
+    let message = view.error.expect("it is too late").message;
+    assert!(view.state == JobState::Expired && message.contains("step `first` (model `quick`)"), "{message}");
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_step_of_another_worker_is_a_job_that_ends_with_its_chain() {
+    let deployment = slow_chain(&[("quick", "slow")]).await;
+    assert_eq!(deployment.signature("both").state, ModelState::Loading, "nobody has `slow`");
+    let elsewhere = folder(&[("slow", "slow")], &[]);
+    let config =
+        WorkerConfig { models: vec![elsewhere.path().to_owned()], sessions: Sessions::Count(1), ..quick() };
+    let other = Worker::start(config, Arc::clone(&deployment.queue)).expect("a worker");
+    deployment.until("both", |own| own[0].state == ModelState::Ready).await;
+
+    let (response, result) = deployment.answer("both", &slowly(2)).await;
+    assert_eq!(response.outputs[0].shape.as_slice(), [1, 16]);
+    let workers: Vec<&str> = result.timings.steps.iter().map(|step| step.worker.as_str()).collect();
+    assert_eq!(workers, [&deployment.worker.id()[..6], &other.id()[..6]]);
+
+    // What a step's own job says, its chain says with the step's name.
+    let wrong = request(vec![longs("n", &[], &[1]), floats("x", &[1, 3], &[0.5; 3])]);
+    let view = deployment.job("both", &wrong, once()).await;
+    assert_eq!(view.error.expect("a misfit").code, ErrorCode::InvalidTensor);
+
+    // The step's job is cancelled with its chain, and the other worker is free again.
+    let first_only = "[[chain.steps]]\nmodel = \"slow\"\n";
+    std::fs::create_dir(deployment.models.path().join("alone")).expect("a folder");
+    std::fs::write(deployment.models.path().join("alone/model.toml"), first_only).expect("a file");
+    deployment.worker.reload();
+    deployment.until("alone", |own| own.iter().any(|own| own.state == ModelState::Ready)).await;
+    let endless = deployment.enqueue("alone", &slowly(FOR_EVER), JobOptions::default()).await;
+    until_leased(&deployment, "slow").await;
+    deployment.queue.cancel(endless.id).await.expect("it is under way");
+    deployment.answer("slow", &slowly(1)).await;
+
+    // A model that nobody has any more takes its chain out of service.
+    tokio::task::spawn_blocking(move || other.drain()).await.expect("a drain");
+    deployment.until("both", |own| own[0].state == ModelState::Loading).await;
     deployment.drain().await;
 }
