@@ -24,6 +24,7 @@ mod folder;
 pub mod fuzz;
 mod graph;
 mod head;
+mod masks;
 mod metadata;
 mod model;
 mod numbers;

@@ -361,6 +361,7 @@ fn activation(
 }
 
 fn signature(head: &Head, labels: &[String], found: &[String]) -> CallerSignature {
+    let masks = matches!(head, Head::Detect(detector) if detector.has_masks()).then_some("mask");
     let shape = vec![-1];
     let input = TensorSpec { name: tensors::INPUT.into(), datatype: Datatype::Bytes, shape, optional: false };
     let task = Task {
@@ -368,7 +369,7 @@ fn signature(head: &Head, labels: &[String], found: &[String]) -> CallerSignatur
         labels: labels.iter().map(|label| label.as_str().into()).collect(),
         multi_label: matches!(head, Head::Classify(own) if own.activation == Activation::Sigmoid),
         dimensions: head.dimensions().and_then(|count| u32::try_from(count).ok()),
-        parameters: options::taken(head.task()).iter().map(|&name| name.into()).collect(),
+        parameters: options::taken(head.task()).iter().copied().chain(masks).map(Into::into).collect(),
         found: found.iter().map(|line| line.as_str().into()).collect(),
         ..Task::new(TaskKind::Image)
     };

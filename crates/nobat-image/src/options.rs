@@ -54,9 +54,11 @@ impl Options {
         options.normalize = given.truth("normalize")?.unwrap_or(options.normalize);
         if let Some(word) = given.text("mask")? {
             options.run_lengths = match word {
-                "png" => false,
+                "png" | "none" => false,
                 "rle" => true,
-                _ => return Err(Error::invalid(format!("parameter `mask` is `{}`; it takes png or rle", clip(word)))),
+                _ => {
+                    return Err(Error::invalid(format!("parameter `mask` is `{}`; it takes none, png or rle", clip(word))));
+                }
             };
         }
         Ok(options)

@@ -8,6 +8,7 @@ use nobat_transform::SessionOutput;
 use serde::Serialize;
 
 use crate::graph::Output;
+use crate::masks::{Neighbours, Runs, neighbours};
 use crate::numbers::Numbers;
 use crate::options::Options;
 use crate::sizes::Placement;
@@ -81,20 +82,11 @@ impl Planes<'_> {
     /// The best class of each pixel of the picture: logits between four neighbours, corners unaligned.
     fn classes(&self, classes: usize, placement: &Placement) -> Vec<u8> {
         let (width, height) = (placement.from.0 as usize, placement.from.1 as usize);
-        // A pixel of the picture, its place on the canvas, and there in the planes.
-        let places = |own: usize, resized: u32, offset: i64, canvas: u32, plane: usize| -> Vec<(usize, usize, f32)> {
-            let to_canvas = f64::from(resized) / own as f64;
-            let to_plane = plane as f64 / f64::from(canvas.max(1));
-            let place = |at: usize| {
-                let on_canvas = (at as f64 + 0.5) * to_canvas + offset as f64;
-                let there = (on_canvas * to_plane - 0.5).clamp(0.0, (plane - 1) as f64);
-                let first = there.floor() as usize;
-                (first, (first + 1).min(plane - 1), (there - there.floor()) as f32)
-            };
-            (0..own).map(place).collect()
-        };
-        let columns = places(width, placement.resized.0, placement.offset.0, placement.canvas.0, self.width);
-        let lines = places(height, placement.resized.1, placement.offset.1, placement.canvas.1, self.height);
+        let Placement { from, resized, offset, canvas } = *placement;
+        let column = |x: u32| neighbours(x, from.0, resized.0, offset.0, canvas.0, self.width);
+        let line = |y: u32| neighbours(y, from.1, resized.1, offset.1, canvas.1, self.height);
+        let columns: Vec<Neighbours> = (0..from.0).map(column).collect();
+        let lines: Vec<Neighbours> = (0..from.1).map(line).collect();
         let mut best = vec![0u8; width * height];
         let (mut scores, mut line_of) = (vec![f32::NEG_INFINITY; width], vec![0.0f32; self.width]);
         for (&(upper, lower, down), best) in lines.iter().zip(best.chunks_exact_mut(width.max(1))) {
@@ -138,17 +130,9 @@ fn segmented(best: &[u8], (width, height): (u32, u32), labels: &[String], run_le
 
 /// Run lengths of a class, beginning with those that are of others.
 fn counts(best: &[u8], class: u8) -> Vec<u32> {
-    let (mut counts, mut own) = (vec![0u32], false);
-    for &pixel in best {
-        if (pixel == class) != own {
-            own = !own;
-            counts.push(0);
-        }
-        if let Some(last) = counts.last_mut() {
-            *last += 1;
-        }
-    }
-    counts
+    let mut runs = Runs::default();
+    best.iter().for_each(|&pixel| runs.add(pixel == class, 1));
+    runs.counts
 }
 
 #[cfg(test)]

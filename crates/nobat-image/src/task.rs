@@ -47,10 +47,10 @@ pub(crate) fn find(
     match metadata.task.as_deref() {
         Some("classify") => return found(ImageTask::Classify, "the file's metadata"),
         Some("detect") => return found(ImageTask::Detect, "the file's metadata"),
-        Some(other @ ("segment" | "pose")) => {
-            let left_out = if other == "segment" { "masks" } else { "key points" };
-            let why = format!("the file's metadata says {other}, of which boxes are given and {left_out} are left out");
-            return found(ImageTask::Detect, &why);
+        Some("segment") => return found(ImageTask::Detect, "the file's metadata says segment: boxes, and outlines by `mask`"),
+        Some("pose") => {
+            let why = "the file's metadata says pose, of which boxes are given and key points are left out";
+            return found(ImageTask::Detect, why);
         }
         Some(other) => {
             return unknown(asked, format!("the file's metadata has the task `{}`", clip(other)), &known());
@@ -127,7 +127,7 @@ mod tests {
         is(of(None, &none, Some("Dinov2Model"), &[]), ImageTask::Embed, "Dinov2Model");
         is(of(None, &none, None, &[spec("y", &[-1, 10])]), ImageTask::Classify, "a guess");
         let yolo = Metadata { ultralytics: true, task: Some("segment".into()), ..Metadata::default() };
-        is(of(None, &yolo, None, &[]), ImageTask::Detect, "masks are left out");
+        is(of(None, &yolo, None, &[]), ImageTask::Detect, "outlines by `mask`");
         is(of(Some("embed"), &yolo, None, &[]), ImageTask::Embed, "model.toml");
         assert!(matches!(of(Some("tensors"), &none, None, &[]), Ok(FoundTask::Tensors(_))));
         assert!(of(Some("label"), &none, None, &[]).expect_err("unknown").message.contains("classify, detect"));

@@ -10,6 +10,7 @@ use nobat_transform::SessionOutput;
 use serde::Serialize;
 
 use crate::graph::Output;
+use crate::masks::Prototypes;
 use crate::metadata::Metadata;
 use crate::numbers::Numbers;
 use crate::options::Options;
@@ -29,7 +30,7 @@ pub(crate) struct Detector {
     boxes: Boxes,
     /// Boxes, or all in one; DETR's classes.
     output: Output,
-    /// Boxes of DETR; scores and classes of SSD.
+    /// Boxes of DETR; scores and classes of SSD; prototypes of masks.
     others: Vec<Output>,
     /// Classes, where they are known.
     classes: Option<usize>,
@@ -42,6 +43,9 @@ pub(crate) struct Detection {
     pub(crate) score: f32,
     #[serde(rename = "box")]
     pub(crate) place: Place,
+    /// Run lengths of its outline over the picture, row by row, others first; where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) counts: Option<Vec<u32>>,
 }
 
 /// A box in pixels.
@@ -100,7 +104,7 @@ impl Detector {
                 let (logits, boxes) = queries.ok_or_else(|| missing("`logits` and `pred_boxes`"))?;
                 (logits, vec![boxes])
             }
-            _ => (yolo_output(specs, settings)?, Vec::new()),
+            _ => (yolo_output(specs, settings)?, prototypes(specs).into_iter().collect()),
         };
         let classes = labels.or(match boxes {
             Boxes::Yolov5 | Boxes::Yolox => output.axis(2).and_then(|width| width.checked_sub(5)),
@@ -147,6 +151,11 @@ impl Detector {
     /// What it is, for the log.
     pub(crate) fn layout(&self) -> Boxes {
         self.boxes
+    }
+
+    /// Whether the graph gives outlines, too.
+    pub(crate) fn has_masks(&self) -> bool {
+        matches!(self.boxes, Boxes::Yolov5 | Boxes::Yolov8 | Boxes::End2end) && !self.others.is_empty()
     }
 
     /// Least score where nothing else is said.
@@ -212,9 +221,39 @@ impl Detector {
                     found
                 }
             };
-            found.iter().map(|one| self.detection(one, placement, labels)).collect()
+            let masks = (self.has_masks() && options.run_lengths).then(|| others[0].row(row));
+            let one = |found: &Candidate| {
+                let mut detection = self.detection(found, placement, labels);
+                if let Some(planes) = &masks {
+                    let prototypes = Prototypes {
+                        numbers: planes,
+                        count: others[0].axis(1),
+                        width: others[0].axis(3),
+                        height: others[0].axis(2),
+                    };
+                    let weights = self.weights(&own, (lines, columns), found.place, prototypes.count);
+                    let Place { xmin, ymin, xmax, ymax } = detection.place;
+                    detection.counts = Some(prototypes.counts(&weights, [xmin, ymin, xmax, ymax], placement));
+                }
+                detection
+            };
+            found.iter().map(one).collect()
         });
         Ok(each.collect())
+    }
+
+    /// What a thing weighs its prototypes by: the last numbers of its place.
+    fn weights(&self, own: &[f32], (lines, columns): (usize, usize), place: usize, count: usize) -> Vec<f32> {
+        match self.boxes {
+            Boxes::Yolov8 => {
+                let first = lines.saturating_sub(count);
+                (first..lines).filter_map(|line| own.get(line * columns + place)).copied().collect()
+            }
+            _ => {
+                let end = (place + 1) * columns;
+                own.get(end.saturating_sub(count.min(columns))..end).unwrap_or_default().to_vec()
+            }
+        }
     }
 
     fn detection(&self, found: &Candidate, placement: &Placement, labels: &[String]) -> Detection {
@@ -233,7 +272,7 @@ impl Detector {
         let round = |pixels: f32| (pixels * 100.0).round() / 100.0;
         let place = Place { xmin: round(xmin), ymin: round(ymin), xmax: round(xmax), ymax: round(ymax) };
         let label = labels.get(found.class).cloned().unwrap_or_else(|| found.class.to_string());
-        Detection { label, score: found.score, place }
+        Detection { label, score: found.score, place, counts: None }
     }
 }
 
@@ -244,13 +283,19 @@ fn yolo_output(specs: &[TensorSpec], settings: &ImageSettings) -> Result<Output>
     Output::find(specs, settings.output.as_deref(), &names, &[3])
 }
 
+/// Ultralytics' prototypes of masks: a second output of planes.
+fn prototypes(specs: &[TensorSpec]) -> Option<Output> {
+    let spec = specs.iter().find(|spec| spec.shape.len() == 4)?;
+    Output::named(specs, &spec.name)
+}
+
 /// TensorFlow's: corners with the upper edge first, in shares; classes from 1.
 fn ssd(boxes: &[f32], scores: &[f32], classes: &[f32], threshold: f32) -> Vec<Candidate> {
-    let one = |((&[top, left, bottom, right], &score), &class): ((&[f32; 4], &f32), &f32)| {
+    let one = |(place, ((&[top, left, bottom, right], &score), &class)): (usize, ((&[f32; 4], &f32), &f32))| {
         let valid = score > threshold && class >= 1.0;
-        valid.then_some(Candidate { class: class as usize - 1, score, corners: [left, top, right, bottom] })
+        valid.then_some(Candidate { class: class as usize - 1, score, corners: [left, top, right, bottom], place })
     };
-    boxes.as_chunks().0.iter().zip(scores).zip(classes).filter_map(one).collect()
+    boxes.as_chunks().0.iter().zip(scores).zip(classes).enumerate().filter_map(one).collect()
 }
 
 #[cfg(test)]
@@ -312,7 +357,7 @@ mod tests {
         let labels = ["cat".to_owned(), "dog".to_owned()];
         let found = detector(&settings, &specs).finish(&[output], &[(placement, &options)], &labels).expect("found");
         let place = Place { xmin: 180.0, ymin: 160.0, xmax: 220.0, ymax: 240.0 };
-        assert_eq!(found, [[Detection { label: "dog".into(), score: 0.9, place }]]);
+        assert_eq!(found, [[Detection { label: "dog".into(), score: 0.9, place, counts: None }]]);
         assert_eq!(
             serde_json::to_string(&found[0]).expect("JSON"),
             r#"[{"label":"dog","score":0.9,"box":{"xmin":180.0,"ymin":160.0,"xmax":220.0,"ymax":240.0}}]"#

@@ -9,6 +9,8 @@ pub(crate) struct Candidate {
     pub(crate) class: usize,
     pub(crate) score: f32,
     pub(crate) corners: Corners,
+    /// Its place in the output.
+    pub(crate) place: usize,
 }
 
 /// Most candidates that are compared with each other; the best of more.
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     fn candidate(class: usize, score: f32, corners: Corners) -> Candidate {
-        Candidate { class, score, corners }
+        Candidate { class, score, corners, place: 0 }
     }
 
     #[test]

@@ -6,13 +6,13 @@ use crate::numbers::{largest, sigmoid, softmax};
 
 /// DETR: classes of a query together, the last of which is nothing.
 pub(super) fn with_nothing(logits: &[f32], boxes: &[f32], classes: usize, threshold: f32) -> Vec<Candidate> {
-    let query = |(logits, place): (&[f32], &[f32; 4])| {
+    let query = |(at, (logits, place)): (usize, (&[f32], &[f32; 4]))| {
         let mut scores = logits.to_vec();
         softmax(&mut scores);
         let (class, score) = largest(scores.iter().take(classes.saturating_sub(1)).copied());
-        (score > threshold).then(|| Candidate { class, score, corners: corners(*place) })
+        (score > threshold).then(|| Candidate { class, score, corners: corners(*place), place: at })
     };
-    logits.chunks_exact(classes.max(1)).zip(boxes.as_chunks().0).filter_map(query).collect()
+    logits.chunks_exact(classes.max(1)).zip(boxes.as_chunks().0).enumerate().filter_map(query).collect()
 }
 
 /// RT-DETR: each class by itself; as many of the best as there are queries.
@@ -21,7 +21,8 @@ pub(super) fn by_class(logits: &[f32], boxes: &[f32], classes: usize, threshold:
     let each = logits.iter().enumerate().filter_map(|(at, &logit)| {
         let score = sigmoid(logit);
         let place = places.get(at / classes.max(1))?;
-        (score > threshold).then(|| Candidate { class: at % classes.max(1), score, corners: corners(*place) })
+        let class = at % classes.max(1);
+        (score > threshold).then(|| Candidate { class, score, corners: corners(*place), place: at / classes.max(1) })
     });
     let mut all: Vec<Candidate> = each.collect();
     super::nms::sort(&mut all);

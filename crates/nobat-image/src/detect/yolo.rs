@@ -14,7 +14,7 @@ pub(super) fn corners([x, y, width, height]: [f32; 4]) -> [f32; 4] {
 /// `[places, 5 + classes]`: centre, size, objectness, scores. `width` numbers a place, the first `classes`
 /// scores of which are classes.
 pub(super) fn with_objectness(numbers: &[f32], width: usize, classes: usize, threshold: f32) -> Vec<Candidate> {
-    let place = |place: &[f32]| {
+    let one = |(at, place): (usize, &[f32])| {
         let objectness = place[4];
         // Both are at most one: the product is no larger.
         if objectness < threshold {
@@ -23,9 +23,9 @@ pub(super) fn with_objectness(numbers: &[f32], width: usize, classes: usize, thr
         let (class, score) = largest(place[5..].iter().take(classes).copied());
         let score = score * objectness;
         let corners = corners([place[0], place[1], place[2], place[3]]);
-        (score > threshold).then_some(Candidate { class, score, corners })
+        (score > threshold).then_some(Candidate { class, score, corners, place: at })
     };
-    numbers.chunks_exact(width.max(5)).filter_map(place).collect()
+    numbers.chunks_exact(width.max(5)).enumerate().filter_map(one).collect()
 }
 
 /// `[4 + classes + others, places]`: centre, size, scores; places lie beside each other.
@@ -46,22 +46,24 @@ pub(super) fn transposed(numbers: &[f32], places: usize, classes: usize, thresho
         class: best[at] as usize,
         score: scores[at],
         corners: corners([x[at], y[at], width[at], height[at]]),
+        place: at,
     };
     found.map(one).collect()
 }
 
 /// `[boxes, 6]`: corners, score, class; overlaps were removed in the graph.
 pub(super) fn end_to_end(numbers: &[f32], width: usize, threshold: f32) -> Vec<Candidate> {
-    let one = |found: &[f32]| {
+    let one = |(at, found): (usize, &[f32])| {
         let class = found[5];
         let valid = found[4] > threshold && class >= 0.0;
         valid.then_some(Candidate {
             class: class as usize,
             score: found[4],
             corners: [found[0], found[1], found[2], found[3]],
+            place: at,
         })
     };
-    numbers.chunks_exact(width.max(6)).filter_map(one).collect()
+    numbers.chunks_exact(width.max(6)).enumerate().filter_map(one).collect()
 }
 
 /// Centres and sizes of YOLOX in cells of its grids, as pixels of a canvas of these sides.
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn every_layout_gives_the_same_boxes() {
-        let wanted = [Candidate { class: 1, score: 0.5, corners: [8.0, 16.0, 12.0, 24.0] }];
+        let wanted = [Candidate { class: 1, score: 0.5, corners: [8.0, 16.0, 12.0, 24.0], place: 0 }];
         let rows = [10.0, 20.0, 4.0, 8.0, 0.625, 0.1, 0.8, 1.0, 1.0, 1.0, 1.0, 0.1, 0.9, 0.9];
         assert_eq!(with_objectness(&rows, 7, 2, 0.25), wanted);
         let columns = [10.0, 1.0, 20.0, 1.0, 4.0, 1.0, 8.0, 1.0, 0.1, 0.2, 0.5, 0.1];
