@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TypeVar, Union
 
+from . import _frames as frames
 from . import _tensors as tensors
 from . import _wire as wire
 from ._retry import Retry
@@ -86,15 +87,20 @@ def predict(
     try:
         takes, gives = yield from known.of(model, options)
         arrays = tensors.has_arrays(inputs)
-        if arrays and not options.native:
+        if frames.is_frame(inputs):
+            # A table's own answer is a record a row; its job's result is read as the tensors that it is.
+            job = wire.read_job((yield wire.enqueue(model, inputs, options, key)).json())
+            prediction = yield from result(job.id, [spec.name for spec in gives], tensors.converter(gives, True), end)
+        elif arrays and not options.native:
             answer = yield wire.infer(model, inputs, takes, options, outputs, timeout, key, keyed)
             return wire.read_infer(model, answer)
-        answer = yield wire.enqueue(model, inputs, options, key, min(timeout, LONG_POLL), takes if arrays else None)
-        names, convert = [spec.name for spec in gives], tensors.converter(gives, arrays)
-        if answer.status == 202:
-            prediction = yield from result(wire.read_job(answer.json()).id, names, convert, end)
         else:
-            prediction = wire.read_result(answer.json(), names, convert)
+            answer = yield wire.enqueue(model, inputs, options, key, min(timeout, LONG_POLL), takes if arrays else None)
+            names, convert = [spec.name for spec in gives], tensors.converter(gives, arrays)
+            if answer.status == 202:
+                prediction = yield from result(wire.read_job(answer.json()).id, names, convert, end)
+            else:
+                prediction = wire.read_result(answer.json(), names, convert)
     except (InvalidRequest, NotFound):
         known.forget(model)
         raise

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ._frames import is_frame
 from ._types import Inputs, TensorSpec
 from .errors import InvalidInput
 
@@ -25,8 +26,8 @@ def is_array(value: object) -> bool:
 
 
 def has_arrays(inputs: Inputs) -> bool:
-    """Whether a caller brought arrays."""
-    return any(map(is_array, inputs.values())) if isinstance(inputs, Mapping) else is_array(inputs)
+    """Whether a caller brought arrays, or a frame of columns, and so gets arrays."""
+    return is_frame(inputs) or any(map(is_array, inputs.values())) if isinstance(inputs, Mapping) else is_array(inputs)
 
 
 def by_name(model: str, inputs: Inputs, takes: Sequence[TensorSpec]) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from . import _frames as frames
 from . import _tensors as tensors
 from ._types import Inputs, JobInfo, Model, Options, Prediction, TensorSpec, Timings, seconds
 from .errors import NobatError, ProtocolError, StatusError, of_answer
@@ -121,13 +122,15 @@ def enqueue(
 ) -> Call:
     """Enqueue by the native API, and wait so long for the result, if at all.
 
-    Where it is known what the model ``takes``, the tensors travel in binary.
+    Where it is known what the model ``takes``, the tensors travel in binary; a frame travels as a table.
     """
     # The key is made here, once, so that every try of the call carries the same one.
     prefer = "respond-async" if wait is None else f"wait={wait:.3f}"
     headers = {"idempotency-key": key or uuid.uuid4().hex, "prefer": prefer}
     path = f"/api/v1/predict/{segment(model)}"
-    if takes is None:
+    if frames.is_frame(inputs):
+        headers["content-type"], content = frames.body(inputs)
+    elif takes is None:
         headers["content-type"] = "application/json"
         content = tensors.to_json(inputs)
     else:

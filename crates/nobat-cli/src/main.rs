@@ -18,6 +18,7 @@ mod documents_tests;
 mod healthcheck;
 mod inference;
 mod input;
+mod inspect;
 mod jobs;
 mod keys;
 mod load;
@@ -55,6 +56,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
         nobat demo                                    serve a model that is built in, to try\n  \
         nobat serve ./model.onnx                      serve one model on http://127.0.0.1:8000\n  \
         nobat serve --models ./models --redis redis://127.0.0.1:6379\n  \
+        nobat inspect ./model.onnx                    what it takes, and the settings to start from\n  \
         nobat predict digits --input digit.json       send a request, print the answer\n  \
         nobat jobs list --state dead                  what failed for good\n  \
         nobat bench digits --input digit.json         measure a running service"
@@ -77,6 +79,7 @@ enum Command {
     /// Serve models from the queues on Redis.
     #[command(after_help = "This is the program nobat-worker.")]
     Worker(nobat_worker::Args),
+    Inspect(inspect::Args),
     Predict(predict::Args),
     Jobs(Tool<jobs::Action>),
     Models(models::Args),
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => return compare::run(args),
         Command::Serve(args) => serve::run(args, file),
         Command::Demo(args) => demo::run(args, file),
+        Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Jobs(args) => jobs::run(args),
         Command::Models(args) => models::run(args),

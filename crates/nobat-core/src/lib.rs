@@ -14,6 +14,7 @@
 
 pub mod cell;
 pub mod chain;
+pub mod data_url;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;

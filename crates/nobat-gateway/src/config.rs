@@ -14,6 +14,7 @@ use nobat_serving::record::RecordConfig;
 use nobat_serving::routing::Route;
 use nobat_serving::settings::ServingSettings;
 use nobat_webhooks::WebhookSettings;
+use nobat_webhooks::outbound::FetchSettings;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use smol_str::SmolStr;
@@ -76,6 +77,8 @@ pub struct GatewayConfig {
     pub routes: Vec<Route>,
     /// Webhooks on jobs.
     pub webhooks: WebhookSettings,
+    /// Pictures that callers give by their address.
+    pub fetch: FetchSettings,
     /// Files that callers upload, and the answers of batches.
     pub files: FileSettings,
 }
@@ -128,6 +131,7 @@ impl Default for GatewayConfig {
             cache: CacheOverrides::default(),
             routes: Vec::new(),
             webhooks: WebhookSettings::default(),
+            fetch: FetchSettings::default(),
             files: FileSettings::default(),
         }
     }
@@ -159,6 +163,7 @@ impl GatewayConfig {
             cache: self.cache.clone(),
             routes: self.routes.clone(),
             webhooks: self.webhooks.clone(),
+            fetch: self.fetch.clone(),
         }
     }
 

@@ -29,6 +29,7 @@ pub mod metrics;
 mod model_calls;
 pub mod monitor;
 pub mod notes;
+mod pictures;
 pub mod prediction;
 pub mod predictor;
 pub mod queues;

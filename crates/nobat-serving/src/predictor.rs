@@ -16,6 +16,7 @@ use smol_str::SmolStr;
 
 use crate::context::RequestContext;
 use crate::model_calls::{ModelCalls, goes_on};
+use crate::pictures;
 use crate::prediction::{Answer, Prediction};
 use crate::registry::{ModelEntry, ResolvedModel, Want};
 use crate::routing::{Plan, run};
@@ -243,6 +244,10 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
+        let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
+            false => (request, options, Duration::ZERO),
+            true => Box::pin(self.with_pictures(target, request, options)).await?,
+        };
         self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
             Answerer::Model(target) => self.calls.enqueue(context, &target, request, options).await,
@@ -269,6 +274,11 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
+        let (request, options, fetching) = match pictures::are_urls(&target.signature, &request) {
+            false => (request, options, Duration::ZERO),
+            true => Box::pin(self.with_pictures(target, request, options)).await?,
+        };
+        let wait = wait.saturating_sub(fetching);
         self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
             Answerer::Model(own) => {
@@ -309,6 +319,10 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
+        let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
+            false => (request, options, Duration::ZERO),
+            true => Box::pin(self.with_pictures(target, request, options)).await?,
+        };
         self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
             Answerer::Model(own) => {
@@ -326,6 +340,28 @@ impl Predictor {
             }
             Answerer::Route(_, plan) => Box::pin(self.carry_out(context, &plan, request, options)).await,
         }
+    }
+
+    /// The request with its pictures in place of their URLs; what they took of its deadline, and
+    /// how long that was.
+    async fn with_pictures(
+        &self,
+        target: &ResolvedModel,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<(InferRequest, JobOptions, Duration)> {
+        let started = Instant::now();
+        let fetching = pictures::replace(&self.state().fetcher, &target.signature, request);
+        let request = match options.deadline {
+            None => fetching.await?,
+            Some(deadline) => tokio::time::timeout(deadline, fetching).await.map_err(|_| {
+                let message = "the pictures did not come within the deadline; give more time, or send the bytes";
+                Error::new(ErrorCode::DeadlineExceeded, message)
+            })??,
+        };
+        let took = started.elapsed();
+        let deadline = options.deadline.map(|deadline| deadline.saturating_sub(took));
+        Ok((request, JobOptions { deadline, ..options }, took))
     }
 
     /// Counts for a canary what the model that a route chose made of a request. A request with

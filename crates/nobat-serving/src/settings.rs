@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nobat_core::{Error, Result};
 use nobat_webhooks::WebhookSettings;
+use nobat_webhooks::outbound::FetchSettings;
 use smol_str::SmolStr;
 
 use crate::auth::AuthConfig;
@@ -36,6 +37,8 @@ pub struct ServingSettings {
     pub routes: Vec<Route>,
     /// Webhooks on jobs.
     pub webhooks: WebhookSettings,
+    /// Where pictures may be fetched from.
+    pub fetch: FetchSettings,
 }
 
 impl ServingSettings {
@@ -47,6 +50,7 @@ impl ServingSettings {
         self.monitor.validate()?;
         self.record.validate()?;
         self.webhooks.validate()?;
+        self.fetch.validate()?;
         Table::build(self.routes.iter().cloned())?;
         self.cache.iter().try_for_each(|(model, cache)| {
             cache.validate().map_err(|error| Error::invalid(format!("model `{model}`: {}", error.message)))

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nobat_core::Result;
 use nobat_queue::{Condition, Queue};
 use nobat_runtime::Metrics;
+use nobat_webhooks::outbound::Fetcher;
 use nobat_webhooks::{ResultView, Webhooks};
 
 use crate::admission::Admission;
@@ -58,6 +59,8 @@ pub struct ServingState {
     pub routes: Routes,
     /// Who is told of a job's end.
     pub webhooks: Webhooks,
+    /// What fetches pictures that are given by their address.
+    pub(crate) fetcher: Fetcher,
     /// Whether it can serve.
     pub readiness: Readiness,
     draining: AtomicBool,
@@ -86,6 +89,7 @@ impl ServingState {
             registry: Registry::default(),
             routes: Routes::new(settings.routes.clone(), metadata.clone(), &metrics)?,
             webhooks: Webhooks::new(&settings.webhooks, metadata, view, &metrics)?,
+            fetcher: Fetcher::new(&settings.fetch)?,
             backlog: Backlog::default(),
             predictions: PredictionMetrics::new(&metrics),
             recorder: Recorder::start(&settings.record, &metrics)?,

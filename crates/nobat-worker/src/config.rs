@@ -251,6 +251,9 @@ pub struct ProviderConfig {
     pub arena: bool,
     /// Threads within one session; several one-thread sessions beat one many-thread session.
     pub intra_threads: u32,
+    /// Libraries of custom operators, such as `libortextensions.so`. They are code: a model's
+    /// own settings cannot name any.
+    pub custom_ops: Vec<PathBuf>,
 }
 
 impl Default for ProviderConfig {
@@ -263,6 +266,7 @@ impl Default for ProviderConfig {
             fallback: Fallback::None,
             arena: true,
             intra_threads: 1,
+            custom_ops: Vec::new(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod fleet;
 #[doc(hidden)]
 pub mod fuzz;
 mod gpu;
+pub mod inspect;
 mod model;
 mod models;
 mod process;

@@ -26,7 +26,7 @@ pub(super) fn input<'a>(signature: &'a ModelSignature, what: &str) -> Result<&'a
             .map(|spec| format!("`{}` {}{:?}", spec.name, spec.datatype, spec.shape))
             .collect();
         let message = format!(
-            "model `{}` takes {}, not {what}; send its tensors as JSON, or a form whose fields are named as its inputs of bytes",
+            "model `{}` takes {}, not {what}; send its tensors as JSON (application/json), or a form whose fields are named as its inputs of bytes",
             signature.name,
             takes.join(", ")
         );

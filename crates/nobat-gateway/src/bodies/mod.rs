@@ -5,15 +5,16 @@
 //! Owns which content type is read how. A type that says what the body is decides; JSON is
 //! also told by how it begins, for the many clients that send none, or a form's.
 
+pub(crate) mod documented;
 mod file;
 mod form;
 mod kind;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::Bytes;
-use nobat_core::Result;
 use nobat_core::infer::InferRequest;
 use nobat_core::signature::ModelSignature;
+use nobat_core::{Error, ErrorCode, Result, clip};
 
 use crate::body;
 use crate::rows::{self, Format};
@@ -39,7 +40,9 @@ pub(crate) async fn read(
             rows::read(&body, signature, "instances")
         }
         Kind::File => {
-            let input = file::input(signature, "a file")?;
+            let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let input = file::input(signature, &format!("`{}`", clip(given)))
+                .map_err(|error| Error { code: ErrorCode::UnsupportedMediaType, ..error })?;
             let inputs = vec![file::rows(signature, input, &[body])?];
             Ok((InferRequest { inputs, ..InferRequest::default() }, Format::Row))
         }

@@ -17,6 +17,7 @@ use super::answers::{accepted_job, answered, pending};
 use super::inputs;
 use super::job_objects::{JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, result_url};
 use crate::access::Access;
+use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::idempotency::{self, IDEMPOTENCY_KEY};
@@ -40,6 +41,10 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 /// Answers 202 with the job at once, or, with `Prefer: wait=N` or `?wait=N`,
 /// 200 with the result when it is there within N seconds.
 ///
+/// A picture or another file is a body as it is, by its own content type: one row of the
+/// model's input of bytes. So is a table (CSV, Arrow, Parquet): its columns are the inputs,
+/// and the answer is one record a row.
+///
 /// With the header `Inference-Header-Content-Length` the body is, as in v2's infer, a
 /// JSON document of that many bytes (`inputs` with `binary_data_size`, the names of
 /// `outputs`) and then the binary tensors in its order; with 0 it is the bytes of
@@ -52,7 +57,16 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         ("Prefer" = Option<String>, Header, description = "`wait=N` (seconds), `respond-async`, or both"),
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job, for as long as its record is kept"),
     ),
-    request_body = PredictBody,
+    request_body(content(
+        (PredictBody = "application/json"),
+        (FileBody = "image/jpeg"),
+        (FileBody = "application/octet-stream"),
+        (FormBody = "multipart/form-data"),
+        (CsvBody = "text/csv"),
+        (FileBody = "application/vnd.apache.arrow.stream"),
+        (FileBody = "application/vnd.apache.arrow.file"),
+        (FileBody = "application/vnd.apache.parquet"),
+    )),
     responses(
         (status = 200, description = "The result, within the wait", body = ResultObject),
         (status = 202, description = "Accepted; the job goes on", body = JobObject,

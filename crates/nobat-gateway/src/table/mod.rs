@@ -15,6 +15,8 @@
 mod arrow;
 #[cfg(feature = "arrow")]
 mod batches;
+#[cfg(all(test, feature = "arrow"))]
+mod columnar_tests;
 mod csv;
 mod kind;
 mod layout;
@@ -42,15 +44,24 @@ pub(crate) fn read(kind: TableKind, body: Bytes, signature: &ModelSignature, mos
         TableKind::Csv => csv::read(&body, signature, true),
         TableKind::CsvWithoutHeader => csv::read(&body, signature, false),
         #[cfg(feature = "arrow")]
-        TableKind::ArrowStream => arrow::read_stream(body, signature, most),
+        TableKind::ArrowStream => contained(|| arrow::read_stream(body, signature, most)),
         #[cfg(feature = "arrow")]
-        TableKind::ArrowFile => arrow::read_file(body, signature, most),
+        TableKind::ArrowFile => contained(|| arrow::read_file(body, signature, most)),
         #[cfg(feature = "arrow")]
-        TableKind::Parquet => parquet::read(body, signature, most),
+        TableKind::Parquet => contained(|| parquet::read(body, signature, most)),
         #[cfg(not(feature = "arrow"))]
         TableKind::ArrowStream | TableKind::ArrowFile | TableKind::Parquet => Err(nobat_core::Error::new(
             nobat_core::ErrorCode::UnsupportedMediaType,
             "this build reads no Arrow and no Parquet; send CSV or JSON records, or build with the feature `arrow`",
         )),
     }
+}
+
+/// Reads by a library that panics over some damaged files: they are refused like the others.
+#[cfg(feature = "arrow")]
+fn contained(read: impl FnOnce() -> Result<Vec<Tensor>>) -> Result<Vec<Tensor>> {
+    // What it borrows is read only, and what it made is dropped.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(layout::invalid("the table cannot be read: its parts do not fit together; write it again".into()))
+    })
 }

@@ -9,6 +9,7 @@ use nobat_serving::timing::server_timing;
 use nobat_serving::{Prediction, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::context::SERVER_TIMING;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
@@ -27,7 +28,16 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 #[utoipa::path(
     post, path = "/v1/models/{model}:predict", tag = "tensorflow-serving", operation_id = "tf_predict",
     params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters, DeadlineParameter),
-    request_body = PredictBody,
+    request_body(content(
+        (PredictBody = "application/json"),
+        (FileBody = "image/jpeg"),
+        (FileBody = "application/octet-stream"),
+        (FormBody = "multipart/form-data"),
+        (CsvBody = "text/csv"),
+        (FileBody = "application/vnd.apache.arrow.stream"),
+        (FileBody = "application/vnd.apache.arrow.file"),
+        (FileBody = "application/vnd.apache.parquet"),
+    )),
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 pub(crate) async fn predict_json(

@@ -10,6 +10,7 @@ use nobat_core::ErrorCode;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::task::{Task, TaskKind};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
@@ -54,9 +55,13 @@ impl House {
     }
 
     pub(crate) async fn start_with(config: GatewayConfig) -> House {
+        House::start_serving(config, vec![digits(), pair(), text()]).await
+    }
+
+    /// With these models.
+    pub(crate) async fn start_serving(config: GatewayConfig, models: Vec<ModelSignature>) -> House {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("an embedded queue");
-        let models = vec![digits(), pair(), text()];
         let info = WorkerInfo {
             id: "scripted".into(),
             host: "here:1".into(),
@@ -159,8 +164,26 @@ fn pair() -> ModelSignature {
 }
 
 /// Bytes in, the same bytes out.
-fn text() -> ModelSignature {
+pub(crate) fn text() -> ModelSignature {
     model("text", vec![spec("in", Datatype::Bytes, &[-1])], vec![spec("out", Datatype::Bytes, &[-1])])
+}
+
+/// A picture in, its bytes out.
+pub(crate) fn photo() -> ModelSignature {
+    let mut photo = model("photo", vec![spec("image", Datatype::Bytes, &[-1])], text().outputs);
+    photo.task = Some(Task { parameters: vec!["top_k".into()], ..Task::new(TaskKind::Image) });
+    photo
+}
+
+/// A table of ages and cities in; a city and two shares out, as a ZipMap gives them.
+pub(crate) fn people() -> ModelSignature {
+    let inputs = vec![spec("age", Datatype::Fp32, &[-1, 1]), spec("city", Datatype::Bytes, &[-1, 1])];
+    let outputs =
+        vec![spec("output_label", Datatype::Bytes, &[-1]), spec("output_probability", Datatype::Fp32, &[-1, 2])];
+    let mut people = model("people", inputs, outputs);
+    let labels = serde_json::json!({ "output_probability": ["no", "yes"] });
+    people.settings.insert("class_labels".into(), labels);
+    people
 }
 
 /// Runs one model for ever. A digits row that begins with 666 fails for good.
@@ -213,6 +236,14 @@ fn run(model: &str, payload: Bytes) -> Result<Vec<Tensor>, String> {
             let read = |at: usize| request.inputs[at].data.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
             let sums = read(0).zip(read(1)).map(|(a, b)| (a + b) as f32);
             Ok(vec![tensor("sum", Datatype::Fp32, &[rows, 1], sums.flat_map(f32::to_le_bytes))])
+        }
+        "people" => {
+            let [age, city] = ["age", "city"].map(|name| request.inputs.iter().find(|input| input.name == name));
+            let ages = age.expect("an age").data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+            let shares = ages.flat_map(|age| [1.0 - age / 100.0, age / 100.0]).flat_map(f32::to_le_bytes);
+            let label =
+                Tensor { name: "output_label".into(), shape: (&[rows][..]).into(), ..city.expect("a city").clone() };
+            Ok(vec![label, tensor("output_probability", Datatype::Fp32, &[rows, 2], shares)])
         }
         _ => Ok(vec![Tensor { name: "out".into(), ..input.clone() }]),
     }

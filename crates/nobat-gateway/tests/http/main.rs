@@ -2,6 +2,7 @@
 //! queue, with a scripted worker in place of ONNX Runtime.
 
 mod bad_input;
+mod bodies;
 mod connections;
 mod console;
 mod every_route;
@@ -10,3 +11,4 @@ mod jobs;
 mod names;
 mod serving;
 mod snapshot;
+mod tables;

@@ -92,7 +92,7 @@ async fn a_body_that_is_no_json_is_told_by_its_type() {
     };
     let rows = r#"{"instances":[[1,2,3,4]]}"#;
     for path in ["/v1/models/digits:predict", "/api/v1/predict/digits?wait=10", "/v2/models/digits/infer"] {
-        for kind in [None, Some("text/csv"), Some("application/x-www-form-urlencoded"), Some("image/png")] {
+        for kind in [None, Some("text/html"), Some("application/x-www-form-urlencoded"), Some("image/png")] {
             let reply = predict(path, kind, "1,2,3,4").await;
             assert_eq!(reply.refusal(), (415, "unsupported_media_type".into()), "{path} {kind:?}");
             assert!(reply.text.contains("application/json"), "{}", reply.text);

@@ -132,7 +132,8 @@ fn retry_after(value: &str, now_s: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
-fn outcome_of(error: &reqwest::Error) -> PostOutcome {
+/// Why a request came to nothing.
+pub(super) fn outcome_of(error: &reqwest::Error) -> PostOutcome {
     let mut cause: &dyn StdError = error;
     loop {
         if let Some(Forbidden(why)) = forbidden(cause) {

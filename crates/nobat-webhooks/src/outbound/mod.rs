@@ -1,5 +1,5 @@
-//! Requests that nobat makes to addresses other people chose: webhooks of jobs
-//! and alerts of the monitor.
+//! Requests that nobat makes to addresses other people chose: webhooks of jobs,
+//! alerts of the monitor, and pictures that are given by their address ([`fetch`]).
 //!
 //! Owns the [`signature`] (Standard Webhooks), the [`guard`] over addresses
 //! (server-side request forgery) and the bounded [`client`]. It does not own
@@ -8,14 +8,17 @@
 //! Invariants:
 //! - A host name is resolved once per connection and the connection goes to an
 //!   address that the guard has seen; a rebinding name cannot slip through.
-//! - No redirect is followed, no proxy of the environment is used, an answer's
-//!   body is not read.
+//! - A webhook follows no redirect and reads no answer's body; what fetches follows
+//!   a few, each checked, and reads a bounded number of bytes. No proxy of the
+//!   environment is used.
 //! - Targets show as scheme and host only: paths and queries carry secrets.
 
 pub mod client;
+pub mod fetch;
 pub mod guard;
 pub mod signature;
 
 pub use client::{Outbound, PostOutcome};
+pub use fetch::{FetchSettings, Fetcher};
 pub use guard::{AddressPolicy, WebhookUrl, host_of};
 pub use signature::WebhookSecret;

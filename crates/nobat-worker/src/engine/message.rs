@@ -4,9 +4,7 @@
 use ort::ErrorCode;
 
 /// What to do about a refusal that contains the first.
-const REMEDIES: [(&str, &str); 8] = [
-    ("is not a registered function/op", OPERATOR),
-    ("No Op registered", OPERATOR),
+const REMEDIES: [(&str, &str); 6] = [
     ("opset", "export it with a lower opset or install a newer ONNX Runtime (NOBAT_ORT_LIB)"),
     ("IR version", "save it with a lower `ir_version` or install a newer ONNX Runtime (NOBAT_ORT_LIB)"),
     (
@@ -17,8 +15,6 @@ const REMEDIES: [(&str, &str); 8] = [
     ("out of bounds", EXTERNAL),
     ("Protobuf parsing failed", "the file is damaged: copy or export it again"),
 ];
-const OPERATOR: &str =
-    "the runtime does not know this operator and no custom-operator libraries are loaded: export it with standard ones";
 const EXTERNAL: &str =
     "the external data do not hold what the model file says of them: copy both again, or export them together";
 const OTHERWISE: &str = "run onnx.checker on it and export it again";
@@ -69,8 +65,29 @@ const INPUT: [&str; 13] = [
 /// Why a model was refused, with the remedy.
 pub(super) fn refusal(message: &str) -> String {
     let reason = clean(message);
+    let told = reason.trim_end_matches('.');
+    if UNKNOWN_OPERATOR.iter().any(|part| reason.contains(part)) {
+        return match custom_domain(&reason) {
+            Some(domain) => format!(
+                "{told}; the runtime does not know this operator: name a library with the operators of domain `{domain}` in worker.provider.custom_ops, or export the model with standard ones"
+            ),
+            None => format!(
+                "{told}; the runtime does not know this operator: export the model with standard ones, or install a newer ONNX Runtime (NOBAT_ORT_LIB)"
+            ),
+        };
+    }
     let remedy = REMEDIES.iter().find(|(part, _)| reason.contains(part)).map_or(OTHERWISE, |(_, remedy)| remedy);
-    format!("{}; {remedy}", reason.trim_end_matches('.'))
+    format!("{told}; {remedy}")
+}
+
+/// What is said of an operator that nobody has.
+const UNKNOWN_OPERATOR: [&str; 2] = ["is not a registered function/op", "No Op registered"];
+
+/// The domain of an operator that is not a standard one, as in `ai.onnx.contrib:Tokenize(-1)`.
+fn custom_domain(reason: &str) -> Option<&str> {
+    let operator = reason.split(" is not a registered function/op").next()?.rsplit(' ').next()?;
+    let (domain, _) = operator.rsplit_once(':')?;
+    (!matches!(domain, "" | "ai.onnx" | "ai.onnx.ml") && reason.contains(" is not a registered")).then_some(domain)
 }
 
 /// One line of a message, without the runtime's own file and function names.
@@ -137,7 +154,15 @@ mod tests {
         let cases = [
             (
                 "Load model from /m/odd.onnx failed:Fatal error: not.here:Nonsense(-1) is not a registered function/op",
-                "Fatal error: not.here:Nonsense(-1) is not a registered function/op; the runtime does not know",
+                "Fatal error: not.here:Nonsense(-1) is not a registered function/op; the runtime does not know this operator: name a library with the operators of domain `not.here` in worker.provider.custom_ops",
+            ),
+            (
+                "Fatal error: ai.onnx.contrib:BertTokenizer(-1) is not a registered function/op",
+                "Fatal error: ai.onnx.contrib:BertTokenizer(-1) is not a registered function/op; the runtime does not know this operator: name a library with the operators of domain `ai.onnx.contrib` in",
+            ),
+            (
+                "Fatal error: ai.onnx:Nonsense(-1) is not a registered function/op",
+                "Fatal error: ai.onnx:Nonsense(-1) is not a registered function/op; the runtime does not know this operator: export",
             ),
             (
                 "Load model from /m/new.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model_load_utils.h:46 void onnxruntime::model_load_utils::ValidateOpsetForDomain(const std::unordered_map<std::__cxx11::basic_string<char>, int>&, bool, int) ONNX Runtime only *guarantees* support for opset 26.",

@@ -172,6 +172,7 @@ fn open_with(path: &Path, provider: &ProviderConfig, limit: &RunLimit<'_>) -> Re
     let builder = Session::builder(environment()?).map_err(model)?;
     let mut builder = configure(builder, provider.intra_threads as usize).map_err(OpenError::Model)?;
     builder = provide(builder, provider)?;
+    builder = with_custom_ops(builder, provider).map_err(OpenError::Model)?;
     let canceler = builder.canceler();
     let _armed = limit.watchdog.arm(limit.lease, None, move || {
         if let Err(error) = canceler.cancel() {
@@ -206,7 +207,21 @@ fn configure(builder: SessionBuilder, intra_threads: usize) -> Result<SessionBui
 pub fn check_provider(provider: &ProviderConfig) -> Result<(), String> {
     let library = environment().map_err(|error| error.to_string())?;
     let builder = Session::builder(library).map_err(|error| clean(&error.to_string()))?;
-    provide(builder, provider).map(drop).map_err(|error| error.to_string())
+    let builder = provide(builder, provider).map_err(|error| error.to_string())?;
+    with_custom_ops(builder, provider).map(drop)
+}
+
+/// Adds the operators of the libraries that the operator's configuration names.
+fn with_custom_ops(builder: SessionBuilder, provider: &ProviderConfig) -> Result<SessionBuilder, String> {
+    provider.custom_ops.iter().try_fold(builder, |builder, library| {
+        builder.with_operator_library(library).map_err(|error| {
+            format!(
+                "the custom operators of `{}` (worker.provider.custom_ops) cannot be loaded: {}; give a library built for this machine and this ONNX Runtime",
+                library.display(),
+                clean(&error.to_string())
+            )
+        })
+    })
 }
 
 fn provide(builder: SessionBuilder, provider: &ProviderConfig) -> Result<SessionBuilder, OpenError> {

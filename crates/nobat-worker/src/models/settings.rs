@@ -197,6 +197,12 @@ pub(crate) fn of_pbtxt(text: &str) -> Result<ModelSettings, String> {
     apply_pbtxt(text, &mut settings).map(|()| settings)
 }
 
+/// Whether a text is a `model.toml` that is read.
+#[cfg(test)]
+pub(crate) fn check_toml(text: &str) -> Result<(), String> {
+    apply_toml(text, &mut ModelSettings::default())
+}
+
 fn read_file(path: &Path) -> Result<Option<String>, String> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -236,6 +242,9 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
         settings.config.sessions = sessions;
     }
     settings.config.batching = overlay(&settings.config.batching, file.batching, "batching")?;
+    if file.provider.contains_key("custom_ops") {
+        return Err("[provider] custom_ops: libraries are code, and a model's folder names none; set worker.provider.custom_ops in the server's configuration".into());
+    }
     settings.config.provider = overlay(&settings.config.provider, file.provider, "provider")?;
     Ok(())
 }
@@ -324,6 +333,21 @@ mod tests {
         let settings = read_with(&[]).expect("no files");
         assert_eq!(settings.config, WorkerConfig::default());
         assert_eq!(settings.versions, VersionPolicy::Latest(1));
+    }
+
+    #[test]
+    fn a_models_folder_names_no_libraries() {
+        let refused = read_with(&[("model.toml", "[provider]\ncustom_ops = [\"/tmp/x.so\"]\n")]).expect_err("code");
+        assert!(refused.contains("worker.provider.custom_ops"), "{refused}");
+        let config = WorkerConfig {
+            provider: ProviderConfig { custom_ops: vec!["ops.so".into()], ..ProviderConfig::default() },
+            ..WorkerConfig::default()
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("model.toml"), "[provider]\nintra_threads = 2\n").expect("a file");
+        let found = FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![] };
+        let provider = read(&found, &config).expect("reads").config.provider;
+        assert_eq!((provider.intra_threads, provider.custom_ops), (2, vec!["ops.so".into()]), "the server's stay");
     }
 
     #[test]

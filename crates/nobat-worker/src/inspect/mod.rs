@@ -1,0 +1,104 @@
+//! What a model's files say of it, without running it: names and shapes, operators, what its
+//! maker wrote into it and left beside it, what follows from that and what is only likely; and
+//! the `model.toml` to start from.
+//!
+//! No runtime is opened: a file of any size is read with its weights skipped.
+
+mod facts;
+mod file;
+mod guess;
+mod settings;
+mod shown;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::models::scan::scan;
+
+pub use facts::{Facts, Input};
+pub use guess::{Guess, Kind};
+
+/// What is known of a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// What its files say.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// What it is for, and why that is thought.
+    #[serde(flatten)]
+    pub guess: Guess,
+    /// The settings to start from, as the text of a `model.toml`.
+    pub model_toml: String,
+    /// Where that text would be read from.
+    pub settings_file: PathBuf,
+}
+
+/// Inspects a model: an `.onnx` file, or a folder of one model.
+///
+/// # Errors
+/// One line: what cannot be read, and what to give.
+pub fn inspect(path: &Path) -> Result<Inspection, String> {
+    let found = scan(&[path.to_owned()]).map_err(|error| error.to_string())?;
+    let mut models = found.models.into_values();
+    let model = match (models.next(), models.next()) {
+        (Some(only), None) => only,
+        (None, _) => {
+            let reasons: Vec<String> = found.left_out.into_values().collect();
+            let why = if reasons.is_empty() { "no model is there".to_owned() } else { reasons.join("; ") };
+            return Err(format!("`{}`: {why}; give an .onnx file or the folder of a model", path.display()));
+        }
+        (Some(first), Some(second)) => {
+            return Err(format!(
+                "`{}` holds several models (`{}`, `{}`, …); give the folder or the file of one",
+                path.display(),
+                first.name,
+                second.name
+            ));
+        }
+    };
+    let version = model.versions.last().ok_or_else(|| format!("`{}` has no version", path.display()))?;
+    let facts = Facts::read(&version.file, model.folder.as_deref())?;
+    let guess = Guess::of(&facts);
+    let settings_file = match &model.folder {
+        Some(folder) => folder.join("model.toml"),
+        None => version.file.with_extension("toml"),
+    };
+    let model_toml = settings::model_toml(&facts, &guess);
+    Ok(Inspection { facts, guess, model_toml, settings_file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test_model(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
+    }
+
+    #[test]
+    fn what_a_file_says_is_told_and_its_settings_are_read_back() {
+        let table = inspect(&test_model("table")).expect("a model");
+        assert_eq!(table.guess.kind, Kind::Table);
+        assert!(table.facts.inputs.len() > 1 && table.facts.inputs.iter().any(|input| input.datatype == "BYTES"));
+        let classifier = inspect(&test_model("classifier")).expect("a model");
+        assert!(classifier.facts.outputs.iter().any(|output| output.datatype.contains("map")), "a ZipMap");
+        assert!(classifier.facts.operators.contains_key("ai.onnx.ml:ZipMap"), "{:?}", classifier.facts.operators);
+        for model in [&table, &classifier] {
+            let text = model.to_string();
+            assert!(text.contains("opset") && text.contains(&model.facts.inputs[0].name), "{text}");
+            crate::models::settings::check_toml(&model.model_toml).expect("settings that are read");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_several_models_and_one_of_none_are_refused_with_what_to_give() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models");
+        assert!(inspect(&folder).expect_err("several").contains("several models"));
+        let empty = tempfile::tempdir().expect("a folder");
+        assert!(inspect(empty.path()).expect_err("none").contains("no model is there"));
+        std::fs::write(empty.path().join("x.onnx"), b"no model").expect("a file");
+        assert!(inspect(&empty.path().join("x.onnx")).expect_err("rubbish").contains("is not an ONNX model"));
+    }
+}
