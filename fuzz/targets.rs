@@ -3,6 +3,8 @@
 
 /// Name and entry.
 pub(crate) const TARGETS: [(&str, fn(&[u8])); 19] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 18] = [
+    ("csv_body", nobat_gateway::fuzz::csv_body),
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),
     ("v2_document", nobat_gateway::fuzz::v2_document),

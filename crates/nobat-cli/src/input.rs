@@ -26,6 +26,28 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&body)?)
 }
 
+/// The content type of a file that is sent as it is, by its name: a picture, a sound or a table.
+pub(crate) fn content_type(path: &Path) -> Option<&'static str> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    Some(match &*extension {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "webp" => "image/webp",
+        "gif" => "image/gif",
+        "bmp" => "image/bmp",
+        "tif" | "tiff" => "image/tiff",
+        "wav" => "audio/wav",
+        "flac" => "audio/flac",
+        "mp3" => "audio/mpeg",
+        "csv" => "text/csv",
+        "parquet" => "application/vnd.apache.parquet",
+        "arrows" => "application/vnd.apache.arrow.stream",
+        "arrow" | "feather" => "application/vnd.apache.arrow.file",
+        "bin" => "application/octet-stream",
+        _ => return None,
+    })
+}
+
 /// The bytes of a file, or of standard input (`-`).
 pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
     if path.as_os_str() != "-" {
@@ -126,6 +148,14 @@ mod tests {
         assert!(npy(&array("<c8", "(1,)", &[0; 8])).expect_err("complex").to_string().contains("<c8"));
         assert!(npy(b"\x93NUMPY\x01\x00\xff\xff").is_err());
         assert!(npy(b"\x93NUMPY").is_err());
+    }
+
+    #[test]
+    fn files_are_told_by_their_names() {
+        let told = |name: &str| content_type(Path::new(name));
+        assert_eq!(told("a/cat.JPG"), Some("image/jpeg"));
+        assert_eq!(told("people.csv"), Some("text/csv"));
+        assert_eq!((told("rows.json"), told("-"), told("x.npy")), (None, None, None));
     }
 
     #[test]

@@ -17,11 +17,13 @@ use crate::input;
     nobat predict digits --input digit.json\n  \
     echo '{\"instances\": [[0, 1, 2]]}' | nobat predict my-model --input -\n  \
     nobat predict digits --input digits.npy --priority 10 --deadline 500ms\n  \
+    nobat predict resnet --input cat.jpg\n  \
     nobat predict digits --input digit.json --async      print the job's id and return")]
 pub(crate) struct Args {
     /// Name of the model.
     model: String,
-    /// A JSON file, an .npy array, or - for standard input.
+    /// A JSON file, an .npy array, a picture or another file, a table (.csv, .parquet, .arrow), or -
+    /// for JSON on standard input.
     #[arg(long, short, value_name = "FILE")]
     input: PathBuf,
     /// 0 to 255; 10 runs before 1.
@@ -50,7 +52,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let body = input::read(&args.input)?;
+    let (kind, body) = match input::content_type(&args.input) {
+        Some(kind) => (kind, input::bytes(&args.input)?),
+        None => ("application/json", input::read(&args.input)?),
+    };
     let mut query: Vec<(&str, String)> = Vec::new();
     let mut add = |key, value: Option<String>| query.extend(value.map(|value| (key, value)));
     add("priority", args.priority.map(|value| value.to_string()));
@@ -64,11 +69,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let client = args.service.server.client(Duration::from_secs(args.wait + 10))?;
     let prefer = if args.fire { "respond-async".to_owned() } else { format!("wait={}", args.wait) };
-    let request = client
-        .request(Method::POST, &path)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header("Prefer", prefer)
-        .body(body);
+    let request =
+        client.request(Method::POST, &path).header(header::CONTENT_TYPE, kind).header("Prefer", prefer).body(body);
     block_on(async {
         let (status, answer) = client.json(request).await?;
         args.service.print(&answer, None)?;

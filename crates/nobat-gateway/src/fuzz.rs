@@ -28,12 +28,26 @@ use crate::grpc::convert;
 use crate::query::{JobQuery, WITH_WAIT};
 use crate::rows;
 use crate::state::HttpState;
+use crate::table::{self, TableKind};
 use crate::v2::{binary, json};
 use crate::{context, middleware, routes};
 
 /// A body of the native API. The first byte chooses the model's datatype.
 pub fn native_body(data: &[u8]) {
     body(data, "instances");
+}
+
+/// A table as CSV. The first byte chooses the model's datatype and whether there is a line of
+/// names.
+pub fn csv_body(data: &[u8]) {
+    let Some((&choice, text)) = data.split_first() else { return };
+    let datatype = Datatype::ALL[usize::from(choice & 15) % Datatype::ALL.len()];
+    let spec = |name: &str, optional| TensorSpec { name: name.into(), datatype, shape: vec![-1, 1], optional };
+    let signature = ModelSignature { inputs: vec![spec("a", false), spec("b", true)], ..model(datatype) };
+    let kind = if choice & 16 == 0 { TableKind::Csv } else { TableKind::CsvWithoutHeader };
+    if let Ok(inputs) = table::read(kind, Bytes::copy_from_slice(text), &signature, 1 << 20) {
+        check(&signature, InferRequest { inputs, ..InferRequest::default() });
+    }
 }
 
 /// A body of TensorFlow Serving's `:classify` and `:regress`.

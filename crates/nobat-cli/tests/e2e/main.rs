@@ -14,6 +14,7 @@ mod life;
 mod recording;
 mod rollouts;
 mod scheduled;
+mod tables;
 mod testing;
 mod texts;
 mod tools;
