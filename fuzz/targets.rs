@@ -2,8 +2,7 @@
 //! entry. The replay of the corpora in the workspace's tests reads this list.
 
 /// Name and entry.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 19] = [
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 18] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 20] = [
     ("csv_body", nobat_gateway::fuzz::csv_body),
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),

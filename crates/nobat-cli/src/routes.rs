@@ -16,7 +16,7 @@ use crate::table::Columns;
 
 const ROUTES: Columns = Columns {
     list: "routes",
-    paths: &["name", "?direct|topic|fanout|weighted|shadow", "serves", "members", "reason"],
+    paths: &["name", "?direct|topic|fanout|weighted|shadow|chain", "serves", "members", "reason"],
     empty: "no route is declared",
 };
 

@@ -109,8 +109,7 @@ fn steps(versions: &[Arc<Version>]) -> Vec<Family> {
     for version in versions {
         let (name, number) = (&version.signature.name, &version.signature.version);
         for (step, times) in version.chain.iter().flat_map(|chain| chain.times()) {
-            let labels =
-                vec![("model", name.to_string()), ("version", number.to_string()), ("step", step.to_string())];
+            let labels = vec![("model", name.to_string()), ("version", number.to_string()), ("step", step.to_string())];
             shown.push((labels, times));
         }
     }
@@ -125,8 +124,7 @@ fn steps(versions: &[Arc<Version>]) -> Vec<Family> {
     let help = "Steps of chains by how they ended; expired: given up for the chain's deadline.";
     let mut ended = Family::new("nobat_chain_steps_ended_total", help, Kind::Counter);
     for (labels, times) in &shown {
-        let outcomes =
-            [("succeeded", times.run.count()), ("failed", times.failed), ("expired", times.expired)];
+        let outcomes = [("succeeded", times.run.count()), ("failed", times.failed), ("expired", times.expired)];
         for (outcome, count) in outcomes {
             ended.push([labels.clone(), vec![("outcome", outcome.to_owned())]].concat(), count as f64);
         }

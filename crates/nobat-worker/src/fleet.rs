@@ -1,21 +1,34 @@
-//! Which models other workers have ready: what a chain needs to know of steps that run there.
+//! What chains need to know of the deployment: which models other workers have ready, and
+//! which chains were declared as routes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use nobat_core::chain::ChainDefinition;
 use nobat_core::signature::ModelState;
+use nobat_queue::route_jobs::SPACE;
+use serde::Deserialize;
+use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::state::WorkerState;
 
-/// Keeps [`WorkerState::fleet`] as the registry says, while this worker has a chain, until
-/// `stop` turns true.
+/// What of a route matters here.
+#[derive(Deserialize)]
+struct RouteDocument {
+    chain: Option<ChainDefinition>,
+}
+
+/// Keeps [`WorkerState::fleet`] as the registry says, while this worker has a chain, and
+/// [`WorkerState::routed`] as routes are declared, until `stop` turns true.
 pub(crate) async fn follow_fleet(state: Arc<WorkerState>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = state.queue.registry_changed() => {}
             _ = stop.wait_for(|&stop| stop) => return,
         }
+        follow_routes(&state).await;
         if !state.has_chains.load(Ordering::Relaxed) {
             continue;
         }
@@ -28,4 +41,19 @@ pub(crate) async fn follow_fleet(state: Arc<WorkerState>, mut stop: watch::Recei
             Err(error) => log::debug!("cannot read the registry for chains: {error}"),
         }
     }
+}
+
+async fn follow_routes(state: &WorkerState) {
+    let documents = match state.queue.metadata().documents(SPACE).await {
+        Ok(documents) => documents,
+        Err(error) => return log::debug!("cannot read the routes for chains: {error}"),
+    };
+    let mut routed = BTreeMap::new();
+    for (name, document) in documents.iter().filter(|(name, _)| !name.contains(':')) {
+        // What cannot be read here gateways warn of.
+        if let Ok(Some(RouteDocument { chain: Some(chain) })) = serde_json::from_slice(document) {
+            routed.insert(SmolStr::new(name), Arc::new(chain));
+        }
+    }
+    *state.routed.lock() = routed;
 }

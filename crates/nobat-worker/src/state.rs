@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nobat_core::chain::ChainDefinition;
 use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_queue::{LoadProgress, Queue};
 use parking_lot::Mutex;
@@ -19,6 +20,9 @@ use crate::stats::Counters;
 use crate::transform_threads::TransformThreads;
 use crate::tune::sizing;
 use crate::watchdog::Watchdog;
+
+/// Chains that were declared as routes, by name.
+pub(crate) type RoutedChains = BTreeMap<SmolStr, Arc<ChainDefinition>>;
 
 /// What the worker's threads share.
 pub(crate) struct WorkerState {
@@ -41,6 +45,8 @@ pub(crate) struct WorkerState {
     pub(crate) transform_threads: Mutex<Option<TransformThreads>>,
     /// Ready versions of other workers, for chains with steps there.
     pub(crate) fleet: Mutex<Vec<ModelSignature>>,
+    /// Chains that were declared as routes.
+    pub(crate) routed: Mutex<RoutedChains>,
     /// Whether this worker has a chain, for which the fleet matters.
     pub(crate) has_chains: AtomicBool,
     /// Set under the lock of `served`: no session is put there afterwards.

@@ -101,6 +101,7 @@ impl Worker {
             nonce: Default::default(),
             transform_threads: Default::default(),
             fleet: Default::default(),
+            routed: Default::default(),
             has_chains: Default::default(),
             draining: Default::default(),
         });

@@ -10,6 +10,7 @@
 mod rig;
 
 mod batches;
+mod chains;
 mod gateways;
 mod ledger;
 mod network;

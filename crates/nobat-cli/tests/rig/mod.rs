@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod chain;
 pub(crate) mod golden;
 pub(crate) mod http;
 pub(crate) mod onnx;

@@ -11,7 +11,7 @@ use crate::tensor::Datatype;
 pub const MAX_IN_FLIGHT: u32 = 64;
 
 /// A chain as it is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainDefinition {
     /// Its steps, in any order: one runs as soon as its inputs are there.
@@ -36,7 +36,7 @@ fn max_in_flight() -> u32 {
 
 /// One step as it is written. Where a map is left out, the step's tensors and the chain's
 /// have the same names.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepDefinition {
     /// What errors, timings and metrics call it; the model's or the function's name unless said.
@@ -66,7 +66,7 @@ pub struct StepDefinition {
 }
 
 /// A tensor of the chain as it declares it: at least its name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "SmolStr", into = "SmolStr")]
 pub struct Declared {
     /// Its name.

@@ -114,7 +114,8 @@ fn wires(
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         return refused(format!("{} has no {what} `{unknown}`; {what}s: {}", step.title(), names.join(", ")));
     }
-    let mapped = specs.iter().filter_map(|spec| Some(Wire { tensor: map.get(&spec.name)?.clone(), spec: spec.clone() }));
+    let mapped =
+        specs.iter().filter_map(|spec| Some(Wire { tensor: map.get(&spec.name)?.clone(), spec: spec.clone() }));
     Ok(mapped.collect())
 }
 

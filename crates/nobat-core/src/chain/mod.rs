@@ -16,5 +16,5 @@ mod tests;
 
 pub use definition::{ChainDefinition, Declared, StepDefinition};
 pub use draft::{FunctionSpecs, Known};
-pub use plan::plan;
+pub use plan::{check, plan};
 pub use step::{Chain, PlanError, Step, StepWork, Wire};

@@ -17,15 +17,23 @@ use crate::signature::ModelSignature;
 /// Most steps of a chain.
 const MAX_STEPS: usize = 256;
 
+/// Checks of the chain `name` what can be seen without any model.
+///
+/// # Errors
+/// [`PlanError::Refused`] naming the step, the tensor and what does not fit.
+pub fn check(name: &str, definition: &ChainDefinition) -> Result<(), PlanError> {
+    check_steps(name, &definition.steps)?;
+    check_maps(definition)
+}
+
 /// Checks the chain `name` and puts its steps in order.
 ///
 /// # Errors
 /// [`PlanError::Waits`] naming the models that are not ready anywhere;
 /// [`PlanError::Refused`] naming the step, the tensor and what does not fit.
 pub fn plan(name: &str, definition: &ChainDefinition, known: &dyn Known) -> Result<Chain, PlanError> {
+    check(name, definition)?;
     let written = &definition.steps;
-    check_steps(name, written)?;
-    check_maps(definition)?;
     let drafts = drafts(name, written, known)?;
     let order = order(&drafts)?;
     let types = types(definition, &drafts, &order)?;

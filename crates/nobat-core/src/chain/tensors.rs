@@ -139,7 +139,8 @@ pub(super) fn outputs(
         outputs.push(spec);
     }
     if outputs.is_empty() {
-        let taken = |tensor: &SmolStr| drafts.iter().any(|draft| draft.inputs.iter().any(|wire| wire.tensor == *tensor));
+        let taken =
+            |tensor: &SmolStr| drafts.iter().any(|draft| draft.inputs.iter().any(|wire| wire.tensor == *tensor));
         let left = written().filter(|tensor| !taken(tensor));
         outputs.extend(left.filter_map(|name| types.get(name).map(|held| held.spec(name))));
     }

@@ -141,10 +141,8 @@ fn datatypes_and_shapes_that_do_not_fit_name_both() {
 
 #[test]
 fn what_is_declared_is_held_against_the_steps() {
-    let declared = |name: &str, datatype, shape: &[i64]| Declared {
-        name: name.into(),
-        holds: Some((datatype, shape.to_vec())),
-    };
+    let declared =
+        |name: &str, datatype, shape: &[i64]| Declared { name: name.into(), holds: Some((datatype, shape.to_vec())) };
     let chain = |inputs, outputs, max_rows| {
         let own = definition(json!({ "steps": [step("a", "in", "out")] }));
         plan("chain", &ChainDefinition { inputs, outputs, max_rows, ..own }, &Models::of(&["a"]))
@@ -156,7 +154,10 @@ fn what_is_declared_is_held_against_the_steps() {
         (chain(vec![declared("in", Datatype::Int8, &[-1, 4])], vec![], None), "INT8 [-1, 4] by the chain's input"),
         (chain(fits(), vec![declared("out", Datatype::Fp32, &[-1, 3])], None), "by the chain's output"),
         (chain(fits(), vec![declared("none", Datatype::Fp32, &[-1])], None), "output `none` is written by no step"),
-        (chain(vec![declared("other", Datatype::Fp32, &[-1, 4])], vec![], None), "takes tensor `in`, which is no input"),
+        (
+            chain(vec![declared("other", Datatype::Fp32, &[-1, 4])], vec![], None),
+            "takes tensor `in`, which is no input",
+        ),
         (
             chain(vec![declared("in", Datatype::Fp32, &[-1, 4]), declared("b", Datatype::Fp32, &[1])], vec![], None),
             "input `b` goes into no step",

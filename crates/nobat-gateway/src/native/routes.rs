@@ -86,7 +86,7 @@ pub(crate) async fn show(request: HttpRequest, predictor: Data<Predictor>, name:
     params(("name" = String, Path, description = "The route's name", example = "both")),
     request_body(
         content = Value,
-        description = "One rule: `direct`, `topic`, `fanout`, `weighted` or `shadow`",
+        description = "One rule: `direct`, `topic`, `fanout`, `weighted`, `shadow` or `chain`",
         example = json!({"fanout": {"targets": ["digits", "digits-next"], "join": "majority", "on_failure": "skip"}}),
     ),
     responses((status = 200, description = "The route as it serves now", body = Value), Refusals),

@@ -49,13 +49,17 @@ impl StepFunction for Crop {
         let values = as_floats(boxes);
         let boxes = values.as_chunks::<8>().0;
         if boxes.len() > MOST_BOXES {
-            return Err(invalid(format!("{} boxes are more than {MOST_BOXES}; raise the detector's threshold", boxes.len())));
+            return Err(invalid(format!(
+                "{} boxes are more than {MOST_BOXES}; raise the detector's threshold",
+                boxes.len()
+            )));
         }
         let mut crops = Vec::new();
         for corners in boxes {
-            let crop = self.crop(&pixels, std::array::from_fn(|at| {
-                (f64::from(corners[2 * at]), f64::from(corners[2 * at + 1]))
-            }))?;
+            let crop = self.crop(
+                &pixels,
+                std::array::from_fn(|at| (f64::from(corners[2 * at]), f64::from(corners[2 * at + 1]))),
+            )?;
             let mut encoded = std::io::Cursor::new(Vec::new());
             crop.write_to(&mut encoded, ImageFormat::Bmp)
                 .map_err(|error| Error::internal(format!("a crop cannot be written: {error}")))?;
@@ -68,9 +72,8 @@ impl StepFunction for Crop {
 impl Crop {
     /// What is within four corners, from the top left one on clockwise.
     fn crop(&self, pixels: &Pixels<'_>, corners: [Point; 4]) -> Result<RgbImage> {
-        let inside = |(x, y): &Point| {
-            (0.0..=pixels.width as f64).contains(x) && (0.0..=pixels.height as f64).contains(y)
-        };
+        let inside =
+            |(x, y): &Point| (0.0..=pixels.width as f64).contains(x) && (0.0..=pixels.height as f64).contains(y);
         if !corners.iter().all(inside) {
             return Err(invalid(format!(
                 "the box {corners:?} is not within the picture of {} x {} pixels",
@@ -116,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_flat_box_is_cut_out_as_it_is() {
-        let found = crops(&[[5.0, 2.0, 9.0, 2.0, 9.0, 4.0, 5.0, 4.0], [0.0, 0.0, 19.0, 0.0, 19.0, 9.0, 0.0, 9.0]]).expect("boxes");
+        let found = crops(&[[5.0, 2.0, 9.0, 2.0, 9.0, 4.0, 5.0, 4.0], [0.0, 0.0, 19.0, 0.0, 19.0, 9.0, 0.0, 9.0]])
+            .expect("boxes");
         assert_eq!((found[0].width(), found[0].height()), (4, 2));
         assert_eq!(found[0].get_pixel(0, 0).0, [50, 20, 0]);
         assert_eq!(found[0].get_pixel(3, 1).0, [80, 30, 0]);

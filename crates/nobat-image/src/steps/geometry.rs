@@ -53,10 +53,7 @@ impl Rectangle {
     pub(super) fn corners(&self) -> [Point; 4] {
         let corner = |u: f64, v: f64| {
             let (u, v) = (u * self.sides.0 / 2.0, v * self.sides.1 / 2.0);
-            (
-                self.centre.0 + u * self.along.0 - v * self.along.1,
-                self.centre.1 + u * self.along.1 + v * self.along.0,
-            )
+            (self.centre.0 + u * self.along.0 - v * self.along.1, self.centre.1 + u * self.along.1 + v * self.along.0)
         };
         upright([corner(-1.0, -1.0), corner(1.0, -1.0), corner(1.0, 1.0), corner(-1.0, 1.0)])
     }

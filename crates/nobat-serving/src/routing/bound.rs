@@ -95,6 +95,7 @@ impl BoundTable {
         let present = |target: &&Target| !missing(target);
         Ok(match route.rule()? {
             Rule::Direct(target) => self.plan_target(route, target, key)?,
+            Rule::Chain(_) => self.plan_target(route, &route.name, key)?,
             Rule::Weighted(shares) => {
                 let at = weight::pick(shares.iter().map(Weighted::share), weight::point(&route.name, key));
                 let mut target = &shares[at].target;

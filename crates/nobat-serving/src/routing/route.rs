@@ -1,5 +1,6 @@
 //! What a route is, as configuration and the admin call write it.
 
+use nobat_core::chain::{self, ChainDefinition};
 use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -40,6 +41,9 @@ pub struct Route {
     /// One target answers, copies are compared with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
+    /// A chain of models under the route's name, which workers that have one of them carry out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<ChainDefinition>,
     /// What becomes of the share of a weighted target that nobody serves.
     #[serde(default, skip_serializing_if = "OnMissing::is_default")]
     pub on_missing: OnMissing,
@@ -75,6 +79,8 @@ pub enum Rule<'a> {
     Weighted(&'a [Weighted]),
     /// See [`Route::shadow`].
     Shadow(&'a Shadow),
+    /// See [`Route::chain`]. Its one target is the model that workers make of it.
+    Chain(&'a ChainDefinition),
 }
 
 /// Every model whose routing key matches a pattern, answers joined.
@@ -178,6 +184,7 @@ impl Route {
             fanout: None,
             weighted: None,
             shadow: None,
+            chain: None,
             on_missing: OnMissing::default(),
         }
     }
@@ -190,9 +197,11 @@ impl Route {
         let mut rules = self.rules();
         match (rules.next(), rules.next()) {
             (Some(rule), None) => Ok(rule),
-            (None, _) => Err(self.invalid("says nothing; give it one of direct, topic, fanout, weighted, shadow")),
+            (None, _) => {
+                Err(self.invalid("says nothing; give it one of direct, topic, fanout, weighted, shadow, chain"))
+            }
             (Some(_), Some(_)) => {
-                Err(self.invalid("has several rules; keep one of direct, topic, fanout, weighted, shadow"))
+                Err(self.invalid("has several rules; keep one of direct, topic, fanout, weighted, shadow, chain"))
             }
         }
     }
@@ -204,6 +213,7 @@ impl Route {
             self.fanout.as_ref().map(Rule::FanOut),
             self.weighted.as_deref().map(Rule::Weighted),
             self.shadow.as_ref().map(Rule::Shadow),
+            self.chain.as_ref().map(Rule::Chain),
         ]
         .into_iter()
         .flatten()
@@ -218,6 +228,7 @@ impl Route {
                 Rule::FanOut(fanout) => fanout.targets.iter().collect(),
                 Rule::Weighted(shares) => shares.iter().map(|weighted| &weighted.target).collect(),
                 Rule::Shadow(shadow) => std::iter::once(&shadow.primary).chain(&shadow.copies).collect(),
+                Rule::Chain(_) => vec![&self.name],
             })
             .collect()
     }
@@ -240,6 +251,9 @@ impl Route {
         }
         match rule {
             Rule::Direct(_) | Rule::Topic(_) => {}
+            Rule::Chain(chain) => {
+                chain::check(&self.name, chain).map_err(|error| self.invalid(&format!("is no chain: {error}")))?;
+            }
             Rule::FanOut(fanout) => self.check_group("fanout.targets", &fanout.targets)?,
             Rule::Shadow(shadow) => {
                 self.check_group("shadow.copies", &shadow.copies)?;
@@ -313,6 +327,8 @@ mod tests {
         );
         assert!(refused(serde_json::json!({"name": "r", "shadow": {"primary": "m", "copies": []}})).contains("has 0"));
         assert!(refused(serde_json::json!({"name": "r", "direct": ""})).contains("empty target"));
+        let itself = serde_json::json!({"name": "r", "chain": {"steps": [{"model": "r"}]}});
+        assert!(refused(itself).contains("step `r` (model `r`) is the chain itself"));
         let direct = serde_json::json!({"name": "r", "direct": "m", "on_missing": "fail"});
         assert!(refused(direct).contains("only a weighted route takes"));
     }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use nobat_core::chain::{FunctionSpecs, Known, StepDefinition, plan};
+use nobat_core::signature::ModelSignature;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::MetadataStore;
 use nobat_queue::route_jobs::{self, SPACE};
@@ -27,7 +29,7 @@ use super::evidence::{RouteEvidence, ShadowPair};
 use super::route::Route;
 use super::signature::{MissingTarget, ServedModel};
 use super::table::Table;
-use crate::registry::{Registry, ResolvedModel};
+use crate::registry::{Registry, ResolvedModel, Want};
 use crate::shared_counts::Counts;
 
 /// How often other gateways' calls are looked for.
@@ -89,6 +91,11 @@ impl Routes {
     /// `invalid_parameter` naming the route, the value and the remedy.
     pub fn new(declared: Vec<Route>, metadata: Arc<dyn MetadataStore>, metrics: &Metrics) -> Result<Routes> {
         let table = Table::build(declared.clone())?;
+        if let Some(chain) = declared.iter().find(|route| route.chain.is_some()) {
+            let what =
+                "is a chain, which workers must know: put it with PUT /api/v1/routes, or make it a model's folder";
+            return Err(chain.invalid(what));
+        }
         let options = opts!("nobat_shadow_copies_total", "Shadow copies by how they compared with the answer.");
         let shown = IntCounterVec::new(options, &["route", "target", "outcome"])
             .map_err(|error| Error::internal(format!("metrics: {error}")))?;
@@ -254,7 +261,15 @@ impl Routes {
         self.refresh(registry).await?;
         let table = self.current.load().table().with(route.clone())?;
         let bound = bound(&table, registry);
-        let unfit = bound.get(&route.name).and_then(|route| match &route.signature {
+        if let Some(chain) = &route.chain {
+            let known = KnownModels(registry);
+            // Workers know functions; they say of such a chain what does not fit.
+            if chain.steps.iter().all(|step| step.function.is_none()) {
+                plan(&route.name, chain, &known).map_err(|error| route.invalid(&format!("is no chain: {error}")))?;
+            }
+        }
+        // Workers make a chain's model of what is about to be stored.
+        let unfit = bound.get(&route.name).filter(|_| route.chain.is_none()).and_then(|route| match &route.signature {
             Err(error) => Some(error),
             // Declared by hand, a target that fits nothing is a slip of it.
             Ok(_) => route.missing.iter().find(|missing| !missing.fits).map(|missing| &missing.error),
@@ -288,6 +303,24 @@ impl Routes {
         self.refresh(registry).await?;
         log::info!(route = name; "routes: `{name}` removed");
         Ok(())
+    }
+}
+
+/// The models of the registry, for chains.
+struct KnownModels<'a>(&'a Registry);
+
+impl Known for KnownModels<'_> {
+    fn model(&self, name: &str, version: &str) -> Option<ModelSignature> {
+        let view = self.0.load();
+        let found = match version {
+            "" => view.resolve(name, Want::Default),
+            _ => view.resolve(name, Want::Version(version)).or_else(|_| view.resolve(name, Want::Label(version))),
+        };
+        found.ok().map(|model| ModelSignature::clone(&model.signature))
+    }
+
+    fn function(&self, _: &StepDefinition) -> std::result::Result<FunctionSpecs, String> {
+        Err("functions are known to workers".into())
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn of_route(table: &Table, route: &Route, models: &[ServedModel<'_>])
     let fit = |target: &Target| of_target(table, route, target, models);
     let mut fitted = match route.rule()? {
         Rule::Direct(target) => Fitted { missing: Vec::new(), ..fit(target)? },
+        Rule::Chain(_) => Fitted { missing: Vec::new(), ..fit(&route.name)? },
         Rule::Weighted(shares) => {
             let passes = route.on_missing == OnMissing::Share;
             // The largest share says what the others must be like.

@@ -70,13 +70,15 @@ impl ChainRun {
 
     fn start_ready(&mut self) -> Result<(), StepFailure> {
         let chain = Arc::clone(&self.chain);
-        let is_ready = |at: usize| chain.plan.steps[at].inputs.iter().all(|wire| self.tensors.contains_key(&wire.tensor));
+        let is_ready =
+            |at: usize| chain.plan.steps[at].inputs.iter().all(|wire| self.tensors.contains_key(&wire.tensor));
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|&at| is_ready(at));
         self.waiting = waiting;
         let ready: Vec<usize> = ready;
         for at in ready {
             let deadline = self.deadline(at)?;
-            let inputs = chain.plan.steps[at].inputs.iter().map(|wire| self.tensors.get(&wire.tensor).cloned().flatten());
+            let inputs =
+                chain.plan.steps[at].inputs.iter().map(|wire| self.tensors.get(&wire.tensor).cloned().flatten());
             let call = StepCall {
                 inputs: inputs.collect(),
                 site: Arc::clone(&self.site),

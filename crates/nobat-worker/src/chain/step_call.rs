@@ -178,9 +178,7 @@ impl StepCall {
         let StepWork::Model { name: model, version } = &step.work else {
             return Err(StepFailure::of(Error::internal("a function has no model")));
         };
-        let named = |(wire, input): (&Wire, Option<Tensor>)| {
-            Some(Tensor { name: wire.spec.name.clone(), ..input? })
-        };
+        let named = |(wire, input): (&Wire, Option<Tensor>)| Some(Tensor { name: wire.spec.name.clone(), ..input? });
         let request = InferRequest {
             version: version.clone(),
             inputs: step.inputs.iter().zip(inputs).filter_map(named).collect(),
@@ -218,12 +216,7 @@ impl StepCall {
     }
 
     /// The same request as a job of its own.
-    async fn elsewhere(
-        &self,
-        model: &SmolStr,
-        request: &InferRequest,
-        rows: u32,
-    ) -> Result<Part, StepFailure> {
+    async fn elsewhere(&self, model: &SmolStr, request: &InferRequest, rows: u32) -> Result<Part, StepFailure> {
         let (site, job) = (&self.site, &self.job);
         let client = site.client.get_or_init(async || site.queue.client()).await;
         let owner = job.steps.owner.get_or_try_init(async || {

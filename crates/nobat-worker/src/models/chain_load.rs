@@ -85,9 +85,13 @@ pub(crate) fn load(
     name: &str,
     found: &FoundVersion,
     settings: &ModelSettings,
+    routed: Option<&ChainDefinition>,
     current: Option<&Arc<Version>>,
 ) -> Result<Option<Version>, NotLoaded> {
-    let (definition, text) = chains::read(&found.file)?;
+    let (definition, text) = match routed {
+        Some(definition) => (definition.clone(), serde_json::to_string(definition).unwrap_or_default()),
+        None => chains::read(&found.file)?,
+    };
     let known = KnownModels::now(state);
     let planned = plan(name, &definition, &known).map_err(|error| match error {
         PlanError::Waits(reason) => NotLoaded::Waits(format!("chain `{name}` {reason}")),
@@ -162,7 +166,8 @@ fn published(planned: &Chain, known: &KnownModels) -> serde_json::Value {
         let tensors = |wires: &[nobat_core::chain::Wire]| -> serde_json::Map<String, serde_json::Value> {
             wires.iter().map(|wire| (wire.spec.name.to_string(), wire.tensor.as_str().into())).collect()
         };
-        let mut shown = json!({ "name": step.name, "inputs": tensors(&step.inputs), "outputs": tensors(&step.outputs) });
+        let mut shown =
+            json!({ "name": step.name, "inputs": tensors(&step.inputs), "outputs": tensors(&step.outputs) });
         match &step.work {
             StepWork::Model { name, version } => {
                 models.insert(name.clone());

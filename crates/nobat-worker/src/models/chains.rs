@@ -67,7 +67,8 @@ fn of_pbtxt(text: &str) -> Result<ChainDefinition, String> {
     }
     let scheduling = fields.block("ensemble_scheduling").ok_or("an ensemble needs ensemble_scheduling")?;
     let max_rows = fields.number("max_batch_size")?.filter(|&rows| rows > 0);
-    let max_rows = max_rows.map(|rows| u32::try_from(rows).map_err(|_| "max_batch_size is out of range")).transpose()?;
+    let max_rows =
+        max_rows.map(|rows| u32::try_from(rows).map_err(|_| "max_batch_size is out of range")).transpose()?;
     let steps: Vec<StepDefinition> = scheduling.blocks("step").map(step).collect::<Result<_, _>>()?;
     let tensors = |key: &str| -> Result<Vec<Declared>, String> {
         let read = |own: &Fields| declared(own, max_rows.is_some()).map_err(|reason| format!("{key}: {reason}"));
@@ -177,7 +178,10 @@ mod tests {
                     [[chain.steps]]\nuse = \"crop\"\nsettings = { size = 4 }\ninputs = { boxes = \"b\" }\n";
         let read = of_toml(text).expect("a chain");
         assert_eq!((read.steps.len(), read.outputs[0].name.as_str(), read.max_in_flight), (2, "label", 64));
-        assert_eq!((read.steps[1].function.as_deref(), read.steps[1].settings["size"].as_i64()), (Some("crop"), Some(4)));
+        assert_eq!(
+            (read.steps[1].function.as_deref(), read.steps[1].settings["size"].as_i64()),
+            (Some("crop"), Some(4))
+        );
         let error = of_toml("[chain]\nstep = []").expect_err("misspelt");
         assert!(error.contains("[chain]") && error.contains("`step`"), "{error}");
     }

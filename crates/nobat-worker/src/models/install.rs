@@ -135,8 +135,7 @@ impl Installer {
                 state.trackers.add(model.name.clone(), &tracker);
             }
             let (queue, model) = (Arc::clone(&state.queue), Arc::clone(model));
-            let site =
-                Site::new(Arc::clone(&queue), self.find(), state.watchdog.clone(), worker.clone(), max_bytes);
+            let site = Site::new(Arc::clone(&queue), self.find(), state.watchdog.clone(), worker.clone(), max_bytes);
             match Session::start(queue, model, state.id.clone(), number as u32, (tracker, pool), site, executor) {
                 Ok(session) => sessions.push(session),
                 Err(error) => {

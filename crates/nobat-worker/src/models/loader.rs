@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nobat_core::ErrorCode;
+use nobat_core::chain::ChainDefinition;
 use nobat_core::job::JobError;
 use nobat_core::signature::{ModelSignature, ModelState};
 use smol_str::SmolStr;
@@ -28,7 +29,7 @@ use super::settings::{self, ModelSettings};
 use super::transforms;
 use crate::batch::controller::Controller;
 use crate::model::{Table, Version};
-use crate::state::{ServedModel, WorkerState, unready};
+use crate::state::{RoutedChains, ServedModel, WorkerState, unready};
 use crate::tune::limit::{LoadLimit, RUN_LIMIT};
 use crate::tune::sizing::{self, Resources};
 
@@ -53,14 +54,16 @@ pub(crate) struct Loader {
     chains: BTreeMap<SmolStr, FoundModel>,
     /// The models as they were when chains were last looked at.
     seen: Fingerprint,
+    /// Chains declared as routes, as they were then.
+    routed: RoutedChains,
 }
 
 type Fingerprint = BTreeSet<(SmolStr, SmolStr, String, bool, Vec<SmolStr>, u32)>;
 
 impl Loader {
     pub(crate) fn new(state: Arc<WorkerState>) -> Loader {
-        let (chains, seen) = (BTreeMap::new(), Fingerprint::new());
-        Loader { installer: Installer::new(Arc::clone(&state)), state, chains, seen }
+        let (chains, seen, routed) = (BTreeMap::new(), Fingerprint::new(), RoutedChains::new());
+        Loader { installer: Installer::new(Arc::clone(&state)), state, chains, seen, routed }
     }
 
     /// Loads what was found, then follows commands until it is told to stop.
@@ -109,18 +112,51 @@ impl Loader {
         served.values().filter(due).map(|own| own.model.name.clone()).collect()
     }
 
-    /// Loads chains anew whose steps' models have come, changed or gone.
+    /// Loads chains anew whose steps' models have come, changed or gone, and those that were
+    /// declared as routes.
     fn look_at_chains(&mut self) {
+        self.look_at_routes();
         // A chain may be a step of another: each round may make the next one ready.
         for _ in 0..=self.chains.len() {
+            if self.chains.is_empty() || self.state.is_draining() {
+                return;
+            }
             let now = KnownModels::now(&self.state).fingerprint();
-            if self.chains.is_empty() || self.seen == now || self.state.is_draining() {
+            if self.seen == now {
                 return;
             }
             self.seen = now;
             let chains: Vec<FoundModel> = self.chains.values().cloned().collect();
             self.load_each(chains.iter());
         }
+    }
+
+    /// Takes up chains that are declared as routes and have a step here, and lets go of those
+    /// that are not any more. A folder of that name is served in the place of the route's.
+    fn look_at_routes(&mut self) {
+        let routed = self.state.routed.lock().clone();
+        let is_news = |name: &SmolStr, chain: &Arc<ChainDefinition>| self.routed.get(name) != Some(chain);
+        let gone: Vec<SmolStr> = self.routed.keys().filter(|name| !routed.contains_key(*name)).cloned().collect();
+        let has_step = |chain: &ChainDefinition| {
+            let served = self.state.served.lock();
+            chain.steps.iter().filter_map(|step| step.model.as_ref()).any(|model| served.contains_key(model))
+        };
+        let is_folder = |name: &SmolStr| {
+            self.state.served.lock().contains_key(name) && self.chains.get(name).is_none_or(|own| own.routed.is_none())
+        };
+        let news: Vec<FoundModel> = routed
+            .iter()
+            .filter(|(name, chain)| is_news(name, chain) && has_step(chain) && !is_folder(name))
+            .map(|(name, chain)| FoundModel::of_route(name, chain))
+            .collect();
+        for name in &gone {
+            if self.chains.get(name).is_some_and(|own| own.routed.is_some()) {
+                self.unload(name);
+            }
+        }
+        self.routed.retain(|name, _| !gone.contains(name));
+        self.routed.extend(news.iter().filter_map(|own| Some((own.name.clone(), own.routed.clone()?))));
+        self.load_each(news.iter());
     }
 
     /// Publishes that a command for `name` is done.
@@ -150,10 +186,12 @@ impl Loader {
         }
         let known: Vec<SmolStr> = self.state.served.lock().keys().cloned().collect();
         // A folder that cannot be read may still hold its model.
-        let gone = |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name);
-        for name in known.iter().filter(|name| wanted(name) && gone(name) && !found.left_out.contains_key(*name)) {
-            self.unload(name);
-        }
+        let is_routed = |name: &SmolStr| self.chains.get(name).is_some_and(|own| own.routed.is_some());
+        let gone =
+            |name: &SmolStr| !found.models.contains_key(name) && !found.unreadable.contains(name) && !is_routed(name);
+        let gone = known.iter().filter(|name| wanted(name) && gone(name) && !found.left_out.contains_key(*name));
+        let gone: Vec<&SmolStr> = gone.collect();
+        gone.into_iter().for_each(|name| self.unload(name));
         for (name, reason) in found.left_out.iter().filter(|(name, _)| wanted(name)) {
             self.leave_out(name, reason);
         }
@@ -237,7 +275,9 @@ impl Loader {
         let restart =
             running == 0 || sessions_setting != settings.config.sessions || (shares_rows && !old.shares_rows());
         let sessions = (!restart).then_some(running);
-        let mut loads = VersionLoads { state: &state, name, settings: &settings, reload_all: restart, sessions };
+        let routed = found.routed.as_deref();
+        let mut loads =
+            VersionLoads { state: &state, name, settings: &settings, routed, reload_all: restart, sessions };
         let (mut versions, mut loaded, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let mut waits = false;
         for found in wanted {
@@ -262,7 +302,7 @@ impl Loader {
                 }
                 Err(NotLoaded::Waits(reason)) => {
                     waits = true;
-                    failed.push(unready(name, &found.version, ModelState::Loading, &reason));
+                    failed.push(unready(name, &found.version, ModelState::Failed, &reason));
                 }
             }
         }
@@ -329,6 +369,8 @@ struct VersionLoads<'a> {
     state: &'a WorkerState,
     name: &'a SmolStr,
     settings: &'a ModelSettings,
+    /// What the route says, of a chain that is declared as one.
+    routed: Option<&'a ChainDefinition>,
     /// Load unchanged versions too.
     reload_all: bool,
     /// Engines per version; where nothing serves yet, the first version that loads decides.
@@ -344,7 +386,7 @@ impl VersionLoads<'_> {
     ) -> Result<Option<LoadedVersion>, NotLoaded> {
         if chains::is_chain(&found.file) {
             let current = current.filter(|_| !self.reload_all);
-            let version = chain_load::load(self.state, self.name, found, self.settings, current)?;
+            let version = chain_load::load(self.state, self.name, found, self.settings, self.routed, current)?;
             return Ok(version.map(|version| LoadedVersion { version: Arc::new(version), engines: Vec::new() }));
         }
         let found = &FoundVersion { file: transforms::graph(found, self.settings)?, ..found.clone() };

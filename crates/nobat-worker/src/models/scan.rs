@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nobat_core::chain::ChainDefinition;
 use smol_str::SmolStr;
 
 use super::chains;
@@ -22,6 +24,18 @@ pub(crate) struct FoundModel {
     pub(crate) folder: Option<PathBuf>,
     /// Its versions, oldest first.
     pub(crate) versions: Vec<FoundVersion>,
+    /// Where it is no folder but a chain that was declared as a route.
+    pub(crate) routed: Option<Arc<ChainDefinition>>,
+}
+
+impl FoundModel {
+    /// A chain that was declared as the route `name`.
+    pub(crate) fn of_route(name: &SmolStr, chain: &Arc<ChainDefinition>) -> FoundModel {
+        // Messages name it; nothing is read there.
+        let file = Path::new("routes").join(name).join("model.toml");
+        let versions = vec![FoundVersion::new("1".into(), file)];
+        FoundModel { name: name.clone(), folder: None, versions, routed: Some(Arc::clone(chain)) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,7 +249,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     for other in others {
         log::warn!(model = name.as_str(); "`{}` is left out of model `{name}`: its name is no version number of its own; versions are folders 1, 2, … (or v1, v2, …)", other.display());
     }
-    Ok(Some(FoundModel { name, folder: Some(folder.to_owned()), versions }))
+    Ok(Some(FoundModel { name, folder: Some(folder.to_owned()), versions, routed: None }))
 }
 
 /// `model.onnx` among files, in whatever letters; the one in small letters first.
@@ -295,6 +309,7 @@ fn single(file: &Path) -> FoundModel {
         name: name.unwrap_or(stem).into(),
         folder: folder.filter(|_| name.is_some()).map(Path::to_owned),
         versions,
+        routed: None,
     }
 }
 

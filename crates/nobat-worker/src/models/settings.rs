@@ -165,6 +165,9 @@ struct ModelFile {
 /// names file, key and remedy.
 pub(crate) fn read(found: &FoundModel, config: &WorkerConfig) -> Result<ModelSettings, String> {
     let mut settings = ModelSettings { config: config.clone(), ..ModelSettings::default() };
+    if found.routed.is_some() {
+        return Ok(settings);
+    }
     if let Some(path) = found.folder.as_ref().map(|folder| folder.join("config.pbtxt"))
         && let Some(text) = read_file(&path)?
     {
@@ -324,7 +327,8 @@ mod tests {
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).expect("a file");
         }
-        let found = FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![] };
+        let found =
+            FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![], routed: None };
         read(&found, &WorkerConfig::default())
     }
 
@@ -385,7 +389,7 @@ mod tests {
         let sessions = |name: &str| {
             let file = folder.path().join(name);
             let versions = vec![FoundVersion::new("1".into(), file)];
-            let found = FoundModel { name: "m".into(), folder: None, versions };
+            let found = FoundModel { name: "m".into(), folder: None, versions, routed: None };
             read(&found, &WorkerConfig::default()).expect("reads").config.sessions
         };
         assert_eq!((sessions("a.onnx"), sessions("b.onnx")), (Sessions::Count(2), Sessions::Auto));

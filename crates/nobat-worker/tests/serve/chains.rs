@@ -70,7 +70,10 @@ async fn a_chain_computes_what_its_steps_compute_one_after_the_other() {
     assert_eq!(names, ["a", "b", "last"]);
     let steps = &result.timings.steps;
     assert!(steps.windows(2).all(|two| two[0].start_us + two[0].wait_us + two[0].run_us <= two[1].start_us + 2));
-    assert!(steps.iter().all(|step| (1..=3).contains(&step.batch_size) && step.worker == result.timings.worker), "{steps:?}");
+    assert!(
+        steps.iter().all(|step| (1..=3).contains(&step.batch_size) && step.worker == result.timings.worker),
+        "{steps:?}"
+    );
     let last = steps.last().expect("three");
     assert!(result.timings.infer_us >= last.start_us + last.run_us);
     deployment.drain().await;
@@ -138,7 +141,7 @@ async fn a_triton_ensemble_is_served_as_it_stands() {
 async fn a_chain_waits_for_its_models_and_comes_and_goes_with_them() {
     let deployment = serving(&LINEAR[..2], &[("three/model.toml", THREE)], quick()).await;
     let waiting = deployment.signature("three");
-    assert_eq!(waiting.state, ModelState::Loading);
+    assert_eq!(waiting.state, ModelState::Failed);
     assert_eq!(waiting.reason, "chain `three` waits for model `c`, which no worker has ready");
     let file = deployment.models.path().join("c.onnx");
     std::fs::copy(test_model("linear_fp32"), &file).expect("a model");
@@ -153,7 +156,7 @@ async fn a_chain_waits_for_its_models_and_comes_and_goes_with_them() {
     deployment.until("three", |own| own[0].state == ModelState::Failed || own[0].digest != before).await;
     std::fs::remove_file(&file).expect("a removal");
     deployment.worker.reload();
-    deployment.until("three", |own| own.len() == 1 && own[0].state == ModelState::Loading).await;
+    deployment.until("three", |own| own.len() == 1 && own[0].state == ModelState::Failed).await;
     std::fs::copy(test_model("linear_fp32"), &file).expect("a model");
     deployment.worker.reload();
     deployment.until("three", |own| own[0].state == ModelState::Ready && own[0].digest == before).await;
@@ -200,14 +203,18 @@ async fn a_steps_failure_names_the_step_and_its_model_and_costs_no_neighbour() {
     let asked = |index: i64| request(vec![longs("index", &[1], &[index])]);
     let requests: Vec<InferRequest> = [3, 99, 4].map(asked).into();
     let views = join_all(requests.iter().map(|asked| deployment.job("two", asked, once()))).await;
-    assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [
-        JobState::Succeeded,
-        JobState::Dead,
-        JobState::Succeeded
-    ]);
+    assert_eq!(
+        views.iter().map(|view| view.state).collect::<Vec<_>>(),
+        [JobState::Succeeded, JobState::Dead, JobState::Succeeded]
+    );
     let error = views[1].error.clone().expect("an error");
     assert_eq!(error.code, ErrorCode::InvalidTensor, "{}", error.message);
-    assert!(error.message.contains("step `look up` (model `table`): ") || error.message.contains("step `same` (model `again`): "), "{}", error.message);
+    assert!(
+        error.message.contains("step `look up` (model `table`): ")
+            || error.message.contains("step `same` (model `again`): "),
+        "{}",
+        error.message
+    );
     deployment.drain().await;
 }
 
@@ -301,10 +308,9 @@ async fn what_cannot_be_in_time_at_the_chains_end_is_given_up_before_its_next_st
 #[tokio::test]
 async fn a_step_of_another_worker_is_a_job_that_ends_with_its_chain() {
     let deployment = slow_chain(&[("quick", "slow")]).await;
-    assert_eq!(deployment.signature("both").state, ModelState::Loading, "nobody has `slow`");
+    assert!(deployment.failure("both").contains("waits for model `slow`"));
     let elsewhere = folder(&[("slow", "slow")], &[]);
-    let config =
-        WorkerConfig { models: vec![elsewhere.path().to_owned()], sessions: Sessions::Count(1), ..quick() };
+    let config = WorkerConfig { models: vec![elsewhere.path().to_owned()], sessions: Sessions::Count(1), ..quick() };
     let other = Worker::start(config, Arc::clone(&deployment.queue)).expect("a worker");
     deployment.until("both", |own| own[0].state == ModelState::Ready).await;
 
@@ -331,6 +337,33 @@ async fn a_step_of_another_worker_is_a_job_that_ends_with_its_chain() {
 
     // A model that nobody has any more takes its chain out of service.
     tokio::task::spawn_blocking(move || other.drain()).await.expect("a drain");
-    deployment.until("both", |own| own[0].state == ModelState::Loading).await;
+    deployment.until("both", |own| own[0].state == ModelState::Failed).await;
+    deployment.drain().await;
+}
+
+#[tokio::test]
+async fn a_chain_that_is_declared_as_a_route_is_served_by_who_has_a_step_of_it() {
+    let deployment = serving(&LINEAR, &[], quick()).await;
+    let chain = |last: &str| {
+        let steps = serde_json::json!([
+            { "model": "a", "outputs": { "y": "p" } },
+            { "name": "last", "model": last, "inputs": { "x": "p" } },
+        ]);
+        serde_json::json!({ "name": "routed", "chain": { "steps": steps } }).to_string()
+    };
+    let metadata = deployment.queue.metadata();
+    metadata.put("routes", "routed", chain("b").as_bytes()).await.expect("a route");
+    metadata.put("routes", "elsewhere", chain("b").replace("\"a\"", "\"z\"").as_bytes()).await.expect("a route");
+    deployment.until("routed", |own| own.iter().any(|own| own.state == ModelState::Ready)).await;
+    let (response, _) = deployment.answer("routed", &ask(&[row(1)])).await;
+    assert_eq!(as_floats(&response.outputs[0]), linear(linear(row(1))));
+    // A reload looks at folders; the chain is none, and stays.
+    deployment.worker.reload();
+    deployment.manifest_checked().await;
+    let before = deployment.signature("routed").digest;
+    metadata.put("routes", "routed", chain("c").as_bytes()).await.expect("a route");
+    deployment.until("routed", |own| own[0].state == ModelState::Ready && own[0].digest != before).await;
+    metadata.remove("routes", "routed").await.expect("a removal");
+    deployment.until("routed", <[_]>::is_empty).await;
     deployment.drain().await;
 }
