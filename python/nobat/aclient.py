@@ -196,11 +196,11 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def jobs(self, *, model: str | None = None, state: str | None = None, page: int = 100) -> AsyncIterator[JobInfo]:
-        """The caller's jobs, page after page."""
+    async def jobs(self, *, model: str | None = None, state: str | None = None, tag: str | None = None, error: str | None = None, page: int = 100) -> AsyncIterator[JobInfo]:
+        """The caller's jobs, the newest first, page after page; ``error`` is the code of the last error."""
         cursor: str | None = None
         while True:
-            found, cursor = await self._run(flows.jobs({"model": model, "state": state, "limit": page}, cursor))
+            found, cursor = await self._run(flows.jobs({"model": model, "state": state, "tag": tag, "error": error, "limit": page}, cursor))
             for one in found:
                 yield one
             if cursor is None:

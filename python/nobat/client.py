@@ -219,11 +219,11 @@ class Client:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def jobs(self, *, model: str | None = None, state: str | None = None, page: int = 100) -> Iterator[JobInfo]:
-        """The caller's jobs, page after page."""
+    def jobs(self, *, model: str | None = None, state: str | None = None, tag: str | None = None, error: str | None = None, page: int = 100) -> Iterator[JobInfo]:
+        """The caller's jobs, the newest first, page after page; ``error`` is the code of the last error."""
         cursor: str | None = None
         while True:
-            found, cursor = self._run(flows.jobs({"model": model, "state": state, "limit": page}, cursor))
+            found, cursor = self._run(flows.jobs({"model": model, "state": state, "tag": tag, "error": error, "limit": page}, cursor))
             yield from found
             if cursor is None:
                 return

@@ -140,7 +140,12 @@ impl Server {
     /// A client whose answers may take `timeout`.
     pub(crate) fn client(&self, timeout: Duration) -> Result<Client> {
         nobat_runtime::tls::use_ring();
-        let http = reqwest::Client::builder().timeout(timeout).tcp_nodelay(true).build()?;
+        let http = reqwest::Client::builder()
+            .timeout(timeout)
+            .tcp_nodelay(true)
+            // By which the audit log knows the command line.
+            .user_agent(concat!("nobat-cli/", env!("CARGO_PKG_VERSION")))
+            .build()?;
         Ok(Client { http, base: self.url.trim_end_matches('/').to_owned(), api_key: self.api_key.clone() })
     }
 

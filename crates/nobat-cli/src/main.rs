@@ -5,6 +5,7 @@
 //! 2 misused; of tests and comparisons 1 is a bad outcome, 2 what could not be run). It does not own how anything works: serving is the gateway's and
 //! the worker's, and the tools are clients of the public API like any other.
 
+mod audit;
 mod bench;
 mod client;
 mod compare;
@@ -31,6 +32,7 @@ mod scheduler;
 mod serve;
 mod table;
 mod test;
+mod top;
 mod webhooks;
 mod welcome;
 
@@ -96,7 +98,9 @@ enum Command {
     Test(Box<test::Args>),
     Compare(compare::Args),
     Healthcheck(healthcheck::Args),
+    Audit(audit::Args),
     Keys(keys::Args),
+    Top(top::Args),
     Config(config::Args),
     Completions(completions::Args),
 }
@@ -125,7 +129,9 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, file),
         Command::Bench(args) => bench::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Audit(args) => audit::run(&args),
         Command::Keys(args) => keys::run(args),
+        Command::Top(args) => top::run(&args),
         Command::Config(args) => config::run(args, file),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };

@@ -202,7 +202,7 @@ fn size(bytes: f64) -> String {
 }
 
 /// Text of others without what a terminal would obey.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

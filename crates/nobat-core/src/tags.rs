@@ -84,7 +84,8 @@ pub fn check(tag: &str) -> Result<()> {
         _ if tag.chars().any(char::is_control) => "holds a control character",
         _ => return Ok(()),
     };
-    let message = format!("tag `{}` {wrong}; a tag is a text of 1 to {LONGEST} bytes", clip(&tag.escape_debug().to_string()));
+    let message =
+        format!("tag `{}` {wrong}; a tag is a text of 1 to {LONGEST} bytes", clip(&tag.escape_debug().to_string()));
     Err(Error::new(ErrorCode::InvalidParameter, message))
 }
 
@@ -114,7 +115,10 @@ mod tests {
         assert_eq!(own.iter().collect::<Vec<_>>(), ["team=a", "b"]);
         assert_eq!(Tags::of_stored(own.stored()), own);
         assert!(own.contains("b") && !own.contains("team"));
-        assert_eq!(tags(&["a\nb"]).expect_err("a line").message, "tag `a\\nb` holds a control character; a tag is a text of 1 to 64 bytes");
+        assert_eq!(
+            tags(&["a\nb"]).expect_err("a line").message,
+            "tag `a\\nb` holds a control character; a tag is a text of 1 to 64 bytes"
+        );
         for bad in ["", "\u{0}", &"x".repeat(65)] {
             assert_eq!(tags(&[bad]).expect_err(bad).code, ErrorCode::InvalidParameter);
         }

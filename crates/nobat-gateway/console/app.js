@@ -18,6 +18,8 @@ import { Routes } from "./routes.js";
 import { Periodic } from "./periodic.js";
 import { Workers } from "./workers.js";
 import { Webhooks } from "./webhooks.js";
+import { Keys } from "./keys.js";
+import { Audit } from "./audit.js";
 
 // The part of the address, the title, the page, and the scope that its calls need.
 const PAGES = [
@@ -31,6 +33,8 @@ const PAGES = [
   ["periodic", "Periodic", Periodic, "admin"],
   ["workers", "Workers", Workers, "read"],
   ["webhooks", "Webhooks", Webhooks, "admin"],
+  ["keys", "Keys", Keys, "admin"],
+  ["audit", "Audit", Audit, "admin"],
 ];
 
 function App() {

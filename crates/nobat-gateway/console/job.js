@@ -4,10 +4,12 @@ import { html, useState } from "./vendor/preact.mjs";
 import { t, number, duration, time } from "./words.js";
 import { get, post, base, segment, server } from "./api.js";
 import { useLive } from "./live.js";
-import { State, Asked, Time, Facts, Act, Copy } from "./ui.js";
+import { State, Asked, Time, Facts, Act, Copy, Table } from "./ui.js";
 import { TensorView, labelsOf, tensorsOf } from "./tensors.js";
 import { nest } from "./json.js";
 import { link, go } from "./router.js";
+import { Tags } from "./jobs.js";
+import { Detections, Photo, detectionsOf, photosOf } from "./photos.js";
 
 const ENDED = ["succeeded", "dead", "cancelled", "expired"];
 
@@ -33,6 +35,8 @@ function Known({ job, path, refresh }) {
       [t("priority"), number(job.priority)],
       [t("attempts"), number(job.attempts)],
       [t("enqueued"), job.created_at_ms ? html`<${Time} ms=${job.created_at_ms} />` : ""],
+      [t("tags"), job.tags?.length ? html`<${Tags} tags=${job.tags} />` : ""],
+      [t("key id"), job.owner ? html`<bdi class="id">${job.owner}</bdi>` : ""],
       [t("finished"), job.finished_at_ms ? html`<${Time} ms=${job.finished_at_ms} />` : ""],
     ]} />
     <p class="actions">
@@ -44,13 +48,14 @@ function Known({ job, path, refresh }) {
     <${Timeline} job=${job} />
     <h2>${t("Result")}</h2>
     ${job.state !== "succeeded" ? html`<p class="empty">${isOver ? t("It has none.") : t("Not there yet.")}</p>` : html`
-      <${Asked} asked=${result}>${data => (data ? tensorsOf(data, version?.outputs).map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`) : "")}<//>`}
+      <${Asked} asked=${result}>${data => (data ? html`<${Detections} found=${detectionsOf(data)} />${tensorsOf(data, version?.outputs).map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`)}` : "")}<//>`}
     <h2>${t("Input")}</h2>
     ${input.data ? html`<${Input} job=${job} input=${input.data} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
 }
 
 function Input({ job, input }) {
   return html`
+    ${photosOf(input).map((photo, at) => html`<${Photo} key=${at} photo=${photo} />`)}
     ${input.inputs.map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} />`)}
     <${Again} job=${job} body=${bodyOf(input)} />`;
 }
@@ -86,6 +91,19 @@ export function Again({ job, body, label = t("Run again") }) {
 
 export const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
 
+// The steps of a chain of models, in the order in which they began.
+function Steps({ steps }) {
+  const columns = [
+    { name: "name", label: t("step"), cell: step => html`<bdi>${step.name}</bdi>` },
+    { name: "start", label: t("begun after"), numeric: true, value: step => step.start_us, cell: step => duration(step.start_us / 1000) },
+    { name: "wait", label: t("waited"), numeric: true, value: step => step.wait_us, cell: step => duration(step.wait_us / 1000) },
+    { name: "run", label: t("ran"), numeric: true, value: step => step.run_us, cell: step => duration(step.run_us / 1000) },
+    { name: "batch", label: t("rows of its batch"), numeric: true, value: step => step.batch_size, cell: step => number(step.batch_size) },
+    { name: "worker", label: t("worker"), cell: step => html`<bdi class="id">${step.worker}</bdi>` },
+  ];
+  return html`<${Table} caption=${t("Steps of the chain")} columns=${columns} rows=${[...steps].sort((a, b) => a.start_us - b.start_us)} of=${step => `${step.name} ${step.start_us}`} empty="" />`;
+}
+
 // Its steps, each with when it began and how long it took.
 function Timeline({ job }) {
   const explain = job.explain;
@@ -115,6 +133,7 @@ function Timeline({ job }) {
         ${step.at ? html`<time datetime=${new Date(step.at).toISOString()}>${time(step.at)}</time>` : ""}
         ${step.tookMs !== undefined ? html`<meter min="0" max=${longest || 1} value=${step.tookMs} aria-label=${step.what}></meter><span class="numeric">${duration(step.tookMs)}</span>` : ""}
       </li>`)}</ol>
+    ${explain?.steps?.length ? html`<${Steps} steps=${explain.steps} />` : ""}
     ${job.finished_at_ms && start ? html`<p><small>${t("From enqueued to finished: {time}.", { time: duration(job.finished_at_ms - start) })}</small></p>` : ""}`;
 }
 

@@ -6,7 +6,7 @@ import { get } from "./api.js";
 import { useLive } from "./live.js";
 import { Asked, Figure, State, Facts } from "./ui.js";
 import { Chart } from "./chart.js";
-import { readSeries } from "./series.js";
+import { addSeries, readSeries } from "./series.js";
 import { link } from "./router.js";
 
 // What each check of the monitor is about, and what helps when it fails.
@@ -20,8 +20,8 @@ export const CHECKS = {
 };
 
 export function Overview() {
-  const asked = useLive("status", signal => get("api/v1/status", {}, signal), 2000);
-  const series = useLive("series", readSeries, 2000);
+  const asked = useLive("status", signal => get("api/v1/status", {}, signal), 2000, ["status", data => data]);
+  const series = useLive("series", readSeries, 2000, ["timeseries", addSeries]);
   return html`
     <h1>${t("Overview")}</h1>
     <${Asked} asked=${asked}>${status => html`<${Known} status=${status} past=${series.data} refusal=${series.error?.status === 403 ? series.error : null} />`}<//>`;

@@ -18,7 +18,7 @@ export function rates(before, now, seconds) {
 }
 
 export function Queues() {
-  const asked = useLive("queues", signal => get("api/v1/queues", {}, signal));
+  const asked = useLive("queues", signal => get("api/v1/queues", {}, signal), 2000, ["queues", data => data]);
   const seen = useRef({});
   return html`
     <h1>${t("Queues")}</h1>

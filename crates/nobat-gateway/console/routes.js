@@ -2,7 +2,7 @@
 
 import { html } from "./vendor/preact.mjs";
 import { t, number } from "./words.js";
-import { get, call, segment } from "./api.js";
+import { get, call, post, segment } from "./api.js";
 import { useLive } from "./live.js";
 import { Asked, State, Act, Table } from "./ui.js";
 import { link } from "./router.js";
@@ -50,8 +50,22 @@ function Route({ route, refresh }) {
       ${[...missing].map(([target, reason]) => html`<p key=${target} class="problem"><bdi>${target}: ${reason}</bdi></p>`)}
       ${copies.length ? html`<${Table} caption=${t("Copies of this gateway")} columns=${copyColumns(copies)} rows=${copies} of=${row => row[0]} empty="" />` : ""}
       <p class="actions"><a class="button" href=${link(["jobs"], { model: route.name })}>${t("Its jobs")}</a>
+      ${route.weighted || route.shadow ? html`<${Promotion} route=${route} refresh=${refresh} />` : ""}
       <${Act} label=${t("Remove")} danger run=${() => call(`api/v1/routes/${segment(route.name)}`, { method: "DELETE" })} done=${refresh} question=${{ title: t("Remove the route {name}?", { name: route.name }), text: t("Callers of this name are refused from then on."), typed: route.name }} /></p>
     </section>`;
+}
+
+// Lets a canary or a copy take over where what all gateways have seen shows that it is safe; says why not.
+function Promotion({ route, refresh }) {
+  const path = `api/v1/routes/${segment(route.name)}/promote`;
+  const ask = (body = {}) => async () => {
+    const { outcome, gates } = await post(path, {}, JSON.stringify(body));
+    const why = (gates ?? []).map(gate => gate.words).filter(Boolean).join("; ");
+    return `${t(outcome)}${why ? `: ${why}` : ""}`;
+  };
+  return html`
+    <${Act} key="promote" label=${t("Promote")} run=${ask()} done=${refresh} question=${{ title: t("Promote the new target of {name}?", { name: route.name }), text: t("It gets everything if what was seen so far shows that it is safe; else nothing changes.") }} />
+    <${Act} key="back" label=${t("Roll back")} danger run=${ask({ roll_back: true })} done=${refresh} question=${{ title: t("Roll {name} back?", { name: route.name }), text: t("The old target gets everything if what was seen so far shows that the new one is unsafe.") }} />`;
 }
 
 function copyColumns(copies) {

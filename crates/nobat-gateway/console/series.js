@@ -8,7 +8,12 @@ let points = [];
 // Columns of all points: `times` in seconds, and each member of a point by its name.
 export async function readSeries(signal) {
   const last = points.at(-1)?.time_ms ?? 0;
-  const { points: more } = await get("api/v1/timeseries", { since_ms: last || undefined }, signal);
+  return addSeries(await get("api/v1/timeseries", { since_ms: last || undefined }, signal));
+}
+
+// The same with points that were told.
+export function addSeries({ points: more }) {
+  const last = points.at(-1)?.time_ms ?? 0;
   // Another gateway behind the same address, or one that was started anew, has its own past.
   const newest = more.at(-1)?.time_ms ?? last;
   points = [...points, ...more.filter(point => point.time_ms > last)].filter(point => point.time_ms > newest - KEPT_MS);

@@ -10,6 +10,7 @@ import { Again } from "./job.js";
 import { Pad, padOf } from "./pad.js";
 import { PictureFile, pictureInput } from "./picture.js";
 import { parse, flatten, shapeOf } from "./json.js";
+import { Detections, detectionsOf, photosIn } from "./photos.js";
 import { link, go, refine } from "./router.js";
 
 const MOST_FILLED = 4096;
@@ -81,7 +82,7 @@ function Form({ model, version }) {
       <section aria-label=${t("Answer")} aria-live="polite">
         <h2>${t("Answer")}</h2>
         <${Problem} error=${state.error} />
-        ${state.answer ? html`<${Answer} answer=${state.answer} tookMs=${state.tookMs} version=${version} />` : state.error ? "" : html`<p class="empty">${state.running ? t("It runs …") : t("The answer will be here.")}</p>`}
+        ${state.answer ? html`<${Answer} answer=${state.answer} tookMs=${state.tookMs} version=${version} photos=${photosIn(body)} />` : state.error ? "" : html`<p class="empty">${state.running ? t("It runs …") : t("The answer will be here.")}</p>`}
       </section>
     </div>`;
 }
@@ -129,7 +130,7 @@ function Shape({ text, spec }) {
   }
 }
 
-function Answer({ answer, tookMs, version }) {
+function Answer({ answer, tookMs, version, photos }) {
   const explain = answer.explain;
   if (!explain) return html`<p>${t("It goes on without us:")} <${Id} id=${answer.id} href=${link(["jobs", answer.id])} /></p>`;
   const tensors = tensorsOf(answer, version.outputs);
@@ -137,6 +138,7 @@ function Answer({ answer, tookMs, version }) {
   const inside = spent.reduce((sum, [name]) => sum + explain[name], 0) / 1000;
   const bars = [...spent.map(([name, label]) => ({ label, value: explain[name] / 1000 })), { label: t("network, gateway and page"), value: Math.max(0, tookMs - inside) }];
   return html`
+    <${Detections} found=${detectionsOf(answer)} photos=${photos} />
     ${tensors.map(tensor => tensor.data && flatten(tensor.data).count === 1 ? html`<p key=${tensor.name} class="answer"><small><bdi>${tensor.name}</bdi></small> <strong><bdi>${String(flatten(tensor.data).flat[0])}</bdi></strong></p>` : html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`)}
     <${Bars} caption=${t("{time} in all", { time: duration(tookMs) })} bars=${bars} unit=${duration} />
     <p><small>${t("In a batch of {rows} rows, on worker {worker}; cache: {cache}.", { rows: number(explain.batch_size), worker: explain.worker || "–", cache: explain.cache })}</small> ${answer.id ? html`<${Id} id=${answer.id} href=${link(["jobs", answer.id])} />` : ""}</p>`;

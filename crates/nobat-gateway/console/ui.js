@@ -33,10 +33,10 @@ function compare(a, b) {
 
 // A state by shape and word, not by colour alone.
 const MARKS = {
-  ok: "●", ready: "●", succeeded: "●", running: "●", delivered: "●",
-  failing: "▲", failed: "▲", dead: "▲", unavailable: "▲", missed: "▲",
+  ok: "●", ready: "●", succeeded: "●", running: "●", delivered: "●", finished: "●", active: "●",
+  failing: "▲", failed: "▲", dead: "▲", unavailable: "▲", missed: "▲", interrupted: "▲",
   queued: "○", scheduled: "◷", leased: "◐", loading: "◐", pending: "○",
-  paused: "‖", cancelled: "✕", expired: "✕", draining: "‖",
+  paused: "‖", cancelled: "✕", expired: "✕", revoked: "✕", rotating: "◐", draining: "‖",
 };
 const TONES = { "●": "good", "▲": "bad", "‖": "warn", "✕": "dim" };
 

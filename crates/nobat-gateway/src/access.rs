@@ -19,7 +19,7 @@ use nobat_serving::limits::AdmissionPermit;
 use nobat_serving::{Predictor, RequestContext};
 
 use crate::error::{ApiError, render};
-use crate::{context, cookie};
+use crate::{changes, context, cookie};
 
 /// What a resource's methods need; `None` is open to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,7 @@ where
                 }
             }
             let response = service.call(request).await?;
+            changes::note(&response);
             let refused = response.response().error().and_then(|error| error.as_error::<ApiError>());
             match refused.map(|refusal| render(&refusal.0, response.request())) {
                 Some(refused) => Ok(response.into_response(refused).map_into_right_body()),

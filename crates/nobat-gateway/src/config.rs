@@ -6,6 +6,7 @@ use std::time::Duration;
 use nobat_batches::FileSettings;
 use nobat_core::{Result, units};
 use nobat_scheduler::SchedulerSettings;
+use nobat_serving::audit::AuditConfig;
 use nobat_serving::auth::AuthConfig;
 use nobat_serving::cache::CacheOverrides;
 use nobat_serving::limits::LimitsConfig;
@@ -58,6 +59,8 @@ pub struct GatewayConfig {
     pub default_model: SmolStr,
     /// How callers are told apart.
     pub auth: AuthConfig,
+    /// How long the log of changes is kept.
+    pub audit: AuditConfig,
     /// Certificates of HTTP and gRPC; none: both are plain.
     pub tls: TlsConfig,
     /// Names that the `Host` of a request may have besides addresses and names without a
@@ -122,6 +125,7 @@ impl Default for GatewayConfig {
             console: true,
             default_model: SmolStr::default(),
             auth: AuthConfig::default(),
+            audit: AuditConfig::default(),
             tls: TlsConfig::default(),
             hosts: Vec::new(),
             cors: CorsConfig::default(),
@@ -157,6 +161,7 @@ impl GatewayConfig {
             sync_timeout: Duration::from_secs(u64::from(self.sync_timeout_s)),
             default_model: self.default_model.clone(),
             auth: self.auth.clone(),
+            audit: self.audit.clone(),
             limits: self.limits.clone(),
             monitor: self.monitor.clone(),
             record: self.record.clone(),

@@ -8,9 +8,10 @@ use actix_web::http::header;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::Predictor;
 use nobat_serving::monitor::{CheckStatus, State};
 use nobat_serving::shown_model;
+use nobat_serving::state::ServingState;
+use nobat_serving::{Predictor, RequestContext};
 use serde_json::json;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -75,8 +76,11 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse
     responses((status = 200, description = "`checks`, `queues`, `caches` and more", body = Value), Refusals),
 )]
 async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse {
-    let shared = predictor.state();
-    let context = context::of(&request);
+    answer(true, &status_of(predictor.state(), &context::of(&request)))
+}
+
+/// How the deployment does, as far as this caller may see it.
+pub(crate) fn status_of(shared: &ServingState, context: &RequestContext) -> serde_json::Value {
     let checks = shared.status.checks();
     let failing = checks.iter().any(|check| check.state == State::Failing);
     // What a check says may name any model.
@@ -88,7 +92,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
     let caches: serde_json::Map<_, _> = caches.map(|(model, stats)| (model.to_string(), json!(stats))).collect();
     let queues = shared.status.queues().into_iter().filter(|(queue, _)| context.covers(shown_model(queue)));
     let queues: serde_json::Map<_, _> = queues.map(|(model, counts)| (model.to_string(), json!(counts))).collect();
-    let body = json!({
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": if failing { State::Failing } else { State::Ok },
         "ready": shared.is_ready(),
@@ -99,8 +103,7 @@ async fn status(request: HttpRequest, predictor: Data<Predictor>) -> HttpRespons
         "checks": shown,
         "queues": queues,
         "caches": caches,
-    });
-    answer(true, &body)
+    })
 }
 
 /// The last 15 minutes

@@ -13,6 +13,7 @@
 mod access;
 mod bodies;
 pub mod body;
+mod changes;
 pub mod config;
 mod connection;
 mod console;

@@ -22,6 +22,7 @@ pub(crate) const JOB_OPTIONS: &[&str] = &[
     "version",
     "label",
     "webhook",
+    "tag",
 ];
 /// The same, for those that can wait for the answer.
 pub(crate) const WITH_WAIT: &[&str] = &[
@@ -35,8 +36,11 @@ pub(crate) const WITH_WAIT: &[&str] = &[
     "version",
     "label",
     "webhook",
+    "tag",
     "wait",
 ];
+/// What may be given several times.
+const REPEATED: &str = "tag";
 /// Longest duration taken: ten years.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -79,6 +83,7 @@ impl JobQuery {
                     return Err(invalid("webhook is empty; give the address that is told, or leave it out".to_owned()));
                 }
                 "webhook" => options.webhook = Some(value.into()),
+                "tag" => options.tags.add(value)?,
                 _ => read.wait = Some(wait(value)?),
             }
             Ok(())
@@ -114,7 +119,7 @@ pub(crate) fn each(
             let takes = if known.is_empty() { "no parameters".to_owned() } else { known.join(", ") };
             return Err(invalid(format!("unknown query parameter `{}`; this route takes {takes}", clip(&name))));
         };
-        if seen & 1 << at != 0 {
+        if seen & 1 << at != 0 && name != REPEATED {
             return Err(invalid(format!("query parameter `{name}` is given twice")));
         }
         seen |= 1 << at;
@@ -188,6 +193,21 @@ fn milliseconds(name: &str, value: &str) -> Result<u32> {
     u32::try_from(ms).map_err(|_| invalid(format!("{name} is `{}`; it takes up to 49 days", clip(value))))
 }
 
+/// An instant: of RFC 3339, or so long before `now_ms`, such as `15m`; milliseconds since 1970.
+///
+/// # Errors
+/// `invalid_parameter`.
+pub(crate) fn instant(name: &str, value: &str, now_ms: u64) -> Result<u64> {
+    if let Ok(before) = duration(name, value) {
+        return Ok(now_ms.saturating_sub(u64::try_from(before.as_millis()).unwrap_or(u64::MAX)));
+    }
+    let at = chrono::DateTime::parse_from_rfc3339(&value.replace(' ', "+")).map_err(|_| {
+        let shown = clip(value);
+        invalid(format!("{name} is `{shown}`; it takes an instant of RFC 3339, or a duration before now such as 15m"))
+    })?;
+    Ok(at.timestamp_millis().max(0) as u64)
+}
+
 /// An instant (RFC 3339) as the delay from `now`; the past is now.
 fn run_at(value: &str, now: SystemTime) -> Result<Duration> {
     // `+` of an offset is a space in a query string that was not escaped.
@@ -232,6 +252,23 @@ mod tests {
         assert_eq!(read.options.deadline, Some(Duration::from_millis(500)));
         assert_eq!(read.options.delay, Some(Duration::from_secs(90)));
         assert_eq!((read.version.as_deref(), read.wait), (Some("2"), Some(Duration::from_millis(500))));
+    }
+
+    #[test]
+    fn tags_may_be_several_and_are_checked() {
+        let tags = read("tag=team%3Da&tag=b&tag=b").expect("tags").options.tags;
+        assert_eq!(tags.iter().collect::<Vec<_>>(), ["team=a", "b"]);
+        for query in ["tag=", "tag=a%0Ab", "tag=1&tag=2&tag=3&tag=4&tag=5&tag=6&tag=7&tag=8&tag=9"] {
+            assert_eq!(read(query).expect_err(query).code, ErrorCode::InvalidParameter);
+        }
+    }
+
+    #[test]
+    fn an_instant_is_a_date_or_so_long_ago() {
+        let at = |value| instant("since", value, 1_000_000_000_000);
+        assert_eq!(at("15m").expect("ago"), 1_000_000_000_000 - 900_000);
+        assert_eq!(at("2001-09-09T02:46:40+01:00").expect("a date"), 1_000_000_000_000);
+        assert!(at("yesterday").expect_err("no date").message.contains("since is `yesterday`"));
     }
 
     #[test]

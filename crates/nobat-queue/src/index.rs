@@ -14,5 +14,8 @@ pub(crate) fn hashes(job: &NewJob) -> Vec<u64> {
 
 /// What a search is answered where nothing is indexed.
 pub(crate) fn unindexed() -> Error {
-    Error::new(ErrorCode::Unsupported, "jobs are not indexed here; set `queue.index = true` to find those that come from then on")
+    Error::new(
+        ErrorCode::Unsupported,
+        "jobs are not indexed here; set `queue.index = true` to find those that come from then on",
+    )
 }

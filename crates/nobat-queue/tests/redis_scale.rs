@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::ErrorCode;
-use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, Outcome, Settlement};
+use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, NewJob, Outcome, Settlement};
+use nobat_core::tags::Tags;
 use nobat_queue::redis::RedisQueue;
 use nobat_queue::{Consumer, Queue, QueueClient, QueueSettings};
 use redis_support::shim::Shim;
@@ -329,7 +330,8 @@ async fn order_is_strict_with_hosts_whose_clocks_are_an_hour_apart() {
 async fn jobs_are_small_and_nothing_outlives_its_ttl() {
     let jobs = amount(8_000, 200_000);
     let server = Server::start(&[]);
-    let queue = queue(&server, QueueSettings::default()).await;
+    // The index has a figure of its own below, and lives longer than what it finds.
+    let queue = queue(&server, QueueSettings { index: false, ..QueueSettings::default() }).await;
     let client = queue.client();
     let options = JobOptions { result_ttl: Duration::from_secs(amount(3, 30) as u64), ..JobOptions::default() };
     // What a first call costs once does not count.
@@ -377,6 +379,32 @@ async fn jobs_are_small_and_nothing_outlives_its_ttl() {
         left = server.bytes() - before;
     }
     println!("{left:.0} bytes and {} keys more than before", keys(&server) as i64 - keys_before as i64);
+}
+
+/// Jobs of which each has a tag of its own and one that all have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_costs_few_bytes_a_job() {
+    let jobs = amount(30_000, 1_000_000);
+    let server = Server::start(&[]);
+    let mut bytes = Vec::new();
+    for (model, index) in [("warm", true), ("plain", false), ("indexed", true)] {
+        let queue = queue(&server, QueueSettings { index, ..QueueSettings::default() }).await;
+        let client = queue.client();
+        let before = server.bytes();
+        let tagged = |number: usize| {
+            let mut tags = Tags::default();
+            for tag in ["nightly".to_owned(), format!("order={number}")] {
+                tags.add(&tag).expect("a tag");
+            }
+            NewJob { model: model.into(), ..job_with(vec![7; 281], JobOptions { tags, ..JobOptions::default() }) }
+        };
+        let count = if model == "warm" { 100 } else { jobs };
+        enqueue_all(&*client, (0..count).map(tagged)).await;
+        bytes.push((server.bytes() - before) / count as f64);
+    }
+    let index = bytes[2] - bytes[1];
+    println!("{jobs} jobs with two tags: {:.0} bytes each, {index:.0} more with the index", bytes[1]);
+    assert!(index <= 140.0, "{index:.0} bytes of index a job");
 }
 
 fn keys(server: &Server) -> u64 {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use nobat_core::job::JobOptions;
 use nobat_core::request_trace::RequestTrace;
 use nobat_core::{OwnerId, Result};
 use nobat_runtime::traces::{self, Span};
@@ -17,6 +18,9 @@ use crate::random_bits::random_bits;
 /// Header of the key by which a weighted route chooses, in lower case: the same
 /// key, the same target. In gRPC it is a metadata key.
 pub const ROUTE_KEY_NAME: &str = "nobat-route-key";
+/// Header of the tags of what the request enqueues, in lower case, with commas between
+/// them: for protocols whose calls have no place for them. In gRPC it is a metadata key.
+pub const TAGS_NAME: &str = "nobat-tags";
 const MAX_REQUEST_ID: usize = 64;
 
 /// One request's identity. Cheap to clone.
@@ -31,6 +35,8 @@ pub struct RequestContext {
     pub traceparent: SmolStr,
     /// What weighted routes choose by; empty: the request id.
     pub route_key: SmolStr,
+    /// Tags of what it enqueues, as its header has them.
+    pub tags: SmolStr,
     /// Its span.
     pub span: Span,
     /// When the request's head was read.
@@ -64,6 +70,7 @@ impl RequestContext {
             owner: OwnerId::ANONYMOUS,
             request_id: request_id.map_or_else(new_request_id, SmolStr::new),
             route_key: text(ROUTE_KEY_NAME).filter(|key| !key.is_empty()).map(SmolStr::new).unwrap_or_default(),
+            tags: text(TAGS_NAME).map(SmolStr::new).unwrap_or_default(),
             traceparent: span.traceparent().map_or_else(|| SmolStr::new(callers), SmolStr::from),
             span,
             started: Instant::now(),
@@ -123,6 +130,16 @@ impl RequestContext {
         self.span.note("nobat.model", self.notes.model());
         self.span.note("nobat.job", &self.notes.job());
         self.span.end(status);
+    }
+
+    /// The options of a job with the tags of the request's header too.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for what is no tag, and for too many.
+    pub fn tagged(&self, mut options: JobOptions) -> Result<JobOptions> {
+        let own = self.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+        own.map(|tag| options.tags.add(tag)).collect::<Result<()>>()?;
+        Ok(options)
     }
 
     /// What travels with a job.

@@ -7,13 +7,17 @@ use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, Result};
 use nobat_queue::{ListFilter, Page, route_jobs};
+use smol_str::SmolStr;
 
 use crate::context::RequestContext;
 use crate::predictor::Predictor;
+use crate::state::ServingState;
 
 /// Calls to the store for a page that is empty so far; a longer search goes on from
 /// the page's cursor.
 const MAX_LOOKS: usize = 20;
+/// Models whose idempotency keys a text is looked for among.
+const MODELS_ASKED: usize = 200;
 
 impl Predictor {
     /// Reads the job as it stands, after up to `wait` for its end. A made-up id, another
@@ -117,19 +121,59 @@ impl Predictor {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page> {
-        let look = async |cursor: Option<&str>| {
-            let mut page = self.state().queue.list(filter, cursor, limit).await?;
-            page.jobs.retain(|job| job.owner == context.owner || context.covers(route_jobs::shown(&job.model)));
-            Ok::<_, Error>(page)
-        };
-        let mut page = look(cursor).await?;
-        // A store looks through so many jobs a call, and none of them may be the caller's.
-        for _ in 0..MAX_LOOKS {
-            let Some(cursor) = page.cursor.take_if(|_| page.jobs.is_empty()) else { break };
-            page = look(Some(&cursor)).await?;
+        if let (Some(text), None) = (&filter.text, cursor)
+            && let Some(job) = self.named(context, filter, text).await?
+        {
+            return Ok(Page { jobs: vec![job], cursor: None });
         }
-        Ok(page)
+        page(self.state(), context, filter, cursor, limit).await
     }
+
+    /// The job that a text names by itself: by its id, or by the caller's idempotency key.
+    async fn named(&self, context: &RequestContext, filter: &ListFilter, text: &str) -> Result<Option<JobView>> {
+        if text.parse::<JobId>().is_ok() {
+            match self.job(context, text, Duration::ZERO).await {
+                Ok(view) => return Ok(Some(JobView { result: None, ..view })),
+                Err(error) if matches!(error.code, ErrorCode::JobNotFound | ErrorCode::ResultExpired) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let state = self.state();
+        let mut models: Vec<SmolStr> = match &filter.model {
+            Some(model) => vec![model.clone()],
+            None => state.registry.load().models().map(|model| model.name.clone()).collect(),
+        };
+        models.truncate(MODELS_ASKED);
+        let owner = filter.owner.unwrap_or(context.owner);
+        for model in models.iter().filter(|model| context.covers(route_jobs::shown(model))) {
+            if let Some(id) = state.queue.find_idempotent(model, owner, text).await? {
+                return Ok(state.queue.get(id).await?.map(|view| JobView { result: None, ..view }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// One page of the jobs that a caller may see.
+pub(crate) async fn page(
+    state: &ServingState,
+    context: &RequestContext,
+    filter: &ListFilter,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Result<Page> {
+    let look = async |cursor: Option<&str>| {
+        let mut page = state.queue.list(filter, cursor, limit).await?;
+        page.jobs.retain(|job| job.owner == context.owner || context.covers(route_jobs::shown(&job.model)));
+        Ok::<_, Error>(page)
+    };
+    let mut page = look(cursor).await?;
+    // A store looks through so many jobs a call, and none of them may be the caller's.
+    for _ in 0..MAX_LOOKS {
+        let Some(cursor) = page.cursor.take_if(|_| page.jobs.is_empty()) else { break };
+        page = look(Some(&cursor)).await?;
+    }
+    Ok(page)
 }
 
 fn not_found(text: &str) -> Error {

@@ -3,7 +3,7 @@
 //! Owns who may come in ([`admission`], [`auth`], [`limits`]), which models there are
 //! ([`registry`], [`loading`], [`statistics`]), whether their rows still look like their profiles ([`drift`]), what a name means ([`routing`]), the
 //! result caches ([`cache`]), the way of a prediction into the queue and back
-//! ([`predictor`]), the recording of requests ([`record`]), jobs and queues as protocols see them ([`jobs`], [`queues`]) and the watch over
+//! ([`predictor`]), the recording of requests ([`record`]), jobs and queues as protocols see them ([`jobs`], [`operations`], [`queues`]), the log of changes ([`audit`]) and the watch over
 //! the deployment ([`monitor`], [`readiness`], [`metrics`]). It deliberately knows no
 //! HTTP, no gRPC and no ONNX Runtime; a protocol knows this crate and no queue.
 //!
@@ -14,6 +14,7 @@
 //! - Hot paths hold no lock: the registry is read through one atomic load.
 
 pub mod admission;
+pub mod audit;
 pub mod auth;
 pub mod bulk;
 pub mod cache;
@@ -29,6 +30,7 @@ pub mod metrics;
 mod model_calls;
 pub mod monitor;
 pub mod notes;
+pub mod operations;
 mod pictures;
 pub mod prediction;
 pub mod predictor;

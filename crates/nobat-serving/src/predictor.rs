@@ -244,6 +244,7 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
+        let options = context.tagged(options)?;
         let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
             false => (request, options, Duration::ZERO),
             true => Box::pin(self.with_pictures(target, request, options)).await?,
@@ -274,6 +275,7 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
+        let options = context.tagged(options)?;
         let (request, options, fetching) = match pictures::are_urls(&target.signature, &request) {
             false => (request, options, Duration::ZERO),
             true => Box::pin(self.with_pictures(target, request, options)).await?,
@@ -319,6 +321,7 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
+        let options = context.tagged(options)?;
         let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
             false => (request, options, Duration::ZERO),
             true => Box::pin(self.with_pictures(target, request, options)).await?,

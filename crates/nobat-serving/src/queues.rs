@@ -62,7 +62,8 @@ impl Predictor {
         limit: usize,
     ) -> Result<Page> {
         let model = Some(self.queue_seen(context, name)?);
-        let filter = ListFilter { model, state: Some(JobState::Dead), owner: context.sees_jobs_of(), ..ListFilter::default() };
+        let filter =
+            ListFilter { model, state: Some(JobState::Dead), owner: context.sees_jobs_of(), ..ListFilter::default() };
         self.jobs(context, &filter, cursor, limit).await
     }
 

@@ -59,6 +59,7 @@ impl Serving {
             tokio::spawn(state.drift.clone().follow(state.registry.clone())),
             tokio::spawn(watch::start(state.clone())?),
             tokio::spawn(state.admission.auth.clone().follow(state.settings.auth.clone())),
+            tokio::spawn(write_audit(state.clone())),
             tokio::spawn(state.routes.clone().follow(state.registry.clone())),
             tokio::spawn(sender::run(state.webhooks.clone(), state.queue.clone())),
         ];
@@ -76,6 +77,10 @@ impl Serving {
         tokio::join!(answered, self.route_jobs.stop());
         self.background.iter().for_each(JoinHandle::abort);
     }
+}
+
+async fn write_audit(state: Arc<ServingState>) {
+    state.audit.write(&*state.queue.metadata()).await;
 }
 
 /// Ends the start when it is over, and tells of readiness from then on; for ever.

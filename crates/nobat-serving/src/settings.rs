@@ -7,6 +7,7 @@ use nobat_webhooks::WebhookSettings;
 use nobat_webhooks::outbound::FetchSettings;
 use smol_str::SmolStr;
 
+use crate::audit::AuditConfig;
 use crate::auth::AuthConfig;
 use crate::cache::CacheOverrides;
 use crate::limits::LimitsConfig;
@@ -25,6 +26,8 @@ pub struct ServingSettings {
     pub default_model: SmolStr,
     /// How callers are told apart.
     pub auth: AuthConfig,
+    /// How long the log of changes is kept.
+    pub audit: AuditConfig,
     /// How much is let in.
     pub limits: LimitsConfig,
     /// What is watched, and who is told.
@@ -47,6 +50,7 @@ impl ServingSettings {
     /// # Errors
     /// `invalid_parameter`, naming the key and the remedy.
     pub fn validate(&self) -> Result<()> {
+        self.audit.validate()?;
         self.monitor.validate()?;
         self.record.validate()?;
         self.webhooks.validate()?;

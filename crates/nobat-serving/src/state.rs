@@ -11,6 +11,7 @@ use nobat_webhooks::outbound::Fetcher;
 use nobat_webhooks::{ResultView, Webhooks};
 
 use crate::admission::Admission;
+use crate::audit::Audit;
 use crate::cache::Caches;
 use crate::drift::Drift;
 use crate::limits::Backlog;
@@ -36,6 +37,8 @@ pub struct ServingState {
     pub registry: Registry,
     /// Who may come in, and how many.
     pub admission: Admission,
+    /// The log of changes.
+    pub audit: Audit,
     /// Answers kept for models that ask for it.
     pub caches: Caches,
     /// The pace of every queue.
@@ -84,6 +87,7 @@ impl ServingState {
         let (metadata, condition) = (queue.metadata(), queue.condition());
         Ok(ServingState {
             admission: Admission::new(&settings.auth, settings.limits.clone(), queue.clone())?,
+            audit: Audit::new(settings.audit.clone()),
             caches: Caches::new(queue.ids().derive("result cache"), settings.cache.clone())?,
             condition,
             registry: Registry::default(),

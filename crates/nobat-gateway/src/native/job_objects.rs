@@ -1,8 +1,9 @@
 //! The native API's JSON objects: jobs, their results and what becomes of many.
 
-use nobat_core::ErrorCode;
 use nobat_core::job::{JobState, JobView};
 use nobat_core::timings::{StepTiming, Timings};
+use nobat_core::{ErrorCode, OwnerId};
+use nobat_serving::auth::KeyId;
 use nobat_serving::cache::CacheOutcome;
 use nobat_serving::shown_model;
 use nobat_webhooks::rfc3339;
@@ -38,6 +39,11 @@ pub(crate) struct JobObject {
     pub created_at_ms: u64,
     /// `finished_at` in milliseconds since 1970.
     pub finished_at_ms: Option<u64>,
+    /// By what it is found again.
+    #[schema(example = json!(["team=vision"]))]
+    pub tags: Vec<String>,
+    /// Id of the key whose job it is; null where no keys are asked for.
+    pub owner: Option<String>,
     /// Its last error.
     pub error: Option<JobErrorObject>,
     /// How the result came about, once succeeded.
@@ -175,10 +181,17 @@ impl From<&JobView> for JobObject {
             finished_at: view.finished_at_ms.map(rfc3339),
             created_at_ms: view.created_at_ms,
             finished_at_ms: view.finished_at_ms,
+            tags: view.tags.iter().map(str::to_owned).collect(),
+            owner: owner(view.owner),
             error: view.error.as_ref().map(|error| JobErrorObject::new(error.code, &error.message)),
             explain: view.result.as_ref().map(|result| ExplainObject::of(&result.timings, CacheOutcome::None)),
         }
     }
+}
+
+/// The id of the key that owns a job.
+pub(crate) fn owner(owner: OwnerId) -> Option<String> {
+    (owner != OwnerId::ANONYMOUS).then(|| KeyId(owner.0).to_string())
 }
 
 /// An instant that may be 0: not known.

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use nobat_core::job::JobState;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::registry::Want;
+use nobat_serving::shown_model;
 use nobat_serving::{Answer, Predictor};
-use nobat_serving::{ListFilter, shown_model};
 use smol_str::SmolStr;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::answers::{accepted_job, answered, bounded, listed, pending, printed};
 use super::events::{__path_events, events};
+use super::job_filter::{FilterParameters, JobFilter};
 use super::job_objects::{InputObject, JobList, JobObject, ResultObject};
 use crate::access::Access;
 use crate::context;
@@ -25,6 +25,8 @@ use crate::query;
 use crate::rows::Format;
 
 const MAX_PAGE: usize = 1_000;
+const LISTED_BY: &[&str] =
+    &["model", "state", "priority", "owner", "error", "tag", "q", "since", "until", "limit", "cursor"];
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -148,12 +150,12 @@ pub(crate) async fn retry(request: HttpRequest, id: Path<String>, predictor: Dat
 
 /// List your jobs
 ///
-/// Everybody's, for a key of scope `admin`.
+/// Everybody's, for a key of scope `admin`. The newest first. A page may be short or empty
+/// while the cursor goes on: a call looks at so many jobs.
 #[utoipa::path(
     get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(
-        ("model" = Option<String>, Query, description = "Only this model's"),
-        ("state" = Option<super::job_objects::JobStateName>, Query, description = "Only in this state"),
+        FilterParameters,
         ("limit" = Option<u32>, Query, description = "Most jobs in the page", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "The last page's `cursor`"),
     ),
@@ -161,20 +163,18 @@ pub(crate) async fn retry(request: HttpRequest, id: Path<String>, predictor: Dat
 )]
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     let context = context::of(&request);
-    let owner = (!context.administers()).then_some(context.owner);
-    let mut filter = ListFilter { owner, ..ListFilter::default() };
+    let mut filter = JobFilter::of(&context);
     let mut limit = 100;
     let mut cursor = None;
-    query::each(request.query_string(), &["model", "state", "limit", "cursor"], |name, value| {
+    query::each(request.query_string(), LISTED_BY, |name, value| {
         match name {
-            // A name that is neither lists nothing, as it always did.
-            "model" => filter.model = Some(predictor.queue_named(value).unwrap_or_else(|_| value.into())),
-            "state" => filter.state = Some(state(value)?),
             "limit" => limit = query::number(name, value, 1, MAX_PAGE)?,
-            _ => cursor = Some(value.to_owned()),
+            "cursor" => cursor = Some(value.to_owned()),
+            _ => filter.read(&predictor, name, value)?,
         }
         Ok(())
     })?;
+    let filter = filter.into_inner();
     Ok(listed(predictor.jobs(&context, &filter, cursor.as_deref(), limit).await?))
 }
 
@@ -195,12 +195,4 @@ fn wait_and_form(request: &HttpRequest, known: &[&'static str]) -> Result<(Optio
         Ok(())
     })?;
     Ok((wait, form))
-}
-
-fn state(value: &str) -> Result<JobState> {
-    JobState::parse(value).ok_or_else(|| {
-        let states: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-        let shown: String = value.chars().take(40).collect();
-        Error::new(ErrorCode::InvalidParameter, format!("state is `{shown}`; it takes one of {}", states.join(", ")))
-    })
 }

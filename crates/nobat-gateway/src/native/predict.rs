@@ -7,7 +7,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nobat_core::job::JobState;
 use nobat_core::json::Reader;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::tags::Tags;
+use nobat_core::{Error, ErrorCode, OwnerId, Result};
 use nobat_serving::Accepted;
 use nobat_serving::registry::{ResolvedModel, Want};
 use nobat_serving::{Answer, Predictor};
@@ -15,7 +16,9 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::answers::{accepted_job, answered, pending};
 use super::inputs;
-use super::job_objects::{JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, result_url};
+use super::job_objects::{
+    JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, owner, result_url,
+};
 use crate::access::Access;
 use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::endpoint::endpoint;
@@ -100,6 +103,7 @@ pub(crate) async fn predict(
         }
         wait => {
             let scheduled = query.options.delay.is_some_and(|delay| !delay.is_zero());
+            let tags = context.tagged(query.options.clone())?.tags;
             let priority = query.options.priority;
             let again = query.options.idempotency.is_some().then(|| (tensors.clone(), query.options.clone()));
             let mut accepted = predictor.enqueue(&context, &target, tensors, query.options).await?;
@@ -125,7 +129,7 @@ pub(crate) async fn predict(
                 };
             }
             let state = if scheduled { JobState::Scheduled } else { JobState::Queued };
-            Ok(accepted_response(accepted, &target, state, priority))
+            Ok(accepted_response(accepted, &target, state, priority, &tags, context.owner))
         }
     }
 }
@@ -190,7 +194,14 @@ pub(crate) async fn predict_many(
 }
 
 /// 202 with a job that came in just now.
-fn accepted_response(accepted: Accepted, target: &ResolvedModel, state: JobState, priority: u8) -> HttpResponse {
+fn accepted_response(
+    accepted: Accepted,
+    target: &ResolvedModel,
+    state: JobState,
+    priority: u8,
+    tags: &Tags,
+    by: OwnerId,
+) -> HttpResponse {
     let id = accepted.id.to_string();
     let job = JobObject {
         result_url: result_url(&id),
@@ -203,6 +214,8 @@ fn accepted_response(accepted: Accepted, target: &ResolvedModel, state: JobState
         finished_at: None,
         created_at_ms: accepted.created_at_ms.unwrap_or_default(),
         finished_at_ms: None,
+        tags: tags.iter().map(str::to_owned).collect(),
+        owner: owner(by),
         error: None,
         explain: None,
     };

@@ -28,6 +28,7 @@ pub(crate) fn base() -> OpenApi {
         (name = "routes", description = "Exchanges in front of the models"),
         (name = "periodic", description = "What starts by itself"),
         (name = "webhooks", description = "Who is told of a job's end"),
+        (name = "keys", description = "API keys, for administrators"),
         (name = "tensorflow-serving", description = "TensorFlow Serving's REST API, and kserve's v1 protocol"),
         (name = "open-inference-protocol", description = "The Open Inference Protocol v2 over HTTP, as Triton's and KServe's clients speak it"),
         (name = "openai", description = "OpenAI's embeddings, files and batches"),

@@ -34,6 +34,9 @@ macro_rules! parameters {
             /// URL that is told of the job's end (Standard Webhooks)
             #[param(required = false, format = "uri")]
             webhook: Option<String>,
+            /// By what it is found again: up to 8, each of up to 64 bytes
+            #[param(required = false, max_items = 8)]
+            tag: Option<Vec<String>>,
             /// The version wanted
             #[param(required = false)]
             version: Option<String>,

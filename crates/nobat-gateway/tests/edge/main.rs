@@ -4,6 +4,7 @@ mod cache;
 mod doors;
 mod grpc;
 mod house;
+mod key_calls;
 mod keys;
 mod limits;
 mod operations;

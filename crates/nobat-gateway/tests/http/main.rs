@@ -9,6 +9,7 @@ mod every_route;
 mod harness;
 mod jobs;
 mod names;
+mod search;
 mod serving;
 mod snapshot;
 mod tables;

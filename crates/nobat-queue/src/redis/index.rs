@@ -168,7 +168,9 @@ impl RedisStore {
                 let replies = self.manager.send_all(&pipeline).await.map_err(|e| to_error(&e))?;
                 let lengths: Vec<usize> = parse(redis::Value::Array(replies), "lengths")?;
                 let there = some.iter().zip(lengths).filter(|(_, left)| *left > 0);
-                lists.extend(there.map(|(&(period, hash), left)| (queue, Place { period, queue: queue.number, hash, left })));
+                lists.extend(
+                    there.map(|(&(period, hash), left)| (queue, Place { period, queue: queue.number, hash, left })),
+                );
             }
         }
         lists.sort_by_key(|(_, place)| place.rank());
@@ -183,7 +185,8 @@ impl RedisStore {
                 let entries: Vec<Vec<u8>> = self.query(&range, "entries").await?;
                 entries_looked += step;
                 // Where each stands, the newest first.
-                let mut own: Vec<(usize, Vec<u8>)> = (below..).zip(entries).filter(|(_, entry)| is_of(entry, check)).collect();
+                let mut own: Vec<(usize, Vec<u8>)> =
+                    (below..).zip(entries).filter(|(_, entry)| is_of(entry, check)).collect();
                 while let Some(upto) = own.len().checked_sub(1) {
                     let some = own.split_off((upto + 1).saturating_sub(STEP));
                     let (places, keys): (Vec<_>, Vec<_>) =
@@ -239,8 +242,10 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         let records = self.records(queue, keys).await?;
-        let is_pending = |record: &Option<Vec<u8>>| record.as_ref().is_some_and(|bytes| bytes.first() == Some(&state::PENDING));
-        let pending: Vec<&Vec<u8>> = keys.iter().zip(&records).filter(|(_, record)| is_pending(record)).map(|(key, _)| key).collect();
+        let is_pending =
+            |record: &Option<Vec<u8>>| record.as_ref().is_some_and(|bytes| bytes.first() == Some(&state::PENDING));
+        let pending: Vec<&Vec<u8>> =
+            keys.iter().zip(&records).filter(|(_, record)| is_pending(record)).map(|(key, _)| key).collect();
         let mut places = Vec::new();
         if !pending.is_empty() {
             let mut pipeline = Pipeline::new();
@@ -287,7 +292,9 @@ impl RedisStore {
         let queue = self.queue(model).await?;
         let name = queue.own(&format!("i:{:032x}", super::keys::idempotency_key(owner, key)));
         let known: Option<Vec<u8>> = self.query(redis::cmd("GET").arg(name), "an idempotency key").await?;
-        let Some((_, known)) = known.as_deref().and_then(|known| known.split_first_chunk::<16>()) else { return Ok(None) };
+        let Some((_, known)) = known.as_deref().and_then(|known| known.split_first_chunk::<16>()) else {
+            return Ok(None);
+        };
         let Some((tombstone_min, key)) = known.split_first_chunk::<4>() else { return Ok(None) };
         let lives: bool = self.query(redis::cmd("EXISTS").arg(queue.job(key)), "whether it lives").await?;
         let random = job_of(key).filter(|_| lives);

@@ -173,7 +173,9 @@ pub(crate) fn parse_cursor(text: &str) -> Result<(u64, usize, String)> {
 
 /// What the index goes on at.
 fn index_place(cursor: Option<&str>, kind: char) -> Result<Option<&str>> {
-    let place = |text: &'_ str| text.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')).map(|rest| text.len() - rest.len());
+    let place = |text: &'_ str| {
+        text.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')).map(|rest| text.len() - rest.len())
+    };
     match cursor {
         None => Ok(None),
         Some(text) => place(text).map(|at| Some(&text[at..])).ok_or_else(bad_cursor),

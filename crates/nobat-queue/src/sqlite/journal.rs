@@ -30,7 +30,8 @@ use super::machine::{
     Group, IdempotencyRecord, Job, JobWrite, KeyScope, KnownKey, QueueNo, QueueRecord, Row, WriteKind,
 };
 use super::rows::{
-    StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase, stored_state, tags_of,
+    StoredResult, error_text, insert_job_row, insert_result_row, read_job, read_result, stored_phase, stored_state,
+    tags_of,
 };
 use crate::api::Durability;
 
@@ -88,8 +89,7 @@ const INSERT_RESULT: &str = "INSERT INTO results VALUES (?1,?2,?3,?4,?5,?6,?7,?8
 const INSERT_KEY: &str = "INSERT INTO idempotency VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
 const DELETE_KEYS: &str = "DELETE FROM idempotency WHERE row<=?1";
 const PUT_QUEUE: &str = "INSERT OR REPLACE INTO queues VALUES (?1,?2,?3,?4,?5,?6)";
-const EXPIRE_RESULTS: &str =
-    "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2) RETURNING row, tags";
+const EXPIRE_RESULTS: &str = "DELETE FROM results WHERE row IN (SELECT row FROM results WHERE expires_ms<=?1 ORDER BY expires_ms LIMIT ?2) RETURNING row, tags";
 const NEXT_EXPIRY: &str = "SELECT min(expires_ms) FROM results";
 const GET_RESULT: &str = "SELECT * FROM results WHERE row=?1";
 /// The columns of a result, without the result.

@@ -119,9 +119,10 @@ struct Rows {
 /// The rows from which on all jobs were enqueued at `at_ms` or later, and from which on
 /// some were. Rows are handed out in the order of enqueueing.
 async fn first_row_since(store: &Arc<EmbeddedStore>, at_ms: u64) -> Result<(Row, Row)> {
-    let live = first_row(|row| {
-        Ok(store.act(|state, _| state.machine.next_created(row)).map(|(row, at_us)| (row, at_us / 1_000)))
-    }, at_ms);
+    let live = first_row(
+        |row| Ok(store.act(|state, _| state.machine.next_created(row)).map(|(row, at_us)| (row, at_us / 1_000))),
+        at_ms,
+    );
     let ended = blocking(store, move |reader| first_row(|row| reader.next_created(row), at_ms)).await?;
     let live = live.map_err(|e: JournalError| Error::new(ErrorCode::Internal, e.to_string()))?;
     Ok((live.max(ended), live.min(ended)))
@@ -190,7 +191,8 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
                 // Nobody has used it.
                 Some(None) => Vec::new(),
                 queue => {
-                    blocking(store, move |reader| reader.results(before, SCAN_MAX, state, queue.flatten(), &ids)).await?
+                    blocking(store, move |reader| reader.results(before, SCAN_MAX, state, queue.flatten(), &ids))
+                        .await?
                 }
             }
         }

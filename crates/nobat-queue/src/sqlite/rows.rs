@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use nobat_core::job::{JobResult, JobState, JobView};
-use nobat_core::retry::RetryPolicy;
 use nobat_core::request_trace::{RequestTrace, is_given};
+use nobat_core::retry::RetryPolicy;
 use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Row as SqlRow, params};

@@ -331,7 +331,9 @@ async fn a_folder_of_the_version_before_is_brought_along() {
         queue.client().enqueue(job("kept")).await.expect("accepted").id
     };
     let db = rusqlite::Connection::open(dir.path().join("queue.db")).expect("opens");
-    db.execute_batch("ALTER TABLE queues DROP COLUMN dropped; PRAGMA user_version=1").expect("as it was");
+    let before = "ALTER TABLE queues DROP COLUMN dropped; ALTER TABLE jobs DROP COLUMN tags;
+        ALTER TABLE results DROP COLUMN tags; DROP TABLE found; PRAGMA user_version=1";
+    db.execute_batch(before).expect("as it was");
     drop(db);
     for dropped in [0, 1] {
         let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");

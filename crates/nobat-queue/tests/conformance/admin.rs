@@ -136,7 +136,12 @@ async fn a_list_finds_jobs_by_state_model_and_owner(backend: Backend) {
     let everything = all(queue, &ListFilter::default(), 100).await;
     assert_eq!(everything.len(), expected.len() + 2);
     for (id, state) in &expected {
-        let filter = ListFilter { state: Some(*state), owner: Some(OwnerId(7)), model: Some(MODEL.into()), ..ListFilter::default() };
+        let filter = ListFilter {
+            state: Some(*state),
+            owner: Some(OwnerId(7)),
+            model: Some(MODEL.into()),
+            ..ListFilter::default()
+        };
         let found = all(queue, &filter, 100).await;
         assert_eq!(found.iter().map(|view| (view.id, view.state)).collect::<Vec<_>>(), [(*id, *state)]);
         assert!(found[0].result.is_none(), "a list carries no results");

@@ -135,7 +135,8 @@ async fn a_page_of_a_tag_goes_on_where_the_one_before_ended(backend: Backend) {
     let store = backend.open().await;
     let queue = &*store.queue;
     let client = queue.client();
-    let enqueues = (0..700).map(|number| client.enqueue(tagged(&["all", if number % 70 == 0 { "some" } else { "rest" }])));
+    let enqueues =
+        (0..700).map(|number| client.enqueue(tagged(&["all", if number % 70 == 0 { "some" } else { "rest" }])));
     for accepted in futures::future::join_all(enqueues).await {
         accepted.expect("accepted");
     }
@@ -152,7 +153,10 @@ async fn a_page_of_a_tag_goes_on_where_the_one_before_ended(backend: Backend) {
     let here = ListFilter { model: Some("other".into()), ..by_tag("all") };
     assert_eq!(ids(queue, &here, 10).await.len(), 1);
     for nonsense in ["no cursor", "x:1", "m:1:1:1:x", "-1"] {
-        assert_eq!(queue.list(&by_tag("all"), Some(nonsense), 10).await.expect_err("refused").code, ErrorCode::InvalidParameter);
+        assert_eq!(
+            queue.list(&by_tag("all"), Some(nonsense), 10).await.expect_err("refused").code,
+            ErrorCode::InvalidParameter
+        );
     }
 }
 
@@ -160,7 +164,9 @@ async fn hostile_tags_are_tags(backend: Backend) {
     let store = backend.open().await;
     let queue = &*store.queue;
     let mut expected = Vec::new();
-    for tag in ["<script>", "'; DROP TABLE found; --", "{digits}:ready", "*", "سلام", "a b", "%00", "\u{202e}x", "=", ":"] {
+    for tag in
+        ["<script>", "'; DROP TABLE found; --", "{digits}:ready", "*", "سلام", "a b", "%00", "\u{202e}x", "=", ":"]
+    {
         expected.push((tag, enqueue(queue, tagged(&[tag])).await));
     }
     for (tag, id) in expected {

@@ -150,6 +150,34 @@ impl Authenticator {
         Ok(ring.renew_session(&session, salt, now_s).map(|session| (session, grant)))
     }
 
+    /// Changes the file of keys, and takes the change over at once; other gateways that read
+    /// the file do within seconds. Reads and writes the file: not on a thread that serves.
+    ///
+    /// # Errors
+    /// `unsupported` where no keys are asked for; what `change` refuses; `internal` when the
+    /// file cannot be written.
+    pub fn change<T>(&self, config: &AuthConfig, change: impl FnOnce(&mut Keyring) -> Result<T>) -> Result<T> {
+        let Some(current) = &self.current else {
+            let message =
+                "no API keys are asked for here; make one with `nobat keys new` and name the file in `auth.keys`";
+            return Err(Error::new(ErrorCode::Unsupported, message));
+        };
+        // One change at a time, from what the file has by then.
+        static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+        let _turn = TURN.lock();
+        let path = std::path::Path::new(&config.keys);
+        let mut ring = file::load(path)?;
+        let changed = change(&mut ring)?;
+        file::store(path, &ring)?;
+        current.store(Arc::new(ring));
+        Ok(changed)
+    }
+
+    /// The keys in force; `None` where none are asked for.
+    pub fn keys(&self) -> Option<Arc<Keyring>> {
+        self.current.as_ref().map(|current| current.load_full())
+    }
+
     /// Watches the file for ever and takes its changes over; ends at once when
     /// authentication is off.
     pub async fn follow(self, config: AuthConfig) {

@@ -98,8 +98,10 @@ impl Sampler {
     pub(super) fn seen(&self, state: &ServingState) -> (Totals, Standing) {
         let sum = |of: fn(&Counts) -> u64| self.queues.values().map(of).sum::<u64>();
         let is_store_there = state.condition.refusal().is_none();
-        let jobs = (sum(|counts| counts.enqueued_total), sum(|counts| counts.finished_total));
-        let mut totals = Totals { jobs: is_store_there.then_some(jobs), ..Totals::default() };
+        let of_queue =
+            |(queue, counts): (&SmolStr, &Counts)| (queue.clone(), (counts.enqueued_total, counts.finished_total));
+        let jobs = is_store_there.then(|| self.queues.iter().map(of_queue).collect());
+        let mut totals = Totals { jobs, ..Totals::default() };
         for (_, model) in state.predictions.models() {
             totals.succeeded += model.succeeded.get();
             totals.failed += model.failed.get();

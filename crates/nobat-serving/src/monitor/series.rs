@@ -5,10 +5,11 @@
 //! callers waited for in that time, all models together, read off the histograms of the
 //! metrics. How points come about is pure; [`TimeSeries`] holds them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use parking_lot::RwLock;
 use serde::Serialize;
+use smol_str::SmolStr;
 
 /// How far back points are kept, milliseconds.
 const KEPT_MS: u64 = 15 * 60 * 1000;
@@ -26,8 +27,9 @@ pub(super) struct Totals {
     pub refused: u64,
     /// Cumulative counts of answers by the upper bound of their time, in seconds.
     pub buckets: Vec<(f64, u64)>,
-    /// Jobs enqueued and ended in all queues, where the store answered.
-    pub jobs: Option<(u64, u64)>,
+    /// Jobs enqueued and ended by queue, where the store answered: a queue that is seen for
+    /// the first time has a past that is no rate.
+    pub jobs: Option<HashMap<SmolStr, (u64, u64)>>,
 }
 
 /// How things stand at one moment.
@@ -121,7 +123,7 @@ fn point(time_ms: u64, seconds: f64, before: &Totals, now: &Totals, standing: St
         .map(|(at, &(bound, count))| (bound, count.saturating_sub(before.buckets.get(at).map_or(0, |bucket| bucket.1))))
         .collect();
     let answered = now.succeeded.saturating_sub(before.succeeded);
-    let jobs = before.jobs.zip(now.jobs);
+    let jobs = before.jobs.as_ref().zip(now.jobs.as_ref()).map(|(before, now)| moved(before, now));
     Point {
         time_ms,
         succeeded_per_s: rate(before.succeeded, now.succeeded),
@@ -129,10 +131,18 @@ fn point(time_ms: u64, seconds: f64, before: &Totals, now: &Totals, standing: St
         refused_per_s: rate(before.refused, now.refused),
         p50_ms: quantile(&added, answered, 0.5).map(|s| s * 1e3),
         p99_ms: quantile(&added, answered, 0.99).map(|s| s * 1e3),
-        enqueued_per_s: jobs.map(|(before, now)| rate(before.0, now.0)),
-        finished_per_s: jobs.map(|(before, now)| rate(before.1, now.1)),
+        enqueued_per_s: jobs.map(|(entered, _)| entered as f64 / seconds),
+        finished_per_s: jobs.map(|(_, left)| left as f64 / seconds),
         standing,
     }
+}
+
+/// Jobs that were enqueued and that ended between two looks, of the queues that both saw.
+fn moved(before: &HashMap<SmolStr, (u64, u64)>, now: &HashMap<SmolStr, (u64, u64)>) -> (u64, u64) {
+    let of_both = now.iter().filter_map(|(queue, now)| before.get(queue).map(|before| (before, now)));
+    of_both.fold((0, 0), |(entered, left), (before, now)| {
+        (entered + now.0.saturating_sub(before.0), left + now.1.saturating_sub(before.1))
+    })
 }
 
 /// The time below which a share `q` of `count` answers lies, in seconds, as if those of a
@@ -158,6 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn totals(succeeded: u64, jobs: Option<(u64, u64)>) -> Totals {
+        let jobs = jobs.map(|jobs| HashMap::from([("m".into(), jobs)]));
         let buckets = vec![(0.01, succeeded / 2), (0.1, succeeded)];
         Totals { succeeded, failed: 0, refused: 0, buckets, jobs }
     }
@@ -178,6 +189,19 @@ mod tests {
         assert_eq!((point.p99_ms, point.enqueued_per_s, point.standing.queued), (None, None, 3));
         series.record(7_000, totals(30, Some((9, 5))), standing);
         assert_eq!(series.since(5_000)[0].enqueued_per_s, None, "the store was away before");
+    }
+
+    #[test]
+    fn a_queue_that_is_first_seen_is_no_spike() {
+        let series = TimeSeries::default();
+        let mut now = totals(0, Some((5, 5)));
+        series.record(1_000, now.clone(), Standing::default());
+        now.jobs.get_or_insert_default().insert("older".into(), (1_000_000, 1_000_000));
+        series.record(2_000, now.clone(), Standing::default());
+        now.jobs.get_or_insert_default().insert("older".into(), (1_000_003, 1_000_001));
+        series.record(3_000, now, Standing::default());
+        let rates: Vec<_> = series.since(0).iter().map(|point| (point.enqueued_per_s, point.finished_per_s)).collect();
+        assert_eq!(rates, [(Some(0.0), Some(0.0)), (Some(3.0), Some(1.0))]);
     }
 
     #[test]

@@ -51,7 +51,10 @@ impl OutgoingJob {
             delay: options.delay.unwrap_or_default(),
             // A deadline of nothing is over at once, which 0 would not say.
             deadline: options.deadline.map_or(Duration::ZERO, |deadline| deadline.max(Duration::from_micros(1))),
-            idempotency: options.idempotency.as_ref().map(|own| (idempotency_key(job.owner, &own.key), own.fingerprint)),
+            idempotency: options
+                .idempotency
+                .as_ref()
+                .map(|own| (idempotency_key(job.owner, &own.key), own.fingerprint)),
         });
         OutgoingJob {
             queue,

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use nobat_core::job::{JobError, JobState, LeaseToken};
+use nobat_core::request_trace::{RequestTrace, is_given};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::score::rank;
-use nobat_core::request_trace::{RequestTrace, is_given};
 use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;

@@ -1,0 +1,65 @@
+//! Which requests are changes that the audit log tells of, and what it tells.
+
+use actix_web::HttpMessage;
+use actix_web::dev::ServiceResponse;
+use actix_web::http::{Method, header};
+use actix_web::web::Data;
+use nobat_core::clip;
+use nobat_runtime::now_ms;
+use nobat_serving::audit::AuditEntry;
+use nobat_serving::auth::KeyId;
+use nobat_serving::{Predictor, RequestContext};
+
+use crate::cookie;
+use crate::error::{ApiError, http_status};
+
+/// What begins the path of a change. Predictions, and asking by a POST, are none.
+const CHANGED: &[&str] = &[
+    "/api/v1/jobs",
+    "/api/v1/queues",
+    "/api/v1/routes",
+    "/api/v1/webhooks",
+    "/api/v1/periodic",
+    "/api/v1/keys",
+    "/api/v1/models",
+    "/v2/repository/models",
+];
+
+/// Notes an answered change.
+pub(crate) fn note<B>(response: &ServiceResponse<B>) {
+    let request = response.request();
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return;
+    }
+    let Some(pattern) =
+        request.match_pattern().filter(|pattern| CHANGED.iter().any(|begin| pattern.starts_with(begin)))
+    else {
+        return;
+    };
+    let Some(predictor) = request.app_data::<Data<Predictor>>().filter(|predictor| predictor.state().audit.is_on())
+    else {
+        return;
+    };
+    // A refusal is rendered after this.
+    let refused = response.response().error().and_then(|error| error.as_error::<ApiError>());
+    let status = refused.map_or(response.status(), |refused| http_status(refused.0.code)).as_u16();
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let is_ours = header(header::USER_AGENT.as_str()).is_some_and(|agent| agent.starts_with("nobat-cli/"));
+    let by = match header(cookie::OWN_PAGE) {
+        Some(_) => "console",
+        None if is_ours => "cli",
+        None => "api",
+    };
+    let extensions = request.extensions();
+    let Some(context) = extensions.get::<RequestContext>() else { return };
+    predictor.state().audit.note(AuditEntry {
+        at_ms: now_ms(),
+        key: context.grant.as_ref().map(|grant| KeyId(grant.owner.0).to_string()),
+        name: context.grant.as_ref().map(|grant| grant.name.clone()),
+        by: by.into(),
+        action: format!("{} {pattern}", request.method()),
+        target: clip(request.path()).to_string(),
+        status,
+        request_id: context.request_id.clone(),
+    });
+}

@@ -1,0 +1,205 @@
+//! `GET /api/v1/events`: what a page shows, as server-sent events while it changes.
+//!
+//! A subscriber is asked for nothing and holds nothing: its next piece is made when it takes
+//! the one before, of what the monitor keeps in memory. So a slow one gets fewer pieces, and
+//! none costs the store a call. An event's id is the time of the newest point: one that
+//! reconnects with `Last-Event-ID` misses no point that is still kept.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{self, HeaderName};
+use actix_web::web::{Bytes, Data};
+use actix_web::{HttpRequest, HttpResponse};
+use futures::stream;
+use nobat_core::{Error, ErrorCode, Result};
+use nobat_serving::auth::Credential;
+use nobat_serving::{Predictor, RequestContext, shown_model};
+use serde_json::json;
+use utoipa_actix_web::service_config::ServiceConfig;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::job_objects::EventObject;
+use super::model_objects::{QueueList, QueueObject};
+use crate::access::Access;
+use crate::endpoint::endpoint;
+use crate::error::ApiResult;
+use crate::health::status_of;
+use crate::openapi::Refusals;
+use crate::{context, cookie, middleware, query};
+
+/// How often a subscriber is told what has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A comment goes out when nothing else did for this long.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often it is looked whether the caller may still see it.
+const CHECK_EVERY: Duration = Duration::from_secs(15);
+/// Subscribers of a gateway at a time.
+const SUBSCRIBERS: usize = 256;
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// By what proxies that hold answers back are told not to.
+const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Adds the route.
+pub(super) fn configure(config: &mut ServiceConfig) {
+    config.service(endpoint!(Access::READ, events));
+}
+
+/// What changes, live
+///
+/// Events `status` (as `/api/v1/status`), `queues` (as `/api/v1/queues`, as the monitor saw
+/// them) and `timeseries` (new points, for keys that cover every model), each with its JSON as
+/// data and only when it has changed; a comment every 15 s. `Last-Event-ID` is honoured for
+/// points. The stream ends with the key or session that it was asked for with, and when the
+/// gateway stops; at most 256 of them are open at a time.
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "health", operation_id = "events",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The last event seen before")),
+    responses((status = 200, description = "The events", body = EventObject, content_type = "text/event-stream"), Refusals),
+)]
+pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
+    query::none(&request)?;
+    let seat = Seat::take()?;
+    let headers = request.headers();
+    let held = match (middleware::text(headers, header::AUTHORIZATION), cookie::session(headers)) {
+        (Some(text), _) => Held::Authorization(text.to_owned()),
+        (None, Some(text)) => Held::Session(text.to_owned()),
+        (None, None) => Held::Nothing,
+    };
+    let since_ms = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let subscriber = Subscriber {
+        predictor,
+        context: context::of(&request),
+        held,
+        since_ms,
+        told: [0; 2],
+        begun: false,
+        sent: Instant::now(),
+        checked: Instant::now(),
+        _seat: seat,
+    };
+    let pieces = stream::unfold(subscriber, |mut subscriber| async move {
+        let piece = subscriber.next().await?;
+        subscriber.sent = Instant::now();
+        Some((Ok::<_, actix_web::Error>(Bytes::from(piece)), subscriber))
+    });
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((UNBUFFERED, "no"))
+        .streaming(pieces))
+}
+
+/// One of the places for subscribers, given back when it is dropped.
+struct Seat;
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Seat {
+    fn take() -> Result<Seat> {
+        if TAKEN.fetch_add(1, Ordering::Relaxed) >= SUBSCRIBERS {
+            TAKEN.fetch_sub(1, Ordering::Relaxed);
+            let message = format!(
+                "{SUBSCRIBERS} callers follow events of this gateway; ask for what you need now and then instead"
+            );
+            return Err(Error::new(ErrorCode::RateLimited, message).retry_after(Duration::from_secs(30)));
+        }
+        Ok(Seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the caller came with.
+enum Held {
+    Nothing,
+    Authorization(String),
+    Session(String),
+}
+
+struct Subscriber {
+    predictor: Data<Predictor>,
+    context: RequestContext,
+    held: Held,
+    /// Points up to here are told.
+    since_ms: u64,
+    /// Hashes of the status and the queues as they were told last.
+    told: [u64; 2],
+    begun: bool,
+    sent: Instant,
+    checked: Instant,
+    _seat: Seat,
+}
+
+impl Subscriber {
+    /// What is to be sent next; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        let mut piece = String::new();
+        if !self.begun {
+            self.begun = true;
+            piece.push_str("retry: 2000\n\n");
+        }
+        loop {
+            if self.predictor.state().is_draining() || !self.may_go_on() {
+                return None;
+            }
+            self.look(&mut piece);
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+            if self.sent.elapsed() >= HEARTBEAT {
+                return Some(": still here\n\n".to_owned());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Whether the key or the session still stands.
+    fn may_go_on(&mut self) -> bool {
+        if self.checked.elapsed() < CHECK_EVERY {
+            return true;
+        }
+        self.checked = Instant::now();
+        let credential = match &self.held {
+            Held::Nothing => Credential::None,
+            Held::Authorization(text) => Credential::Authorization(text),
+            Held::Session(text) => Credential::Session(text),
+        };
+        self.predictor.state().admission.auth.authenticate(credential).is_ok()
+    }
+
+    /// Prints what has changed.
+    fn look(&mut self, piece: &mut String) {
+        let shared = self.predictor.state();
+        let status = status_of(shared, &self.context).to_string();
+        let mut queues: Vec<_> = shared.status.queues().into_iter().collect();
+        queues.retain(|(queue, _)| self.context.covers(shown_model(queue)));
+        queues.sort_by(|a, b| a.0.cmp(&b.0));
+        let queues = queues.into_iter().map(|(queue, counts)| QueueObject::new(&queue, counts)).collect();
+        let queues = json!(QueueList { queues }).to_string();
+        // Points first: the id of what follows is theirs.
+        if self.context.covers_all() {
+            let points = shared.series.since(self.since_ms);
+            if let Some(last) = points.last() {
+                self.since_ms = last.time_ms;
+                self.print(piece, "timeseries", &json!({ "points": points }).to_string());
+            }
+        }
+        for (at, (name, text)) in [("status", status), ("queues", queues)].into_iter().enumerate() {
+            let hash = xxh3_64(text.as_bytes());
+            if std::mem::replace(&mut self.told[at], hash) != hash {
+                self.print(piece, name, &text);
+            }
+        }
+    }
+
+    fn print(&self, piece: &mut String, name: &str, data: &str) {
+        use std::fmt::Write;
+        // JSON has no line ends, and writing into a string does not fail.
+        let _ = write!(piece, "id: {}\nevent: {name}\ndata: {data}\n\n", self.since_ms);
+    }
+}
