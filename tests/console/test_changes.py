@@ -2,6 +2,7 @@
 
 import urllib.parse
 
+import wide
 from conftest import Console
 from playwright.sync_api import expect
 from test_pages import DIGIT
@@ -159,3 +160,32 @@ def test_a_page_is_told_what_changes_and_asks_again_only_when_it_is_not(console)
     page.get_by_role("button", name="Go on").click()
     expect(row.locator(".state", has_text="paused")).to_be_visible()
     house.call("POST", "/api/v1/queues/two_by_two/resume")
+
+
+def test_a_model_of_two_hundred_outputs_is_shown_whole(console):
+    house = console.house
+    (house.models / "wide.onnx").write_bytes(wide.model(200))
+    house.call("POST", "/v2/repository/models/wide/load", {})
+    job = house.ended(house.predict("wide", {"inputs": [[7.5]]}))
+    assert job["state"] == "succeeded"
+    page = console.open("models/wide")
+    expect(page.get_by_role("region", name="Gives").locator("tbody tr")).to_have_count(200)
+    page = console.open(f"jobs/{job['id']}")
+    expect(page.locator(".tensor")).to_have_count(200)
+    expect(page.locator(".tensor", has_text="out_199").locator("pre")).to_have_text("7.5")
+    page = console.open("models")
+    row = page.locator("tbody tr", has_text="wide")
+    expect(row).to_be_visible()
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, "a long signature does not widen the page"
+
+
+def test_a_job_that_is_looked_at_says_what_becomes_of_it(console):
+    house = console.house
+    house.call("POST", "/api/v1/queues/digits/pause")
+    job = house.predict("digits", DIGIT)
+    page = console.open(f"jobs/{job['id']}")
+    expect(page.locator(".facts .state")).to_contain_text("queued")
+    house.call("POST", "/api/v1/queues/digits/resume")
+    expect(page.locator(".facts .state")).to_contain_text("succeeded")
+    expect(page.locator(".tensor", has_text="label").locator("pre")).to_have_text("7")

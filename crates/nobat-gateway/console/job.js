@@ -1,9 +1,9 @@
 // One job: where its time went, what went in and what came out, and how to ask the same again.
 
-import { html, useState } from "./vendor/preact.mjs";
+import { html, useEffect, useState } from "./vendor/preact.mjs";
 import { t, number, duration, time } from "./words.js";
-import { get, post, base, segment, server } from "./api.js";
-import { useLive } from "./live.js";
+import { get, post, base, segment, server, url } from "./api.js";
+import { live, useLive } from "./live.js";
 import { State, Asked, Time, Facts, Act, Copy, Table } from "./ui.js";
 import { TensorView, labelsOf, tensorsOf } from "./tensors.js";
 import { nest } from "./json.js";
@@ -12,10 +12,26 @@ import { Tags } from "./jobs.js";
 import { Detections, Photo, detectionsOf, photosOf } from "./photos.js";
 
 const ENDED = ["succeeded", "dead", "cancelled", "expired"];
+const STATES = ["scheduled", "queued", "leased", "failed", ...ENDED];
 
 export function Job({ id }) {
   const path = `api/v1/jobs/${segment(id)}`;
-  const asked = useLive(`job ${id}`, signal => get(path, {}, signal), 1500);
+  const asked = useLive(`job ${id}`, signal => get(path, {}, signal), 3000);
+  const isOver = ENDED.includes(asked.data?.state);
+  const isKnown = asked.data !== undefined;
+  // Told of each change until its end; asked now and then too, where events cannot be had.
+  useEffect(() => {
+    if (isOver || !isKnown) return undefined;
+    const source = new EventSource(url(`${path}/events`));
+    source.onerror = () => source.close();
+    for (const state of STATES) {
+      source.addEventListener(state, () => {
+        if (ENDED.includes(state)) source.close();
+        if (!live.paused) asked.refresh();
+      });
+    }
+    return () => source.close();
+  }, [path, isOver, isKnown]);
   return html`
     <h1>${t("Job")} <bdi class="id whole">${id}</bdi></h1>
     <${Asked} asked=${asked}>${job => html`<${Known} job=${job} path=${path} refresh=${asked.refresh} />`}<//>`;

@@ -1,12 +1,16 @@
 // Models: their versions and what they take and give; one model with its batches, its
 // controller and its workers; load and unload.
 
-import { html } from "./vendor/preact.mjs";
+import { html, useRef } from "./vendor/preact.mjs";
 import { t, number, duration } from "./words.js";
 import { get, post, segment } from "./api.js";
 import { useLive } from "./live.js";
 import { Table, State, Asked, Act, Facts, Bars, Time, Figure } from "./ui.js";
 import { link } from "./router.js";
+import { Chart } from "./chart.js";
+
+// Looks that the chart of caps remembers: 15 minutes, one every two seconds.
+const CAPS = 450;
 
 export const specText = specs => specs.map(spec => `${spec.name} ${spec.datatype} [${spec.shape.join(", ")}]`).join(", ");
 
@@ -55,7 +59,7 @@ export function Model({ name }) {
         <${Figure} label=${t("workers")} value=${number(model.workers.length)} />
         <${Cache} stats=${status.data?.caches?.[name]} />
       </dl>
-      ${model.versions.map(version => html`<${Version} key=${version.version} model=${model} version=${version} />`)}
+      ${model.versions.map(version => html`<${Version} key=${version.version} model=${model} version=${version} refresh=${asked.refresh} />`)}
       <h2>${t("Workers")}</h2>
       <${Table} caption=${t("Workers")} columns=${workerColumns()} rows=${model.workers} of=${worker => worker.id} empty=${t("No live worker has it.")} />`}<//>`}`;
 }
@@ -73,7 +77,35 @@ export const workerColumns = () => [
   { name: "since", label: t("started"), value: worker => worker.started_at_ms, cell: worker => html`<${Time} ms=${worker.started_at_ms} />` },
 ];
 
-function Version({ model, version }) {
+// What the controllers allow a run to have over time, as this page saw it: workers tell how they
+// stand and not how they stood.
+function Caps({ controllers, slo }) {
+  const seen = useRef({ times: [], lines: new Map() });
+  const { times, lines } = seen.current;
+  const now = Math.floor(Date.now() / 1000);
+  if (times.at(-1) !== now) {
+    times.push(now);
+    for (const one of controllers) if (!lines.has(one.worker.id)) lines.set(one.worker.id, Array(times.length - 1).fill(null));
+    for (const [id, values] of lines) values.push(controllers.find(one => one.worker.id === id)?.cap ?? null);
+    if (times.length > CAPS) [times, ...lines.values()].forEach(list => list.shift());
+  }
+  const back = controllers.reduce((sum, one) => sum + (one.back_offs ?? 0), 0);
+  const series = [...lines].slice(0, 3).map(([id, values]) => ({ label: id, values: [...values] }));
+  return html`
+    <div class="charts"><${Chart} whole title=${t("Cap of a run, rows")} times=${[...times]} format=${value => number(value)} series=${series} /></div>
+    <p><small>${t("As this page saw it; {count} back-offs since the workers started.", { count: number(back) })} ${slo ? t("slo: {time}", { time: duration(slo) }) : ""}</small></p>`;
+}
+
+function Drift({ model, drift, refresh }) {
+  const path = `api/v1/models/${segment(model)}/drift/acknowledge`;
+  const isOff = drift.state === "drifting";
+  return html`
+    <h3>${t("Drift from the profile")} <${State} value=${drift.state} /></h3>
+    <p class=${isOff ? "problem" : ""}><bdi>${drift.words}</bdi> <small>${t("{count} rows counted", { count: number(drift.rows) })}</small></p>
+    ${isOff ? html`<p><${Act} label=${t("Acknowledge")} run=${() => post(path)} done=${refresh} /></p>` : ""}`;
+}
+
+function Version({ model, version, refresh }) {
   const counted = model.statistics.find(one => one.version === version.version);
   const controllers = model.workers.flatMap(worker => (worker.report.batching ?? []).filter(one => one.version === version.version && one.model === model.name).map(one => ({ worker, ...one })));
   const mean = tally => (tally?.count ? tally.ns / tally.count / 1e6 : null);
@@ -97,6 +129,8 @@ function Version({ model, version }) {
         <${Signature} title=${t("Gives")} specs=${version.outputs} />
       </div>
       ${counted?.batches.length ? html`<${Bars} caption=${t("Runs by their rows")} bars=${counted.batches.map(batch => ({ label: number(batch.rows), value: batch.infer.count }))} unit=${value => number(value)} />` : ""}
+      ${(model.drift ?? []).filter(one => one.version === version.version).map(one => html`<${Drift} key=${one.version} model=${model.name} drift=${one} refresh=${refresh} />`)}
+      ${controllers.length ? html`<${Caps} controllers=${controllers} slo=${version.settings?.batching?.slo_ms} />` : ""}
       ${controllers.length ? html`<${Table} caption=${t("Batching by worker")} columns=${controllerColumns()} rows=${controllers} of=${row => row.worker.id} empty="" />` : ""}
     </section>`;
 }

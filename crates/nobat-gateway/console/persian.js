@@ -416,4 +416,13 @@ export const persian = {
   "ran": "اجرا",
   "rows of its batch": "ردیف‌های دسته‌اش",
   "Steps of the chain": "گام‌های زنجیره",
+  "Cap of a run, rows": "سقف ردیف‌های یک اجرا",
+  "As this page saw it; {count} back-offs since the workers started.": "آن‌گونه که این صفحه دیده؛ {count} عقب‌نشینی از آغاز کار کارگرها.",
+  "slo: {time}": "هدف زمان: {time}",
+  "Drift from the profile": "فاصله از نمای مرجع",
+  "{count} rows counted": "{count} ردیف شمرده شد",
+  "Acknowledge": "پذیرفتن",
+  "as_profiled": "همانند مرجع",
+  "drifting": "در حال تغییر",
+  "not_followed": "دنبال نمی‌شود",
 };

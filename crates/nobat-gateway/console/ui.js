@@ -33,8 +33,8 @@ function compare(a, b) {
 
 // A state by shape and word, not by colour alone.
 const MARKS = {
-  ok: "●", ready: "●", succeeded: "●", running: "●", delivered: "●", finished: "●", active: "●",
-  failing: "▲", failed: "▲", dead: "▲", unavailable: "▲", missed: "▲", interrupted: "▲",
+  ok: "●", ready: "●", succeeded: "●", running: "●", as_profiled: "●", delivered: "●", finished: "●", active: "●",
+  failing: "▲", failed: "▲", dead: "▲", unavailable: "▲", missed: "▲", drifting: "▲", interrupted: "▲",
   queued: "○", scheduled: "◷", leased: "◐", loading: "◐", pending: "○",
   paused: "‖", cancelled: "✕", expired: "✕", revoked: "✕", rotating: "◐", draining: "‖",
 };

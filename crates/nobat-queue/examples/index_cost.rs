@@ -66,7 +66,10 @@ async fn pages(queue: &dyn Queue, name: &str, jobs: usize) -> anyhow::Result<()>
     let of = |filter: ListFilter| ListFilter { model: Some("m".into()), ..filter };
     let filters = [
         ("newest", of(ListFilter::default())),
-        ("one tag of a job", of(ListFilter { tag: Some(format!("order={}", jobs / 2).into()), ..ListFilter::default() })),
+        (
+            "one tag of a job",
+            of(ListFilter { tag: Some(format!("order={}", jobs / 2).into()), ..ListFilter::default() }),
+        ),
         ("one tag of many", of(ListFilter { tag: Some("user=7".into()), ..ListFilter::default() })),
         ("text", of(ListFilter { text: Some(format!("order={}", jobs / 3).into()), ..ListFilter::default() })),
         ("succeeded", of(ListFilter { state: Some(JobState::Succeeded), ..ListFilter::default() })),
@@ -84,7 +87,10 @@ async fn pages(queue: &dyn Queue, name: &str, jobs: usize) -> anyhow::Result<()>
         }
         took.sort();
         let p99 = took[took.len() * 99 / 100];
-        println!("{name:<9} {what:<18} p50 {:>9.2?}  p99 {p99:>9.2?}  {found} found by {ASKED} calls", took[took.len() / 2]);
+        println!(
+            "{name:<9} {what:<18} p50 {:>9.2?}  p99 {p99:>9.2?}  {found} found by {ASKED} calls",
+            took[took.len() / 2]
+        );
     }
     Ok(())
 }
@@ -95,7 +101,9 @@ async fn main() -> anyhow::Result<()> {
     let redis_jobs = args.next().transpose()?.unwrap_or(1_000_000);
     let embedded_jobs = args.next().transpose()?.unwrap_or(200_000);
     let server = RedisServer::start(&[]);
-    let connect = async |index| RedisQueue::connect(&server.url(), QueueSettings { index, ..QueueSettings::default() }, "nobat").await;
+    let connect = async |index| {
+        RedisQueue::connect(&server.url(), QueueSettings { index, ..QueueSettings::default() }, "nobat").await
+    };
     let (with, without) = (connect(true).await?, connect(false).await?);
     let cpu = || server.figure("cpu", "used_cpu_user") + server.figure("cpu", "used_cpu_sys");
     let mut ratios = Vec::new();
@@ -110,11 +118,16 @@ async fn main() -> anyhow::Result<()> {
             cost.push(((pushed - before) * 1e6 / PAIR_JOBS as f64, (cpu() - before) * 1e6 / PAIR_JOBS as f64));
         }
         let [(push_with, with), (push_without, without)] = cost[..] else { continue };
-        println!("redis pair {pair}: enqueue {push_with:.2} us with, {push_without:.2} without; to the result {with:.2} and {without:.2}");
+        println!(
+            "redis pair {pair}: enqueue {push_with:.2} us with, {push_without:.2} without; to the result {with:.2} and {without:.2}"
+        );
         ratios.push(without / with);
     }
     ratios.sort_by(f64::total_cmp);
-    println!("redis throughput with the index, by Redis's time: {:.1} % of without (median of {PAIRS} pairs)", ratios[PAIRS / 2] * 100.0);
+    println!(
+        "redis throughput with the index, by Redis's time: {:.1} % of without (median of {PAIRS} pairs)",
+        ratios[PAIRS / 2] * 100.0
+    );
 
     let mut bytes = Vec::new();
     for (queue, model) in [(&without, "bare"), (&with, "m")] {
@@ -122,7 +135,11 @@ async fn main() -> anyhow::Result<()> {
         push(&**queue, redis_jobs, |number| tagged(model, number)).await?;
         bytes.push((server.bytes() - before) / redis_jobs as f64);
     }
-    println!("redis: {redis_jobs} jobs with two tags, {:.0} bytes each, {:.0} more with the index", bytes[0], bytes[1] - bytes[0]);
+    println!(
+        "redis: {redis_jobs} jobs with two tags, {:.0} bytes each, {:.0} more with the index",
+        bytes[0],
+        bytes[1] - bytes[0]
+    );
     drain(&*with, "m", redis_jobs / 2).await?;
     pages(&*with, "redis", redis_jobs).await?;
 
@@ -135,7 +152,10 @@ async fn main() -> anyhow::Result<()> {
         drain(&*queue, "m", PAIR_JOBS).await?;
         rates.push(PAIR_JOBS as f64 / started.elapsed().as_secs_f64());
     }
-    println!("embedded: {:.0} and {:.0} jobs/s with the index, {:.0} and {:.0} without", rates[0], rates[2], rates[1], rates[3]);
+    println!(
+        "embedded: {:.0} and {:.0} jobs/s with the index, {:.0} and {:.0} without",
+        rates[0], rates[2], rates[1], rates[3]
+    );
     let mut sizes = Vec::new();
     for index in [false, true] {
         let folder = tempfile::tempdir()?;
@@ -148,6 +168,10 @@ async fn main() -> anyhow::Result<()> {
             pages(&*queue, "embedded", embedded_jobs).await?;
         }
     }
-    println!("embedded: {embedded_jobs} jobs with two tags, {:.0} bytes of file each, {:.0} more with the index", sizes[0], sizes[1] - sizes[0]);
+    println!(
+        "embedded: {embedded_jobs} jobs with two tags, {:.0} bytes of file each, {:.0} more with the index",
+        sizes[0],
+        sizes[1] - sizes[0]
+    );
     Ok(())
 }

@@ -86,6 +86,10 @@ impl JobFilter {
                 })?;
                 filter.error = Some(*code);
             }
+            // A job may have several, and a filter asks for one.
+            "tag" if filter.tag.is_some() => {
+                return Err(invalid("query parameter `tag` is given twice; a filter takes one".to_owned()));
+            }
             "tag" => {
                 tags::check(value)?;
                 filter.tag = Some(value.into());

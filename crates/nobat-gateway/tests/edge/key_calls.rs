@@ -29,11 +29,21 @@ async fn an_administrator_makes_rotates_and_revokes_keys() {
     for path in ["/api/v1/keys", "/api/v1/audit"] {
         assert_eq!(call(&house, get.clone(), path, &reader, "").await.status, 403, "{path}");
     }
-    let made = call(&house, post.clone(), "/api/v1/keys", &admin, r#"{"name": "ci", "scope": "predict", "models": ["ec*"], "days": 2}"#).await;
+    let made = call(
+        &house,
+        post.clone(),
+        "/api/v1/keys",
+        &admin,
+        r#"{"name": "ci", "scope": "predict", "models": ["ec*"], "days": 2}"#,
+    )
+    .await;
     assert_eq!((made.status, made.header("cache-control")), (201, "no-store"), "{}", made.text);
     let made = made.json();
     let secret = made["secret"].as_str().expect("a secret").to_owned();
-    assert_eq!((&made["key"]["scope"], &made["key"]["models"], &made["key"]["state"]), (&json!("predict"), &json!(["ec*"]), &json!("active")));
+    assert_eq!(
+        (&made["key"]["scope"], &made["key"]["models"], &made["key"]["state"]),
+        (&json!("predict"), &json!(["ec*"]), &json!("active"))
+    );
     assert_eq!(call(&house, get.clone(), "/api/v1/models", &secret, "").await.status, 200, "in force at once");
     let stored = std::fs::read_to_string(&path).expect("the file");
     assert!(!stored.contains(&secret[20..]) && stored.contains("\"ci\""), "its hash alone is kept");
@@ -75,7 +85,11 @@ async fn an_administrator_makes_rotates_and_revokes_keys() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let audit = audit().await;
-    assert!(audit.text.contains("\"name\":\"admin\"") && audit.text.contains("POST /api/v1/keys/{key}/rotate"), "{}", audit.text);
+    assert!(
+        audit.text.contains("\"name\":\"admin\"") && audit.text.contains("POST /api/v1/keys/{key}/rotate"),
+        "{}",
+        audit.text
+    );
     assert!(!audit.text.contains(&second[20..]));
     house.stop().await;
 }
@@ -90,7 +104,7 @@ async fn a_caller_finds_and_changes_its_own_jobs_and_an_administrator_everybodys
     let reader = ring.add(key("reader", Scope::Read, &[], None), now).expect("made");
     let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
     let (get, post) = (reqwest::Method::GET, reqwest::Method::POST);
-    let body = r#"{"instances": [1.0]}"#;
+    let body = r#"{"instances": [[1.0, 2.0]]}"#;
     for key in [&one, &two] {
         let made = call(&house, post.clone(), "/api/v1/predict/echo?tag=shared&delay=1h", key, body).await;
         assert_eq!(made.status, 202, "{}", made.text);

@@ -39,7 +39,10 @@ async fn a_job_is_found_by_its_tags_its_ids_and_what_it_is() {
     let tagged = house.enqueue("?tag=team%3Da&tag=nightly&delay=1h&priority=7", VALUES).await;
     let other = house.enqueue("?tag=team%3Db&delay=1h", VALUES).await;
     let request = house.client.post(house.url("/api/v1/predict/digits?delay=1h"));
-    let request = request.header("idempotency-key", "order-1").header("x-request-id", "call-1").header("nobat-tags", "by header, two");
+    let request = request
+        .header("idempotency-key", "order-1")
+        .header("x-request-id", "call-1")
+        .header("nobat-tags", "by header, two");
     let named = house.send(request.body(instance(VALUES))).await.json();
     assert_eq!(named["tags"], json!(["by header", "two"]));
     let named = named["id"].as_str().expect("an id").to_owned();
@@ -54,7 +57,14 @@ async fn a_job_is_found_by_its_tags_its_ids_and_what_it_is() {
     }
     assert_eq!(found(&house, "priority=7").await, [tagged.clone()]);
     assert_eq!(found(&house, "since=1h").await, [named.clone(), other.clone(), tagged.clone()], "the newest first");
-    for none in ["until=1h", "tag=team", "tag=team%3Da&state=queued", "q=nothing", "error=inference_failed", "since=2999-01-01T00:00:00Z"] {
+    for none in [
+        "until=1h",
+        "tag=team",
+        "tag=team%3Da&state=queued",
+        "q=nothing",
+        "error=inference_failed",
+        "since=2999-01-01T00:00:00Z",
+    ] {
         assert!(found(&house, none).await.is_empty(), "{none}");
     }
     for (bad, code) in [
@@ -90,7 +100,11 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     let begun = house.post(path, "").await;
     assert_eq!(begun.status, 202, "{}", begun.text);
     let ended = over(&house, &begun.json()).await;
-    assert_eq!((&ended["state"], &ended["done"], &ended["failed"]), (&json!("finished"), &json!(30), &json!(0)), "{ended}");
+    assert_eq!(
+        (&ended["state"], &ended["done"], &ended["failed"]),
+        (&json!("finished"), &json!(30), &json!(0)),
+        "{ended}"
+    );
     assert_eq!(ended["filter"], "tag=old");
     let late = house.enqueue("?tag=old&delay=1h", VALUES).await;
     assert_eq!(found(&house, "tag=old&state=scheduled").await, [late]);
@@ -108,7 +122,8 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     assert!(found(&house, "tag=bad").await.is_empty());
 
     let listed = house.get("/api/v1/jobs/operations").await.json();
-    let actions: Vec<_> = listed["operations"].as_array().expect("a list").iter().map(|one| one["action"].clone()).collect();
+    let actions: Vec<_> =
+        listed["operations"].as_array().expect("a list").iter().map(|one| one["action"].clone()).collect();
     assert_eq!(actions, ["delete", "retry", "cancel"], "the newest first");
     let id = begun.json()["id"].as_str().expect("an id").to_owned();
     let stopped = house.send(house.client.delete(house.url(&format!("/api/v1/jobs/operations/{id}")))).await;
@@ -138,17 +153,24 @@ async fn what_was_changed_is_written_down_and_predictions_are_not() {
     house.post("/api/v1/queues/nonsense/pause", "").await;
     let entries = async || house.get("/api/v1/audit").await.json()["entries"].as_array().expect("a list").clone();
     poll(SOON, async || (entries().await.len() == 4).then_some(())).await;
-    let shown: Vec<_> = entries().await.iter().map(|entry| {
-        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-        (text("by"), text("action"), entry["status"].as_u64().expect("a status"))
-    }).collect();
+    let shown: Vec<_> = entries()
+        .await
+        .iter()
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            (text("by"), text("action"), entry["status"].as_u64().expect("a status"))
+        })
+        .collect();
     let entry = |by: &str, action: &str, status| (by.to_owned(), action.to_owned(), status);
-    assert_eq!(shown, [
-        entry("api", "POST /api/v1/queues/{model}/pause", 404),
-        entry("cli", "DELETE /api/v1/jobs/{id}", 200),
-        entry("console", "POST /api/v1/queues/{model}/resume", 200),
-        entry("api", "POST /api/v1/queues/{model}/pause", 200),
-    ]);
+    assert_eq!(
+        shown,
+        [
+            entry("api", "POST /api/v1/queues/{model}/pause", 404),
+            entry("cli", "DELETE /api/v1/jobs/{id}", 200),
+            entry("console", "POST /api/v1/queues/{model}/resume", 200),
+            entry("api", "POST /api/v1/queues/{model}/pause", 200),
+        ]
+    );
     assert_eq!(entries().await[2]["request_id"], "click-1");
     assert_eq!(entries().await[1]["target"], format!("/api/v1/jobs/{id}"));
     assert_eq!(house.get("/api/v1/audit?limit=1").await.json()["entries"].as_array().map(Vec::len), Some(1));
