@@ -33,6 +33,11 @@ const AWAY: Duration = Duration::from_secs(1);
 const WINDOW: usize = 128;
 const WINDOW_BYTES: usize = 4 << 20;
 
+/// Bytes of answers after which it is looked again how much room there is.
+const LOOK_BYTES: u64 = 16 << 20;
+
+const NO_ROOM: &str = "the deployment's files have no room for more answers; delete some, or have `gateway.files.max_bytes` \
+                       raised, and send this line again";
 const EXPIRED: &str = "the completion window ended before this line was answered";
 
 /// Bytes that a line in flight counts for. Each comma may part two inputs, whose answers are
@@ -50,6 +55,12 @@ pub(crate) struct Carrier {
     /// Lines that are answered, by number.
     done: Vec<bool>,
     counts: Counts,
+    /// Bytes of answers and refusals so far, those of earlier carriers too.
+    bytes: u64,
+    /// Bytes that may be written before it is looked again how much room there is.
+    left: u64,
+    /// Nothing but refusals is written any more.
+    is_full: bool,
 }
 
 impl Carrier {
@@ -62,7 +73,8 @@ impl Carrier {
     ) -> Carrier {
         let segments = Segments::of(batches.files(), &batch.id);
         let held = Held { batches, batch, written };
-        Carrier { held, segments, answer, stopped, done: Vec::new(), counts: Counts::default() }
+        let (done, counts) = (Vec::new(), Counts::default());
+        Carrier { held, segments, answer, stopped, done, counts, bytes: 0, left: 0, is_full: false }
     }
 
     /// Carries it out to its end, or as far as this process may.
@@ -121,6 +133,7 @@ impl Carrier {
         })
         .await?;
         (self.done, self.counts) = (done, counts);
+        self.bytes = self.held.batch.measured.iter().map(|measured| measured.output + measured.errors).sum();
         Ok(())
     }
 
@@ -166,8 +179,7 @@ impl Carrier {
         let mut writer = Writer { pair: Some(blocking(move || segments.open(carrier)).await?), ..Writer::default() };
         let file = self.held.batches.files().find(self.held.batch.owner, &self.held.batch.input_file_id).await?;
         let path = self.held.batches.files().path(&file);
-        let mut lines =
-            read_lines(File::open(path).map_err(|error| Error::internal(format!("the file cannot be read: {error}")))?);
+        let mut lines = read_lines(blocking(move || File::open(path)).await?);
         let mut ids: HashMap<u128, u64> = HashMap::new();
         let mut asked: FuturesUnordered<BoxFuture<'static, (usize, Written)>> = FuturesUnordered::new();
         // Those that are asked: their number and custom id.
@@ -208,8 +220,12 @@ impl Carrier {
                 () = tokio::time::sleep_until(expires), if in_time => in_time = false,
                 Some((size, written)) = asked.next() => {
                     bytes -= size;
-                    open.remove(&written.number);
-                    writer.put(&written);
+                    let custom_id = open.remove(&written.number);
+                    if self.has_room(written.bytes(), writer.bytes()).await? {
+                        writer.put(&written);
+                    } else {
+                        writer.put(&Written::refused(written.number, custom_id.as_deref(), "no_room", NO_ROOM));
+                    }
                 }
                 line = lines.recv(), if more && asked.len() < WINDOW && bytes < WINDOW_BYTES => {
                     let Some(line) = line else { more = false; continue };
@@ -243,6 +259,10 @@ impl Carrier {
                         writer.put(&Written::refused(at, Some(&read.custom_id), "batch_expired", EXPIRED));
                         continue;
                     }
+                    if self.is_full {
+                        writer.put(&Written::refused(at, Some(&read.custom_id), "no_room", NO_ROOM));
+                        continue;
+                    }
                     let size = weight(&line);
                     bytes += size;
                     open.insert(at, read.custom_id.clone());
@@ -266,6 +286,22 @@ impl Carrier {
             blocking(move || pair.sync()).await?;
         }
         Ok(in_time)
+    }
+
+    /// Whether the folder has room for an answer of so many bytes, beside `waiting` ones that are not
+    /// written yet. Once it has not, the batch gets no more answers.
+    async fn has_room(&mut self, size: u64, waiting: u64) -> Result<bool, Left> {
+        if size > self.left && !self.is_full {
+            // Putting them together takes as much again.
+            let room = self.held.batches.files().room().await?.saturating_sub(waiting + self.bytes) / 2;
+            self.left = room.min(LOOK_BYTES.max(size));
+            self.is_full = size > self.left;
+        }
+        if !self.is_full {
+            self.left -= size;
+            self.bytes += size;
+        }
+        Ok(!self.is_full)
     }
 
     /// Appends what was answered, and counts it.

@@ -17,6 +17,8 @@
 
 mod answer;
 pub mod batch;
+#[cfg(test)]
+mod bounds_tests;
 mod carrier;
 pub mod files;
 mod held;

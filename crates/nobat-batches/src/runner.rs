@@ -24,6 +24,8 @@ const AWAY: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 4;
 /// How often files whose time is over are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+/// And how often what is nobody's: it has lain there for a day.
+const SWEEP_STRAYS: Duration = Duration::from_secs(3_600);
 
 /// This process's carrying out of batches.
 pub struct RunningBatches {
@@ -51,12 +53,19 @@ async fn run(batches: Batches, answer: Arc<dyn AnswerLine>, mut stopped: watch::
     let mut carried = JoinSet::new();
     let mut held: HashMap<Id, String> = HashMap::new();
     let mut swept = tokio::time::Instant::now();
+    let mut strays_swept = swept;
     loop {
         let looked = async {
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                if let Err(error) = batches.files().sweep().await {
+                if let Err(error) = batches.sweep_files().await {
                     log::debug!("batches: files are swept later: {error}");
+                }
+            }
+            if strays_swept.elapsed() >= SWEEP_STRAYS {
+                strays_swept = tokio::time::Instant::now();
+                if let Err(error) = batches.files().sweep_strays().await {
+                    log::debug!("batches: what is nobody's is swept later: {error}");
                 }
             }
             // What there is no room for is left to others.

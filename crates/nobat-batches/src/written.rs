@@ -19,7 +19,12 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn is_full(&self) -> bool {
-        self.output.len() + self.errors.len() >= WRITE_AT
+        self.bytes() >= WRITE_AT as u64
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.output.len() + self.errors.len()) as u64
     }
 
     pub(crate) fn put(&mut self, written: &Written) {
@@ -38,6 +43,11 @@ pub(crate) struct Written {
 }
 
 impl Written {
+    /// Bytes that it takes in its file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.text.len() as u64 + 1
+    }
+
     pub(crate) fn refused(number: u64, custom_id: Option<&str>, code: &str, message: &str) -> Written {
         // From 1, as editors count.
         let error = json!({ "code": code, "message": message, "line": number + 1 });

@@ -10,11 +10,11 @@ use nobat_queue::MetadataStore;
 use serde_json::{Map, Value};
 
 use super::record::{Batch, Counts, Status, window_s};
-use crate::files::store::{BATCHES, Files};
+use crate::files::store::{BATCHES, Files, MOST_BATCHES};
 use crate::random_id::random_id;
 
-/// Most batches that are not forgotten yet.
-const MOST: usize = 10_000;
+/// Most of them of one owner: nobody keeps the others out.
+const MOST_OF_OWNER: usize = 1_000;
 
 /// A deployment's batches. Cheap to clone.
 #[derive(Clone)]
@@ -68,11 +68,16 @@ impl Batches {
                 format!("file `{}` has purpose `{}`; a batch takes one of purpose `batch`", file.id, file.purpose);
             return Err(Error::invalid(message));
         }
-        if self.metadata.timers(BATCHES, MOST).await?.len() >= MOST {
-            return Err(Error::new(
-                ErrorCode::QueueFull,
-                format!("{MOST} batches are kept, the most there may be; try later"),
-            ));
+        let all = self.all().await?;
+        let own = all.iter().filter(|batch| batch.owner == new.owner).count();
+        if own >= MOST_OF_OWNER {
+            let message =
+                format!("{own} of your batches are kept, the most there may be; wait until the first are forgotten");
+            return Err(Error::new(ErrorCode::QueueFull, message));
+        }
+        if all.len() >= MOST_BATCHES {
+            let message = format!("{MOST_BATCHES} batches are kept, the most there may be; try later");
+            return Err(Error::new(ErrorCode::QueueFull, message));
         }
         let now = self.metadata.now_ms().await? / 1_000;
         let batch = Batch {
@@ -123,14 +128,29 @@ impl Batches {
         })
     }
 
+    async fn all(&self) -> Result<Vec<Batch>> {
+        let timers = self.metadata.timers(BATCHES, MOST_BATCHES).await?;
+        Ok(timers.iter().filter_map(|(timer, _)| serde_json::from_slice(&timer.value).ok()).collect())
+    }
+
+    /// Deletes files whose time is over, but for the inputs of batches that go on.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; `internal` for a folder that cannot be used.
+    pub async fn sweep_files(&self) -> Result<()> {
+        let read = async || {
+            let going_on = self.all().await?.into_iter().filter(|batch| !batch.status.is_terminal());
+            Ok(going_on.map(|batch| batch.input_file_id).collect())
+        };
+        self.files.sweep(read).await
+    }
+
     /// A caller's batches, the newest first.
     ///
     /// # Errors
     /// `queue_unavailable`.
     pub async fn list(&self, owner: OwnerId) -> Result<Vec<Batch>> {
-        let timers = self.metadata.timers(BATCHES, MOST).await?;
-        let read = timers.iter().filter_map(|(timer, _)| serde_json::from_slice::<Batch>(&timer.value).ok());
-        let mut own: Vec<_> = read.filter(|batch| batch.owner == owner).collect();
+        let mut own: Vec<_> = self.all().await?.into_iter().filter(|batch| batch.owner == owner).collect();
         own.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
         Ok(own)
     }

@@ -3,6 +3,7 @@
 //! A file is written under another name, synced, renamed, and known from the moment its
 //! record is there. What a kill leaves in the folder without a record is swept.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -21,10 +22,16 @@ use crate::settings::FileSettings;
 const FILES: &str = "files";
 /// The metadata store's set of batches, by id; see [`crate::batch`].
 pub(crate) const BATCHES: &str = "batches";
+/// Most batches that are not forgotten yet.
+pub(crate) const MOST_BATCHES: usize = 10_000;
 /// How long a process that deletes expired files has for each.
 const LEASE: Duration = Duration::from_secs(30);
 /// Expired files deleted in one go.
 const AT_ONCE: usize = 64;
+/// An expired file that a batch still reads is looked at again after so long.
+const LATER: Duration = Duration::from_secs(3_600);
+/// Bytes of a file after which it is looked again how much room there is.
+const LOOK_BYTES: u64 = 16 << 20;
 /// What is in the folder without a record for so long is nobody's any more.
 const STRAY: Duration = Duration::from_secs(86_400);
 
@@ -76,7 +83,7 @@ impl Files {
     /// `payload_too_large` when there are too many files or bytes of them;
     /// `queue_unavailable`.
     pub async fn upload(&self, owner: OwnerId, filename: &str, purpose: &str) -> Result<Upload> {
-        let (count, bytes) = self.used().await?;
+        let count = self.all().await?.len();
         if count >= self.settings.max_files {
             let message = format!(
                 "{count} files are kept, the most there may be; delete some, or raise `gateway.files.max_files`"
@@ -91,21 +98,32 @@ impl Files {
         });
         Ok(Upload {
             writer: Some(BufWriter::with_capacity(256 << 10, opened.await?)),
-            room: self.settings.max_bytes.saturating_sub(bytes),
+            left: 0,
             files: self.clone(),
             id,
             owner,
             filename: filename.to_owned(),
             purpose: purpose.to_owned(),
-            part,
+            part: Some(part),
             bytes: 0,
         })
     }
 
-    /// How many files there are, and their bytes.
-    async fn used(&self) -> Result<(usize, u64)> {
-        let all = self.all().await?;
-        Ok((all.len(), all.iter().map(|file| file.bytes).sum()))
+    /// Bytes that all files may still have, with what is being written to the folder now.
+    ///
+    /// # Errors
+    /// `internal` for a folder that cannot be read.
+    pub(crate) async fn room(&self) -> Result<u64> {
+        let folder = self.folder.clone();
+        let used = blocking(move || {
+            let mut used = 0u64;
+            for entry in fs::read_dir(&folder)? {
+                // One that has gone meanwhile takes no room.
+                used += entry?.metadata().map_or(0, |about| about.len());
+            }
+            Ok(used)
+        });
+        Ok(self.settings.max_bytes.saturating_sub(used.await?))
     }
 
     async fn all(&self) -> Result<Vec<FileRecord>> {
@@ -174,9 +192,10 @@ impl Files {
         purpose: &str,
     ) -> Result<()> {
         let to = self.folder.join(id);
+        let folder = self.folder.clone();
         let bytes = blocking(move || {
             let bytes = fs::metadata(&from)?.len();
-            fs::rename(&from, &to)?;
+            rename(&from, &to, &folder)?;
             Ok(bytes)
         })
         .await?;
@@ -199,36 +218,58 @@ impl Files {
         Ok(file)
     }
 
-    /// Deletes files whose time is over, and what is nobody's.
+    /// Deletes files whose time is over, but for those that are read: their ids are asked for where
+    /// there is anything to delete.
     ///
     /// # Errors
-    /// `queue_unavailable`; `internal` for a folder that cannot be read.
-    pub async fn sweep(&self) -> Result<()> {
+    /// `queue_unavailable`; `internal` for a folder that cannot be used.
+    pub(crate) async fn sweep(&self, read: impl AsyncFnOnce() -> Result<HashSet<String>>) -> Result<()> {
         let now = self.metadata.now_ms().await? / 1_000;
-        for due in self.metadata.take_due(FILES, AT_ONCE, LEASE).await? {
+        let due = self.metadata.take_due(FILES, AT_ONCE, LEASE).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let read = read().await?;
+        for due in due {
             match serde_json::from_slice::<FileRecord>(&due.value) {
                 // A clock that was set back has made it due too early.
                 Ok(file) if file.expires_at > now => {
                     let left = Duration::from_secs(file.expires_at - now);
                     self.metadata.move_timer(FILES, &due.key, &due.value, left).await?;
                 }
+                Ok(file) if read.contains(&file.id) => {
+                    self.metadata.move_timer(FILES, &due.key, &due.value, LATER).await?;
+                }
                 Ok(file) => self.remove(&file).await?,
                 Err(_) => drop(self.metadata.remove_timer(FILES, &due.key).await?),
             }
         }
-        let folder = self.folder.clone();
-        let old = blocking(move || strays(&folder, SystemTime::now())).await?;
-        for name in old {
-            // What a batch has so far is named after it.
-            let batch = name.split('.').next().unwrap_or_default();
-            let is_known = self.metadata.timer(FILES, &name).await?.is_some()
-                || self.metadata.timer(BATCHES, batch).await?.is_some();
-            if !is_known {
-                let path = self.folder.join(&name);
-                blocking(move || gone(fs::remove_file(path))).await?;
-            }
-        }
         Ok(())
+    }
+
+    /// Deletes what nobody has written to for long and no record names.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; `internal` for a folder that cannot be used.
+    pub(crate) async fn sweep_strays(&self) -> Result<()> {
+        let folder = self.folder.clone();
+        let mut old = blocking(move || strays(&folder, SystemTime::now())).await?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        // Two calls, however many files there are.
+        for (set, most) in [(FILES, self.settings.max_files.saturating_mul(2)), (BATCHES, MOST_BATCHES)] {
+            let timers = self.metadata.timers(set, most).await?;
+            if timers.len() >= most {
+                // Of those that are not listed nothing is known.
+                return Ok(());
+            }
+            let known: HashSet<&str> = timers.iter().map(|(timer, _)| timer.key.as_str()).collect();
+            // What a batch has so far is named after it.
+            old.retain(|name| !known.contains(name.as_str()) && !known.contains(name.split('.').next().unwrap_or("")));
+        }
+        let folder = self.folder.clone();
+        blocking(move || old.iter().try_for_each(|name| gone(fs::remove_file(folder.join(name))))).await
     }
 }
 
@@ -256,10 +297,11 @@ pub struct Upload {
     owner: OwnerId,
     filename: String,
     purpose: String,
-    part: PathBuf,
+    /// Where it is written; nothing once it is kept.
+    part: Option<PathBuf>,
     bytes: u64,
-    /// Bytes that all files may still have.
-    room: u64,
+    /// Bytes that may be written before it is looked again how much room there is: others write too.
+    left: u64,
 }
 
 impl Upload {
@@ -270,21 +312,33 @@ impl Upload {
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         self.bytes += piece.len() as u64;
         self.files.check_size(self.bytes)?;
-        if self.bytes > self.room {
+        let size = piece.len() as u64;
+        if size > self.left {
+            // What is still in memory takes no room in the folder.
+            self.with_writer(|writer| writer.flush()).await?;
+            self.left = self.files.room().await?.min(LOOK_BYTES.max(size));
+        }
+        if size > self.left {
             let limit = self.files.settings.max_bytes;
             let message = format!(
                 "all files together are over the limit of {limit} bytes; delete some, or raise `gateway.files.max_bytes`"
             );
             return Err(Error::new(ErrorCode::PayloadTooLarge, message));
         }
+        self.left -= size;
+        self.with_writer(move |writer| writer.write_all(&piece)).await
+    }
+
+    async fn with_writer(
+        &mut self,
+        work: impl FnOnce(&mut BufWriter<File>) -> io::Result<()> + Send + 'static,
+    ) -> Result<()> {
         let Some(mut writer) = self.writer.take() else { return Err(Error::internal("the file is closed already")) };
-        self.writer = Some(
-            blocking(move || {
-                writer.write_all(&piece)?;
-                Ok(writer)
-            })
-            .await?,
-        );
+        let done = blocking(move || {
+            work(&mut writer)?;
+            Ok(writer)
+        });
+        self.writer = Some(done.await?);
         Ok(())
     }
 
@@ -300,21 +354,39 @@ impl Upload {
     /// `internal` when the disk refuses; `queue_unavailable`.
     pub async fn finish(mut self) -> Result<FileRecord> {
         let Some(mut writer) = self.writer.take() else { return Err(Error::internal("the file is closed already")) };
-        let (part, path) = (self.part.clone(), self.files.folder.join(&self.id));
+        let Some(part) = self.part.clone() else { return Err(Error::internal("the file is closed already")) };
+        let (path, folder) = (self.files.folder.join(&self.id), self.files.folder.clone());
         blocking(move || {
             writer.flush()?;
             writer.get_ref().sync_all()?;
-            fs::rename(part, path)
+            rename(&part, &path, &folder)
         })
         .await?;
+        self.part = None;
         self.files.record(&self.id, self.owner, self.bytes, &self.filename, &self.purpose).await
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.part);
+        let Some(part) = self.part.take() else { return };
+        // What a process that ends here leaves is swept.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || fs::remove_file(part))),
+            Err(_) => drop(fs::remove_file(part)),
+        }
     }
+}
+
+/// Renames within the folder, so that the new name outlives the machine.
+fn rename(from: &Path, to: &Path, folder: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    // Windows has no folders that could be synced.
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
