@@ -165,8 +165,8 @@ impl DriftGroup {
     pub fn cell_name(&self, cell: usize) -> String {
         match &self.cells {
             DriftCells::Classes(names) if cell < names.len() => names[cell].clone(),
-            DriftCells::Classes(names) if cell == names.len() => "other".into(),
-            DriftCells::Classes(_) => "none".into(),
+            DriftCells::Classes(names) if cell == names.len() => beside(names, "other"),
+            DriftCells::Classes(names) => beside(names, "none"),
             DriftCells::Edges(edges) if cell > edges.len() => "nan".into(),
             DriftCells::Edges(edges) => match (cell.checked_sub(1).and_then(|i| edges.get(i)), edges.get(cell)) {
                 (None, Some(high)) => format!("<{high}"),
@@ -214,6 +214,15 @@ impl DriftGroup {
         let DriftCells::Edges(edges) = &self.cells else { return None };
         Some(bin(edges, value))
     }
+}
+
+/// A name that none of the classes has: `other`, or `(other)` beside a class of that name.
+fn beside(classes: &[String], name: &str) -> String {
+    let mut name = name.to_owned();
+    while classes.contains(&name) {
+        name = format!("({name})");
+    }
+    name
 }
 
 /// The rows seen in each cell of each group. Never holds more than it began with.
@@ -302,6 +311,19 @@ mod tests {
         assert_eq!((counts[2][0], x.cell_name(0).as_str()), (1, "<0"), "below all that was seen");
         assert_eq!((counts[2].last(), x.cell_name(BINS + 2).as_str()), (Some(&1), "nan"));
         assert!((x.expected_shares().iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn every_cell_has_a_name_of_its_own_whatever_the_classes_are_called() {
+        let group = |classes: &[&str]| DriftGroup {
+            tensor: "label".into(),
+            reading: Some(Reading::Class),
+            cells: DriftCells::Classes(classes.iter().map(|&class| class.to_owned()).collect()),
+            expected: vec![0; classes.len() + 2],
+        };
+        let names = |group: DriftGroup| (0..group.expected.len()).map(|cell| group.cell_name(cell)).collect::<Vec<_>>();
+        assert_eq!(names(group(&["cat"])), ["cat", "other", "none"]);
+        assert_eq!(names(group(&["none", "other", "(other)"])), ["none", "other", "(other)", "((other))", "(none)"]);
     }
 
     #[test]

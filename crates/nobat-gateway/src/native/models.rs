@@ -6,6 +6,7 @@ use nobat_core::signature::ModelState;
 use nobat_core::statistics::{ModelStatistics, WorkerReport};
 use nobat_serving::Predictor;
 use nobat_serving::WorkerInfo;
+use nobat_serving::drift;
 use nobat_serving::registry::{ModelEntry, Want};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -84,7 +85,7 @@ pub(crate) async fn acknowledge(request: HttpRequest, name: Path<String>, predic
     context::require(&request, &name)?;
     let shared = predictor.state();
     predictor.entry(&name)?;
-    shared.drift.acknowledge(&*shared.queue.metadata(), &name).await?;
+    drift::acknowledge(shared, &name).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use nobat_core::Result;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::signature::ModelSignature;
-use nobat_queue::MetadataStore;
 use nobat_runtime::snapshot::{Family, Kind};
 use nobat_statistics::sketch::{DriftCells, DriftSketch, PROFILE_SETTING, PublishedProfile};
 use parking_lot::RwLock;
@@ -16,7 +14,7 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::status::{ACKNOWLEDGED, DriftStatus};
+use super::status::DriftStatus;
 use crate::random_bits::random_bits;
 use crate::registry::{Registry, Snapshot};
 use crate::shared_counts::{Cells, Counts};
@@ -124,15 +122,6 @@ impl Drift {
 
     pub(super) fn set_statuses(&self, statuses: Vec<DriftStatus>) {
         *self.statuses.write() = statuses;
-    }
-
-    /// Says that somebody has seen a model's drift: every gateway begins to watch anew.
-    ///
-    /// # Errors
-    /// `queue_unavailable`.
-    pub async fn acknowledge(&self, metadata: &dyn MetadataStore, model: &str) -> Result<()> {
-        let now = metadata.now_ms().await?;
-        metadata.put(ACKNOWLEDGED, model, now.to_string().as_bytes()).await
     }
 
     /// What was counted, as series.

@@ -18,3 +18,4 @@ mod watch;
 pub use follow::{Drift, FollowedModel, hide_setting};
 pub use status::{DriftState, DriftStatus};
 pub(crate) use watch::DriftLooks;
+pub use watch::acknowledge;

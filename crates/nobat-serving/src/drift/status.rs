@@ -1,11 +1,21 @@
 //! How versions stand against their profiles, for readers.
 
+use std::collections::HashMap;
+
 use nobat_statistics::drift::DriftFinding;
 use serde::Serialize;
 use smol_str::SmolStr;
 
+use crate::shared_counts::Cells;
+
 /// Where acknowledgements stand in the metadata store: the time of each, by model.
 pub(super) const ACKNOWLEDGED: &str = "drift_acknowledged";
+
+/// Where the counts stand at which a model was acknowledged: a gateway that starts later goes on from
+/// them. By model, what [`AcknowledgedCounts`] is as JSON.
+pub(super) const ACKNOWLEDGED_COUNTS: &str = "drift_acknowledged_counts";
+/// Every gateway's counts of a model's versions, by the versions' keys and the gateways.
+pub(super) type AcknowledgedCounts = HashMap<String, HashMap<String, Cells>>;
 
 /// How a version stands against its profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,14 +1,42 @@
 //! The looks at what was counted, and what they tell.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use bytes::Bytes;
+use nobat_core::{Error, Result};
 use nobat_statistics::drift::{DriftFinding, DriftLimits, ProfileWatch};
 use nobat_statistics::sketch::DriftReference;
 
 use super::follow::FollowedVersion;
-use super::status::{ACKNOWLEDGED, DriftState, DriftStatus};
+use super::status::{ACKNOWLEDGED, ACKNOWLEDGED_COUNTS, AcknowledgedCounts, DriftState, DriftStatus};
 use crate::shared_counts::Cells;
 use crate::state::ServingState;
+
+/// How long a look waits for the store; what it does not learn it learns with the next one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says that somebody has seen a model's drift: every gateway begins to watch anew, and one that
+/// starts later goes on from here.
+///
+/// # Errors
+/// `queue_unavailable`.
+pub async fn acknowledge(state: &ServingState, model: &str) -> Result<()> {
+    let metadata = state.queue.metadata();
+    let versions = state.drift.versions().into_iter().filter(|version| version.model == model);
+    let all = state.shared_counts.all(&state.drift.counts());
+    let of_version = |key: &String| {
+        let counted = all.iter().filter_map(|(gateway, counts)| Some((gateway.clone(), counts.get(key)?.clone())));
+        counted.collect::<HashMap<String, Cells>>()
+    };
+    let counts: AcknowledgedCounts = versions.map(|version| (version.key.clone(), of_version(&version.key))).collect();
+    let json = serde_json::to_vec(&counts)
+        .map_err(|error| Error::internal(format!("the counts of drift cannot be written: {error}")))?;
+    metadata.put(ACKNOWLEDGED_COUNTS, model, &json).await?;
+    // Who sees the time finds the counts.
+    let now = metadata.now_ms().await?;
+    metadata.put(ACKNOWLEDGED, model, now.to_string().as_bytes()).await
+}
 
 /// What is remembered between two looks.
 #[derive(Default)]
@@ -18,8 +46,10 @@ pub(crate) struct DriftLooks {
 
 struct WatchedVersion {
     watch: ProfileWatch,
-    /// What each gateway had counted at the last look.
-    counted: HashMap<String, Cells>,
+    /// What each gateway had counted at the last look; at first, when it was acknowledged last. `None`
+    /// until the store could be asked for that: nothing is counted before, and nothing lost, as counts
+    /// only grow.
+    counted: Option<HashMap<String, Cells>>,
     /// When it was found to drift, by the store's clock; `None` until that could be asked.
     found_at_ms: Option<u64>,
 }
@@ -34,6 +64,9 @@ impl DriftLooks {
         let mut statuses = Vec::with_capacity(versions.len() + unusable.len());
         for version in &versions {
             let watched = self.versions.entry(version.key.clone()).or_insert_with(|| WatchedVersion::new(version));
+            if watched.counted.is_none() {
+                watched.counted = acknowledged_counts(state, version).await;
+            }
             for (gateway, counts) in &counts {
                 if let Some(cells) = counts.get(&version.key) {
                     watched.count(gateway, cells, limits);
@@ -59,12 +92,13 @@ impl DriftLooks {
 impl WatchedVersion {
     fn new(version: &FollowedVersion) -> WatchedVersion {
         let watch = ProfileWatch::new(version.sketch.reference().clone());
-        WatchedVersion { watch, counted: HashMap::new(), found_at_ms: None }
+        WatchedVersion { watch, counted: None, found_at_ms: None }
     }
 
     /// Takes what a gateway has counted so far.
     fn count(&mut self, gateway: &str, cells: &Cells, limits: DriftLimits) {
-        let before = self.counted.insert(gateway.to_owned(), cells.clone()).unwrap_or_default();
+        let Some(counted) = &mut self.counted else { return };
+        let before = counted.insert(gateway.to_owned(), cells.clone()).unwrap_or_default();
         self.watch.count(&new_rows(self.watch.reference(), &before, cells), limits);
     }
 
@@ -75,10 +109,10 @@ impl WatchedVersion {
         }
         let metadata = state.queue.metadata();
         let Some(found_at_ms) = self.found_at_ms else {
-            self.found_at_ms = metadata.now_ms().await.ok();
+            self.found_at_ms = in_time(metadata.now_ms()).await;
             return;
         };
-        let Ok(acknowledged) = metadata.documents(ACKNOWLEDGED).await else { return };
+        let Some(acknowledged) = in_time(metadata.documents(ACKNOWLEDGED)).await else { return };
         let seen = acknowledged.iter().find(|(model, _)| *model == version.model);
         let seen_at_ms = seen.and_then(|(_, at)| std::str::from_utf8(at).ok()?.parse::<u64>().ok());
         if seen_at_ms.is_some_and(|at| at >= found_at_ms) {
@@ -99,6 +133,27 @@ impl WatchedVersion {
             findings: self.watch.findings(),
         }
     }
+}
+
+/// What was counted of a version when it was acknowledged last; `None` while the store cannot say.
+async fn acknowledged_counts(state: &ServingState, version: &FollowedVersion) -> Option<HashMap<String, Cells>> {
+    if state.condition.refusal().is_some() {
+        return None;
+    }
+    let documents = in_time(state.queue.metadata().documents(ACKNOWLEDGED_COUNTS)).await?;
+    Some(counts_of(&documents, version))
+}
+
+/// What the documents say of a version; nothing where it never was acknowledged under this profile.
+fn counts_of(documents: &[(String, Bytes)], version: &FollowedVersion) -> HashMap<String, Cells> {
+    let own = documents.iter().find(|(model, _)| *model == version.model);
+    let read = own.and_then(|(_, json)| serde_json::from_slice::<AcknowledgedCounts>(json).ok());
+    read.and_then(|mut counts| counts.remove(&version.key)).unwrap_or_default()
+}
+
+/// A call of the store, if it answers within [`PATIENCE`].
+async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Option<T> {
+    tokio::time::timeout(PATIENCE, call).await.ok()?.ok()
 }
 
 /// The rows since `before`, group by group. Counts only grow; what fell is another process's.
@@ -173,7 +228,7 @@ mod tests {
 
     #[test]
     fn gateways_add_up_and_a_look_counts_only_what_is_new() {
-        let mut watched = WatchedVersion::new(&version());
+        let mut watched = WatchedVersion { counted: Some(HashMap::new()), ..WatchedVersion::new(&version()) };
         for (gateway, cats, dogs) in [("a", 10, 9), ("a", 10, 9), ("b", 5, 6), ("a", 20, 20)] {
             watched.count(gateway, &cells(cats, dogs), LIMITS);
         }
@@ -185,8 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_that_starts_after_an_acknowledgement_counts_what_came_since() {
+        let (version, seen) = (version(), cells(900, 100));
+        let acknowledged = HashMap::from([(version.key.clone(), HashMap::from([("a".to_owned(), seen.clone())]))]);
+        let json = serde_json::to_vec(&acknowledged).expect("serializes");
+        let documents = [("other".to_owned(), Bytes::new()), ("m".to_owned(), Bytes::from(json))];
+        let mut watched = WatchedVersion::new(&version);
+        watched.count("a", &seen, LIMITS);
+        assert_eq!(watched.watch.rows(), 0, "nothing before it is known where to begin");
+        watched.counted = Some(counts_of(&documents, &version));
+        watched.count("a", &seen, LIMITS);
+        assert_eq!((watched.watch.rows(), watched.status(&version).state), (0, DriftState::AsProfiled));
+        watched.count("a", &cells(905, 105), LIMITS);
+        assert_eq!(watched.watch.rows(), 10);
+        assert!(counts_of(&documents[..1], &version).is_empty(), "never acknowledged");
+    }
+
+    #[test]
     fn drift_is_told_in_words_and_no_rows_as_such() {
-        let mut watched = WatchedVersion::new(&version());
+        let mut watched = WatchedVersion { counted: Some(HashMap::new()), ..WatchedVersion::new(&version()) };
         assert!(watched.status(&version()).words.starts_with("no rows yet"));
         watched.count("a", &cells(900, 100), LIMITS);
         let status = watched.status(&version());

@@ -20,6 +20,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const PRUNE: Duration = Duration::from_secs(60);
 /// How long a disk that failed is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
+/// A file is written to no longer, so that rows of days ago are not kept young by today's.
+const LONGEST: Duration = Duration::from_secs(86_400);
 /// Files open at a time; the models of a deployment are few.
 const MOST_OPEN: usize = 64;
 
@@ -37,6 +39,7 @@ pub(super) struct RecordFiles {
 
 struct RecordFile {
     path: PathBuf,
+    begun: Instant,
     out: BufWriter<File>,
     bytes: u64,
     /// Rows since the last flush.
@@ -76,7 +79,7 @@ impl RecordFiles {
             return self.dropped.with_label_values(&["failed"]).inc();
         }
         let line = row.line();
-        let added = self.file(&row.name, line.len() as u64).and_then(|file| {
+        let added = self.file(&row.name, line.len() as u64, now).and_then(|file| {
             file.out.write_all(&line)?;
             file.bytes += line.len() as u64;
             file.rows += 1;
@@ -88,11 +91,14 @@ impl RecordFiles {
         }
     }
 
-    /// The model's open file, a new one where that is full.
-    fn file(&mut self, name: &SmolStr, bytes: u64) -> io::Result<&mut RecordFile> {
+    /// The model's open file, a new one where that is full or old.
+    fn file(&mut self, name: &SmolStr, bytes: u64, now: Instant) -> io::Result<&mut RecordFile> {
         let most = self.config.max_file_bytes;
-        let full = |file: &RecordFile| file.bytes > 0 && file.bytes + bytes > most;
-        let is_new = self.open.get(name).is_none_or(full);
+        let longest = LONGEST.min(Duration::from_secs(self.config.max_age_s));
+        let is_over = |file: &RecordFile| {
+            file.bytes > 0 && (file.bytes + bytes > most || now.saturating_duration_since(file.begun) >= longest)
+        };
+        let is_new = self.open.get(name).is_none_or(is_over);
         if is_new {
             if self.open.len() >= MOST_OPEN || self.open.contains_key(name) {
                 self.flush(Instant::now());
@@ -105,7 +111,7 @@ impl RecordFiles {
             let begun = Utc::now().format("%Y%m%dT%H%M%S%3f");
             let file = folder.join(format!("{begun}-{}-{}.jsonl", std::process::id(), self.number));
             let out = BufWriter::new((self.create)(&file)?);
-            self.open.insert(name.clone(), RecordFile { path: file, out, bytes: 0, rows: 0 });
+            self.open.insert(name.clone(), RecordFile { path: file, begun: now, out, bytes: 0, rows: 0 });
         }
         self.open.get_mut(name).ok_or_else(|| io::Error::other("the file was closed"))
     }
@@ -249,6 +255,21 @@ mod tests {
         files.add(&row("m"), Instant::now());
         files.flush(Instant::now());
         assert_eq!(written(&folder.path().join("m")).len(), 2, "a new file, not the removed one");
+    }
+
+    #[test]
+    fn a_file_is_begun_anew_after_a_day_or_what_rows_may_be_kept_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, max_age_s, after) in [("day", 7 * 86_400, LONGEST), ("hour", 3_600, Duration::from_secs(3_600))] {
+            let mut files = files(folder.path(), |_| {});
+            files.config.max_age_s = max_age_s;
+            let start = Instant::now();
+            let early = after - Duration::from_secs(1);
+            [Duration::ZERO, early, after].into_iter().for_each(|at| files.add(&row(name), start + at));
+            files.flush(start + after);
+            let lines = |text: &String| text.lines().count();
+            assert_eq!(written(&folder.path().join(name)).iter().map(lines).collect::<Vec<_>>(), [2, 1], "{name}");
+        }
     }
 
     #[test]

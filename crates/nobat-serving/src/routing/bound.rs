@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use super::plan::Plan;
 use super::route::{Route, Rule, Target, Weighted};
+use super::scope::EvidenceScope;
 use super::signature::{self, MissingTarget, ServedModel};
 use super::table::{Table, split_version};
 use super::weight;
@@ -30,6 +31,8 @@ pub struct BoundRoute {
     pub live: bool,
     /// Targets that it passes over for now.
     pub missing: Vec<MissingTarget>,
+    /// What its evidence is of.
+    pub(crate) scope: EvidenceScope,
 }
 
 impl BoundRoute {
@@ -48,13 +51,15 @@ impl BoundTable {
                 Ok(Rule::Topic(topic)) => signature::members(topic, models),
                 _ => Vec::new(),
             };
+            let scope = EvidenceScope::of(table, route, models);
             let bound = match signature::of_route(table, route, models) {
                 Ok(fitted) => {
-                    BoundRoute { signature: Ok(fitted.signature), members, live: fitted.live, missing: fitted.missing }
+                    let (live, missing) = (fitted.live, fitted.missing);
+                    BoundRoute { signature: Ok(fitted.signature), members, live, missing, scope }
                 }
                 Err(error) => {
                     let signature = Err(Error { code: ErrorCode::ModelNotReady, ..error });
-                    BoundRoute { signature, members, live: false, missing: Vec::new() }
+                    BoundRoute { signature, members, live: false, missing: Vec::new(), scope }
                 }
             };
             (route.name.clone(), bound)

@@ -8,7 +8,7 @@
 //! neither came from a cache.
 //!
 //! Invariants:
-//! - Evidence is of one rule and of the same model files: a change of either begins anew.
+//! - Evidence is of one [`EvidenceScope`]: a change of the rule or of a model file begins anew.
 //! - Counts, pairs and keys are bounded. Pairs hold classes, scores and durations, never tensors.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -20,8 +20,8 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::route::Route;
-use crate::shared_counts::{Cells, Counts};
+use super::scope::EvidenceScope;
+use crate::shared_counts::Cells;
 
 /// Classes, or changes of class, that are told apart.
 const MOST_CELLS: usize = 200;
@@ -47,9 +47,8 @@ pub(crate) struct RouteEvidence {
 
 #[derive(Default)]
 struct OfRoute {
-    rule: u64,
-    /// The model file behind each target, as its last answer marked it; 0 is not known.
-    marks: BTreeMap<SmolStr, u64>,
+    /// Of the scope that it is of.
+    hash: u64,
     cells: BTreeMap<SmolStr, Cells>,
     pairs: HashMap<SmolStr, VecDeque<ShadowPair>>,
     numbered: u64,
@@ -88,14 +87,21 @@ pub struct PairSide {
 impl RouteEvidence {
     /// Counts what a weighted route's `target` made of a request: its class, if it has one, or
     /// that it failed (`None`). `key`: the caller's route key, empty without one.
-    pub(crate) fn count_arm(&self, route: &Route, target: &SmolStr, key: &str, answer: Option<(Option<String>, u64)>) {
-        let mut routes = self.routes.lock();
-        let own = OfRoute::of(&mut routes, route);
-        if !key.is_empty() && (own.keys.len() >= MOST_KEYS || !own.keys.insert(xxh3_64(key.as_bytes()))) {
+    pub(crate) fn count_arm(
+        &self,
+        scope: &EvidenceScope,
+        target: &SmolStr,
+        key: &str,
+        answer: Option<(Option<String>, u64)>,
+    ) {
+        // A failure does not say which file failed.
+        if answer.as_ref().is_some_and(|(_, mark)| !scope.admits(target, *mark)) {
             return;
         }
-        if let Some((_, mark)) = answer {
-            own.set_mark(target, mark);
+        let mut routes = self.routes.lock();
+        let own = OfRoute::of(&mut routes, scope);
+        if !key.is_empty() && (own.keys.len() >= MOST_KEYS || !own.keys.insert(xxh3_64(key.as_bytes()))) {
+            return;
         }
         own.count(
             target,
@@ -107,23 +113,24 @@ impl RouteEvidence {
         );
     }
 
-    /// Counts a copy's answer beside the caller's; `same`: within the route's tolerance.
+    /// Counts a copy's answer beside the caller's, which `primary` gave; `same`: within the route's
+    /// tolerance.
     pub(crate) fn count_copy(
         &self,
-        route: &Route,
+        scope: &EvidenceScope,
+        primary: &str,
         target: &SmolStr,
         request: &SmolStr,
         (old, new): (PairSide, PairSide),
         same: bool,
     ) {
-        let mut routes = self.routes.lock();
-        let own = OfRoute::of(&mut routes, route);
         // A failure does not say which file failed.
-        for (target, side) in [(&SmolStr::new_static(""), &old), (target, &new)] {
-            if side.error.is_none() {
-                own.set_mark(target, side.mark);
-            }
+        let admits = |target: &str, side: &PairSide| side.error.is_some() || scope.admits(target, side.mark);
+        if !admits(primary, &old) || !admits(target, &new) {
+            return;
         }
+        let mut routes = self.routes.lock();
+        let own = OfRoute::of(&mut routes, scope);
         own.count(
             target,
             match (&old.class, &new.class) {
@@ -147,20 +154,11 @@ impl RouteEvidence {
         }
     }
 
-    /// This gateway's counts, for the others to add theirs.
-    pub(crate) fn counts(&self) -> Counts {
+    /// This gateway's counts of a target.
+    pub(crate) fn of(&self, scope: &EvidenceScope, target: &str) -> Cells {
         let routes = self.routes.lock();
-        let all = routes.iter().flat_map(|(route, own)| {
-            own.cells.iter().map(move |(target, cells)| (own.key(route, target), cells.clone()))
-        });
-        all.collect()
-    }
-
-    /// The key and the counts of one target.
-    pub(crate) fn of(&self, route: &Route, target: &str) -> (String, Cells) {
-        let mut routes = self.routes.lock();
-        let own = OfRoute::of(&mut routes, route);
-        (own.key(&route.name, target), own.cells.get(target).cloned().unwrap_or_default())
+        let own = routes.get(&scope.route).filter(|own| own.hash == scope.hash);
+        own.and_then(|own| own.cells.get(target)).cloned().unwrap_or_default()
     }
 
     /// The newest pairs of a copy after `number`, and the newest number.
@@ -170,34 +168,21 @@ impl RouteEvidence {
         pairs.filter(|pair| pair.number > number).cloned().collect()
     }
 
-    /// Forgets routes that are not among these.
-    pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
-        self.routes.lock().retain(|route, _| is_there(route));
+    /// Forgets what is of another scope than a route has now.
+    pub(crate) fn retain<'a>(&self, scope: impl Fn(&str) -> Option<&'a EvidenceScope>) {
+        self.routes.lock().retain(|route, own| scope(route).is_some_and(|scope| scope.hash == own.hash));
     }
 }
 
 impl OfRoute {
-    /// A route's evidence, of the rule that it has now.
-    fn of<'a>(routes: &'a mut HashMap<SmolStr, OfRoute>, route: &Route) -> &'a mut OfRoute {
-        let rule = xxh3_64(&serde_json::to_vec(route).unwrap_or_default());
-        let own = routes.entry(route.name.clone()).or_default();
-        if own.rule != rule {
-            *own = OfRoute { rule, ..OfRoute::default() };
+    /// A route's evidence, of the scope that it has now.
+    fn of<'a>(routes: &'a mut HashMap<SmolStr, OfRoute>, scope: &EvidenceScope) -> &'a mut OfRoute {
+        let own = routes.entry(scope.route.clone()).or_default();
+        if own.hash != scope.hash {
+            // Readers of pairs go on by their numbers.
+            *own = OfRoute { hash: scope.hash, numbered: own.numbered, ..OfRoute::default() };
         }
         own
-    }
-
-    /// Begins anew when another file answers for a target.
-    fn set_mark(&mut self, target: &SmolStr, mark: u64) {
-        // An answer that is joined, or of an earlier release, does not say its file.
-        if mark == 0 {
-            return;
-        }
-        let before = self.marks.insert(target.clone(), mark);
-        if before.is_some_and(|before| before != mark) {
-            let (rule, marks, numbered) = (self.rule, std::mem::take(&mut self.marks), self.numbered);
-            *self = OfRoute { rule, marks, numbered, ..OfRoute::default() };
-        }
     }
 
     fn count(&mut self, target: &SmolStr, cell: String) {
@@ -210,12 +195,6 @@ impl OfRoute {
             format!("{CLASS}{OTHERS}")
         };
         *cells.entry(cell).or_default() += 1;
-    }
-
-    /// Names what a target's counts are of, alike in every gateway that sees the same.
-    fn key(&self, route: &str, target: &str) -> String {
-        let marks = serde_json::to_vec(&(self.rule, &self.marks)).unwrap_or_default();
-        format!("route/{route}/{:016x}/{target}", xxh3_64(&marks))
     }
 }
 
@@ -250,16 +229,44 @@ pub(crate) fn shadow(cells: &Cells) -> ShadowEvidence {
 
 #[cfg(test)]
 mod tests {
+    use super::super::route::Route;
+    use super::super::signature::ServedModel;
+    use super::super::table::Table;
     use super::*;
+    use nobat_core::signature::{ModelSignature, ModelState, digest_mark};
 
-    fn route(json: serde_json::Value) -> Route {
-        serde_json::from_value(json).expect("a route")
+    /// The scope of a route's rule with the models `a` and `b`, of these files.
+    fn scope(rule: serde_json::Value, files: [&str; 2]) -> EvidenceScope {
+        let mut rule = rule;
+        rule["name"] = "r".into();
+        let table = Table::build([serde_json::from_value::<Route>(rule).expect("a route")]).expect("a table");
+        let signatures = ["a", "b"].iter().zip(files).map(|(name, digest)| ModelSignature {
+            name: (*name).into(),
+            version: "1".into(),
+            digest: digest.into(),
+            state: ModelState::Ready,
+            reason: String::new(),
+            inputs: vec![],
+            outputs: vec![],
+            batched: true,
+            rows: Default::default(),
+            max_batch_size: 8,
+            max_rows: 64,
+            finite: false,
+            default: true,
+            labels: vec![],
+            settings: Default::default(),
+            task: None,
+        });
+        let signatures: Vec<ModelSignature> = signatures.collect();
+        let models: Vec<_> = signatures.iter().map(|signature| ServedModel { signature, live: true }).collect();
+        EvidenceScope::of(&table, table.get("r").expect("there"), &models)
     }
 
-    fn weighted(percent: u32) -> Route {
+    fn weighted(percent: u32) -> EvidenceScope {
         let shares =
             serde_json::json!([{"target": "a", "percent": 100 - percent}, {"target": "b", "percent": percent}]);
-        route(serde_json::json!({"name": "r", "weighted": shares}))
+        scope(serde_json::json!({"weighted": shares}), ["d1", "d2"])
     }
 
     fn answer(class: &str, mark: u64) -> Option<(Option<String>, u64)> {
@@ -271,17 +278,19 @@ mod tests {
         let (evidence, route) = (RouteEvidence::default(), weighted(10));
         let (a, b) = (SmolStr::new("a"), SmolStr::new("b"));
         for (target, key, answer) in [
-            (&a, "", answer("cat", 1)),
-            (&a, "", answer("cat", 1)),
-            (&b, "", answer("dog", 2)),
+            (&a, "", answer("cat", 0)),
+            (&a, "", answer("cat", digest_mark("d1"))),
+            (&b, "", answer("dog", digest_mark("d2"))),
+            // Of another file than is served.
+            (&b, "", answer("cat", digest_mark("d3"))),
             (&b, "", None),
-            (&a, "user-1", answer("dog", 1)),
-            (&a, "user-1", answer("dog", 1)),
-            (&b, "user-2", Some((None, 2))),
+            (&a, "user-1", answer("dog", 0)),
+            (&a, "user-1", answer("dog", 0)),
+            (&b, "user-2", Some((None, 0))),
         ] {
             evidence.count_arm(&route, target, key, answer);
         }
-        let counts = canary(&evidence.of(&route, "a").1, &evidence.of(&route, "b").1);
+        let counts = canary(&evidence.of(&route, "a"), &evidence.of(&route, "b"));
         assert_eq!(counts.classes, [("cat".to_owned(), [2, 0]), ("dog".to_owned(), [1, 1])].into());
         assert_eq!((counts.plain, counts.failed), ([0, 1], [0, 1]));
     }
@@ -289,23 +298,47 @@ mod tests {
     #[test]
     fn another_rule_and_another_file_begin_anew() {
         let (evidence, target) = (RouteEvidence::default(), SmolStr::new("a"));
-        evidence.count_arm(&weighted(10), &target, "", answer("cat", 1));
-        let (key, cells) = evidence.of(&weighted(10), "a");
-        assert_eq!(cells.values().sum::<u64>(), 1);
-        assert_eq!(evidence.of(&weighted(20), "a").1, Cells::new());
-        evidence.count_arm(&weighted(20), &target, "", answer("cat", 1));
-        evidence.count_arm(&weighted(20), &target, "", answer("cat", 7));
-        let (other, cells) = evidence.of(&weighted(20), "a");
-        assert_eq!(cells.values().sum::<u64>(), 1, "the new file's alone");
-        assert_ne!(key, other);
-        evidence.retain(|_| false);
-        assert!(evidence.counts().is_empty());
+        let total = |scope: &EvidenceScope| evidence.of(scope, "a").values().sum::<u64>();
+        evidence.count_arm(&weighted(10), &target, "", answer("cat", 0));
+        assert_eq!((total(&weighted(10)), total(&weighted(20))), (1, 0));
+        evidence.count_arm(&weighted(20), &target, "", answer("cat", 0));
+        let shares = serde_json::json!([{"target": "a", "percent": 80}, {"target": "b", "percent": 20}]);
+        let replaced = scope(serde_json::json!({"weighted": shares}), ["d1", "d7"]);
+        assert_eq!((total(&weighted(20)), total(&replaced)), (1, 0), "of another file of `b`");
+        evidence.count_arm(&replaced, &target, "", answer("cat", 0));
+        assert_eq!((total(&weighted(20)), total(&replaced)), (0, 1));
+        let (one, other) = (weighted(20).key("a"), replaced.key("a"));
+        assert_ne!(one, other);
+        // A gateway without a request of its own names them alike.
+        assert_eq!(scope(serde_json::json!({"weighted": shares}), ["d1", "d7"]).key("a"), other);
+        evidence.retain(|_| Some(&replaced));
+        assert_eq!(total(&replaced), 1);
+        evidence.retain(|_| None);
+        assert_eq!(total(&replaced), 0);
+    }
+
+    #[test]
+    fn answers_of_several_files_behind_one_target_do_not_begin_anew() {
+        let inner = serde_json::from_value::<Route>(
+            serde_json::json!({"name": "inner", "fanout": {"targets": ["a", "b"], "join": "first"}}),
+        );
+        let outer = serde_json::from_value::<Route>(
+            serde_json::json!({"name": "r", "shadow": {"primary": "a", "copies": ["inner"]}}),
+        );
+        let table = Table::build([inner.expect("a route"), outer.expect("a route")]).expect("a table");
+        let (evidence, copy) = (RouteEvidence::default(), SmolStr::new("inner"));
+        let scope = EvidenceScope::of(&table, table.get("r").expect("there"), &[]);
+        for mark in [1, 2, 1, 2] {
+            let side = |mark| PairSide { class: Some("x".into()), mark, ..PairSide::default() };
+            evidence.count_copy(&scope, "a", &copy, &SmolStr::new("id"), (side(0), side(mark)), true);
+        }
+        assert_eq!(shadow(&evidence.of(&scope, "inner")).same, 4);
     }
 
     #[test]
     fn pairs_are_counted_by_what_changed_and_the_newest_kept() {
         let evidence = RouteEvidence::default();
-        let route = route(serde_json::json!({"name": "r", "shadow": {"primary": "a", "copies": ["b"]}}));
+        let route = scope(serde_json::json!({"shadow": {"primary": "a", "copies": ["b"]}}), ["d1", "d2"]);
         let (b, request) = (SmolStr::new("b"), SmolStr::new("id"));
         let side = |class: Option<&str>| PairSide { class: class.map(str::to_owned), ..PairSide::default() };
         let failed = PairSide { error: Some("inference_failed"), ..PairSide::default() };
@@ -316,14 +349,14 @@ mod tests {
             (side(None), side(None), false),
             (side(Some("x")), failed, false),
         ] {
-            evidence.count_copy(&route, &b, &request, (old, new), same);
+            evidence.count_copy(&route, "a", &b, &request, (old, new), same);
         }
-        let found = shadow(&evidence.of(&route, "b").1);
+        let found = shadow(&evidence.of(&route, "b"));
         assert_eq!((found.same, found.different, found.failed), (2, 1, 1));
         assert_eq!(found.changes, [(("x".to_owned(), "y\"]".to_owned()), 1)].into());
         assert_eq!(evidence.pairs("r", "b", 3).iter().map(|pair| pair.number).collect::<Vec<_>>(), [4, 5]);
         for _ in 0..MOST_PAIRS {
-            evidence.count_copy(&route, &b, &request, (side(Some("x")), side(Some("x"))), true);
+            evidence.count_copy(&route, "a", &b, &request, (side(Some("x")), side(Some("x"))), true);
         }
         assert_eq!(evidence.pairs("r", "b", 0).len(), MOST_PAIRS);
     }
@@ -332,9 +365,9 @@ mod tests {
     fn classes_are_bounded() {
         let (evidence, route, target) = (RouteEvidence::default(), weighted(10), SmolStr::new("a"));
         for class in 0..1_000 {
-            evidence.count_arm(&route, &target, "", answer(&class.to_string(), 1));
+            evidence.count_arm(&route, &target, "", answer(&class.to_string(), 0));
         }
-        let cells = evidence.of(&route, "a").1;
+        let cells = evidence.of(&route, "a");
         assert_eq!((cells.len(), cells["=(others)"], cells.values().sum::<u64>()), (201, 800, 1_000));
     }
 }

@@ -7,7 +7,7 @@
 //! signature (`signature`) and the joining of several answers ([`join`]): all of that is
 //! pure. At work are the deployment's routes ([`Routes`]), the carrying out of plans
 //! (`run`), the jobs of routes that nobody waits for ([`jobs`]), what canaries and copies
-//! have shown (`evidence`) and whether one may take over ([`promotion`]).
+//! have shown (`evidence`, of what: `scope`) and whether one may take over ([`promotion`]).
 //!
 //! Invariants:
 //! - A [`Table`] that was built has no cycle, no unknown join and weights that
@@ -28,6 +28,7 @@ pub mod promotion;
 pub mod route;
 mod routes;
 pub(crate) mod run;
+mod scope;
 mod signature;
 pub mod table;
 pub mod topic;

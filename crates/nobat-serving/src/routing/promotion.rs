@@ -65,11 +65,12 @@ pub struct Promotion {
 /// `route_not_found`; `invalid_parameter` for a route that has no candidate, or several and
 /// none is named.
 pub fn judge(state: &ServingState, name: &str, candidate: Option<&str>, margins: &RolloutMargins) -> Result<Judged> {
-    let route = state.routes.load().table().get(name).cloned().ok_or_else(|| no_route(name))?;
-    let (current, candidate) = sides(&route, candidate)?;
+    let routes = state.routes.load();
+    let (Some(route), Some(bound)) = (routes.table().get(name), routes.get(name)) else { return Err(no_route(name)) };
+    let (current, candidate) = sides(route, candidate)?;
     let seen = |target: &str| {
-        let (key, own) = state.routes.evidence.of(&route, target);
-        state.shared_counts.sum(&own, &key)
+        let own = state.routes.evidence.of(&bound.scope, target);
+        state.shared_counts.sum(&own, &bound.scope.key(target))
     };
     let rollout = match route.rule()? {
         Rule::Weighted(shares) => {
@@ -108,11 +109,8 @@ pub async fn promote(state: &ServingState, name: &str, request: &PromotionReques
     };
     if let Some(target) = target {
         // The verdict is on the route as it was judged.
-        state.routes.refresh(&state.registry).await?;
-        if state.routes.load().table().get(name) != judged_route.as_ref() {
-            return Err(Error::invalid(format!("route `{name}` was changed while it was judged; ask again")));
-        }
-        state.routes.put(&state.registry, Route::to(name, target)).await?;
+        let judged_route = judged_route.ok_or_else(|| no_route(name))?;
+        state.routes.replace(&state.registry, &judged_route, Route::to(name, target)).await?;
         let (candidate, words) = (judged.candidate.as_str(), judged.rollout.words.as_str());
         log::info!(route = name; "routes: `{name}` goes to `{target}` alone; `{candidate}` is {words}");
     }

@@ -24,11 +24,12 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::Semaphore;
 
-use super::bound::BoundTable;
+use super::bound::{BoundRoute, BoundTable};
 use super::evidence::{RouteEvidence, ShadowPair};
 use super::route::Route;
 use super::signature::{MissingTarget, ServedModel};
 use super::table::Table;
+use crate::random_bits::random_bits;
 use crate::registry::{Registry, ResolvedModel, Want};
 use crate::shared_counts::Counts;
 
@@ -36,6 +37,12 @@ use crate::shared_counts::Counts;
 const REFRESH: Duration = Duration::from_secs(2);
 /// Shadow copies in the air at once; more are dropped and counted.
 const SHADOWS_AT_ONCE: usize = 64;
+/// The lock of who changes routes, and how long a change may take; a gateway that is killed in one
+/// holds up the others no longer.
+const LOCK: &str = "routes";
+const HELD: Duration = Duration::from_secs(5);
+/// How often a lock that another has is asked for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The deployment's routes as this gateway sees them. Cheap to clone.
 #[derive(Clone)]
@@ -195,11 +202,20 @@ impl Routes {
         self.evidence.pairs(route, copy, number)
     }
 
-    /// This gateway's evidence, for the others to add theirs.
+    /// This gateway's evidence, for the others to add theirs; empty counts ask for those of the others.
     pub(crate) fn counts(&self) -> Counts {
         let bound = self.current.load();
-        self.evidence.retain(|route| bound.get(route).is_some());
-        self.evidence.counts()
+        self.evidence.retain(|route| bound.get(route).map(|route| &route.scope));
+        let mut counts = Counts::new();
+        let judged =
+            bound.table().routes().into_iter().filter(|route| route.weighted.is_some() || route.shadow.is_some());
+        for route in judged {
+            let Some(BoundRoute { scope, .. }) = bound.get(&route.name) else { continue };
+            for target in route.targets() {
+                counts.insert(scope.key(target), self.evidence.of(scope, target));
+            }
+        }
+        counts
     }
 
     /// Routes whose queues this gateway serves.
@@ -258,7 +274,42 @@ impl Routes {
     /// target, a topic that matches nothing, weights that do not add up, models
     /// that differ. `queue_unavailable`.
     pub async fn put(&self, registry: &Registry, route: Route) -> Result<()> {
+        self.alone(self.write(registry, None, route)).await
+    }
+
+    /// Puts `route` in the place of `judged`, where that is still what is declared.
+    ///
+    /// # Errors
+    /// As [`Routes::put`]; `invalid_parameter` where it was changed meanwhile.
+    pub(crate) async fn replace(&self, registry: &Registry, judged: &Route, route: Route) -> Result<()> {
+        self.alone(self.write(registry, Some(judged), route)).await
+    }
+
+    /// Makes a change of the table while no other gateway makes one: what is read for it is what it
+    /// replaces, and two that only together make a cycle come one after the other.
+    async fn alone(&self, change: impl Future<Output = Result<()>>) -> Result<()> {
+        let busy = || Error::new(ErrorCode::QueueUnavailable, "other routes are being changed; try again");
+        let holder = format!("{:016x}{:016x}", random_bits(), random_bits());
+        let begun = tokio::time::Instant::now();
+        while !self.metadata.lock(LOCK, &holder, HELD).await? {
+            if begun.elapsed() > HELD + LOOK {
+                return Err(busy());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let done = tokio::time::timeout(HELD - LOOK, change).await.unwrap_or_else(|_| Err(busy()));
+        if let Err(error) = self.metadata.unlock(LOCK, &holder).await {
+            log::debug!("routes: the lock of changes ends by itself: {error}");
+        }
+        done
+    }
+
+    async fn write(&self, registry: &Registry, judged: Option<&Route>, route: Route) -> Result<()> {
         self.refresh(registry).await?;
+        if judged.is_some_and(|judged| self.current.load().table().get(&judged.name) != Some(judged)) {
+            let what = format!("route `{}` was changed while it was judged; ask again", route.name);
+            return Err(Error::invalid(what));
+        }
         let table = self.current.load().table().with(route.clone())?;
         let bound = bound(&table, registry);
         if let Some(chain) = &route.chain {
@@ -291,6 +342,10 @@ impl Routes {
     /// # Errors
     /// `route_not_found`; `queue_unavailable`.
     pub async fn remove(&self, registry: &Registry, name: &str) -> Result<()> {
+        self.alone(self.erase(registry, name)).await
+    }
+
+    async fn erase(&self, registry: &Registry, name: &str) -> Result<()> {
         self.refresh(registry).await?;
         if self.current.load().get(name).is_none() {
             return Err(no_route(name));

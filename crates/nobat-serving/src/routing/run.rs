@@ -257,7 +257,7 @@ pub(crate) fn count_arm(
         Err(error) if is_ours(error.code) => None,
         Err(_) => return,
     };
-    state.routes.evidence.count_arm(route, &arm.target, &context.route_key, counted);
+    state.routes.evidence.count_arm(&bound.scope, &arm.target, &context.route_key, counted);
 }
 
 /// Whether a failure may be the version's own.
@@ -317,7 +317,11 @@ fn send_copies(
                 calls.state.routes.shadows.count(&route, &target, outcome);
             }
             let routes = calls.state.routes.load();
-            let Some(rule) = routes.table().get(&route) else { return };
+            let (Some(bound), Some(Rule::Shadow(rule))) =
+                (routes.get(&route), routes.table().get(&route).and_then(|route| route.rule().ok()))
+            else {
+                return;
+            };
             if primary.is_repetition || copy.as_ref().is_ok_and(is_repetition) {
                 return;
             }
@@ -328,7 +332,8 @@ fn send_copies(
             let row = (random_bits() % rows as u64) as usize;
             let old = side(Ok(&primary.response), primary.took, rows, row);
             let new = side(copy.as_ref().map(|copy| &copy.response), took, rows, row);
-            calls.state.routes.evidence.count_copy(rule, &target, &context.request_id, (old, new), same);
+            let (scope, primary) = (&bound.scope, &rule.primary);
+            calls.state.routes.evidence.count_copy(scope, primary, &target, &context.request_id, (old, new), same);
         });
     }
     answered
