@@ -28,6 +28,16 @@ pub(crate) enum RowAnswer {
     Json(Vec<u8>),
 }
 
+impl RowAnswer {
+    /// Its size.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            RowAnswer::Numbers(numbers) => numbers.len() * size_of::<f32>(),
+            RowAnswer::Json(text) => text.len(),
+        }
+    }
+}
+
 /// A task's way from the session's output.
 #[derive(Clone, Debug)]
 pub(crate) enum Head {

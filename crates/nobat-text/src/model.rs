@@ -41,6 +41,8 @@ pub struct TextModel {
     /// Ids that the model knows, from 0.
     vocabulary: Option<u64>,
     most_tokens: usize,
+    /// Bytes of a run's inputs and outputs for each token.
+    token_bytes: u64,
     /// A request's options where it sets none.
     defaults: Options,
     prompts: BTreeMap<String, Prompt>,
@@ -143,6 +145,7 @@ impl TextModel {
         let takes_types = inputs.takes_types() && folder.tokenizer_config.gives_types();
         let labels = folder.config.labels();
         let signature = signature::of(&folder, &head, most_tokens, &labels);
+        let token_bytes = token_bytes(&folder, graph_inputs, graph_outputs, labels.len());
         let tokenizer = folder.tokenizer;
         let half = tokenizer.largest_own_id() / 2;
         let filler = (half..=half.saturating_add(1000)).find(|&id| id != padding_id && !tokenizer.is_special(id));
@@ -154,6 +157,7 @@ impl TextModel {
             takes_types,
             vocabulary: folder.config.vocab_size,
             most_tokens,
+            token_bytes,
             defaults,
             prompts: BTreeMap::new(),
             signature,
@@ -226,7 +230,10 @@ impl TextModel {
                 let special = encoding.get_special_tokens_mask();
                 let spans =
                     encoding.get_offsets().iter().zip(special).map(|(span, &special)| (special == 0).then_some(*span));
-                Detail::Spans { text: text.to_owned(), spans: spans.collect() }
+                let spans: Vec<Option<(usize, usize)>> = spans.collect();
+                // What was cut off is not asked for again.
+                let end = spans.iter().flatten().map(|span| span.1).max().unwrap_or(0);
+                Detail::Spans { text: text.chars().take(end).collect(), spans }
             }
             (Head::FillMask { mask_id, .. }, _) => {
                 let masks: Vec<usize> = (0..ids.len()).filter(|&at| ids[at] == *mask_id).collect();
@@ -371,6 +378,10 @@ impl Transform for TextModel {
         u32::try_from(self.most_tokens).unwrap_or(u32::MAX)
     }
 
+    fn bytes_per_cost(&self) -> u64 {
+        self.token_bytes
+    }
+
     fn prepare(&self, inputs: &[Option<Tensor>], parameters: &Parameters) -> Result<Prepared> {
         let options = self.defaults.read(parameters)?;
         let Some(Some(text)) = inputs.first() else {
@@ -421,7 +432,11 @@ impl Transform for TextModel {
         let placed: Vec<(&TokenRow, usize, &Options)> =
             rows.iter().map(|row| (&row.tokens, self.inputs.start(&row.tokens, width), &*row.options)).collect();
         let answers = self.head.finish(&self.tokenizer, &placed, outputs)?;
-        Ok(answers.into_iter().map(Finished::new).collect())
+        let sized = |answer: RowAnswer| {
+            let bytes = answer.bytes();
+            Finished::new(answer).of_bytes(bytes)
+        };
+        Ok(answers.into_iter().map(sized).collect())
     }
 
     fn answer(&self, job: &JobState, rows: Vec<Finished>) -> Result<Vec<Tensor>> {
@@ -465,6 +480,23 @@ impl Transform for TextModel {
             }
         })
     }
+}
+
+/// Bytes of a run's inputs and outputs for each token that its rows are padded to: logits over a
+/// vocabulary are a hundred kilobytes.
+fn token_bytes(folder: &TextFolder, inputs: &[TensorSpec], outputs: &[TensorSpec], labels: usize) -> u64 {
+    let size = |spec: &TensorSpec| spec.datatype.size().unwrap_or(0) as u64;
+    let in_each = inputs.iter().filter(|spec| spec.shape.len() == 2).map(size).sum::<u64>();
+    let guess = match folder.kind {
+        TaskKind::FillMask | TaskKind::Sparse => folder.config.vocab_size,
+        TaskKind::Tokens => Some(labels as u64),
+        _ => folder.config.hidden_size.and_then(|size| u64::try_from(size).ok()),
+    };
+    let of_output = |spec: &TensorSpec| match *spec.shape.as_slice() {
+        [_, _, width] => size(spec).saturating_mul(u64::try_from(width).ok().or(guess).unwrap_or(0)),
+        _ => 0,
+    };
+    outputs.iter().map(of_output).fold(in_each, u64::saturating_add)
 }
 
 /// A limit under which no token of a text is left would make all texts alike.

@@ -46,6 +46,12 @@ pub trait Transform: fmt::Debug + Send + Sync {
     /// The largest cost that a row can have.
     fn max_cost(&self) -> u32;
 
+    /// Bytes of a run's inputs and outputs for each unit of cost that its rows are padded to, where
+    /// that is known; 0 where it is not, or next to nothing.
+    fn bytes_per_cost(&self) -> u64 {
+        0
+    }
+
     /// Turns a job's inputs, by position in the signature and checked against it, into rows.
     ///
     /// # Errors
@@ -151,12 +157,27 @@ impl JobState {
 
 /// What one row came to.
 #[derive(Debug)]
-pub struct Finished(State);
+pub struct Finished {
+    state: State,
+    bytes: usize,
+}
 
 impl Finished {
-    /// A row came to `state`.
+    /// A row came to `state`, of next to no size.
     pub fn new<T: fmt::Debug + Send + Sync + 'static>(state: T) -> Finished {
-        Finished(State::new(state))
+        Finished { state: State::new(state), bytes: 0 }
+    }
+
+    /// The same, of so many bytes: what a job's rows came to is kept until the last of them has run, and
+    /// bounded by this.
+    #[must_use]
+    pub fn of_bytes(self, bytes: usize) -> Finished {
+        Finished { bytes, ..self }
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What it came to.
@@ -164,7 +185,8 @@ impl Finished {
     /// # Errors
     /// `internal`: it is of another type.
     pub fn take<T: 'static>(self) -> Result<T> {
-        self.0.value.downcast().map(|value| *value).map_err(|_| another(self.0.kind, std::any::type_name::<T>()))
+        let State { value, kind } = self.state;
+        value.downcast().map(|value| *value).map_err(|_| another(kind, std::any::type_name::<T>()))
     }
 }
 
@@ -217,6 +239,7 @@ mod tests {
         assert!(refused.contains("Vec<u32>") && refused.contains("String"), "{refused}");
         assert_eq!(Finished::new(1.5f32).take::<f32>().expect("its own"), 1.5);
         assert!(Finished::new(1.5f32).take::<f64>().is_err());
+        assert_eq!((Finished::new(7u8).bytes(), Finished::new(7u8).of_bytes(9).bytes()), (0, 9));
         assert_eq!(JobState::new(3u8).state::<u8>().expect("its own"), &3);
     }
 }

@@ -153,7 +153,8 @@ pub struct BatchingConfig {
     pub max_queue_delay_ms: f64,
     /// Target p99 from enqueue to answer, in milliseconds; 0 is none.
     pub slo_ms: f64,
-    /// Most input bytes in one run: the runtime's arena keeps its peak.
+    /// Most input bytes in one run, of texts input and output bytes: the runtime's arena keeps its peak.
+    /// A row that is over it runs alone.
     pub max_batch_bytes: u64,
     /// Most rows in one request; larger ones are refused at the door.
     pub max_rows: u32,

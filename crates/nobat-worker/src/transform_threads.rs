@@ -23,7 +23,7 @@ impl TransformThreads {
             let inbox = inbox.clone();
             std::thread::Builder::new().name(format!("nobat-prep-{number}")).spawn(move || {
                 for work in inbox {
-                    // What it was about is settled by its lease's end.
+                    // Who hands in work sees to what becomes of it; the thread goes on.
                     if catch_unwind(AssertUnwindSafe(work)).is_err() {
                         log::error!("preparing a job panicked outside its transformation");
                     }

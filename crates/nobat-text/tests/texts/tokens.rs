@@ -141,3 +141,12 @@ fn the_tokenizer_answers_by_itself() {
     let answer = model.answer(&prepared.job, Vec::new()).expect("answered");
     assert_eq!(elements(named(&answer, "result")), [b"\"p\"".to_vec()]);
 }
+
+#[test]
+fn a_run_is_counted_by_the_bytes_of_its_logits() {
+    // Three inputs of INT64, and an output of FP32.
+    assert_eq!(model("embed").bytes_per_cost(), 24 + 16 * 4);
+    assert_eq!(model("fill_mask").bytes_per_cost(), 24 + 104 * 4);
+    assert_eq!(model("tokens").bytes_per_cost(), 24 + 5 * 4);
+    assert_eq!(model("classify").bytes_per_cost(), 24, "one row of scores for a text");
+}

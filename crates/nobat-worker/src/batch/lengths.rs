@@ -10,7 +10,7 @@
 //! 5 6 7 | 90 95. The first row is in the left one, so 5, 6 and 7 run, and then the others.
 
 /// Most rows that are looked at: the cost of a decision is this many times the rows of a run.
-const WINDOW: usize = 256;
+pub(super) const WINDOW: usize = 256;
 
 /// The most that a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 //! [`lengths`] puts like ones together by what a run costs ([`run_cost`]); the latter are pure.
 
 pub(crate) mod controller;
+mod held_job;
 mod judge;
 pub(crate) mod latency;
 mod lengths;

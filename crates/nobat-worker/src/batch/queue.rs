@@ -400,24 +400,27 @@ impl Batcher for BatchQueue {
 
     fn room(&self) -> usize {
         let table = self.model.table();
-        if let Some(chain) = table.versions.get(table.default).and_then(|own| own.chain.as_ref())
+        let default = table.versions.get(table.default);
+        if let Some(chain) = default.and_then(|own| own.chain.as_ref())
             && let Some(chains) = &self.chains
         {
             return chains.room(chain).min(MAX_LEASE);
         }
-        if let Some(transformed) = table.versions.get(table.default).and_then(|own| own.transformed.as_ref())
+        // What is held of the other kind of versions takes its place too, or it would be leased without end.
+        if default.is_some_and(|own| own.transformed.is_some())
             && let Some(SharedRows { pool, .. }) = &self.shared
         {
-            let jobs = f64::from(pool.room(transformed)) / self.job_rows;
-            return (jobs.ceil() as usize).min(MAX_LEASE);
+            let jobs = f64::from(pool.room()) / self.job_rows;
+            return (jobs.ceil() as usize).min(MAX_LEASE).saturating_sub(self.held.len());
         }
-        let cap = table.versions.get(table.default).map_or(1, |version| match version.batches() {
+        let cap = default.map_or(1, |version| match version.batches() {
             true => version.controller.lock().cap(),
             false => 1,
         });
         // Rounded up: that the next job does not fit shows that the cap is too small.
         let jobs = f64::from(cap.saturating_sub(self.rows_held(false))) / self.job_rows;
-        (jobs.ceil() as usize).min(MAX_LEASE)
+        let in_pool = self.shared.as_ref().map_or(0, |shared| shared.pool.jobs());
+        (jobs.ceil() as usize).min(MAX_LEASE).saturating_sub(in_pool)
     }
 
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {

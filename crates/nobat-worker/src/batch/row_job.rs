@@ -30,11 +30,23 @@ pub(crate) struct RowJob {
 struct Progress {
     finished: Vec<Option<Finished>>,
     left: usize,
+    /// Of what is finished.
+    bytes: usize,
     times: BatchTimes,
     /// When its first run began.
     started: Option<Instant>,
     /// Settled, given back, or of no use to anybody.
     over: bool,
+}
+
+/// What a job has come to after a run.
+pub(crate) enum RowsFinished {
+    /// Others of its rows have not run, or it is over already.
+    Part,
+    /// Its rows came to so many bytes, more than a result may have; the job is over.
+    TooLarge(usize),
+    /// The last of its rows have run; the job is over.
+    All(AllFinished),
 }
 
 /// All that a job's rows came to.
@@ -57,7 +69,7 @@ impl RowJob {
     ) -> RowJob {
         let left = prepared.rows.len();
         let finished = (0..left).map(|_| None).collect();
-        let progress = Progress { finished, left, times: BatchTimes::default(), started: None, over: false };
+        let progress = Progress { finished, left, bytes: 0, times: BatchTimes::default(), started: None, over: false };
         RowJob { leased, version, outputs, prepared, since, deadline, progress: Mutex::new(progress) }
     }
 
@@ -79,18 +91,23 @@ impl RowJob {
         !std::mem::replace(&mut self.progress.lock().over, true)
     }
 
-    /// Notes what rows came to in one run, which took `times`. Returns all of them, once,
-    /// when they were the last; the job is over then.
+    /// Notes what rows came to in one run, which took `times`: all of them, once, when they were
+    /// the last. More than `most` bytes are not kept until then.
     pub(crate) fn finish(
         &self,
         rows: impl Iterator<Item = (u32, Finished)>,
         times: BatchTimes,
         started: Instant,
-    ) -> Option<AllFinished> {
+        most: usize,
+    ) -> RowsFinished {
         let mut progress = self.progress.lock();
         for (at, finished) in rows {
-            if progress.finished[at as usize].replace(finished).is_none() {
+            let bytes = finished.bytes();
+            // A job that is over keeps nothing any more.
+            let Some(place) = progress.finished.get_mut(at as usize) else { continue };
+            if place.replace(finished).is_none() {
                 progress.left -= 1;
+                progress.bytes = progress.bytes.saturating_add(bytes);
             }
         }
         let all = progress.times;
@@ -101,10 +118,19 @@ impl RowJob {
             output: all.output + times.output,
         };
         let first = *progress.started.get_or_insert(started);
-        if progress.left > 0 || std::mem::replace(&mut progress.over, true) {
-            return None;
+        if progress.over {
+            return RowsFinished::Part;
         }
+        if progress.bytes > most {
+            progress.over = true;
+            progress.finished = Vec::new();
+            return RowsFinished::TooLarge(progress.bytes);
+        }
+        if progress.left > 0 {
+            return RowsFinished::Part;
+        }
+        progress.over = true;
         let rows = std::mem::take(&mut progress.finished).into_iter().flatten().collect();
-        Some(AllFinished { rows, times: progress.times, started: first })
+        RowsFinished::All(AllFinished { rows, times: progress.times, started: first })
     }
 }

@@ -25,8 +25,9 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 use tokio::sync::Notify;
 
+use super::held_job::HeldJob;
 use super::judge::{judge, limits, too_late};
-use super::lengths::{RunLimits, next_run};
+use super::lengths::{RunLimits, WINDOW, next_run};
 use super::planner::{Slot, latest_start};
 use super::row_job::RowJob;
 use crate::model::{Transformed, Version};
@@ -108,17 +109,6 @@ struct Preparing {
     since: Instant,
 }
 
-/// A job with rows that wait.
-struct HeldJob {
-    job: Arc<RowJob>,
-    /// Its priority, and whether it is in the background.
-    level: i16,
-    /// Lower runs first.
-    rank: (i64, u64),
-    /// Places of rows that wait, ascending.
-    waiting: Vec<u32>,
-}
-
 impl RowPool {
     pub(crate) fn new(
         tracker: Arc<LeaseTracker>,
@@ -152,14 +142,28 @@ impl RowPool {
         };
         let pool = Arc::clone(self);
         self.threads.run(move || {
-            let prepared = guarded(&job.version, || transform.prepare(&job.inputs, &job.request.parameters));
-            match prepared {
-                Ok(Prepared { rows, job: state }) if rows.is_empty() => pool.answer(&job, &state),
-                Ok(prepared) => pool.hold(job, prepared, number),
-                Err(failure) => pool.fail(&job, failure),
+            let (leased, version) = (job.leased.clone(), Arc::clone(&job.version));
+            let worked = catch_unwind(AssertUnwindSafe(|| {
+                let prepared = guarded(&job.version, || transform.prepare(&job.inputs, &job.request.parameters));
+                match prepared {
+                    Ok(Prepared { rows, job: state }) if rows.is_empty() => pool.answer(&job, &state),
+                    Ok(prepared) => pool.hold(job, prepared, number),
+                    Err(failure) => pool.fail(&job.leased, &job.version, failure),
+                }
+            }));
+            // Outside of the transformation too a panic costs an attempt, and not the time of a lease.
+            if let Err(panic) = worked {
+                let failure = Failure::panicked(panic_text(&*panic), &version);
+                pool.fail(&leased, &version, failure);
             }
             pool.wake();
         });
+    }
+
+    /// Jobs that are held or prepared.
+    pub(crate) fn jobs(&self) -> usize {
+        let held = self.held.lock();
+        held.jobs.len() + held.preparing.len()
     }
 
     /// Whether nothing is held or prepared.
@@ -173,15 +177,11 @@ impl RowPool {
         !self.held.lock().preparing.is_empty()
     }
 
-    /// How many more rows of `version` would be of use.
-    pub(crate) fn room(&self, transformed: &Transformed) -> u32 {
+    /// How many more rows would be of use.
+    pub(crate) fn room(&self) -> u32 {
         let held = self.held.lock();
         let sessions = held.seats.iter().filter(|seat| seat.strong_count() > 0).count().max(1) as u32;
-        let work = |job: &HeldJob| -> f64 {
-            let cost = |&at: &u32| transformed.cost.seconds(1, job.job.row(at).cost);
-            job.waiting.iter().map(cost).sum()
-        };
-        if held.jobs.iter().map(work).sum::<f64>() >= SECONDS_A_SESSION * f64::from(sessions) {
+        if held.jobs.iter().map(|one| one.seconds).sum::<f64>() >= SECONDS_A_SESSION * f64::from(sessions) {
             return 0;
         }
         let rows = held.jobs.iter().map(|job| job.waiting.len() as u32).sum::<u32>()
@@ -252,7 +252,7 @@ impl RowPool {
         let mut held = self.held.lock();
         if held.prepared(job.lease()) {
             let at = held.jobs.partition_point(|other| other.rank < rank);
-            held.jobs.insert(at, HeldJob { job, level, rank, waiting });
+            held.jobs.insert(at, HeldJob::new(job, level, rank, waiting));
         }
     }
 
@@ -267,7 +267,7 @@ impl RowPool {
             pack_tensors(version, &request.outputs, &tensors, &timings, self.max_result_bytes)
         });
         match packed {
-            Err(failure) => self.fail(job, failure),
+            Err(failure) => self.fail(leased, version, failure),
             Ok(packed) => {
                 // Settled under the lock, as a drain finds it either here or settled.
                 let mut held = self.held.lock();
@@ -279,12 +279,12 @@ impl RowPool {
         }
     }
 
-    fn fail(&self, job: &NewRowJob, failure: Failure) {
+    fn fail(&self, leased: &LeasedJob, version: &Version, failure: Failure) {
         let mut held = self.held.lock();
-        if held.prepared((job.leased.id, job.leased.token))
-            && let Some(outcome) = failed(&job.version, &job.leased, failure)
+        if held.prepared((leased.id, leased.token))
+            && let Some(outcome) = failed(version, leased, failure)
         {
-            self.settle(&job.leased, outcome);
+            self.settle(leased, outcome);
         }
     }
 
@@ -338,11 +338,12 @@ impl Held {
         let first = self.first();
         let version = Arc::clone(&self.jobs[first].job.version);
         let Some(transformed) = &version.transformed else { return Next::Empty };
-        let candidates = self.candidates(first, &version);
+        let Candidates { rows: candidates, waiting: all } = self.candidates(first, &version);
         let lengths: Vec<u32> = candidates.iter().map(|&(at, row)| self.jobs[at].job.row(row).cost).collect();
         let padded: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let sees_all = candidates.len() == all;
         if let Some(wait) = self.wait_for_preparing(now)
-            && (padded < u64::from(transformed.padded) || self.is_outranked())
+            && (sees_all && padded < u64::from(transformed.padded) || self.is_outranked())
         {
             return Next::Wait(wait);
         }
@@ -352,12 +353,12 @@ impl Held {
             let waiting: u32 = lengths.iter().map(|&length| units(1, length)).fold(0, u32::saturating_add);
             let of_version = self.of_version(&version).map(|at| latest_start(&self.jobs[at].slot(), &allowed, now));
             match of_version.min() {
-                Some(until) if waiting < allowed.rows && until > now => return Next::Wait(until - now),
+                Some(until) if sees_all && waiting < allowed.rows && until > now => return Next::Wait(until - now),
                 _ => {}
             }
         }
         let most = self.most_units(&version, allowed.rows, now);
-        let share = candidates.len().div_ceil(1 + self.idle_beside(seat)) as u32;
+        let share = all.div_ceil(1 + self.idle_beside(seat)) as u32;
         let rows = if version.batches() { transformed.max_rows.min(share).max(1) } else { 1 };
         let cost = |rows, longest| match rows > 1 && units(rows, longest) > most {
             true => f64::INFINITY,
@@ -365,7 +366,7 @@ impl Held {
         };
         let picked = next_run(&lengths, &RunLimits { rows, padded: transformed.padded }, cost);
         let longest = picked.iter().map(|&at| lengths[at]).max().unwrap_or(1);
-        let more = picked.len() < candidates.len() && units(picked.len() as u32 + 1, longest) > allowed.rows;
+        let more = picked.len() < all && units(picked.len() as u32 + 1, longest) > allowed.rows;
         let fills = if more { allowed.rows } else { 0 };
         let rows = self.take(picked.iter().map(|&at| candidates[at]).collect());
         Next::Run(RowBatch { version, rows, fills })
@@ -381,13 +382,17 @@ impl Held {
         (0..self.jobs.len()).min_by_key(|&at| self.jobs[at].job.since).unwrap_or(0)
     }
 
-    /// The rows that may share a run with the first of job `first`, that one before all, and
-    /// each as its job and its place there.
-    fn candidates(&self, first: usize, version: &Arc<Version>) -> Vec<(usize, u32)> {
+    /// The rows that may share a run with the first of job `first`, that one before all. As many
+    /// are listed as a plan looks at, however many wait.
+    fn candidates(&self, first: usize, version: &Arc<Version>) -> Candidates {
         let alone = self.jobs[first].runs_alone();
         let others = self.of_version(version).filter(|&at| at != first && !alone && !self.jobs[at].runs_alone());
-        let rows = |at: usize| self.jobs[at].waiting.iter().map(move |&row| (at, row));
-        std::iter::once(first).chain(others).flat_map(rows).collect()
+        let jobs: Vec<usize> = std::iter::once(first).chain(others).collect();
+        let rows = |&at: &usize| self.jobs[at].waiting.iter().map(move |&row| (at, row));
+        Candidates {
+            rows: jobs.iter().flat_map(rows).take(WINDOW).collect(),
+            waiting: jobs.iter().map(|&at| self.jobs[at].waiting.len()).sum(),
+        }
     }
 
     /// How long a free session waits for what is being prepared.
@@ -419,31 +424,23 @@ impl Held {
             true => self.passed_over = 0,
             false => self.passed_over += 1,
         }
-        let rows = picked.into_iter().map(|(at, row)| {
-            let one = &mut self.jobs[at];
-            one.waiting.retain(|&own| own != row);
-            (Arc::clone(&one.job), row)
-        });
-        let rows = rows.collect();
+        // Rows of a job follow each other there, in the order of their places.
+        for of_job in picked.chunk_by(|(at, _), (other, _)| at == other) {
+            let taken: SmallVec<[u32; 16]> = of_job.iter().map(|&(_, row)| row).collect();
+            self.jobs[of_job[0].0].take(&taken);
+        }
+        let rows = picked.iter().map(|&(at, row)| (Arc::clone(&self.jobs[at].job), row)).collect();
         self.jobs.retain(|one| !one.waiting.is_empty());
         rows
     }
 }
 
-impl HeldJob {
-    /// It was in the hands of a worker that died: by itself it can take no other with it.
-    fn runs_alone(&self) -> bool {
-        self.job.leased.deaths > 0
-    }
-
-    /// As triage sees it: what its rows take one by one.
-    fn slot(&self) -> Slot {
-        let RowJob { version, since, deadline, .. } = &*self.job;
-        let cost = version.transformed.as_ref().map(|own| own.cost);
-        let units = |&at: &u32| cost.map_or(1, |cost| cost.units(1, self.job.row(at).cost));
-        let rows = self.waiting.iter().map(units).fold(0, u32::saturating_add);
-        Slot { bucket: 0, rows, bytes: 0, since: *since, deadline: *deadline }
-    }
+/// Rows that may run next.
+struct Candidates {
+    /// Each as its job and its place there: as many as a plan looks at.
+    rows: Vec<(usize, u32)>,
+    /// How many there are in all.
+    waiting: usize,
 }
 
 /// Calls into a transformation. Its refusal is the caller's mistake or ours by its code.

@@ -218,6 +218,7 @@ impl Load<'_> {
             0 => cost.budget(),
             tokens => tokens,
         };
+        let padded = padded.min(within_bytes(batching.max_batch_bytes, transform.bytes_per_cost()));
         let max_rows = match batching.max_batch_size {
             _ if !batched => 1,
             0 => MOST_ROWS,
@@ -286,6 +287,11 @@ impl Load<'_> {
     fn refusal(&self, what: impl Display) -> String {
         format!("`{}` {what}", self.found.file.display())
     }
+}
+
+/// Most units of cost of a run of `bytes` for each, within `most` bytes; a row alone may have more.
+fn within_bytes(most: u64, bytes: u64) -> u32 {
+    most.checked_div(bytes).map_or(u32::MAX, |units| u32::try_from(units).unwrap_or(u32::MAX)).max(1)
 }
 
 /// What callers see of a version, and what its graph is beside that.
@@ -399,6 +405,13 @@ mod tests {
         std::fs::write(folder.path().join("slow.golden.json"), golden).expect("a file");
         let error = refusal(&file, &quick());
         assert!(error.contains("slow.golden.json") && error.contains("ended after 0.2 s"), "{error}");
+    }
+
+    #[test]
+    fn a_run_of_texts_holds_no_more_logits_than_its_bytes_allow() {
+        // Logits of BERT's vocabulary and of a multilingual one.
+        assert_eq!((within_bytes(64 << 20, 122_112), within_bytes(64 << 20, 1_000_032)), (549, 67));
+        assert_eq!((within_bytes(64 << 20, 0), within_bytes(1, 1_000)), (u32::MAX, 1));
     }
 
     #[test]

@@ -390,6 +390,17 @@ mod tests {
     }
 
     #[test]
+    fn graphs_beside_a_stray_config_are_models_each_and_variants_are_one() {
+        let root = tree(&["config.json", "letters.onnx", "digits.onnx"]);
+        assert_eq!(names(&[root.path().to_owned()]), ["digits:1", "letters:1"]);
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert!(found.models.values().all(|model| model.versions[0].text_folder.is_none()));
+        let root = tree(&["text/config.json", "text/tokenizer.json", "text/model.onnx", "text/model_fp16.onnx"]);
+        let found = scan(&[root.path().to_owned()]).expect("scans");
+        assert!(found.models["text"].versions[0].text_folder.is_some());
+    }
+
+    #[test]
     fn what_looks_like_a_model_and_is_none_is_told_with_what_to_mend() {
         let root = tree(&[
             "dotted/1.0.1/model.onnx",

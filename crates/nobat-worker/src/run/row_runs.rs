@@ -21,7 +21,7 @@ use smol_str::SmolStr;
 use super::answer::{failed, micros, pack_tensors, timings, waits};
 use super::failure::{Failure, panic_text};
 use crate::batch::latency::Run;
-use crate::batch::row_job::{AllFinished, RowJob};
+use crate::batch::row_job::{AllFinished, RowJob, RowsFinished};
 use crate::batch::row_pool::RowBatch;
 use crate::engine::tensors::{TensorInputs, lend_outputs};
 use crate::engine::{Engine, RunError, RunLimit};
@@ -131,8 +131,12 @@ impl RowRuns<'_> {
                     own.extend(finished[other].take().map(|came_to| (*place, came_to)));
                 }
             }
-            if let Some(all) = job.finish(own.into_iter(), times, started) {
-                self.answer(job, all);
+            match job.finish(own.into_iter(), times, started, self.max_bytes) {
+                RowsFinished::Part => {}
+                RowsFinished::All(all) => self.answer(job, all),
+                RowsFinished::TooLarge(bytes) => {
+                    self.settle_failed(job, Failure::too_large(bytes, self.max_bytes, self.version), started);
+                }
             }
         }
     }

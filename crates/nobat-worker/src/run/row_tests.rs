@@ -48,6 +48,15 @@ impl Letters {
     }
 }
 
+/// Of a panic whose own end panics: outside of whatever contained the first.
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
 impl Transform for Letters {
     fn signature(&self) -> &CallerSignature {
         &self.signature
@@ -62,6 +71,9 @@ impl Transform for Letters {
         let (mut rest, mut words) = (&text.data[..], Vec::new());
         while let Some(word) = take_bytes_element(&mut rest) {
             assert_ne!(word, b"panics in prepare");
+            if word == b"panics twice" {
+                std::panic::panic_any(PanicsWhenDropped);
+            }
             if word == b"refused" {
                 return Err(Error::new(ErrorCode::InvalidTensor, "text 0 is `refused`; send another"));
             }
@@ -90,7 +102,8 @@ impl Transform for Letters {
 
     fn finish(&self, rows: &[&Row], outputs: &[SessionOutput<'_>]) -> Result<Vec<Finished>> {
         assert_eq!(outputs[0].shape, [rows.len() as i64]);
-        Ok(outputs[0].data.as_chunks().0.iter().map(|&bytes| Finished::new(i64::from_le_bytes(bytes))).collect())
+        let finished = |&bytes: &[u8; 8]| Finished::new(i64::from_le_bytes(bytes)).of_bytes(8);
+        Ok(outputs[0].data.as_chunks().0.iter().map(finished).collect())
     }
 
     fn answer(&self, job: &JobState, rows: Vec<Finished>) -> Result<Vec<Tensor>> {
@@ -260,7 +273,7 @@ fn each_job_gets_its_own_rows_back_and_like_lengths_ran_together() {
 #[test]
 fn a_bad_text_a_failing_row_and_a_panic_cost_only_their_own_jobs() {
     let mut bench = text_bench(true);
-    let bad = [(3, "refused"), (7, "panics in prepare"), (11, "fails!"), (15, "panics?")];
+    let bad = [(3, "refused"), (7, "panics in prepare"), (9, "panics twice"), (11, "fails!"), (15, "panics?")];
     let jobs = (0..20u64).map(|number| {
         let own = bad.iter().find(|(at, _)| *at == number).map_or("fine", |(_, word)| word);
         words(number, &["ok", own])
@@ -270,7 +283,7 @@ fn a_bad_text_a_failing_row_and_a_panic_cost_only_their_own_jobs() {
     for (number, outcome) in &outcomes {
         let wanted = match number {
             3 => Some(ErrorCode::InvalidTensor),
-            7 | 11 | 15 => Some(ErrorCode::InferenceFailed),
+            7 | 9 | 11 | 15 => Some(ErrorCode::InferenceFailed),
             _ => None,
         };
         assert_eq!(code(outcome), wanted, "job {number}");
@@ -392,5 +405,46 @@ fn one_session_leaves_half_of_what_waits_to_an_idle_one() {
     for session in &mut bench.sessions {
         let Next::Run(Work::Rows(batch)) = session.next(now) else { panic!("rows for both") };
         assert_eq!(batch.rows.len(), 4);
+    }
+}
+
+#[test]
+fn a_result_that_grows_over_its_limit_ends_before_all_rows_have_run() {
+    let mut bench = text_bench(true);
+    bench.executor.max_bytes = 200;
+    let outcomes = bench.run(vec![words(1, &["abcd"; 1_000]), words(2, &["fine"])]);
+    assert_eq!((code(&outcomes[0].1), answer(&outcomes[1].1)), (Some(ErrorCode::PayloadTooLarge), Some(vec![4])));
+    let rows: usize = bench.runs.lock().iter().map(|(rows, _)| rows).sum();
+    assert!(rows < 100, "{rows} rows ran");
+}
+
+#[test]
+fn what_is_held_of_a_version_of_the_other_kind_leaves_less_room() {
+    let number = |version: &str| LeasedJob {
+        payload: {
+            let mut data = Vec::new();
+            put_bytes_element(&mut data, b"abc");
+            let shape = [1].as_slice().into();
+            let input = Tensor { name: "text".into(), datatype: Datatype::Bytes, shape, data: data.into() };
+            InferRequest { version: version.into(), inputs: vec![input], ..InferRequest::default() }.encode().into()
+        },
+        ..job(0, &[], 0)
+    };
+    for transformed_first in [true, false] {
+        let bench = text_bench(true);
+        let mut signature = bench.version.signature.clone();
+        signature.version = "2".into();
+        let stats = Stats::new(ModelStatistics::new("letters", "2"));
+        let controller = Controller::new(&BatchingConfig::default(), 8);
+        let plain = Arc::new(Version::new(signature, controller, stats, 1 << 20));
+        let model = Arc::new(Model::new("letters".into()));
+        let versions = vec![Arc::clone(&bench.version), plain];
+        model.replace(Table { versions, default: usize::from(!transformed_first), ..Table::default() });
+        let mut session = BatchQueue::new(model, Arc::clone(&bench.tracker), Some(Arc::clone(&bench.pool)));
+        assert!(session.room() > 0);
+        // The requests name the version that is not the default.
+        let other = if transformed_first { "2" } else { "1" };
+        session.admit((0..100).map(|_| number(other)).collect(), Instant::now());
+        assert_eq!(session.room(), 0, "default transformed: {transformed_first}");
     }
 }
