@@ -120,6 +120,13 @@ fn gateways_add_their_rows_up_and_one_acknowledgement_is_for_all() {
     let answer = second.post("/api/v1/models/digits/drift/acknowledge", "").expect("an answer");
     assert_eq!(answer.status, 204, "{}", answer.text());
     wait_for("both watch anew", || is_failing(&mut first) == Some(false) && is_failing(&mut second) == Some(false));
+    // A gateway that starts now reads the rows of both, and counts what has come since.
+    send(&mut second, &right, 20, &mut random);
+    let mut late = Service::gateway(folder.path(), &redis.url(), free_port(), &LOOKS);
+    late.wait_for_model("digits");
+    let mut late = late.http();
+    wait_for("it sees the rows that came since", || drift(&mut late, "digits")["rows"] == 20);
+    assert_eq!(is_failing(&mut late), Some(false));
 }
 
 #[test]

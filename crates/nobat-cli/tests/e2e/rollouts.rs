@@ -105,7 +105,6 @@ fn gateways_judge_by_what_all_have_seen() {
     put(&mut one, "copied", &json!({"shadow": {"primary": "first", "copies": ["alike"]}}));
     wait_for("both have the routes", || two.get("/api/v1/routes/copied").is_ok_and(|answer| answer.status == 200));
     for http in [&mut one, &mut two] {
-        // Both have asked both files: what was counted before is of another pair of them.
         send(http, "bad", 100, &mut random);
         send(http, "copied", 150, &mut random);
     }
@@ -113,7 +112,14 @@ fn gateways_judge_by_what_all_have_seen() {
     wait_for("each sees what both counted", || {
         [&mut one, &mut two].into_iter().all(|http| requests(http, "bad") >= 190 && requests(http, "copied") >= 290)
     });
-    let refused = nobat(&gateways[1], &["routes", "promote", "bad"]);
+    // One that has had no request judges by what the others have seen.
+    let mut idle = Service::gateway(folder.path(), &redis.url(), free_port(), &LOOKS);
+    ["first", "alike", "stuck"].iter().for_each(|model| idle.wait_for_model(model));
+    let mut third = idle.http();
+    wait_for("the idle one sees it too", || {
+        requests(&mut third, "bad") >= 190 && requests(&mut third, "copied") >= 290
+    });
+    let refused = nobat(&idle, &["routes", "promote", "bad"]);
     assert!(errors(&refused).contains("is unsafe: classes"), "{}", errors(&refused));
     let promoted = nobat(&gateways[1], &[&["routes", "promote", "copied"][..], &WIDE].concat());
     assert!(promoted.status.success() && errors(&promoted).contains("goes to `alike`"), "{}", errors(&promoted));
