@@ -57,7 +57,10 @@ impl Options {
                 "png" | "none" => false,
                 "rle" => true,
                 _ => {
-                    return Err(Error::invalid(format!("parameter `mask` is `{}`; it takes none, png or rle", clip(word))));
+                    return Err(Error::invalid(format!(
+                        "parameter `mask` is `{}`; it takes none, png or rle",
+                        clip(word)
+                    )));
                 }
             };
         }

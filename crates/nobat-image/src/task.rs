@@ -47,7 +47,9 @@ pub(crate) fn find(
     match metadata.task.as_deref() {
         Some("classify") => return found(ImageTask::Classify, "the file's metadata"),
         Some("detect") => return found(ImageTask::Detect, "the file's metadata"),
-        Some("segment") => return found(ImageTask::Detect, "the file's metadata says segment: boxes, and outlines by `mask`"),
+        Some("segment") => {
+            return found(ImageTask::Detect, "the file's metadata says segment: boxes, and outlines by `mask`");
+        }
         Some("pose") => {
             let why = "the file's metadata says pose, of which boxes are given and key points are left out";
             return found(ImageTask::Detect, why);

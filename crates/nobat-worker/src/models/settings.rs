@@ -349,7 +349,8 @@ mod tests {
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("model.toml"), "[provider]\nintra_threads = 2\n").expect("a file");
-        let found = FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![] };
+        let found =
+            FoundModel { name: "m".into(), folder: Some(folder.path().to_owned()), versions: vec![], routed: None };
         let provider = read(&found, &config).expect("reads").config.provider;
         assert_eq!((provider.intra_threads, provider.custom_ops), (2, vec!["ops.so".into()]), "the server's stay");
     }
