@@ -51,7 +51,7 @@ def main():
     package = packages / "ddddocr/ddddocr"
     shutil.copy(package / "common.onnx", folder / "model.onnx")
     (folder / "characters.json").write_text(json.dumps(characters(package / "charsets.py", "CHARSET_BETA")))
-    written("k7mX", (160, 60), (30, 60, 160)).save(out / "captcha.png")
+    written("k7m2", (160, 60), (30, 60, 160)).save(out / "captcha.png")
 
     folder = laid(out, "yolo")
     make_image_models.detect(folder)

@@ -366,4 +366,30 @@ mod tests {
         let refused = detector(&settings, &specs).finish(&[output], &[(placement, &options)], &labels);
         assert!(refused.expect_err("too narrow").message.contains("[1, 6, 2]"));
     }
+
+    #[test]
+    fn outlines_are_given_to_those_who_ask() {
+        let specs = [spec("output0", &[1, 6, 2]), spec("output1", &[1, 1, 2, 2])];
+        let settings = ImageSettings { boxes: Some(Boxes::Yolov8), ..ImageSettings::default() };
+        let detector = Detector::new(&specs, &settings, &Metadata::default(), None, Some(1), &mut Vec::new());
+        let detector = detector.expect("a detector");
+        assert!(detector.has_masks());
+        let placement = Placement::new((4, 4), Resize::Exact(8, 8), Canvas::Own, u64::MAX).expect("a placement");
+        // One thing over the whole canvas, weighed -1: where the prototype, its right half, is negative.
+        let numbers = [4.0f32, 0.0, 4.0, 0.0, 8.0, 0.0, 8.0, 0.0, 0.9, 0.0, -1.0, 0.0];
+        let planes = [-1.0f32, 1.0, -1.0, 1.0];
+        let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let (data, planes) = (bytes(&numbers), bytes(&planes));
+        let outputs = [
+            SessionOutput { datatype: Datatype::Fp32, shape: &[1, 6, 2], data: &data },
+            SessionOutput { datatype: Datatype::Fp32, shape: &[1, 1, 2, 2], data: &planes },
+        ];
+        let mut options =
+            Options { top_k: 5, threshold: 0.25, iou: 0.7, max_detections: 300, normalize: false, run_lengths: true };
+        let found = detector.finish(&outputs, &[(placement, &options)], &["cat".to_owned()]).expect("found");
+        assert_eq!(found[0][0].counts, Some(vec![0, 2, 2, 2, 2, 2, 2, 2, 2]));
+        options.run_lengths = false;
+        let found = detector.finish(&outputs, &[(placement, &options)], &["cat".to_owned()]).expect("found");
+        assert_eq!(found[0][0].counts, None);
+    }
 }
