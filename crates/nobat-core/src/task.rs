@@ -73,10 +73,6 @@ pub struct Task {
     /// Names of the request parameters that it takes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<SmolStr>,
-    /// How its inputs are prepared and its answers made, and from where that is known; what is
-    /// guessed says so.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub found: Vec<SmolStr>,
     /// Names of the BYTES outputs whose elements are JSON, which JSON answers carry as such.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub json_outputs: Vec<SmolStr>,
@@ -94,7 +90,6 @@ impl Task {
             max_tokens: None,
             prompts: Vec::new(),
             parameters: Vec::new(),
-            found: Vec::new(),
             json_outputs: Vec::new(),
         }
     }

@@ -114,7 +114,7 @@ impl ImageModel {
             normalize: settings.normalize.unwrap_or(false),
             run_lengths: false,
         };
-        let signature = signature(&head, &labels, &found);
+        let signature = signature(&head, &labels);
         Ok(Reading::Pictures(Box::new(ImageModel { processor, inputs, head, labels, defaults, signature, found })))
     }
 
@@ -186,6 +186,12 @@ impl Transform for ImageModel {
             _ => self.processor.bounds.most_pixels,
         };
         u32::try_from(most.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn bytes_per_cost(&self) -> u64 {
+        let pixels = self.size().map_or(UNIT, |(width, height)| u64::from(width) * u64::from(height));
+        let numbers = pixels * self.processor.recipe.channels.count() as u64;
+        numbers * self.inputs.datatype.size().unwrap_or(4) as u64
     }
 
     fn prepare(&self, inputs: &[Option<Tensor>], parameters: &Parameters) -> Result<Prepared> {
@@ -360,7 +366,7 @@ fn activation(
     }
 }
 
-fn signature(head: &Head, labels: &[String], found: &[String]) -> CallerSignature {
+fn signature(head: &Head, labels: &[String]) -> CallerSignature {
     let masks = matches!(head, Head::Detect(detector) if detector.has_masks()).then_some("mask");
     let shape = vec![-1];
     let input = TensorSpec { name: tensors::INPUT.into(), datatype: Datatype::Bytes, shape, optional: false };
@@ -370,7 +376,6 @@ fn signature(head: &Head, labels: &[String], found: &[String]) -> CallerSignatur
         multi_label: matches!(head, Head::Classify(own) if own.activation == Activation::Sigmoid),
         dimensions: head.dimensions().and_then(|count| u32::try_from(count).ok()),
         parameters: options::taken(head.task()).iter().copied().chain(masks).map(Into::into).collect(),
-        found: found.iter().map(|line| line.as_str().into()).collect(),
         ..Task::new(TaskKind::Image)
     };
     CallerSignature { inputs: vec![input], outputs: head.outputs(), task }

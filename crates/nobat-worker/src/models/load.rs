@@ -117,7 +117,7 @@ impl Load<'_> {
             finite: self.settings.finite,
             default: false,
             labels: Vec::new(),
-            settings: class_labels(graph.classes),
+            settings: published(graph.classes, opened.as_ref()),
             task,
         };
         profile::publish(&self.found.file, &mut signature);
@@ -312,6 +312,18 @@ impl Described {
             }
         }
     }
+}
+
+/// What the file itself says, and how its pictures are prepared.
+fn published(
+    classes: Vec<(SmolStr, Vec<String>)>,
+    opened: Option<&OpenedTransform>,
+) -> serde_json::Map<String, serde_json::Value> {
+    let mut published = class_labels(classes);
+    if let Some(own) = opened.filter(|own| !own.found.is_empty()) {
+        published.insert("found".to_owned(), own.found.as_slice().into());
+    }
+    published
 }
 
 /// The class names of the file itself, in the form of the setting that an owner may write.

@@ -18,6 +18,8 @@ pub(crate) struct OpenedTransform {
     pub(crate) transform: Arc<dyn Transform>,
     /// Whether a row's answer stays the same beside longer ones.
     pub(crate) lengths_mix: bool,
+    /// How pictures are prepared and answered, and what of it is guessed; a line each, for people.
+    pub(crate) found: Vec<String>,
 }
 
 /// The model file that is served: in a Hugging Face folder the variant that the settings name.
@@ -80,7 +82,8 @@ fn pictures(
             if !lengths_mix {
                 log::warn!(model; "pictures of model `{model}` run one by one: each keeps a size of its own");
             }
-            Ok(Some(OpenedTransform { transform: Arc::new(*pictures), lengths_mix }))
+            let found = pictures.found().to_vec();
+            Ok(Some(OpenedTransform { transform: Arc::new(*pictures), lengths_mix, found }))
         }
     }
 }
@@ -107,7 +110,7 @@ fn texts(
     if !lengths_mix {
         log::warn!(model; "texts of model `{model}` run one by one: its graph is not told what is padding");
     }
-    Ok(Some(OpenedTransform { transform: Arc::new(text), lengths_mix }))
+    Ok(Some(OpenedTransform { transform: Arc::new(text), lengths_mix, found: Vec::new() }))
 }
 
 /// The files that change a transformed model's answers, beside its graph, in the order of their paths.
