@@ -27,7 +27,9 @@ def is_array(value: object) -> bool:
 
 def has_arrays(inputs: Inputs) -> bool:
     """Whether a caller brought arrays, or a frame of columns, and so gets arrays."""
-    return is_frame(inputs) or any(map(is_array, inputs.values())) if isinstance(inputs, Mapping) else is_array(inputs)
+    if isinstance(inputs, Mapping):
+        return any(map(is_array, inputs.values()))
+    return is_array(inputs) or is_frame(inputs)
 
 
 def by_name(model: str, inputs: Inputs, takes: Sequence[TensorSpec]) -> Mapping[str, Any]:

@@ -26,9 +26,10 @@ impl fmt::Display for Inspection {
         tensors(f, "outputs", &facts.outputs)?;
         let mut operators: Vec<_> = facts.operators.iter().collect();
         operators.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let shown: Vec<String> = operators.iter().take(12).map(|(name, count)| format!("{name} {count}")).collect();
+        let shown: Vec<String> =
+            operators.iter().take(12).map(|(name, count)| format!("{} {count}", short(name))).collect();
         let more = if operators.len() > 12 { format!(", and {} more", operators.len() - 12) } else { String::new() };
-        writeln!(f, "\noperators\n  {}{more}", short(&shown.join(", ")))?;
+        writeln!(f, "\noperators\n  {}{more}", shown.join(", "))?;
         pairs(f, "metadata", facts.metadata.iter())?;
         pairs(f, "files beside it", facts.files.iter())?;
         let kind = match self.guess.kind {
