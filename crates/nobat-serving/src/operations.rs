@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::job::{JobState, JobView};
-use nobat_core::{Error, ErrorCode, JobId, Result, clip};
-use nobat_queue::{ListFilter, MetadataStore};
+use nobat_core::{Error, ErrorCode, Result, clip};
+use nobat_queue::{ListFilter, MetadataStore, Queue};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -29,6 +29,8 @@ const KEPT: usize = 50;
 /// Operations at work at a time, over all gateways.
 const AT_WORK: usize = 4;
 const PAGE: usize = 200;
+/// Jobs that are changed together: an embedded store commits them in one group.
+const TOGETHER: usize = 50;
 /// How often a record is written while its operation is at work.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// A record that was not written for so long is of a gateway that is gone.
@@ -261,6 +263,16 @@ async fn forget_oldest(metadata: &dyn MetadataStore, mut known: Vec<Operation>) 
     Ok(())
 }
 
+/// How many jobs a change of this one changed.
+async fn change_one(queue: &dyn Queue, action: OperationAction, job: &JobView) -> Result<u64> {
+    match action {
+        _ if !action.is_for(job.state) => Ok(0),
+        OperationAction::Cancel => queue.cancel(job.id).await.map(|_| 1),
+        OperationAction::Retry => queue.redrive(&job.model, &[job.id], 1).await,
+        OperationAction::Delete => queue.purge(&job.model, &[job.id], 1).await,
+    }
+}
+
 /// An operation at work.
 struct Run {
     state: Arc<ServingState>,
@@ -295,8 +307,8 @@ impl Run {
             let mut cursor: Option<String> = None;
             loop {
                 let found = page(&self.state, &self.context, &self.filter, cursor.as_deref(), PAGE).await?;
-                for job in found.jobs {
-                    self.change(&job).await?;
+                for some in found.jobs.chunks(TOGETHER) {
+                    self.change(some).await?;
                 }
                 if !self.tell(false).await? {
                     return Ok(false);
@@ -313,28 +325,23 @@ impl Run {
         Ok(true)
     }
 
-    /// Changes one job. What the store says of that job is counted; a store that is away ends it.
-    async fn change(&mut self, job: &JobView) -> Result<()> {
-        if !self.operation.action.is_for(job.state) {
-            self.operation.skipped += 1;
-            return Ok(());
-        }
-        let (queue, id): (_, &[JobId]) = (&self.state.queue, &[job.id]);
-        let changed = match self.operation.action {
-            OperationAction::Cancel => queue.cancel(job.id).await.map(|_| 1),
-            OperationAction::Retry => queue.redrive(&job.model, id, 1).await,
-            OperationAction::Delete => queue.purge(&job.model, id, 1).await,
-        };
-        match changed {
-            Ok(0) => self.operation.skipped += 1,
-            Ok(_) => self.operation.done += 1,
-            Err(error) if matches!(error.code, ErrorCode::JobAlreadyFinished | ErrorCode::JobNotFound) => {
-                self.operation.skipped += 1;
-            }
-            Err(error) if error.code == ErrorCode::QueueUnavailable => return Err(error),
-            Err(error) => {
-                self.operation.failed += 1;
-                self.operation.error = Some(error.to_string());
+    /// Changes some jobs together. What the store says of one is counted; a store that is away
+    /// ends the operation.
+    async fn change(&mut self, jobs: &[JobView]) -> Result<()> {
+        let (queue, action) = (self.state.queue.clone(), self.operation.action);
+        let changes = jobs.iter().map(|job| change_one(&*queue, action, job));
+        for changed in futures::future::join_all(changes).await {
+            match changed {
+                Ok(0) => self.operation.skipped += 1,
+                Ok(_) => self.operation.done += 1,
+                Err(error) if matches!(error.code, ErrorCode::JobAlreadyFinished | ErrorCode::JobNotFound) => {
+                    self.operation.skipped += 1;
+                }
+                Err(error) if error.code == ErrorCode::QueueUnavailable => return Err(error),
+                Err(error) => {
+                    self.operation.failed += 1;
+                    self.operation.error = Some(error.to_string());
+                }
             }
         }
         Ok(())

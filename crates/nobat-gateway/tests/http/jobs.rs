@@ -179,7 +179,9 @@ async fn a_result_past_its_ttl_is_gone_and_an_invented_id_was_never_there() {
     forged[0] = if forged[0] == b'a' { b'b' } else { b'a' };
     let forged = String::from_utf8(forged).expect("ASCII");
     for text in [forged.as_str(), "x", "%ff", "..", "0"] {
-        for tail in ["", "/result", "/events"] {
+        // A client takes `..` with the name before it: `/api/v1/events` is a path of its own.
+        let tails: &[&str] = if text == ".." { &["", "/result"] } else { &["", "/result", "/events"] };
+        for tail in tails {
             let refusal = house.get(&format!("/api/v1/jobs/{text}{tail}")).await;
             assert_eq!(refusal.status, 404, "{text}{tail}");
         }
