@@ -10,13 +10,13 @@ use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{MetadataStore, Queue, QueueSettings};
 use serde_json::Value;
 
+use crate::answer::{AnswerLine, LineAnswer};
 use crate::batch::store::{Batches, NewBatch};
 use crate::batch::{Batch, Status};
 use crate::files::FileRecord;
 use crate::files::store::{BATCHES, Files};
 use crate::runner::RunningBatches;
 use crate::settings::FileSettings;
-use crate::{AnswerLine, LineAnswer};
 
 const OWNER: OwnerId = OwnerId(7);
 

@@ -117,6 +117,10 @@ fn gateways_add_their_rows_up_and_one_acknowledgement_is_for_all() {
     // All of what drifts goes through one gateway; the other one tells too.
     send(&mut first, &few, 400, &mut random);
     wait_for("both tell", || is_failing(&mut first) == Some(true) && is_failing(&mut second) == Some(true));
+    // What is acknowledged is what has been seen: all of it.
+    wait_for("each has seen every row", || {
+        drift(&mut first, "digits")["rows"] == 700 && drift(&mut second, "digits")["rows"] == 700
+    });
     let answer = second.post("/api/v1/models/digits/drift/acknowledge", "").expect("an answer");
     assert_eq!(answer.status, 204, "{}", answer.text());
     wait_for("both watch anew", || is_failing(&mut first) == Some(false) && is_failing(&mut second) == Some(false));

@@ -67,6 +67,17 @@ impl BoundTable {
         BoundTable { routes: routes.collect(), table: table.clone() }
     }
 
+    /// The same, whose evidence goes on where it was before, though a model is not known for now.
+    #[must_use]
+    pub(super) fn after(mut self, before: &BoundTable) -> BoundTable {
+        for (name, route) in &mut self.routes {
+            if let Some(before) = before.routes.get(name) {
+                route.scope = std::mem::take(&mut route.scope).after(&before.scope);
+            }
+        }
+        self
+    }
+
     /// The table this was made from.
     pub fn table(&self) -> &Table {
         &self.table

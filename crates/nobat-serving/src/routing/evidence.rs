@@ -309,6 +309,11 @@ mod tests {
         assert_eq!((total(&weighted(20)), total(&replaced)), (0, 1));
         let (one, other) = (weighted(20).key("a"), replaced.key("a"));
         assert_ne!(one, other);
+        // While a worker starts its file is not known, and what is known is no other.
+        let starting = scope(serde_json::json!({"weighted": shares}), ["d1", ""]);
+        assert_ne!(starting.hash, replaced.hash);
+        assert_eq!(starting.clone().after(&replaced), replaced);
+        assert_eq!(starting.clone().after(&weighted(10)), starting, "of another rule");
         // A gateway without a request of its own names them alike.
         assert_eq!(scope(serde_json::json!({"weighted": shares}), ["d1", "d7"]).key("a"), other);
         evidence.retain(|_| Some(&replaced));

@@ -184,7 +184,7 @@ impl Routes {
     }
 
     fn bind(&self, table: &Table, registry: &Registry) {
-        let bound = bound(table, registry);
+        let bound = bound(table, registry).after(&self.current.load());
         tell(&self.current.load(), &bound);
         self.current.store(Arc::new(bound));
     }
@@ -311,7 +311,7 @@ impl Routes {
             return Err(Error::invalid(what));
         }
         let table = self.current.load().table().with(route.clone())?;
-        let bound = bound(&table, registry);
+        let bound = bound(&table, registry).after(&self.current.load());
         if let Some(chain) = &route.chain {
             let known = KnownModels(registry);
             // Workers know functions; they say of such a chain what does not fit.
