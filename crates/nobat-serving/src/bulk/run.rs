@@ -18,9 +18,12 @@ use crate::registry::ResolvedModel;
 /// Most rows and bytes of one job of a large request. What has no more is one job, like
 /// any other request.
 const MOST: PartSize = PartSize { rows: 64, bytes: 128 << 10 };
+/// Most rows of a part: few, so that a worker that is full of parts has room for others
+/// after each run, and not only after a part of several.
+const PART_ROWS: usize = 16;
 /// Parts of one request in flight: enough rows for a worker to choose runs of like
 /// length from, and few enough answers to hold.
-const WINDOW: usize = 32;
+const WINDOW: usize = 64;
 /// How long one part is waited for: as long as its caller stays.
 const PATIENCE: Duration = Duration::from_secs(31 * 86_400);
 /// How long the deployment may be unable to take a part, and the pause between two tries.
@@ -64,7 +67,7 @@ impl Predictor {
         rows: usize,
         options: JobOptions,
     ) -> impl Stream<Item = Result<PartAnswer>> + Send + use<> {
-        let size = PartSize { rows: MOST.rows.min(target.signature.max_batch_size.max(1) as usize), ..MOST };
+        let size = PartSize { rows: PART_ROWS.min(target.signature.max_batch_size.max(1) as usize), ..MOST };
         let predictor = self.clone();
         let parts = Parts::of(request, rows, size).map(move |(rows, request)| {
             let (predictor, context, target) = (predictor.clone(), context.clone(), target.clone());
