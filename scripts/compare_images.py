@@ -250,7 +250,11 @@ def compare(arguments, folder):
         session = vit(sides[0]) if sides[0] else None
         off, same, worst, apart = [], 0, (0, ""), 0.0
         for file, source in sources.items():
-            wanted = np.asarray(processor(images=source, return_tensors="np")["pixel_values"])
+            try:
+                wanted = np.asarray(processor(images=source, return_tensors="np")["pixel_values"])
+            except ValueError:
+                # Sides of no pixels, which the reference refuses.
+                continue
             got = own.get(file)
             if got is None or got.shape != wanted.shape:
                 print(f"{name}: {file} is {None if got is None else got.shape}, not {wanted.shape}")

@@ -79,6 +79,16 @@ impl Head {
         }
     }
 
+    /// The outputs whose elements are JSON.
+    pub(crate) fn json_outputs(&self) -> &'static [&'static str] {
+        match self {
+            Head::Classify(_) => &["top"],
+            Head::Detect(_) => &["detections"],
+            Head::Segment(_) => &["segments"],
+            Head::Read(_) | Head::Embed(_) => &[],
+        }
+    }
+
     /// Numbers of a vector, where the graph says.
     pub(crate) fn dimensions(&self) -> Option<usize> {
         match self {

@@ -376,6 +376,7 @@ fn signature(head: &Head, labels: &[String]) -> CallerSignature {
         multi_label: matches!(head, Head::Classify(own) if own.activation == Activation::Sigmoid),
         dimensions: head.dimensions().and_then(|count| u32::try_from(count).ok()),
         parameters: options::taken(head.task()).iter().copied().chain(masks).map(Into::into).collect(),
+        json_outputs: head.json_outputs().iter().map(|&name| name.into()).collect(),
         ..Task::new(TaskKind::Image)
     };
     CallerSignature { inputs: vec![input], outputs: head.outputs(), task }

@@ -80,6 +80,7 @@ fn pictures_of_unlike_sizes_share_a_run_where_the_graph_is_told_what_is_picture(
     let outputs = [spec("logits", Datatype::Fp32, &[-1, 2, 3]), spec("pred_boxes", Datatype::Fp32, &[-1, 2, 4])];
     let model = model(Some(folder.path()), &inputs, &outputs, None).expect("a model");
     assert!(model.rows_may_differ_in_size());
+    assert_eq!(model.signature().task.json_outputs, ["detections"]);
     let pictures = [bmp(40, 20, [255, 0, 0]), bmp(20, 30, [0, 0, 255])];
     let prepared = prepare(&model, &pictures, &Parameters::default());
     let rows: Vec<&Row> = prepared.rows.iter().collect();
@@ -135,7 +136,7 @@ fn a_detector_of_tensorflow_takes_pixels_as_they_are() {
     let found = json(&model.answer(&prepared.job, finished).expect("answered")[0]);
     assert_eq!(
         found[0].to_string(),
-        r#"[{"box":{"xmax":9.0,"xmin":1.0,"ymax":2.0,"ymin":0.0},"label":"two","score":0.4000000059604645}]"#
+        r#"[{"box":{"xmax":9.0,"xmin":1.0,"ymax":2.0,"ymin":0.0},"label":"two","score":0.4}]"#
     );
 }
 
