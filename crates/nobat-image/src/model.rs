@@ -159,7 +159,7 @@ impl ImageModel {
                 let width = (pixels / u64::from(height.max(1))) as u32;
                 (width.clamp(height.min(most), most), height)
             }
-            (None, Resize::ShortestEdge(edge, _)) => {
+            (None, Resize::ShortestEdge(edge, _) | Resize::ShortestEdge16(edge, _)) => {
                 let long = (pixels / u64::from(edge.max(1))) as u32;
                 (long.max(edge), edge)
             }
@@ -182,7 +182,9 @@ impl Transform for ImageModel {
         }
         let most = match self.processor.recipe.resize {
             Resize::Height { height, most, .. } => u64::from(height) * u64::from(most),
-            Resize::ShortestEdge(edge, Some(longest)) => u64::from(edge) * u64::from(longest),
+            Resize::ShortestEdge(edge, Some(longest)) | Resize::ShortestEdge16(edge, Some(longest)) => {
+                u64::from(edge) * u64::from(longest)
+            }
             _ => self.processor.bounds.most_pixels,
         };
         u32::try_from(most.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)

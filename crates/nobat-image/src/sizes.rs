@@ -14,6 +14,8 @@ pub(crate) enum Resize {
     Exact(u32, u32),
     /// Its shorter side to the first, its longer side at most the second.
     ShortestEdge(u32, Option<u32>),
+    /// The same, both sides then cut to multiples of 16.
+    ShortestEdge16(u32, Option<u32>),
     /// As large as it fits into width and height, rounded or cut to whole pixels.
     Fit { width: u32, height: u32, round: bool },
     /// To a height, its width in proportion and rounded up if so said, at least and at most these.
@@ -115,6 +117,11 @@ fn resized((width, height): (u32, u32), how: Resize) -> (u32, u32) {
             }
             if width <= height { (side(target), side(other)) } else { (side(other), side(target)) }
         }
+        Resize::ShortestEdge16(edge, longest) => {
+            let (width, height) = resized((width, height), Resize::ShortestEdge(edge, longest));
+            let cut = |side: u32| (side - side % 16).max(16);
+            (cut(width), cut(height))
+        }
         Resize::Fit { width, height, round } => {
             let ratio = (f64::from(height) / h).min(f64::from(width) / w);
             let whole = |value: f64| side(if round { value.round_ties_even() } else { value.trunc() });
@@ -149,6 +156,8 @@ mod tests {
         assert_eq!(shortest((2000, 500), 800, Some(1333)), (1333, 333));
         assert_eq!(shortest((500, 2000), 800, Some(1333)), (333, 1333));
         assert_eq!(resized((810, 1080), Resize::Fit { width: 640, height: 640, round: true }), (480, 640));
+        let cut = |from| resized(from, Resize::ShortestEdge16(160, Some(256)));
+        assert_eq!((cut((640, 480)), cut((2000, 31))), ((208, 160), (256, 16)));
         let line = Resize::Height { height: 48, least: 1, most: 4000, round_up: true };
         assert_eq!(resized((333, 31), line), (516, 48));
         assert_eq!(shortest((1, 60_000), 224, None), (224, 13_440_000));

@@ -36,6 +36,8 @@ enum Quirk {
     EfficientNet,
     /// Blue comes first.
     Flips,
+    /// Sides are multiples of 16.
+    Yolos,
 }
 
 const fn class(name: &'static str, size: ConfigSize, resample: u64, mean_std: [[f64; 3]; 2]) -> Class {
@@ -74,7 +76,7 @@ const CLASSES: [Class; 18] = [
     class("Detr", DETR, 2, IMAGENET),
     class("ConditionalDetr", DETR, 2, IMAGENET),
     class("DeformableDetr", DETR, 2, IMAGENET),
-    class("Yolos", DETR, 2, IMAGENET),
+    Class { quirk: Quirk::Yolos, ..class("Yolos", DETR, 2, IMAGENET) },
     Class { normalizes: false, ..class("RTDetr", square(640), 2, IMAGENET) },
 ];
 
@@ -166,6 +168,7 @@ impl ProcessorConfig {
         };
         let mut resize = match size {
             ConfigSize::Sides(width, height) => Resize::Exact(width, height),
+            ConfigSize::Edges(edge, longest) if class.quirk == Quirk::Yolos => Resize::ShortestEdge16(edge, longest),
             ConfigSize::Edges(edge, longest) => Resize::ShortestEdge(edge, longest),
         };
         let mut canvas = crop.map_or(Canvas::Own, |(width, height)| Canvas::Centered(width, height));
