@@ -109,11 +109,11 @@ impl Picture {
         }
         let resized = pixels.resized(width, height);
         let mut planes = vec![0f32; width * height * 3];
-        for (at, pixel) in resized.as_chunks::<3>().0.iter().enumerate() {
-            for channel in 0..3 {
-                let own = if self.channels == Channels::Bgr { 2 - channel } else { channel };
-                let value = f32::from(pixel[own]) / 255.0;
-                planes[channel * width * height + at] = (value - self.mean[channel]) / self.std[channel];
+        for (channel, plane) in planes.chunks_mut(width * height).enumerate() {
+            let own = if self.channels == Channels::Bgr { 2 - channel } else { channel };
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            for (value, pixel) in plane.iter_mut().zip(resized.as_chunks::<3>().0) {
+                *value = (f32::from(pixel[own]) / 255.0 - mean) / std;
             }
         }
         Ok(floats("tensor", &[1, 3, height as i64, width as i64], &planes))

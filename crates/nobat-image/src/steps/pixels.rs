@@ -47,11 +47,11 @@ impl<'a> Pixels<'a> {
         for &(y, down) in &rows {
             for &(x, right) in &columns {
                 let (a, b, c, d) = (self.at(x, y), self.at(x + 1, y), self.at(x, y + 1), self.at(x + 1, y + 1));
-                for channel in 0..3 {
-                    let mix = |one: u8, other: u8, by: f32| f32::from(one) * (1.0 - by) + f32::from(other) * by;
-                    let (upper, lower) = (mix(a[channel], b[channel], right), mix(c[channel], d[channel], right));
-                    out.push((upper * (1.0 - down) + lower * down).round() as u8);
-                }
+                out.extend(std::array::from_fn::<u8, 3, _>(|channel| {
+                    let mix = |one: u8, other: u8| f32::from(one) * (1.0 - right) + f32::from(other) * right;
+                    let (upper, lower) = (mix(a[channel], b[channel]), mix(c[channel], d[channel]));
+                    (upper * (1.0 - down) + lower * down).round() as u8
+                }));
             }
         }
         out
@@ -65,9 +65,7 @@ impl<'a> Pixels<'a> {
         for (row, by_row) in down.into_iter().enumerate() {
             for (column, by_column) in across.into_iter().enumerate() {
                 let pixel = self.at(left as i64 + column as i64 - 1, top as i64 + row as i64 - 1);
-                for channel in 0..3 {
-                    sums[channel] += by_row * by_column * f64::from(pixel[channel]);
-                }
+                sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += by_row * by_column * f64::from(value));
             }
         }
         sums.map(|sum| sum.round().clamp(0.0, 255.0) as u8)

@@ -15,6 +15,12 @@ use smol_str::SmolStr;
 use crate::batch::latency::{LatencySamples, Run};
 use crate::transform_threads::TransformThreads;
 
+/// What waits is estimated by so much more than it seems: a request that was let in and is late
+/// costs the runs of others.
+const WAIT_MARGIN: f64 = 1.25;
+/// Weight of a step's wait in their average.
+const NEWEST: f64 = 0.2;
+
 /// A chain that is ready to run.
 #[derive(Debug)]
 pub(crate) struct LoadedChain {
@@ -33,6 +39,8 @@ pub(crate) struct LoadedChain {
 #[derive(Debug)]
 pub(crate) struct StepCost {
     samples: LatencySamples,
+    /// From its start to its run, on average of late.
+    wait: Duration,
     pub(crate) took: StepTimes,
 }
 
@@ -54,7 +62,9 @@ impl LoadedChain {
         functions: BTreeMap<usize, Arc<dyn StepFunction>>,
         threads: Option<TransformThreads>,
     ) -> LoadedChain {
-        let cost = || Mutex::new(StepCost { samples: LatencySamples::new(), took: StepTimes::default() });
+        let cost = || {
+            Mutex::new(StepCost { samples: LatencySamples::new(), wait: Duration::ZERO, took: StepTimes::default() })
+        };
         let costs = plan.steps.iter().map(|_| cost()).collect();
         let takes = |other: &Step, step: &Step| {
             other.inputs.iter().any(|wire| step.outputs.iter().any(|own| own.tensor == wire.tensor))
@@ -92,15 +102,27 @@ impl LoadedChain {
         needed
     }
 
-    /// How long a step's runs take at most three times in four, and the longest way from its end to the
-    /// chain's, by the runs of late; nothing for what is not known.
-    pub(crate) fn estimate(&self, at: usize, needed: &[bool], now: Instant) -> (Duration, Duration) {
+    /// How long a step takes from now on, and the longest way from its end to the chain's: runs as
+    /// long as three in four of late, and as many of them before its own as `ahead` says of a
+    /// step, or the wait of late where it does not know. Nothing for what is not known.
+    pub(crate) fn estimate(
+        &self,
+        at: usize,
+        needed: &[bool],
+        ahead: impl Fn(usize) -> Option<u32>,
+        now: Instant,
+    ) -> (Duration, Duration) {
+        let takes = |at: usize| {
+            let run = self.run(at, now);
+            let wait = ahead(at).map_or_else(|| self.costs[at].lock().wait, |runs| run * runs);
+            run + wait.mul_f64(WAIT_MARGIN)
+        };
         let mut after = vec![Duration::ZERO; self.next.len()];
         for own in (at..self.next.len()).rev() {
             let longest = self.next[own].iter().filter(|&&next| needed[next]);
-            after[own] = longest.map(|&next| self.run(next, now) + after[next]).max().unwrap_or_default();
+            after[own] = longest.map(|&next| takes(next) + after[next]).max().unwrap_or_default();
         }
-        (self.run(at, now), after[at])
+        (takes(at), after[at])
     }
 
     fn run(&self, at: usize, now: Instant) -> Duration {
@@ -118,7 +140,9 @@ impl LoadedChain {
         let (took, rows) = (Duration::from_micros(timing.run_us), timing.batch_size.max(1));
         cost.samples.add(Run { rows, fills: rows, took, ended: now });
         cost.took.run.observe(took);
-        cost.took.wait.observe(Duration::from_micros(timing.wait_us));
+        let wait = Duration::from_micros(timing.wait_us);
+        cost.wait = cost.wait.mul_f64(1.0 - NEWEST) + wait.mul_f64(NEWEST);
+        cost.took.wait.observe(wait);
     }
 
     /// Notes that a step failed, or was given up.
@@ -179,7 +203,8 @@ mod tests {
     fn the_time_that_is_left_is_that_of_the_longest_way_to_the_end() {
         let (chain, now) = (chain(), Instant::now());
         let ms = Duration::from_millis;
-        assert_eq!(chain.estimate(0, &[true; 4], now), (ms(0), ms(0)), "nothing is known yet");
+        let nothing = |_: usize| Some(0);
+        assert_eq!(chain.estimate(0, &[true; 4], nothing, now), (ms(0), ms(0)), "nothing is known yet");
         for (at, took) in [10, 50, 20, 40].into_iter().enumerate() {
             let timing = StepTiming { run_us: took * 1_000, batch_size: 1, ..StepTiming::default() };
             (0..16).for_each(|_| chain.took(at, &timing, now));
@@ -187,9 +212,11 @@ mod tests {
         let near = |(run, after): (Duration, Duration), expected: (u64, u64)| {
             assert_eq!((run.as_millis() as u64, after.as_millis() as u64), expected);
         };
-        near(chain.estimate(0, &[true; 4], now), (10, 60));
-        near(chain.estimate(2, &[true; 4], now), (20, 40));
-        near(chain.estimate(3, &[true; 4], now), (40, 0));
-        near(chain.estimate(0, &chain.needed(&["b".into()]), now), (10, 50));
+        near(chain.estimate(0, &[true; 4], nothing, now), (10, 60));
+        near(chain.estimate(2, &[true; 4], nothing, now), (20, 40));
+        near(chain.estimate(3, &[true; 4], nothing, now), (40, 0));
+        near(chain.estimate(0, &chain.needed(&["b".into()]), nothing, now), (10, 50));
+        // Two runs before its own, of which it takes a margin; of others it knows no wait.
+        near(chain.estimate(0, &[true; 4], |at| (at != 3).then_some(2 * u32::from(at == 0)), now), (35, 60));
     }
 }

@@ -1,15 +1,16 @@
 //! One request of a chain: each step begins as soon as its inputs are there.
 //!
 //! Before a step begins, a request that can no longer be in time at the chain's end is
-//! given up, by what the steps that remain took lately (proactive request dropping, PARD). A step's
-//! own deadline is earlier than the chain's by what comes after it, so that the batch it is to
-//! join judges it the same way.
+//! given up, by what the steps that remain took lately and what waits before them
+//! (proactive request dropping, PARD). A step's own deadline is earlier than the chain's by
+//! what comes after it, so that the batch it is to join judges it the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nobat_core::ErrorCode;
+use nobat_core::chain::StepWork;
 use nobat_core::tensor::Tensor;
 use nobat_core::timings::StepTiming;
 use smol_str::SmolStr;
@@ -99,7 +100,7 @@ impl ChainRun {
     fn deadline(&mut self, at: usize) -> Result<Option<Instant>, StepFailure> {
         let Some(deadline) = self.job.deadline.filter(|_| !self.is_test) else { return Ok(self.job.deadline) };
         let now = Instant::now();
-        let (run, after) = self.chain.estimate(at, &self.needed, now);
+        let (run, after) = self.chain.estimate(at, &self.needed, |at| self.ahead(at), now);
         let left = deadline.saturating_duration_since(now);
         if run + after > left {
             if !left.is_zero() && self.steps.is_empty() && self.chain.allow_test_run(now) {
@@ -117,6 +118,16 @@ impl ChainRun {
             return Err(StepFailure::new(ErrorCode::DeadlineExceeded, false, message));
         }
         Ok(deadline.checked_sub(after))
+    }
+
+    /// Runs of a step's model before those of a step that comes now; `None` of another worker's.
+    fn ahead(&self, at: usize) -> Option<u32> {
+        let StepWork::Model { name, version } = &self.chain.plan.steps[at].work else { return Some(0) };
+        let model = (self.site.find)(name)?;
+        let version = model.resolve(version).ok()?;
+        let (waiting, sessions) = model.steps().ahead();
+        let rows = if version.batches() { version.controller.lock().cap().max(1) as usize } else { 1 };
+        Some(u32::try_from(waiting.div_ceil(rows * sessions.max(1))).unwrap_or(u32::MAX))
     }
 
     fn ended(&mut self, at: usize, outcome: Result<StepAnswer, StepFailure>) -> Result<(), StepFailure> {

@@ -145,6 +145,12 @@ impl StepQueue {
         }
     }
 
+    /// Steps that wait for a session, and how many sessions there are.
+    pub(crate) fn ahead(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.waiting.len(), inner.seats.iter().filter(|seat| seat.strong_count() > 0).count())
+    }
+
     /// Whether steps wait for a session.
     pub(crate) fn is_empty(&self) -> bool {
         self.inner.lock().waiting.is_empty()

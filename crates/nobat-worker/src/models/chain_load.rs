@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nobat_core::chain::{Chain, ChainDefinition, FunctionSpecs, Known, PlanError, StepDefinition, StepWork, plan};
+use nobat_core::chain::{
+    Chain, ChainDefinition, FunctionSpecs, Known, PlanError, StepDefinition, StepWork, Wire, plan,
+};
 use nobat_core::signature::{CHAIN, ModelSignature, ModelState};
 use nobat_transform::StepFunction;
 use serde_json::json;
@@ -18,6 +20,7 @@ use crate::batch::controller::Controller;
 use crate::chain::loaded::LoadedChain;
 use crate::model::Version;
 use crate::state::WorkerState;
+use crate::transform_threads::TransformThreads;
 
 /// Why a version is not loaded; one line.
 #[derive(Debug)]
@@ -33,6 +36,9 @@ impl From<String> for NotLoaded {
     }
 }
 
+/// Of each ready version: name, version, digest, whether it is the default, labels, most rows.
+pub(crate) type Fingerprint = BTreeSet<(SmolStr, SmolStr, String, bool, Vec<SmolStr>, u32)>;
+
 /// Every ready version of this worker and of others.
 pub(crate) struct KnownModels(Vec<ModelSignature>);
 
@@ -43,7 +49,7 @@ impl KnownModels {
     }
 
     /// What a chain's steps go by: when it changes, chains are looked at again.
-    pub(crate) fn fingerprint(&self) -> BTreeSet<(SmolStr, SmolStr, String, bool, Vec<SmolStr>, u32)> {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         let of = |own: &ModelSignature| {
             let (name, version, digest) = (own.name.clone(), own.version.clone(), own.digest.clone());
             (name, version, digest, own.default, own.labels.clone(), own.max_rows)
@@ -130,7 +136,7 @@ pub(crate) fn load(
     Ok(Some(version.loaded(loaded_with, None, false).chained(LoadedChain::new(planned, functions, threads))))
 }
 
-type Functions = (BTreeMap<usize, Arc<dyn StepFunction>>, Option<crate::transform_threads::TransformThreads>);
+type Functions = (BTreeMap<usize, Arc<dyn StepFunction>>, Option<TransformThreads>);
 
 fn functions(state: &WorkerState, definition: &ChainDefinition) -> Result<Functions, String> {
     let of_step = |(at, step): (usize, &StepDefinition)| step.function.as_ref().map(|_| Ok((at, function(step)?)));
@@ -163,7 +169,7 @@ fn published(planned: &Chain, known: &KnownModels) -> serde_json::Value {
     let mut models = BTreeSet::new();
     let mut steps = Vec::new();
     for step in &planned.steps {
-        let tensors = |wires: &[nobat_core::chain::Wire]| -> serde_json::Map<String, serde_json::Value> {
+        let tensors = |wires: &[Wire]| -> serde_json::Map<String, serde_json::Value> {
             wires.iter().map(|wire| (wire.spec.name.to_string(), wire.tensor.as_str().into())).collect()
         };
         let mut shown =

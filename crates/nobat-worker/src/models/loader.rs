@@ -3,7 +3,7 @@
 //! A load never disturbs what serves: the new sessions are open before the old
 //! ones are let go, and a failed load leaves the old version serving and publishes why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use nobat_core::signature::{ModelSignature, ModelState};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use super::chain_load::{self, KnownModels, NotLoaded};
+use super::chain_load::{self, Fingerprint, KnownModels, NotLoaded};
 use super::chains;
 use super::files;
 use super::install::{Installer, LoadedVersion};
@@ -57,8 +57,6 @@ pub(crate) struct Loader {
     /// Chains declared as routes, as they were then.
     routed: RoutedChains,
 }
-
-type Fingerprint = BTreeSet<(SmolStr, SmolStr, String, bool, Vec<SmolStr>, u32)>;
 
 impl Loader {
     pub(crate) fn new(state: Arc<WorkerState>) -> Loader {
