@@ -30,10 +30,9 @@ pub(super) fn read(body: &[u8], signature: &ModelSignature, header: bool) -> Res
     let mut layout = Layout::of(signature, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut rows = 0;
     loop {
-        if header || rows > 0 {
-            if !lines.read_record(&mut line).map_err(malformed)? {
-                break;
-            }
+        // Without a header the first line is a row, and is there already.
+        if (header || rows > 0) && !lines.read_record(&mut line).map_err(malformed)? {
+            break;
         }
         let number = line.position().map_or(0, ::csv::Position::line);
         for (at, field) in line.iter().enumerate() {

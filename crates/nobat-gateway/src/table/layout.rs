@@ -1,5 +1,7 @@
 //! Which column of a table belongs to which input, and the inputs as they fill.
 
+use std::collections::HashSet;
+
 use nobat_core::cell::Cell;
 use nobat_core::json::{Reader, decode};
 use nobat_core::signature::{ModelSignature, TensorSpec};
@@ -52,9 +54,9 @@ impl<'a> Layout<'a> {
             return Ok(Layout { signature, inputs, slots: vec![Some(0); names.len()], matrix: true });
         }
         let mut layout = Layout { signature, inputs: Vec::new(), slots: Vec::new(), matrix: false };
-        let mut unknown = Vec::new();
-        for (at, &name) in names.iter().enumerate() {
-            if names[..at].contains(&name) {
+        let (mut unknown, mut seen) = (Vec::new(), HashSet::with_capacity(names.len()));
+        for &name in names {
+            if !seen.insert(name) {
                 return Err(invalid(format!("the table has column `{}` twice", clip(name))));
             }
             let slot = signature.inputs.iter().find(|spec| spec.name == name).map(|spec| {
@@ -66,7 +68,7 @@ impl<'a> Layout<'a> {
             }
             layout.slots.push(slot);
         }
-        let lacks = |spec: &&TensorSpec| !spec.optional && !names.contains(&spec.name.as_str());
+        let lacks = |spec: &&TensorSpec| !spec.optional && !seen.contains(spec.name.as_str());
         let missing: Vec<_> = signature.inputs.iter().filter(lacks).map(|spec| spec.name.as_str()).collect();
         if !missing.is_empty() {
             return Err(invalid(format!(

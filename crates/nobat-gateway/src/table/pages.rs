@@ -7,7 +7,7 @@
 use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, Result, clip};
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
@@ -49,9 +49,11 @@ pub(super) fn check(
                 Compression::UNCOMPRESSED | Compression::SNAPPY => false,
                 Compression::GZIP(_) => true,
                 other => {
+                    // Without the level that it was written with.
+                    let name = other.to_string().split('(').next().unwrap_or_default().to_ascii_lowercase();
                     return Err(invalid(format!(
-                        "column `{}` is compressed with {other}; write the file with snappy or gzip",
-                        column.column_path()
+                        "column `{}` is compressed with {name}; write the file with snappy or gzip",
+                        clip(&column.column_path().string())
                     )));
                 }
             };

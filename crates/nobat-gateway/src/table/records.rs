@@ -2,6 +2,8 @@
 //! MLflow's clients send: `dataframe_records`, the same, and `dataframe_split`
 //! (`{"columns": […], "data": [[…]]}`, as pandas writes it with `orient="split"`).
 
+use std::collections::HashMap;
+
 use nobat_core::cell::Cell;
 use nobat_core::json::{Number, Reader};
 use nobat_core::signature::ModelSignature;
@@ -16,6 +18,7 @@ use super::layout::{Layout, invalid};
 /// `invalid_json`, and `invalid_tensor` naming row and column.
 pub(crate) fn read(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -> Result<Vec<Tensor>> {
     let names = names_of_first(*reader, place)?;
+    let places: HashMap<&str, usize> = names.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     let mut layout: Option<Layout<'_>> = None;
     let mut rows = 0;
     // Of each column, the row that gave it last.
@@ -28,7 +31,8 @@ pub(crate) fn read(reader: &mut Reader<'_>, signature: &ModelSignature, place: &
         let mut expected = 0;
         reader.object(&format!("{place}[{row}]"), |reader, name| {
             // Rows usually name their columns in one order.
-            let at = (expected..names.len()).chain(0..expected).find(|&at| names[at] == *name);
+            let in_order = names.get(expected).filter(|own| **own == *name).map(|_| expected);
+            let at = in_order.or_else(|| places.get(&*name).copied());
             let at = at.ok_or_else(|| {
                 invalid(format!("{place}[{row}] has column `{}`, which the rows before it lack", clip(&name)))
             })?;
