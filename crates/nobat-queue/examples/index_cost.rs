@@ -163,13 +163,17 @@ async fn main() -> anyhow::Result<()> {
         push(&*queue, embedded_jobs, |number| tagged("m", number)).await?;
         drain(&*queue, "m", embedded_jobs / 2).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        sizes.push(std::fs::metadata(folder.path().join("queue.db"))?.len() as f64 / embedded_jobs as f64);
+        let mut bytes = 0;
+        for file in std::fs::read_dir(folder.path())? {
+            bytes += file?.metadata()?.len();
+        }
+        sizes.push(bytes as f64 / embedded_jobs as f64);
         if index {
             pages(&*queue, "embedded", embedded_jobs).await?;
         }
     }
     println!(
-        "embedded: {embedded_jobs} jobs with two tags, {:.0} bytes of file each, {:.0} more with the index",
+        "embedded: {embedded_jobs} jobs with two tags, {:.0} bytes of files each, {:.0} more with the index",
         sizes[0],
         sizes[1] - sizes[0]
     );

@@ -137,8 +137,8 @@ impl RequestContext {
     /// # Errors
     /// `invalid_parameter` for what is no tag, and for too many.
     pub fn tagged(&self, mut options: JobOptions) -> Result<JobOptions> {
-        let own = self.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty());
-        own.map(|tag| options.tags.add(tag)).collect::<Result<()>>()?;
+        let mut own = self.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+        own.try_for_each(|tag| options.tags.add(tag))?;
         Ok(options)
     }
 

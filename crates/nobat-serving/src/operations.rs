@@ -183,7 +183,7 @@ impl Predictor {
         let mut filter = narrowed(filter, action);
         filter.until_ms = Some(filter.until_ms.map_or(now_ms, |until| until.min(now_ms)));
         let run = Run { state, context: context.clone(), filter, operation: operation.clone(), told: Instant::now() };
-        tokio::spawn(run.to_its_end());
+        tokio::spawn(run.carry_out());
         Ok(operation)
     }
 
@@ -283,7 +283,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_its_end(mut self) {
+    async fn carry_out(mut self) {
         self.operation.state = match self.rounds().await {
             Ok(true) => OperationState::Finished,
             Ok(false) => OperationState::Cancelled,

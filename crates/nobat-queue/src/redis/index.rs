@@ -115,6 +115,8 @@ impl RedisStore {
             lists.extend(minutes.iter().map(|&minute| (queue, minute)));
         }
         lists.sort_by_key(|(queue, minute)| (Reverse(*minute), queue.number));
+        // A page of the newest reads little more than it shows; one that finds little reads more.
+        let mut most = limit.clamp(20, STEP);
         for &(queue, minute) in lists.iter().filter(|(_, minute)| *minute >= shown_to) {
             let list = Place { period: minute, queue: queue.number, hash: 0, left: usize::MAX };
             let Some(mut place) = goes_on(list, from) else { continue };
@@ -123,14 +125,12 @@ impl RedisStore {
                 place.left = self.query(redis::cmd("LLEN").arg(&name), "a length").await?;
             }
             while place.left > 0 {
-                let step = place.left.min(STEP);
+                let step = place.left.min(most);
+                most = (most * 2).min(STEP);
                 let range = redis::cmd("LRANGE").arg(&name).arg(place.left - step).arg(place.left - 1).clone();
                 let keys: Vec<Vec<u8>> = self.query(&range, "keys").await?;
                 if self.add(queue, keys, &mut place.left, &mut search).await? || search.looked >= RECORDS_MAX {
                     return Ok(Page { jobs: search.jobs, cursor: Some(place.print('m')) });
-                }
-                if step == 0 {
-                    break;
                 }
             }
         }
