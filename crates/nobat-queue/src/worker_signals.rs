@@ -17,9 +17,6 @@ pub(crate) struct WorkerSignals {
     changed: Notify,
     /// Counts changes.
     version: AtomicU64,
-    /// The version that was last read: a reader that missed a change between reading
-    /// and waiting does not wait.
-    read: AtomicU64,
     commands: broadcast::Sender<WorkerCommand>,
     /// Open from the start: a command that comes between two calls of
     /// [`WorkerSignals::next_command`] waits here.
@@ -32,7 +29,6 @@ impl Default for WorkerSignals {
         WorkerSignals {
             changed: Notify::new(),
             version: AtomicU64::new(0),
-            read: AtomicU64::new(0),
             commands,
             inbox: Mutex::new(inbox),
         }
@@ -46,20 +42,17 @@ impl WorkerSignals {
         self.changed.notify_waiters();
     }
 
-    /// The registry is about to be read.
-    pub(crate) fn reading(&self) {
-        self.read.store(self.version.load(Ordering::Acquire), Ordering::Release);
-    }
-
-    /// Resolves when the registry may have changed since it was last read.
-    pub(crate) async fn changed(&self) {
+    /// Resolves when the registry may have changed since the version `seen`, with its version
+    /// now: a reader that missed a change between reading and waiting does not wait.
+    pub(crate) async fn changed(&self, seen: u64) -> u64 {
         let changed = self.changed.notified();
         tokio::pin!(changed);
         // Registered before the versions are compared: a change in between is seen.
         changed.as_mut().enable();
-        if self.version.load(Ordering::Acquire) == self.read.load(Ordering::Acquire) {
+        if self.version.load(Ordering::Acquire) == seen {
             let _ = tokio::time::timeout(CHECK_EVERY, changed).await;
         }
+        self.version.load(Ordering::Acquire)
     }
 
     /// A command came.

@@ -125,11 +125,8 @@ impl Registry {
 
     /// Refreshes for ever, whenever the queue says that something changed.
     pub async fn follow(self, queue: Arc<dyn Queue>) {
-        let mut away = false;
+        let (mut away, mut seen) = (false, 0);
         loop {
-            // It listens before it reads: what changes in between is not missed.
-            let mut changed = queue.registry_changed();
-            let listening = futures::poll!(&mut changed).is_pending();
             match self.refresh(&*queue).await {
                 Ok(()) if away => {
                     away = false;
@@ -142,9 +139,7 @@ impl Registry {
                 }
                 Err(_) => {}
             }
-            if listening {
-                changed.await;
-            }
+            seen = queue.registry_changed(seen).await;
             // Workers register in bursts; this also bounds a queue that is away.
             tokio::time::sleep(Duration::from_millis(if away { 500 } else { 5 })).await;
         }

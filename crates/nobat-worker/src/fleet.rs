@@ -23,9 +23,10 @@ struct RouteDocument {
 /// Keeps [`WorkerState::fleet`] as the registry says, while this worker has a chain, and
 /// [`WorkerState::routed`] as routes are declared, until `stop` turns true.
 pub(crate) async fn follow_fleet(state: Arc<WorkerState>, mut stop: watch::Receiver<bool>) {
+    let mut seen = 0;
     loop {
         tokio::select! {
-            () = state.queue.registry_changed() => {}
+            version = state.queue.registry_changed(seen) => seen = version,
             _ = stop.wait_for(|&stop| stop) => return,
         }
         follow_routes(&state).await;

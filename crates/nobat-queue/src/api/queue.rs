@@ -191,9 +191,10 @@ pub trait Queue: Send + Sync + 'static {
     /// Live workers, with the models they serve.
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;
 
-    /// Resolves when the set of workers or models may have changed, or after a
-    /// few seconds. Never fails.
-    async fn registry_changed(&self);
+    /// Resolves when the set of workers or models may have changed since the version `seen`, or
+    /// after a few seconds, with the version now. Who reads after that, and asks with it, misses
+    /// no change; version 0 is the one before any. Never fails.
+    async fn registry_changed(&self, seen: u64) -> u64;
 
     /// Sends a command to every live worker.
     async fn command(&self, command: &WorkerCommand) -> Result<()>;

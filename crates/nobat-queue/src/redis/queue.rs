@@ -213,8 +213,8 @@ impl Queue for RedisQueue {
         self.store.live_workers().await
     }
 
-    async fn registry_changed(&self) {
-        self.store.signals.changed().await;
+    async fn registry_changed(&self, seen: u64) -> u64 {
+        self.store.signals.changed(seen).await
     }
 
     async fn command(&self, command: &WorkerCommand) -> Result<()> {

@@ -60,7 +60,6 @@ impl RedisStore {
     }
 
     pub(crate) async fn live_workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.signals.reading();
         let (live, expired) = self.read_workers().await?;
         if expired.is_empty() {
             return Ok(live);

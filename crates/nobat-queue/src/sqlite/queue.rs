@@ -198,8 +198,8 @@ impl Queue for SqliteQueue {
         Ok(self.store.registry.workers())
     }
 
-    async fn registry_changed(&self) {
-        self.store.registry.signals.changed().await;
+    async fn registry_changed(&self, seen: u64) -> u64 {
+        self.store.registry.signals.changed(seen).await
     }
 
     async fn command(&self, command: &WorkerCommand) -> Result<()> {

@@ -34,7 +34,6 @@ impl WorkerRegistry {
 
     /// Live workers by id.
     pub(super) fn workers(&self) -> Vec<WorkerInfo> {
-        self.signals.reading();
         let now = Instant::now();
         let mut workers = self.workers.lock();
         workers.retain(|_, (_, until)| *until > now);

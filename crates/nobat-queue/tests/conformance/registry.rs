@@ -16,6 +16,7 @@ on_every_store! {
     a_worker_that_was_forgotten_and_returns_is_heard
     a_change_that_comes_between_reading_and_waiting_is_heard
     a_change_of_the_registry_is_heard
+    who_does_not_read_is_told_of_a_change_once
     a_command_reaches_a_worker_that_waits
     a_command_reaches_a_worker_that_is_busy_with_another
 }
@@ -90,9 +91,10 @@ async fn a_change_of_the_registry_is_heard(backend: Backend) {
     };
     let until = Instant::now() + PATIENCE;
     let hears = async {
+        let mut seen = 0;
         while store.queue.workers().await.expect("a list").is_empty() {
             assert!(Instant::now() < until, "not heard");
-            tokio::time::timeout(Duration::from_secs(15), store.queue.registry_changed())
+            seen = tokio::time::timeout(Duration::from_secs(15), store.queue.registry_changed(seen))
                 .await
                 .expect("it always returns");
         }
@@ -130,9 +132,25 @@ async fn a_command_reaches_a_worker_that_is_busy_with_another(backend: Backend) 
     assert_eq!(commands, [load("digits"), unload]);
 }
 
-/// Whether a change is heard before a reader would look by itself.
-async fn is_heard(queue: &dyn nobat_queue::Queue) -> bool {
-    tokio::time::timeout(Duration::from_millis(2_500), queue.registry_changed()).await.is_ok()
+/// Whether a change since `seen` is heard before a reader would look by itself.
+async fn is_heard(queue: &dyn nobat_queue::Queue, seen: &mut u64) -> bool {
+    let heard = tokio::time::timeout(Duration::from_millis(2_500), queue.registry_changed(*seen)).await;
+    *seen = heard.as_ref().copied().unwrap_or(*seen);
+    heard.is_ok()
+}
+
+/// Looks again and again until nothing more is heard, as who reads the registry does; `reads`
+/// says whether it reads in between: who does not is told no more often.
+async fn settled(queue: &dyn nobat_queue::Queue, reads: bool) -> u64 {
+    let (mut seen, mut times) = (0, 0);
+    while is_heard(queue, &mut seen).await {
+        times += 1;
+        assert!(times < 20, "it is told without end");
+        if reads {
+            queue.workers().await.expect("listed");
+        }
+    }
+    seen
 }
 
 async fn a_worker_that_was_forgotten_and_returns_is_heard(backend: Backend) {
@@ -142,11 +160,9 @@ async fn a_worker_that_was_forgotten_and_returns_is_heard(backend: Backend) {
         tokio::time::sleep(ms(10)).await;
     }
     // What is left of the first registration is heard first.
-    while is_heard(&*store.queue).await {
-        store.queue.workers().await.expect("listed");
-    }
+    let mut seen = settled(&*store.queue, true).await;
     store.queue.register_worker(&worker("w", &["m"]), PATIENCE).await.expect("registered again");
-    assert!(is_heard(&*store.queue).await, "the same worker, but it was gone");
+    assert!(is_heard(&*store.queue, &mut seen).await, "the same worker, but it was gone");
     assert_eq!(store.queue.workers().await.expect("listed").len(), 1);
 }
 
@@ -156,5 +172,11 @@ async fn a_change_that_comes_between_reading_and_waiting_is_heard(backend: Backe
     store.queue.register_worker(&worker("w", &["m"]), PATIENCE).await.expect("registered");
     // Its message arrives while nobody waits.
     tokio::time::sleep(ms(300)).await;
-    assert!(is_heard(&*store.queue).await);
+    assert!(is_heard(&*store.queue, &mut 0).await);
+}
+
+async fn who_does_not_read_is_told_of_a_change_once(backend: Backend) {
+    let store = backend.open().await;
+    store.queue.register_worker(&worker("w", &["m"]), PATIENCE).await.expect("registered");
+    settled(&*store.queue, false).await;
 }
