@@ -26,12 +26,7 @@ pub(crate) struct WorkerSignals {
 impl Default for WorkerSignals {
     fn default() -> WorkerSignals {
         let (commands, inbox) = broadcast::channel(COMMANDS);
-        WorkerSignals {
-            changed: Notify::new(),
-            version: AtomicU64::new(0),
-            commands,
-            inbox: Mutex::new(inbox),
-        }
+        WorkerSignals { changed: Notify::new(), version: AtomicU64::new(0), commands, inbox: Mutex::new(inbox) }
     }
 }
 

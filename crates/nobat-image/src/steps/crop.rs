@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::geometry::{Point, Projection};
 use super::pixels::Pixels;
-use super::{as_floats, input, invalid, spec, tensor};
+use super::tensors::{as_floats, input, invalid, spec, tensor};
 
 /// Most boxes of a picture.
 const MOST_BOXES: usize = 4_096;
@@ -100,7 +100,7 @@ impl Crop {
 mod tests {
     use nobat_core::tensor::take_bytes_element;
 
-    use super::super::floats;
+    use super::super::tensors::floats;
     use super::*;
 
     /// Crops of a picture of 20 by 10 pixels, of which each says where it is.

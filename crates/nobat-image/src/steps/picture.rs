@@ -11,7 +11,7 @@ use nobat_transform::StepFunction;
 use serde::Deserialize;
 
 use super::pixels::Pixels;
-use super::{floats, input, invalid, spec, tensor};
+use super::tensors::{floats, input, invalid, spec, tensor};
 
 /// Most pixels of a picture: as many as Pillow takes without a warning.
 const MOST_PIXELS: u64 = 89_478_485;
@@ -137,7 +137,7 @@ mod tests {
     use nobat_core::tensor::put_bytes_element;
     use serde_json::json;
 
-    use super::super::as_floats;
+    use super::super::tensors::as_floats;
     use super::*;
 
     fn encoded(picture: &[u8]) -> Vec<Option<Tensor>> {

@@ -3,7 +3,7 @@
 use nobat_core::Result;
 use nobat_core::tensor::Tensor;
 
-use super::invalid;
+use super::tensors::invalid;
 
 /// Red, green and blue of a picture, row by row.
 pub(super) struct Pixels<'a> {

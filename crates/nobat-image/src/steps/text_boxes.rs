@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::geometry::{Point, Rectangle, holds, upright};
 use super::pixels::Pixels;
-use super::{as_floats, floats, input, invalid, spec};
+use super::tensors::{as_floats, floats, input, invalid, spec};
 
 /// Least shorter side of what is text, in pixels of the map.
 const LEAST_SIDE: f64 = 3.0;
@@ -181,7 +181,7 @@ fn in_reading_order(boxes: &mut Vec<TextBox>) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tensor;
+    use super::super::tensors::tensor;
     use super::*;
 
     /// A map with text in these rectangles (left, top, right, bottom).
