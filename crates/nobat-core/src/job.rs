@@ -123,6 +123,17 @@ pub struct NewJob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseToken(pub u64);
 
+impl LeaseToken {
+    /// The first token of leases that a process gives itself, without a store: stores give
+    /// smaller ones.
+    pub const OWN: u64 = 1 << 63;
+
+    /// Whether a process gave it itself.
+    pub fn is_own(self) -> bool {
+        self.0 >= LeaseToken::OWN
+    }
+}
+
 /// A job under lease, as a worker gets it.
 #[derive(Clone, Debug)]
 pub struct LeasedJob {

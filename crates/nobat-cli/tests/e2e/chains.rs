@@ -15,7 +15,7 @@ fn row() -> Vec<f64> {
 }
 
 fn highest(row: &Value) -> usize {
-    let row = row.as_array().expect("a row");
+    let row = row.as_array().unwrap_or_else(|| panic!("no row: {row}"));
     row.iter().position(|value| value.as_f64() == Some(1.0)).expect("a one")
 }
 

@@ -10,6 +10,7 @@ use crate::stores::Backend;
 
 on_every_store! {
     a_leased_job_is_leased_to_nobody_else
+    no_token_is_one_that_processes_give_themselves
     settling_and_leasing_is_one_call
     an_expired_lease_returns_to_its_place
     a_stale_settlement_is_refused
@@ -36,6 +37,16 @@ async fn a_leased_job_is_leased_to_nobody_else(backend: Backend) {
     assert!(lease(&mut second, 8).await.is_empty());
     assert_eq!(get(&*store.queue, id).await.state, JobState::Leased);
     assert_eq!(store.queue.counts(MODEL).await.expect("counts").leased, 1);
+}
+
+async fn no_token_is_one_that_processes_give_themselves(backend: Backend) {
+    let store = backend.open().await;
+    for worker in 0..32 {
+        store.queue.client().enqueue(job("a")).await.expect("accepted");
+        let mut consumer = store.queue.consumer(MODEL, &format!("w{worker}")).await.expect("a consumer");
+        let leased = lease_all(&mut consumer, 1).await;
+        assert!(!leased[0].token.is_own(), "{:?}", leased[0].token);
+    }
 }
 
 async fn settling_and_leasing_is_one_call(backend: Backend) {

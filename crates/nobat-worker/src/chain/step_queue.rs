@@ -22,15 +22,13 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::watchdog::Watchdog;
 
-/// Stores count their tokens up from 1 and never come here.
-const LOCAL: u64 = 1 << 63;
-static NEXT: AtomicU64 = AtomicU64::new(LOCAL);
+static NEXT: AtomicU64 = AtomicU64::new(LeaseToken::OWN);
 /// Cancelled steps that are remembered, for sessions that hold one to let go of it.
 const CANCELLED: usize = 1_024;
 
 /// Whether a lease is that of a step, which no store knows.
 pub(crate) fn is_step(lease: &Lease) -> bool {
-    lease.1.0 >= LOCAL
+    lease.1.is_own()
 }
 
 /// A step to run.

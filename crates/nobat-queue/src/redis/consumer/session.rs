@@ -65,7 +65,8 @@ impl RedisConsumer {
             parts: VecDeque::new(),
             brought: LeaseReply::default(),
             // Random, so that no two consumers ever use one token.
-            next_token: rand::random(),
+            // Those from `LeaseToken::OWN` on are given by no store.
+            next_token: rand::random::<u64>() >> 2,
             clock: ServerClock { server_us: 0, at: Instant::now() },
             store,
             queue,
