@@ -33,7 +33,7 @@ enum Victim {
 
 #[test]
 fn every_line_of_a_batch_is_answered_once_whatever_is_killed() {
-    let lines = rounds(3_000, 50_000) as usize;
+    let lines = rounds(12_000, 50_000) as usize;
     let folder = tempfile::tempdir().expect("a folder");
     let models = root().join("tests/text_models/embed");
     let mut redis = Redis::start(folder.path(), true);

@@ -27,7 +27,7 @@ async fn thousands_of_texts_are_answered_as_one_with_few_jobs_in_flight() {
     assert_eq!(answer["usage"]["total_tokens"], 5_000);
     assert_eq!(house.jobs("embed"), 5_000usize.div_ceil(16), "parts of the model's batch size");
     let most = house.script.most_waiting.load(Ordering::Relaxed);
-    assert!((2..=32).contains(&most), "{most} jobs waited at once");
+    assert!((2..=64).contains(&most), "{most} jobs waited at once");
     let vectors = house.ask("/embed", &json!({"inputs": texts})).await;
     assert_eq!(vectors.as_array().map(Vec::len), Some(5_000));
     let ranked = house.ask("/rerank", &json!({"query": "7", "texts": texts})).await;
