@@ -116,7 +116,7 @@ async fn files_that_cannot_be_served_say_why_and_others_serve() {
     std::fs::write(models.path().join("empty.onnx"), b"").expect("a file");
     let deployment = Deployment::start(models, quick(), Default::default()).await;
     for (model, says, remedy) in [
-        ("unknown_operator", "not.here:Nonsense", "export it with standard ones"),
+        ("unknown_operator", "not.here:Nonsense", "export the model with standard ones"),
         ("future_opset", "999", "export it with a lower opset"),
         ("sequence_output", "output `y`", "with tensors only"),
         ("truncated", "truncated", "export it again"),
