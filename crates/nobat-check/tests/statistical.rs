@@ -123,7 +123,7 @@ fn faults_are_found_in_as_many_trials_as_the_stated_power_says() {
     for (name, shift, fault) in faults {
         let settings = StatisticalSettings::default();
         // Two outputs are judged: Holm asks half the level of the first.
-        let power = shift.power(10, settings.rows as u64, Some(5_000), settings.alpha / 2.0);
+        let power = shift.power(10, settings.rows, Some(5_000), settings.alpha / 2.0);
         let found = (0..trials).filter(|&trial| {
             let profile = block_on(make_profile(&answer, &rows(&mut seeded(trial), 5_000), MODEL, |_| {}));
             let fresh = rows(&mut seeded(1_000 + trial), 1_000);

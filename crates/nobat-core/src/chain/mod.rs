@@ -1,6 +1,6 @@
 //! Chains: models whose graph is other models.
 //!
-//! [`definition`] is a chain as its owner writes it; [`plan`] checks it against the
+//! [`definition`] is a chain as its owner writes it; [`plan()`] checks it against the
 //! signatures of its steps and puts the steps in order. Pure: who runs the steps, and
 //! where their models are, is the worker's matter.
 
