@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lays out the models of examples/ with a picture each; see scripts/fetch_examples.
+"""Lays out the models of examples/, with a picture for each that takes them; see scripts/fetch_examples.
 
     make_examples.py PACKAGES OUT
 """
@@ -49,9 +49,15 @@ def main():
 
     folder = laid(out, "captcha")
     package = packages / "ddddocr/ddddocr"
-    shutil.copy(package / "common.onnx", folder / "model.onnx")
-    (folder / "characters.json").write_text(json.dumps(characters(package / "charsets.py", "CHARSET_BETA")))
+    # The reader that DdddOcr() loads where nothing else is asked of it.
+    shutil.copy(package / "common_old.onnx", folder / "model.onnx")
+    (folder / "characters.json").write_text(json.dumps(characters(package / "charsets.py", "CHARSET_OLD")))
     written("k7m2", (160, 60), (30, 60, 160)).save(out / "captcha.png")
+
+    folder = laid(out, "magika")
+    package = packages / "magika/magika"
+    for file in ["models/standard_v3_3/model.onnx", "models/standard_v3_3/config.min.json", "config/content_types_kb.min.json"]:
+        shutil.copy(package / file, folder)
 
     folder = laid(out, "yolo")
     make_image_models.detect(folder)

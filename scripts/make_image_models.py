@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small models of pictures, one for each task: tests/image_models/TASK.
+"""Small models of pictures, one for each task, and one of files: tests/image_models/TASK.
 
     .nobat/suite/bin/python scripts/make_image_models.py [FOLDER]
 
@@ -167,10 +167,30 @@ def read(folder):
     write(folder, model__toml='[image]\nrescale = 0.00392156862745098\nchannels = "rgb"\n')
 
 
+def bytes_of_files(folder):
+    """Scores that a test can tell: the first byte, the last one, and the share of padding."""
+    graph = Graph()
+    numbers = graph.add("Cast", ["bytes"], to=TensorProto.FLOAT)
+    one = lambda at: graph.add("Gather", [numbers, graph.constant([at], np.int64)], axis=1)
+    ends = [graph.add("Div", [one(at), graph.constant(256.0)]) for at in [0, 15]]
+    padding = graph.add("Cast", [graph.add("Equal", ["bytes", graph.constant(256, np.int32)])], to=TensorProto.FLOAT)
+    padding = graph.add("ReduceMean", [padding], axes=[1], keepdims=1)
+    graph.add("Concat", [*ends, padding], name="target_label", axis=1)
+    graph.save(folder, [("bytes", ["batch", 16])], [("target_label", ["batch", 3])], datatype=TensorProto.INT32)
+    config = {
+        "beg_size": 8, "mid_size": 0, "end_size": 8, "use_inputs_at_offsets": False, "padding_token": 256,
+        "block_size": 32, "min_file_size_for_dl": 4, "medium_confidence_threshold": 0.5,
+        "target_labels_space": ["first", "last", "short"], "thresholds": {"first": 0.75}, "overwrite_map": {},
+    }
+    types = {"first": {"is_text": True}, "last": {"is_text": False}, "short": {"is_text": False}}
+    write(folder, model__toml="[bytes]\n", config__min__json=config, content_types_kb__min__json=types)
+
+
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     for make in [classify, embed, detect, segment, read]:
         make(folder / make.__name__)
+    bytes_of_files(folder / "bytes")
 
 
 if __name__ == "__main__":

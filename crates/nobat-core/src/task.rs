@@ -28,6 +28,15 @@ spelled! {
         Sparse = "sparse",
         /// Labels, boxes, text or vectors of each picture; see [`ImageTask`].
         Image = "image",
+        /// Labels of each file, by its first and last bytes.
+        Bytes = "bytes",
+    }
+}
+
+impl TaskKind {
+    /// Whether it is a matter of texts, which have tokens.
+    pub fn reads_texts(self) -> bool {
+        !matches!(self, TaskKind::Image | TaskKind::Bytes)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use nobat_core::Result;
 use nobat_transform::SessionOutput;
+use serde::Serialize;
 
 use crate::graph::Output;
 use crate::numbers::{Numbers, sigmoid, softmax};
@@ -13,6 +14,13 @@ use crate::settings::Activation;
 pub(crate) struct Classifier {
     pub(crate) output: Output,
     pub(crate) activation: Activation,
+}
+
+/// A label and its score, as `top` lists them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Top {
+    pub(crate) label: String,
+    pub(crate) score: f32,
 }
 
 /// A class and its score.

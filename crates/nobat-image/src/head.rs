@@ -5,9 +5,8 @@ use nobat_core::task::ImageTask;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, Result};
 use nobat_transform::SessionOutput;
-use serde::Serialize;
 
-use crate::classify::{Classifier, Scored};
+use crate::classify::{Classifier, Scored, Top};
 use crate::detect::{Detection, Detector};
 use crate::graph::Output;
 use crate::numbers::Numbers;
@@ -35,13 +34,6 @@ pub(crate) enum Head {
     Segment(Segmenter),
     Read(Reader),
     Embed(Output),
-}
-
-/// A label and its score, as `top` lists them.
-#[derive(Serialize)]
-struct Top<'a> {
-    label: &'a str,
-    score: f32,
 }
 
 impl Head {
@@ -152,10 +144,9 @@ impl Head {
                     let first = named.first().cloned().unwrap_or_default();
                     best.push(first.0);
                     scores.push(first.1);
-                    let top: Vec<Top<'_>> = named.iter().map(|(label, score)| Top { label, score: *score }).collect();
-                    tops.push(serde_json::to_vec(&top).map_err(|error| Error::internal(error.to_string()))?);
+                    tops.push(named.into_iter().map(|(label, score)| Top { label, score }).collect::<Vec<_>>());
                 }
-                Ok(vec![bytes("label", &best), floats("score", &scores, None), bytes("top", &tops)])
+                Ok(vec![bytes("label", &best), floats("score", &scores, None), json("top", &tops)?])
             }
             Head::Detect(_) => {
                 let each = rows.into_iter().map(|row| match row {

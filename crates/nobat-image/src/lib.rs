@@ -6,6 +6,8 @@
 //! [`Transform`](nobat_transform::Transform) that the worker calls: decode, orient, resize, crop or letterbox,
 //! normalize; then top labels, boxes in pixels of the picture as it was sent, masks, text.
 //!
+//! [`BytesModel`] does the same for graphs that tell files apart by their first and last bytes.
+//!
 //! Deliberately knows no ONNX Runtime, no queue, no HTTP, and has no threads. Fetches nothing: base64, data
 //! URLs and addresses are others' matter.
 //!
@@ -19,6 +21,7 @@
 mod classify;
 mod decode;
 mod detect;
+mod files;
 mod folder;
 #[doc(hidden)]
 pub mod fuzz;
@@ -43,6 +46,9 @@ mod tensors;
 #[cfg(test)]
 mod testing;
 
+pub use files::{BYTES_FILES, BytesModel, BytesSettings};
 pub use folder::{SIDE_FILES, has_processor};
 pub use model::{Graph, ImageModel, Reading};
-pub use settings::{Activation, Blank, Boxes, Channels, ImageSettings, Layout, PerChannel, Resample, SixteenBit, Size};
+pub use settings::{
+    Activation, Blank, Boxes, Channels, ImageSettings, Layout, PerChannel, Resample, RoundWidth, SixteenBit, Size,
+};

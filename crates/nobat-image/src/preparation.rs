@@ -10,7 +10,7 @@ use crate::folder::ImageFolder;
 use crate::graph::GraphInputs;
 use crate::metadata::Metadata;
 use crate::processor::{Processor, Recipe, Scale};
-use crate::settings::{Boxes, Channels, ImageSettings, PerChannel, Resample, Size};
+use crate::settings::{Boxes, Channels, ImageSettings, PerChannel, Resample, RoundWidth, Size};
 use crate::sizes::{Canvas, Resize};
 
 /// The widest line of text where nothing else is said.
@@ -56,7 +56,9 @@ pub(crate) fn processor(
         most_pixels: settings.max_pixels.unwrap_or(DEFAULT_MOST_PIXELS),
         sixteen_bit: settings.sixteen_bit.unwrap_or_default(),
     };
-    let processor = Processor::new(recipe, bounds, inputs.layout, inputs.datatype, settings.least_width.unwrap_or(0));
+    let mut processor =
+        Processor::new(recipe, bounds, inputs.layout, inputs.datatype, settings.least_width.unwrap_or(0));
+    processor.grey_last = settings.grey_after_resize.unwrap_or(false);
     check(&processor, inputs)?;
     Ok(processor)
 }
@@ -111,7 +113,7 @@ fn shown(inputs: &GraphInputs, task: ImageTask, settings: &ImageSettings, found:
 /// A line of text of this height.
 fn line(height: u32, inputs: &GraphInputs, settings: &ImageSettings) -> Resize {
     let most = settings.most_width.or(inputs.width).unwrap_or(WIDEST_LINE);
-    Resize::Height { height, least: 1, most, round_up: true }
+    Resize::Height { height, least: 1, most, round_up: settings.round_width.unwrap_or_default() == RoundWidth::Up }
 }
 
 /// What the owner says, over the recipe.
@@ -258,6 +260,11 @@ mod tests {
         let (made, _) = of("{}", &inputs(None, Some(48), Datatype::Fp32), ImageTask::Read);
         let made = made.expect("a processor").recipe;
         assert_eq!(made.resize, Resize::Height { height: 48, least: 1, most: WIDEST_LINE, round_up: true });
+        let down = r#"{"round_width": "down", "grey_after_resize": true}"#;
+        let (made, _) = of(down, &inputs(None, Some(64), Datatype::Fp32), ImageTask::Read);
+        let made = made.expect("a processor");
+        assert_eq!(made.recipe.resize, Resize::Height { height: 64, least: 1, most: WIDEST_LINE, round_up: false });
+        assert!(made.grey_last);
         let (made, _) =
             of(r#"{"size": 64, "letterbox": true}"#, &inputs(None, None, Datatype::Uint8), ImageTask::Detect);
         let made = made.expect("a processor").recipe;

@@ -64,6 +64,8 @@ pub(crate) struct Processor {
     pub(crate) datatype: Datatype,
     /// Least columns of a run's tensor; what no picture fills is zero.
     pub(crate) least_width: u32,
+    /// Whether colours become grey behind the resizing.
+    pub(crate) grey_last: bool,
     tables: Vec<[f32; 256]>,
 }
 
@@ -83,7 +85,7 @@ impl Processor {
         least_width: u32,
     ) -> Processor {
         let tables = recipe.scale.tables(recipe.channels.count());
-        Processor { recipe, bounds, layout, datatype, least_width, tables }
+        Processor { recipe, bounds, layout, datatype, least_width, grey_last: false, tables }
     }
 
     /// Decodes a picture and draws it on the model's canvas.
@@ -92,11 +94,14 @@ impl Processor {
     /// What is wrong with the picture and what to send.
     pub(crate) fn draw(&self, bytes: &[u8]) -> Result<Drawn, String> {
         let picture = decode(bytes, &self.bounds)?;
-        let picture = if self.recipe.channels == Channels::Grey { picture.grey() } else { picture };
+        let is_grey = self.recipe.channels == Channels::Grey;
+        let picture = if is_grey && !self.grey_last { picture.grey() } else { picture };
         let from = (picture.width, picture.height);
         let Recipe { resize, canvas, resample, fill, .. } = self.recipe;
         let placement = Placement::new(from, resize, canvas, self.bounds.most_pixels)?;
-        Ok(Drawn { canvas: placement.draw(picture, resample, fill)?, placement })
+        let canvas = placement.draw(picture, resample, fill)?;
+        let canvas = if is_grey && self.grey_last { canvas.grey() } else { canvas };
+        Ok(Drawn { canvas, placement })
     }
 
     /// The canvas of all pictures; none where each has its own.
@@ -174,6 +179,7 @@ impl Processor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{encoded, gradient};
 
     fn processor(channels: Channels, layout: Layout, datatype: Datatype, scale: Scale) -> Processor {
         let recipe = Recipe {
@@ -213,6 +219,20 @@ mod tests {
         assert_eq!(tables[1][128], wanted);
         let twice = Scale { offset: 1.0, std: vec![0.5], std_twice: true, ..Scale::by(1.0 / 127.5) }.tables(1);
         assert_eq!((twice[0][0], twice[0][255]), (-4.0, 4.0));
+    }
+
+    #[test]
+    fn grey_is_made_before_the_resizing_or_behind_it() {
+        let mut own = processor(Channels::Grey, Layout::Nchw, Datatype::Fp32, Scale::by(1.0));
+        (own.recipe.resize, own.recipe.resample) = (Resize::Exact(13, 9), Resample::Lanczos);
+        let png = encoded(&gradient(40, 30), image::ImageFormat::Png);
+        let before = own.draw(&png).expect("drawn").canvas;
+        own.grey_last = true;
+        let behind = own.draw(&png).expect("drawn").canvas;
+        let sizes = |picture: &Picture| (picture.width, picture.height, picture.channels, picture.pixels.len());
+        assert_eq!((sizes(&before), sizes(&behind)), ((13, 9, 1, 117), (13, 9, 1, 117)));
+        let differ = before.pixels.iter().zip(&behind.pixels).map(|(a, b)| a.abs_diff(*b));
+        assert!(differ.clone().max() > Some(0) && differ.max() < Some(40), "overshoots are cut at other values");
     }
 
     #[test]

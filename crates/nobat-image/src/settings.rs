@@ -53,6 +53,17 @@ impl Channels {
     }
 }
 
+/// Where the width of a line goes that is no whole number of pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundWidth {
+    /// PaddleOCR's readers.
+    #[default]
+    Up,
+    /// Python's `int(width * (height / own_height))`.
+    Down,
+}
+
 /// What becomes of grey values of 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,6 +180,10 @@ pub struct ImageSettings {
     pub most_width: Option<u32>,
     /// How pixels of another size are made.
     pub resample: Option<Resample>,
+    /// Whether a line's width, in proportion, is rounded up to whole pixels or down.
+    pub round_width: Option<RoundWidth>,
+    /// Whether colours become grey behind the resizing; else before it.
+    pub grey_after_resize: Option<bool>,
     /// What pixels of 0 to 255 are multiplied by first.
     pub rescale: Option<f64>,
     /// What is taken from them then.

@@ -128,8 +128,8 @@ fn resized((width, height): (u32, u32), how: Resize) -> (u32, u32) {
             (whole(w * ratio), whole(h * ratio))
         }
         Resize::Height { height: to, least, most, round_up } => {
-            let exact = w * f64::from(to) / h;
-            let width = if round_up { exact.ceil() } else { exact.trunc() };
+            // Python's `int(w * (to / h))` is a pixel less here and there than the exact number.
+            let width = if round_up { (w * f64::from(to) / h).ceil() } else { (w * (f64::from(to) / h)).trunc() };
             (side(width).clamp(least.max(1), most.max(1)), to)
         }
     }
@@ -160,6 +160,8 @@ mod tests {
         assert_eq!((cut((640, 480)), cut((2000, 31))), ((208, 160), (256, 16)));
         let line = Resize::Height { height: 48, least: 1, most: 4000, round_up: true };
         assert_eq!(resized((333, 31), line), (516, 48));
+        let down = Resize::Height { height: 64, least: 1, most: 4000, round_up: false };
+        assert_eq!((resized((160, 60), down), resized((49, 49), down)), ((170, 64), (63, 64)));
         assert_eq!(shortest((1, 60_000), 224, None), (224, 13_440_000));
     }
 

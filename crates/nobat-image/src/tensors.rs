@@ -12,13 +12,21 @@ pub(crate) const INPUT: &str = "image";
 /// # Errors
 /// `invalid_tensor` when the input is missing or is no BYTES tensor of one axis.
 pub(crate) fn pictures(inputs: &[Option<Tensor>]) -> Result<Vec<&[u8]>> {
-    let invalid = |what: String| Error::new(ErrorCode::InvalidTensor, what);
+    elements(inputs, INPUT, "encoded picture")
+}
+
+/// The elements of a job's only input, one of `what` each.
+///
+/// # Errors
+/// `invalid_tensor` when the input is missing or is no BYTES tensor of one axis.
+pub(crate) fn elements<'a>(inputs: &'a [Option<Tensor>], name: &str, what: &str) -> Result<Vec<&'a [u8]>> {
+    let invalid = |message: String| Error::new(ErrorCode::InvalidTensor, message);
     let Some(Some(tensor)) = inputs.first() else {
-        return Err(invalid(format!("input `{INPUT}` is missing")));
+        return Err(invalid(format!("input `{name}` is missing")));
     };
     if tensor.datatype != Datatype::Bytes || tensor.shape.len() != 1 {
         return Err(invalid(format!(
-            "input `{INPUT}` is {} {:?}; it takes BYTES [-1], one encoded picture for each row",
+            "input `{name}` is {} {:?}; it takes BYTES [-1], one {what} for each row",
             tensor.datatype,
             tensor.shape.as_slice()
         )));

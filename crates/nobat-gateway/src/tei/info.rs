@@ -33,7 +33,7 @@ async fn info(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
         Ok(())
     })?;
     let context = context::of(&request);
-    let kinds: Vec<TaskKind> = TaskKind::ALL.iter().copied().filter(|kind| *kind != TaskKind::Image).collect();
+    let kinds: Vec<TaskKind> = TaskKind::ALL.iter().copied().filter(|kind| kind.reads_texts()).collect();
     let model = find(&predictor, &context, name.as_deref(), &kinds, ErrorCode::Unsupported).await?;
     let signature = &model.target.signature;
     let labels: serde_json::Map<String, Value> =

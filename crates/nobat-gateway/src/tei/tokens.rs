@@ -105,7 +105,7 @@ async fn operate(
         return Err(Error::invalid(format!("{given} takes {takes}")).into());
     }
     // Any model that reads texts has a tokenizer.
-    let kinds: Vec<TaskKind> = TaskKind::ALL.iter().copied().filter(|kind| *kind != TaskKind::Image).collect();
+    let kinds: Vec<TaskKind> = TaskKind::ALL.iter().copied().filter(|kind| kind.reads_texts()).collect();
     let model = find(predictor, &context, model.as_deref(), &kinds, ErrorCode::Unsupported).await?;
     parameters.set("operation", Parameter::Text(operation.into()));
     let rows = inputs.rows;

@@ -65,13 +65,24 @@ impl ImageFolder {
     /// # Errors
     /// A file that is not what its name says.
     pub(crate) fn read(folder: Option<&Path>) -> Result<ImageFolder> {
-        let mut read = ImageFolder { folder: folder.map(Path::to_owned), ..ImageFolder::default() };
+        let mut read = ImageFolder::at(folder);
         read.config = read.json("config.json")?;
         read.processor = read.json("preprocessor_config.json")?;
-        if let Some(bytes) = read.bytes("labels.txt")? {
-            read.labels = Some(lines(&bytes, "labels.txt")?);
-        }
+        read.labels = read.labels_file()?;
         Ok(read)
+    }
+
+    /// A folder of which nothing has been read yet.
+    pub(crate) fn at(folder: Option<&Path>) -> ImageFolder {
+        ImageFolder { folder: folder.map(Path::to_owned), ..ImageFolder::default() }
+    }
+
+    /// `labels.txt`, where it is there.
+    ///
+    /// # Errors
+    /// When it is no text.
+    pub(crate) fn labels_file(&self) -> Result<Option<Vec<String>>> {
+        self.bytes("labels.txt")?.map(|bytes| lines(&bytes, "labels.txt")).transpose()
     }
 
     /// The characters in a file of this name: a JSON list, or one a line.
@@ -94,7 +105,11 @@ impl ImageFolder {
         }
     }
 
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    /// A file of JSON, where it is there.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.bytes(name)? else { return Ok(None) };
         let parsed = serde_json::from_slice(&bytes);
         parsed

@@ -230,6 +230,9 @@ impl Load<'_> {
             TaskKind::Image => {
                 log::info!(model = name, cost = padded, row_us; "runs of model `{name}` hold up to {padded} of the largest picture's {}", transform.max_cost())
             }
+            TaskKind::Bytes => {
+                log::info!(model = name, rows = padded, row_us; "runs of model `{name}` hold up to {padded} files")
+            }
             _ => {
                 log::info!(model = name, tokens = padded, row_us; "runs of model `{name}` hold up to {padded} tokens, padding counted")
             }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nobat_core::units;
-use nobat_image::ImageSettings;
+use nobat_image::{BytesSettings, ImageSettings};
 use nobat_text::TextSettings;
 use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
@@ -81,6 +81,8 @@ pub(crate) struct ModelSettings {
     pub(crate) text: TextSettings,
     /// How pictures are read and answered; none where the owner does not say that it takes them.
     pub(crate) image: Option<ImageSettings>,
+    /// Which bytes of files are taken; none where the owner does not say that it takes files.
+    pub(crate) bytes: Option<BytesSettings>,
     /// What the gateway reads: cache, routing key, and whatever else it knows.
     pub(crate) gateway: serde_json::Map<String, serde_json::Value>,
     /// The worker's configuration as this model sees it.
@@ -98,6 +100,7 @@ pub(crate) struct LoadSettings {
     pub(crate) may_be_transformed: bool,
     pub(crate) text: TextSettings,
     pub(crate) image: Option<ImageSettings>,
+    pub(crate) bytes: Option<BytesSettings>,
     /// What it must answer: the hash of its golden file, if it has one.
     pub(crate) golden: Option<[u8; 32]>,
     /// What its rows are held against: the hash of its profile, if it has one.
@@ -115,6 +118,7 @@ impl ModelSettings {
             may_be_transformed: self.may_transform(found),
             text: self.text.clone(),
             image: self.image.clone(),
+            bytes: self.bytes.clone(),
             golden: golden::hash(&found.file),
             profile: profile::hash(&found.file),
         }
@@ -122,7 +126,7 @@ impl ModelSettings {
 
     /// Whether callers of a version may not see its graph's own tensors; before it is loaded.
     pub(crate) fn may_transform(&self, found: &FoundVersion) -> bool {
-        self.image.is_some() || found.text_folder.is_some() || found.image_folder.is_some()
+        self.image.is_some() || self.bytes.is_some() || found.text_folder.is_some() || found.image_folder.is_some()
     }
 
     /// The versions that serve, oldest first; at least one.
@@ -155,6 +159,7 @@ struct ModelFile {
     provider: toml::Table,
     text: Option<TextSettings>,
     image: Option<ImageSettings>,
+    bytes: Option<BytesSettings>,
     settings: serde_json::Map<String, serde_json::Value>,
     /// Of a chain; read by [`super::chains`].
     #[serde(rename = "chain")]
@@ -240,7 +245,11 @@ fn apply_toml(text: &str, settings: &mut ModelSettings) -> Result<(), String> {
     if let Some(text) = file.text {
         settings.text = text;
     }
+    if file.image.is_some() && file.bytes.is_some() {
+        return Err("it has both [image] and [bytes]; a model takes pictures or files, leave one out".into());
+    }
     settings.image = file.image.or(settings.image.take());
+    settings.bytes = file.bytes.or(settings.bytes.take());
     if let Some(sessions) = file.sessions {
         settings.config.sessions = sessions;
     }

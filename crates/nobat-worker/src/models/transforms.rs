@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nobat_image::ImageModel;
+use nobat_image::{BytesModel, BytesSettings, ImageModel};
 use nobat_text::{SIDE_FILES, TextFolder, TextModel, TextSettings};
 use nobat_transform::Transform;
 
@@ -48,6 +48,9 @@ pub(crate) fn open(
     settings: &ModelSettings,
     graph: &Description,
 ) -> Result<Option<OpenedTransform>, String> {
+    if let Some(settings) = &settings.bytes {
+        return files(model, found, settings, graph).map(Some);
+    }
     // A folder with a processor may be a text model's as well: of several towers, each with its graph.
     let takes_pictures = || graph.inputs.iter().any(|input| input.shape.len() == 4);
     if settings.image.is_some() || (found.image_folder.is_some() && takes_pictures()) {
@@ -88,6 +91,20 @@ fn pictures(
     }
 }
 
+fn files(
+    model: &str,
+    found: &FoundVersion,
+    settings: &BytesSettings,
+    graph: &Description,
+) -> Result<OpenedTransform, String> {
+    let folder = folder_with(found, &nobat_image::BYTES_FILES);
+    let files = BytesModel::read(folder.as_deref(), &graph.inputs, &graph.outputs, settings);
+    let files = files.map_err(|error| error.message)?;
+    log::info!(model; "model `{model}` takes files: {}", files.found().join("; "));
+    let found = files.found().to_vec();
+    Ok(OpenedTransform { transform: Arc::new(files), lengths_mix: true, found })
+}
+
 fn texts(
     model: &str,
     found: &FoundVersion,
@@ -121,6 +138,11 @@ pub(crate) fn side_files(found: &FoundVersion, settings: &ModelSettings) -> Vec<
         let names = nobat_image::SIDE_FILES.into_iter().chain(characters);
         files.extend(names.map(|name| folder.join(name)).filter(|file| file.is_file()));
     }
+    if settings.bytes.is_some()
+        && let Some(folder) = folder_with(found, &nobat_image::BYTES_FILES)
+    {
+        files.extend(nobat_image::BYTES_FILES.map(|name| folder.join(name)).into_iter().filter(|file| file.is_file()));
+    }
     files.sort();
     files.dedup();
     files
@@ -150,12 +172,17 @@ fn image_folder(found: &FoundVersion, settings: &ModelSettings) -> Option<PathBu
         return found.image_folder.clone();
     }
     let image = settings.image.as_ref()?;
+    let names: Vec<&str> = nobat_image::SIDE_FILES.into_iter().chain(image.characters.as_deref()).collect();
+    folder_with(found, &names)
+}
+
+/// The folder beside a graph with one of these files: its own, or the one above its version's.
+fn folder_with(found: &FoundVersion, names: &[&str]) -> Option<PathBuf> {
     let own = found.file.parent()?;
     let name = own.file_name().unwrap_or_default().to_string_lossy();
     let is_version = name == "onnx" || name.trim_start_matches('v').bytes().all(|byte| byte.is_ascii_digit());
     let above = own.parent().filter(|_| is_version);
-    let names = || nobat_image::SIDE_FILES.into_iter().chain(image.characters.as_deref());
-    let holds = |folder: &&Path| names().any(|name| folder.join(name).is_file());
+    let holds = |folder: &&Path| names.iter().any(|name| folder.join(name).is_file());
     Some([Some(own), above].into_iter().flatten().find(holds).unwrap_or(own).to_owned())
 }
 

@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use nobat_core::job::{Outcome, Settlement};
 use nobat_core::statistics::BatchTimes;
-use nobat_core::task::TaskKind;
 use nobat_runtime::traces::Span;
 use nobat_transform::{Finished, Row};
 use smallvec::SmallVec;
@@ -110,7 +109,7 @@ impl RowRuns<'_> {
         let (input, infer) = (before_run - started, ended - before_run);
         let times = BatchTimes { rows: count, input, infer, output: ended.elapsed() };
         self.version.stats.ran_part(times);
-        if transform.signature().task.kind != TaskKind::Image {
+        if transform.signature().task.kind.reads_texts() {
             let tokens = own.iter().map(|row| u64::from(row.cost)).sum();
             self.version.stats.padded(tokens, u64::from(count) * u64::from(longest) - tokens);
         }

@@ -5,6 +5,7 @@ mod batched;
 mod chains;
 mod classes;
 mod deployment;
+mod files;
 mod first_day;
 mod hostile;
 mod image_answers;
