@@ -33,6 +33,7 @@ mod model;
 mod numbers;
 mod options;
 mod picture;
+mod pillow;
 mod preparation;
 mod processor;
 mod read;

@@ -1,7 +1,8 @@
 //! Resampling as Pillow does it, and as OpenCV's `INTER_LINEAR` does.
 //!
 //! Pillow resamples rows first, rounds to bytes, and then columns: the same kernels in two calls give its
-//! numbers within one or two steps, while one call goes the other way round and is up to 26 off.
+//! numbers within one or two steps, while one call goes the other way round and is up to 26 off. Small
+//! pictures are made with Pillow's own numbers ([`pillow`]).
 
 use std::cell::RefCell;
 
@@ -10,7 +11,12 @@ use fast_image_resize::pixels::{InnerPixel, U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::picture::Picture;
+use crate::pillow;
 use crate::settings::Resample;
+
+/// Pixels of a picture that is resampled with Pillow's own numbers: beyond, a step of 255 is worth less than the
+/// time.
+const SMALL: u64 = 1 << 16;
 
 thread_local! {
     /// Keeps its buffers from one picture to the next.
@@ -24,6 +30,13 @@ thread_local! {
 pub(crate) fn resize(picture: Picture, width: u32, height: u32, how: Resample) -> Result<Picture, String> {
     if (picture.width, picture.height) == (width, height) {
         return Ok(picture);
+    }
+    let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+    let largest = pixels(picture.width.max(width), picture.height).max(pixels(width, height));
+    if largest <= SMALL
+        && let Some(exact) = pillow::resample(&picture, width, height, how)
+    {
+        return Ok(exact);
     }
     let filter = match how {
         Resample::Nearest => return Ok(nearest(&picture, width, height)),
