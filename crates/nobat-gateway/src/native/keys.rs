@@ -13,7 +13,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::access::Access;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
-use crate::openapi::Refusals;
+use crate::openapi::{Problem, Refusals};
 use crate::{body, context, query};
 
 /// Most keys that calls make: the file is read as a whole.
@@ -132,7 +132,8 @@ pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> Ap
 #[utoipa::path(
     post, path = "/api/v1/keys", tag = "keys", operation_id = "make_key",
     request_body = MakeKey,
-    responses((status = 201, description = "The key and its secret", body = MadeKey), Refusals),
+    responses((status = 201, description = "The key and its secret", body = MadeKey),
+        (status = 501, description = "No API keys are asked for here", body = Problem, content_type = "application/problem+json"), Refusals),
 )]
 pub(crate) async fn make(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     query::none(&request)?;
@@ -178,7 +179,8 @@ pub(crate) async fn make(request: HttpRequest, payload: Payload, predictor: Data
         ("key" = String, Path, description = "Its id"),
         ("overlap" = Option<String>, Query, description = "Such as `1h`; up to 30 days"),
     ),
-    responses((status = 200, description = "The key and its new secret", body = MadeKey), Refusals),
+    responses((status = 200, description = "The key and its new secret", body = MadeKey),
+        (status = 501, description = "No API keys are asked for here", body = Problem, content_type = "application/problem+json"), Refusals),
 )]
 pub(crate) async fn rotate(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
     let mut overlap_s = 86_400;
@@ -202,7 +204,8 @@ pub(crate) async fn rotate(request: HttpRequest, id: Path<String>, predictor: Da
 #[utoipa::path(
     delete, path = "/api/v1/keys/{key}", tag = "keys", operation_id = "revoke_key",
     params(("key" = String, Path, description = "Its id")),
-    responses((status = 200, description = "The key, revoked", body = KeyObject), Refusals),
+    responses((status = 200, description = "The key, revoked", body = KeyObject),
+        (status = 501, description = "No API keys are asked for here", body = Problem, content_type = "application/problem+json"), Refusals),
 )]
 pub(crate) async fn revoke(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
     query::none(&request)?;

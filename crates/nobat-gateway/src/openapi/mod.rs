@@ -6,7 +6,7 @@ mod refusals;
 
 pub(crate) use document::base;
 pub(crate) use parameters::{DeadlineParameter, EndParameter, JobParameters, WaitParameter};
-pub(crate) use refusals::{OpenAiRefusals, PlainError, PlainRefusals, Refusals, RerankRefusals, TeiRefusals};
+pub(crate) use refusals::{OpenAiRefusals, PlainError, PlainRefusals, Problem, Refusals, RerankRefusals, TeiRefusals};
 
 /// A handwritten seven, 8 x 8 grey values of 0..=16, as the demo model takes it.
 pub(crate) fn digit_example() -> Vec<f32> {
