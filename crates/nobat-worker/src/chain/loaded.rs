@@ -12,7 +12,6 @@ use nobat_transform::StepFunction;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
-use super::throughput::Throughput;
 use crate::batch::latency::{LatencySamples, Run};
 use crate::transform_threads::TransformThreads;
 
@@ -34,19 +33,6 @@ pub(crate) struct LoadedChain {
     costs: Vec<Mutex<StepCost>>,
     /// By step, those that come right after it.
     next: Vec<Vec<usize>>,
-    throughput: Mutex<Throughput>,
-}
-
-/// One request that has begun; it ends when this is dropped.
-pub(super) struct UnderWay {
-    chain: Arc<LoadedChain>,
-    pub(super) is_answered: bool,
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.chain.throughput.lock().end(self.is_answered, Instant::now());
-    }
 }
 
 /// What a step took.
@@ -88,7 +74,7 @@ impl LoadedChain {
             .iter()
             .map(|step| (0..plan.steps.len()).filter(|&other| takes(&plan.steps[other], step)).collect())
             .collect();
-        LoadedChain { plan, functions, threads, costs, next, throughput: Mutex::default() }
+        LoadedChain { plan, functions, threads, costs, next }
     }
 
     /// The function of a step that is one.
@@ -137,18 +123,6 @@ impl LoadedChain {
             after[own] = longest.map(|&next| takes(next) + after[next]).max().unwrap_or_default();
         }
         (takes(at), after[at])
-    }
-
-    /// How long a whole request takes that begins now, by those that are under way, where there are
-    /// more than the `parallel` sessions of its steps.
-    pub(super) fn request_estimate(&self, parallel: u32) -> Option<Duration> {
-        self.throughput.lock().estimate(parallel)
-    }
-
-    /// Begins a request.
-    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> UnderWay {
-        self.throughput.lock().begin(now);
-        UnderWay { chain: Arc::clone(self), is_answered: false }
     }
 
     fn run(&self, at: usize, now: Instant) -> Duration {

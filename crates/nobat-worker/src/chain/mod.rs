@@ -4,8 +4,7 @@
 //! session that leased it: [`run`] starts each step as soon as its inputs are there. A step
 //! whose model this worker serves goes into that model's own batches through its
 //! [`step_queue`]; any other becomes a job of its own ([`remote`]). [`loaded`] is what a
-//! version has in the place of a graph, [`throughput`] how fast its requests end, [`site`] what its
-//! runs need of the worker.
+//! version has in the place of a graph, [`site`] what its runs need of the worker.
 //!
 //! Invariants:
 //! - A chain's job holds no thread while its steps wait, so no number of them can keep
@@ -20,4 +19,3 @@ pub(crate) mod runner;
 pub(crate) mod site;
 mod step_call;
 pub(crate) mod step_queue;
-mod throughput;

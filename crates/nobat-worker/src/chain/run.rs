@@ -1,14 +1,13 @@
 //! One request of a chain: each step begins as soon as its inputs are there.
 //!
-//! A request that cannot be in time is given up before it costs a run: by what its steps took
-//! lately, what waits before them, and how fast those that are under way end (proactive
-//! request dropping, PARD). One that has begun is given up before a step only where it would
-//! be late if nothing made it wait: what it took already would be lost. A step's own deadline is earlier
-//! than the chain's by what comes after it, so that the batch it is to join judges it the same way.
+//! Before a step begins, a request that can no longer be in time at the chain's end is
+//! given up, by what the steps that remain took lately and what waits before them
+//! (proactive request dropping, PARD). A step's own deadline is earlier than the chain's by
+//! what comes after it, so that the batch it is to join judges it the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nobat_core::ErrorCode;
 use nobat_core::chain::StepWork;
@@ -17,7 +16,7 @@ use nobat_core::timings::StepTiming;
 use smol_str::SmolStr;
 use tokio::task::JoinSet;
 
-use super::loaded::{LoadedChain, UnderWay};
+use super::loaded::LoadedChain;
 use super::site::{ChainJob, Site};
 use super::step_call::{StepAnswer, StepCall, StepFailure};
 
@@ -40,8 +39,6 @@ pub(super) struct ChainRun {
     tensors: BTreeMap<SmolStr, Option<Tensor>>,
     running: JoinSet<(usize, Result<StepAnswer, StepFailure>)>,
     steps: Vec<StepTiming>,
-    /// Once its first step was let in.
-    under_way: Option<UnderWay>,
     /// It runs without hope, to find out what steps take now.
     is_test: bool,
 }
@@ -53,8 +50,7 @@ impl ChainRun {
         let given = |name: &SmolStr| job.request.inputs.iter().find(|tensor| tensor.name == *name).cloned();
         let inputs = chain.plan.inputs.iter().map(|spec| (spec.name.clone(), given(&spec.name)));
         let (tensors, running, steps) = (inputs.collect(), JoinSet::new(), Vec::new());
-        let (under_way, is_test) = (None, false);
-        ChainRun { site, job, chain, began, needed, waiting, tensors, running, steps, under_way, is_test }
+        ChainRun { site, job, chain, began, needed, waiting, tensors, running, steps, is_test: false }
     }
 
     /// Runs it to its end. Dropping the future cancels every step that runs.
@@ -66,9 +62,6 @@ impl ChainRun {
                 StepFailure::new(ErrorCode::Internal, true, format!("a step of the chain was lost: {error}"))
             })?;
             self.ended(at, outcome)?;
-        }
-        if let Some(under_way) = &mut self.under_way {
-            under_way.is_answered = true;
         }
         self.steps.sort_by_key(|step| step.start_us);
         let output = |name: &SmolStr| self.tensors.get(name).cloned().flatten();
@@ -84,11 +77,7 @@ impl ChainRun {
         self.waiting = waiting;
         let ready: Vec<usize> = ready;
         for at in ready {
-            let begun = self.under_way.is_some();
             let deadline = self.deadline(at)?;
-            if !begun {
-                self.under_way = Some(chain.begin(Instant::now()));
-            }
             let inputs =
                 chain.plan.steps[at].inputs.iter().map(|wire| self.tensors.get(&wire.tensor).cloned().flatten());
             let call = StepCall {
@@ -97,7 +86,6 @@ impl ChainRun {
                 job: Arc::clone(&self.job),
                 chain: Arc::clone(&chain),
                 at,
-                begun,
                 deadline,
             };
             self.job.steps.running.lock().push(chain.plan.steps[at].title());
@@ -112,33 +100,24 @@ impl ChainRun {
     fn deadline(&mut self, at: usize) -> Result<Option<Instant>, StepFailure> {
         let Some(deadline) = self.job.deadline.filter(|_| !self.is_test) else { return Ok(self.job.deadline) };
         let now = Instant::now();
-        let (run, after) = self.chain.estimate(at, &self.needed, |_| Some(0), now);
-        let takes = if self.under_way.is_some() { run + after } else { self.whole(at, now) };
+        let (run, after) = self.chain.estimate(at, &self.needed, |at| self.ahead(at), now);
         let left = deadline.saturating_duration_since(now);
-        if takes > left {
-            if !left.is_zero() && self.under_way.is_none() && self.chain.allow_test_run(now) {
+        if run + after > left {
+            if !left.is_zero() && self.steps.is_empty() && self.chain.allow_test_run(now) {
                 self.is_test = true;
                 return Ok(Some(deadline));
             }
             self.chain.ended(at, true);
-            let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+            let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
             let message = format!(
                 "{} would begin with {:.1} ms left, and it and what follows take {:.1} ms; allow more time or send less",
                 self.chain.plan.steps[at].title(),
                 ms(left),
-                ms(takes)
+                ms(run + after)
             );
             return Err(StepFailure::new(ErrorCode::DeadlineExceeded, false, message));
         }
         Ok(deadline.checked_sub(after))
-    }
-
-    /// How long the request takes from its first step on, with all that is before it.
-    fn whole(&self, at: usize, now: Instant) -> Duration {
-        let (run, after) = self.chain.estimate(at, &self.needed, |at| self.ahead(at), now);
-        let steps = (0..self.needed.len()).filter(|&at| self.needed[at]);
-        let sessions = steps.map(|at| self.sessions(at)).fold(0, u32::saturating_add);
-        self.chain.request_estimate(sessions).map_or(run + after, |takes| takes.max(run + after))
     }
 
     /// Runs of a step's model before those of a step that comes now; `None` of another worker's.
@@ -149,13 +128,6 @@ impl ChainRun {
         let (waiting, sessions) = model.steps().ahead();
         let rows = if version.batches() { version.controller.lock().cap().max(1) as usize } else { 1 };
         Some(u32::try_from(waiting.div_ceil(rows * sessions.max(1))).unwrap_or(u32::MAX))
-    }
-
-    /// Sessions that a step may run on here, at least one.
-    fn sessions(&self, at: usize) -> u32 {
-        let StepWork::Model { name, .. } = &self.chain.plan.steps[at].work else { return 1 };
-        let sessions = (self.site.find)(name).map_or(1, |model| model.steps().ahead().1);
-        u32::try_from(sessions).unwrap_or(u32::MAX).max(1)
     }
 
     fn ended(&mut self, at: usize, outcome: Result<StepAnswer, StepFailure>) -> Result<(), StepFailure> {

@@ -61,8 +61,6 @@ pub(super) struct StepCall {
     pub(super) at: usize,
     /// By position in the step's inputs.
     pub(super) inputs: Vec<Option<Tensor>>,
-    /// Whether it is not the chain's first step.
-    pub(super) begun: bool,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -195,7 +193,6 @@ impl StepCall {
                     leased: self.job.since,
                     request: request.clone(),
                     rows,
-                    begun: self.begun,
                     deadline: self.deadline,
                 };
                 here.steps().submit(step, &self.site.watchdog)

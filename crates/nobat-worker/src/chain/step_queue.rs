@@ -40,15 +40,7 @@ pub(crate) struct NewStep {
     pub(crate) leased: Instant,
     pub(crate) request: InferRequest,
     pub(crate) rows: u32,
-    /// Whether its chain has begun before: it goes before those that have not.
-    pub(crate) begun: bool,
     pub(crate) deadline: Option<Instant>,
-}
-
-impl NewStep {
-    fn rank(&self) -> (u8, bool) {
-        (self.of.priority, self.begun)
-    }
 }
 
 struct WaitingStep {
@@ -66,7 +58,7 @@ pub(crate) struct StepQueue {
 #[derive(Default)]
 struct Steps {
     closed: bool,
-    /// The most urgent first; of one priority those whose chain has begun, in their order.
+    /// The most urgent first; of one priority in their order.
     waiting: VecDeque<WaitingStep>,
     /// Whoever waits, for steps that wait or run.
     answers: BTreeMap<Lease, oneshot::Sender<Outcome>>,
@@ -114,7 +106,7 @@ impl StepQueue {
             return None;
         }
         inner.answers.insert(lease, answer);
-        let at = inner.waiting.partition_point(|other| other.step.rank() >= step.rank());
+        let at = inner.waiting.partition_point(|other| other.job.priority >= job.priority);
         inner.waiting.insert(at, WaitingStep { job, step, since: Instant::now() });
         inner.wake_one();
         Some(PendingStep { queue: Arc::clone(self), lease, outcome, watchdog: watchdog.clone() })
@@ -267,7 +259,7 @@ mod tests {
             payload: Bytes::new(),
             trace: Default::default(),
         };
-        NewStep { of, leased: Instant::now(), request: InferRequest::default(), rows, begun: false, deadline: None }
+        NewStep { of, leased: Instant::now(), request: InferRequest::default(), rows, deadline: None }
     }
 
     fn setting() -> (Arc<StepQueue>, Arc<StepSeat>, Watchdog) {
@@ -294,19 +286,6 @@ mod tests {
         drop(slow);
         let of_store = Settlement { id: job.id, token: LeaseToken(5), outcome: Outcome::Released };
         assert!(queue.settle(of_store).is_some(), "the store's");
-    }
-
-    #[tokio::test]
-    async fn a_chain_that_has_begun_goes_before_one_that_has_not() {
-        let (queue, seat, watchdog) = setting();
-        let steps = [(0, false, 1), (0, true, 2), (1, false, 3), (0, true, 4)];
-        let _pending: Vec<PendingStep> = steps
-            .map(|(priority, begun, rows)| NewStep { begun, ..step(priority, rows) })
-            .into_iter()
-            .filter_map(|step| queue.submit(step, &watchdog))
-            .collect();
-        let rows: Vec<u32> = queue.take(&seat, 10, false).iter().map(|(job, _)| job.rows).collect();
-        assert_eq!(rows, [3, 2, 4, 1]);
     }
 
     #[tokio::test]
