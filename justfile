@@ -13,6 +13,11 @@ setup:
 run *args:
     scripts/run {{args}}
 
+# Serves examples/rapidocr, text in pictures: its models come from PyPI.
+rapidocr *args:
+    scripts/fetch_rapidocr
+    scripts/run .nobat/rapidocr {{args}}
+
 # Formatting, lints, documentation, dependency rules, deployment files.
 check:
     cargo fmt --all --check

@@ -124,7 +124,7 @@ impl Bounds {
         if count > self.most_pixels || width.max(height) > LONGEST_SIDE {
             return Err(format!(
                 "{is}; at most {} pixels are decoded, and sides of {LONGEST_SIDE}; send a smaller picture, \
-                 or set `max_pixels` in `[image]` of model.toml",
+                 or set `max_pixels` in `[image]` of model.toml, or of the chain's step",
                 self.most_pixels
             ));
         }

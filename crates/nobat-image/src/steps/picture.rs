@@ -1,9 +1,6 @@
 //! The function `picture`: one encoded picture to its pixels, and to the input of a model
 //! that takes pictures of many sizes.
 
-use std::io::Cursor;
-
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use nobat_core::Result;
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Tensor, take_bytes_element};
@@ -12,9 +9,8 @@ use serde::Deserialize;
 
 use super::pixels::Pixels;
 use super::tensors::{floats, input, invalid, spec, tensor};
+use crate::decode::{Bounds, DEFAULT_MOST_PIXELS, decode};
 
-/// Most pixels of a picture: as many as Pillow takes without a warning.
-const MOST_PIXELS: u64 = 89_478_485;
 /// Longest side of a model's input.
 const LONGEST: usize = 16_384;
 
@@ -45,7 +41,7 @@ enum Channels {
 impl Default for Picture {
     fn default() -> Picture {
         let (mean, std) = ([0.5; 3], [0.5; 3]);
-        Picture { shortest: 736, multiple: 32, mean, std, channels: Channels::Bgr, max_pixels: MOST_PIXELS }
+        Picture { shortest: 736, multiple: 32, mean, std, channels: Channels::Bgr, max_pixels: DEFAULT_MOST_PIXELS }
     }
 }
 
@@ -62,42 +58,15 @@ impl StepFunction for Picture {
         let encoded = input(inputs, 0, &self.inputs()[0])?;
         let mut rest = &encoded.data[..];
         let encoded = take_bytes_element(&mut rest).ok_or_else(|| invalid("input `image` has no picture".into()))?;
-        let picture = self.decode(encoded).map_err(invalid)?.into_rgb8();
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let data = picture.into_raw();
+        let bounds = Bounds { most_pixels: self.max_pixels, ..Bounds::default() };
+        let picture = decode(encoded, &bounds).map_err(|wrong| invalid(format!("input `image` {wrong}")))?;
+        let (width, height, data) = (picture.width as usize, picture.height as usize, picture.pixels);
         let made = self.tensor(&Pixels { width, height, data: &data })?;
         Ok(vec![tensor("pixels", Datatype::Uint8, &[height as i64, width as i64, 3], data), made])
     }
 }
 
 impl Picture {
-    fn decode(&self, encoded: &[u8]) -> std::result::Result<DynamicImage, String> {
-        let unreadable = |error: image::ImageError| {
-            let error = error.to_string();
-            let error = error.lines().next().unwrap_or_default();
-            format!("the picture cannot be decoded: {error}; send a whole JPEG, PNG, WebP, GIF, BMP or TIFF")
-        };
-        let mut reader = ImageReader::new(Cursor::new(encoded))
-            .with_guessed_format()
-            .map_err(|error| format!("the picture cannot be read: {error}"))?;
-        let mut limits = Limits::default();
-        // The pixels, and what a decoder needs beside them.
-        limits.max_alloc = Some(self.max_pixels.saturating_mul(8));
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(unreadable)?;
-        let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(format!(
-                "the picture has {width} x {height} pixels, more than {}; send a smaller one, or raise max_pixels of the step",
-                self.max_pixels
-            ));
-        }
-        let orientation = decoder.orientation().map_err(unreadable)?;
-        let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
-    }
-
     /// What a model takes: resized, each channel by itself.
     fn tensor(&self, pixels: &Pixels<'_>) -> Result<Tensor> {
         let (width, height) = self.size(pixels.width, pixels.height);
@@ -133,6 +102,8 @@ impl Picture {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use image::{ImageFormat, RgbImage};
     use nobat_core::tensor::put_bytes_element;
     use serde_json::json;
@@ -180,10 +151,10 @@ mod tests {
         let truncated = &whole[..whole.len() / 2];
         let few = Picture { max_pixels: 100, ..Picture::default() };
         for (function, picture, says) in [
-            (Picture::default(), &b"a text"[..], "cannot be decoded"),
-            (Picture::default(), truncated, "send a whole JPEG"),
-            (Picture::default(), b"", "cannot be decoded"),
-            (few, &whole, "20 x 8 pixels, more than 100"),
+            (Picture::default(), &b"a text"[..], "input `image` is text, `a text`, and no picture"),
+            (Picture::default(), truncated, "send the whole file"),
+            (Picture::default(), b"", "is empty; send the bytes of a JPEG"),
+            (few, &whole, "20 x 8 pixels; at most 100"),
         ] {
             let error = function.run(&encoded(picture)).expect_err(says);
             assert!(error.message.contains(says), "{}", error.message);
