@@ -116,7 +116,8 @@ async fn serve(
     let serving = serving?;
     if let Some(failed) = stop.unless_asked(serving.worker.ready()).await {
         let signatures = serving.worker.signatures();
-        if !failed.is_empty() && signatures.iter().all(|model| model.state == ModelState::Failed) {
+        let none_serves = signatures.iter().all(|model| model.state == ModelState::Failed);
+        if !failed.is_empty() && none_serves && !serving.worker.waits_for_others() {
             bail!("no model could be loaded: {}", failed.join("; "));
         }
         serving.loaded.store(true, Ordering::Relaxed);

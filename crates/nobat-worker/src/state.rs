@@ -49,6 +49,8 @@ pub(crate) struct WorkerState {
     pub(crate) routed: Mutex<RoutedChains>,
     /// Whether this worker has a chain, for which the fleet matters.
     pub(crate) has_chains: AtomicBool,
+    /// Whether a chain waited for models of its steps, which other workers may bring.
+    pub(crate) chain_waits: AtomicBool,
     /// Set under the lock of `served`: no session is put there afterwards.
     pub(crate) draining: AtomicBool,
 }

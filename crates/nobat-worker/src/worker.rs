@@ -103,6 +103,7 @@ impl Worker {
             fleet: Default::default(),
             routed: Default::default(),
             has_chains: Default::default(),
+            chain_waits: Default::default(),
             draining: Default::default(),
         });
         let (stop, stopping) = watch::channel(false);
@@ -140,6 +141,11 @@ impl WorkerHandle {
         let _ = loaded.wait_for(|&loaded| loaded).await;
         let failed = self.signatures().into_iter().filter(|model| model.state == ModelState::Failed);
         failed.map(|model| model.reason).collect()
+    }
+
+    /// Whether a chain of this worker waited for models that other workers may bring.
+    pub fn waits_for_others(&self) -> bool {
+        self.state.chain_waits.load(Ordering::Relaxed)
     }
 
     /// This worker's id in the registry.

@@ -332,6 +332,7 @@ impl Loader {
 
     /// Publishes what a chain without any ready version waits for, and ends what served under its name.
     fn suspend(&mut self, name: &SmolStr, pending: Vec<ModelSignature>) {
+        self.state.chain_waits.store(true, Ordering::Relaxed);
         let sessions = {
             let mut served = self.state.served.lock();
             let Some(served) = served.get_mut(name) else { return };
