@@ -137,6 +137,10 @@ fuzz *args:
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}
 
+# JPEG in, label out, beside FastAPI, mosec and what the machine could do at most (a quarter of an hour, most of it builds).
+bench-images *args:
+    scripts/bench_images {{args}}
+
 # The load engine's own limit against a server that does nothing, beside wrk (Debian's package; two minutes of build).
 bench-load *args:
     scripts/bench_load.py {{args}}
