@@ -20,7 +20,7 @@ const columnsOfJobs = () => [
   { name: "priority", label: t("priority"), numeric: true, value: job => job.priority, cell: job => number(job.priority) },
   { name: "attempts", label: t("attempts"), numeric: true, value: job => job.attempts, cell: job => number(job.attempts) },
   { name: "created", label: t("enqueued"), value: job => job.created_at_ms, cell: job => html`<${Time} ms=${job.created_at_ms} />` },
-  { name: "took", label: t("took"), numeric: true, value: job => taken(job) ?? -1, cell: job => duration(taken(job)) },
+  { name: "took", label: t("took"), numeric: true, value: job => taken(job) ?? -1, cell: job => (taken(job) === 0 ? t("under 1 ms") : duration(taken(job))) },
   { name: "tags", label: t("tags"), cell: job => html`<${Tags} tags=${job.tags} />` },
   { name: "error", label: t("error"), value: job => job.error?.code ?? "", cell: job => (job.error ? html`<bdi class="clip" title=${job.error.detail}><code>${job.error.code}</code> ${job.error.detail}</bdi>` : "") },
 ];

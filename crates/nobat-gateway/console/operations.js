@@ -48,7 +48,6 @@ function Sure({ counted, yes, no }) {
 export function Operations() {
   const asked = useLive("operations", signal => get("api/v1/jobs/operations", {}, signal), 2000);
   const operations = asked.data?.operations ?? [];
-  if (operations.length === 0) return null;
   const columns = [
     { name: "action", label: t("change"), value: row => row.action, cell: row => t(row.action) },
     { name: "filter", label: t("filter"), cell: row => html`<bdi class="clip" title=${row.filter}>${decodeURIComponent(row.filter.replaceAll("+", " ")) || t("all")}</bdi>` },
@@ -59,5 +58,6 @@ export function Operations() {
     { name: "begun", label: t("begun"), value: row => row.started_at_ms, cell: row => html`<${Time} ms=${row.started_at_ms} />` },
     { name: "stop", label: t("stop"), cell: row => (row.state === "running" ? html`<${Act} label=${t("Stop")} needs="predict" danger run=${() => call(`api/v1/jobs/operations/${segment(row.id)}`, { method: "DELETE" })} done=${asked.refresh} />` : "") },
   ];
-  return html`<h2>${t("Changes of many jobs")}</h2><${Table} caption=${t("Changes of many jobs")} columns=${columns} rows=${operations} of=${row => row.id} empty="" />`;
+  // One root, always there: what comes later would be put before its neighbours.
+  return html`<section hidden=${operations.length === 0}><h2>${t("Changes of many jobs")}</h2><${Table} caption=${t("Changes of many jobs")} columns=${columns} rows=${operations} of=${row => row.id} empty="" /></section>`;
 }

@@ -152,6 +152,7 @@ export const persian = {
   "attempts": "تلاش‌ها",
   "enqueued": "ورود به صف",
   "took": "مدت",
+  "under 1 ms": "زیر ۱ میلی‌ثانیه",
   "error": "خطا",
   "all": "همه",
   "id": "شناسه",
