@@ -45,7 +45,7 @@ export function Jobs({ query }) {
     refine({ ...given, ...values, cursor: "" });
   };
   const names = [...new Set([...(models.data?.queues ?? []).map(queue => queue.model), ...(model ? [model] : [])])];
-  return html`
+  return html`<div>
     <h1>${t("Jobs")}</h1>
     <div class="filters">
       <${Find} value=${given.q} onFind=${q => filter({ q })} />
@@ -66,7 +66,8 @@ export function Jobs({ query }) {
         ${data.cursor ? html`<button onClick=${() => { setTrail([...trail, cursor]); refine({ ...given, cursor: data.cursor }); }}>${t("Next page")}</button>` : ""}
         <small>${t("{count} on this page", { count: number(data.jobs.length) })}</small>
       </p>`}<//>
-    <${Operations} />`;
+    <${Operations} />
+  </div>`;
 }
 
 // A filter that is typed in, and counts once it is left or entered.

@@ -58,6 +58,5 @@ export function Operations() {
     { name: "begun", label: t("begun"), value: row => row.started_at_ms, cell: row => html`<${Time} ms=${row.started_at_ms} />` },
     { name: "stop", label: t("stop"), cell: row => (row.state === "running" ? html`<${Act} label=${t("Stop")} needs="predict" danger run=${() => call(`api/v1/jobs/operations/${segment(row.id)}`, { method: "DELETE" })} done=${asked.refresh} />` : "") },
   ];
-  // One root, always there: what comes later would be put before its neighbours.
   return html`<section hidden=${operations.length === 0}><h2>${t("Changes of many jobs")}</h2><${Table} caption=${t("Changes of many jobs")} columns=${columns} rows=${operations} of=${row => row.id} empty="" /></section>`;
 }
