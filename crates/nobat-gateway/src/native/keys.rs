@@ -137,6 +137,7 @@ pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> Ap
 )]
 pub(crate) async fn make(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     query::none(&request)?;
+    covers_every_model(&request)?;
     let body = body::read_json(&request, payload, &predictor).await?;
     let MakeKey { name, scope, models, days } = body::object(&body).map_err(|error| {
         Error::new(ErrorCode::InvalidJson, format!("{error}; give `name`, `scope`, `models` and `days`"))
@@ -183,6 +184,7 @@ pub(crate) async fn make(request: HttpRequest, payload: Payload, predictor: Data
         (status = 501, description = "No API keys are asked for here", body = Problem, content_type = "application/problem+json"), Refusals),
 )]
 pub(crate) async fn rotate(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
+    covers_every_model(&request)?;
     let mut overlap_s = 86_400;
     query::each(request.query_string(), &["overlap"], |name, value| {
         overlap_s = query::duration(name, value)?.as_secs();
@@ -209,6 +211,7 @@ pub(crate) async fn rotate(request: HttpRequest, id: Path<String>, predictor: Da
 )]
 pub(crate) async fn revoke(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
     query::none(&request)?;
+    covers_every_model(&request)?;
     let (id, own) = (id.into_inner(), own_id(&request));
     if id == own {
         return Err(invalid("this is the key that asks; revoke it with another one".to_owned()).into());
@@ -237,6 +240,18 @@ fn known<'a>(ring: &'a Keyring, id: &str) -> Result<&'a KeyRecord> {
         .iter()
         .find(|record| record.id == id)
         .ok_or_else(|| invalid(format!("no key has the id `{}`; GET /api/v1/keys shows them", clip(id))))
+}
+
+/// Whether the key that asks covers every model: another one would make itself a key that covers
+/// more than it does, or take one over.
+fn covers_every_model(request: &HttpRequest) -> Result<()> {
+    match &context::of(request).grant {
+        Some(grant) if grant.models.iter().all(|model| model != "*") => Err(Error::new(
+            ErrorCode::PermissionDenied,
+            format!("key `{}` covers some models only; keys are changed with one that covers `*`", clip(&grant.name)),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The id of the key that asks; empty without one.

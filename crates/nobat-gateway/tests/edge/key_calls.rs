@@ -135,3 +135,25 @@ async fn a_caller_finds_and_changes_its_own_jobs_and_an_administrator_everybodys
     assert_eq!(count(&one, "tag=shared&state=cancelled").await, Some(1));
     house.stop().await;
 }
+
+#[actix_web::test]
+async fn an_administrator_of_some_models_makes_no_key_for_more_and_takes_none_over() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut ring, now) = (Keyring::default(), auth::now_s());
+    let whole = ring.add(key("whole", Scope::Admin, &[], None), now).expect("made");
+    let some = ring.add(key("some", Scope::Admin, &["ec*"], None), now).expect("made");
+    let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
+    let listed = call(&house, reqwest::Method::GET, "/api/v1/keys", &whole, "").await.json();
+    let id = listed["keys"][0]["id"].as_str().expect("an id");
+    let (post, delete) = (reqwest::Method::POST, reqwest::Method::DELETE);
+    for (method, path, body) in [
+        (post.clone(), "/api/v1/keys".to_owned(), r#"{"name": "more", "scope": "admin"}"#),
+        (post.clone(), format!("/api/v1/keys/{id}/rotate"), ""),
+        (delete, format!("/api/v1/keys/{id}"), ""),
+    ] {
+        let refused = call(&house, method, &path, &some, body).await;
+        assert!(refused.status == 403 && refused.text.contains("covers `*`"), "{path}: {}", refused.text);
+    }
+    let made = call(&house, post, "/api/v1/keys", &whole, r#"{"name": "more", "scope": "read"}"#).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+}
