@@ -19,6 +19,8 @@ pub(crate) struct Metadata {
     pub(crate) size: Option<(u32, u32)>,
     /// Whether it is an Ultralytics export.
     pub(crate) ultralytics: bool,
+    /// How many joints a thing has, and numbers of each: 2, or 3 with how sure they are.
+    pub(crate) keypoints: Option<(usize, usize)>,
     /// Overlaps are removed in the graph.
     pub(crate) end2end: bool,
     /// A reader's characters, without the blank.
@@ -38,11 +40,21 @@ impl Metadata {
             Literal::Number(square) => Some((side(square)?, side(square)?)),
             _ => None,
         });
+        let keypoints = value("kpt_shape").and_then(|text| match Literal::read(text)? {
+            Literal::List(shape) => match shape[..] {
+                [Literal::Number(points @ 1..=1000), Literal::Number(numbers @ 2..=3)] => {
+                    Some((points as usize, numbers as usize))
+                }
+                _ => None,
+            },
+            _ => None,
+        });
         let ultralytics = value("stride").is_some() && names.is_some();
         Metadata {
             task: value("task").filter(|_| ultralytics).map(str::to_owned),
             names,
             size,
+            keypoints,
             ultralytics,
             end2end: value("end2end").is_some_and(|text| text.eq_ignore_ascii_case("true")),
             // A line may be a space of its own: nothing is trimmed.
@@ -207,7 +219,10 @@ mod tests {
             ("imgsz", "[640, 480]"),
             ("names", r#"{0: 'person', 1: "driver's seat", 2: 'caf\xe9 \\'}"#),
             ("end2end", "True"),
+            ("kpt_shape", "[17, 3]"),
         ]);
+        assert_eq!(found.keypoints, Some((17, 3)));
+        assert_eq!(of(&[("kpt_shape", "[17, 4]")]).keypoints, None);
         let names = ["person", "driver's seat", "café \\"].map(String::from).to_vec();
         assert_eq!((found.names, found.size), (Some(names), Some((640, 480))));
         assert!(found.ultralytics && found.end2end && found.task.as_deref() == Some("detect"));

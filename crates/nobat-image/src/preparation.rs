@@ -265,6 +265,9 @@ mod tests {
         let made = made.expect("a processor");
         assert_eq!(made.recipe.resize, Resize::Height { height: 64, least: 1, most: WIDEST_LINE, round_up: false });
         assert!(made.grey_last);
+        let filled = r#"{"height": 48, "least_width": 192, "most_width": 192}"#;
+        let (made, _) = of(filled, &inputs(None, None, Datatype::Fp32), ImageTask::Classify);
+        assert_eq!(made.expect("a processor").fixed(), Some((192, 48)), "all are as wide, so they share runs");
         let (made, _) =
             of(r#"{"size": 64, "letterbox": true}"#, &inputs(None, None, Datatype::Uint8), ImageTask::Detect);
         let made = made.expect("a processor").recipe;

@@ -112,6 +112,10 @@ impl Processor {
                 _,
             )
             | (Canvas::Own, Resize::Exact(width, height)) => Some((width, height)),
+            // Lines that are filled up to the width that none is over.
+            (Canvas::Own, Resize::Height { height, most, .. }) if self.least_width >= most => {
+                Some((self.least_width, height))
+            }
             _ => None,
         }
     }

@@ -89,10 +89,16 @@ impl Placement {
 
     /// A point of the canvas in pixels of the picture as it was sent, within it.
     pub(crate) fn back(&self, x: f32, y: f32) -> (f32, f32) {
+        let (x, y) = self.back_beyond(x, y);
+        (x.clamp(0.0, self.from.0 as f32), y.clamp(0.0, self.from.1 as f32))
+    }
+
+    /// The same of a point that may be outside the picture.
+    pub(crate) fn back_beyond(&self, x: f32, y: f32) -> (f32, f32) {
         let back = |at: f32, offset: i64, resized: u32, from: u32| {
             let scale = f64::from(from) / f64::from(resized.max(1));
             let own = ((f64::from(at) - offset as f64) * scale) as f32;
-            if own.is_nan() { 0.0 } else { own.clamp(0.0, from as f32) }
+            if own.is_nan() { 0.0 } else { own }
         };
         (back(x, self.offset.0, self.resized.0, self.from.0), back(y, self.offset.1, self.resized.1, self.from.1))
     }

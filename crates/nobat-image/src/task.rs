@@ -51,8 +51,10 @@ pub(crate) fn find(
             return found(ImageTask::Detect, "the file's metadata says segment: boxes, and outlines by `mask`");
         }
         Some("pose") => {
-            let why = "the file's metadata says pose, of which boxes are given and key points are left out";
-            return found(ImageTask::Detect, why);
+            return found(ImageTask::Detect, "the file's metadata says pose: boxes, and `keypoints` of each");
+        }
+        Some("obb") => {
+            return found(ImageTask::Detect, "the file's metadata says obb: boxes at angles, with their `corners`");
         }
         Some(other) => {
             return unknown(asked, format!("the file's metadata has the task `{}`", clip(other)), &known());

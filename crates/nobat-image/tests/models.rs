@@ -155,3 +155,52 @@ fn a_model_that_is_not_known_to_take_pictures_says_what_would_make_it_one() {
     let guessed = model(None, &inputs, &classes, Some("{}")).expect("a model");
     assert!(guessed.found().iter().filter(|line| line.contains("a guess")).count() >= 4, "{:?}", guessed.found());
 }
+
+/// What a model makes of one output of its graph, for one picture.
+fn answered(model: &ImageModel, picture: Vec<u8>, shape: &[i64], numbers: &[f32]) -> Value {
+    let prepared = prepare(model, &[picture], &Parameters::default());
+    let rows: Vec<&Row> = prepared.rows.iter().collect();
+    let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let output = SessionOutput { datatype: Datatype::Fp32, shape, data: &data };
+    let finished = model.finish(&rows, &[output]).expect("finished");
+    json(&model.answer(&prepared.job, finished).expect("an answer")[0]).remove(0)
+}
+
+/// Whether two answers are the same but for the last digits of their numbers.
+fn near(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one.iter().all(|(key, value)| other.get(key).is_some_and(|own| near(value, own)))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| near(one, other))
+        }
+        _ => match (one.as_f64(), other.as_f64()) {
+            (Some(one), Some(other)) => (one - other).abs() < 0.011,
+            _ => one == other,
+        },
+    }
+}
+
+#[test]
+fn joints_and_boxes_at_angles_are_those_of_ultralytics_formulas() {
+    let text = include_str!("yolo_numbers.json");
+    let written: Value = serde_json::from_str(text).expect("JSON");
+    let side = |at: usize| written["picture"][at].as_u64().expect("a side") as u32;
+    let canvas = written["side"].as_i64().expect("a side");
+    for case in written["cases"].as_array().expect("cases") {
+        let metadata: BTreeMap<String, String> = serde_json::from_value(case["metadata"].clone()).expect("metadata");
+        let shape: Vec<i64> = serde_json::from_value(case["shape"].clone()).expect("a shape");
+        let numbers: Vec<f32> = serde_json::from_value(case["numbers"].clone()).expect("numbers");
+        let (inputs, outputs) =
+            ([spec("images", Datatype::Fp32, &[1, 3, canvas, canvas])], [spec("output0", Datatype::Fp32, &shape)]);
+        let operators = BTreeMap::new();
+        let graph = Graph { inputs: &inputs, outputs: &outputs, metadata: &metadata, operators: &operators };
+        let read = ImageModel::read(None, graph, Some(&ImageSettings::default())).expect("a model");
+        let Reading::Pictures(model) = read else { panic!("no model of pictures") };
+        let found = answered(&model, bmp(side(0), side(1), [9, 9, 9]), &shape, &numbers);
+        assert!(found.as_array().is_some_and(|all| all.len() > 3), "{}: {found}", case["name"]);
+        assert!(near(&found, &case["expected"]), "{}: {found}\nwanted: {}", case["name"], case["expected"]);
+    }
+}

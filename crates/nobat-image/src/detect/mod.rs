@@ -1,13 +1,15 @@
 //! Things in pictures: from a detector's outputs to boxes in pixels of the picture as it was sent.
 
+mod detection;
+mod extra;
 mod nms;
 mod queries;
+mod rotated;
 mod yolo;
 
 use nobat_core::signature::TensorSpec;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_transform::SessionOutput;
-use serde::Serialize;
 
 use crate::graph::Output;
 use crate::masks::Prototypes;
@@ -16,7 +18,11 @@ use crate::numbers::Numbers;
 use crate::options::Options;
 use crate::settings::{Boxes, ImageSettings};
 use crate::sizes::Placement;
+pub(crate) use detection::Detection;
+use detection::{Keypoint, Place, Point};
+use extra::Extra;
 use nms::{Candidate, suppress};
+use rotated::Rect;
 
 /// Names of DETR's outputs for classes and for boxes.
 const LOGITS: [&str; 3] = ["logits", "pred_logits", "scores"];
@@ -34,27 +40,8 @@ pub(crate) struct Detector {
     others: Vec<Output>,
     /// Classes, where they are known.
     classes: Option<usize>,
-}
-
-/// A thing in a picture.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Detection {
-    pub(crate) label: String,
-    pub(crate) score: f32,
-    #[serde(rename = "box")]
-    pub(crate) place: Place,
-    /// Run lengths of its outline over the picture, row by row, others first; where they are asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) counts: Option<Vec<u32>>,
-}
-
-/// A box in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Place {
-    xmin: f32,
-    ymin: f32,
-    xmax: f32,
-    ymax: f32,
+    /// What places say beside them.
+    extra: Extra,
 }
 
 impl Detector {
@@ -106,12 +93,14 @@ impl Detector {
             }
             _ => (yolo_output(specs, settings)?, prototypes(specs).into_iter().collect()),
         };
+        let extra = Extra::of(metadata, found);
         let classes = labels.or(match boxes {
             Boxes::Yolov5 | Boxes::Yolox => output.axis(2).and_then(|width| width.checked_sub(5)),
-            Boxes::Yolov8 => output.axis(1).and_then(|width| width.checked_sub(4)),
+            Boxes::Yolov8 => output.axis(1).and_then(|width| width.checked_sub(4 + extra.count())),
             _ => None,
         });
-        Ok(Detector { boxes, output, others, classes })
+        let extra = if matches!(boxes, Boxes::Yolov8 | Boxes::End2end) { extra } else { Extra::None };
+        Ok(Detector { boxes, output, others, classes, extra })
     }
 
     /// The layout of one output, by its shape and the number of classes.
@@ -126,8 +115,9 @@ impl Detector {
         let (lines, columns) = (output.axis(1), output.axis(2));
         let shape = &output.shape;
         let fits = |own: Option<usize>, more: usize| labels.is_some() && own == labels.map(|count| count + more);
+        let extra = Extra::of(metadata, &mut Vec::new()).count();
         let ready = columns.is_some_and(|columns| columns >= 6) && lines.is_some_and(|lines| lines <= MOST_READY);
-        let boxes = if metadata.end2end || (columns == Some(6) && ready) {
+        let boxes = if metadata.end2end || (columns == Some(6 + extra) && ready) {
             Boxes::End2end
         } else if fits(lines, 4) || (metadata.task.is_some() && columns > lines) {
             Boxes::Yolov8
@@ -182,8 +172,8 @@ impl Detector {
         let (lines, columns) = (numbers.axis(1), numbers.axis(2));
         let fewest = match self.boxes {
             Boxes::Yolov5 | Boxes::Yolox => columns >= 6,
-            Boxes::Yolov8 => lines >= 5,
-            Boxes::End2end => columns >= 6,
+            Boxes::Yolov8 => lines >= 5 + self.extra.count(),
+            Boxes::End2end => columns >= 6 + self.extra.count(),
             Boxes::Ssd => columns == 4,
             Boxes::Detr | Boxes::RtDetr => columns >= 1,
         };
@@ -206,13 +196,18 @@ impl Detector {
                     yolo::of_grids(&mut own, columns, placement.canvas);
                     yolo::with_objectness(&own, columns, classes(columns - 5), threshold)
                 }
-                Boxes::Yolov8 => yolo::transposed(&own, columns, classes(lines - 4), threshold),
+                Boxes::Yolov8 => yolo::transposed(&own, columns, classes(lines - 4 - self.extra.count()), threshold),
                 Boxes::End2end => yolo::end_to_end(&own, columns, threshold),
                 Boxes::Detr => queries::with_nothing(&own, &others[0].row(row), columns, threshold),
                 Boxes::RtDetr => queries::by_class(&own, &others[0].row(row), columns, threshold),
                 Boxes::Ssd => ssd(&own, &others[0].row(row), &others[1].row(row), threshold),
             };
+            let axes = (lines, columns);
             let found = match self.boxes {
+                Boxes::Yolov8 if self.extra == Extra::Angle => {
+                    let rect = |candidate: &Candidate| self.rect(&own, axes, candidate.place);
+                    rotated::suppress(found, rect, options.iou, options.max_detections)
+                }
                 Boxes::Yolov5 | Boxes::Yolov8 | Boxes::Yolox => suppress(found, options.iou, options.max_detections),
                 _ => {
                     let mut found = found;
@@ -224,6 +219,7 @@ impl Detector {
             let masks = (self.has_masks() && options.run_lengths).then(|| others[0].row(row));
             let one = |found: &Candidate| {
                 let mut detection = self.detection(found, placement, labels);
+                self.add_extra(&mut detection, found.place, &own, axes, placement);
                 if let Some(planes) = &masks {
                     let prototypes = Prototypes {
                         numbers: planes,
@@ -231,7 +227,7 @@ impl Detector {
                         width: others[0].axis(3),
                         height: others[0].axis(2),
                     };
-                    let weights = self.weights(&own, (lines, columns), found.place, prototypes.count);
+                    let weights = self.last(&own, axes, found.place, prototypes.count);
                     let Place { xmin, ymin, xmax, ymax } = detection.place;
                     detection.counts = Some(prototypes.counts(&weights, [xmin, ymin, xmax, ymax], placement));
                 }
@@ -242,8 +238,50 @@ impl Detector {
         Ok(each.collect())
     }
 
-    /// What a thing weighs its prototypes by: the last numbers of its place.
-    fn weights(&self, own: &[f32], (lines, columns): (usize, usize), place: usize, count: usize) -> Vec<f32> {
+    /// Joints, or the corners of a box at an angle.
+    fn add_extra(
+        &self,
+        detection: &mut Detection,
+        place: usize,
+        own: &[f32],
+        axes: (usize, usize),
+        placement: &Placement,
+    ) {
+        match self.extra {
+            Extra::None => {}
+            Extra::Keypoints { numbers, .. } => {
+                let all = self.last(own, axes, place, self.extra.count());
+                let one = |own: &[f32]| Keypoint {
+                    at: Point::of(placement.back(own[0], own[1])),
+                    score: own.get(2).copied(),
+                };
+                detection.keypoints = Some(all.chunks_exact(numbers).map(one).collect());
+            }
+            Extra::Angle => {
+                let corners = self.rect(own, axes, place).corners();
+                let within = corners.map(|(x, y)| placement.back(x, y));
+                let most = |side: fn(&(f32, f32)) -> f32| within.iter().map(side).fold(f32::MIN, f32::max);
+                let least = |side: fn(&(f32, f32)) -> f32| within.iter().map(side).fold(f32::MAX, f32::min);
+                let (x, y): (fn(&(f32, f32)) -> f32, fn(&(f32, f32)) -> f32) = (|at| at.0, |at| at.1);
+                detection.place = Place::of((least(x), least(y)), (most(x), most(y)));
+                detection.corners = Some(corners.map(|(x, y)| Point::of(placement.back_beyond(x, y))));
+            }
+        }
+    }
+
+    /// A box at an angle: centre and size are the first numbers of its place, the angle is the last.
+    fn rect(&self, own: &[f32], (lines, columns): (usize, usize), place: usize) -> Rect {
+        let number = |at: usize| match self.boxes {
+            Boxes::Yolov8 => own.get(at * columns + place),
+            _ => own.get(place * columns + at),
+        };
+        let [x, y, width, height] = [0, 1, 2, 3].map(|at| number(at).copied().unwrap_or(0.0));
+        let last = if self.boxes == Boxes::Yolov8 { lines } else { columns }.saturating_sub(1);
+        Rect { x, y, width, height, angle: number(last).copied().unwrap_or(0.0) }
+    }
+
+    /// The last numbers of a place: what a thing weighs its prototypes by, its joints.
+    fn last(&self, own: &[f32], (lines, columns): (usize, usize), place: usize, count: usize) -> Vec<f32> {
         match self.boxes {
             Boxes::Yolov8 => {
                 let first = lines.saturating_sub(count);
@@ -268,11 +306,9 @@ impl Detector {
             }
             false => placement.back(x, y),
         };
-        let ((xmin, ymin), (xmax, ymax)) = (point(x1, y1), point(x2, y2));
-        let round = |pixels: f32| (pixels * 100.0).round() / 100.0;
-        let place = Place { xmin: round(xmin), ymin: round(ymin), xmax: round(xmax), ymax: round(ymax) };
+        let place = Place::of(point(x1, y1), point(x2, y2));
         let label = labels.get(found.class).cloned().unwrap_or_else(|| found.class.to_string());
-        Detection { label, score: found.score, place, counts: None }
+        Detection { label, score: found.score, place, counts: None, keypoints: None, corners: None }
     }
 }
 
@@ -299,97 +335,4 @@ fn ssd(boxes: &[f32], scores: &[f32], classes: &[f32], threshold: f32) -> Vec<Ca
 }
 
 #[cfg(test)]
-mod tests {
-    use nobat_core::tensor::Datatype;
-
-    use super::*;
-    use crate::sizes::{Canvas, Resize};
-
-    fn spec(name: &str, shape: &[i64]) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: shape.to_vec(), optional: false }
-    }
-
-    fn layout(specs: &[TensorSpec], labels: Option<usize>) -> (Boxes, usize) {
-        let mut found = Vec::new();
-        let metadata = Metadata::default();
-        let detector = Detector::new(specs, &ImageSettings::default(), &metadata, None, labels, &mut found);
-        (detector.expect("a layout").layout(), found.len())
-    }
-
-    #[test]
-    fn layouts_are_known_by_names_and_shapes_and_guesses_are_said() {
-        assert_eq!(layout(&[spec("output0", &[1, 84, 8400])], Some(80)), (Boxes::Yolov8, 0));
-        assert_eq!(layout(&[spec("output", &[1, 25_200, 85])], Some(80)), (Boxes::Yolov5, 0));
-        assert_eq!(layout(&[spec("output0", &[1, 300, 6])], Some(80)), (Boxes::End2end, 0));
-        assert_eq!(layout(&[spec("output0", &[1, 6, 8400])], None), (Boxes::Yolov8, 1));
-        assert_eq!(
-            layout(&[spec("logits", &[-1, 100, 92]), spec("pred_boxes", &[-1, 100, 4])], None),
-            (Boxes::Detr, 1)
-        );
-        let ssd = ["detection_boxes", "detection_scores", "detection_classes", "num_detections"];
-        assert_eq!(layout(&ssd.map(|name| spec(name, &[1, -1, 4])), None), (Boxes::Ssd, 0));
-        let open = [spec("output0", &[-1, -1, -1])];
-        let refused =
-            Detector::new(&open, &ImageSettings::default(), &Metadata::default(), None, None, &mut Vec::new());
-        assert!(refused.expect_err("no shape").message.contains("set `boxes`"));
-    }
-
-    #[test]
-    fn boxes_are_in_pixels_of_the_picture_that_was_sent() {
-        let specs = [spec("output0", &[1, 6, 2])];
-        let mut settings = ImageSettings { boxes: Some(Boxes::Yolov8), ..ImageSettings::default() };
-        let detector = |settings: &ImageSettings, specs: &[TensorSpec]| {
-            Detector::new(specs, settings, &Metadata::default(), None, None, &mut Vec::new()).expect("a detector")
-        };
-        let placement = Placement::new(
-            (1280, 640),
-            Resize::Fit { width: 640, height: 640, round: true },
-            Canvas::Letterboxed(640, 640),
-            u64::MAX,
-        )
-        .expect("a placement");
-        let options =
-            Options { top_k: 5, threshold: 0.25, iou: 0.7, max_detections: 300, normalize: false, run_lengths: false };
-        // Free space of 160 above: y from 160 to 480 is the picture, halved.
-        let numbers = [100.0f32, 0.0, 260.0, 0.0, 20.0, 0.0, 40.0, 0.0, 0.1, 0.0, 0.9, 0.0];
-        let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let output = SessionOutput { datatype: Datatype::Fp32, shape: &[1, 6, 2], data: &data };
-        let labels = ["cat".to_owned(), "dog".to_owned()];
-        let found = detector(&settings, &specs).finish(&[output], &[(placement, &options)], &labels).expect("found");
-        let place = Place { xmin: 180.0, ymin: 160.0, xmax: 220.0, ymax: 240.0 };
-        assert_eq!(found, [[Detection { label: "dog".into(), score: 0.9, place, counts: None }]]);
-        assert_eq!(
-            serde_json::to_string(&found[0]).expect("JSON"),
-            r#"[{"label":"dog","score":0.9,"box":{"xmin":180.0,"ymin":160.0,"xmax":220.0,"ymax":240.0}}]"#
-        );
-        settings.boxes = Some(Boxes::Yolov5);
-        let refused = detector(&settings, &specs).finish(&[output], &[(placement, &options)], &labels);
-        assert!(refused.expect_err("too narrow").message.contains("[1, 6, 2]"));
-    }
-
-    #[test]
-    fn outlines_are_given_to_those_who_ask() {
-        let specs = [spec("output0", &[1, 6, 2]), spec("output1", &[1, 1, 2, 2])];
-        let settings = ImageSettings { boxes: Some(Boxes::Yolov8), ..ImageSettings::default() };
-        let detector = Detector::new(&specs, &settings, &Metadata::default(), None, Some(1), &mut Vec::new());
-        let detector = detector.expect("a detector");
-        assert!(detector.has_masks());
-        let placement = Placement::new((4, 4), Resize::Exact(8, 8), Canvas::Own, u64::MAX).expect("a placement");
-        // One thing over the whole canvas, weighed -1: where the prototype, its right half, is negative.
-        let numbers = [4.0f32, 0.0, 4.0, 0.0, 8.0, 0.0, 8.0, 0.0, 0.9, 0.0, -1.0, 0.0];
-        let planes = [-1.0f32, 1.0, -1.0, 1.0];
-        let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-        let (data, planes) = (bytes(&numbers), bytes(&planes));
-        let outputs = [
-            SessionOutput { datatype: Datatype::Fp32, shape: &[1, 6, 2], data: &data },
-            SessionOutput { datatype: Datatype::Fp32, shape: &[1, 1, 2, 2], data: &planes },
-        ];
-        let mut options =
-            Options { top_k: 5, threshold: 0.25, iou: 0.7, max_detections: 300, normalize: false, run_lengths: true };
-        let found = detector.finish(&outputs, &[(placement, &options)], &["cat".to_owned()]).expect("found");
-        assert_eq!(found[0][0].counts, Some(vec![0, 2, 2, 2, 2, 2, 2, 2, 2]));
-        options.run_lengths = false;
-        let found = detector.finish(&outputs, &[(placement, &options)], &["cat".to_owned()]).expect("found");
-        assert_eq!(found[0][0].counts, None);
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
 //! Steps of chains that run no model: a picture to pixels and to a detector's input, a
-//! detector's map to boxes around lines of text, boxes to pictures of their own.
+//! detector's map to boxes around lines of text, boxes to pictures of their own, which are turned upright.
 //!
 //! Each is a pure function over whole tensors, with settings of its own; unknown ones are
 //! refused by name.
@@ -10,6 +10,7 @@ mod picture;
 mod pixels;
 mod tensors;
 mod text_boxes;
+mod turn;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The functions that there are, by name.
-const FUNCTIONS: [&str; 3] = ["crop", "picture", "text_boxes"];
+const FUNCTIONS: [&str; 4] = ["crop", "picture", "text_boxes", "turn"];
 
 /// The function of this name with these settings.
 ///
@@ -29,6 +30,7 @@ pub fn function(name: &str, settings: &Map<String, Value>) -> std::result::Resul
         "crop" => Ok(Arc::new(read::<crop::Crop>(settings)?)),
         "picture" => Ok(Arc::new(read::<picture::Picture>(settings)?)),
         "text_boxes" => Ok(Arc::new(read::<text_boxes::TextBoxes>(settings)?)),
+        "turn" => Ok(Arc::new(read::<turn::Turn>(settings)?)),
         _ => Err(format!("there is no function `{name}`; functions: {}", FUNCTIONS.join(", "))),
     }
 }
