@@ -8,12 +8,15 @@ use async_trait::async_trait;
 use nobat_core::{ErrorCode, OwnerId};
 use nobat_queue::sqlite::SqliteQueue;
 use nobat_queue::{MetadataStore, Queue, QueueSettings};
+use object_store::memory::InMemory;
 use serde_json::Value;
 
 use crate::answer::{AnswerLine, LineAnswer};
 use crate::batch::store::{Batches, NewBatch};
 use crate::batch::{Batch, Status};
 use crate::files::FileRecord;
+use crate::files::bucket::Bucket;
+use crate::files::contents::{Contents, blocking};
 use crate::files::store::{BATCHES, Files};
 use crate::runner::RunningBatches;
 use crate::settings::FileSettings;
@@ -29,7 +32,7 @@ struct House {
 fn house(settings: FileSettings) -> House {
     let folder = tempfile::tempdir().expect("a folder");
     let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
-    let files = Files::open(queue.metadata(), settings, folder.path().join("files")).expect("a folder");
+    let files = Files::in_folder(queue.metadata(), settings, folder.path().join("files")).expect("a folder");
     House {
         batches: Batches::new(queue.metadata(), files, Duration::from_secs(30)),
         metadata: queue.metadata(),
@@ -187,4 +190,42 @@ async fn what_is_old_and_nobodys_is_swept_and_what_a_record_names_is_not() {
     let mut kept = vec![segment, "file-new.part".into(), file.id];
     kept.sort();
     assert_eq!(names, kept);
+}
+
+#[tokio::test]
+async fn files_and_batches_in_a_bucket_are_bounded_as_in_a_folder_and_leave_what_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(folder.path(), QueueSettings::default()).expect("opens");
+    let bucket = Bucket::new(Arc::new(InMemory::new()), "batches".into(), "s3://test").expect("a bucket");
+    let contents: Arc<dyn Contents> = Arc::new(bucket);
+    let settings = FileSettings { max_file_bytes: 60_000, max_bytes: 1 << 20, ..FileSettings::default() };
+    let files = Files::with(queue.metadata(), settings, Arc::clone(&contents));
+    let batches = Batches::new(queue.metadata(), files.clone(), Duration::from_secs(30));
+    let mut upload = files.upload(OWNER, "in.jsonl", "batch").await.expect("begun");
+    upload.write(lines(400).into()).await.expect("written");
+    let too_much = upload.write("x".repeat(60_000).into()).await.expect_err("over the limit of a file");
+    assert_eq!(too_much.code, ErrorCode::PayloadTooLarge);
+    drop(upload);
+    let mut upload = files.upload(OWNER, "in.jsonl", "batch").await.expect("begun");
+    upload.write(lines(400).into()).await.expect("written");
+    let input = upload.finish().await.expect("kept");
+    // Half of the room is for putting the answers together.
+    for (answer, completed) in [(400, 400..401), (4_000, 50..200)] {
+        let batch = batches.create(House::new_batch(OWNER, &input.id)).await.expect("made");
+        let running = RunningBatches::start(batches.clone(), Arc::new(Long(answer)));
+        wait_for("the batch is over", async || {
+            batches.find(OWNER, &batch.id).await.is_ok_and(|batch| batch.status.is_terminal())
+        })
+        .await;
+        running.stop().await;
+        let batch = batches.find(OWNER, &batch.id).await.expect("kept");
+        assert_eq!((batch.status, batch.counts.total), (Status::Completed, 400));
+        assert!(completed.contains(&batch.counts.completed), "{:?}", batch.counts);
+        let output = files.find(OWNER, &batch.output_file_id.expect("answers")).await.expect("kept");
+        let mut reader = files.read(&output).await.expect("it is there").reader;
+        let text = blocking(move || std::io::read_to_string(&mut reader)).await.expect("read");
+        assert_eq!((text.lines().count() as u64, text.len() as u64), (batch.counts.completed, output.bytes));
+    }
+    let kept: u64 = files.list(OWNER).await.expect("listed").iter().map(|file| file.bytes).sum();
+    assert_eq!(blocking(move || contents.used()).await.expect("looked"), kept, "no segment is left");
 }

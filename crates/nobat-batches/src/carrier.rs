@@ -4,14 +4,13 @@
 //! the batch is still this process's and whether it is to end.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use nobat_core::Error;
+use nobat_core::{Error, ErrorCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
@@ -22,7 +21,7 @@ use crate::batch::record::{Counts, Fault};
 use crate::batch::segments::{Kind, Segments};
 use crate::batch::store::Batches;
 use crate::batch::{Batch, Status};
-use crate::files::store::blocking;
+use crate::files::contents::blocking;
 use crate::held::{Held, Left};
 use crate::input::{count_lines, read_lines};
 use crate::written::{Writer, Written};
@@ -71,7 +70,7 @@ impl Carrier {
         batch: Batch,
         written: Vec<u8>,
     ) -> Carrier {
-        let segments = Segments::of(batches.files(), &batch.id);
+        let segments = Segments::of(batches.files().contents(), &batch.id);
         let held = Held { batches, batch, written };
         let (done, counts) = (Vec::new(), Counts::default());
         Carrier { held, segments, answer, stopped, done, counts, bytes: 0, left: 0, is_full: false }
@@ -120,7 +119,7 @@ impl Carrier {
         };
         self.held.renew(|batch| batch.take_over(measured)).await?;
         let (segments, batch) = (self.segments.clone(), self.held.batch.clone());
-        let (done, counts) = blocking(move || {
+        let looked_through = blocking(move || {
             let (mut done, mut counts) = (Vec::new(), Counts::default());
             segments.lines(&batch, |kind, number| {
                 mark(&mut done, number);
@@ -130,9 +129,8 @@ impl Carrier {
                 }
             })?;
             Ok((done, counts))
-        })
-        .await?;
-        (self.done, self.counts) = (done, counts);
+        });
+        (self.done, self.counts) = self.held.beside(looked_through).await?;
         self.bytes = self.held.batch.measured.iter().map(|measured| measured.output + measured.errors).sum();
         Ok(())
     }
@@ -146,16 +144,19 @@ impl Carrier {
             line: None,
             param: Some("input_file_id".to_owned()),
         };
-        let found = match self.held.batches.files().find(batch.owner, &batch.input_file_id).await {
-            Ok(file) => {
-                let path = self.held.batches.files().path(&file);
-                match blocking(move || Ok(File::open(&path).and_then(count_lines))).await? {
-                    Ok(0) => Err(fault("empty_file", "the file has no lines; give at least one request".to_owned())),
-                    Ok(lines) => Ok(lines),
-                    Err(error) => Err(fault("missing_file", format!("the file's contents cannot be read: {error}"))),
-                }
+        let files = self.held.batches.files().clone();
+        let opened = match files.find(batch.owner, &batch.input_file_id).await {
+            Ok(file) => files.read(&file).await,
+            Err(error) => Err(error),
+        };
+        let found = match opened {
+            Ok(contents) => match self.held.beside(blocking(move || count_lines(contents.reader))).await? {
+                0 => Err(fault("empty_file", "the file has no lines; give at least one request".to_owned())),
+                lines => Ok(lines),
+            },
+            Err(error) if matches!(error.code, ErrorCode::JobNotFound | ErrorCode::ResultExpired) => {
+                Err(fault("missing_file", error.message))
             }
-            Err(error) if error.code == nobat_core::ErrorCode::JobNotFound => Err(fault("missing_file", error.message)),
             Err(error) => return Err(error.into()),
         };
         match found {
@@ -176,10 +177,9 @@ impl Carrier {
     /// Answers the lines that are not answered yet; whether it was in time.
     async fn answer_lines(&mut self) -> Result<bool, Left> {
         let (segments, carrier) = (self.segments.clone(), self.held.batch.carriers);
-        let mut writer = Writer { pair: Some(blocking(move || segments.open(carrier)).await?), ..Writer::default() };
+        let mut writer = Writer { pair: Some(blocking(move || segments.begin(carrier)).await?), ..Writer::default() };
         let file = self.held.batches.files().find(self.held.batch.owner, &self.held.batch.input_file_id).await?;
-        let path = self.held.batches.files().path(&file);
-        let mut lines = read_lines(blocking(move || File::open(path)).await?);
+        let mut lines = read_lines(self.held.batches.files().read(&file).await?.reader);
         let mut ids: HashMap<u128, u64> = HashMap::new();
         let mut asked: FuturesUnordered<BoxFuture<'static, (usize, Written)>> = FuturesUnordered::new();
         // Those that are asked: their number and custom id.
@@ -189,6 +189,7 @@ impl Carrier {
         let expires = Instant::now() + Duration::from_secs(self.held.batch.expires_at.saturating_sub(now));
         let mut stop = self.stopped.clone();
         let mut renew = tokio::time::interval(self.held.pace());
+        let (pace, mut written) = (self.held.batches.files().contents().pace(), Instant::now());
         loop {
             if self.held.batch.status == Status::Cancelling {
                 break;
@@ -213,7 +214,10 @@ impl Carrier {
                     return Err(Left::ToOthers);
                 }
                 _ = renew.tick() => {
-                    self.write(&mut writer).await?;
+                    if written.elapsed() >= pace {
+                        self.write(&mut writer).await?;
+                        written = Instant::now();
+                    }
                     let counts = self.counts;
                     self.held.renew(|batch| batch.counts = counts).await?;
                 }
@@ -339,22 +343,13 @@ impl Carrier {
         let mut kept = [None, None];
         for (at, kind) in Kind::BOTH.into_iter().enumerate() {
             let (segments, batch) = (self.segments.clone(), self.held.batch.clone());
-            let pace = self.held.pace();
-            let mut joining = tokio::spawn(blocking(move || segments.join(&batch, kind)));
-            let joined = loop {
-                tokio::select! {
-                    joined = &mut joining => break joined.map_err(|e| Error::internal(format!("joining ended early: {e}")))??,
-                    () = tokio::time::sleep(pace) => self.held.renew(|_| {}).await?,
-                }
-            };
-            if let Some(path) = joined {
+            let joined = self.held.beside(blocking(move || segments.join(&batch, kind))).await?;
+            if let Some(draft) = joined {
                 // Whoever has lost the batch meanwhile keeps nothing of it.
                 self.held.renew(|_| {}).await?;
-                let batch = &self.held.batch;
-                // One id, whoever puts it together.
-                let id = format!("{}-{}", batch.id.replacen("batch_", "file-", 1), kind.name());
+                let (batch, id) = (&self.held.batch, self.segments.file_id(kind));
                 let filename = format!("{}_{}.jsonl", batch.id, kind.name());
-                self.held.batches.files().keep(path, &id, batch.owner, &filename, "batch_output").await?;
+                self.held.batches.files().keep(draft, &id, batch.owner, &filename, "batch_output").await?;
                 kept[at] = Some(id);
             }
         }

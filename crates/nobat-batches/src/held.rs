@@ -65,6 +65,22 @@ impl Held {
         self.change(self.batches.lease, change).await
     }
 
+    /// Waits for `work`, and keeps the batch meanwhile.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &mut self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> std::result::Result<T, Left> {
+        let (pace, mut work) = (self.pace(), tokio::spawn(work));
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    return Ok(done.map_err(|error| Error::internal(format!("work on a batch ended early: {error}")))??);
+                }
+                () = tokio::time::sleep(pace) => self.renew(|_| {}).await?,
+            }
+        }
+    }
+
     /// How often it is renewed.
     pub(crate) fn pace(&self) -> Duration {
         RENEW.min(self.batches.lease / 3)

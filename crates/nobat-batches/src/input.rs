@@ -1,14 +1,13 @@
 //! The lines of a batch's file.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 
 use tokio::sync::mpsc;
 
 use crate::batch::line::MAX_LINE;
 
 /// Lines with something in them.
-pub(crate) fn count_lines(file: File) -> io::Result<u64> {
+pub(crate) fn count_lines(file: impl Read) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(256 << 10, file);
     let (mut lines, mut has_text) = (0, false);
     loop {
@@ -29,14 +28,14 @@ pub(crate) fn count_lines(file: File) -> io::Result<u64> {
 }
 
 /// The lines of a file, read ahead by a few on a thread that may wait for the disk.
-pub(crate) fn read_lines(file: File) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+pub(crate) fn read_lines(file: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Vec<u8>>> {
     let (send, lines) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let mut reader = BufReader::with_capacity(256 << 10, file);
         loop {
             let mut line = Vec::new();
             // A byte too many says that the line is too long; the rest is passed over.
-            let read = io::Read::take(&mut reader, MAX_LINE as u64 + 2).read_until(b'\n', &mut line);
+            let read = Read::take(&mut reader, MAX_LINE as u64 + 2).read_until(b'\n', &mut line);
             let read = match read {
                 Ok(0) => return,
                 Ok(_) if line.last() != Some(&b'\n') && line.len() > MAX_LINE => reader.skip_until(b'\n').map(drop),

@@ -8,7 +8,7 @@ use crate::batch::segments::{Kind, LINE_ID, Pair};
 /// Answers are written when there are so many bytes of them.
 const WRITE_AT: usize = 1 << 20;
 
-/// Answers on their way into the carrier's files.
+/// Answers on their way into the carrier's segments.
 #[derive(Default)]
 pub(crate) struct Writer {
     pub(crate) pair: Option<Pair>,

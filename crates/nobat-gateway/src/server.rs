@@ -105,7 +105,7 @@ impl Gateway {
         let view = ResultView { url: result_url, json: row_answer };
         let serving = Serving::start(config.serving(), queue, view, Metrics::new(), worker).await?;
         let shared = serving.state();
-        let batches = batches(&config, shared)?;
+        let batches = batches(&config, shared).await?;
         let state = Arc::new(HttpState::new(config, shared.admission.auth.is_on(), &shared.metrics, batches));
         exporter::show(shared);
         let metrics = metrics.map(|listener| {
@@ -186,13 +186,18 @@ impl GatewayHandle {
     }
 }
 
-/// Files and batches in the folder that is set, else beside the embedded store.
-fn batches(config: &GatewayConfig, shared: &ServingState) -> Result<Option<Batches>> {
-    let beside = || shared.queue.folder().map(|folder| folder.join("files"));
-    let folder = Some(config.files.folder.clone()).filter(|folder| !folder.as_os_str().is_empty()).or_else(beside);
-    let Some(folder) = folder else { return Ok(None) };
-    let metadata = shared.queue.metadata();
-    let files = Files::open(metadata.clone(), config.files.clone(), folder)?;
+/// Files and batches in the bucket or the folder that is set, else beside the embedded store.
+async fn batches(config: &GatewayConfig, shared: &ServingState) -> Result<Option<Batches>> {
+    let (metadata, settings) = (shared.queue.metadata(), config.files.clone());
+    let files = if settings.bucket.is_empty() {
+        let beside = || shared.queue.folder().map(|folder| folder.join("files"));
+        let folder = Some(settings.folder.clone()).filter(|folder| !folder.as_os_str().is_empty()).or_else(beside);
+        let Some(folder) = folder else { return Ok(None) };
+        Files::in_folder(metadata.clone(), settings, folder)?
+    } else {
+        nobat_runtime::tls::use_ring();
+        Files::in_bucket(metadata.clone(), settings).await?
+    };
     let lease = Duration::from_millis(u64::from(shared.queue.settings().lease_ms));
     Ok(Some(Batches::new(metadata, files, lease)))
 }

@@ -1,15 +1,14 @@
-//! The files that carriers append answers to, a pair each, and their joining.
+//! The segments that carriers append answers to, a pair each, and their joining.
 //!
 //! A carrier that was killed may have left half a line, and one that was stopped may go
 //! on later: what counts of an earlier pair is measured once, in whole lines, by who
 //! takes over.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use super::record::{Batch, Measured};
-use crate::files::store::Files;
+use crate::files::contents::{Contents, Draft, Segment};
 
 /// Begins every line that is written; the number of the input's line follows, from 0.
 pub(crate) const LINE_ID: &str = "batch_req_";
@@ -43,29 +42,34 @@ impl Kind {
 /// Where the answers of a batch's carriers are.
 #[derive(Clone)]
 pub(crate) struct Segments {
-    files: Files,
+    contents: Arc<dyn Contents>,
     id: String,
 }
 
 impl Segments {
-    pub(crate) fn of(files: &Files, id: &str) -> Segments {
-        Segments { files: files.clone(), id: id.to_owned() }
+    pub(crate) fn of(contents: &Arc<dyn Contents>, id: &str) -> Segments {
+        Segments { contents: Arc::clone(contents), id: id.to_owned() }
     }
 
-    fn path(&self, carrier: u32, kind: Kind) -> PathBuf {
-        self.files.scratch(&format!("{}.{carrier}.{}", self.id, kind.name()))
+    fn name(&self, carrier: u32, kind: Kind) -> String {
+        format!("{}.{carrier}.{}", self.id, kind.name())
     }
 
-    /// Where the whole of one kind is put together by a carrier.
-    pub(crate) fn joined_path(&self, carrier: u32, kind: Kind) -> PathBuf {
-        self.files.scratch(&format!("{}.{carrier}.{}.joined", self.id, kind.name()))
+    /// The id of the file that all of one kind becomes: one, whoever puts it together.
+    pub(crate) fn file_id(&self, kind: Kind) -> String {
+        format!("{}-{}", self.id.replacen("batch_", "file-", 1), kind.name())
+    }
+
+    /// What that is called until it is whole, by one carrier.
+    fn joined_name(&self, carrier: u32, kind: Kind) -> String {
+        format!("{}.joined", self.name(carrier, kind))
     }
 
     /// What counts of a carrier's pair.
     pub(crate) fn measure(&self, carrier: u32) -> io::Result<Measured> {
         Ok(Measured {
-            output: whole_lines(&self.path(carrier, Kind::Output))?,
-            errors: whole_lines(&self.path(carrier, Kind::Errors))?,
+            output: self.contents.measure_segment(&self.name(carrier, Kind::Output))?,
+            errors: self.contents.measure_segment(&self.name(carrier, Kind::Errors))?,
         })
     }
 
@@ -91,95 +95,72 @@ impl Segments {
         Ok(())
     }
 
-    /// What counts of one file.
-    fn counted(&self, carrier: u32, kind: Kind, measured: &Measured) -> io::Result<Option<io::Take<File>>> {
+    /// What counts of one segment.
+    fn counted(&self, carrier: u32, kind: Kind, measured: &Measured) -> io::Result<Option<Box<dyn Read + Send>>> {
         match kind.of(measured) {
             0 => Ok(None),
-            bytes => Ok(Some(File::open(self.path(carrier, kind))?.take(bytes))),
+            bytes => self.contents.read_segment(&self.name(carrier, kind), bytes).map(Some),
         }
     }
 
-    /// Opens the present carrier's pair for appending.
-    pub(crate) fn open(&self, carrier: u32) -> io::Result<Pair> {
-        let open = |kind| OpenOptions::new().create(true).append(true).open(self.path(carrier, kind));
-        Ok(Pair { output: open(Kind::Output)?, errors: open(Kind::Errors)? })
+    /// Begins the present carrier's pair.
+    pub(crate) fn begin(&self, carrier: u32) -> io::Result<Pair> {
+        let begin = |kind| self.contents.begin_segment(&self.name(carrier, kind));
+        Ok(Pair { output: begin(Kind::Output)?, errors: begin(Kind::Errors)? })
     }
 
-    /// Puts all of one kind together, synced; `None` when there is nothing of it.
-    pub(crate) fn join(&self, batch: &Batch, kind: Kind) -> io::Result<Option<PathBuf>> {
-        let path = self.joined_path(batch.carriers, kind);
-        let mut joined = File::create(&path)?;
-        let mut bytes = 0;
+    /// Puts all of one kind together, to be kept as [`Segments::file_id`]; `None` when there is
+    /// nothing of it.
+    pub(crate) fn join(&self, batch: &Batch, kind: Kind) -> io::Result<Option<Box<dyn Draft>>> {
         let own = self.measure(batch.carriers)?;
-        for (at, measured) in batch.measured.iter().chain([&own]).enumerate() {
+        let all: Vec<&Measured> = batch.measured.iter().chain([&own]).collect();
+        if all.iter().all(|measured| kind.of(measured) == 0) {
+            return Ok(None);
+        }
+        let mut joined = self.contents.create(&self.file_id(kind), &self.joined_name(batch.carriers, kind))?;
+        for (at, measured) in all.into_iter().enumerate() {
             if let Some(mut part) = self.counted(at as u32 + 1, kind, measured)? {
                 let copied = io::copy(&mut part, &mut joined)?;
                 if copied != kind.of(measured) {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "answers that were counted are gone"));
                 }
-                bytes += copied;
             }
         }
-        joined.sync_all()?;
-        if bytes > 0 {
-            return Ok(Some(path));
-        }
-        fs::remove_file(path)?;
-        Ok(None)
+        Ok(Some(joined))
     }
 
-    /// Deletes every carrier's pair.
+    /// Deletes every carrier's pair, as far as it goes: the rest is swept.
     pub(crate) fn delete(&self, carriers: u32) {
         for carrier in 1..=carriers {
             for kind in Kind::BOTH {
-                let _ = fs::remove_file(self.path(carrier, kind));
-                let _ = fs::remove_file(self.joined_path(carrier, kind));
+                let _ = self.contents.remove(&self.name(carrier, kind));
+                let _ = self.contents.remove(&self.joined_name(carrier, kind));
             }
         }
     }
 }
 
-/// One carrier's files.
+/// One carrier's segments.
 pub(crate) struct Pair {
-    output: File,
-    errors: File,
+    output: Box<dyn Segment>,
+    errors: Box<dyn Segment>,
 }
 
 impl Pair {
     /// Appends whole lines.
     pub(crate) fn append(&mut self, output: &[u8], errors: &[u8]) -> io::Result<()> {
-        self.output.write_all(output)?;
-        self.errors.write_all(errors)
+        for (segment, lines) in [(&mut self.output, output), (&mut self.errors, errors)] {
+            if !lines.is_empty() {
+                segment.append(lines)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the disk keep what was appended.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.output.sync_all()?;
-        self.errors.sync_all()
-    }
-}
-
-/// Bytes of a file up to the end of its last whole line.
-fn whole_lines(path: &PathBuf) -> io::Result<u64> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        file => file?,
-    };
-    let mut reader = BufReader::with_capacity(256 << 10, file);
-    let (mut at, mut whole) = (0, 0);
-    loop {
-        let piece = reader.fill_buf()?;
-        if piece.is_empty() {
-            // What counts from now on outlives the machine, not only the process.
-            reader.get_ref().sync_all()?;
-            return Ok(whole);
-        }
-        if let Some(end) = piece.iter().rposition(|&byte| byte == b'\n') {
-            whole = at + end as u64 + 1;
-        }
-        let read = piece.len();
-        at += read as u64;
-        reader.consume(read);
+        self.output.sync()?;
+        self.errors.sync()
     }
 }
 
@@ -192,44 +173,70 @@ fn number_of(head: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use object_store::memory::InMemory;
+
     use super::*;
-    use crate::settings::FileSettings;
-    use nobat_queue::sqlite::SqliteQueue;
-    use nobat_queue::{Queue, QueueSettings};
+    use crate::files::bucket::Bucket;
+    use crate::files::folder::Folder;
 
     fn line(number: u64, text: &str) -> String {
         format!("{{\"id\":\"{LINE_ID}{number}\",\"text\":\"{text}\"}}\n")
     }
 
-    #[tokio::test]
-    async fn what_a_killed_or_stopped_carrier_leaves_counts_in_whole_lines_and_once() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("opens");
-        let files = Files::open(queue.metadata(), FileSettings::default(), dir.path().join("files")).expect("a folder");
-        let segments = Segments::of(&files, "batch_1");
-        // The first is killed inside a line, and was only stopped: it goes on later.
-        let mut first = segments.open(1).expect("opens");
-        let whole = line(0, "a") + &line(7, &"long ".repeat(100_000));
-        first
-            .append(format!("{whole}{}", &line(3, "half")[..9]).as_bytes(), line(5, "bad").as_bytes())
-            .expect("written");
-        let measured = segments.measure(1).expect("measured");
-        assert_eq!(measured, Measured { output: whole.len() as u64, errors: line(5, "bad").len() as u64 });
-        first.append(line(3, "too late").as_bytes(), b"").expect("written");
-        let batch: Batch = serde_json::from_value(serde_json::json!({
+    fn read(contents: &Arc<dyn Contents>, name: &str) -> String {
+        let mut text = String::new();
+        contents.open(name).expect("it is there").reader.read_to_string(&mut text).expect("read");
+        text
+    }
+
+    fn batch(carriers: u32, measured: &[Measured]) -> Batch {
+        serde_json::from_value(serde_json::json!({
             "id": "batch_1", "owner": 0, "caller": null, "endpoint": "", "input_file_id": "", "completion_window": "1h",
             "status": "in_progress", "counts": {"total": 4, "completed": 0, "failed": 0}, "errors": [], "created_at": 0,
-            "expires_at": 0, "metadata": {}, "carriers": 2, "measured": [measured],
+            "expires_at": 0, "metadata": {}, "carriers": carriers, "measured": measured,
         }))
-        .expect("a record");
+        .expect("a record")
+    }
+
+    /// A first carrier's answers, what it writes after it was measured, and a second one's: what becomes of them.
+    fn two_carriers(contents: Arc<dyn Contents>, half: &str) {
+        let segments = Segments::of(&contents, "batch_1");
+        let mut first = segments.begin(1).expect("begun");
+        let long = line(0, "a") + &line(7, &"long ".repeat(100_000));
+        first.append(long.as_bytes(), line(5, "bad").as_bytes()).expect("written");
+        first.append(format!("{}{half}", line(2, "b")).as_bytes(), b"").expect("written");
+        let whole = long + &line(2, "b");
+        let measured = segments.measure(1).expect("measured");
+        assert_eq!(measured, Measured { output: whole.len() as u64, errors: line(5, "bad").len() as u64 });
+        first.append(line(3, "too late").as_bytes(), line(4, "too late").as_bytes()).expect("written");
+        let batch = batch(2, &[measured]);
         let mut seen = Vec::new();
         segments.lines(&batch, |kind, number| seen.push((kind, number))).expect("read");
-        assert_eq!(seen, [(Kind::Output, 0), (Kind::Output, 7), (Kind::Errors, 5)]);
-        let mut second = segments.open(2).expect("opens");
+        assert_eq!(seen, [(Kind::Output, 0), (Kind::Output, 7), (Kind::Output, 2), (Kind::Errors, 5)]);
+        let mut second = segments.begin(2).expect("begun");
         second.append(line(3, "in time").as_bytes(), b"").expect("written");
         let joined = segments.join(&batch, Kind::Output).expect("joined").expect("there is something");
-        assert_eq!(fs::read_to_string(joined).expect("read"), whole + &line(3, "in time"));
+        assert!(contents.open("file-1-output").is_err(), "not before it is kept");
+        joined.finish().expect("kept");
+        assert_eq!(read(&contents, "file-1-output"), whole + &line(3, "in time"));
+        drop(segments.join(&batch, Kind::Errors).expect("joined").expect("there is something"));
         segments.delete(2);
-        assert_eq!(fs::read_dir(dir.path().join("files")).expect("a folder").count(), 0);
+        assert_eq!(
+            contents.used().expect("looked"),
+            read(&contents, "file-1-output").len() as u64,
+            "nothing else is left"
+        );
+    }
+
+    #[test]
+    fn what_a_killed_or_stopped_carrier_leaves_in_a_folder_counts_in_whole_lines_and_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        two_carriers(Arc::new(Folder::open(folder.path().join("files")).expect("a folder")), &line(3, "half")[..9]);
+    }
+
+    #[test]
+    fn what_a_stopped_carrier_leaves_in_a_bucket_counts_once() {
+        let bucket = Bucket::new(Arc::new(InMemory::new()), "a/prefix".into(), "s3://test").expect("a bucket");
+        two_carriers(Arc::new(bucket), "");
     }
 }

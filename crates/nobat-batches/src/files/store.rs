@@ -1,20 +1,23 @@
-//! The folder of the files, and their records.
+//! The files of a deployment: their contents, and a record of each.
 //!
-//! A file is written under another name, synced, renamed, and known from the moment its
-//! record is there. What a kill leaves in the folder without a record is swept.
+//! A file is known from the moment its record is there, which is after its contents are. What a
+//! kill leaves without a record is swept.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nobat_core::{Error, ErrorCode, OwnerId, Result};
 use nobat_queue::MetadataStore;
 
+use super::bucket::Bucket;
+use super::contents::{Contents, Draft, FileContents, blocking};
+use super::folder::Folder;
 use super::record::{FileRecord, is_id};
+use super::s3;
 use crate::random_id::random_id;
 use crate::settings::FileSettings;
 
@@ -32,7 +35,7 @@ const AT_ONCE: usize = 64;
 const LATER: Duration = Duration::from_secs(3_600);
 /// Bytes of a file after which it is looked again how much room there is.
 const LOOK_BYTES: u64 = 16 << 20;
-/// What is in the folder without a record for so long is nobody's any more.
+/// What is there without a record for so long is nobody's any more.
 const STRAY: Duration = Duration::from_secs(86_400);
 
 /// A deployment's files. Cheap to clone.
@@ -40,7 +43,7 @@ const STRAY: Duration = Duration::from_secs(86_400);
 pub struct Files {
     metadata: Arc<dyn MetadataStore>,
     settings: Arc<FileSettings>,
-    folder: Arc<Path>,
+    contents: Arc<dyn Contents>,
 }
 
 impl Files {
@@ -48,14 +51,36 @@ impl Files {
     ///
     /// # Errors
     /// `invalid_parameter` for a folder that cannot be used.
-    pub fn open(metadata: Arc<dyn MetadataStore>, settings: FileSettings, folder: PathBuf) -> Result<Files> {
-        let refuse = |error: io::Error| {
-            Error::invalid(format!("gateway.files.folder `{}` cannot be used: {error}", folder.display()))
-        };
-        fs::create_dir_all(&folder).map_err(refuse)?;
-        let probe = folder.join(random_id("probe-")?);
-        File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(refuse)?;
-        Ok(Files { metadata, settings: Arc::new(settings), folder: folder.into() })
+    pub fn in_folder(metadata: Arc<dyn MetadataStore>, settings: FileSettings, folder: PathBuf) -> Result<Files> {
+        let shown = folder.display().to_string();
+        let refuse =
+            |error: io::Error| Error::invalid(format!("gateway.files.folder `{shown}` cannot be used: {error}"));
+        let contents = Arc::new(Folder::open(folder).map_err(refuse)?);
+        Ok(Files { metadata, settings: Arc::new(settings), contents })
+    }
+
+    /// The files in the bucket that is set. One that does not answer now may do so later.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a bucket that is not there or refuses the keys.
+    pub async fn in_bucket(metadata: Arc<dyn MetadataStore>, settings: FileSettings) -> Result<Files> {
+        let (store, prefix) = s3::open(&settings)?;
+        let refuse = |error: &io::Error| Error::invalid(format!("gateway.files.bucket cannot be used: {error}"));
+        let bucket = Arc::new(Bucket::new(store, prefix, &settings.bucket).map_err(|error| refuse(&error))?);
+        let probed = Arc::clone(&bucket);
+        match blocking(move || Ok(probed.probe())).await? {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return Err(refuse(&error));
+            }
+            Err(error) => log::warn!("batches: files cannot be kept or read now: {error}"),
+        }
+        Ok(Files { metadata, settings: Arc::new(settings), contents: bucket })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(metadata: Arc<dyn MetadataStore>, settings: FileSettings, contents: Arc<dyn Contents>) -> Files {
+        Files { metadata, settings: Arc::new(settings), contents }
     }
 
     /// The settings.
@@ -91,39 +116,28 @@ impl Files {
             return Err(Error::new(ErrorCode::PayloadTooLarge, message));
         }
         let id = random_id("file-")?;
-        let part = self.folder.join(format!("{id}.part"));
-        let opened = blocking({
-            let part = part.clone();
-            move || File::create(part)
-        });
+        let (contents, name) = (Arc::clone(&self.contents), id.clone());
+        let draft = blocking(move || contents.create(&name, &format!("{name}.part"))).await?;
         Ok(Upload {
-            writer: Some(BufWriter::with_capacity(256 << 10, opened.await?)),
+            draft: Some(draft),
             left: 0,
             files: self.clone(),
             id,
             owner,
             filename: filename.to_owned(),
             purpose: purpose.to_owned(),
-            part: Some(part),
             bytes: 0,
         })
     }
 
-    /// Bytes that all files may still have, with what is being written to the folder now.
+    /// Bytes that all files may still have, with what is being written now.
     ///
     /// # Errors
-    /// `internal` for a folder that cannot be read.
+    /// `internal` where files cannot be looked at.
     pub(crate) async fn room(&self) -> Result<u64> {
-        let folder = self.folder.clone();
-        let used = blocking(move || {
-            let mut used = 0u64;
-            for entry in fs::read_dir(&folder)? {
-                // One that has gone meanwhile takes no room.
-                used += entry?.metadata().map_or(0, |about| about.len());
-            }
-            Ok(used)
-        });
-        Ok(self.settings.max_bytes.saturating_sub(used.await?))
+        let contents = Arc::clone(&self.contents);
+        let used = blocking(move || contents.used()).await?;
+        Ok(self.settings.max_bytes.saturating_sub(used))
     }
 
     async fn all(&self) -> Result<Vec<FileRecord>> {
@@ -157,14 +171,25 @@ impl Files {
         })
     }
 
-    /// Where a file's contents are.
-    pub fn path(&self, file: &FileRecord) -> PathBuf {
-        self.folder.join(&file.id)
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// `result_expired` where they are gone; `internal` where they cannot be read.
+    pub async fn read(&self, file: &FileRecord) -> Result<FileContents> {
+        let (contents, id) = (Arc::clone(&self.contents), file.id.clone());
+        let opened = blocking(move || match contents.open(&id) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        });
+        opened.await?.ok_or_else(|| {
+            let message = format!("the contents of file `{}` are not where this gateway keeps files", file.id);
+            Error::new(ErrorCode::ResultExpired, message)
+        })
     }
 
-    /// Where a carrier of a batch writes what belongs to it alone.
-    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+    /// What they are made of.
+    pub(crate) fn contents(&self) -> &Arc<dyn Contents> {
+        &self.contents
     }
 
     /// Deletes a file.
@@ -177,28 +202,21 @@ impl Files {
     }
 
     async fn remove(&self, file: &FileRecord) -> Result<()> {
-        let path = self.path(file);
-        blocking(move || gone(fs::remove_file(path))).await?;
+        let (contents, id) = (Arc::clone(&self.contents), file.id.clone());
+        blocking(move || contents.remove(&id)).await?;
         self.metadata.remove_timer(FILES, &file.id).await.map(drop)
     }
 
-    /// Keeps what was written to `from` as the file `id`, under that id whoever repeats it.
+    /// Keeps what was written as the file `id`, under that id whoever repeats it.
     pub(crate) async fn keep(
         &self,
-        from: PathBuf,
+        draft: Box<dyn Draft>,
         id: &str,
         owner: OwnerId,
         filename: &str,
         purpose: &str,
     ) -> Result<()> {
-        let to = self.folder.join(id);
-        let folder = self.folder.clone();
-        let bytes = blocking(move || {
-            let bytes = fs::metadata(&from)?.len();
-            rename(&from, &to, &folder)?;
-            Ok(bytes)
-        })
-        .await?;
+        let bytes = blocking(move || draft.finish()).await?;
         self.record(id, owner, bytes, filename, purpose).await.map(drop)
     }
 
@@ -222,7 +240,7 @@ impl Files {
     /// there is anything to delete.
     ///
     /// # Errors
-    /// `queue_unavailable`; `internal` for a folder that cannot be used.
+    /// `queue_unavailable`; `internal` where files cannot be deleted.
     pub(crate) async fn sweep(&self, read: impl AsyncFnOnce() -> Result<HashSet<String>>) -> Result<()> {
         let now = self.metadata.now_ms().await? / 1_000;
         let due = self.metadata.take_due(FILES, AT_ONCE, LEASE).await?;
@@ -250,10 +268,10 @@ impl Files {
     /// Deletes what nobody has written to for long and no record names.
     ///
     /// # Errors
-    /// `queue_unavailable`; `internal` for a folder that cannot be used.
+    /// `queue_unavailable`; `internal` where files cannot be deleted.
     pub(crate) async fn sweep_strays(&self) -> Result<()> {
-        let folder = self.folder.clone();
-        let mut old = blocking(move || strays(&folder, SystemTime::now())).await?;
+        let contents = Arc::clone(&self.contents);
+        let mut old = blocking(move || contents.older_than(STRAY)).await?;
         if old.is_empty() {
             return Ok(());
         }
@@ -268,37 +286,19 @@ impl Files {
             // What a batch has so far is named after it.
             old.retain(|name| !known.contains(name.as_str()) && !known.contains(name.split('.').next().unwrap_or("")));
         }
-        let folder = self.folder.clone();
-        blocking(move || old.iter().try_for_each(|name| gone(fs::remove_file(folder.join(name))))).await
+        let contents = Arc::clone(&self.contents);
+        blocking(move || old.iter().try_for_each(|name| contents.remove(name))).await
     }
-}
-
-/// Names in the folder that nobody has written to for long.
-fn strays(folder: &Path, now: SystemTime) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let age =
-            entry.metadata().and_then(|about| about.modified()).map(|at| now.duration_since(at).unwrap_or_default());
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = name.starts_with("file-") || name.starts_with("batch_");
-        if ours && age.is_ok_and(|age| age > STRAY) {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 /// A file on its way in. Dropped, it leaves nothing.
 pub struct Upload {
     files: Files,
-    writer: Option<BufWriter<File>>,
+    draft: Option<Box<dyn Draft>>,
     id: String,
     owner: OwnerId,
     filename: String,
     purpose: String,
-    /// Where it is written; nothing once it is kept.
-    part: Option<PathBuf>,
     bytes: u64,
     /// Bytes that may be written before it is looked again how much room there is: others write too.
     left: u64,
@@ -308,14 +308,14 @@ impl Upload {
     /// Appends a piece.
     ///
     /// # Errors
-    /// `payload_too_large`, naming the limit; `internal` when the disk refuses.
+    /// `payload_too_large`, naming the limit; `internal` where it cannot be written.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         self.bytes += piece.len() as u64;
         self.files.check_size(self.bytes)?;
         let size = piece.len() as u64;
         if size > self.left {
-            // What is still in memory takes no room in the folder.
-            self.with_writer(|writer| writer.flush()).await?;
+            // What is still in memory takes no room in a folder.
+            self.with_draft(|draft| draft.flush()).await?;
             self.left = self.files.room().await?.min(LOOK_BYTES.max(size));
         }
         if size > self.left {
@@ -326,19 +326,16 @@ impl Upload {
             return Err(Error::new(ErrorCode::PayloadTooLarge, message));
         }
         self.left -= size;
-        self.with_writer(move |writer| writer.write_all(&piece)).await
+        self.with_draft(move |draft| draft.write_all(&piece)).await
     }
 
-    async fn with_writer(
-        &mut self,
-        work: impl FnOnce(&mut BufWriter<File>) -> io::Result<()> + Send + 'static,
-    ) -> Result<()> {
-        let Some(mut writer) = self.writer.take() else { return Err(Error::internal("the file is closed already")) };
+    async fn with_draft(&mut self, work: impl FnOnce(&mut dyn Draft) -> io::Result<()> + Send + 'static) -> Result<()> {
+        let Some(mut draft) = self.draft.take() else { return Err(closed()) };
         let done = blocking(move || {
-            work(&mut writer)?;
-            Ok(writer)
+            work(&mut *draft)?;
+            Ok(draft)
         });
-        self.writer = Some(done.await?);
+        self.draft = Some(done.await?);
         Ok(())
     }
 
@@ -351,57 +348,25 @@ impl Upload {
     /// Keeps the file.
     ///
     /// # Errors
-    /// `internal` when the disk refuses; `queue_unavailable`.
+    /// `internal` where it cannot be written; `queue_unavailable`.
     pub async fn finish(mut self) -> Result<FileRecord> {
-        let Some(mut writer) = self.writer.take() else { return Err(Error::internal("the file is closed already")) };
-        let Some(part) = self.part.clone() else { return Err(Error::internal("the file is closed already")) };
-        let (path, folder) = (self.files.folder.join(&self.id), self.files.folder.clone());
-        blocking(move || {
-            writer.flush()?;
-            writer.get_ref().sync_all()?;
-            rename(&part, &path, &folder)
-        })
-        .await?;
-        self.part = None;
+        let Some(draft) = self.draft.take() else { return Err(closed()) };
+        blocking(move || draft.finish()).await?;
         self.files.record(&self.id, self.owner, self.bytes, &self.filename, &self.purpose).await
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let Some(part) = self.part.take() else { return };
-        // What a process that ends here leaves is swept.
+        let Some(draft) = self.draft.take() else { return };
+        // It deletes what it has written.
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || fs::remove_file(part))),
-            Err(_) => drop(fs::remove_file(part)),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(draft))),
+            Err(_) => drop(draft),
         }
     }
 }
 
-/// Renames within the folder, so that the new name outlives the machine.
-fn rename(from: &Path, to: &Path, folder: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    // Windows has no folders that could be synced.
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
-}
-
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// Work on files, on a thread that may wait for the disk.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
-    let failed =
-        |error: &dyn std::fmt::Display| Error::internal(format!("the folder of the files cannot be used: {error}"));
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| failed(&error)),
-        Err(error) => Err(failed(&error)),
-    }
+fn closed() -> Error {
+    Error::internal("the file is closed already")
 }

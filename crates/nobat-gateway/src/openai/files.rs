@@ -1,6 +1,5 @@
 //! `/v1/files`: uploaded, listed, read, deleted.
 
-use std::fs::File;
 use std::io::Read;
 
 use actix_web::http::header;
@@ -8,8 +7,8 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures::stream::{self, Stream};
-use nobat_batches::Batches;
 use nobat_batches::files::FileRecord;
+use nobat_batches::{Batches, FileContents};
 use nobat_core::{Error, ErrorCode, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,7 +24,7 @@ use crate::openapi::OpenAiRefusals;
 use crate::state::HttpState;
 use crate::{context, query};
 
-/// Bytes read from the disk at once.
+/// Bytes read at once.
 const PIECE: usize = 256 << 10;
 
 /// Adds the routes.
@@ -48,13 +47,14 @@ struct UploadForm {
     file: Vec<u8>,
 }
 
-/// The batches of this gateway, where it has a folder for their files.
+/// The batches of this gateway, where it has a place for their files.
 ///
 /// # Errors
 /// `unsupported`, naming the setting.
 pub(super) fn batches(state: &HttpState) -> Result<&Batches> {
     state.batches.as_ref().ok_or_else(|| {
-        let message = "this gateway keeps no files: set `gateway.files.folder` to a folder that all gateways share";
+        let message = "this gateway keeps no files: set `gateway.files.folder` to a folder that all gateways share, or \
+                       `gateway.files.bucket`";
         Error::new(ErrorCode::Unsupported, message)
     })
 }
@@ -125,33 +125,27 @@ async fn content(request: HttpRequest, id: Path<String>, state: Data<HttpState>)
     query::none(&request)?;
     let files = batches(&state)?.files();
     let file = files.find(context::of(&request).owner, &id).await?;
-    let path = files.path(&file);
-    let opened = actix_web::web::block(move || File::open(path)).await;
-    let opened = opened.map_err(|error| Error::internal(format!("no thread to read with: {error}")))?;
-    let opened = opened.map_err(|error| {
-        let message = format!("the contents of file `{}` are not in this gateway's folder: {error}", file.id);
-        Error::new(ErrorCode::ResultExpired, message)
-    })?;
+    let FileContents { bytes, reader } = files.read(&file).await?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
-        .insert_header((header::CONTENT_LENGTH, file.bytes))
-        .no_chunking(file.bytes)
-        .streaming(pieces(opened)))
+        .insert_header((header::CONTENT_LENGTH, bytes))
+        .no_chunking(bytes)
+        .streaming(pieces(reader)))
 }
 
 /// A file's bytes, read as they are taken.
-fn pieces(file: File) -> impl Stream<Item = std::io::Result<Bytes>> {
-    stream::unfold(Some(file), |file| async {
-        let mut file = file?;
+fn pieces(reader: Box<dyn Read + Send>) -> impl Stream<Item = std::io::Result<Bytes>> {
+    stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
         let read = actix_web::web::block(move || {
             let mut piece = vec![0; PIECE];
-            let count = file.read(&mut piece)?;
+            let count = reader.read(&mut piece)?;
             piece.truncate(count);
-            Ok::<_, std::io::Error>((file, piece))
+            Ok::<_, std::io::Error>((reader, piece))
         });
         match read.await {
             Ok(Ok((_, piece))) if piece.is_empty() => None,
-            Ok(Ok((file, piece))) => Some((Ok(piece.into()), Some(file))),
+            Ok(Ok((reader, piece))) => Some((Ok(piece.into()), Some(reader))),
             Ok(Err(error)) => Some((Err(error), None)),
             Err(error) => Some((Err(std::io::Error::other(error)), None)),
         }
