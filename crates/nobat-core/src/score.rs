@@ -53,6 +53,16 @@ impl Aging {
             Aging::Strict => i64::from(255 - rank) * STRICT_SPAN + position,
         }
     }
+
+    /// The highest score of what ranks above `level` at `now`, the latest position that was
+    /// given: of one enqueued this moment a level higher, or one that has waited as long as
+    /// makes up for its rank.
+    pub fn highest_above(self, level: i16, now: i64) -> i64 {
+        match self {
+            Aging::Step(_) => self.score(now, level + 1),
+            Aging::Strict => self.score(0, level),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +82,17 @@ mod tests {
         #[test]
         fn strict_never_lets_a_lower_priority_pass(a in 0i64..1 << 44, b in 0i64..1 << 44, p in 0i16..256) {
             prop_assert!(Aging::Strict.score(a, p) < Aging::Strict.score(b, p - 1));
+        }
+
+        #[test]
+        fn what_ranks_above_a_level_is_told_from_what_does_not(now in 0i64..1 << 44, before in 1i64..60_000_000, rank in 0i16..256) {
+            for aging in [Aging::default(), Aging::Strict] {
+                let highest = aging.highest_above(rank - 1, now);
+                prop_assert!(aging.score(now, rank) <= highest && aging.score((now - before).max(0), rank) <= highest);
+                prop_assert!(aging.score((now - before + 1).max(1), rank - 1) > highest);
+            }
+            // A level's worth of waiting lifts a job, where it does.
+            prop_assert!(Aging::default().score(now - 60_000_000, rank - 1) <= Aging::default().highest_above(rank - 1, now));
         }
 
         #[test]

@@ -176,15 +176,33 @@ impl ModelSignature {
         self.settings.get("cache")
     }
 
-    /// Checks a request: names, datatypes, shapes, byte counts, one batch size
-    /// over all inputs, and finite numbers where asked; parameters, where it has a task.
+    /// Checks a request as [`ModelSignature::rows_of`] does, and that it is no more than one
+    /// job may have. Returns the rows.
+    ///
+    /// # Errors
+    /// Those of `rows_of`; `payload_too_large` for more rows than `max_rows`.
+    pub fn validate(&self, request: &InferRequest) -> Result<u32> {
+        let rows = self.rows_of(request)?;
+        if self.batched && rows > i64::from(self.max_rows) {
+            return Err(Error::new(
+                ErrorCode::PayloadTooLarge,
+                format!(
+                    "{rows} rows are over the limit of {} for model `{}`; split the request",
+                    self.max_rows, self.name
+                ),
+            ));
+        }
+        Ok(rows as u32)
+    }
+
+    /// Checks a request of any number of rows: names, datatypes, shapes, byte counts, one batch
+    /// size over all inputs, and finite numbers where asked; parameters, where it has a task.
     /// Returns the rows.
     ///
     /// # Errors
     /// `invalid_tensor`, naming the input, what it has and what the model takes;
-    /// `invalid_parameter` for an output or a parameter that it does not have;
-    /// `payload_too_large` for more rows than `max_rows`.
-    pub fn validate(&self, request: &InferRequest) -> Result<u32> {
+    /// `invalid_parameter` for an output or a parameter that it does not have.
+    pub fn rows_of(&self, request: &InferRequest) -> Result<i64> {
         for spec in &self.inputs {
             if !spec.optional && !request.inputs.iter().any(|tensor| tensor.name == spec.name) {
                 return Err(invalid(format!("input `{}` is missing", spec.name)));
@@ -229,16 +247,7 @@ impl ModelSignature {
         if rows == 0 {
             return Err(invalid("the batch is empty; send at least one row".into()));
         }
-        if self.batched && rows > i64::from(self.max_rows) {
-            return Err(Error::new(
-                ErrorCode::PayloadTooLarge,
-                format!(
-                    "{rows} rows are over the limit of {} for model `{}`; split the request",
-                    self.max_rows, self.name
-                ),
-            ));
-        }
-        Ok(rows as u32)
+        Ok(rows)
     }
 
     fn validate_tensor(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<i64> {

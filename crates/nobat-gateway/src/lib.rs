@@ -29,6 +29,7 @@ pub mod grpc;
 mod health;
 mod http;
 mod idempotency;
+mod large;
 pub mod metrics;
 pub mod middleware;
 mod native;

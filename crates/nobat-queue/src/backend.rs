@@ -55,6 +55,12 @@ pub trait Batcher: Send + 'static {
     /// How many more jobs to lease now.
     fn room(&self) -> usize;
 
+    /// Where it has no room: how many jobs to lease all the same of those that rank above a
+    /// level, the lowest of what it holds.
+    fn room_above(&self) -> Option<(usize, i16)> {
+        None
+    }
+
     /// Takes newly leased jobs, in the order to run them.
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant);
 
@@ -245,9 +251,9 @@ impl<B: Batcher> LeaseLoop<B> {
             // While a woken batcher runs, nobody would see what is pushed to a waiting consumer.
             let withdraws = woken.is_some() && self.consumer.is_waiting() && !closing.is_set();
             let skips = std::mem::take(&mut was_woken) && settle.is_empty() && !withdraws;
-            let want = if closing.is_set() || skips { 0 } else { self.batcher.room() };
+            let want = if closing.is_set() || skips { Want::NOTHING } else { Want::of(&self.batcher) };
             let mut reached = true;
-            if want > 0 || !settle.is_empty() || withdraws {
+            if want.jobs > 0 || !settle.is_empty() || withdraws {
                 reached = self.step(settle, want).await;
             }
             if closing.is_set() {
@@ -282,12 +288,15 @@ impl<B: Batcher> LeaseLoop<B> {
 
     /// One round trip; `false` when the store did not answer. The consumer
     /// keeps unanswered settlements and sends them again.
-    async fn step(&mut self, settle: Vec<Settlement>, want: usize) -> bool {
+    async fn step(&mut self, settle: Vec<Settlement>, want: Want) -> bool {
         self.settling.extend(settle.iter().map(|settlement| (settlement.id, settlement.token)));
         // An empty batcher waits if nothing comes: then what is enqueued may come by itself.
-        let stepped = match self.batcher.is_empty() && want > 0 {
-            true => self.consumer.settle_and_lease_or_wait(settle, want).await,
-            false => self.consumer.settle_and_lease(settle, want).await,
+        let stepped = match want {
+            Want { jobs, above: Some(level) } => self.consumer.settle_and_lease_above(settle, jobs, level).await,
+            Want { jobs: 1.., above: None } if self.batcher.is_empty() => {
+                self.consumer.settle_and_lease_or_wait(settle, want.jobs).await
+            }
+            Want { jobs, above: None } => self.consumer.settle_and_lease(settle, jobs).await,
         };
         match stepped {
             Ok(LeaseReply { leased, refused, .. }) => {
@@ -330,7 +339,7 @@ impl<B: Batcher> LeaseLoop<B> {
         while !settle.is_empty() || !self.settling.is_empty() || self.consumer.is_waiting() {
             let batch = std::mem::take(&mut settle);
             let reached = tokio::select! {
-                reached = self.step(batch, 0) => reached,
+                reached = self.step(batch, Want::NOTHING) => reached,
                 () = &mut give_up => break,
             };
             // What was handed over in the meantime.
@@ -338,6 +347,25 @@ impl<B: Batcher> LeaseLoop<B> {
             if !reached {
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
+        }
+    }
+}
+
+/// What a step leases.
+#[derive(Clone, Copy)]
+struct Want {
+    jobs: usize,
+    /// They rank above this level.
+    above: Option<i16>,
+}
+
+impl Want {
+    const NOTHING: Want = Want { jobs: 0, above: None };
+
+    fn of(batcher: &impl Batcher) -> Want {
+        match batcher.room() {
+            0 => batcher.room_above().map_or(Want::NOTHING, |(jobs, level)| Want { jobs, above: Some(level) }),
+            jobs => Want { jobs, above: None },
         }
     }
 }

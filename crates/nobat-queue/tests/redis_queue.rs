@@ -343,3 +343,26 @@ async fn the_bytes_of_waiting_jobs_are_in_balance_after_every_kind_of_wait() {
         assert_eq!(queue.get(id).await.expect("the store answers").expect("is there").state, JobState::Succeeded);
     }
 }
+
+#[tokio::test]
+async fn what_a_caller_owes_of_tokens_adds_up_over_gateways_and_a_look_adds_nothing() {
+    let server = Server::start(&[]);
+    let (one, other) = (queue(&server, QueueSettings::default()).await, queue(&server, QueueSettings::default()).await);
+    let (owner, minute) = (OwnerId(3), Duration::from_secs(60));
+    let owed = async |queue: &dyn Queue, more| queue.owe_tokens(owner, more).await.expect("the store answers");
+    assert_eq!(owed(&*one, Duration::ZERO).await, Some(Duration::ZERO));
+    let first = owed(&*one, 3 * minute).await.expect("kept");
+    assert!(first <= 3 * minute && first > 2 * minute, "however much it is: {first:?}");
+    let both = owed(&*other, minute).await.expect("kept");
+    assert!(both > 3 * minute && both <= 4 * minute, "{both:?}");
+    let looked = owed(&*one, Duration::ZERO).await.expect("kept");
+    assert!(looked > 3 * minute && looked <= both, "{looked:?}");
+    assert_eq!(
+        one.owe_tokens(OwnerId(4), Duration::ZERO).await.expect("answers"),
+        Some(Duration::ZERO),
+        "each its own"
+    );
+    // A rate is another bucket.
+    let taken = one.take_rate(owner, minute, minute).await.expect("answers").expect("kept");
+    assert!(taken.allowed);
+}

@@ -67,7 +67,7 @@ impl Library {
 
     fn step(&mut self, call: &StepCall) -> Answer {
         let text = |number: u64| number.to_string().into_bytes();
-        let mut args = vec![text(call.want as u64), text(LEASE_US), call.token.to_le_bytes().to_vec()];
+        let mut args = vec![text(call.want as u64), Vec::new(), text(LEASE_US), call.token.to_le_bytes().to_vec()];
         args.extend([text(call.again_us), text(60_000_000), text(1_000), text(60_000)]);
         args.extend([b"nobat:lane:".to_vec(), b"nobat:keeper:".to_vec(), call.register.clone(), call.withdraw.clone()]);
         args.push(if call.elsewhere { b"another_".to_vec() } else { b"consumer".to_vec() });

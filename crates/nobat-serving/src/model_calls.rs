@@ -44,7 +44,7 @@ impl ModelCalls {
         mut request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
-        let rows = self.check(context, target, &mut request, &options)?;
+        let rows = self.check(context, target, &mut request, &options).await?;
         self.admit(&target.signature.name, &options, Caller::Leaves)?;
         self.accept(context, job(context, target, request, rows, options)).await
     }
@@ -66,7 +66,7 @@ impl ModelCalls {
             self.state.predictions.model(&target.signature.name).record(outcome, started.elapsed());
         }
         if let (Ok(Answer::Done(prediction)), Some(_)) = (&answer, &target.signature.task) {
-            self.count_tokens(context, target, prediction);
+            self.count_tokens(context, target, prediction).await;
         }
         answer
     }
@@ -108,11 +108,11 @@ impl ModelCalls {
     }
 
     /// Counts the tokens of an answer's texts, of its caller and its model.
-    fn count_tokens(&self, context: &RequestContext, target: &ResolvedModel, prediction: &Prediction) {
+    async fn count_tokens(&self, context: &RequestContext, target: &ResolvedModel, prediction: &Prediction) {
         let tokens = tokens::of(&prediction.response);
         if tokens > 0 {
             let grant = context.grant.as_deref();
-            self.state.admission.limits.have_read(grant, tokens, Instant::now());
+            self.state.admission.limits.have_read(grant, tokens, &*self.state.queue).await;
             let key = grant.map_or("", |grant| &grant.name);
             self.state.predictions.have_read(&target.signature.name, key, tokens);
         }
@@ -126,7 +126,7 @@ impl ModelCalls {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
-        let rows = self.check(context, target, &mut request, &options)?;
+        let rows = self.check(context, target, &mut request, &options).await?;
         match self.state.caches.slot(&self.state.registry, &target.signature, &request, &options) {
             None => self.run(context, target, job(context, target, request, rows, options), wait).await,
             Some(slot) => {
@@ -313,7 +313,7 @@ impl ModelCalls {
     /// Whether this caller may use this model for this request now. Returns its
     /// rows. Rate and in-flight limits were taken at admission. Parameters that the
     /// model knows nothing of are dropped: they neither travel nor part cached answers.
-    fn check(
+    async fn check(
         &self,
         context: &RequestContext,
         target: &ResolvedModel,
@@ -325,7 +325,7 @@ impl ModelCalls {
         context.require_model(model)?;
         self.state.admission.check_priority(context, options)?;
         if target.signature.task.is_some() {
-            self.state.admission.limits.may_read(context.grant.as_deref(), Instant::now())?;
+            self.state.admission.limits.may_read(context.grant.as_deref(), &*self.state.queue).await?;
         }
         if target.signature.task.is_none() {
             request.parameters.clear();

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::rig::http::{Answer, Http};
-use crate::rig::process::{Redis, Service, free_port, root, worker};
+use crate::rig::process::{Bucket, Redis, Service, free_port, root, worker};
 use crate::rig::wait_for;
 use crate::rounds;
 
@@ -33,17 +34,38 @@ enum Victim {
 
 #[test]
 fn every_line_of_a_batch_is_answered_once_whatever_is_killed() {
-    let lines = rounds(12_000, 50_000) as usize;
     let folder = tempfile::tempdir().expect("a folder");
-    let models = root().join("tests/text_models/embed");
-    let mut redis = Redis::start(folder.path(), true);
-    let url = redis.url();
     let files = folder.path().join("files").display().to_string();
-    let env = [("NOBAT_QUEUE__LEASE_MS", "1500"), ("NOBAT_GATEWAY__FILES__FOLDER", files.as_str())];
-    let start_worker = || worker(folder.path(), &url, &models, &env);
+    answered_once(folder.path(), rounds(12_000, 50_000) as usize, &[("NOBAT_GATEWAY__FILES__FOLDER", files.as_str())]);
+}
+
+#[test]
+fn so_it_is_where_the_files_are_in_a_bucket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bucket = Bucket::start(folder.path());
+    let env = [
+        ("NOBAT_GATEWAY__FILES__BUCKET", "s3://batches/of/one"),
+        ("NOBAT_GATEWAY__FILES__ENDPOINT", bucket.endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ];
+    answered_once(folder.path(), rounds(6_000, 50_000) as usize, &env);
+    // What is left is the input and the output.
+    let listed = bucket.http().get("/batches?list-type=2").expect("a list").text();
+    assert_eq!(listed.matches("<Key>of/one/file-").count(), 2, "{listed}");
+    assert_eq!(listed.matches("<Key>").count(), 2, "{listed}");
+}
+
+/// A batch over all kills; `env` says where its files are.
+fn answered_once(folder: &Path, lines: usize, env: &[(&str, &str)]) {
+    let models = root().join("tests/text_models/embed");
+    let mut redis = Redis::start(folder, true);
+    let url = redis.url();
+    let env = [&[("NOBAT_QUEUE__LEASE_MS", "1500")], env].concat();
+    let start_worker = || worker(folder, &url, &models, &env);
     let mut workers = [start_worker(), start_worker()];
     let ports = [free_port(), free_port()];
-    let start_gateway = |at: usize| Service::gateway(folder.path(), &url, ports[at], &env);
+    let start_gateway = |at: usize| Service::gateway(folder, &url, ports[at], &env);
     let mut gateways = [start_gateway(0), start_gateway(1)];
     gateways.iter_mut().for_each(|gateway| gateway.wait_for_model("embed"));
 

@@ -39,7 +39,11 @@ impl Process {
     pub(crate) fn start(folder: &Path, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let log = (0..).map(|n| folder.join(format!("{name}-{n}.log"))).find(|path| !path.exists()).expect("a name");
         let out = File::create(&log).expect("the log file");
-        let mut command = if name == "redis-server" { Command::new(name) } else { Command::new(binary(name)) };
+        let mut command = match name {
+            "redis-server" => Command::new(name),
+            "bucket" => Command::new(root().join(".nobat/bucket/bin/moto_server")),
+            _ => Command::new(binary(name)),
+        };
         // A developer's own settings must not reach a test.
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("NOBAT_") && key != "NOBAT_ORT_LIB") {
             command.env_remove(key);
@@ -105,6 +109,30 @@ impl Drop for Process {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// A server that speaks as S3 does, with the bucket `batches`.
+pub(crate) struct Bucket {
+    _process: Process,
+    address: SocketAddr,
+    pub(crate) endpoint: String,
+}
+
+impl Bucket {
+    pub(crate) fn start(folder: &Path) -> Bucket {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = address.port().to_string();
+        let process = Process::start(folder, "bucket", &["-H", "127.0.0.1", "-p", &port], &[]);
+        let bucket = Bucket { _process: process, address, endpoint: format!("http://{address}") };
+        wait_for("the bucket is made", || {
+            bucket.http().send("PUT", "/batches", &[], b"").is_ok_and(|answer| answer.status == 200)
+        });
+        bucket
+    }
+
+    pub(crate) fn http(&self) -> Http {
+        Http::new(self.address)
+    }
 }
 
 /// A Redis server of the test's own.

@@ -34,16 +34,7 @@ pub(super) fn answered(
 ) -> HttpResponse {
     let outputs = &prediction.response.outputs;
     let mut json = Vec::with_capacity(320 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
-    json.extend_from_slice(b"{\"id\":");
-    match id_text(prediction.job) {
-        Some(id) => encode::string(&mut json, &id),
-        None => json.extend_from_slice(b"null"),
-    }
-    json.extend_from_slice(b",\"model\":");
-    encode::string(&mut json, model);
-    json.extend_from_slice(b",\"version\":");
-    encode::string(&mut json, &prediction.response.version);
-    json.extend_from_slice(b",\"state\":\"succeeded\",");
+    head(&mut json, prediction.job, model, &prediction.response.version);
     rows::members(&mut json, outputs, form, signature);
     json.extend_from_slice(b",\"explain\":");
     // Writing to a vector cannot fail, and the struct has no map with odd keys.
@@ -54,6 +45,24 @@ pub(super) fn answered(
         .insert_header((header::VARY, PREFER.as_str()))
         .insert_header((SERVER_TIMING, server_timing(prediction)))
         .body(json)
+}
+
+fn head(json: &mut Vec<u8>, job: Option<JobId>, model: &str, version: &str) {
+    json.extend_from_slice(b"{\"id\":");
+    match id_text(job) {
+        Some(id) => encode::string(json, &id),
+        None => json.extend_from_slice(b"null"),
+    }
+    json.extend_from_slice(b",\"model\":");
+    encode::string(json, model);
+    json.extend_from_slice(b",\"version\":");
+    encode::string(json, version);
+    json.extend_from_slice(b",\"state\":\"succeeded\",");
+}
+
+/// What comes before the rows of an answer that many jobs make.
+pub(super) fn large_head(json: &mut Vec<u8>, signature: &ModelSignature, prediction: &Prediction) {
+    head(json, None, &signature.name, &prediction.response.version);
 }
 
 /// 202 with a job that has not ended; 202 too for a duplicate that has.

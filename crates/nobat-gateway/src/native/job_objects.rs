@@ -261,7 +261,7 @@ pub(crate) struct ManyEntry {
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "documents what `jobs::answered` prints")]
 pub(crate) struct ResultObject {
-    /// The job's id.
+    /// The job's id; null where there was none, or many.
     pub id: Option<String>,
     /// The model that answered.
     pub model: String,
@@ -276,8 +276,9 @@ pub(crate) struct ResultObject {
     /// Column form: one tensor, or an object of tensors by name.
     #[schema(required = false)]
     pub outputs: Option<serde_json::Value>,
-    /// How it came about.
-    pub explain: ExplainObject,
+    /// How it came about; left out where many jobs made it.
+    #[schema(required = false)]
+    pub explain: Option<ExplainObject>,
 }
 
 /// A job's input, as a v2 inference request has it.

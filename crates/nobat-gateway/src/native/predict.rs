@@ -14,7 +14,7 @@ use nobat_serving::registry::{ResolvedModel, Want};
 use nobat_serving::{Answer, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::answers::{accepted_job, answered, pending};
+use super::answers::{accepted_job, answered, large_head, pending};
 use super::inputs;
 use super::job_objects::{
     JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, owner, result_url,
@@ -24,6 +24,7 @@ use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::idempotency::{self, IDEMPOTENCY_KEY};
+use crate::large::{self, Around};
 use crate::openapi::{JobParameters, Refusals, WaitParameter};
 use crate::prefer::Prefer;
 use crate::query::{JOB_OPTIONS, JobQuery, WITH_WAIT};
@@ -43,6 +44,9 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 ///
 /// Answers 202 with the job at once, or, with `Prefer: wait=N` or `?wait=N`,
 /// 200 with the result when it is there within N seconds.
+///
+/// A model of texts takes any number of `instances` where they are waited for: they run in
+/// the background, and the answer is streamed for as long as its caller stays, without `explain`.
 ///
 /// A picture or another file is a body as it is, by its own content type: one row of the
 /// model's input of bytes. So is a table (CSV, Arrow, Parquet): its columns are the inputs,
@@ -94,7 +98,13 @@ pub(crate) async fn predict(
     match wait.filter(|wait| !wait.is_zero()) {
         // One call: the client's leaving cancels the job.
         Some(wait) if !prefer.respond_async => {
-            match predictor.call(&context, &target, tensors, query.options, wait).await? {
+            let around = Around { head: large_head };
+            let large = large::answered(&predictor, &context, &target, tensors, form, query.options, around);
+            let (tensors, options) = match large.await? {
+                Ok(answer) => return Ok(answer),
+                Err(asked) => asked,
+            };
+            match predictor.call(&context, &target, tensors, options, wait).await? {
                 Answer::Done(prediction) => {
                     Ok(answered(&prediction, &target.signature.name, form, Some(&target.signature)))
                 }

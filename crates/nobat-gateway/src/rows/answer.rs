@@ -35,6 +35,16 @@ pub fn members(out: &mut Vec<u8>, outputs: &[Tensor], form: Format, signature: O
     }
 }
 
+/// Appends the entries of some more rows in row or record form, without the list around them;
+/// `first` says that none stand before them.
+pub fn entries(out: &mut Vec<u8>, outputs: &[Tensor], form: Format, signature: &ModelSignature, first: bool) {
+    let outputs: Vec<Shown<'_>> = outputs.iter().map(|output| Shown::of(output, form, Some(signature))).collect();
+    if !first {
+        out.push(b',');
+    }
+    listed(out, &outputs);
+}
+
 /// An output and how it is printed.
 struct Shown<'a> {
     output: &'a Tensor,
@@ -148,9 +158,14 @@ fn json(out: &mut Vec<u8>, rest: &mut &[u8], shape: &[i64]) {
 /// One entry per row: bare values for one output, objects for several. Outputs
 /// that do not share a first axis have no rows: they make one entry.
 fn rows(out: &mut Vec<u8>, outputs: &[Shown<'_>]) {
+    out.push(b'[');
+    listed(out, outputs);
+    out.push(b']');
+}
+
+fn listed(out: &mut Vec<u8>, outputs: &[Shown<'_>]) {
     let count = outputs.first().and_then(Shown::rows);
     let shared = outputs.iter().all(|output| output.rows() == count);
-    out.push(b'[');
     match (count, outputs) {
         (Some(count), outputs) if shared => {
             let mut elements: Vec<_> = outputs.iter().map(Shown::printer).collect();
@@ -174,7 +189,6 @@ fn rows(out: &mut Vec<u8>, outputs: &[Shown<'_>]) {
         (_, [only]) => only.whole(out),
         (_, outputs) => object(out, outputs),
     }
-    out.push(b']');
 }
 
 fn object(out: &mut Vec<u8>, outputs: &[Shown<'_>]) {

@@ -10,7 +10,7 @@ mod answer;
 mod format;
 mod read;
 
-pub use answer::{answer, members};
+pub use answer::{answer, entries, members};
 pub use format::Format;
 pub(crate) use format::PredictBody;
 pub use read::{read, read_from};

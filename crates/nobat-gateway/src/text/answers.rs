@@ -55,8 +55,21 @@ pub(crate) async fn answered(
             .insert_header((SERVER_TIMING, timing))
             .body(out));
     }
-    let mut parts = predictor.predict_parts(context.clone(), model.target, request, rows, options).boxed();
-    // What is refused at once is refused with its status.
+    let parts = predictor.predict_parts(context.clone(), model.target, request, rows, options).boxed();
+    streamed(context, parts, print).await
+}
+
+/// Answers with what `print` makes of each part as it comes in. An error after the first
+/// breaks the answer off.
+///
+/// # Errors
+/// The first part's: what is refused at once is refused with its status.
+pub(crate) async fn streamed(
+    context: &RequestContext,
+    mut parts: impl Stream<Item = Result<PartAnswer>> + Unpin + 'static,
+    mut print: impl PrintRows,
+) -> Result<HttpResponse> {
+    let mut out = Vec::new();
     print.begin(&mut out);
     if let Some(first) = parts.next().await.transpose()? {
         print.rows(&mut out, first.rows.start, &first.prediction)?;

@@ -13,6 +13,7 @@ use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::context::SERVER_TIMING;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
+use crate::large::{self, Around};
 use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
 use crate::prefer::Prefer;
 use crate::query::{JobQuery, WITH_WAIT};
@@ -68,7 +69,14 @@ async fn json_of(request: &HttpRequest, predictor: &Predictor, asked: PredictCal
     let most = body::limits(request).max_bytes;
     let signature = asked.target.signature.clone();
     let (tensors, form) = bodies::read(request.headers(), asked.body.clone(), &signature, most).await?;
-    let prediction = asked.predict(request, predictor, tensors).await?;
+    let PredictCall { target, options, .. } = asked;
+    let (context, around) = (context::of(request), Around { head: |out, _, _| out.push(b'{') });
+    let large = large::answered(predictor, &context, &target, tensors, form, options, around);
+    let (tensors, options) = match large.await? {
+        Ok(answer) => return Ok(answer),
+        Err(asked) => asked,
+    };
+    let prediction = predictor.predict(&context, &target, tensors, options).await?;
     let timing = server_timing(&prediction);
     let outputs = &prediction.response.outputs;
     let mut json = Vec::with_capacity(64 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());

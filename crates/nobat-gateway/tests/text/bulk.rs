@@ -83,3 +83,45 @@ async fn a_text_that_is_too_long_is_named_by_its_place_in_the_request() {
     };
     assert!(!is_whole, "no whole answer");
 }
+
+#[tokio::test]
+async fn native_and_tensorflow_servings_calls_take_any_number_of_rows_where_they_are_answered_row_by_row() {
+    let house = House::start().await;
+    let texts = texts(1_600);
+    for path in ["/api/v1/predict/embed?wait=30s", "/v1/models/embed:predict"] {
+        let before = house.jobs("embed");
+        let answer = house.ask(path, &json!({"instances": texts})).await;
+        assert_eq!(house.jobs("embed") - before, 100, "{path}");
+        let rows = answer["predictions"].as_array().expect("a list");
+        assert_eq!(rows.len(), 1_600);
+        for (row, text) in rows.iter().zip(&texts) {
+            assert_eq!((row["embedding"][0].as_f64(), &row["tokens"]), (Some(text.len() as f64), &json!(1)));
+        }
+        let records = json!({"records": texts.iter().map(|text| json!({"text": text})).collect::<Vec<_>>()});
+        assert_eq!(house.ask(path, &records).await["predictions"].as_array().map(Vec::len), Some(1_600), "{path}");
+        let columns = house.post(path, &json!({"inputs": {"text": texts}})).await;
+        assert_eq!(columns.status, 413, "{}", columns.text);
+        assert!(
+            columns.text.contains("over the limit of 64 in column form") && columns.text.contains("`instances`"),
+            "{}",
+            columns.text
+        );
+        let bad = house.post(path, &json!({"instances": texts, "parameters": {"dimension": 2}})).await;
+        assert!(bad.status == 400 && bad.text.contains("`dimension`"), "{}", bad.text);
+    }
+    let native = house.ask("/api/v1/predict/embed?wait=30s", &json!({"instances": texts})).await;
+    assert_eq!(
+        (&native["id"], &native["model"], &native["state"]),
+        (&json!(null), &json!("embed"), &json!("succeeded"))
+    );
+    // Nobody waits, so there is one job, and it has a limit.
+    let left = house.post("/api/v1/predict/embed", &json!({"instances": texts})).await;
+    assert!(left.status == 413 && left.text.contains("over the limit of 64"), "{}", left.text);
+    house.script.pause_ms.store(50, Ordering::Relaxed);
+    let late = house.client.post(house.url("/v1/models/embed:predict?deadline=300ms"));
+    let is_whole = match late.body(json!({"instances": texts}).to_string()).send().await {
+        Ok(answer) => answer.status() == 200 && answer.text().await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!is_whole, "a deadline ends it");
+}

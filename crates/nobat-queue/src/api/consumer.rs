@@ -44,6 +44,10 @@ pub trait Consumer: Send {
     /// store answered, so an error never loses one: call again.
     async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply>;
 
+    /// As [`Consumer::settle_and_lease`], of nothing but what [ranks](nobat_core::score::rank)
+    /// above `level` by now: for a caller that is full of what ranks no higher.
+    async fn settle_and_lease_above(&mut self, settle: Vec<Settlement>, want: usize, level: i16) -> Result<LeaseReply>;
+
     /// As [`Consumer::settle_and_lease`], for a caller that holds nothing and goes on
     /// to [`Consumer::idle`]: should nothing be ready, up to `want` jobs may be leased
     /// and pushed to this consumer as soon as they are enqueued. The next call of

@@ -224,6 +224,12 @@ pub trait Queue: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Adds to what `owner` owes of tokens that every gateway counts, by the time in which
+    /// they are earned; the time in which all is. `None` where the store keeps no buckets.
+    async fn owe_tokens(&self, _owner: OwnerId, _more: Duration) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
     /// Most bytes that the store keeps as one value: an input, a result.
     fn max_value_bytes(&self) -> usize;
 

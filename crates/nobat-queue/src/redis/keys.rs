@@ -132,6 +132,11 @@ impl Prefix {
         format!("{}:rate:{:016x}", self.text, owner.0)
     }
 
+    /// The bucket of a caller's tokens.
+    pub(crate) fn tokens(&self, owner: OwnerId) -> String {
+        format!("{}:tokens:{:016x}", self.text, owner.0)
+    }
+
     /// What a client's channel name begins with.
     pub(crate) fn client_channel(&self) -> String {
         format!("{}:lane:", self.text)

@@ -156,6 +156,14 @@ impl Queue for RedisQueue {
         Ok(Some(RateDecision { allowed, debt: Duration::from_micros(debt_us) }))
     }
 
+    async fn owe_tokens(&self, owner: OwnerId, more: Duration) -> Result<Option<Duration>> {
+        let mut cmd = scripts::RATE.on(self.store.prefix.tokens(owner));
+        cmd.arg(more.as_micros() as u64).arg(0);
+        let reply = self.store.manager.send(&cmd).await.map_err(|e| to_error(&e))?;
+        let (_, debt_us): (bool, u64) = parse(reply, "a caller's tokens")?;
+        Ok(Some(Duration::from_micros(debt_us)))
+    }
+
     async fn cancel(&self, id: JobId) -> Result<JobView> {
         let not_found = || errors::not_found(id);
         let queue = self.store.queue_of(id).await?.ok_or_else(not_found)?;

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 
 use nobat_core::ErrorCode;
+use nobat_core::score::STRICT_SPAN;
 use redis::{Cmd, ToRedisArgs};
 
 use super::record::{code_number, flag, state};
@@ -19,8 +20,9 @@ use crate::api::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN};
 pub(crate) const LEASES_MAX: usize = 1024;
 
 /// The first arguments of [`STEP`], by the names under which the script has them.
-const STEP_ARGS: [&str; 14] = [
+const STEP_ARGS: [&str; 15] = [
     "want",
+    "above",
     "lease",
     "token",
     "again",
@@ -60,6 +62,7 @@ fn constants() -> String {
         ("POSTPONED", POSTPONED.as_micros()),
         ("SILENCE_MIN", SILENCE_MIN.as_micros()),
         ("LEASES_MAX", LEASES_MAX as u128),
+        ("STRICT_SPAN", STRICT_SPAN as u128),
     ];
     let mut lua = String::new();
     for (name, value) in numbers {

@@ -75,9 +75,9 @@ impl SqliteConsumer {
     }
 }
 
-#[async_trait]
-impl Consumer for SqliteConsumer {
-    async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
+impl SqliteConsumer {
+    /// Settles, and leases of what ranks above a level if one is given.
+    fn step(&mut self, settle: Vec<Settlement>, want: (usize, Option<i16>)) -> LeaseReply {
         let mut reply = LeaseReply::default();
         let (mut on_disk, mut answers) = (Vec::new(), Vec::new());
         let (queue, number, held) = (self.queue, self.number, &mut self.held);
@@ -109,7 +109,18 @@ impl Consumer for SqliteConsumer {
         if let Some(token) = self.last_chance.take_if(|token| self.held.iter().all(|(_, held)| held != token)) {
             self.store.act(|state, _| state.machine.end_last_chance(self.queue, token));
         }
-        Ok(reply)
+        reply
+    }
+}
+
+#[async_trait]
+impl Consumer for SqliteConsumer {
+    async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
+        Ok(self.step(settle, (want, None)))
+    }
+
+    async fn settle_and_lease_above(&mut self, settle: Vec<Settlement>, want: usize, level: i16) -> Result<LeaseReply> {
+        Ok(self.step(settle, (want, Some(level))))
     }
 
     async fn idle(&mut self) {

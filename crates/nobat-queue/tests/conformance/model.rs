@@ -63,13 +63,15 @@ impl Model {
         Arrival::New(self.jobs.len() - 1)
     }
 
-    pub(crate) fn lease(&mut self, want: usize) -> Vec<Number> {
+    /// Leases, of nothing but what ranks above a level if one is given.
+    pub(crate) fn lease(&mut self, want: usize, above: Option<i16>) -> Vec<Number> {
         if self.paused {
             return Vec::new();
         }
         let mut ready: Vec<_> =
             (0..self.jobs.len()).filter(|&number| self.jobs[number].state == JobState::Queued).collect();
         ready.sort_by_key(|&number| (255 - self.jobs[number].priority, self.jobs[number].place));
+        ready.retain(|&number| above.is_none_or(|level| i16::from(self.jobs[number].priority) > level));
         ready.truncate(want);
         for &number in &ready {
             self.jobs[number].state = JobState::Leased;

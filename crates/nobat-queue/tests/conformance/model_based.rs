@@ -161,8 +161,14 @@ impl<'a> Run<'a> {
             }
         }
         let want = self.dice.roll(6);
-        let step = self.consumers[at].0.settle_and_lease(settlements, want).await.expect("a step");
-        let expected = self.model.lease(want);
+        let above = (self.dice.roll(3) == 0).then(|| [-1, 0, 1, 10][self.dice.roll(4)]);
+        let consumer = &mut self.consumers[at].0;
+        let step = match above {
+            Some(level) => consumer.settle_and_lease_above(settlements, want, level).await,
+            None => consumer.settle_and_lease(settlements, want).await,
+        }
+        .expect("a step");
+        let expected = self.model.lease(want, above);
         let leased: Vec<_> = step.leased.iter().map(|job| self.numbers[&job.id]).collect();
         assert_eq!(leased, expected);
         for (job, &number) in step.leased.iter().zip(&expected) {

@@ -15,6 +15,8 @@ on_every_store! {
     strict_priority_is_not_changed_by_waiting
     background_jobs_rank_one_level_below_their_priority
     a_background_job_that_has_waited_a_step_goes_before_later_ones
+    who_is_full_leases_only_what_ranks_above_a_level
+    what_has_waited_a_step_ranks_above_its_level
     every_model_has_a_queue_of_its_own
 }
 
@@ -104,6 +106,48 @@ async fn a_background_job_that_has_waited_a_step_goes_before_later_ones(backend:
     client.enqueue(job("later")).await.expect("accepted");
     let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
     assert_eq!(payloads(&lease(&mut consumer, 8).await), ["bulk", "later"]);
+}
+
+async fn who_is_full_leases_only_what_ranks_above_a_level(backend: Backend) {
+    for aging_s in [60, 0] {
+        let store = backend.open_with(QueueSettings { aging_s, ..QueueSettings::default() }).await;
+        let client = store.queue.client();
+        let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
+        for new in
+            [background("bulk", 0), background("more bulk", 0), job("plain"), urgent("one", 1), urgent("top", 255)]
+        {
+            client.enqueue(new).await.expect("accepted");
+        }
+        for (level, want, wanted, more) in [
+            (255, 8, vec![], true),
+            (0, 1, vec!["top"], true),
+            (0, 8, vec!["one"], true),
+            (-1, 8, vec!["plain"], true),
+            (-1, 8, vec![], true),
+            (-2, 8, vec!["bulk", "more bulk"], false),
+        ] {
+            let step = consumer.settle_and_lease_above(Vec::new(), want, level).await.expect("a step");
+            assert_eq!(
+                (payloads(&step.leased), step.more),
+                (wanted.iter().map(|&one| one.into()).collect(), more),
+                "above {level}, aging {aging_s}"
+            );
+        }
+    }
+}
+
+async fn what_has_waited_a_step_ranks_above_its_level(backend: Backend) {
+    let store = backend.open_with(QueueSettings { aging_s: 1, ..QueueSettings::default() }).await;
+    let client = store.queue.client();
+    client.enqueue(job("old")).await.expect("accepted");
+    tokio::time::sleep(ms(1_100)).await;
+    client.enqueue(job("new")).await.expect("accepted");
+    let mut consumer = store.queue.consumer(MODEL, "w").await.expect("a consumer");
+    let step = consumer.settle_and_lease_above(Vec::new(), 8, 0).await.expect("a step");
+    assert_eq!((payloads(&step.leased), step.more), (vec!["old".into()], true));
+    // What is left is not forgotten: it wakes who waits.
+    consumer.idle().await;
+    assert_eq!(payloads(&lease(&mut consumer, 8).await), ["new"]);
 }
 
 async fn every_model_has_a_queue_of_its_own(backend: Backend) {

@@ -26,7 +26,7 @@ pub struct LimitsConfig {
     /// Look-ups of jobs that are not there, or another's, that a caller with a key
     /// may make in a minute.
     pub failed_lookups_per_min: u32,
-    /// Count a caller's rate over all gateways, where they share a Redis; off,
+    /// Count a caller's rate and tokens over all gateways, where they share a Redis; off,
     /// each gateway counts by itself.
     pub shared_rate: bool,
     /// Refuse a job that cannot finish within its deadline by the queue's

@@ -13,7 +13,7 @@ use super::gcra::Rate;
 use super::quota::{Quota, QuotaCell};
 
 /// A store that takes longer has no say.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Takes `jobs` out of a caller's shared bucket.
 pub(super) async fn take(queue: &dyn Queue, owner: OwnerId, rate: Rate, jobs: u32, quota: &QuotaCell) -> Result<()> {

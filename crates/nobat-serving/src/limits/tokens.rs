@@ -1,13 +1,18 @@
 //! Tokens that a caller's texts may have in a minute. They are known when a text has been
 //! read, so they are paid afterwards: who has used up a minute's worth and more waits
-//! until that is earned again. Like every count but the shared rate it is this gateway's own.
+//! until that is earned again.
+//!
+//! What a caller owes is kept here, and in the store for all gateways that share one: the larger holds. A store
+//! that is away or slow has no say, as with rates ([`super::shared_rate`]).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode, OwnerId, Result};
+use nobat_queue::Queue;
 
 use super::limiter::{Limits, own, owner_of};
+use super::shared_rate::PATIENCE;
 use crate::auth::keyring::Grant;
 
 const MINUTE_NS: u64 = 60_000_000_000;
@@ -17,10 +22,18 @@ impl Limits {
     ///
     /// # Errors
     /// `rate_limited` with `retry_after`.
-    pub fn may_read(&self, grant: Option<&Grant>, now: Instant) -> Result<()> {
+    pub async fn may_read(&self, grant: Option<&Grant>, queue: &dyn Queue) -> Result<()> {
         let Some(most) = self.tokens_per_min(grant) else { return Ok(()) };
-        let paid_ns = self.caller(owner_of(grant)).tokens_ns.load(Relaxed);
-        match wait(paid_ns, self.counts.elapsed_ns(now)) {
+        let owner = owner_of(grant);
+        // Who is over the limit at one gateway is over it at all.
+        self.judge_tokens(owner, most)?;
+        self.owe(owner, Duration::ZERO, queue).await;
+        self.judge_tokens(owner, most)
+    }
+
+    fn judge_tokens(&self, owner: OwnerId, most: u32) -> Result<()> {
+        let paid_ns = self.caller(owner).tokens_ns.load(Relaxed);
+        match wait(paid_ns, self.counts.elapsed_ns(Instant::now())) {
             None => Ok(()),
             Some(wait) => Err(Error::new(
                 ErrorCode::RateLimited,
@@ -31,10 +44,28 @@ impl Limits {
     }
 
     /// Counts tokens of a caller's texts.
-    pub fn have_read(&self, grant: Option<&Grant>, tokens: u64, now: Instant) {
+    pub async fn have_read(&self, grant: Option<&Grant>, tokens: u64, queue: &dyn Queue) {
         let Some(most) = self.tokens_per_min(grant) else { return };
-        let (caller, now_ns) = (self.caller(owner_of(grant)), self.counts.elapsed_ns(now));
-        let _ = caller.tokens_ns.fetch_update(Relaxed, Relaxed, |paid_ns| Some(paid(paid_ns, now_ns, tokens, most)));
+        let (owner, now_ns) = (owner_of(grant), self.counts.elapsed_ns(Instant::now()));
+        let pay = |paid_ns| Some(paid(paid_ns, now_ns, tokens, most));
+        let _ = self.caller(owner).tokens_ns.fetch_update(Relaxed, Relaxed, pay);
+        self.owe(owner, Duration::from_nanos(cost_ns(tokens, most)), queue).await;
+    }
+
+    /// Adds to what a caller owes in the store, and learns what others have added.
+    async fn owe(&self, owner: OwnerId, more: Duration, queue: &dyn Queue) {
+        if !self.counts.config.shared_rate {
+            return;
+        }
+        let slow = |_| Error::new(ErrorCode::QueueUnavailable, "the store is slow");
+        match tokio::time::timeout(PATIENCE, queue.owe_tokens(owner, more)).await.map_err(slow).flatten() {
+            Ok(Some(debt)) => {
+                let paid_ns = self.counts.elapsed_ns(Instant::now()).saturating_add(debt.as_nanos() as u64);
+                self.caller(owner).tokens_ns.fetch_max(paid_ns, Relaxed);
+            }
+            Ok(None) => {}
+            Err(error) => log::debug!("tokens are counted by this gateway alone: {error}"),
+        }
     }
 
     fn tokens_per_min(&self, grant: Option<&Grant>) -> Option<u32> {
@@ -42,10 +73,14 @@ impl Limits {
     }
 }
 
+/// How long it takes to earn tokens.
+fn cost_ns(tokens: u64, most: u32) -> u64 {
+    u64::try_from(u128::from(tokens) * u128::from(MINUTE_NS) / u128::from(most)).unwrap_or(u64::MAX)
+}
+
 /// The instant at which all that was read is earned again, after `tokens` more.
 fn paid(paid_ns: u64, now_ns: u64, tokens: u64, most: u32) -> u64 {
-    let cost_ns = u128::from(tokens) * u128::from(MINUTE_NS) / u128::from(most);
-    paid_ns.max(now_ns).saturating_add(u64::try_from(cost_ns).unwrap_or(u64::MAX))
+    paid_ns.max(now_ns).saturating_add(cost_ns(tokens, most))
 }
 
 /// How long to wait until less than a minute's worth is owed.
@@ -55,8 +90,44 @@ fn wait(paid_ns: u64, now_ns: u64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use nobat_queue::QueueSettings;
+    use nobat_queue::redis::RedisQueue;
+    use nobat_testkit::RedisServer;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::LimitsConfig;
+
+    fn gateway(shared_rate: bool) -> Limits {
+        Limits::new(LimitsConfig { tokens_per_min: 100, shared_rate, ..LimitsConfig::default() })
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_reads_at_one_gateway_counts_at_the_others() {
+        let server = RedisServer::start(&[]);
+        let queue = RedisQueue::connect(&server.url(), QueueSettings::default(), "nobat").await.expect("opens");
+        let (one, other, alone) = (gateway(true), gateway(true), gateway(false));
+        for limits in [&one, &other, &alone] {
+            limits.may_read(None, &*queue).await.expect("nothing was read");
+        }
+        one.have_read(None, 60, &*queue).await;
+        other.have_read(None, 30, &*queue).await;
+        one.may_read(None, &*queue).await.expect("less than a minute's worth");
+        other.have_read(None, 300, &*queue).await;
+        for limits in [&one, &other] {
+            let refused = limits.may_read(None, &*queue).await.expect_err("390 of 100 a minute");
+            let wait = refused.retry_after.expect("it says when");
+            assert!(
+                refused.code == ErrorCode::RateLimited && wait.as_secs() >= 160 && wait.as_secs() <= 174,
+                "{wait:?}"
+            );
+        }
+        alone.may_read(None, &*queue).await.expect("it counts by itself");
+        drop(server);
+        // A store that is away leaves it at what is known here.
+        other.may_read(None, &*queue).await.expect_err("known here too");
+        gateway(true).may_read(None, &*queue).await.expect("nothing is known");
+    }
 
     proptest! {
         #[test]

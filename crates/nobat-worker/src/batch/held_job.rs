@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use nobat_core::score::rank;
+
 use super::planner::Slot;
 use super::row_job::RowJob;
 
 /// A job with rows that wait.
 pub(super) struct HeldJob {
     pub(super) job: Arc<RowJob>,
-    /// Its priority, and whether it is in the background.
+    /// Where it ranks before anything has waited.
     pub(super) level: i16,
+    /// Nobody waits for it.
+    pub(super) background: bool,
     /// Lower runs first.
-    pub(super) rank: (i64, u64),
+    pub(super) order: (i64, u64),
     /// Places of rows that wait, ascending.
     pub(super) waiting: Vec<u32>,
     /// What they take one by one, as the controller counts it and in seconds.
@@ -20,8 +24,9 @@ pub(super) struct HeldJob {
 }
 
 impl HeldJob {
-    pub(super) fn new(job: Arc<RowJob>, level: i16, rank: (i64, u64), waiting: Vec<u32>) -> HeldJob {
-        let mut one = HeldJob { job, level, rank, waiting, units: 0, seconds: 0.0 };
+    pub(super) fn new(job: Arc<RowJob>, background: bool, order: (i64, u64), waiting: Vec<u32>) -> HeldJob {
+        let level = rank(job.leased.priority, background);
+        let mut one = HeldJob { job, level, background, order, waiting, units: 0, seconds: 0.0 };
         (one.units, one.seconds) = one.cost(&one.waiting);
         one
     }

@@ -407,11 +407,8 @@ impl Batcher for BatchQueue {
             return chains.room(chain).min(MAX_LEASE);
         }
         // What is held of the other kind of versions takes its place too, or it would be leased without end.
-        if default.is_some_and(|own| own.transformed.is_some())
-            && let Some(SharedRows { pool, .. }) = &self.shared
-        {
-            let jobs = f64::from(pool.room()) / self.job_rows;
-            return (jobs.ceil() as usize).min(MAX_LEASE).saturating_sub(self.held.len());
+        if let Some(pool) = self.default_pool() {
+            return self.jobs_of(pool.room());
         }
         let cap = default.map_or(1, |version| match version.batches() {
             true => version.controller.lock().cap(),
@@ -421,6 +418,12 @@ impl Batcher for BatchQueue {
         let jobs = f64::from(cap.saturating_sub(self.rows_held(false))) / self.job_rows;
         let in_pool = self.shared.as_ref().map_or(0, |shared| shared.pool.jobs());
         (jobs.ceil() as usize).min(MAX_LEASE).saturating_sub(in_pool)
+    }
+
+    fn room_above(&self) -> Option<(usize, i16)> {
+        // What is not held in a pool is in the next run or two anyway.
+        let (rows, level) = self.default_pool()?.room_above()?;
+        Some((self.jobs_of(rows), level)).filter(|&(jobs, _)| jobs > 0)
     }
 
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
@@ -455,6 +458,19 @@ impl Batcher for BatchQueue {
 }
 
 impl BatchQueue {
+    /// The pool, where the model's default version has its rows there.
+    fn default_pool(&self) -> Option<&RowPool> {
+        let table = self.model.table();
+        let transformed = table.versions.get(table.default).is_some_and(|own| own.transformed.is_some());
+        self.shared.as_ref().map(|shared| &*shared.pool).filter(|_| transformed)
+    }
+
+    /// Jobs of so many rows together.
+    fn jobs_of(&self, rows: u32) -> usize {
+        let jobs = f64::from(rows) / self.job_rows;
+        (jobs.ceil() as usize).min(MAX_LEASE).saturating_sub(self.held.len())
+    }
+
     /// What of all that is held runs next.
     fn next_of_all(&mut self, now: Instant) -> Next<Work> {
         let own = self.next_of_held(now);

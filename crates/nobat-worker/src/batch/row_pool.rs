@@ -41,8 +41,9 @@ const ROWS_A_SESSION: u32 = 64;
 const SECONDS_A_SESSION: f64 = 0.5;
 /// A session that is free waits so long for what is being prepared, to run it together.
 const PREPARED_WITHIN: Duration = Duration::from_millis(1);
-/// And so long for a job of a higher priority than all that is ready.
-const URGENT_WITHIN: Duration = Duration::from_millis(5);
+/// And so long for a job of a higher priority than all that is ready: it would wait for a whole
+/// run otherwise, and preparing goes the faster while no session runs.
+const URGENT_WITHIN: Duration = Duration::from_millis(20);
 /// Runs that may pass over the job that is held longest.
 const PASSED_OVER: u32 = 8;
 /// While something is prepared, its end wakes the session.
@@ -141,7 +142,7 @@ impl RowPool {
             held.admitted
         };
         let pool = Arc::clone(self);
-        self.threads.run(move || {
+        self.threads.run(job.background, move || {
             let (leased, version) = (job.leased.clone(), Arc::clone(&job.version));
             let worked = catch_unwind(AssertUnwindSafe(|| {
                 let prepared = guarded(&job.version, || transform.prepare(&job.inputs, &job.request.parameters));
@@ -179,14 +180,16 @@ impl RowPool {
 
     /// How many more rows would be of use.
     pub(crate) fn room(&self) -> u32 {
+        self.held.lock().room_beside(i16::MIN)
+    }
+
+    /// How many rows would be of use of what ranks above a level, the lowest that is held: beside
+    /// a pool that is full of it there is as much room again.
+    pub(crate) fn room_above(&self) -> Option<(u32, i16)> {
         let held = self.held.lock();
-        let sessions = held.seats.iter().filter(|seat| seat.strong_count() > 0).count().max(1) as u32;
-        if held.jobs.iter().map(|one| one.seconds).sum::<f64>() >= SECONDS_A_SESSION * f64::from(sessions) {
-            return 0;
-        }
-        let rows = held.jobs.iter().map(|job| job.waiting.len() as u32).sum::<u32>()
-            + held.preparing.iter().map(|one| one.rows).sum::<u32>();
-        (ROWS_A_SESSION * sessions).saturating_sub(rows)
+        let levels = held.jobs.iter().map(|one| one.level).chain(held.preparing.iter().map(|one| one.level));
+        let lowest = levels.min()?;
+        Some((held.room_beside(lowest + 1), lowest))
     }
 
     /// Lets go of jobs whose leases are lost.
@@ -246,13 +249,13 @@ impl RowPool {
     fn hold(&self, job: NewRowJob, prepared: Prepared, number: u64) {
         let NewRowJob { leased, version, request, background, since, deadline, .. } = job;
         let level = rank(leased.priority, background);
-        let rank = (self.aging.score(leased.queued_at_us as i64, level), number);
+        let order = (self.aging.score(leased.queued_at_us as i64, level), number);
         let waiting = (0..prepared.rows.len() as u32).collect();
         let job = Arc::new(RowJob::new(leased, version, request.outputs, prepared, since, deadline));
         let mut held = self.held.lock();
         if held.prepared(job.lease()) {
-            let at = held.jobs.partition_point(|other| other.rank < rank);
-            held.jobs.insert(at, HeldJob::new(job, level, rank, waiting));
+            let at = held.jobs.partition_point(|other| other.order < order);
+            held.jobs.insert(at, HeldJob::new(job, background, order, waiting));
         }
     }
 
@@ -299,6 +302,19 @@ impl RowPool {
 }
 
 impl Held {
+    /// Rows that may come where only what ranks at `level` or above takes room.
+    fn room_beside(&self, level: i16) -> u32 {
+        let sessions = self.seats.iter().filter(|seat| seat.strong_count() > 0).count().max(1) as u32;
+        let held = self.jobs.iter().filter(|one| one.level >= level);
+        let (rows, seconds) =
+            held.fold((0, 0.0), |(rows, seconds), one| (rows + one.waiting.len() as u32, seconds + one.seconds));
+        if seconds >= SECONDS_A_SESSION * f64::from(sessions) {
+            return 0;
+        }
+        let preparing: u32 = self.preparing.iter().filter(|one| one.level >= level).map(|one| one.rows).sum();
+        (ROWS_A_SESSION * sessions).saturating_sub(rows + preparing)
+    }
+
     /// Notes that a job is prepared; false where it was given up meanwhile.
     fn prepared(&mut self, lease: Lease) -> bool {
         let at = self.preparing.iter().position(|one| one.lease == lease);
@@ -383,10 +399,13 @@ impl Held {
     }
 
     /// The rows that may share a run with the first of job `first`, that one before all. As many
-    /// are listed as a plan looks at, however many wait.
+    /// are listed as a plan looks at, however many wait. What runs in the background makes no
+    /// run longer that somebody waits for.
     fn candidates(&self, first: usize, version: &Arc<Version>) -> Candidates {
-        let alone = self.jobs[first].runs_alone();
-        let others = self.of_version(version).filter(|&at| at != first && !alone && !self.jobs[at].runs_alone());
+        let leader = &self.jobs[first];
+        let joins = |other: &HeldJob| !other.runs_alone() && (leader.background || !other.background);
+        let others =
+            self.of_version(version).filter(|&at| at != first && !leader.runs_alone() && joins(&self.jobs[at]));
         let jobs: Vec<usize> = std::iter::once(first).chain(others).collect();
         let rows = |&at: &usize| self.jobs[at].waiting.iter().map(move |&row| (at, row));
         Candidates {

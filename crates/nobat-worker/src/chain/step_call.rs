@@ -262,7 +262,7 @@ impl StepCall {
         };
         let (tell, told) = oneshot::channel();
         let inputs = self.inputs.clone();
-        threads.run(move || {
+        threads.run(false, move || {
             let began = Instant::now();
             let outcome = function.run(&inputs);
             let _ = tell.send((outcome, began.elapsed()));

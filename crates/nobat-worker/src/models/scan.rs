@@ -219,7 +219,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
         let Some(number) = version_number(&entry) else {
             // A folder that is no version may be anything, and unreadable.
             let holds_a_model = entry.is_dir()
-                && !text_file(folder).is_some_and(|graph| graph.starts_with(&entry))
+                && !text_file(folder).is_some_and(|graph| is_within(&graph, &entry))
                 && version_file(&entry).is_ok_and(|file| file.is_some());
             others.extend(holds_a_model.then_some(entry));
             continue;
@@ -250,6 +250,11 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
         log::warn!(model = name.as_str(); "`{}` is left out of model `{name}`: its name is no version number of its own; versions are folders 1, 2, … (or v1, v2, …)", other.display());
     }
     Ok(Some(FoundModel { name, folder: Some(folder.to_owned()), versions, routed: None }))
+}
+
+/// Whether a file is in a folder, either of which may be a relative path.
+fn is_within(file: &Path, folder: &Path) -> bool {
+    file.starts_with(folder) || folder.canonicalize().is_ok_and(|folder| file.starts_with(folder))
 }
 
 /// `model.onnx` among files, in whatever letters; the one in small letters first.

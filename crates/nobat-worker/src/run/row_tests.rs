@@ -193,6 +193,12 @@ fn asking(number: u64, words: &[&str], parameters: Parameters) -> LeasedJob {
     LeasedJob { payload: request.encode().into(), rows: words.len() as u32, ..job(number, &[], 0) }
 }
 
+fn background(number: u64, texts: &[&str]) -> LeasedJob {
+    let mut parameters = Parameters::default();
+    parameters.set(BACKGROUND, Parameter::Bool(true));
+    asking(number, texts, parameters)
+}
+
 impl TextBench {
     /// Waits until nothing is being prepared; leases are noted as the backend does.
     fn admit(&mut self, jobs: Vec<LeasedJob>, now: Instant) {
@@ -322,14 +328,27 @@ fn a_job_of_a_thousand_rows_runs_in_many_runs_and_beside_others() {
 fn work_in_the_background_lets_others_of_its_priority_pass() {
     let mut bench = text_bench(true);
     let now = Instant::now();
-    let mut parameters = Parameters::default();
-    parameters.set(BACKGROUND, Parameter::Bool(true));
-    let bulk = ["abcdef"; 400];
-    bench.admit(vec![asking(1, &bulk, parameters)], now);
+    bench.admit(vec![background(1, &["abcdef"; 400])], now);
     let later = LeasedJob { queued_at_us: 900_000, ..words(2, &["now"]) };
     bench.admit(vec![later], now);
     let Next::Run(Work::Rows(batch)) = bench.sessions[0].next(now) else { panic!("a free session waited") };
-    assert!(batch.rows.iter().any(|(job, _)| job.leased.token.0 == 2), "it goes first");
+    let jobs: Vec<u64> = batch.rows.iter().map(|(job, _)| job.leased.token.0).collect();
+    assert_eq!(jobs, [2], "it goes first, and nothing makes its run longer");
+    let Next::Run(Work::Rows(batch)) = bench.sessions[1].next(now) else { panic!("a free session waited") };
+    assert!(batch.rows.len() > 1, "a run in the background is as large as any");
+}
+
+#[test]
+fn beside_a_pool_full_of_background_work_there_is_room_for_what_ranks_above_it_and_not_without_end() {
+    let mut bench = text_bench(true);
+    let now = Instant::now();
+    assert_eq!(bench.sessions[0].room_above(), None, "nothing is held");
+    bench.admit(vec![background(1, &["abcdef"; 400])], now);
+    assert_eq!(bench.sessions[0].room(), 0);
+    let (jobs, level) = bench.sessions[0].room_above().expect("it is full");
+    assert!(jobs > 0 && level == -1, "{jobs} above {level}");
+    bench.admit(vec![words(2, &["abcdef"; 400])], now);
+    assert_eq!(bench.sessions[0].room_above(), None, "full of that too");
 }
 
 #[test]

@@ -278,7 +278,7 @@ async fn send(
     store: &RedisStore,
     queue: &QueueKeys,
     call: &mut SettleCall,
-    want: usize,
+    want: (usize, Option<i16>),
 ) -> RedisResult<Value> {
     let (mut connection, generation) = manager.connection().await?;
     let cmd = call.command(store, queue, want);
@@ -321,11 +321,15 @@ async fn store_results(connection: &mut Connection, blobs: &[(Vec<u8>, i64, &Byt
 #[async_trait]
 impl Consumer for RedisConsumer {
     async fn settle_and_lease(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
-        self.settle(settle, want, false).await
+        self.settle(settle, (want, None), false).await
+    }
+
+    async fn settle_and_lease_above(&mut self, settle: Vec<Settlement>, want: usize, level: i16) -> Result<LeaseReply> {
+        self.settle(settle, (want, Some(level)), false).await
     }
 
     async fn settle_and_lease_or_wait(&mut self, settle: Vec<Settlement>, want: usize) -> Result<LeaseReply> {
-        self.settle(settle, want, true).await
+        self.settle(settle, (want, None), true).await
     }
 
     fn is_waiting(&self) -> bool {
@@ -349,7 +353,12 @@ impl RedisConsumer {
         self.unsent.is_empty() && self.parts.is_empty() && self.pending.is_none()
     }
 
-    async fn settle(&mut self, settle: Vec<Settlement>, want: usize, may_wait: bool) -> Result<LeaseReply> {
+    async fn settle(
+        &mut self,
+        settle: Vec<Settlement>,
+        want: (usize, Option<i16>),
+        may_wait: bool,
+    ) -> Result<LeaseReply> {
         self.unsent.extend(settle);
         let mut out = std::mem::take(&mut self.brought);
         let settled = self.call_until_settled(&mut out, want, may_wait).await;
@@ -360,7 +369,12 @@ impl RedisConsumer {
     }
 
     /// One call's round trips: every settlement, and with the last of them the leases.
-    async fn call_until_settled(&mut self, out: &mut LeaseReply, want: usize, may_wait: bool) -> Result<()> {
+    async fn call_until_settled(
+        &mut self,
+        out: &mut LeaseReply,
+        (want, above): (usize, Option<i16>),
+        may_wait: bool,
+    ) -> Result<()> {
         if self.push_inbox.broke() {
             self.manager.reset();
         }
@@ -384,7 +398,7 @@ impl RedisConsumer {
             let last = self.unsent.is_empty() && self.parts.is_empty();
             let want_now = if last { want.saturating_sub(out.leased.len()).min(scripts::LEASES_MAX) } else { 0 };
             let Some(call) = self.pending.as_mut() else { continue };
-            match send(&self.manager, &self.store, &self.queue, call, want_now).await {
+            match send(&self.manager, &self.store, &self.queue, call, (want_now, above)).await {
                 Ok(reply) => {
                     let Some(call) = self.pending.take() else { continue };
                     self.take(&call, reply, out).await?;

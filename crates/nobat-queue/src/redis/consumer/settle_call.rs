@@ -158,8 +158,14 @@ impl SettleCall {
         });
     }
 
-    /// The script call, marked as sent; a repeat carries its age.
-    pub(crate) fn command(&mut self, store: &RedisStore, queue: &QueueKeys, want: usize) -> Cmd {
+    /// The script call, marked as sent; a repeat carries its age. What it leases ranks above
+    /// the level `above`, if there is one.
+    pub(crate) fn command(
+        &mut self,
+        store: &RedisStore,
+        queue: &QueueKeys,
+        (want, above): (usize, Option<i16>),
+    ) -> Cmd {
         // At least 1: 0 stands for the first time.
         let again_us = self.first_sent.map_or(0, |at| at.elapsed().as_micros().max(1) as u64);
         self.first_sent.get_or_insert_with(Instant::now);
@@ -167,8 +173,12 @@ impl SettleCall {
         let successes = self.settlements.iter().filter(|one| one.end.is_success()).count();
         // In the order of `scripts::STEP_ARGS`.
         let mut cmd = scripts::STEP.on(&queue.base);
-        cmd.arg(want)
-            .arg(u64::from(settings.lease_ms) * 1000)
+        cmd.arg(want);
+        match above {
+            Some(level) => cmd.arg(level),
+            None => cmd.arg(b""),
+        };
+        cmd.arg(u64::from(settings.lease_ms) * 1000)
             .arg(&self.token.to_le_bytes()[..])
             .arg(again_us)
             .arg(settings.aging().step_us())

@@ -158,7 +158,7 @@ local function enqueue(KEYS, ARGV)
       end
       local score = queued
       if step == 0 then
-        score = (255 - rank) * 17592186044416 + seq + 1
+        score = (255 - rank) * STRICT_SPAN + seq + 1
       elseif rank ~= '0' then
         score = queued - rank * step
       end

@@ -45,12 +45,27 @@ local function last_chance(ask, key)
   return true
 end
 
+-- The highest score of what ranks above the level `above`: `Aging::highest_above`.
+local function highest_above(ask)
+  local step, level = tonumber(ask.aging), tonumber(ask.above)
+  if step == 0 then return (255 - level) * STRICT_SPAN end
+  -- Positions run ahead of a clock that was set back.
+  return math.max(ask.now, tonumber(call('HGET', own.meta, 'last')) or 0) - (level + 1) * step
+end
+
+-- The first jobs of the order, those that are asked for.
+local function next_keys(ask)
+  if ask.above == '' then return call('ZRANGE', own.ready, '0', format('%d', ask.want - 1)) end
+  local highest = format('%d', highest_above(ask))
+  return call('ZRANGE', own.ready, '-inf', highest, 'BYSCORE', 'LIMIT', '0', format('%d', ask.want))
+end
+
 -- Leases up to `want` jobs into the reply; how many keys it looked at, and whether they
 -- were all there were.
 local function lease(ask, reply)
-  local keys = call('ZRANGE', own.ready, '0', format('%d', ask.want - 1))
+  local keys = next_keys(ask)
   local found = #keys
-  if found == 0 then return 0, true end
+  if found == 0 then return 0, ask.above == '' end
   local names = {}
   for i = 1, found do names[i] = base .. keys[i] end
   local records = call('MGET', unpack(names))
@@ -102,5 +117,5 @@ local function lease(ask, reply)
     call('ZADD', own.took, leases[1], ask.name)
   end
   if due then call('ZREM', own.due, unpack(due)) end
-  return found, found < ask.want and count == found
+  return found, ask.above == '' and found < ask.want and count == found
 end

@@ -23,7 +23,7 @@ local function redrive(KEYS, ARGV)
       if step > 0 then
         score = last - (queued - score)
       else
-        score = math.floor(score / 17592186044416) * 17592186044416 + seq
+        score = math.floor(score / STRICT_SPAN) * STRICT_SPAN + seq
       end
       local flags = band(byte(rec, 4), 255 - TAIL)
       local rest = sub(rec, after_times(flags), body_len(rec))

@@ -1,6 +1,7 @@
 -- Settles a batch and leases the next, in one call.
 -- KEYS[1] base
--- ARGV    one for each name of STEP_ARGS (see settle_call.rs): want, lease (us), token of
+-- ARGV    one for each name of STEP_ARGS (see settle_call.rs): want, above (nothing that
+--         ranks no higher than this level is leased, '' whatever is next), lease (us), token of
 --         the new leases (8 bytes), again (us since this call was first sent, 0: first
 --         time), aging (step in us), max_dead, dead_ttl (ms), client_channel and
 --         sweeper_channel (prefixes), register (what to note the consumer as when nothing

@@ -43,15 +43,15 @@ impl Machine {
         self.wake(queue);
     }
 
-    /// Leases up to `want` jobs in order, appending them to `out`; whether ready
-    /// jobs are left. A job that outlived a worker comes alone, and one on its last
+    /// Leases up to `want` jobs in order, appending them to `out`, of nothing but what ranks
+    /// above the level `above`, if there is one; whether ready jobs are left. A job that outlived a worker comes alone, and one on its last
     /// chance only while no other is. The payload of a job past the byte budget is empty here: see [`Machine::payload_on_disk`].
     pub(crate) fn lease(
         &mut self,
         now_us: u64,
         queue: QueueNo,
         consumer: ConsumerNo,
-        want: usize,
+        (want, above): (usize, Option<i16>),
         out: &mut Vec<LeasedJob>,
     ) -> bool {
         self.index.queues[queue as usize].idle_consumers.step(consumer, want);
@@ -60,10 +60,15 @@ impl Machine {
         }
         let expires_us = now_us + u64::from(self.settings.lease_ms) * 1_000;
         let busy = self.index.queues[queue as usize].last_chance.is_some();
+        let now = self.last_position.max(now_us as i64);
+        let highest = above.map(|level| self.aging.highest_above(level, now));
         let (mut passed, first) = (0, out.len());
         while out.len() - first < want && passed < SWEEP_LIMIT {
             let Some(row) = self.index.queues[queue as usize].ready.first(self.aging) else { break };
             let Some(job) = self.jobs.get_mut(&row) else { break };
+            if highest.is_some_and(|highest| self.aging.score(job.position, job.rank()) > highest) {
+                break;
+            }
             if job.deadline_us.is_some_and(|at| at <= now_us) {
                 self.expire(now_us, row);
                 passed += 1;

@@ -103,7 +103,7 @@ impl World {
             }
             Op::Lease { model, want } => {
                 let mut leased = Vec::new();
-                self.machine.lease(self.now_us, model as QueueNo, self.consumer, want, &mut leased);
+                self.machine.lease(self.now_us, model as QueueNo, self.consumer, (want, None), &mut leased);
                 assert!(leased.len() <= want.max(1));
                 assert!(leased.len() < 2 || leased.iter().all(|job| job.deaths == 0), "a suspect runs alone");
                 for job in &leased {
@@ -318,7 +318,7 @@ fn payloads_past_the_budget_are_dropped_from_memory_once_stored() {
     world.apply(Op::Commit);
     assert!(world.machine.resident_bytes <= 100);
     let mut leased = Vec::new();
-    world.machine.lease(world.now_us, 0, world.consumer, 5, &mut leased);
+    world.machine.lease(world.now_us, 0, world.consumer, (5, None), &mut leased);
     let on_disk = leased.iter().filter(|job| world.machine.payload_on_disk(job.id)).count();
     assert_eq!(on_disk, leased.iter().filter(|job| job.payload.is_empty()).count());
     assert!(on_disk >= 3);
