@@ -6,7 +6,7 @@
 Made of onnx and numpy alone, a few KB each. The classifier and the embedder have seeded random weights
 and answer the same nonsense everywhere; the others see colours, so that a test can paint what they are to
 find: the detector red and green cells, the segmenter red, green and blue pixels, the reader stripes of
-these colours as the letters r, g and b.
+these colours as the letters r, g and b. CLIP's two towers see a picture's mean colour and a text's words for colours.
 """
 
 import json
@@ -44,7 +44,10 @@ class Graph:
         return self.constant(self.random.normal(0, scale, shape))
 
     def save(self, folder, inputs, outputs, metadata=None, datatype=TensorProto.FLOAT):
-        info = lambda kind, tensors: [helper.make_tensor_value_info(name, kind, shape) for name, shape in tensors]
+        made = lambda tensor, kind: tensor if len(tensor) == 3 else (*tensor, kind)
+        info = lambda kind, tensors: [
+            helper.make_tensor_value_info(name, kind, shape) for name, shape, kind in (made(own, kind) for own in tensors)
+        ]
         graph = helper.make_graph(
             self.nodes, "pictures", info(datatype, inputs), info(TensorProto.FLOAT, outputs), self.weights
         )
@@ -186,9 +189,81 @@ def bytes_of_files(folder):
     write(folder, model__toml="[bytes]\n", config__min__json=config, content_types_kb__min__json=types)
 
 
+def normalized(graph, x, name):
+    length = graph.add("ReduceL2", [x], axes=[1], keepdims=1)
+    return graph.add("Div", [x, graph.add("Max", [length, graph.constant(1e-6)])], name=name)
+
+
+WORDS = ["<pad>", "<|startoftext|>", "<|endoftext|>", "<unk>", "a", "an", "is", "of", "photo", "picture", "this", ".", *COLOURS]
+
+
+def clip(folder):
+    """Both towers in one graph, as optimum exports CLIP: rows of texts and of pictures are axes of their own."""
+    graph = Graph()
+    colours = graph.add("ReduceMean", ["pixel_values"], axes=[2, 3], keepdims=0)
+    pictures = normalized(graph, colours, "image_embeds")
+    # What a word weighs in each colour: padding that counted would show as white.
+    table = np.zeros((len(WORDS), 3), np.float32)
+    table[0] = 1
+    table[-3:] = np.eye(3)
+    words = graph.add("Gather", [graph.constant(table), "input_ids"])
+    mask = graph.add("Unsqueeze", [graph.add("Cast", ["attention_mask"], to=TensorProto.FLOAT), graph.constant([2], np.int64)])
+    texts = graph.add("ReduceSum", [graph.add("Mul", [words, mask]), graph.constant([1], np.int64)], keepdims=0)
+    texts = normalized(graph, texts, "text_embeds")
+    alike = graph.add("MatMul", [pictures, graph.add("Transpose", [texts], perm=[1, 0])])
+    graph.add("Mul", [alike, graph.constant(10.0)], name="logits_per_image")
+    graph.add("Transpose", ["logits_per_image"], perm=[1, 0], name="logits_per_text")
+    text = ["text_batch_size", "sequence_length"]
+    inputs = [
+        ("input_ids", text, TensorProto.INT64),
+        ("pixel_values", ["image_batch_size", 3, 24, 24]),
+        ("attention_mask", text, TensorProto.INT64),
+    ]
+    outputs = [
+        ("logits_per_image", ["image_batch_size", "text_batch_size"]),
+        ("logits_per_text", ["text_batch_size", "image_batch_size"]),
+        ("text_embeds", ["text_batch_size", 3]),
+        ("image_embeds", ["image_batch_size", 3]),
+    ]
+    graph.save(folder, inputs, outputs)
+    special = lambda token: {
+        "id": WORDS.index(token), "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+        "normalized": False, "special": True,
+    }
+    frame = lambda token: {"id": token, "ids": [WORDS.index(token)], "tokens": [token]}
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    part = lambda kind, name, of: {kind: {"id": name, "type_id": of}}
+    single = [part("SpecialToken", start, 0), part("Sequence", "A", 0), part("SpecialToken", end, 0)]
+    tokenizer = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [special(token) for token in WORDS[:4]],
+        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": single,
+            "pair": [*single, part("Sequence", "B", 0), part("SpecialToken", end, 0)],
+            "special_tokens": {start: frame(start), end: frame(end)},
+        },
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {word: at for at, word in enumerate(WORDS)}, "unk_token": "<unk>"},
+    }
+    write(
+        folder,
+        config__json={
+            "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 3,
+            "text_config": {"vocab_size": len(WORDS), "max_position_embeddings": 16, "pad_token_id": 0},
+        },
+        preprocessor_config__json={
+            "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 24},
+            "crop_size": {"height": 24, "width": 24}, "do_normalize": False,
+        },
+        tokenizer__json=tokenizer,
+        tokenizer_config__json={"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "<pad>"},
+    )
+
+
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    for make in [classify, embed, detect, segment, read]:
+    for make in [classify, embed, detect, segment, read, clip]:
         make(folder / make.__name__)
     bytes_of_files(folder / "bytes")
 

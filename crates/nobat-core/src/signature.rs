@@ -155,7 +155,7 @@ impl ModelSignature {
     /// The input that takes pictures, of a model whose task they are: the one named `image`,
     /// or the only one of bytes.
     pub fn picture_input(&self) -> Option<&TensorSpec> {
-        self.task.as_ref().filter(|task| task.kind == TaskKind::Image)?;
+        self.task.as_ref().filter(|task| task.kind == TaskKind::Image || task.image.is_some())?;
         let of_bytes = || self.inputs.iter().filter(|spec| spec.datatype == Datatype::Bytes);
         let mut all = of_bytes();
         match (of_bytes().find(|spec| spec.name == "image"), all.next(), all.next()) {

@@ -61,7 +61,7 @@ spelled! {
 pub struct Task {
     /// Which task.
     pub kind: TaskKind,
-    /// Of a model of pictures, what it makes of them.
+    /// Of a model that takes pictures, also beside texts, what it makes of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageTask>,
     /// The labels, by class number.

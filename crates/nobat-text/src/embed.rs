@@ -26,7 +26,7 @@ pub(crate) struct Embedder {
 }
 
 /// Outputs that hold a text's vector.
-const POOLED: [&str; 2] = ["sentence_embedding", "sentence_embeddings"];
+const POOLED: [&str; 3] = ["sentence_embedding", "sentence_embeddings", "text_embeds"];
 /// Outputs that hold a vector for each token.
 const TOKENS: [&str; 2] = ["last_hidden_state", "token_embeddings"];
 

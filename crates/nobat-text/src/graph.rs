@@ -84,7 +84,12 @@ impl GraphInputs {
         self.padding = Side::Left;
     }
 
-    /// Tokens of a row, where the graph has a fixed number of them.
+    /// Pads every row to so many tokens, where the graph has no number of its own.
+    pub(crate) fn pad_to(&mut self, length: usize) {
+        self.length.get_or_insert(length);
+    }
+
+    /// Tokens of a row, where they are a fixed number.
     pub(crate) fn length(&self) -> Option<usize> {
         self.length
     }

@@ -50,6 +50,7 @@ pub struct TextModel {
     labels: Vec<String>,
     /// An ordinary token, for made-up rows.
     filler: u32,
+    family: Option<String>,
     found: Vec<String>,
 }
 
@@ -112,6 +113,13 @@ impl TextModel {
             inputs.pad_left();
             folder.found.push("padded at the left: the graph pools by itself, and the tokenizer says so".into());
         }
+        // SigLIP was trained on texts of this length, and sees padding.
+        let family = folder.config.model_type.clone();
+        if let Some(most) = folder.max_length.filter(|_| family.as_deref().is_some_and(|own| own.starts_with("siglip")))
+        {
+            inputs.pad_to(most);
+            folder.found.push(format!("every text is padded to {most} tokens, as SigLIP's processor does"));
+        }
         if !inputs.takes_mask() && inputs.length().is_none() {
             folder
                 .found
@@ -163,6 +171,7 @@ impl TextModel {
             signature,
             labels,
             filler: filler.unwrap_or(half),
+            family,
             found: folder.found,
         };
         for (name, text) in folder.prompts {
@@ -175,6 +184,11 @@ impl TextModel {
     /// What was found in the folder and what was guessed, a line each, for the log.
     pub fn found(&self) -> &[String] {
         &self.found
+    }
+
+    /// What the model's makers call its family: `model_type` of `config.json`.
+    pub fn family(&self) -> Option<&str> {
+        self.family.as_deref()
     }
 
     /// Whether a text's answer stays the same beside longer ones in a run: the graph is told what

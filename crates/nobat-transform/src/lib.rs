@@ -15,6 +15,8 @@
 //!
 //! Rows of one job may run in several runs, beside rows of other jobs, in any order.
 
+mod towers;
+
 use std::any::Any;
 use std::fmt;
 
@@ -23,6 +25,8 @@ use nobat_core::signature::TensorSpec;
 use nobat_core::task::Task;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, Result};
+
+pub use towers::Towers;
 
 /// What callers of a transformed model see in the place of its graph's tensors.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use nobat_core::signature::TensorSpec;
+use nobat_core::tensor::Datatype;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::file::{self, Dim, Model};
+use crate::engine::onnx::Description;
 
 /// Domains of operators that the runtime has.
 const OWN_DOMAINS: [&str; 6] =
@@ -93,6 +96,22 @@ impl Facts {
             .extend(path.parent().filter(|parent| parent.ends_with("onnx")).and_then(Path::parent).map(Path::to_owned));
         folders.iter().for_each(|folder| facts.read_beside(folder));
         Ok(facts)
+    }
+
+    /// What a session would say of the graph; `None` where an input or output is no tensor that it can give.
+    pub(super) fn description(&self) -> Option<Description> {
+        let spec = |own: &Input| {
+            let dim = |dim: &Value| dim.as_i64().filter(|&dim| dim >= 0).unwrap_or(-1);
+            Some(TensorSpec {
+                name: own.name.as_str().into(),
+                datatype: Datatype::parse(&own.datatype)?,
+                shape: own.shape.iter().map(dim).collect(),
+                optional: own.optional,
+            })
+        };
+        let specs = |all: &[Input]| all.iter().map(spec).collect::<Option<Vec<_>>>();
+        let (inputs, outputs) = (specs(&self.inputs)?, specs(&self.outputs)?);
+        Some(Description { inputs, outputs, classes: Vec::new(), metadata: self.metadata.clone() })
     }
 
     fn read_graph(&mut self, model: &Model) {

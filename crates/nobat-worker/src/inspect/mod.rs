@@ -60,7 +60,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, String> {
     };
     let version = model.versions.last().ok_or_else(|| format!("`{}` has no version", path.display()))?;
     let facts = Facts::read(&version.file, model.folder.as_deref())?;
-    let guess = Guess::of(&facts);
+    let guess = Guess::of(&facts, &model, version);
     let settings_file = match &model.folder {
         Some(folder) => folder.join("model.toml"),
         None => version.file.with_extension("toml"),
@@ -90,6 +90,35 @@ mod tests {
             assert!(text.contains("opset") && text.contains(&model.facts.inputs[0].name), "{text}");
             crate::models::settings::check_toml(&model.model_toml).expect("settings that are read");
         }
+    }
+
+    #[test]
+    fn what_is_found_is_what_the_server_finds_at_load() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests");
+        let of = |folder: &str| inspect(&tests.join(folder)).expect("a model");
+        let vit = of("image_models/classify");
+        assert_eq!((vit.guess.kind, vit.guess.task.as_deref()), (Kind::Image, Some("classify")));
+        assert!(vit.guess.found.iter().any(|line| line.contains("architecture ViT")), "{:?}", vit.guess);
+        assert!(vit.model_toml.contains("nothing has to be set"), "{}", vit.model_toml);
+        let text = of("text_models/embed");
+        assert_eq!((text.guess.kind, text.guess.task.as_deref()), (Kind::Text, Some("embed")));
+        assert!(text.guess.found.iter().any(|line| line.contains("pooling")), "{:?}", text.guess);
+        assert_eq!(of("image_models/clip").guess.kind, Kind::TextAndImage);
+        assert_eq!(of("image_models/bytes").guess.kind, Kind::Files);
+
+        // Without its `[image]` the detector would be served as tensors; what an empty one finds is shown.
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("boxes.onnx");
+        std::fs::copy(tests.join("image_models/detect/model.onnx"), &file).expect("a copy");
+        let boxes = inspect(&file).expect("a model");
+        assert_eq!((boxes.guess.kind, boxes.guess.task.as_deref()), (Kind::Image, Some("detect")));
+        assert!(boxes.guess.found.iter().any(|line| line.contains("as Ultralytics prepares")), "{:?}", boxes.guess);
+        assert!(boxes.model_toml.starts_with("# needed: `[image]`") && boxes.model_toml.contains("[image]\ntask"));
+        crate::models::settings::check_toml(&boxes.model_toml).expect("settings that are read");
+        // What the server would refuse the model with.
+        std::fs::write(folder.path().join("boxes.toml"), "[image]\ntask = \"paint\"\n").expect("a file");
+        let refused = inspect(&file).expect("a model").guess.needed.join(" ");
+        assert!(refused.contains("task `paint` is unknown"), "{refused}");
     }
 
     #[test]

@@ -14,7 +14,10 @@ pub(super) fn model_toml(facts: &Facts, guess: &Guess) -> String {
     match guess.kind {
         Kind::Text => lines
             .push("# The folder says how texts are read: nothing has to be set. `[text]` decides otherwise.".into()),
-        Kind::Image if guess.picture.is_none() => {
+        Kind::TextAndImage | Kind::Files => {
+            lines.push("# Its files say how it is served: nothing has to be set.".into());
+        }
+        Kind::Image if !guess.is_for_its_owner_to_say => {
             lines.push(
                 "# The folder says how pictures are prepared: nothing has to be set. `[image]` decides otherwise."
                     .into(),
@@ -45,26 +48,16 @@ pub(super) fn model_toml(facts: &Facts, guess: &Guess) -> String {
 }
 
 fn pictures(guess: &Guess, lines: &mut Vec<String>) {
-    let Some(picture) = &guess.picture else { return };
     lines.push("[image]".into());
-    match guess.task.as_deref() {
-        Some(task @ ("classify" | "detect" | "segment" | "read" | "embed")) => lines.push(format!("task = \"{task}\"")),
-        _ => lines.push("# task = \"classify\"      # or detect, segment, read, embed".into()),
+    match &guess.task {
+        Some(task) => lines.push(format!("task = \"{task}\"")),
+        None => lines.push("# task = \"classify\"      # or detect, segment, read, embed".into()),
     }
-    match picture.size {
-        Some([height, width]) if height == width => lines.push(format!("size = {height}")),
-        Some([height, width]) => lines.push(format!("size = [{height}, {width}]")),
-        None => lines.push("# size = 224             # the graph takes any".into()),
+    if guess.guessed.iter().any(|line| line.contains("divided by 255")) {
+        lines.push("# rescale = 0.00392156862745098     # 1/255, then mean and std, as it was trained".into());
+        lines.push("# mean = [0.485, 0.456, 0.406]".into());
+        lines.push("# std = [0.229, 0.224, 0.225]".into());
     }
-    if picture.layout == "nhwc" {
-        lines.push("layout = \"nhwc\"".into());
-    }
-    if picture.channels == 1 {
-        lines.push("channels = \"grey\"".into());
-    }
-    lines.push("# rescale = 0.00392156862745098     # 1/255, then mean and std, as it was trained".into());
-    lines.push("# mean = [0.485, 0.456, 0.406]".into());
-    lines.push("# std = [0.229, 0.224, 0.225]".into());
 }
 
 /// A text as TOML has it; JSON's escapes are TOML's.

@@ -35,6 +35,8 @@ impl fmt::Display for Inspection {
         let kind = match self.guess.kind {
             Kind::Text => "texts",
             Kind::Image => "pictures",
+            Kind::TextAndImage => "texts or pictures",
+            Kind::Files => "files",
             Kind::Table => "rows of a table",
             Kind::Tensors => "tensors",
         };

@@ -8,8 +8,10 @@ use nobat_core::signature::{Rows, RowsVerdict};
 use super::rows::{RowAnalysis, analyse_file};
 use crate::config::WorkerConfig;
 use crate::tune::limit::RunTimedOut;
+use crate::tune::row_costs::RowRunner;
 use crate::tune::samples::Sample;
 use crate::tune::synthetic::SyntheticRunner;
+use crate::tune::tower_trial::try_towers;
 use crate::tune::trial::{Effort, Trial, try_rows, try_samples};
 
 /// The check of one version's rows.
@@ -27,6 +29,28 @@ impl RowCheck<'_> {
     /// real requests may show it.
     pub(crate) fn run(&self, runner: &mut SyntheticRunner<'_>) -> Result<(Rows, bool), RunTimedOut> {
         let (rows, open) = self.judge(runner)?;
+        self.log(&rows, open);
+        Ok((rows, open))
+    }
+
+    /// The same of a model of two towers, whose rows are not those of its graph's inputs.
+    pub(crate) fn of_towers(&self, runner: &mut RowRunner<'_>) -> Rows {
+        const WHY: &str = "rows of texts and of pictures are two axes of it";
+        let (verdict, why) = match self.config.batching.rows_independent {
+            Some(independent) => (RowsVerdict::Told, format!("batching.rows_independent = {independent}")),
+            None if !self.config.loading.verify_batching => (RowsVerdict::Unknown, WHY.to_owned()),
+            None => match try_towers(runner) {
+                Trial::Same => (RowsVerdict::Tried, WHY.to_owned()),
+                Trial::Differs(differs) => (RowsVerdict::Mixed, format!("in a trial {differs}")),
+                Trial::None(refusal) => (RowsVerdict::Unknown, format!("{WHY}, and a trial does not run ({refusal})")),
+            },
+        };
+        let rows = Rows { verdict, why };
+        self.log(&rows, false);
+        rows
+    }
+
+    fn log(&self, rows: &Rows, open: bool) {
         let (model, verdict, why) = (self.name, rows.verdict.as_str(), &rows.why);
         match rows.verdict {
             RowsVerdict::Proven => {
@@ -46,7 +70,6 @@ impl RowCheck<'_> {
                 log::warn!(model, verdict; "model `{model}` runs one request at a time, as nothing shows that its rows are independent: {why}; if they are, set batching.rows_independent = true in its model.toml");
             }
         }
-        Ok((rows, open))
     }
 
     /// Whether requests are joined along the first axis.

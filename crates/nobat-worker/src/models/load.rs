@@ -94,8 +94,12 @@ impl Load<'_> {
         let batching = &self.settings.config.batching;
         let check =
             RowCheck { name: self.name, file: &self.found.file, config: &self.settings.config, samples: self.samples };
-        let (rows, wants_samples) =
-            check.run(&mut self.runner(&mut engine, &described.inputs)).map_err(|error| self.not_in_service(error))?;
+        let (rows, wants_samples) = match opened.as_ref().filter(|own| own.has_towers) {
+            Some(own) => (check.of_towers(&mut self.row_runner(&mut engine, &*own.transform)), false),
+            None => check
+                .run(&mut self.runner(&mut engine, &described.inputs))
+                .map_err(|error| self.not_in_service(error))?,
+        };
         let joins = check.joins(&rows);
         // Callers' rows are always apart; how many share a run is the graph's matter.
         let batched = joins || opened.is_some();

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nobat_core::signature::TensorSpec;
 use nobat_image::{BytesModel, BytesSettings, ImageModel};
 use nobat_text::{SIDE_FILES, TextFolder, TextModel, TextSettings};
-use nobat_transform::Transform;
+use nobat_transform::{Towers, Transform};
 
 use super::scan::FoundVersion;
 use super::settings::ModelSettings;
@@ -18,7 +19,9 @@ pub(crate) struct OpenedTransform {
     pub(crate) transform: Arc<dyn Transform>,
     /// Whether a row's answer stays the same beside longer ones.
     pub(crate) lengths_mix: bool,
-    /// How pictures are prepared and answered, and what of it is guessed; a line each, for people.
+    /// Whether its rows are of two kinds, each on an axis of its own.
+    pub(crate) has_towers: bool,
+    /// How texts or pictures are prepared and answered, and what of it is guessed; a line each, for people.
     pub(crate) found: Vec<String>,
 }
 
@@ -53,10 +56,62 @@ pub(crate) fn open(
     }
     // A folder with a processor may be a text model's as well: of several towers, each with its graph.
     let takes_pictures = || graph.inputs.iter().any(|input| input.shape.len() == 4);
+    if let (Some(folder), Some(_)) = (&found.text_folder, &found.image_folder)
+        && ["image_embeds", "text_embeds"].iter().all(|name| graph.outputs.iter().any(|output| output.name == *name))
+        && takes_pictures()
+        && graph.inputs.iter().any(|input| input.name == "input_ids")
+    {
+        return towers(model, found, folder, settings, graph);
+    }
     if settings.image.is_some() || (found.image_folder.is_some() && takes_pictures()) {
         return pictures(model, found, settings, graph);
     }
     texts(model, found, &settings.text, graph)
+}
+
+/// A graph that takes texts and pictures: a transformation for each, over the inputs of its own.
+fn towers(
+    model: &str,
+    found: &FoundVersion,
+    folder: &Path,
+    settings: &ModelSettings,
+    graph: &Description,
+) -> Result<Option<OpenedTransform>, String> {
+    let (of_pictures, of_texts): (Vec<TensorSpec>, Vec<TensorSpec>) =
+        graph.inputs.iter().cloned().partition(|input| matches!(input.shape.len(), 3 | 4));
+    let operators = operators(&found.file);
+    let described = nobat_image::Graph {
+        inputs: &of_pictures,
+        outputs: &graph.outputs,
+        metadata: &graph.metadata,
+        operators: &operators,
+    };
+    let as_tensors = |why: String| {
+        log::warn!(model; "model `{model}` takes its graph's tensors: {why}");
+        Ok(None)
+    };
+    let image = image_folder(found, settings);
+    let pictures = match ImageModel::read(image.as_deref(), described, settings.image.as_ref()) {
+        Ok(nobat_image::Reading::Pictures(pictures)) => *pictures,
+        Ok(nobat_image::Reading::Tensors(why)) => return as_tensors(why),
+        Err(error) => return Err(error.message),
+    };
+    let texts = match TextFolder::read(folder, &settings.text).map_err(|error| error.message)? {
+        nobat_text::Reading::Text(read) => TextModel::new(*read, &of_texts, &graph.outputs, &settings.text),
+        nobat_text::Reading::Tensors(why) => return as_tensors(why),
+    };
+    let texts = texts.map_err(|error| error.message)?;
+    let mut lines: Vec<String> = texts.found().iter().map(|line| format!("texts: {line}")).collect();
+    lines.extend(pictures.found().iter().map(|line| format!("pictures: {line}")));
+    log::info!(model; "model `{model}` takes texts and pictures: {}", lines.join("; "));
+    let lengths_mix = texts.rows_may_differ_in_length() && pictures.rows_may_differ_in_size();
+    if !lengths_mix {
+        log::warn!(model; "rows of model `{model}` run one by one: its graph is not told what is padding");
+    }
+    let family = texts.family().map(str::to_owned);
+    let both = Towers::new(Arc::new(texts), Arc::new(pictures), &graph.inputs, &graph.outputs, family.as_deref());
+    let transform = Arc::new(both.map_err(|error| error.message)?);
+    Ok(Some(OpenedTransform { transform, lengths_mix, has_towers: true, found: lines }))
 }
 
 fn pictures(
@@ -86,7 +141,7 @@ fn pictures(
                 log::warn!(model; "pictures of model `{model}` run one by one: each keeps a size of its own");
             }
             let found = pictures.found().to_vec();
-            Ok(Some(OpenedTransform { transform: Arc::new(*pictures), lengths_mix, found }))
+            Ok(Some(OpenedTransform { transform: Arc::new(*pictures), lengths_mix, has_towers: false, found }))
         }
     }
 }
@@ -102,7 +157,7 @@ fn files(
     let files = files.map_err(|error| error.message)?;
     log::info!(model; "model `{model}` takes files: {}", files.found().join("; "));
     let found = files.found().to_vec();
-    Ok(OpenedTransform { transform: Arc::new(files), lengths_mix: true, found })
+    Ok(OpenedTransform { transform: Arc::new(files), lengths_mix: true, has_towers: false, found })
 }
 
 fn texts(
@@ -127,7 +182,8 @@ fn texts(
     if !lengths_mix {
         log::warn!(model; "texts of model `{model}` run one by one: its graph is not told what is padding");
     }
-    Ok(Some(OpenedTransform { transform: Arc::new(text), lengths_mix, found: Vec::new() }))
+    let found = text.found().to_vec();
+    Ok(Some(OpenedTransform { transform: Arc::new(text), lengths_mix, has_towers: false, found }))
 }
 
 /// The files that change a transformed model's answers, beside its graph, in the order of their paths.

@@ -109,7 +109,8 @@ impl RowRuns<'_> {
         let (input, infer) = (before_run - started, ended - before_run);
         let times = BatchTimes { rows: count, input, infer, output: ended.elapsed() };
         self.version.stats.ran_part(times);
-        if transform.signature().task.kind.reads_texts() {
+        let task = &transform.signature().task;
+        if task.kind.reads_texts() && task.image.is_none() {
             let tokens = own.iter().map(|row| u64::from(row.cost)).sum();
             self.version.stats.padded(tokens, u64::from(count) * u64::from(longest) - tokens);
         }

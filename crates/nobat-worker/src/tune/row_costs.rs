@@ -82,22 +82,27 @@ impl RowRunner<'_> {
         let Ok(prepared) = self.transform.prepare(&given.collect::<Vec<_>>(), &Parameters::default()) else {
             return false;
         };
-        self.run(&prepared.rows).is_ok_and(|rows| self.transform.answer(&prepared.job, rows).is_ok())
+        let rows: Vec<&Row> = prepared.rows.iter().collect();
+        self.run(&rows).is_ok_and(|rows| self.transform.answer(&prepared.job, rows).is_ok())
     }
 
     fn time(&mut self, rows: u32, length: u32) -> Result<Duration, String> {
         let made: Vec<Row> = (0..rows).map(|_| self.transform.example(length)).collect();
         let started = Instant::now();
-        self.run(&made).map_err(|reason| format!("a made-up row of length {length} does not run: {reason}"))?;
+        self.run(&made.iter().collect::<Vec<_>>())
+            .map_err(|reason| format!("a made-up row of length {length} does not run: {reason}"))?;
         Ok(started.elapsed())
     }
 
-    fn run(&mut self, rows: &[Row]) -> Result<Vec<Finished>, String> {
-        let rows: Vec<&Row> = rows.iter().collect();
-        let inputs = TensorInputs::new(self.transform.collate(&rows).map_err(|error| error.message)?);
+    /// What rows came to in one run.
+    ///
+    /// # Errors
+    /// One line: why they do not go through transformation and session.
+    pub(crate) fn run(&mut self, rows: &[&Row]) -> Result<Vec<Finished>, String> {
+        let inputs = TensorInputs::new(self.transform.collate(rows).map_err(|error| error.message)?);
         let (mut finished, transform) = (Ok(Vec::new()), self.transform);
         let ran = self.engine.run(&inputs.views(), Some(self.limit.next()), &mut |outputs| {
-            finished = lend_outputs(outputs, |outputs| transform.finish(&rows, outputs));
+            finished = lend_outputs(outputs, |outputs| transform.finish(rows, outputs));
         });
         ran.map_err(|error| match error {
             RunError::Failed(reason) | RunError::Invalid(reason) => reason,

@@ -6,7 +6,7 @@ use nobat_core::ErrorCode;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::JobState;
 use nobat_core::parameters::Parameter;
-use nobat_core::signature::ModelState;
+use nobat_core::signature::{ModelState, RowsVerdict};
 use nobat_core::task::{ImageTask, TaskKind};
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
 use nobat_queue::QueueSettings;
@@ -119,6 +119,61 @@ async fn every_task_answers_of_what_is_painted() {
     let vector = as_floats(output(&answer.outputs, "embedding"));
     assert_eq!((output(&answer.outputs, "embedding").shape[..].to_vec(), vector.len()), (vec![1, 16], 16));
     assert!((vector.iter().map(|number| number * number).sum::<f32>() - 1.0).abs() < 1e-5);
+    deployment.drain().await;
+}
+
+fn texts(name: &str, texts: &[&str]) -> Tensor {
+    let mut data = Vec::new();
+    texts.iter().for_each(|text| put_bytes_element(&mut data, text.as_bytes()));
+    tensor(name, Datatype::Bytes, &[texts.len() as i64], data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_and_pictures_of_two_towers_have_vectors_of_one_space() {
+    let deployment = serving(&["clip"]).await;
+    let signature = deployment.signature("clip");
+    let task = signature.task.as_ref().expect("a task");
+    assert_eq!((task.kind, task.image, task.dimensions), (TaskKind::Embed, Some(ImageTask::Embed), Some(3)));
+    assert_eq!((signature.rows.verdict, signature.batched), (RowsVerdict::Tried, true), "{:?}", signature.rows);
+    assert_eq!(signature.picture_input().map(|spec| spec.name.as_str()), Some("image"));
+    let near = |found: &[f32], wanted: &[f32]| {
+        assert!(found.iter().zip(wanted).all(|(one, other)| (one - other).abs() < 0.1), "{found:?} {wanted:?}");
+    };
+    // Texts of unlike length in one run, of which the shorter one is padded.
+    let asked = request(vec![texts("text", &["a photo of an red red red picture", "blue"])]);
+    let (answer, _) = deployment.answer("clip", &asked).await;
+    let found = output(&answer.outputs, "embedding");
+    assert_eq!(found.shape[..], [2, 3]);
+    near(&as_floats(found), &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(output(&answer.outputs, "tokens").shape[..], [2]);
+    let plain = |colour: Rgb| bmp(40, 30, move |_, _| colour);
+    let (answer, _) = deployment.answer("clip", &pictures(&[plain(BLUE), plain(RED)])).await;
+    let found = output(&answer.outputs, "embedding");
+    near(&as_floats(found), &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+    assert_eq!(answer.outputs.len(), 1, "pictures have no tokens");
+
+    // Labels that nobody trained on: of each picture its own.
+    let mut asked = pictures(&[plain(RED), plain(GREEN)]);
+    asked.inputs.push(texts("labels", &[r#"["blue", "red"]"#, r#"["red", "blue", "green"]"#]));
+    let (answer, _) = deployment.answer("clip", &asked).await;
+    let found = json(output(&answer.outputs, "scores"));
+    assert_eq!((&found[0][0]["label"], &found[1][0]["label"]), (&"red".into(), &"green".into()), "{found:?}");
+    let scores: Vec<f64> =
+        found[0].as_array().expect("a list").iter().filter_map(|one| one["score"].as_f64()).collect();
+    // exp(10 a) over the sum of exp(10 a) and exp(10 b), for the cosines a and b.
+    assert!((scores.iter().sum::<f64>() - 1.0).abs() < 1e-6 && scores[0] > 0.999, "{scores:?}");
+
+    let refused =
+        async |asked: &InferRequest| deployment.job("clip", asked, once()).await.error.expect("a refusal").message;
+    let mut both = pictures(&[plain(RED)]);
+    both.inputs.push(texts("text", &["red"]));
+    assert!(refused(&both).await.contains("`image`, or `text`, or `image` with `labels`"));
+    let mut of_texts = pictures(&[plain(RED)]);
+    of_texts.parameters.set("truncate", Parameter::Bool(true));
+    assert!(refused(&of_texts).await.contains("`truncate` is not for pictures"));
+    let mut labels = pictures(&[plain(RED)]);
+    labels.inputs.push(texts("labels", &["red"]));
+    assert!(refused(&labels).await.contains("a JSON list of labels"));
     deployment.drain().await;
 }
 
