@@ -11,12 +11,14 @@ use nobat_gateway::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
 use nobat_gateway::routes::document;
 use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-use crate::house::{House, Reply, send};
+use crate::house::{House, send};
 use crate::keys::{key, with_keys};
 
 /// Every documented operation, with names in the place of parameters.
@@ -54,14 +56,53 @@ fn spellings(path: &str) -> BTreeSet<String> {
     found
 }
 
-async fn ask(house: &House, method: &str, path: &str, key: Option<&str>) -> Reply {
-    // The client would tidy a path up: it goes as it stands.
-    let mut request =
-        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 2\r\n");
-    if let Some(key) = key {
-        request += &format!("authorization: Bearer {key}\r\n");
+/// The status of one request, whose answer may go on for ever.
+async fn ask_one(house: &House, method: &str, path: &str, key: Option<&str>) -> u16 {
+    let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 2\r\n{key}\r\n{{}}"
+    );
+    let mut socket = TcpStream::connect(house.gateway.http_addr()).await.expect("connects");
+    socket.write_all(request.as_bytes()).await.expect("sends");
+    let mut begin = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(30), socket.read_exact(&mut begin)).await;
+    read.expect("in time").unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"));
+    std::str::from_utf8(&begin[9..]).ok().and_then(|digits| digits.parse().ok()).expect("a status")
+}
+
+/// The statuses of requests with these paths, as they stand: a client would tidy them up. They go
+/// down one connection after another, as many at once as one answers.
+async fn ask(house: &House, method: &str, paths: &[String], key: Option<&str>) -> Vec<u16> {
+    let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+    let mut statuses = Vec::new();
+    while let Some((last, others)) = paths.get(statuses.len()..).and_then(<[String]>::split_last) {
+        let head = |path: &str, more: &str| format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{more}{key}\r\n");
+        let others = others.iter().map(|path| head(path, ""));
+        let requests: String = others.chain([head(last, "connection: close\r\n")]).collect();
+        let mut socket = TcpStream::connect(house.gateway.http_addr()).await.expect("connects");
+        let (mut read, mut write) = socket.split();
+        let mut answers = Vec::new();
+        // It may be closed before all is sent, by a request that is no HTTP.
+        let (_, answered) = tokio::join!(write.write_all(requests.as_bytes()), read.read_to_end(&mut answers));
+        assert!(answered.is_ok() || !answers.is_empty(), "no answer to {method} {last}");
+        let before = statuses.len();
+        let mut rest = &answers[..];
+        while let Some((status, after)) = next_answer(rest) {
+            statuses.push(status);
+            rest = after;
+        }
+        assert!(statuses.len() > before, "{}", String::from_utf8_lossy(&answers));
     }
-    house.raw(&format!("{request}\r\n{{}}")).await
+    statuses
+}
+
+/// The status of the first answer, and what follows it.
+fn next_answer(answers: &[u8]) -> Option<(u16, &[u8])> {
+    let end = answers.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&answers[..end]).expect("ASCII");
+    let length = |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok();
+    let length = head.lines().find_map(length).unwrap_or_else(|| panic!("no length in {head}"));
+    Some((head[9..12].parse().expect("a status"), answers.get(end + length..)?))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,13 +115,14 @@ async fn no_spelling_of_a_path_opens_a_door_that_its_plain_form_does_not() {
     let mut shut = 0;
     for (method, path) in operations() {
         for key in [None, Some(reader.as_str()), Some(predictor.as_str())] {
-            let plain = ask(&house, &method, &path, key).await.status;
+            let plain = ask_one(&house, &method, &path, key).await;
             if !matches!(plain, 401 | 403) {
                 continue;
             }
             shut += 1;
-            for spelling in spellings(&path) {
-                let status = ask(&house, &method, &spelling, key).await.status;
+            let spellings: Vec<String> = spellings(&path).into_iter().collect();
+            let statuses = ask(&house, &method, &spellings, key).await;
+            for (spelling, status) in spellings.iter().zip(statuses) {
                 assert!(
                     status == plain || matches!(status, 400 | 404),
                     "{method} {path} is {plain} to {key:?}, and {spelling} is {status}"

@@ -164,11 +164,15 @@ async fn broken_bodies_are_refused_on_every_route_that_reads_one() {
             assert_shape(path, &reply.json());
             assert!(reply.text.len() < 1000, "{path}, {name}: {}", reply.text);
         }
+    }
+    // Side by side: all of it is the time in which a body does not come.
+    futures::future::join_all(WITH_BODY.iter().map(async |path| {
         let declared = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n");
         assert_eq!(exchange(&house, declared.as_bytes()).await.0, 413, "{path}, declared only");
         let short = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{{");
         assert_eq!(exchange(&house, short.as_bytes()).await.0, 408, "{path}, shorter than declared");
-    }
+    }))
+    .await;
     let good = house.post("/v1/models/digits:predict", instance([1.0; 4])).await;
     assert_eq!(good.status, 200, "the neighbours are served: {}", good.text);
     assert_eq!(house.gateway.serving().admission.limits.in_flight(), 0, "every slot is free again");
@@ -192,21 +196,21 @@ async fn names_that_are_tricks_find_nothing_on_any_route() {
         "*",
         &long_name,
     ];
-    for (method, template) in WITH_NAME {
-        for name in names {
-            let path = template.replace("{}", name);
-            let request =
-                format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            let (status, text) = exchange(&house, request.as_bytes()).await;
-            let shown: String = path.chars().take(80).collect();
-            assert!(matches!(status, 400 | 404 | 405), "{method} {shown}: {text}");
-            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            // A request that is not HTTP is refused before any protocol sees it.
-            if let Ok(body) = serde_json::from_str(body) {
-                assert_shape(template, &body);
-            }
+    let all = WITH_NAME.iter().flat_map(|route| names.map(|name| (route, name)));
+    // Side by side: for some it is waited whether a worker takes a command up.
+    futures::future::join_all(all.map(async |((method, template), name)| {
+        let path = template.replace("{}", name);
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let (status, text) = exchange(&house, request.as_bytes()).await;
+        let shown: String = path.chars().take(80).collect();
+        assert!(matches!(status, 400 | 404 | 405), "{method} {shown}: {text}");
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        // A request that is not HTTP is refused before any protocol sees it.
+        if let Ok(body) = serde_json::from_str(body) {
+            assert_shape(template, &body);
         }
-    }
+    }))
+    .await;
     house.stop().await;
 }
 
