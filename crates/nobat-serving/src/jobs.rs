@@ -121,23 +121,37 @@ impl Predictor {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page> {
-        if let (Some(text), None) = (&filter.text, cursor)
-            && let Some(job) = self.named(context, filter, text).await?
+        if cursor.is_none()
+            && let Some(job) = self.named(context, filter).await?
         {
             return Ok(Page { jobs: vec![job], cursor: None });
         }
         page(self.state(), context, filter, cursor, limit).await
     }
 
-    /// The job that a text names by itself: by its id, or by the caller's idempotency key.
-    async fn named(&self, context: &RequestContext, filter: &ListFilter, text: &str) -> Result<Option<JobView>> {
-        if text.parse::<JobId>().is_ok() {
-            match self.job(context, text, Duration::ZERO).await {
-                Ok(view) => return Ok(Some(JobView { result: None, ..view })),
-                Err(error) if matches!(error.code, ErrorCode::JobNotFound | ErrorCode::ResultExpired) => {}
-                Err(error) => return Err(error),
-            }
+    /// The job that the filter's text names by itself, by its id or by the caller's idempotency
+    /// key, if the rest of the filter takes it.
+    pub(crate) async fn named(&self, context: &RequestContext, filter: &ListFilter) -> Result<Option<JobView>> {
+        let Some(text) = &filter.text else { return Ok(None) };
+        let found = match self.of_id(context, text).await? {
+            Some(view) => Some(view),
+            None => self.of_key(context, filter, text).await?,
+        };
+        Ok(found.filter(|view| filter.takes(view)).map(|view| JobView { result: None, ..view }))
+    }
+
+    async fn of_id(&self, context: &RequestContext, text: &str) -> Result<Option<JobView>> {
+        if text.parse::<JobId>().is_err() {
+            return Ok(None);
         }
+        match self.job(context, text, Duration::ZERO).await {
+            Ok(view) => Ok(Some(view)),
+            Err(error) if matches!(error.code, ErrorCode::JobNotFound | ErrorCode::ResultExpired) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn of_key(&self, context: &RequestContext, filter: &ListFilter, key: &str) -> Result<Option<JobView>> {
         let state = self.state();
         let mut models: Vec<SmolStr> = match &filter.model {
             Some(model) => vec![model.clone()],
@@ -146,8 +160,8 @@ impl Predictor {
         models.truncate(MODELS_ASKED);
         let owner = filter.owner.unwrap_or(context.owner);
         for model in models.iter().filter(|model| context.covers(route_jobs::shown(model))) {
-            if let Some(id) = state.queue.find_idempotent(model, owner, text).await? {
-                return Ok(state.queue.get(id).await?.map(|view| JobView { result: None, ..view }));
+            if let Some(id) = state.queue.find_idempotent(model, owner, key).await? {
+                return state.queue.get(id).await;
             }
         }
         Ok(None)

@@ -61,6 +61,13 @@ impl OperationAction {
         }
     }
 
+    /// Whether a job is one that it changes. What a retry sent back and has died anew is left for
+    /// its caller to judge: it would die as often as it is looked at.
+    fn takes(self, job: &JobView, started_at_ms: u64) -> bool {
+        let died_anew = self == OperationAction::Retry && job.finished_at_ms.is_some_and(|at| at > started_at_ms);
+        self.is_for(job.state) && !died_anew
+    }
+
     /// The only state that it changes, if it is one.
     fn state(self) -> Option<JobState> {
         match self {
@@ -130,6 +137,9 @@ impl Predictor {
         action: OperationAction,
     ) -> Result<(u64, bool)> {
         let filter = narrowed(filter, action);
+        if let Some(job) = self.named(context, &filter).await? {
+            return Ok((u64::from(action.is_for(job.state)), false));
+        }
         let (mut count, mut cursor): (u64, Option<String>) = (0, None);
         loop {
             let found = page(self.state(), context, &filter, cursor.as_deref(), PAGE).await?;
@@ -158,6 +168,9 @@ impl Predictor {
         let state = self.state().clone();
         let metadata = state.queue.metadata();
         let now_ms = metadata.now_ms().await?;
+        let mut filter = narrowed(filter, action);
+        filter.until_ms = Some(filter.until_ms.map_or(now_ms, |until| until.min(now_ms)));
+        let named = self.named(context, &filter).await?;
         let known = records(&*metadata).await?;
         if known.iter().filter(|other| other.state == OperationState::Running).count() >= AT_WORK {
             let message = format!("{AT_WORK} operations are at work; wait for one to end, or stop one");
@@ -180,9 +193,8 @@ impl Predictor {
             finished_at_ms: None,
         };
         write(&*metadata, &operation).await?;
-        let mut filter = narrowed(filter, action);
-        filter.until_ms = Some(filter.until_ms.map_or(now_ms, |until| until.min(now_ms)));
-        let run = Run { state, context: context.clone(), filter, operation: operation.clone(), told: Instant::now() };
+        let (context, begun) = (context.clone(), operation.clone());
+        let run = Run { state, context, filter, named, operation: begun, told: Instant::now() };
         tokio::spawn(run.carry_out());
         Ok(operation)
     }
@@ -264,9 +276,9 @@ async fn forget_oldest(metadata: &dyn MetadataStore, mut known: Vec<Operation>) 
 }
 
 /// How many jobs a change of this one changed.
-async fn change_one(queue: &dyn Queue, action: OperationAction, job: &JobView) -> Result<u64> {
+async fn change_one(queue: &dyn Queue, action: OperationAction, started_at_ms: u64, job: &JobView) -> Result<u64> {
     match action {
-        _ if !action.is_for(job.state) => Ok(0),
+        _ if !action.takes(job, started_at_ms) => Ok(0),
         OperationAction::Cancel => queue.cancel(job.id).await.map(|_| 1),
         OperationAction::Retry => queue.redrive(&job.model, &[job.id], 1).await,
         OperationAction::Delete => queue.purge(&job.model, &[job.id], 1).await,
@@ -278,6 +290,8 @@ struct Run {
     state: Arc<ServingState>,
     context: RequestContext,
     filter: ListFilter,
+    /// The one job that the filter's text names by itself.
+    named: Option<JobView>,
     operation: Operation,
     told: Instant,
 }
@@ -301,6 +315,9 @@ impl Run {
 
     /// Whether it went to its end.
     async fn rounds(&mut self) -> Result<bool> {
+        if let Some(job) = self.named.take() {
+            return self.change(&[job]).await.map(|()| true);
+        }
         for _ in 0..ROUNDS {
             let before = self.operation.done;
             self.operation.skipped = 0;
@@ -329,7 +346,8 @@ impl Run {
     /// ends the operation.
     async fn change(&mut self, jobs: &[JobView]) -> Result<()> {
         let (queue, action) = (self.state.queue.clone(), self.operation.action);
-        let changes = jobs.iter().map(|job| change_one(&*queue, action, job));
+        let started_at_ms = self.operation.started_at_ms;
+        let changes = jobs.iter().map(|job| change_one(&*queue, action, started_at_ms, job));
         for changed in futures::future::join_all(changes).await {
             match changed {
                 Ok(0) => self.operation.skipped += 1,

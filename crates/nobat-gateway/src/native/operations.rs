@@ -121,6 +121,10 @@ pub(crate) async fn begin(request: HttpRequest, predictor: Data<Predictor>) -> A
             "action" => action = Some(action_of(value)?),
             "dry_run" => dry_run = truth(name, value)?,
             "all" => all = truth(name, value)?,
+            // A list without a search shows all; a change of all is not begun by a search for nothing.
+            "q" if value.trim().is_empty() => {
+                return Err(invalid("q is empty; say what to find, or leave it out".to_owned()));
+            }
             _ => {
                 text.append_pair(name, value);
                 filter.read(&predictor, name, value)?;

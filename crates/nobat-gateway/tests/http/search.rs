@@ -3,6 +3,8 @@
 use std::slice::from_ref;
 use std::time::Duration;
 
+use nobat_gateway::GatewayConfig;
+use nobat_serving::monitor::MonitorConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -62,6 +64,8 @@ async fn a_job_is_found_by_its_tags_its_ids_and_what_it_is() {
         "until=1h",
         "tag=team",
         "tag=team%3Da&state=queued",
+        "q=order-1&state=dead",
+        &format!("q={other}&priority=7"),
         "q=nothing",
         "error=inference_failed",
         "since=2999-01-01T00:00:00Z",
@@ -112,25 +116,41 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     assert_eq!(found(&house, "tag=old&state=cancelled&limit=1000").await.len(), 30);
     assert_eq!(found(&house, "tag=other&state=scheduled").await.len(), 1);
 
-    let dead = house.enqueue("?tag=bad&max_retries=0", [666.0, 0.0, 0.0, 0.0]).await;
-    house.get(&format!("/api/v1/jobs/{dead}/result?wait=10")).await;
-    assert_eq!(found(&house, "error=inference_failed").await, from_ref(&dead));
+    let request = house.client.post(house.url("/api/v1/predict/digits?delay=1h")).header("idempotency-key", "order-7");
+    let named = house.send(request.body(instance(VALUES))).await.json()["id"].as_str().expect("an id").to_owned();
+    let by_key = "/api/v1/jobs/operations?action=cancel&q=order-7";
+    assert_eq!(house.post(&format!("{by_key}&state=queued&dry_run=true"), "").await.json()["count"], 0);
+    assert_eq!(house.post(&format!("{by_key}&dry_run=true"), "").await.json()["count"], 1);
+    let begun_by_key = house.post(by_key, "").await.json();
+    assert_eq!(over(&house, &begun_by_key).await["done"], 1);
+    assert_eq!(found(&house, "state=cancelled&q=order-7").await, [named]);
+
+    // More than one page: the first have died anew before the last is looked at.
+    let one: Value = serde_json::from_str(&instance([666.0, 0.0, 0.0, 0.0])).expect("JSON");
+    let many = json!({ "requests": vec![one; 300] }).to_string();
+    let accepted = house.post("/api/v1/predict/digits/many?tag=bad&max_retries=0", many).await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text);
+    let all_dead = async || (found(&house, "tag=bad&state=dead&limit=1000").await.len() == 300).then_some(());
+    poll(SOON, all_dead).await;
+    assert_eq!(found(&house, "error=inference_failed&limit=1000").await.len(), 300);
     let retried = house.post("/api/v1/jobs/operations?action=retry&tag=bad", "").await.json();
-    assert_eq!(over(&house, &retried).await["done"].as_u64().map(|done| done >= 1), Some(true));
-    poll(SOON, async || (found(&house, "tag=bad&state=dead").await == [dead.clone()]).then_some(())).await;
+    assert_eq!(over(&house, &retried).await["done"], 300, "each once");
+    poll(SOON, all_dead).await;
     let deleted = house.post("/api/v1/jobs/operations?action=delete&tag=bad", "").await.json();
-    assert_eq!(over(&house, &deleted).await["done"], 1);
+    assert_eq!(over(&house, &deleted).await["done"], 300);
     assert!(found(&house, "tag=bad").await.is_empty());
 
     let listed = house.get("/api/v1/jobs/operations").await.json();
     let actions: Vec<_> =
         listed["operations"].as_array().expect("a list").iter().map(|one| one["action"].clone()).collect();
-    assert_eq!(actions, ["delete", "retry", "cancel"], "the newest first");
+    assert_eq!(actions, ["delete", "retry", "cancel", "cancel"], "the newest first");
     let id = begun.json()["id"].as_str().expect("an id").to_owned();
     let stopped = house.send(house.client.delete(house.url(&format!("/api/v1/jobs/operations/{id}")))).await;
     assert_eq!(stopped.refusal(), (409, "job_already_finished".into()));
     for (bad, code) in [
         ("action=cancel", "invalid_parameter"),
+        ("action=cancel&q=", "invalid_parameter"),
+        ("action=cancel&all=true&q=%20", "invalid_parameter"),
         ("tag=a", "invalid_parameter"),
         ("action=explode&tag=a", "invalid_parameter"),
         ("action=cancel&all=maybe", "invalid_parameter"),
@@ -181,7 +201,8 @@ async fn what_was_changed_is_written_down_and_predictions_are_not() {
 
 #[tokio::test]
 async fn events_tell_the_status_and_the_queues_and_what_changes_of_them() {
-    let house = House::start().await;
+    let monitor = MonitorConfig { every_s: 1, ..MonitorConfig::default() };
+    let house = House::start_with(GatewayConfig { monitor, ..GatewayConfig::default() }).await;
     let mut socket = TcpStream::connect(house.addr()).await.expect("connects");
     socket.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sends");
     let mut text = String::new();

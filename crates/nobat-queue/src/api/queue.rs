@@ -68,7 +68,7 @@ pub struct ListFilter {
 
 impl ListFilter {
     /// Whether it takes a job, as far as the job itself says: not by its request's id.
-    pub(crate) fn takes(&self, job: &JobView) -> bool {
+    pub fn takes(&self, job: &JobView) -> bool {
         // When a job was enqueued is not known of each that has ended.
         let at = Some(job.created_at_ms).filter(|&at| at > 0);
         self.model.as_ref().is_none_or(|model| *model == job.model)
