@@ -244,12 +244,7 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Accepted> {
-        let options = context.tagged(options)?;
-        let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
-            false => (request, options, Duration::ZERO),
-            true => Box::pin(self.with_pictures(target, request, options)).await?,
-        };
-        self.state().recorder.take(context, target, &request);
+        let (request, options, _) = self.prepared(context, target, request, options).await?;
         match self.answerer(context, target)? {
             Answerer::Model(target) => self.calls.enqueue(context, &target, request, options).await,
             Answerer::Route(route, plan) => {
@@ -275,13 +270,8 @@ impl Predictor {
         options: JobOptions,
         wait: Duration,
     ) -> Result<Answer> {
-        let options = context.tagged(options)?;
-        let (request, options, fetching) = match pictures::are_urls(&target.signature, &request) {
-            false => (request, options, Duration::ZERO),
-            true => Box::pin(self.with_pictures(target, request, options)).await?,
-        };
+        let (request, options, fetching) = self.prepared(context, target, request, options).await?;
         let wait = wait.saturating_sub(fetching);
-        self.state().recorder.take(context, target, &request);
         match self.answerer(context, target)? {
             Answerer::Model(own) => {
                 let repeated = options.idempotency.is_some();
@@ -321,12 +311,7 @@ impl Predictor {
         request: InferRequest,
         options: JobOptions,
     ) -> Result<Prediction> {
-        let options = context.tagged(options)?;
-        let (request, options, _) = match pictures::are_urls(&target.signature, &request) {
-            false => (request, options, Duration::ZERO),
-            true => Box::pin(self.with_pictures(target, request, options)).await?,
-        };
-        self.state().recorder.take(context, target, &request);
+        let (request, options, _) = self.prepared(context, target, request, options).await?;
         match self.answerer(context, target)? {
             Answerer::Model(own) => {
                 let repeated = options.idempotency.is_some();
@@ -345,15 +330,43 @@ impl Predictor {
         }
     }
 
-    /// The request with its pictures in place of their URLs; what they took of its deadline, and
-    /// how long that was.
-    async fn with_pictures(
+    /// The request and its options as they go on, with the tags of its header and its pictures, and
+    /// how long these took to fetch; the recording has had its turn.
+    async fn prepared(
         &self,
+        context: &RequestContext,
         target: &ResolvedModel,
         request: InferRequest,
         options: JobOptions,
     ) -> Result<(InferRequest, JobOptions, Duration)> {
-        let started = Instant::now();
+        let options = context.tagged(options)?;
+        let prepared = match pictures::are_urls(&target.signature, &request) {
+            false => (request, options, Duration::ZERO),
+            true => Box::pin(self.with_pictures(context, target, request, options)).await?,
+        };
+        self.state().recorder.take(context, target, &prepared.0);
+        Ok(prepared)
+    }
+
+    /// The request with its pictures in place of their URLs; what they took of its deadline, and
+    /// how long that was. Nothing is fetched for a model that the caller may not use, and what
+    /// is counts among the bodies in memory.
+    async fn with_pictures(
+        &self,
+        context: &RequestContext,
+        target: &ResolvedModel,
+        request: InferRequest,
+        options: JobOptions,
+    ) -> Result<(InferRequest, JobOptions, Duration)> {
+        match &target.route {
+            None => context.require_model(&target.signature.name)?,
+            Some(route) => {
+                let plan = run::plan_for(self.state(), context, route)?;
+                plan.models().into_iter().try_for_each(|model| context.require_model(model))?;
+            }
+        }
+        let bytes = |request: &InferRequest| request.inputs.iter().map(|tensor| tensor.data.len() as u64).sum::<u64>();
+        let (started, sent) = (Instant::now(), bytes(&request));
         let fetching = pictures::replace(&self.state().fetcher, &target.signature, request);
         let request = match options.deadline {
             None => fetching.await?,
@@ -362,6 +375,8 @@ impl Predictor {
                 Error::new(ErrorCode::DeadlineExceeded, message)
             })??,
         };
+        let more = bytes(&request).saturating_sub(sent);
+        self.state().admission.held_bytes(context).add(more, &context.notes.quota)?;
         let took = started.elapsed();
         let deadline = options.deadline.map(|deadline| deadline.saturating_sub(took));
         Ok((request, JobOptions { deadline, ..options }, took))

@@ -3,8 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nobat_gateway::GatewayConfig;
+use nobat_serving::auth::{self, AuthConfig, Keyring, NewKey, Scope};
+use nobat_serving::limits::LimitsConfig;
 use nobat_webhooks::outbound::{AddressPolicy, FetchSettings};
 use serde_json::{Value, json};
 
@@ -167,17 +171,84 @@ async fn an_address_that_may_not_be_fetched_is_refused_by_name() {
     house.stop().await;
 }
 
+#[tokio::test]
+async fn nothing_is_fetched_for_who_may_not_ask_and_what_is_counts_as_a_body() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("keys.toml");
+    let new = |name: &str, model: &str| NewKey {
+        name: name.into(),
+        scope: Scope::Predict,
+        models: vec![model.into()],
+        valid_s: None,
+        rate_per_s: 0.0,
+        burst: 0,
+        max_in_flight: 0,
+        tokens_per_min: 0,
+        max_priority: None,
+    };
+    let mut ring = Keyring::default();
+    let stranger = ring.add(new("stranger", "digits"), 1).expect("made");
+    let known = ring.add(new("known", "*"), 1).expect("made");
+    auth::store(&path, &ring).expect("stored");
+    let address = Fetched::of(vec![0xff; 200_000].leak());
+    let config = || GatewayConfig {
+        auth: AuthConfig { keys: path.display().to_string(), insecure: false },
+        routes: serde_json::from_value(json!([{ "name": "album", "direct": "photo" }])).expect("routes"),
+        fetch: FetchSettings {
+            hosts: vec!["127.0.0.1".into()],
+            addresses: AddressPolicy { allow_http: true, allow_private: true },
+            ..FetchSettings::default()
+        },
+        ..GatewayConfig::default()
+    };
+    let body = json!({ "instances": [{ "url": address.url }] }).to_string();
+    let ask = async |house: &House, model: &str, key: &str| {
+        let request = house.client.post(house.url(&format!("/api/v1/predict/{model}?wait=20")));
+        house.send(request.bearer_auth(key).body(body.clone())).await
+    };
+    let house = House::start_serving(config(), vec![digits(), photo()]).await;
+    for model in ["photo", "album"] {
+        assert_eq!(ask(&house, model, &stranger).await.refusal(), (403, "permission_denied".to_owned()), "{model}");
+    }
+    assert_eq!(address.count.load(Ordering::SeqCst), 0, "not even asked for");
+    let reply = ask(&house, "album", &known).await;
+    assert_eq!((reply.status, address.count.load(Ordering::SeqCst)), (200, 1), "{}", reply.text);
+    house.stop().await;
+    let limits = LimitsConfig { max_body_bytes_in_flight: 150_000, ..LimitsConfig::default() };
+    let house =
+        House::start_serving(GatewayConfig { limits, max_body_bytes: 100_000, ..config() }, vec![photo()]).await;
+    let reply = ask(&house, "photo", &known).await;
+    assert_eq!(reply.refusal().1, "queue_full", "{}", reply.text);
+    assert!(reply.text.contains("150000 bytes of memory"), "{}", reply.text);
+    house.stop().await;
+}
+
 /// A server that answers everything with these bytes; its address.
 fn serve(bytes: &'static [u8]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = format!("http://{}", listener.local_addr().expect("bound"));
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            let mut request = [0; 4096];
-            let _ = socket.read(&mut request);
-            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", bytes.len());
-            let _ = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(bytes));
-        }
-    });
-    address
+    Fetched::of(bytes).url
+}
+
+/// A server, and how often it was asked.
+struct Fetched {
+    url: String,
+    count: Arc<AtomicUsize>,
+}
+
+impl Fetched {
+    fn of(bytes: &'static [u8]) -> Fetched {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().flatten() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut request = [0; 4096];
+                let _ = socket.read(&mut request);
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", bytes.len());
+                let _ = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(bytes));
+            }
+        });
+        Fetched { url, count }
+    }
 }

@@ -95,6 +95,14 @@ impl HeldBytes {
         self.reach(self.arrived.fetch_add(more, Relaxed).saturating_add(more), quota)
     }
 
+    /// Counts `more` bytes beside the body's: what was fetched for the request.
+    ///
+    /// # Errors
+    /// As [`HeldBytes::reach`].
+    pub fn add(&self, more: u64, quota: &QuotaCell) -> Result<()> {
+        self.reach(self.bytes.load(Relaxed).saturating_add(more), quota)
+    }
+
     /// Gives everything back: the next message of the same call begins.
     pub fn release(&self) {
         self.arrived.store(0, Relaxed);
