@@ -1,13 +1,10 @@
-//! Which requests are changes that the audit log tells of, and what it tells.
+//! Which HTTP requests are changes that the audit log tells of, and what it tells.
 
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::{Method, header};
 use actix_web::web::Data;
-use nobat_core::clip;
-use nobat_runtime::now_ms;
 use nobat_serving::audit::AuditEntry;
-use nobat_serving::auth::KeyId;
 use nobat_serving::{Predictor, RequestContext};
 
 use crate::cookie;
@@ -52,14 +49,6 @@ pub(crate) fn note<B>(response: &ServiceResponse<B>) {
     };
     let extensions = request.extensions();
     let Some(context) = extensions.get::<RequestContext>() else { return };
-    predictor.state().audit.note(AuditEntry {
-        at_ms: now_ms(),
-        key: context.grant.as_ref().map(|grant| KeyId(grant.owner.0).to_string()),
-        name: context.grant.as_ref().map(|grant| grant.name.clone()),
-        by: by.into(),
-        action: format!("{} {pattern}", request.method()),
-        target: clip(request.path()).to_string(),
-        status,
-        request_id: context.request_id.clone(),
-    });
+    let action = format!("{} {pattern}", request.method());
+    predictor.state().audit.note(AuditEntry::of(context, by, action, request.path(), status));
 }

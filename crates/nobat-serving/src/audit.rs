@@ -7,13 +7,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nobat_core::{Error, Result};
+use nobat_core::{Error, Result, clip};
 use nobat_queue::MetadataStore;
 use nobat_runtime::now_ms;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
+
+use crate::auth::KeyId;
+use crate::context::RequestContext;
 
 /// Name of the log.
 const LOG: &str = "audit";
@@ -68,14 +71,30 @@ pub struct AuditEntry {
     pub name: Option<SmolStr>,
     /// `console`, `cli` or `api`.
     pub by: SmolStr,
-    /// Method and pattern of the path.
+    /// Method and pattern of the path, or the gRPC call.
     pub action: String,
-    /// The path.
+    /// The path, or what the call names.
     pub target: String,
-    /// HTTP status of the answer.
+    /// HTTP status of the answer, or the one that its gRPC status stands for.
     pub status: u16,
     /// The request's id.
     pub request_id: SmolStr,
+}
+
+impl AuditEntry {
+    /// A change that a caller made just now, and how it was answered.
+    pub fn of(context: &RequestContext, by: &str, action: String, target: &str, status: u16) -> AuditEntry {
+        AuditEntry {
+            at_ms: now_ms(),
+            key: context.grant.as_ref().map(|grant| KeyId(grant.owner.0).to_string()),
+            name: context.grant.as_ref().map(|grant| grant.name.clone()),
+            by: by.into(),
+            action,
+            target: clip(target).to_string(),
+            status,
+            request_id: context.request_id.clone(),
+        }
+    }
 }
 
 /// The log. Entries are handed over from any thread.

@@ -15,6 +15,7 @@ use nobat_core::oip::{InferParameter, ModelInferRequest, ModelInferResponse};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
 use nobat_serving::RequestContext;
+use nobat_serving::audit::AuditEntry;
 use nobat_serving::auth::Scope;
 use nobat_serving::limits::{AdmissionPermit, HeldBytes};
 use nobat_serving::registry::Want;
@@ -58,6 +59,22 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(predictor: Predictor, http: Arc<HttpState>) -> Service {
         Service { predictor, http }
+    }
+
+    /// Has the audit log tell of a change, and how it went.
+    fn changed(
+        &self,
+        context: &RequestContext,
+        call: &str,
+        target: &str,
+        outcome: Result<()>,
+    ) -> std::result::Result<(), Status> {
+        let audit = &self.predictor.state().audit;
+        if audit.is_on() {
+            let status = http_status_of(&outcome);
+            audit.note(AuditEntry::of(context, "api", format!("gRPC {call}"), target, status));
+        }
+        outcome.map_err(status)
     }
 
     /// Lets one message of a stream in; the permit is held while it runs.
@@ -263,9 +280,12 @@ impl GrpcInferenceService for Service {
     ) -> Answer<RepositoryModelLoadResponse> {
         let context = entered(&request)?;
         let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
-        context.require_model(&model_name).map_err(status)?;
-        repository::check_load_parameters(parameters.keys().map(String::as_str)).map_err(status)?;
-        repository::load(self.predictor.state(), &model_name).await.map_err(status)?;
+        let loaded = async {
+            context.require_model(&model_name)?;
+            repository::check_load_parameters(parameters.keys().map(String::as_str))?;
+            repository::load(self.predictor.state(), &model_name).await
+        };
+        self.changed(&context, "RepositoryModelLoad", &model_name, loaded.await)?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -275,8 +295,11 @@ impl GrpcInferenceService for Service {
     ) -> Answer<RepositoryModelUnloadResponse> {
         let context = entered(&request)?;
         let model_name = request.into_inner().model_name;
-        context.require_model(&model_name).map_err(status)?;
-        repository::unload(self.predictor.state(), &model_name).await.map_err(status)?;
+        let unloaded = async {
+            context.require_model(&model_name)?;
+            repository::unload(self.predictor.state(), &model_name).await
+        };
+        self.changed(&context, "RepositoryModelUnload", &model_name, unloaded.await)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 

@@ -36,13 +36,13 @@ pub(crate) struct AuditObject {
     /// `console`, `cli` or `api`.
     #[schema(example = "console")]
     pub by: String,
-    /// Method and pattern of the path.
+    /// Method and pattern of the path, or the gRPC call.
     #[schema(example = "POST /api/v1/queues/{model}/pause")]
     pub action: String,
-    /// The path.
+    /// The path, or what the gRPC call names.
     #[schema(example = "/api/v1/queues/digits/pause")]
     pub target: String,
-    /// HTTP status of the answer.
+    /// HTTP status of the answer, or the one that its gRPC status stands for.
     pub status: u16,
     /// The request's id.
     pub request_id: String,

@@ -173,6 +173,7 @@ pub(crate) async fn promote(
     responses((status = 200, description = "`pairs`, the oldest first", body = Value), Refusals),
 )]
 pub(crate) async fn pairs(request: HttpRequest, predictor: Data<Predictor>, name: Path<String>) -> ApiResult {
+    context::require(&request, &name)?;
     let (mut copy, mut after) = (String::new(), 0);
     query::each(request.query_string(), &["copy", "after"], |name, value| {
         match name {

@@ -2,12 +2,12 @@
 //! route, its methods, and percent-encodings of both.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
 use nobat_core::oip::{ModelInferRequest, ModelInferResponse};
 use nobat_gateway::GatewayConfig;
-use nobat_gateway::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest};
+use nobat_gateway::proto::{RepositoryIndexRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest};
 use nobat_gateway::routes::document;
 use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::{Value, json};
@@ -193,6 +193,42 @@ async fn grpc_methods_are_judged_by_their_name_before_their_message_is_read() {
 }
 
 #[tokio::test]
+async fn changes_over_grpc_are_written_down_as_those_over_http_are() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut ring = Keyring::default();
+    let admin = ring.add(key("admin", Scope::Admin, &[], None), auth::now_s()).expect("made");
+    let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
+    let mut client = house.grpc().await;
+    let bearer = || format!("Bearer {admin}").parse().expect("ASCII");
+    let mut request =
+        Request::new(RepositoryModelUnloadRequest { model_name: "nonsense".into(), ..Default::default() });
+    request.metadata_mut().insert("authorization", bearer());
+    assert_eq!(client.repository_model_unload(request).await.expect_err("none").code(), Code::NotFound);
+    let mut request = Request::new(RepositoryModelLoadRequest { model_name: "../x".into(), ..Default::default() });
+    request.metadata_mut().insert("authorization", bearer());
+    assert_eq!(client.repository_model_load(request).await.expect_err("a path").code(), Code::InvalidArgument);
+    let mut shown = Vec::new();
+    let end = Instant::now() + Duration::from_secs(20);
+    while shown.len() < 2 {
+        assert!(Instant::now() < end, "{shown:?}");
+        let entries = house.get("/api/v1/audit", Some(&admin)).await.json()["entries"].clone();
+        shown = entries.as_array().expect("a list").clone();
+    }
+    let told = |entry: &Value| {
+        let text = |name: &str| entry[name].as_str().expect(name).to_owned();
+        (text("name"), text("by"), text("action"), text("target"), entry["status"].as_u64())
+    };
+    let entry = |call: &str, target: &str, status| {
+        ("admin".to_owned(), "api".to_owned(), format!("gRPC {call}"), target.to_owned(), Some(status))
+    };
+    assert_eq!(
+        shown.iter().map(told).collect::<Vec<_>>(),
+        [entry("RepositoryModelLoad", "../x", 400), entry("RepositoryModelUnload", "nonsense", 404)]
+    );
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_for_one_model_sees_that_model_only() {
     let dir = tempfile::tempdir().expect("a folder");
     let (mut ring, now) = (Keyring::default(), auth::now_s());
@@ -206,6 +242,7 @@ async fn a_key_for_one_model_sees_that_model_only() {
         "/api/v1/queues/echo",
         "/api/v1/queues/echo/dead",
         "/api/v1/routes/echo",
+        "/api/v1/routes/echo/pairs?copy=echo",
         "/v1/models/echo",
         "/v1/models/ech%6F",
         "/v1/models/echo/metadata",
