@@ -14,6 +14,7 @@ use utoipa::openapi::{RefOr, Required};
 use utoipa_actix_web::OpenApiFactory;
 
 use crate::access::{Access, resource};
+use crate::bodies::documented;
 use crate::error::not_allowed;
 
 /// The endpoint of these handlers, which have one path: `endpoint!(Access::READ, get, put)`.
@@ -78,6 +79,18 @@ impl Endpoint {
     /// Serves also the paths on which a segment of this name and a value follow the model.
     pub(crate) fn also_by(mut self, variants: &'static [&'static str]) -> Endpoint {
         self.variants = variants;
+        self
+    }
+
+    /// Says of what is posted there that it may be a file, a form or a table too.
+    pub(crate) fn also_files(mut self) -> Endpoint {
+        let posts = self.documented.paths.values_mut().filter_map(|item| item.post.as_mut());
+        for body in posts.filter_map(|post| post.request_body.as_mut()) {
+            if let RefOr::T(body) = body {
+                documented::also_files(body);
+            }
+        }
+        self.schemas.extend(documented::schemas());
         self
     }
 

@@ -10,7 +10,6 @@ use nobat_serving::registry::Want;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::access::Access;
-use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
@@ -21,8 +20,8 @@ use crate::{body, tei};
 /// Adds `/ping`, `/invocations` and `/predict`.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
-        .service(endpoint!(Access::PREDICT, short_predict))
-        .service(endpoint!(Access::PREDICT, invocations))
+        .service(endpoint!(Access::PREDICT, short_predict).also_files())
+        .service(endpoint!(Access::PREDICT, invocations).also_files())
         .service(endpoint!(Access::OPEN, ping));
 }
 
@@ -32,16 +31,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 /// `/predict`, `{"inputs": …}` and no `instances`, and answers in its form.
 #[utoipa::path(
     post, path = "/predict", tag = "predict", operation_id = "short_predict",
-    params(JobParameters, DeadlineParameter), request_body(content(
-        (PredictBody = "application/json"),
-        (FileBody = "image/jpeg"),
-        (FileBody = "application/octet-stream"),
-        (FormBody = "multipart/form-data"),
-        (CsvBody = "text/csv"),
-        (FileBody = "application/vnd.apache.arrow.stream"),
-        (FileBody = "application/vnd.apache.arrow.file"),
-        (FileBody = "application/vnd.apache.parquet"),
-    )),
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 async fn short_predict(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
@@ -61,16 +51,7 @@ async fn short_predict(request: HttpRequest, payload: Payload, predictor: Data<P
 /// Predict with the only or default model
 #[utoipa::path(
     post, path = "/invocations", tag = "sagemaker", operation_id = "invocations",
-    params(JobParameters, DeadlineParameter), request_body(content(
-        (PredictBody = "application/json"),
-        (FileBody = "image/jpeg"),
-        (FileBody = "application/octet-stream"),
-        (FormBody = "multipart/form-data"),
-        (CsvBody = "text/csv"),
-        (FileBody = "application/vnd.apache.arrow.stream"),
-        (FileBody = "application/vnd.apache.arrow.file"),
-        (FileBody = "application/vnd.apache.parquet"),
-    )),
+    params(JobParameters, DeadlineParameter), request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 async fn invocations(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {

@@ -20,7 +20,6 @@ use super::job_objects::{
     JobErrorObject, JobObject, ManyBody, ManyEntry, ManyJobs, ResultObject, known, owner, result_url,
 };
 use crate::access::Access;
-use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::idempotency::{self, IDEMPOTENCY_KEY};
@@ -37,7 +36,7 @@ const MAX_MANY: usize = 10_000;
 
 /// Adds the routes.
 pub(crate) fn configure(config: &mut ServiceConfig) {
-    config.service(endpoint!(Access::PREDICT, predict)).service(endpoint!(Access::PREDICT, predict_many));
+    config.service(endpoint!(Access::PREDICT, predict).also_files()).service(endpoint!(Access::PREDICT, predict_many));
 }
 
 /// Predict, now or later
@@ -64,16 +63,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         ("Prefer" = Option<String>, Header, description = "`wait=N` (seconds), `respond-async`, or both"),
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the same job, for as long as its record is kept"),
     ),
-    request_body(content(
-        (PredictBody = "application/json"),
-        (FileBody = "image/jpeg"),
-        (FileBody = "application/octet-stream"),
-        (FormBody = "multipart/form-data"),
-        (CsvBody = "text/csv"),
-        (FileBody = "application/vnd.apache.arrow.stream"),
-        (FileBody = "application/vnd.apache.arrow.file"),
-        (FileBody = "application/vnd.apache.parquet"),
-    )),
+    request_body = PredictBody,
     responses(
         (status = 200, description = "The result, within the wait", body = ResultObject),
         (status = 202, description = "Accepted; the job goes on", body = JobObject,

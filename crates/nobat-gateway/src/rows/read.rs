@@ -278,35 +278,8 @@ fn invalid(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nobat_core::signature::ModelState;
+    use crate::test_models::model;
     use nobat_core::tensor::Datatype;
-
-    fn model(inputs: &[(&str, Datatype, &[i64], bool)]) -> ModelSignature {
-        let spec = |&(name, datatype, shape, optional): &(&str, Datatype, &[i64], bool)| TensorSpec {
-            name: name.into(),
-            datatype,
-            shape: shape.to_vec(),
-            optional,
-        };
-        ModelSignature {
-            name: "m".into(),
-            version: "1".into(),
-            digest: String::new(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: inputs.iter().map(spec).collect(),
-            outputs: vec![],
-            batched: true,
-            rows: Default::default(),
-            max_batch_size: 8,
-            max_rows: 8,
-            finite: false,
-            default: false,
-            labels: vec![],
-            settings: serde_json::Map::new(),
-            task: None,
-        }
-    }
 
     fn one() -> ModelSignature {
         model(&[("x", Datatype::Uint8, &[-1, 2], false)])

@@ -9,7 +9,6 @@ use nobat_serving::timing::server_timing;
 use nobat_serving::{Prediction, Predictor};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::bodies::documented::{CsvBody, FileBody, FormBody};
 use crate::context::SERVER_TIMING;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
@@ -22,23 +21,14 @@ use crate::{bodies, body, context};
 
 /// Documents the call; [`super::serve`] serves it.
 pub(super) fn configure(config: &mut ServiceConfig) {
-    config.service(endpoint!(document: predict_json).also_by(&["version", "label"]));
+    config.service(endpoint!(document: predict_json).also_files().also_by(&["version", "label"]));
 }
 
 /// Predict
 #[utoipa::path(
     post, path = "/v1/models/{model}:predict", tag = "tensorflow-serving", operation_id = "tf_predict",
     params(("model" = String, Path, description = "The model's name", example = "digits"), JobParameters, DeadlineParameter),
-    request_body(content(
-        (PredictBody = "application/json"),
-        (FileBody = "image/jpeg"),
-        (FileBody = "application/octet-stream"),
-        (FormBody = "multipart/form-data"),
-        (CsvBody = "text/csv"),
-        (FileBody = "application/vnd.apache.arrow.stream"),
-        (FileBody = "application/vnd.apache.arrow.file"),
-        (FileBody = "application/vnd.apache.parquet"),
-    )),
+    request_body = PredictBody,
     responses((status = 200, description = "`predictions` (row form) or `outputs` (column form)", body = Value), PlainRefusals),
 )]
 pub(crate) async fn predict_json(
@@ -68,8 +58,9 @@ pub(crate) async fn predict_body(
 async fn json_of(request: &HttpRequest, predictor: &Predictor, asked: PredictCall) -> ApiResult {
     let most = body::limits(request).max_bytes;
     let signature = asked.target.signature.clone();
-    let (tensors, form) = bodies::read(request.headers(), asked.body.clone(), &signature, most).await?;
-    let PredictCall { target, options, .. } = asked;
+    // Not kept while its answer is waited for.
+    let PredictCall { target, options, body } = asked;
+    let (tensors, form) = bodies::read(request.headers(), body, &signature, most).await?;
     let (context, around) = (context::of(request), Around { head: |out, _, _| out.push(b'{') });
     let large = large::answered(predictor, &context, &target, tensors, form, options, around);
     let (tensors, options) = match large.await? {
