@@ -82,7 +82,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (path, now_s) = (args.keys.as_path(), auth::now_s());
     match args.command {
         Command::New { name, scope, models, days, rate, burst, in_flight, tokens_per_min, max_priority } => {
-            let mut ring = if path.exists() { auth::load(path)? } else { Keyring::default() };
             let new = NewKey {
                 name: name.into(),
                 scope,
@@ -94,32 +93,32 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 tokens_per_min,
                 max_priority,
             };
-            let key = ring.add(new, now_s)?;
-            save(path, &ring)?;
-            shown_once(&key);
+            shown_once(&change(path, auth::load_or_none, |ring| ring.add(new, now_s))?);
         }
         Command::List => list(&auth::load(path)?, now_s)?,
         Command::Rotate { key, overlap_hours } => {
-            let mut ring = auth::load(path)?;
-            let key = ring.rotate(&key, overlap_hours.saturating_mul(3_600), now_s)?;
-            save(path, &ring)?;
-            shown_once(&key);
+            let overlap_s = overlap_hours.saturating_mul(3_600);
+            shown_once(&change(path, auth::load, |ring| ring.rotate(&key, overlap_s, now_s))?);
         }
         Command::Revoke { key } => {
-            let mut ring = auth::load(path)?;
-            ring.revoke(&key)?;
-            save(path, &ring)?;
+            change(path, auth::load, |ring| ring.revoke(&key))?;
             println!("revoked `{key}`");
         }
     }
     Ok(())
 }
 
-fn save(path: &Path, ring: &Keyring) -> Result<()> {
+fn change<T>(
+    path: &Path,
+    load: fn(&Path) -> nobat_core::Result<Keyring>,
+    change: impl FnOnce(&mut Keyring) -> nobat_core::Result<T>,
+) -> Result<T> {
     if path.is_dir() {
         bail!("`{}` is a folder; name a file", path.display());
     }
-    auth::store(path, ring).with_context(|| format!("nothing was changed in `{}`", path.display()))
+    let changed = auth::change(path, load, change);
+    let (changed, _) = changed.with_context(|| format!("nothing was changed in `{}`", path.display()))?;
+    Ok(changed)
 }
 
 fn shown_once(key: &str) {

@@ -35,6 +35,35 @@ pub fn load(path: &Path) -> Result<Keyring> {
     Keyring::new(document.keys).map_err(|error| told(error.message))
 }
 
+/// As [`load`]; where there is no file yet, the keys of none.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_or_none(path: &Path) -> Result<Keyring> {
+    if path.exists() { load(path) } else { Ok(Keyring::default()) }
+}
+
+/// Changes a file of keys: what `load` reads of it is what `change` gets. Gateways and
+/// `nobat keys` take turns, or one's change would undo another's that came in between.
+///
+/// # Errors
+/// Those of `load` and `change`, and then nothing is written; those of [`store`].
+pub fn change<T>(
+    path: &Path,
+    load: impl FnOnce(&Path) -> Result<Keyring>,
+    change: impl FnOnce(&mut Keyring) -> Result<T>,
+) -> Result<(T, Keyring)> {
+    // Of the folder: the file itself is another one after each change. Where folders cannot be
+    // locked, changes at the same instant are the operator's to avoid.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let turn = fs::File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    let mut ring = load(path)?;
+    let changed = change(&mut ring)?;
+    store(path, &ring)?;
+    drop(turn);
+    Ok((changed, ring))
+}
+
 /// Replaces a file of keys in one step: a reader sees the old or the new one.
 ///
 /// # Errors
@@ -115,6 +144,23 @@ mod tests {
         store(&path, &ring).expect("stored");
         assert_eq!(load(&path).expect("loaded").records(), ring.records());
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys.toml");
+        std::thread::scope(|scope| {
+            for who in 0..4 {
+                let path = &path;
+                scope.spawn(move || {
+                    for at in 0..10 {
+                        change(path, load_or_none, |ring| Ok(add(ring, &format!("{who}-{at}")))).expect("changed");
+                    }
+                });
+            }
+        });
+        assert_eq!(load(&path).expect("loaded").records().len(), 40);
     }
 
     #[test]

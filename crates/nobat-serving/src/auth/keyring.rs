@@ -337,9 +337,14 @@ impl Entry {
     }
 }
 
-/// A key in force by its id or its name.
+/// A key in force by its id, or else by its name: a name may be the id of another.
 fn named<'a>(records: &'a mut [KeyRecord], which: &str) -> Result<&'a mut KeyRecord> {
-    records.iter_mut().find(|record| !record.revoked && (record.id == which || record.name == which)).ok_or_else(|| {
+    let is_id = records.iter().any(|record| record.id == which);
+    let is_it = |record: &&mut KeyRecord| match is_id {
+        true => record.id == which,
+        false => record.name == which,
+    };
+    records.iter_mut().filter(|record| !record.revoked).find(is_it).ok_or_else(|| {
         Error::invalid(format!("no key in force has the id or name `{which}`; `nobat keys list` shows them"))
     })
 }
@@ -423,6 +428,20 @@ mod tests {
         ring.revoke("a").expect("revoked");
         assert!(verify(&ring, &third, NOW + 11).expect_err("revoked").message.contains("revoked"));
         assert!(ring.rotate("a", 1, NOW).is_err() && ring.revoke("nobody").is_err());
+    }
+
+    #[test]
+    fn an_id_is_never_taken_for_the_name_of_another_key() {
+        let mut ring = Keyring::default();
+        let (first, second) = (ring.add(new_key("a"), NOW).expect("made"), ring.add(new_key("b"), NOW).expect("made"));
+        let id = second.split('_').nth(1).expect("an id").to_owned();
+        let mut records = ring.records().to_vec();
+        records[0].name = id.as_str().into();
+        let mut ring = Keyring::new(records).expect("good records");
+        ring.revoke(&id).expect("revoked");
+        assert!(verify(&ring, &first, NOW).is_ok());
+        assert!(verify(&ring, &second, NOW).expect_err("revoked").message.contains("revoked"));
+        assert!(ring.revoke(&id).is_err(), "once is enough");
     }
 
     #[test]

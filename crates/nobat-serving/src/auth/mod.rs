@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use nobat_core::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 
-pub use file::{load, store};
+pub use file::{change, load, load_or_none, store};
 pub use key::{KeyId, PresentedKey};
 pub use keyring::{KeyRecord, Keyring, NewKey};
 pub use scope::Scope;
@@ -162,13 +162,7 @@ impl Authenticator {
                 "no API keys are asked for here; make one with `nobat keys new` and name the file in `auth.keys`";
             return Err(Error::new(ErrorCode::Unsupported, message));
         };
-        // One change at a time, from what the file has by then.
-        static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
-        let _turn = TURN.lock();
-        let path = std::path::Path::new(&config.keys);
-        let mut ring = file::load(path)?;
-        let changed = change(&mut ring)?;
-        file::store(path, &ring)?;
+        let (changed, ring) = file::change(config.keys.as_ref(), file::load, change)?;
         current.store(Arc::new(ring));
         Ok(changed)
     }
