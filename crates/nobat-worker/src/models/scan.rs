@@ -217,11 +217,7 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     let chain = chains::file(folder);
     for entry in entries(folder)? {
         let Some(number) = version_number(&entry) else {
-            // A folder that is no version may be anything, and unreadable.
-            let holds_a_model = entry.is_dir()
-                && !text_file(folder).is_some_and(|graph| is_within(&graph, &entry))
-                && version_file(&entry).is_ok_and(|file| file.is_some());
-            others.extend(holds_a_model.then_some(entry));
+            others.extend(holds_another_model(folder, &entry).then_some(entry));
             continue;
         };
         // A plain file of that name is no version.
@@ -252,9 +248,12 @@ fn model_folder(folder: &Path) -> io::Result<Option<FoundModel>> {
     Ok(Some(FoundModel { name, folder: Some(folder.to_owned()), versions, routed: None }))
 }
 
-/// Whether a file is in a folder, either of which may be a relative path.
-fn is_within(file: &Path, folder: &Path) -> bool {
-    file.starts_with(folder) || folder.canonicalize().is_ok_and(|folder| file.starts_with(folder))
+/// Whether a folder in a model's, no version by its name, holds a model all the same. One that is
+/// no version may be anything, and unreadable; a Hugging Face folder has its graphs in `onnx`.
+fn holds_another_model(folder: &Path, entry: &Path) -> bool {
+    entry.is_dir()
+        && !(entry.ends_with("onnx") && nobat_text::is_model_folder(folder))
+        && version_file(entry).is_ok_and(|file| file.is_some())
 }
 
 /// `model.onnx` among files, in whatever letters; the one in small letters first.
@@ -403,6 +402,18 @@ mod tests {
         let root = tree(&["text/config.json", "text/tokenizer.json", "text/model.onnx", "text/model_fp16.onnx"]);
         let found = scan(&[root.path().to_owned()]).expect("scans");
         assert!(found.models["text"].versions[0].text_folder.is_some());
+    }
+
+    #[test]
+    fn the_graphs_of_a_hugging_face_folder_are_no_model_of_their_own_wherever_they_lie() {
+        let root =
+            tree(&["blobs/graph", "text/config.json", "text/onnx/readme.txt", "m/1/model.onnx", "m/latest/a.onnx"]);
+        let text = root.path().join("text");
+        // As the hub's cache has them.
+        std::os::unix::fs::symlink("../../blobs/graph", text.join("onnx/model.onnx")).expect("a link");
+        assert!(!holds_another_model(&text, &text.join("onnx")));
+        let own = root.path().join("m");
+        assert!(holds_another_model(&own, &own.join("latest")) && !holds_another_model(&own, &own.join("none")));
     }
 
     #[test]
