@@ -4,6 +4,7 @@
 //! Where rows are no texts a request is bounded by its model, as it is there that memory is
 //! taken; and an answer that has its outputs one after the other cannot begin before all is known.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::HttpResponse;
@@ -18,18 +19,21 @@ use nobat_serving::{Prediction, Predictor, RequestContext};
 use crate::rows::{self, Format};
 use crate::text::answers::{PrintRows, streamed};
 
-/// What an answer has around its rows.
-pub(crate) struct Around {
-    /// What comes before the list, by the first part's prediction.
-    pub(crate) head: fn(&mut Vec<u8>, &ModelSignature, &Prediction),
+/// What comes before the list of rows, by the first part's prediction.
+pub(crate) type Head = fn(&mut Vec<u8>, &ModelSignature, &Prediction);
+
+/// Whether a request has more rows than one job of a model of texts may have.
+pub(crate) fn is_large(signature: &ModelSignature, request: &InferRequest) -> bool {
+    let rows = request.inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(0);
+    let reads_texts = signature.task.as_ref().is_some_and(|task| task.kind.reads_texts());
+    reads_texts && signature.batched && rows > i64::from(signature.max_rows)
 }
 
-/// Answers a request of more rows than one job of a model of texts may have. Gives back what
-/// is none, and what is to be refused by its number of rows.
+/// Answers a request that [`is_large`], with `head` and then `"predictions":[…]}`.
 ///
 /// # Errors
-/// `Ok(Err(…))` with the request where one job is asked. `payload_too_large` for a form that is not answered row by row,
-/// `invalid_parameter` for options of a single job; else those of the first part.
+/// `payload_too_large` for a form that is not answered row by row, `invalid_parameter` for
+/// options of a single job; else those of the first part.
 pub(crate) async fn answered(
     predictor: &Predictor,
     context: &RequestContext,
@@ -37,14 +41,9 @@ pub(crate) async fn answered(
     request: InferRequest,
     form: Format,
     options: JobOptions,
-    around: Around,
-) -> Result<std::result::Result<HttpResponse, (InferRequest, JobOptions)>> {
+    head: Head,
+) -> Result<HttpResponse> {
     let signature = &target.signature;
-    let rows = request.inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(0);
-    let reads_texts = signature.task.as_ref().is_some_and(|task| task.kind.reads_texts());
-    if !reads_texts || !signature.batched || rows <= i64::from(signature.max_rows) {
-        return Ok(Err((request, options)));
-    }
     let rows = signature.rows_of(&request)?;
     if form == Format::Column {
         return Err(Error::new(
@@ -74,15 +73,15 @@ pub(crate) async fn answered(
             }
         }
     });
-    let print = Predictions { signature: target.signature.clone(), form, head: around.head };
-    streamed(context, parts.boxed(), print).await.map(Ok)
+    let print = Predictions { signature: target.signature.clone(), form, head };
+    streamed(context, parts.boxed(), print).await
 }
 
 /// Prints `HEAD"predictions":[…]}`.
 struct Predictions {
-    signature: std::sync::Arc<ModelSignature>,
+    signature: Arc<ModelSignature>,
     form: Format,
-    head: fn(&mut Vec<u8>, &ModelSignature, &Prediction),
+    head: Head,
 }
 
 impl PrintRows for Predictions {

@@ -23,7 +23,7 @@ use crate::access::Access;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::idempotency::{self, IDEMPOTENCY_KEY};
-use crate::large::{self, Around};
+use crate::large;
 use crate::openapi::{JobParameters, Refusals, WaitParameter};
 use crate::prefer::Prefer;
 use crate::query::{JOB_OPTIONS, JobQuery, WITH_WAIT};
@@ -88,13 +88,11 @@ pub(crate) async fn predict(
     match wait.filter(|wait| !wait.is_zero()) {
         // One call: the client's leaving cancels the job.
         Some(wait) if !prefer.respond_async => {
-            let around = Around { head: large_head };
-            let large = large::answered(&predictor, &context, &target, tensors, form, query.options, around);
-            let (tensors, options) = match large.await? {
-                Ok(answer) => return Ok(answer),
-                Err(asked) => asked,
-            };
-            match predictor.call(&context, &target, tensors, options, wait).await? {
+            if large::is_large(&target.signature, &tensors) {
+                let (options, head) = (query.options, large_head);
+                return Ok(large::answered(&predictor, &context, &target, tensors, form, options, head).await?);
+            }
+            match predictor.call(&context, &target, tensors, query.options, wait).await? {
                 Answer::Done(prediction) => {
                     Ok(answered(&prediction, &target.signature.name, form, Some(&target.signature)))
                 }

@@ -12,7 +12,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::context::SERVER_TIMING;
 use crate::endpoint::endpoint;
 use crate::error::ApiResult;
-use crate::large::{self, Around};
+use crate::large;
 use crate::openapi::{DeadlineParameter, JobParameters, PlainRefusals};
 use crate::prefer::Prefer;
 use crate::query::{JobQuery, WITH_WAIT};
@@ -61,12 +61,11 @@ async fn json_of(request: &HttpRequest, predictor: &Predictor, asked: PredictCal
     // Not kept while its answer is waited for.
     let PredictCall { target, options, body } = asked;
     let (tensors, form) = bodies::read(request.headers(), body, &signature, most).await?;
-    let (context, around) = (context::of(request), Around { head: |out, _, _| out.push(b'{') });
-    let large = large::answered(predictor, &context, &target, tensors, form, options, around);
-    let (tensors, options) = match large.await? {
-        Ok(answer) => return Ok(answer),
-        Err(asked) => asked,
-    };
+    let context = context::of(request);
+    if large::is_large(&signature, &tensors) {
+        let head: large::Head = |out, _, _| out.push(b'{');
+        return Ok(large::answered(predictor, &context, &target, tensors, form, options, head).await?);
+    }
     let prediction = predictor.predict(&context, &target, tensors, options).await?;
     let timing = server_timing(&prediction);
     let outputs = &prediction.response.outputs;
