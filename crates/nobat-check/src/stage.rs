@@ -163,10 +163,26 @@ pub enum Chart {
         y: String,
         /// Name and points, the points in the order of their x.
         lines: Vec<(String, Vec<(f64, f64)>)>,
+        /// How x is measured out.
+        #[serde(default)]
+        scale: AxisScale,
         /// A value of y that is not to be passed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<f64>,
     },
+}
+
+/// How an axis is measured out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AxisScale {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// Each doubling as wide as the one before.
+    Logarithmic,
+    /// Percentages, from 90 to 99 as wide as from 99 to 99.9: the tail drawn out.
+    Nines,
 }
 
 /// A class, or a bin of scores.

@@ -11,7 +11,7 @@ use super::latencies::{LEVEL, Latencies};
 use super::search::{GOOD, KneeOutcome};
 use super::tally::Tally;
 use super::words::{capital, ms, rate};
-use crate::stage::{Chart, Finding, Verdict};
+use crate::stage::{AxisScale, Chart, Finding, Verdict};
 use crate::statistical::words::{count, percent};
 
 /// More failures than one in a thousand are failures of the test.
@@ -167,6 +167,7 @@ fn curve(latencies: &Latencies, goal: Option<Duration>) -> Chart {
         x: "% of the predictions".into(),
         y: "ms".into(),
         lines: vec![("latency".into(), points)],
+        scale: AxisScale::Nines,
         limit: goal.map(millis),
     }
 }
@@ -255,12 +256,15 @@ pub(super) fn judge_knee(found: &KneeOutcome, goal: Duration) -> Finding {
         (None, Some(missed)) => format!("It did not even hold at {}.", rate(missed)),
         (None, None) => "No rate was decided.".into(),
     };
-    let mut points: Vec<(f64, f64)> = found.runs.iter().map(|run| (run.rate, millis(run.p99))).collect();
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // A rate was run two or three times: its middle one stands for it.
+    let mut runs: Vec<(f64, f64)> = found.runs.iter().map(|run| (run.rate, millis(run.p99))).collect();
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let points = runs.chunk_by(|a, b| a.0 == b.0).map(|runs| runs[runs.len() / 2]).collect();
     let chart = Chart::Lines {
         x: "requests/s".into(),
         y: "p99, ms".into(),
         lines: vec![("p99".into(), points)],
+        scale: AxisScale::Logarithmic,
         limit: Some(millis(goal)),
     };
     Finding::new("knee", title, verdict)

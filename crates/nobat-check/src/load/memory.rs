@@ -6,7 +6,7 @@
 use nobat_statistics::runs::trend;
 
 use super::words::size;
-use crate::stage::{Chart, Finding, Verdict};
+use crate::stage::{AxisScale, Chart, Finding, Verdict};
 use crate::statistical::words::count;
 
 /// How sure a rise must be.
@@ -77,8 +77,13 @@ pub(super) fn judge_memory(readings: &[u64], requests: u64) -> Finding {
         false => format!("It went from {} to {}.", size(*first), size(*last)),
     };
     let points = values.iter().enumerate().map(|(at, bytes)| (at as f64, bytes / 1_048_576.0)).collect();
-    let chart =
-        Chart::Lines { x: "runs".into(), y: "MiB".into(), lines: vec![("resident".into(), points)], limit: None };
+    let chart = Chart::Lines {
+        x: "runs".into(),
+        y: "MiB".into(),
+        lines: vec![("resident".into(), points)],
+        scale: AxisScale::Linear,
+        limit: None,
+    };
     memory_finding(Verdict::of(!leaks))
         .say(format!("The server's resident memory was read before and after each of {rounds} runs."))
         .say(found)

@@ -2,58 +2,61 @@
 
 use std::fmt::Write;
 
+use super::axis::{Axis, label};
 use super::escape::escape;
-use crate::stage::{Chart, ShareBar};
+use crate::stage::{AxisScale, Chart, ShareBar};
 
-/// Height of one class's two bars, in pixels.
-const ROW: usize = 40;
-/// Share of the width, in per cent, where bars begin and end.
-const FROM: f64 = 24.0;
+/// Height of one class's two bars, and of a single bar, in pixels.
+const PAIR: usize = 40;
+const SINGLE: usize = 26;
+/// Share of the width, in per cent, where bars end.
 const TO: f64 = 80.0;
 
-/// The chart, and a table of the same figures.
-pub(super) fn chart(chart: &Chart) -> String {
+/// The chart, and a table of the same figures. `is_wrong`: what is off stands out, which among
+/// many bars some are by chance.
+pub(super) fn chart(chart: &Chart, is_wrong: bool) -> String {
     match chart {
-        Chart::Shares { bars } => shares(bars),
+        Chart::Shares { bars } => shares(bars, is_wrong),
         Chart::Values { unit, bars } => values(unit, bars),
-        Chart::Lines { x, y, lines: all, limit } => lines(x, y, all, *limit),
+        Chart::Lines { x, y, lines: all, scale, limit } => lines(x, y, all, *scale, *limit),
     }
 }
 
 /// Bars in per cent of the width: the letters keep their size on a narrow screen.
-fn shares(bars: &[ShareBar]) -> String {
+fn shares(bars: &[ShareBar], is_wrong: bool) -> String {
     let most = bars.iter().map(|bar| bar.expected.max(bar.interval.1)).fold(f64::MIN_POSITIVE, f64::max);
-    let place = |share: f64| FROM + share / most * (TO - FROM);
+    let names = Names::of(bars.iter().map(|bar| bar.name.as_str()));
+    let length = |share: f64| share / most * (TO - names.from);
+    let row = PAIR + names.above;
     let mut out = format!(
         "<p class=\"key\"><span class=\"swatch expected\"></span> expected <span class=\"swatch seen\"></span> seen, with its 95 % interval</p>\n<svg class=\"chart\" width=\"100%\" height=\"{}\" role=\"img\" aria-label=\"Expected and seen shares of {} classes or bins\">\n",
-        bars.len() * ROW,
+        bars.len() * row,
         bars.len()
     );
     for (at, bar) in bars.iter().enumerate() {
-        let top = at * ROW;
+        let top = at * row + names.above;
         let outside = bar.expected < bar.interval.0 || bar.expected > bar.interval.1;
-        let seen = if outside { "seen off" } else { "seen" };
+        let seen = if outside && is_wrong { "seen off" } else { "seen" };
         let _ = writeln!(
             out,
-            "<text x=\"{:.1}%\" y=\"{}\" text-anchor=\"end\">{}</text>\
-             <rect class=\"expected\" x=\"{FROM}%\" y=\"{}\" width=\"{:.2}%\" height=\"13\" rx=\"2\"/>\
-             <rect class=\"{seen}\" x=\"{FROM}%\" y=\"{}\" width=\"{:.2}%\" height=\"13\" rx=\"2\"/>\
+            "{}\
+             <rect class=\"expected\" x=\"{from}%\" y=\"{}\" width=\"{:.2}%\" height=\"13\" rx=\"2\"/>\
+             <rect class=\"{seen}\" x=\"{from}%\" y=\"{}\" width=\"{:.2}%\" height=\"13\" rx=\"2\"/>\
              <line class=\"whisker\" x1=\"{:.2}%\" x2=\"{:.2}%\" y1=\"{y}\" y2=\"{y}\"/>\
              <text class=\"value\" x=\"99%\" y=\"{}\" text-anchor=\"end\">{:.1} %</text>\
              <text class=\"value dim\" x=\"99%\" y=\"{}\" text-anchor=\"end\">{:.1} %</text>",
-            FROM - 1.5,
-            top + 24,
-            escape(&short(&bar.name)),
+            names.text(&bar.name, top, 24),
             top + 5,
-            bar.expected / most * (TO - FROM),
+            length(bar.expected),
             top + 19,
-            bar.seen / most * (TO - FROM),
-            place(bar.interval.0),
-            place(bar.interval.1),
+            length(bar.seen),
+            names.from + length(bar.interval.0),
+            names.from + length(bar.interval.1),
             top + 30,
             bar.seen * 100.0,
             top + 16,
             bar.expected * 100.0,
+            from = names.from,
             y = top + 26,
         );
     }
@@ -72,26 +75,27 @@ fn shares(bars: &[ShareBar]) -> String {
 
 fn values(unit: &str, bars: &[(String, f64)]) -> String {
     let most = bars.iter().map(|(_, value)| *value).filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+    let names = Names::of(bars.iter().map(|(name, _)| name.as_str()));
+    let row = SINGLE + names.above;
     let mut out = format!(
         "<svg class=\"chart\" width=\"100%\" height=\"{}\" role=\"img\" aria-label=\"{} values in {}\">\n",
-        bars.len() * 26,
+        bars.len() * row,
         bars.len(),
         escape(unit)
     );
     for (at, (name, value)) in bars.iter().enumerate() {
-        let top = at * 26;
+        let top = at * row + names.above;
         let _ = writeln!(
             out,
-            "<text x=\"{:.1}%\" y=\"{}\" text-anchor=\"end\">{}</text>\
-             <rect class=\"seen\" x=\"{FROM}%\" y=\"{}\" width=\"{:.2}%\" height=\"15\" rx=\"2\"/>\
+            "{}\
+             <rect class=\"seen\" x=\"{from}%\" y=\"{}\" width=\"{:.2}%\" height=\"15\" rx=\"2\"/>\
              <text class=\"value\" x=\"99%\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            FROM - 1.5,
-            top + 17,
-            escape(&short(name)),
+            names.text(name, top, 17),
             top + 5,
-            (value / most).clamp(0.0, 1.0) * (TO - FROM - 6.0),
+            (value / most).clamp(0.0, 1.0) * (TO - names.from - 6.0),
             top + 17,
             escape(&format!("{} {unit}", figure(*value))),
+            from = names.from,
         );
     }
     out += "</svg>\n";
@@ -100,47 +104,55 @@ fn values(unit: &str, bars: &[(String, f64)]) -> String {
 }
 
 /// Lines in a box that stretches; their letters stand outside of it and do not.
-fn lines(x: &str, y: &str, all: &[(String, Vec<(f64, f64)>)], limit: Option<f64>) -> String {
+fn lines(x: &str, y: &str, all: &[(String, Vec<(f64, f64)>)], scale: AxisScale, limit: Option<f64>) -> String {
     let points = || all.iter().flat_map(|(_, points)| points).filter(|(x, y)| x.is_finite() && y.is_finite());
-    let left = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let right = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
-    let top = points().map(|point| point.1).chain(limit).fold(0.0, f64::max) * 1.05;
-    if !(left.is_finite() && top > 0.0) {
+    let across = Axis::of(points().map(|point| point.0), scale);
+    let (Some(across), Some(up)) = (across, Axis::from_zero(points().map(|point| point.1).chain(limit))) else {
         return String::new();
+    };
+    let mut out =
+        format!("<figure class=\"plot\"><figcaption>{}</figcaption><div class=\"y\" aria-hidden=\"true\">", escape(y));
+    for tick in up.ticks() {
+        let _ = write!(out, "<span style=\"bottom:{:.2}%\">{}</span>", up.place(tick), label(tick));
     }
-    let width = (right - left).max(f64::MIN_POSITIVE);
-    let at = |(px, py): (f64, f64)| format!("{:.2},{:.2}", (px - left) / width * 100.0, 100.0 - py / top * 100.0);
-    let mut out = format!(
-        "<figure class=\"plot\"><figcaption>{}</figcaption><div class=\"y\"><span>{}</span><span>0</span></div>\
-         <svg viewBox=\"0 0 100 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{} over {}\">",
-        escape(y),
-        figure(top),
+    let _ = write!(
+        out,
+        "</div><svg viewBox=\"0 0 100 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{} over {}\">",
         escape(y),
         escape(x)
     );
+    let level = |value: f64| 100.0 - up.place(value);
+    for tick in up.ticks() {
+        let _ = write!(out, "<line class=\"grid\" x1=\"0\" x2=\"100\" y1=\"{y:.2}\" y2=\"{y:.2}\"/>", y = level(tick));
+    }
+    for tick in across.ticks() {
+        let _ = write!(
+            out,
+            "<line class=\"grid\" x1=\"{x:.2}\" x2=\"{x:.2}\" y1=\"0\" y2=\"100\"/>",
+            x = across.place(tick)
+        );
+    }
     if let Some(limit) = limit {
-        let place = 100.0 - limit / top * 100.0;
-        let _ = write!(out, "<line class=\"limit\" x1=\"0\" x2=\"100\" y1=\"{place:.2}\" y2=\"{place:.2}\"/>");
+        let _ =
+            write!(out, "<line class=\"limit\" x1=\"0\" x2=\"100\" y1=\"{y:.2}\" y2=\"{y:.2}\"/>", y = level(limit));
     }
     for (line, (_, points)) in all.iter().enumerate() {
-        let finite = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
-        let path: Vec<String> = finite.map(at).collect();
+        let finite = points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+        let path: Vec<String> = finite.map(|(px, py)| format!("{:.2},{:.2}", across.place(*px), level(*py))).collect();
         let _ = write!(out, "<polyline class=\"line l{}\" points=\"{}\"/>", line % 4, path.join(" "));
     }
-    let _ = writeln!(
-        out,
-        "</svg><div class=\"x\"><span>{}</span><span>{}</span><span>{}</span></div></figure>",
-        figure(left),
-        escape(x),
-        figure(right)
-    );
+    out += "</svg><div class=\"x\" aria-hidden=\"true\">";
+    for tick in across.ticks() {
+        let _ = write!(out, "<span style=\"left:{:.2}%\">{}</span>", across.place(tick), label(tick));
+    }
+    let _ = writeln!(out, "</div><div class=\"axis\">{}</div></figure>", escape(x));
     let mut keys: Vec<String> = all
         .iter()
         .enumerate()
         .filter(|_| all.len() > 1)
         .map(|(line, (name, _))| format!("<span class=\"swatch l{}\"></span> {}", line % 4, escape(name)))
         .collect();
-    keys.extend(limit.map(|limit| format!("<span class=\"swatch limit\"></span> limit {}", figure(limit))));
+    keys.extend(limit.map(|limit| format!("<span class=\"swatch limit\"></span> limit {}", label(limit))));
     if !keys.is_empty() {
         let _ = writeln!(out, "<p class=\"key\">{}</p>", keys.join(" "));
     }
@@ -177,7 +189,38 @@ pub(super) fn figure(value: f64) -> String {
     }
 }
 
-fn short(name: &str) -> String {
-    let short: String = name.chars().take(18).collect();
-    if short.len() < name.len() { short + "…" } else { short }
+/// The names of bars: beside them where all are short, else above, where a phone shows them too.
+struct Names {
+    /// Where bars begin, in per cent of the width.
+    from: f64,
+    /// Height that a name takes above its bars, in pixels.
+    above: usize,
+    most_letters: usize,
+}
+
+impl Names {
+    fn of<'a>(mut names: impl Iterator<Item = &'a str>) -> Names {
+        const SHORT: usize = 9;
+        match names.all(|name| name.chars().count() <= SHORT) {
+            true => Names { from: 24.0, above: 0, most_letters: SHORT },
+            false => Names { from: 0.0, above: 16, most_letters: 40 },
+        }
+    }
+
+    /// A name whose bars begin at `top`, or its baseline that far below it where it stands beside them.
+    fn text(&self, name: &str, top: usize, baseline: usize) -> String {
+        let mut short: String = name.chars().take(self.most_letters).collect();
+        if short.len() < name.len() {
+            short.push('…');
+        }
+        match self.above {
+            0 => format!(
+                "<text x=\"{:.1}%\" y=\"{}\" text-anchor=\"end\">{}</text>",
+                self.from - 1.5,
+                top + baseline,
+                escape(&short)
+            ),
+            _ => format!("<text x=\"0\" y=\"{top}\">{}</text>", escape(&short)),
+        }
+    }
 }

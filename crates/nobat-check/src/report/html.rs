@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::chart::chart;
-use super::escape::escape;
+use super::escape::{escape, prose};
 use crate::stage::{Finding, TestReport, Verdict};
 
 /// The page.
@@ -51,7 +51,7 @@ pub fn html(report: &TestReport) -> String {
             Verdict::Passed | Verdict::NotJudged { .. } => 2,
         });
         order.into_iter().for_each(|finding| out += &card(finding, name));
-        stage.notes.iter().for_each(|note| out += &format!("<p class=\"note\">{}</p>\n", escape(note)));
+        stage.notes.iter().for_each(|note| out += &format!("<p class=\"note\">{}</p>\n", prose(note)));
         out += "</section>\n";
     }
     out + "</main>\n</body>\n</html>\n"
@@ -65,16 +65,16 @@ fn card(finding: &Finding, stage: &str) -> String {
     let mut out = format!(
         "<article class=\"{class}\" id=\"{}\">\n<h3>{} <span class=\"verdict\">{}</span></h3>\n",
         escape(&format!("{stage}.{}", finding.id)),
-        escape(&finding.title),
+        prose(&finding.title),
         finding.verdict.name()
     );
     if let Verdict::NotJudged { why, needed } = &finding.verdict {
         let needed = needed.as_ref().map(|needed| format!("; needed: {needed}")).unwrap_or_default();
-        let _ = writeln!(out, "<p class=\"why\">{}</p>", escape(&format!("{why}{needed}")));
+        let _ = writeln!(out, "<p class=\"why\">{}</p>", prose(&format!("{why}{needed}")));
     }
-    finding.words.iter().for_each(|sentence| out += &format!("<p>{}</p>\n", escape(sentence)));
+    finding.words.iter().for_each(|sentence| out += &format!("<p>{}</p>\n", prose(sentence)));
     if let Some(shown) = &finding.chart {
-        out += &chart(shown);
+        out += &chart(shown, finding.verdict == Verdict::Failed);
     }
     if !finding.figures.is_empty() {
         out += "<details class=\"figures\"><summary>Figures</summary><div class=\"scroll\"><table><tbody>\n";
@@ -99,6 +99,7 @@ mod tests {
         let page = html(&crate::report::terminal::tests::report());
         for part in [
             "<b>1</b> failed",
+            "classes of <code>label</code>",
             "&lt;b&gt;&amp;&quot;dog",
             "class=\"limit\"",
             "needed: --latency",

@@ -5,6 +5,7 @@
 //!
 //! [`TestReport`]: crate::stage::TestReport
 
+mod axis;
 mod chart;
 mod escape;
 mod html;

@@ -86,7 +86,7 @@ fn bold(text: &str, colour: bool) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::stage::{StageReport, TestStage};
+    use crate::stage::{AxisScale, StageReport, TestStage};
 
     pub(in crate::report) fn report() -> TestReport {
         let bars = vec![
@@ -97,6 +97,7 @@ pub(super) mod tests {
             x: "requests/s".into(),
             y: "p99, ms".into(),
             lines: vec![("measured".into(), vec![(10.0, 1.0), (20.0, 2.0), (40.0, 9.0)])],
+            scale: AxisScale::Logarithmic,
             limit: Some(5.0),
         };
         let values = Chart::Values { unit: "ms".into(), bars: vec![("median".into(), 1.25), ("p99".into(), 4.0)] };
