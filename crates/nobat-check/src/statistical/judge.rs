@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use nobat_statistics::building::edges;
 use nobat_statistics::calibration;
 use nobat_statistics::classes::{self, ClassMethod, Expected, shares_of};
 use nobat_statistics::holm;
-use nobat_statistics::intervals::wilson;
 use nobat_statistics::power::{ClassShift, smallest_shift};
-use nobat_statistics::profile::{AnswerProfile, bin, bins_of};
+use nobat_statistics::profile::AnswerProfile;
 use nobat_statistics::random::{Random, seeded};
-use nobat_statistics::scores::{self, ScoreMethod};
 
+use super::bars::class_bars;
+use super::judged::{Judged, LEAST_EFFECT};
 use super::report::{StatisticalFigures, StatisticalFinding, StatisticalVerdict};
+use super::scores::{of_calibration, of_scores};
 use super::words::{count, percent, points};
-use crate::stage::ShareBar;
 
 /// What is asked of the stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,16 +37,10 @@ impl Default for StatisticalSettings {
     }
 }
 
-/// Effect sizes and distances under this do not matter, however sure they are.
-const LEAST_EFFECT: f64 = 0.05;
-/// Calibration errors likewise.
-const LEAST_CALIBRATION_ERROR: f64 = 0.01;
+/// A shift that nobody would call small: what too few rows are told how many would show.
+const LARGE_SHIFT: f64 = 0.1;
 /// Fewest draws of a resampling test.
 const DRAWS: usize = 9_999;
-/// Bars of a chart of scores.
-const SCORE_BARS: usize = 10;
-/// Bars of a chart of classes; the rest share one.
-const CLASS_BARS: usize = 30;
 
 /// Judges what was seen against the profile's answers, which must be in the same order;
 /// `labelled` has the stated probability of each answer and whether it was right.
@@ -75,10 +68,14 @@ pub fn judge(
     judged.extend(calibration::test(labelled, draws.min(2_000), &mut random).map(of_calibration));
     let adjusted = holm::adjust(&judged.iter().map(|judged| judged.finding.p).collect::<Vec<_>>());
     let settle = |(judged, p): (Judged, f64)| {
-        let Judged { mut finding, matters } = judged;
-        if finding.verdict != StatisticalVerdict::NotJudged {
+        let Judged { mut finding, matters, blind } = judged;
+        let failed = p <= settings.alpha && matters;
+        // What could hardly have failed has not passed.
+        if let Some(why) = blind.filter(|_| !failed) {
+            finding.verdict = StatisticalVerdict::NotJudged;
+            finding.found = why;
+        } else if finding.verdict != StatisticalVerdict::NotJudged {
             finding.p = p;
-            let failed = p <= settings.alpha && matters;
             finding.verdict = if failed { StatisticalVerdict::Failed } else { StatisticalVerdict::Passed };
             finding.found.push_str(&match (failed, p <= settings.alpha) {
                 (true, _) => format!(
@@ -92,12 +89,6 @@ pub fn judge(
         finding
     };
     judged.into_iter().zip(adjusted).map(settle).collect()
-}
-
-/// A finding before the others are known, and whether its effect is one to care about.
-struct Judged {
-    finding: StatisticalFinding,
-    matters: bool,
 }
 
 fn of_classes(
@@ -141,6 +132,10 @@ fn of_classes(
         chart: class_bars(&names, &expected, &counted),
         figures: StatisticalFigures::None,
     };
+    if seen.rows == 0 {
+        finding.tested.push('.');
+        return Judged::of_nothing(finding);
+    }
     let mut least = LEAST_EFFECT;
     if let Some(shift) = settings.shift.and_then(|points| ClassShift::hardest(&shares, points)) {
         least = shift.effect() / 2.0;
@@ -151,17 +146,14 @@ fn of_classes(
             let needed = shift.rows_needed(known, Some(profile.rows), level, settings.power);
             let remedy = match needed {
                 Some(rows) => format!("{} rows would show it in {}", count(rows), percent(settings.power)),
-                None => format!(
-                    "the profile's {} rows are too few for any number of answers; make it from more",
-                    count(profile.rows)
-                ),
+                None => profile_too_small(profile),
             };
             finding.found = format!(
                 "Not judged: a shift of {} would show in {} of runs; {remedy}.",
                 points(shift.points),
                 percent(power)
             );
-            return Judged { finding, matters: false };
+            return Judged { finding, matters: false, blind: None };
         }
     }
     let test = classes::test(&counted, Expected::Sample(&expected), draws, random);
@@ -197,135 +189,35 @@ fn of_classes(
             unknown.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
         ));
     }
+    let mut blind = None;
     finding.sure = match smallest_shift(&shares, seen.rows, profile_rows, level, settings.power) {
         Some(smallest) => format!(
             "One class moving by {} would have been found in {} of runs.",
             points(smallest),
             percent(settings.power)
         ),
-        None => "So few rows would not show even a large shift of one class.".into(),
+        None if known < 2 => "Another class than the profile's one is what would be found.".into(),
+        None => {
+            let shift = ClassShift::hardest(&shares, LARGE_SHIFT);
+            let needed = shift.and_then(|shift| shift.rows_needed(known, Some(profile.rows), level, settings.power));
+            let remedy = match needed {
+                Some(rows) => format!("{} would show one of {}", count(rows), points(LARGE_SHIFT)),
+                None => profile_too_small(profile),
+            };
+            let answers = count(seen.rows);
+            blind = Some(format!(
+                "Not judged: {answers} answers would not show even a large shift of one class; {remedy}."
+            ));
+            String::new()
+        }
     };
     finding.p = test.p;
     finding.figures = StatisticalFigures::Classes(test);
-    Judged { finding, matters: test.shift.w >= least }
+    Judged { finding, matters: test.shift.w >= least, blind }
 }
 
-fn of_scores(profile: &AnswerProfile, seen: &AnswerProfile, draws: usize, random: &mut Random) -> Judged {
-    let test = scores::test(&seen.scores, &profile.scores, draws, random);
-    let edges = edges(&profile.scores, SCORE_BARS);
-    let binned = |scores: &[f64]| {
-        let mut bins = vec![0u64; bins_of(&edges)];
-        scores.iter().for_each(|&score| bins[bin(&edges, score)] += 1);
-        bins
-    };
-    let (expected, counted) = (binned(&profile.scores), binned(&seen.scores));
-    let stability = scores::stability_index(&counted, &expected, 1_999, random);
-    // Answers without a score are a class of their own; both tests pay for each other.
-    let with = |answer: &AnswerProfile| [answer.without, answer.rows.saturating_sub(answer.without)];
-    let (own, other) = (with(profile), with(seen));
-    let missing = classes::test(&other, Expected::Sample(&own), draws, random);
-    let method = match test.method {
-        ScoreMethod::KolmogorovSmirnov => "Kolmogorov-Smirnov, exact",
-        ScoreMethod::Wasserstein => "Wasserstein distance, rows dealt anew",
-        ScoreMethod::Levels => "chi-square over its few levels",
-    };
-    let names: Vec<String> = (0..edges.len() + 2)
-        .map(|cell: usize| match (cell.checked_sub(1).and_then(|i| edges.get(i)), edges.get(cell)) {
-            (Some(low), Some(high)) => format!("{low:.3}–{high:.3}"),
-            (None, Some(high)) => format!("under {high:.3}"),
-            (Some(low), None) => format!("{low:.3} and over"),
-            (None, None) => "none".into(),
-        })
-        .take(edges.len() + 1)
-        .collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut found = format!(
-        "The scores lie {:.3} standard deviations apart; stability index {:.3}, where chance alone exceeds {:.3} once in a hundred runs.",
-        test.distance, stability.value, stability.one_in_a_hundred
-    );
-    if seen.without > 0 {
-        found.push_str(&format!(
-            " {} of {} answers have no score that is a number.",
-            count(seen.without),
-            count(seen.rows)
-        ));
-    }
-    let finding = StatisticalFinding {
-        output: profile.output.clone(),
-        reading: Some(profile.reading),
-        verdict: StatisticalVerdict::Passed,
-        p: (2.0 * test.p.min(missing.p)).min(1.0),
-        tested: format!(
-            "Whether the scores of `{}` are distributed as the profile's: {} against {} ({method}).",
-            profile.output,
-            count(seen.scores.len() as u64),
-            count(profile.scores.len() as u64)
-        ),
-        found,
-        sure: format!(
-            "{} scores of each side show a shift of about {:.2} standard deviations.",
-            count(seen.scores.len().min(profile.scores.len()) as u64),
-            just_seen(seen.scores.len(), profile.scores.len())
-        ),
-        chart: bars(&names, &expected, &counted),
-        figures: StatisticalFigures::Scores(test, stability),
-    };
-    let missing_matters = missing.p <= test.p && missing.shift.w >= LEAST_EFFECT;
-    Judged { finding, matters: test.distance >= LEAST_EFFECT || missing_matters }
-}
-
-/// The shift of a mean that a test at 1 % sees nine times in ten, in standard deviations.
-fn just_seen(n: usize, m: usize) -> f64 {
-    // Sum of the normal quantiles of 0.995 and 0.9.
-    3.86 * (1.0 / n.max(1) as f64 + 1.0 / m.max(1) as f64).sqrt()
-}
-
-fn of_calibration(test: calibration::CalibrationTest) -> Judged {
-    let finding = StatisticalFinding {
-        output: "probabilities".into(),
-        reading: None,
-        verdict: StatisticalVerdict::Passed,
-        p: test.p,
-        tested: "Whether stated probabilities are kept: of the answers at 0.8, are 80 % right?".into(),
-        found: format!(
-            "Expected calibration error {:.3} ({:.3} to {:.3}), Brier score {:.3}; {} right ({} to {}).",
-            test.error, test.error_interval.0, test.error_interval.1, test.brier,
-            percent(test.accuracy), percent(test.accuracy_interval.0), percent(test.accuracy_interval.1),
-        ),
-        sure: "The error of a model that keeps its word is not 0 either; it is held against that of labels drawn from the stated probabilities.".into(),
-        chart: vec![],
-        figures: StatisticalFigures::Calibration(test),
-    };
-    Judged { finding, matters: test.error_interval.0 >= LEAST_CALIBRATION_ERROR }
-}
-
-fn class_bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ShareBar> {
-    if names.len() <= CLASS_BARS {
-        return bars(names, expected, seen);
-    }
-    // The most frequent of the profile, in the order of their names, and the rest together.
-    let mut order: Vec<usize> = (0..names.len()).collect();
-    order.sort_by_key(|&cell| std::cmp::Reverse(expected[cell]));
-    let rest = order.split_off(CLASS_BARS);
-    order.sort_unstable();
-    let shown = |counts: &[u64]| -> Vec<u64> {
-        let own = order.iter().map(|&cell| counts[cell]);
-        own.chain([rest.iter().map(|&cell| counts[cell]).sum()]).collect()
-    };
-    let mut shown_names: Vec<&str> = order.iter().map(|&cell| names[cell]).collect();
-    shown_names.push("all others");
-    bars(&shown_names, &shown(expected), &shown(seen))
-}
-
-fn bars(names: &[&str], expected: &[u64], seen: &[u64]) -> Vec<ShareBar> {
-    let (shares, found, rows) = (shares_of(expected), shares_of(seen), seen.iter().sum());
-    let bar = |(cell, name): (usize, &&str)| ShareBar {
-        name: (*name).to_owned(),
-        expected: shares[cell],
-        seen: found[cell],
-        interval: wilson(seen[cell], rows, 0.95),
-    };
-    names.iter().enumerate().map(bar).filter(|bar| bar.expected + bar.seen > 0.0).collect()
+fn profile_too_small(profile: &AnswerProfile) -> String {
+    format!("the profile's {} rows are too few for any number of answers; make it from more", count(profile.rows))
 }
 
 #[cfg(test)]
@@ -449,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn bins_of_sure_answers_have_names_of_their_own() {
+        let sure: Vec<f64> = (0..500).map(|i| 1.0 - 10f64.powf(-6.0 * f64::from(i) / 500.0)).collect();
+        let found = one(scores_of(sure.clone(), 0), scores_of(sure, 0), &StatisticalSettings::default());
+        let names: std::collections::BTreeSet<&str> = found.chart.iter().map(|bar| bar.name.as_str()).collect();
+        assert!(names.len() == found.chart.len() && found.chart.len() >= 10, "{names:?}");
+    }
+
+    #[test]
     fn a_hundred_classes_are_thirty_bars_and_the_rest() {
         let found = one(classes_of(&[100; 100]), classes_of(&[10; 100]), &StatisticalSettings::default());
         assert_eq!(found.chart.len(), 31);
@@ -457,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answers_at_all_are_no_failure() {
+    fn no_answers_at_all_and_too_few_to_show_anything_are_not_judged() {
         let found = judge(
             &[classes_of(&[10, 10]), scores_of(vec![0.5; 20], 0)],
             &[classes_of(&[0, 0]), scores_of(vec![], 0)],
@@ -465,8 +365,18 @@ mod tests {
             &StatisticalSettings::default(),
         );
         assert!(
-            found.iter().all(|finding| finding.verdict == StatisticalVerdict::Passed && finding.p == 1.0),
+            found.iter().all(|finding| finding.verdict == StatisticalVerdict::NotJudged && finding.p == 1.0),
             "{found:?}"
         );
+        assert!(found[0].found.contains("no row was answered") && found[0].chart.is_empty(), "{found:?}");
+        let settings = StatisticalSettings::default();
+        let few = one(classes_of(&[1_000; 2]), classes_of(&[1, 1]), &settings);
+        assert_eq!(few.verdict, StatisticalVerdict::NotJudged, "{few:?}");
+        assert!(few.found.contains("2 answers would not show") && few.found.contains("one of 10.0 points"), "{few:?}");
+        // What is that far off shows all the same.
+        let far = one(classes_of(&[9_990, 10]), classes_of(&[0, 6]), &settings);
+        assert_eq!(far.verdict, StatisticalVerdict::Failed, "{far:?}");
+        let one_class = one(classes_of(&[500]), classes_of(&[5]), &settings);
+        assert_eq!(one_class.verdict, StatisticalVerdict::Passed, "{one_class:?}");
     }
 }

@@ -5,9 +5,12 @@
 //! sure that is. A profile is a sample: 1,000 rows taken as exact would fail three right
 //! models in ten.
 
+mod bars;
 mod judge;
+mod judged;
 mod report;
 mod run;
+mod scores;
 pub(crate) mod words;
 
 pub use judge::{StatisticalSettings, judge};

@@ -85,6 +85,7 @@ impl StatisticalReport {
         // Answers that are missing may be missing for what they are.
         let sent = self.rows + self.unanswered;
         let answers = match self.unanswered {
+            _ if sent == 0 => Verdict::not_judged("no row was sent"),
             0 => Verdict::Passed,
             few if few * 100 <= sent => Verdict::Warned,
             _ => Verdict::Failed,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use futures::StreamExt;
 use nobat_core::tensor::Tensor;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::building::{Answers, ProfileBuilder};
 use nobat_statistics::profile::Profile;
 use nobat_statistics::random::seeded;
@@ -36,13 +36,13 @@ pub async fn make_profile<E: Display>(
     progress: impl Fn(u64),
 ) -> Result<Profile> {
     if data.is_empty() {
-        return Err(refuse("there are no rows to make a profile from"));
+        return Err(Error::invalid("there are no rows to make a profile from"));
     }
     let mut builder = ProfileBuilder::new(1);
     let rows = (0..data.len()).filter_map(|row| data.row(row));
     let mut answers = std::pin::pin!(answered(predict, rows));
     while let Some((inputs, outputs)) = answers.next().await {
-        let outputs = outputs.map_err(|e| refuse(format!("row {} got no answer: {e}", builder.rows() + 1)))?;
+        let outputs = outputs.map_err(|e| Error::invalid(format!("row {} got no answer: {e}", builder.rows() + 1)))?;
         builder.add(&inputs, &outputs, 1);
         progress(builder.rows());
     }
@@ -56,7 +56,7 @@ pub async fn make_profile<E: Display>(
         let mut answers = std::pin::pin!(answered(predict, inputs));
         let mut done = profile.rows;
         while let Some((_, outputs)) = answers.next().await {
-            drawn.add(&outputs.map_err(|e| refuse(format!("a drawn input got no answer: {e}")))?, 1, &mut kept);
+            drawn.add(&outputs.map_err(|e| Error::invalid(format!("a drawn input got no answer: {e}")))?, 1, &mut kept);
             done += 1;
             progress(done);
         }
@@ -79,7 +79,7 @@ pub async fn run<E: Display>(
     progress: impl Fn(u64),
 ) -> Result<StatisticalReport> {
     if profile.model != model.0 {
-        return Err(refuse(format!("the profile is that of model `{}`, not of `{}`", profile.model, model.0)));
+        return Err(Error::invalid(format!("the profile is that of model `{}`, not of `{}`", profile.model, model.0)));
     }
     let mut notes = Vec::new();
     if profile.version != model.1 {
@@ -93,7 +93,7 @@ pub async fn run<E: Display>(
                 .draw(&mut source)
                 .err()
                 .unwrap_or_else(|| "the profile has no answers to drawn inputs; give a file of inputs".into());
-            return Err(refuse(why));
+            return Err(Error::invalid(why));
         }
         None => (&profile.drawn, settings.rows),
     };
@@ -189,8 +189,4 @@ fn graded(outputs: &[Tensor], label: &str) -> Option<(f64, bool)> {
     let stated = sure.score(sure_rows, 0);
     let same = |class: String| class == label || class.parse::<f64>().is_ok_and(|class| label.parse() == Ok(class));
     (0.0..=1.0).contains(&stated).then_some((stated, same(class.class(class_rows, 0)?)))
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
