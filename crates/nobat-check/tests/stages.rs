@@ -246,6 +246,9 @@ fn what_is_not_there_is_told_with_what_was_asked() {
         assert!(error.contains("is the server running"), "{error}");
         let odd = TargetSettings { url: "ftp://x".into(), ..settings(&peer) };
         assert!(Served::discover(&odd, None, None).await.err().expect("odd").message.contains("no address of HTTP"));
+        let key = TargetSettings { api_key: Some("a\nb".into()), ..settings(&peer) };
+        let error = Served::discover(&key, None, None).await.err().expect("no header").message;
+        assert!(error.contains("no header can carry") && !error.contains("a\nb"), "{error}");
         let json = Served::discover(&settings(&peer), Some(CallProtocol::Json), None).await.err().expect("none");
         assert!(json.message.contains("--request-template"), "{json}");
     });

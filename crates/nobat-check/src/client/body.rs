@@ -11,7 +11,6 @@ use reqwest::{Method, Url};
 
 use super::call::HttpCall;
 use super::protocol::CallProtocol;
-use super::refuse::refuse;
 use super::target::{Target, TargetSettings};
 
 /// The header that says where the JSON document ends and the tensors begin.
@@ -36,7 +35,7 @@ pub(super) fn call(target: &Target, inputs: &[Tensor]) -> Result<HttpCall> {
         }
         CallProtocol::Json => match &target.settings.template {
             Some(template) => template.request(inputs)?,
-            None => return Err(refuse("protocol `json` needs a template")),
+            None => return Err(Error::invalid("protocol `json` needs a template")),
         },
         _ => columns(inputs),
     };

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use nobat_core::Result;
+use nobat_core::{Error, Result};
 use reqwest::Url;
 
 use super::description::ModelDescription;
 use super::http;
 use super::protocol::CallProtocol;
-use super::refuse::refuse;
 use super::target::{Target, TargetSettings};
 
 /// Whose server it is: nobat's answers are documented to the code, those of others by
@@ -91,7 +90,7 @@ impl Served {
         let Some(mut model) = model else {
             let told: Vec<String> =
                 absent.iter().map(|(protocol, why)| format!("{}: {why}", protocol.name())).collect();
-            return Err(refuse(format!(
+            return Err(Error::invalid(format!(
                 "model `{}` is not served at {}; is the server running, and is it the right --protocol? {}",
                 settings.model,
                 settings.url,

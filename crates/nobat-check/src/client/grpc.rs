@@ -70,9 +70,8 @@ where
     let Some(channel) = target.grpc.clone() else {
         return Err(Some(Status::unavailable("no gRPC port is known")));
     };
-    let key = target.settings.api_key.as_ref().and_then(|key| format!("Bearer {key}").parse().ok());
-    if let Some(key) = key {
-        request.metadata_mut().insert("authorization", key);
+    if let Some(bearer) = target.bearer.as_ref().and_then(|bearer| bearer.to_str().ok()?.parse().ok()) {
+        request.metadata_mut().insert("authorization", bearer);
     }
     let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
     let asked = async {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response};
 use serde_json::Value;
 
@@ -24,9 +24,8 @@ pub(super) async fn send(target: &Target, call: &HttpCall) -> Reply {
     let start = Instant::now();
     let mut request = reqwest::Request::new(call.method.clone(), call.url.clone());
     *request.headers_mut() = call.headers.clone();
-    let key = target.settings.api_key.as_ref().and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
-    if let Some(key) = key {
-        request.headers_mut().insert(AUTHORIZATION, key);
+    if let Some(bearer) = &target.bearer {
+        request.headers_mut().insert(AUTHORIZATION, bearer.clone());
     }
     *request.body_mut() = Some(call.body.clone().into());
     let answer = async {

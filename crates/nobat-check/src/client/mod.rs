@@ -17,7 +17,6 @@ mod discover;
 mod grpc;
 mod http;
 mod protocol;
-mod refuse;
 mod reply;
 mod target;
 mod template;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nobat_core::{Error, Result};
 use reqwest::Url;
+use reqwest::header::HeaderValue;
 use tonic::transport::{Channel, Endpoint};
 
 use super::protocol::CallProtocol;
-use super::refuse::refuse;
 use super::template::JsonTemplate;
 
 /// Where a model is served, and how it is asked.
@@ -43,6 +43,8 @@ impl TargetSettings {
 pub struct Target {
     pub(super) settings: TargetSettings,
     pub(super) protocol: CallProtocol,
+    /// The key as the header that shows it.
+    pub(super) bearer: Option<HeaderValue>,
     pub(super) http: reqwest::Client,
     pub(super) url: Url,
     pub(super) grpc: Option<Channel>,
@@ -56,11 +58,14 @@ impl Target {
     /// (or a template) that is not there.
     pub fn new(settings: TargetSettings, protocol: CallProtocol) -> Result<Target> {
         nobat_runtime::tls::use_ring();
+        let bearer = settings.api_key.as_deref().map(bearer).transpose()?;
         let url: Url = settings.url.parse().map_err(|e| {
-            refuse(format!("`{}` is no address ({e}); give one such as http://127.0.0.1:8000", settings.url))
+            Error::invalid(format!("`{}` is no address ({e}); give one such as http://127.0.0.1:8000", settings.url))
         })?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(refuse(format!("`{url}` is no address of HTTP; give one such as http://127.0.0.1:8000")));
+            return Err(Error::invalid(format!(
+                "`{url}` is no address of HTTP; give one such as http://127.0.0.1:8000"
+            )));
         }
         let http = reqwest::Client::builder()
             .timeout(settings.patience)
@@ -74,14 +79,14 @@ impl Target {
         let grpc = match (&settings.grpc, protocol) {
             (Some(address), CallProtocol::Grpc) => Some(channel(address, settings.patience)?),
             (None, CallProtocol::Grpc) => {
-                return Err(refuse("gRPC needs the address of the server's gRPC port; give --grpc"));
+                return Err(Error::invalid("gRPC needs the address of the server's gRPC port; give --grpc"));
             }
             _ => None,
         };
         if protocol == CallProtocol::Json && settings.template.is_none() {
-            return Err(refuse("protocol `json` needs --request-template and --answer"));
+            return Err(Error::invalid("protocol `json` needs --request-template and --answer"));
         }
-        Ok(Target { settings, protocol, http, url, grpc })
+        Ok(Target { settings, protocol, bearer, http, url, grpc })
     }
 
     /// What it speaks.
@@ -100,11 +105,13 @@ impl Target {
         Target { settings: self.settings.asking(model, version), ..self.clone() }
     }
 
-    /// The same, sharing its connections, with another key or none.
-    #[must_use]
-    pub fn with_key(&self, api_key: Option<&str>) -> Target {
-        let settings = TargetSettings { api_key: api_key.map(Into::into), ..self.settings.clone() };
-        Target { settings, ..self.clone() }
+    /// The same, sharing its connections, with another key.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a key that no header can carry.
+    pub fn with_key(&self, api_key: &str) -> Result<Target> {
+        let settings = TargetSettings { api_key: Some(api_key.into()), ..self.settings.clone() };
+        Ok(Target { settings, bearer: Some(bearer(api_key)?), ..self.clone() })
     }
 
     /// The same, sharing its connections, which waits less long for a job's result.
@@ -124,14 +131,22 @@ impl Target {
     }
 }
 
+/// A key as the header that shows it. It is not repeated where it is none.
+fn bearer(api_key: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(&format!("Bearer {api_key}"))
+        .map_err(|_| Error::invalid("the API key has a character that no header can carry; give it as it was made"))
+}
+
 /// A connection to a gRPC port, made when it is needed.
 fn channel(address: &str, patience: Duration) -> Result<Channel> {
     let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     if with_scheme.starts_with("https://") {
-        return Err(refuse(format!("`{address}`: gRPC is asked without TLS alone; give the address of a plain port")));
+        return Err(Error::invalid(format!(
+            "`{address}`: gRPC is asked without TLS alone; give the address of a plain port"
+        )));
     }
     let endpoint = Endpoint::from_shared(with_scheme);
-    let endpoint =
-        endpoint.map_err(|e| refuse(format!("`{address}` is no address ({e}); give one such as 127.0.0.1:8001")))?;
+    let endpoint = endpoint
+        .map_err(|e| Error::invalid(format!("`{address}` is no address ({e}); give one such as 127.0.0.1:8001")))?;
     Ok(endpoint.connect_timeout(patience.min(Duration::from_secs(10))).tcp_nodelay(true).connect_lazy())
 }

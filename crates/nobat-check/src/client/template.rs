@@ -12,7 +12,6 @@ use nobat_core::{Error, ErrorCode, Result};
 use serde_json::Value;
 
 use super::answer::nested;
-use super::refuse::refuse;
 
 /// The request's and the answer's form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +65,18 @@ impl JsonTemplate {
         let filled: String =
             pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.as_str() } else { "0" }).collect();
         if let Err(why) = serde_json::from_str::<Value>(&filled) {
-            return Err(refuse(format!("the request template is no JSON around its inputs ({why}): {request}")));
+            return Err(Error::invalid(format!(
+                "the request template is no JSON around its inputs ({why}): {request}"
+            )));
         }
         match rows.first() {
-            None => return Err(refuse(format!("the request template names no input, such as $input: {request}"))),
+            None => {
+                return Err(Error::invalid(format!("the request template names no input, such as $input: {request}")));
+            }
             Some(first) if rows.iter().any(|row| row != first) => {
-                return Err(refuse("the request template takes some inputs with [0] and some without; use one form"));
+                return Err(Error::invalid(
+                    "the request template takes some inputs with [0] and some without; use one form",
+                ));
             }
             Some(_) => {}
         }
@@ -80,7 +85,7 @@ impl JsonTemplate {
             if pointer.is_empty() || pointer.starts_with('/') {
                 return Ok((name.trim().into(), pointer.into()));
             }
-            Err(refuse(format!("`{part}` is no JSON pointer; give one such as /output or NAME=/output")))
+            Err(Error::invalid(format!("`{part}` is no JSON pointer; give one such as /output or NAME=/output")))
         };
         let answers = answers.split(',').map(str::trim).map(answer).collect::<Result<_>>()?;
         Ok(JsonTemplate { path: path.map(Into::into), pieces, answers, one_row: rows[0] })
@@ -109,7 +114,7 @@ impl JsonTemplate {
             let found = inputs.iter().find(|tensor| tensor.name == name.as_str());
             let Some(tensor) = found.or(inputs.first().filter(|_| name == "input" && inputs.len() == 1)) else {
                 let names: Vec<&str> = inputs.iter().map(|tensor| tensor.name.as_str()).collect();
-                return Err(refuse(format!("the request template has ${name}; inputs: {}", names.join(", "))));
+                return Err(Error::invalid(format!("the request template has ${name}; inputs: {}", names.join(", "))));
             };
             if row {
                 if tensor.shape.first() != Some(&1) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nobat_core::tensor::Datatype;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 
 /// What a `.npy` file holds.
 #[derive(Clone, Debug)]
@@ -32,37 +32,42 @@ impl NumpyArray {
     /// # Errors
     /// `invalid_parameter`, with the remedy in NumPy's own words.
     pub(super) fn parse(file: Bytes) -> Result<NumpyArray> {
-        let cut_off = || refuse("the .npy header is cut off");
+        let cut_off = || Error::invalid("the .npy header is cut off");
         let (head, length_bytes) = match (file.starts_with(b"\x93NUMPY"), file.get(6)) {
             (true, Some(1)) => (10, 2),
             (true, Some(2 | 3)) => (12, 4),
-            _ => return Err(refuse("it is no .npy array of a known version; save it with numpy.save")),
+            _ => return Err(Error::invalid("it is no .npy array of a known version; save it with numpy.save")),
         };
         let length = file.get(8..8 + length_bytes).ok_or_else(cut_off)?;
         let length = length.iter().rev().fold(0usize, |sum, &byte| sum << 8 | usize::from(byte));
         let header = file.get(head..head + length).ok_or_else(cut_off)?;
-        let header = std::str::from_utf8(header).map_err(|_| refuse("the .npy header is not text"))?;
+        let header = std::str::from_utf8(header).map_err(|_| Error::invalid("the .npy header is not text"))?;
         if !header.contains("'fortran_order': False") {
-            return Err(refuse("the array is in Fortran order; save numpy.ascontiguousarray(x)"));
+            return Err(Error::invalid("the array is in Fortran order; save numpy.ascontiguousarray(x)"));
         }
         let descr = header.split("'descr': '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap_or_default();
         let (kind, size) = element_kind(descr).ok_or_else(|| {
-            refuse(format!("its datatype `{descr}` cannot be used; save numbers, booleans or fixed-width strings"))
+            Error::invalid(format!(
+                "its datatype `{descr}` cannot be used; save numbers, booleans or fixed-width strings"
+            ))
         })?;
         let shape = header.split("'shape': (").nth(1).and_then(|rest| rest.split(')').next()).ok_or_else(cut_off)?;
         let shape: Vec<usize> = shape
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty())
-            .map(|part| part.parse().map_err(|_| refuse(format!("its shape `{shape}` is none"))))
+            .map(|part| part.parse().map_err(|_| Error::invalid(format!("its shape `{shape}` is none"))))
             .collect::<Result<_>>()?;
         if shape.is_empty() {
-            return Err(refuse("the array is a scalar; its first axis must be the rows"));
+            return Err(Error::invalid("the array is a scalar; its first axis must be the rows"));
         }
         let data = file.slice(head + length..);
         let bytes = shape.iter().try_fold(size, |product, &dim| product.checked_mul(dim));
         if bytes != Some(data.len()) {
-            return Err(refuse(format!("shape {shape:?} of `{descr}` does not fit the {} bytes it holds", data.len())));
+            return Err(Error::invalid(format!(
+                "shape {shape:?} of `{descr}` does not fit the {} bytes it holds",
+                data.len()
+            )));
         }
         Ok(NumpyArray { shape, kind, size, data })
     }
@@ -150,10 +155,6 @@ fn element_kind(descr: &str) -> Option<(ElementKind, usize)> {
         _ => return None,
     };
     one_byte_or_little.then_some((kind, size))
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Tensor};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::reading::element;
 
 use super::array::NumpyArray;
@@ -35,7 +35,7 @@ impl Dataset {
     /// `invalid_parameter` or `invalid_tensor`, naming the file and what about it cannot be used.
     pub fn read(path: &Path, model: ModelInputs) -> Result<Dataset> {
         let named = |error: Error| Error::new(error.code, format!("`{}`: {}", path.display(), error.message));
-        let failed = |error: std::io::Error| refuse(format!("`{}` cannot be read: {error}", path.display()));
+        let failed = |error: std::io::Error| Error::invalid(format!("`{}` cannot be read: {error}", path.display()));
         if !path.is_dir() {
             let part = Part::read(path, std::fs::read(path).map_err(failed)?, model).map_err(named)?;
             return Ok(Dataset { parts: vec![part] });
@@ -45,7 +45,7 @@ impl Dataset {
             entries.iter().map(std::fs::DirEntry::path).filter(|file| kind(file).is_some()).collect();
         files.sort();
         if files.is_empty() {
-            return Err(refuse(format!("`{}` holds no .npz, .npy, .csv or .jsonl file", path.display())));
+            return Err(Error::invalid(format!("`{}` holds no .npz, .npy, .csv or .jsonl file", path.display())));
         }
         let parts = files.iter().map(|file| Ok(Dataset::read(file, model)?.parts)).collect::<Result<Vec<_>>>()?;
         Ok(Dataset { parts: parts.into_iter().flatten().collect() })
@@ -107,7 +107,7 @@ impl Part {
             Some("npy") => Part::arrays(vec![(String::new(), NumpyArray::parse(bytes.into())?)], model),
             Some("csv") => Ok(Part::Rows(csv(&bytes, model)?)),
             Some("jsonl") => Ok(Part::Rows(jsonl(&bytes, model)?)),
-            _ => Err(refuse("its rows cannot be read; give .npz, .npy, .csv or .jsonl")),
+            _ => Err(Error::invalid("its rows cannot be read; give .npz, .npy, .csv or .jsonl")),
         }
     }
 
@@ -125,7 +125,11 @@ impl Part {
                 None if spec.optional => {}
                 None => {
                     let names: Vec<_> = arrays.iter().map(|(name, _)| name.as_str()).collect();
-                    return Err(refuse(format!("it has no array `{}`; it has: {}", spec.name, names.join(", "))));
+                    return Err(Error::invalid(format!(
+                        "it has no array `{}`; it has: {}",
+                        spec.name,
+                        names.join(", ")
+                    )));
                 }
             }
         }
@@ -133,7 +137,7 @@ impl Part {
         let lengths = inputs.iter().map(|(spec, array)| (spec.name.as_str(), array));
         for (name, array) in lengths.chain(labels.iter().map(|labels| ("the labels", labels))) {
             if array.shape[0] != rows {
-                return Err(refuse(format!("`{name}` has {} rows, the first input {rows}", array.shape[0])));
+                return Err(Error::invalid(format!("`{name}` has {} rows, the first input {rows}", array.shape[0])));
             }
         }
         for (spec, array) in &inputs {
@@ -144,7 +148,10 @@ impl Part {
                 && array.number(0).is_nan()
                 && array.text(0) != "NaN"
             {
-                return Err(refuse(format!("input `{}` takes {}, the array holds text", spec.name, spec.datatype)));
+                return Err(Error::invalid(format!(
+                    "input `{}` takes {}, the array holds text",
+                    spec.name, spec.datatype
+                )));
             }
         }
         Ok(Part::Arrays { inputs, labels, rows, batched: model.batched })
@@ -174,7 +181,7 @@ fn tensor(spec: &TensorSpec, array: &NumpyArray, row: usize, batched: bool) -> T
 
 /// The arrays of a `.npz` archive.
 fn unpacked(bytes: Vec<u8>) -> Result<Vec<(String, NumpyArray)>> {
-    let broken = |e: zip::result::ZipError| refuse(format!("it is no .npz archive: {e}"));
+    let broken = |e: zip::result::ZipError| Error::invalid(format!("it is no .npz archive: {e}"));
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
     let mut arrays = Vec::new();
     for index in 0..archive.len() {
@@ -182,9 +189,11 @@ fn unpacked(bytes: Vec<u8>) -> Result<Vec<(String, NumpyArray)>> {
         let name = file.name().map_err(broken)?.trim_end_matches(".npy").to_owned();
         let mut array = Vec::new();
         let mut bounded = file.take(MOST_UNPACKED);
-        bounded.read_to_end(&mut array).map_err(|e| refuse(format!("array `{name}` cannot be unpacked: {e}")))?;
+        bounded
+            .read_to_end(&mut array)
+            .map_err(|e| Error::invalid(format!("array `{name}` cannot be unpacked: {e}")))?;
         let array = NumpyArray::parse(Bytes::from(array));
-        arrays.push((name.clone(), array.map_err(|e| refuse(format!("array `{name}`: {}", e.message)))?));
+        arrays.push((name.clone(), array.map_err(|e| Error::invalid(format!("array `{name}`: {}", e.message)))?));
     }
     Ok(arrays)
 }
@@ -192,10 +201,6 @@ fn unpacked(bytes: Vec<u8>) -> Result<Vec<(String, NumpyArray)>> {
 fn kind(path: &Path) -> Option<&'static str> {
     let extension = path.extension()?.to_str()?;
     ["npz", "npy", "csv", "jsonl"].into_iter().find(|known| extension.eq_ignore_ascii_case(known))
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use nobat_core::json::{decode, encode};
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Tensor, take_bytes_element};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::reading::Rows;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -62,25 +62,25 @@ impl GoldenSet {
     /// # Errors
     /// `invalid_parameter`: what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<GoldenSet> {
-        let file: GoldenFile =
-            serde_json::from_slice(json).map_err(|e| refuse(format!("it holds no golden inputs and outputs: {e}")))?;
+        let file: GoldenFile = serde_json::from_slice(json)
+            .map_err(|e| Error::invalid(format!("it holds no golden inputs and outputs: {e}")))?;
         if !(file.tolerance >= 0.0 && file.tolerance.is_finite()) {
-            return Err(refuse(format!("its tolerance is {}; give 0 or more", file.tolerance)));
+            return Err(Error::invalid(format!("its tolerance is {}; give 0 or more", file.tolerance)));
         }
         let read = |tensor: &GoldenTensor| {
             let datatype = Datatype::parse(&tensor.datatype).ok_or_else(|| {
-                refuse(format!("tensor `{}` has no known datatype: {}", tensor.name, tensor.datatype))
+                Error::invalid(format!("tensor `{}` has no known datatype: {}", tensor.name, tensor.datatype))
             })?;
             decode::tensor(tensor.name.as_str().into(), datatype, &tensor.shape, tensor.data.get())
         };
         let all = |tensors: &[GoldenTensor]| tensors.iter().map(read).collect::<Result<Vec<_>>>();
         let golden = GoldenSet { tolerance: file.tolerance, inputs: all(&file.inputs)?, outputs: all(&file.outputs)? };
         if golden.inputs.is_empty() {
-            return Err(refuse("it has no inputs"));
+            return Err(Error::invalid("it has no inputs"));
         }
         // What asks row by row has nothing to ask without one.
         if let Some(empty) = golden.inputs.iter().find(|tensor| tensor.data.is_empty()) {
-            return Err(refuse(format!(
+            return Err(Error::invalid(format!(
                 "its input `{}` of shape {:?} has no element; give at least one row",
                 empty.name, empty.shape
             )));
@@ -283,10 +283,6 @@ impl Difference {
             self.farthest = if off.is_nan() { f64::INFINITY } else { self.farthest.max(off) };
         }
     }
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Shape, Tensor};
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::reading::element;
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ pub(super) type TextRow = (Vec<Tensor>, Option<String>);
 /// `NAME.0`, `NAME.1`…; with one input all columns but the label are its elements, in order.
 pub(super) fn csv(bytes: &[u8], model: ModelInputs) -> Result<Vec<TextRow>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let broken = |e: csv::Error| refuse(e.to_string());
+    let broken = |e: csv::Error| Error::invalid(e.to_string());
     let header: Vec<String> = reader.headers().map_err(broken)?.iter().map(str::to_owned).collect();
     let named = |spec: &TensorSpec| -> Vec<usize> {
         let own = |name: &str| {
@@ -44,7 +44,7 @@ pub(super) fn csv(bytes: &[u8], model: ModelInputs) -> Result<Vec<TextRow>> {
             let cells = columns.iter().map(|&column| Value::from(record.get(column).unwrap_or_default()));
             let shape: Shape = [columns.len() as i64].as_slice().into();
             let tensor = model.tensor(spec, cells.collect(), shape);
-            tensors.push(tensor.map_err(|e| refuse(format!("line {}: {}", at + 2, e.message)))?);
+            tensors.push(tensor.map_err(|e| Error::invalid(format!("line {}: {}", at + 2, e.message)))?);
         }
         rows.push((tensors, label.and_then(|column| record.get(column)).map(str::to_owned)));
     }
@@ -57,8 +57,9 @@ pub(super) fn jsonl(bytes: &[u8], model: ModelInputs) -> Result<Vec<TextRow>> {
     let lines = bytes.split(|&byte| byte == b'\n').enumerate();
     let filled = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     let row = |(at, line): (usize, &[u8])| {
-        let read = serde_json::from_slice(line).map_err(|e| refuse(format!("it is no JSON: {e}")));
-        read.and_then(|value| json_row(value, model)).map_err(|e| refuse(format!("line {}: {}", at + 1, e.message)))
+        let read = serde_json::from_slice(line).map_err(|e| Error::invalid(format!("it is no JSON: {e}")));
+        read.and_then(|value| json_row(value, model))
+            .map_err(|e| Error::invalid(format!("line {}: {}", at + 1, e.message)))
     };
     filled.map(row).collect()
 }
@@ -67,10 +68,12 @@ fn json_row(value: Value, model: ModelInputs) -> Result<TextRow> {
     let mut object = match value {
         Value::Object(object) => object,
         Value::Array(_) => {
-            let [only] = model.specs else { return Err(refuse("the model has several inputs; give them by name")) };
+            let [only] = model.specs else {
+                return Err(Error::invalid("the model has several inputs; give them by name"));
+            };
             Map::from_iter([(only.name.to_string(), value)])
         }
-        _ => return Err(refuse("it holds neither an object nor an array")),
+        _ => return Err(Error::invalid("it holds neither an object nor an array")),
     };
     let label = object.iter().find(|(name, _)| is_label(name) && !model.specs.iter().any(|spec| spec.name == **name));
     let label = label.map(|(_, label)| label.as_str().map_or_else(|| label.to_string(), str::to_owned));
@@ -105,13 +108,13 @@ fn json_row(value: Value, model: ModelInputs) -> Result<TextRow> {
                 true => "was redacted when it was recorded, so that the request cannot be replayed",
                 false => "is missing",
             };
-            return Err(refuse(format!("input `{}` {why}", spec.name)));
+            return Err(Error::invalid(format!("input `{}` {why}", spec.name)));
         };
         let (mut cells, mut shape) = (Vec::new(), Shape::new());
         flatten(value, 0, &mut cells, &mut shape);
         let count = nobat_core::tensor::elements(&spec.name, &shape)?;
         if count != cells.len() {
-            return Err(refuse(format!("input `{}` is ragged", spec.name)));
+            return Err(Error::invalid(format!("input `{}` is ragged", spec.name)));
         }
         tensors.push(model.tensor(spec, cells, shape)?);
     }
@@ -147,7 +150,7 @@ fn reshaped(data: Value, shape: &Value, batched: bool) -> Value {
 impl ModelInputs<'_> {
     /// A request's tensor of one row from its cells, whose own shape is `shape`.
     fn tensor(self, spec: &TensorSpec, cells: Vec<Value>, shape: Shape) -> Result<Tensor> {
-        let wrong = |cell: &Value| refuse(format!("input `{}` takes {}, not {cell}", spec.name, spec.datatype));
+        let wrong = |cell: &Value| Error::invalid(format!("input `{}` takes {}, not {cell}", spec.name, spec.datatype));
         let mut data = Vec::new();
         for cell in &cells {
             if let Some(bytes) = whole(cell, spec.datatype) {
@@ -199,8 +202,4 @@ fn whole(cell: &Value, datatype: Datatype) -> Option<[u8; 8]> {
         (Datatype::Uint64, cell) => cell.as_u64().map(u64::to_le_bytes),
         _ => None,
     }
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }

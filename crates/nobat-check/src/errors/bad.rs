@@ -141,7 +141,7 @@ pub(super) fn bad(
             Ok((other, prepared))
         }
         (BadCase::WrongKey, _) if target.settings().api_key.is_none() => Err("no --api-key was given"),
-        (BadCase::WrongKey, _) => Ok((target.with_key(Some(NOBODY)), good)),
+        (BadCase::WrongKey, _) => Ok((target.with_key(NOBODY)?, good)),
         (BadCase::ExpiredDeadline, _) if !is_nobat => Err("its protocol has no deadline"),
         (BadCase::ExpiredDeadline, _) => match protocol {
             CallProtocol::V2 => text(&|body| body["parameters"] = json!({"timeout": 1})),

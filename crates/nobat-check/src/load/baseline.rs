@@ -5,7 +5,7 @@
 //! what the machine does in between is part of the bounds; with fewer the runs of one session
 //! are compared, and the report says that slow changes of the machine are not in them.
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::runs::{Ratio, geometric_mean, ratio, ratio_of_sessions};
 use serde::{Deserialize, Serialize};
 
@@ -86,11 +86,11 @@ impl Baseline {
     /// `invalid_parameter` saying what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Baseline> {
         let baseline: Baseline = serde_json::from_slice(bytes)
-            .map_err(|error| refuse(format!("it is no baseline of a load test: {error}")))?;
+            .map_err(|error| Error::invalid(format!("it is no baseline of a load test: {error}")))?;
         let is_figure = |figure: f64| figure.is_finite() && figure >= 0.0;
         let is_run = |run: &RunFigures| [run.p50_ms, run.p99_ms, run.answered_per_s].into_iter().all(is_figure);
         if baseline.sessions.is_empty() || !baseline.sessions.iter().all(|session| session.runs.iter().all(is_run)) {
-            return Err(refuse("it has no session, or figures that cannot be"));
+            return Err(Error::invalid("it has no session, or figures that cannot be"));
         }
         Ok(baseline)
     }
@@ -101,7 +101,7 @@ impl Baseline {
         let pairs = [("model", &self.model, model), ("protocol", &self.protocol, protocol), ("load", &self.load, load)];
         match pairs.into_iter().find(|(_, own, other)| own != other) {
             None => Ok(()),
-            Some((what, own, other)) => Err(refuse(format!(
+            Some((what, own, other)) => Err(Error::invalid(format!(
                 "the baseline was measured with another {what}: `{own}`, not `{other}`; repeat it with the same, or write a new one"
             ))),
         }
@@ -205,10 +205,6 @@ pub struct BaselineComparison {
     pub ratio: Option<Ratio>,
     /// Failed when it is slower by more than it may be, whatever chance does.
     pub verdict: Verdict,
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, Result};
 use nobat_statistics::random::{Random, seeded};
 use rand::RngExt;
 
@@ -25,9 +25,10 @@ impl Rate {
     pub fn per_second(rate: f64) -> Result<Rate> {
         match rate > 0.0 && rate <= Rate::MOST {
             true => Ok(Rate(rate)),
-            false => {
-                Err(refuse(format!("{rate} is no rate; give requests a second, over 0 and at most {}", Rate::MOST)))
-            }
+            false => Err(Error::invalid(format!(
+                "{rate} is no rate; give requests a second, over 0 and at most {}",
+                Rate::MOST
+            ))),
         }
     }
 
@@ -68,17 +69,22 @@ impl Arrivals {
                 // A heading.
                 Err(_) if at == 0 => {}
                 _ if first.is_empty() => {}
-                _ => return Err(refuse(format!("line {} of the trace is no number of seconds: `{first}`", at + 1))),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "line {} of the trace is no number of seconds: `{first}`",
+                        at + 1
+                    )));
+                }
             }
         }
         let (Some(&first), Some(&last)) = (due.first(), due.last()) else {
-            return Err(refuse("the trace is empty; give a file with a number of seconds a line"));
+            return Err(Error::invalid("the trace is empty; give a file with a number of seconds a line"));
         };
         if !due.is_sorted() {
-            return Err(refuse("the trace is not in the order of time; sort it by its first column"));
+            return Err(Error::invalid("the trace is not in the order of time; sort it by its first column"));
         }
         if last <= first {
-            return Err(refuse("the trace takes no time; give at least two moments"));
+            return Err(Error::invalid("the trace takes no time; give at least two moments"));
         }
         Ok(Arrivals::Trace(due.iter().map(|seconds| Duration::from_secs_f64(seconds - first)).collect()))
     }
@@ -161,7 +167,7 @@ impl Pause {
     pub fn requests_a_minute(requests: f64) -> Result<Pause> {
         match Rate::per_second(requests / 60.0) {
             Ok(rate) => Ok(Pause::Pace(rate)),
-            Err(_) => Err(refuse(format!("{requests} is no number of requests a minute; give one over 0"))),
+            Err(_) => Err(Error::invalid(format!("{requests} is no number of requests a minute; give one over 0"))),
         }
     }
 
@@ -187,10 +193,6 @@ impl Pause {
 /// Exponential with mean 1.
 fn exponential(random: &mut Random) -> f64 {
     -(1.0 - random.random::<f64>()).ln()
-}
-
-fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorCode::InvalidParameter, why.into())
 }
 
 #[cfg(test)]
