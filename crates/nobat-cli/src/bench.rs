@@ -20,9 +20,8 @@ use serde_json::json;
 use crate::client::{Server, block_on, print};
 use crate::input;
 use crate::load::LoadOptions;
+use crate::target;
 
-/// Longest that an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that are sent in turn, where a file has more.
 const MOST_REQUESTS: usize = 1_000;
 /// Users of a closed loop, where nothing else is said.
@@ -147,16 +146,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
 impl Args {
     /// The model, and what its server says of it.
     async fn open(&self) -> Result<(Target, ModelDescription)> {
-        let (name, version) = self.model.split_once('/').map_or((self.model.as_str(), None), |(n, v)| (n, Some(v)));
-        let settings = TargetSettings {
-            url: self.server.url().to_owned(),
-            grpc: self.grpc.clone().or_else(|| grpc_beside(self.server.url())),
-            api_key: self.server.api_key().map(str::to_owned),
-            model: name.into(),
-            version: version.map(Into::into),
-            template: None,
-            patience: PATIENCE,
-        };
+        let grpc = self.grpc.clone().or_else(|| grpc_beside(self.server.url()));
+        let settings = TargetSettings { grpc, ..target::settings(&self.server, &self.model) };
         let target = Target::new(settings.clone(), self.protocol)?;
         // nobat's own description says most; another server has only its protocol's.
         let own = match Target::new(settings, CallProtocol::Native) {
@@ -165,21 +156,12 @@ impl Args {
         };
         let model = match own {
             Ok(model) => Ok(model),
-            Err(_) => target.describe().await,
+            Err(_) => target::described(&target).await,
         };
-        match model {
-            Ok(model) => Ok((target, model)),
-            // A body as it is needs no description.
-            Err(_) if self.input.is_some() => {
-                Ok((target, ModelDescription { name: name.into(), ..Default::default() }))
-            }
-            Err(why) => {
-                let url = self.server.url();
-                let away = why.starts_with("no answer");
-                let remedy = if away { "; is it running? start it with `nobat serve`, or set --url" } else { "" };
-                bail!("{url} does not say what model `{name}` takes: {why}{remedy}")
-            }
-        }
+        // A body as it is needs no description.
+        let bare = || ModelDescription { name: target.settings().model.clone(), ..ModelDescription::default() };
+        let model = model.or_else(|error| if self.input.is_some() { Ok(bare()) } else { Err(error) })?;
+        Ok((target, model))
     }
 
     fn requests(&self, target: &Target, model: &ModelDescription) -> Result<Arc<[Prepared]>> {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
+use nobat_check::client::{CallProtocol, ModelDescription, Target};
 use nobat_check::compare::{CompareReport, CompareSettings, Comparison, PairFigures, compare};
 use nobat_check::data::{Dataset, ModelInputs};
+use nobat_core::tensor::Tensor;
 use nobat_core::units;
 use nobat_statistics::pairs::GateVerdict;
 use reqwest::{Method, header};
@@ -15,8 +17,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Service, block_on, segment};
-use crate::inference::{ServedModel, asked};
 use crate::table::Columns;
+use crate::target;
 use crate::test::{exit, progress};
 
 const GATES: Columns = Columns { list: "gates", paths: &["name", "verdict", "words"], empty: "no gate was asked" };
@@ -109,18 +111,26 @@ fn replay(args: Args) -> Result<ExitCode> {
 }
 
 async fn replayed(args: &Args, traffic: &Path, settings: CompareSettings) -> Result<CompareReport> {
-    let old = ServedModel::open(&args.service.server, &args.old).await?;
-    let new = ServedModel::open(&args.service.server, &args.new).await?;
+    let (old, old_model) = open(args, &args.old).await?;
+    let (new, new_model) = open(args, &args.new).await?;
     let file = traffic.display();
-    let traffic = Dataset::read(traffic, ModelInputs { specs: &old.inputs, batched: old.batched })?;
+    let traffic = Dataset::read(traffic, ModelInputs { specs: &old_model.inputs, batched: old_model.batched })?;
     ensure!(!traffic.is_empty(), "`{file}` holds no request");
     let rows = traffic.len().min(args.most);
     let bar = progress(rows as u64)?;
     let requests = (0..rows).filter_map(|row| Some((traffic.row(row)?, traffic.label(row))));
-    let (old, new) = (asked(&old), asked(&new));
+    let old = async |inputs: Vec<Tensor>| old.predict(&inputs, &old_model).await;
+    let new = async |inputs: Vec<Tensor>| new.predict(&inputs, &new_model).await;
     let report = compare(&old, &new, requests, settings, |done| bar.set_position(done)).await;
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// A version, asked with binary tensors: nothing is rounded on the way.
+async fn open(args: &Args, reference: &str) -> Result<(Target, ModelDescription)> {
+    let target = Target::new(target::settings(&args.service.server, reference), CallProtocol::V2Binary)?;
+    let model = target::described(&target).await?;
+    Ok((target, model))
 }
 
 /// How often pairs are asked for; a gateway keeps the newest 2,000.

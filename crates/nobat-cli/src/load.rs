@@ -66,10 +66,10 @@ pub(crate) struct LoadOptions {
     /// the machine does in between is part of a comparison.
     #[arg(long, value_name = "FILE")]
     save_baseline: Option<PathBuf>,
-    /// The server's process on this machine, whose memory is watched; without, the one that
-    /// listens at an address of this machine.
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// The server's processes on this machine, whose memory is watched, such as a gateway's and its
+    /// workers'; without, those that listen at an address of this machine. What they started is theirs.
+    #[arg(long, value_name = "PIDS", value_delimiter = ',')]
+    server_pid: Vec<u32>,
 }
 
 impl LoadOptions {
@@ -90,7 +90,7 @@ impl LoadOptions {
             },
             baseline,
             change: self.change,
-            process: self.server_pid,
+            processes: self.server_pid.clone(),
             knee: self.knee,
             ..default
         };
@@ -203,6 +203,7 @@ mod tests {
             (&["--trace", "/nowhere"], "cannot read `/nowhere`"),
             (&["--baseline", "/nowhere"], "--save-baseline FILE writes one"),
             (&["--knee"], "--slo"),
+            (&["--server-pid", "4294967295"], "no process 4294967295"),
             (&["--rate", "3", "--users", "3"], "cannot be used with"),
         ] {
             let error = settings(flags).expect_err(why);

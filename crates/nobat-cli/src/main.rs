@@ -17,7 +17,6 @@ mod doctor;
 #[cfg(test)]
 mod documents_tests;
 mod healthcheck;
-mod inference;
 mod input;
 mod inspect;
 mod jobs;
@@ -31,6 +30,7 @@ mod routes;
 mod scheduler;
 mod serve;
 mod table;
+mod target;
 mod test;
 mod top;
 mod webhooks;

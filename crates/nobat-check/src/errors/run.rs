@@ -1,6 +1,7 @@
 //! Sends each bad request beside a good one, and the good one again after it.
 
 use nobat_core::tensor::Tensor;
+use nobat_runtime::now_ms;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::case::BadCase;
 use super::expect::judge;
 use super::oversize::{NoStatus, declared};
 use crate::client::{CallProtocol, Prepared, Reply, ReplyStatus, Served, ServerKind, Target};
-use crate::clock::{StageClock, now_ms};
+use crate::clock::StageClock;
 use crate::data::{GoldenSet, Tolerances, difference};
 use crate::stage::{Finding, StageProgress, StageReport, TestStage, Verdict};
 

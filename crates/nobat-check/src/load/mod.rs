@@ -30,7 +30,6 @@ pub use calling::TargetCaller;
 pub use engine::{ClientCost, LoadEvent, LoadOutcome, LoadProgress, ServerGone, measure};
 pub use knee::{Bracket, Knee};
 pub use latencies::Latencies;
-pub use memory::{listening_process, resident_bytes};
 pub use plan::{Load, LoadPlan, WarmUpLength, default_threads};
 pub use run::{LoadReport, LoadSettings, run};
 pub use schedule::{Arrivals, Pause, Rate};

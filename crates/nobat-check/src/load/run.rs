@@ -1,22 +1,22 @@
 //! The load stage: what is measured, in which order.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nobat_core::{Error, ErrorCode, Result};
-use nobat_runtime::now_ms;
+use nobat_core::{Error, Result};
 
 use super::baseline::{Baseline, Session};
 use super::calling::TargetCaller;
 use super::engine::{LoadEvent, LoadOutcome, measure};
 use super::judge;
-use super::memory::{judge_memory, listening_process, memory_finding, resident_bytes};
+use super::memory::{MemoryReading, ServerProcesses, judge_memory, memory_finding};
 use super::plan::{Load, LoadPlan, WarmUpLength, default_threads};
 use super::progress::{StageTeller, knee_in_words};
 use super::schedule::{Arrivals, Pause, Rate};
 use super::search::find_knee;
 use super::words::{capital, rate};
 use crate::client::{ModelDescription, Prepared, Target};
+use crate::clock::StageClock;
 use crate::stage::{StageProgress, StageReport, TestStage, Verdict};
 
 /// The closed loop from which a rate is derived.
@@ -48,9 +48,9 @@ pub struct LoadSettings {
     pub baseline: Option<Baseline>,
     /// The share by which a figure may be worse than the baseline.
     pub change: f64,
-    /// The server's process, where it is on this machine; without, the one that listens on
-    /// the port, where the address is of this machine.
-    pub process: Option<u32>,
+    /// The server's processes, where they are on this machine; without, those that listen on
+    /// the port, where the address is of this machine. What they started is theirs.
+    pub processes: Vec<u32>,
     /// Whether to search for the knee afterwards.
     pub knee: bool,
     /// Of all that is drawn.
@@ -71,7 +71,7 @@ impl Default for LoadSettings {
             goal: None,
             baseline: None,
             change: 0.2,
-            process: None,
+            processes: Vec::new(),
             knee: false,
             seed: 1,
             samples: false,
@@ -83,7 +83,7 @@ impl LoadSettings {
     /// # Errors
     /// `invalid_parameter` for what cannot be, naming it.
     pub fn check(&self) -> Result<()> {
-        let refuse = |why: String| Err(Error::new(ErrorCode::InvalidParameter, why));
+        let refuse = |why: String| Err(Error::invalid(why));
         if self.length < Duration::from_millis(100) || self.length > Duration::from_secs(86_400) {
             return refuse(format!("{:?} is no duration; give 0.1 to 86400 seconds", self.length));
         }
@@ -116,6 +116,9 @@ impl LoadSettings {
         if !(self.change > 0.0 && self.change.is_finite()) {
             return refuse(format!("{} is no change; give a share over 0, such as 0.2 for a fifth", self.change));
         }
+        if let Some(absent) = ServerProcesses::named(&self.processes).and_then(|processes| processes.absent()) {
+            return refuse(format!("there is no process {absent} on this machine whose memory can be read"));
+        }
         if self.knee && self.goal.is_none_or(|goal| goal.is_zero()) {
             return refuse("the knee needs a goal for the latency; give --slo MS".into());
         }
@@ -133,10 +136,10 @@ impl LoadSettings {
             (None, Some(Baseline { rate: Some(rate), .. })) => {
                 Ok(Some(Load::Open(Arrivals::Poisson(Rate::per_second(*rate)?))))
             }
-            (None, Some(baseline)) => Err(Error::new(
-                ErrorCode::InvalidParameter,
-                format!("the baseline was measured with `{}`; ask for the same load to compare with it", baseline.load),
-            )),
+            (None, Some(baseline)) => Err(Error::invalid(format!(
+                "the baseline was measured with `{}`; ask for the same load to compare with it",
+                baseline.load
+            ))),
             (None, None) => Ok(None),
         }
     }
@@ -224,9 +227,9 @@ pub async fn run(
 ) -> Result<LoadReport> {
     settings.check()?;
     if requests.is_empty() {
-        return Err(Error::new(ErrorCode::InvalidParameter, "there is no request to send; give inputs"));
+        return Err(Error::invalid("there is no request to send; give inputs"));
     }
-    let (started, started_at_ms) = (Instant::now(), now_ms());
+    let clock = StageClock::start(TestStage::Load);
     let own = model.slo_ms.map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1e3));
     let goal = settings.goal.or(own);
     let caller = TargetCaller::each(target, requests);
@@ -254,19 +257,19 @@ pub async fn run(
         }
     };
     let closed = load.is_closed();
-    let process = settings.process.or_else(|| local_process(target));
-    let mut readings: Vec<u64> = Vec::new();
+    let processes = ServerProcesses::named(&settings.processes).or_else(|| local_processes(target));
+    let mut readings: Vec<MemoryReading> = Vec::new();
     let plan = settings.plan(load.clone(), goal);
     let teller = StageTeller::new("load", progress);
     let outcome = measure(&plan, caller.clone(), |event| {
         if matches!(event, LoadEvent::Begin | LoadEvent::RunEnded(_)) {
-            readings.extend(process.and_then(resident_bytes));
+            readings.extend(processes.as_ref().and_then(ServerProcesses::read));
         }
         teller.hear(&event);
     })
     .await?;
     let whole = outcome.whole();
-    let session = Session::of(&outcome, &model.version, started_at_ms);
+    let session = Session::of(&outcome, &model.version, clock.started_at_ms());
     notes.insert(
         0,
         format!(
@@ -285,7 +288,7 @@ pub async fn run(
         let comparisons = baseline.compare(&session, settings.change, closed);
         findings.extend(comparisons.iter().map(|one| judge::judge_baseline(one, settings.change, void.as_ref())));
     }
-    if process.is_some() && outcome.gone.is_none() {
+    if processes.is_some() && outcome.gone.is_none() {
         findings.push(match whole.failed() * 100 > whole.due {
             // What piles up in a server that is asked too much is no leak.
             true => memory_finding(Verdict::needs("too many requests failed", "a rate that the server can bear")),
@@ -300,15 +303,13 @@ pub async fn run(
         });
         findings.push(judge::judge_knee(&found.await?, goal));
     }
-    let took_ms = started.elapsed().as_millis() as u64;
-    let stage = StageReport { stage: TestStage::Load, findings, notes, started_at_ms, took_ms };
-    Ok(LoadReport { stage, load, outcome, session, goal })
+    Ok(LoadReport { stage: clock.stop(findings, notes), load, outcome, session, goal })
 }
 
-/// The process behind an address of this machine.
-fn local_process(target: &Target) -> Option<u32> {
+/// The processes behind an address of this machine.
+fn local_processes(target: &Target) -> Option<ServerProcesses> {
     let url: reqwest::Url = target.settings().url.parse().ok()?;
     let host = url.host_str()?.trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    local.then(|| listening_process(url.port_or_known_default()?))?
+    local.then(|| ServerProcesses::listening(url.port_or_known_default()?))?
 }

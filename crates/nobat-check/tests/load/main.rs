@@ -5,6 +5,7 @@ mod server;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -191,24 +192,44 @@ fn settings(rate: f64) -> LoadSettings {
     LoadSettings { load, length: ms(2_500), warm_up: WarmUpLength::Fixed(ms(300)), ..LoadSettings::default() }
 }
 
+/// Calls `trial` for each of `NOBAT_TRIALS` trials, one without it; four at a time, as they mostly wait.
+fn in_trial_after_trial(trial: impl Fn(u64) + Sync) {
+    let trials: u64 = std::env::var("NOBAT_TRIALS").map_or(1, |trials| trials.parse().expect("a number of trials"));
+    let (next, trial) = (AtomicU64::new(0), &trial);
+    std::thread::scope(|scope| {
+        for _ in 0..trials.min(4) {
+            scope.spawn(|| {
+                while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < trials) {
+                    trial(at);
+                }
+            });
+        }
+    });
+    eprintln!("found in {trials} of {trials} trials");
+}
+
 #[test]
-fn a_model_that_is_five_times_slower_is_found_against_a_baseline_and_a_goal() {
-    let scripted = |slower: u32| Scripted::start(move |n, now| Act::AnswerAt(now + ms(500 + n * 37 % 100) * slower));
-    let server = scripted(1);
-    let goal = LoadSettings { goal: Some(ms(1_000)), length: ms(3_200), connections: 600, ..settings(120.0) };
-    let before = staged(&server.url, &goal);
-    assert_eq!(verdict(&before, "answers"), Verdict::Passed, "{:#?}", before.stage);
-    assert_eq!(verdict(&before, "latency"), Verdict::Passed, "{:#?}", before.stage);
-    let (target, _) = target(&server.url);
-    let baseline: Baseline = before.into_baseline(None, &target).expect("the first session");
-    let against = LoadSettings { baseline: Some(baseline), ..goal };
-    let same = staged(&server.url, &against);
-    assert_eq!(verdict(&same, "baseline.p50"), Verdict::Passed, "{:#?}", same.stage);
-    assert_ne!(verdict(&same, "baseline.p99"), Verdict::Failed, "{:#?}", same.stage);
-    let slow = staged(&scripted(5).url, &against);
-    for id in ["latency", "baseline.p50", "baseline.p99"] {
-        assert_eq!(verdict(&slow, id), Verdict::Failed, "{:#?}", slow.stage);
-    }
+fn a_model_that_is_five_times_slower_is_found_in_trial_after_trial() {
+    in_trial_after_trial(|trial| {
+        let scripted =
+            |slower: u32| Scripted::start(move |n, now| Act::AnswerAt(now + ms(500 + (n + trial) * 37 % 100) * slower));
+        let server = scripted(1);
+        let goal =
+            LoadSettings { goal: Some(ms(1_000)), length: ms(3_200), connections: 600, seed: trial, ..settings(120.0) };
+        let before = staged(&server.url, &goal);
+        assert_eq!(verdict(&before, "answers"), Verdict::Passed, "{:#?}", before.stage);
+        assert_eq!(verdict(&before, "latency"), Verdict::Passed, "{:#?}", before.stage);
+        let (target, _) = target(&server.url);
+        let baseline: Baseline = before.into_baseline(None, &target).expect("the first session");
+        let against = LoadSettings { baseline: Some(baseline), seed: trial + 1_000, ..goal };
+        let same = staged(&server.url, &against);
+        assert_eq!(verdict(&same, "baseline.p50"), Verdict::Passed, "{:#?}", same.stage);
+        assert_ne!(verdict(&same, "baseline.p99"), Verdict::Failed, "{:#?}", same.stage);
+        let slow = staged(&scripted(5).url, &against);
+        for id in ["latency", "baseline.p50", "baseline.p99"] {
+            assert_eq!(verdict(&slow, id), Verdict::Failed, "trial {trial}: {:#?}", slow.stage);
+        }
+    });
 }
 
 /// The server that does nothing, in a process of its own; it keeps so many bytes of each request.
@@ -238,13 +259,17 @@ impl Drop for LeakingServer {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_that_leaks_with_every_request_is_found_and_one_that_does_not_is_not() {
-    let (steady, leaking) = (LeakingServer::start("0"), LeakingServer::start("65536"));
-    // The process is found by the port that it listens on.
-    let report = staged(&steady.url, &settings(200.0));
-    assert_eq!(verdict(&report, "memory"), Verdict::Passed, "{:#?}", report.stage);
-    let report = staged(&leaking.url, &settings(200.0));
-    assert_eq!(verdict(&report, "memory"), Verdict::Failed, "{:#?}", report.stage);
+fn a_server_that_leaks_with_every_request_is_found_and_one_that_does_not_is_not_in_trial_after_trial() {
+    in_trial_after_trial(|trial| {
+        // The stage says that it does not see less than 8 KiB of so many requests. The process is
+        // found by the port that it listens on.
+        let (steady, leaking) = (LeakingServer::start("0"), LeakingServer::start("16384"));
+        let settings = LoadSettings { seed: trial, ..settings(200.0) };
+        let report = staged(&steady.url, &settings);
+        assert_eq!(verdict(&report, "memory"), Verdict::Passed, "trial {trial}: {:#?}", report.stage);
+        let report = staged(&leaking.url, &settings);
+        assert_eq!(verdict(&report, "memory"), Verdict::Failed, "trial {trial}: {:#?}", report.stage);
+    });
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use nobat_check::client::{CallProtocol, JsonTemplate, TargetSettings};
@@ -10,11 +9,10 @@ use nobat_check::stage::TestStage;
 
 use crate::client::Service;
 use crate::load::LoadOptions;
+use crate::target;
 
 /// The exit code of what could not be run.
 pub(super) const COULD_NOT_RUN: u8 = 2;
-/// Longest that an answer may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a run is told on the command line; the rest is in `tests/MODEL.toml`.
 #[derive(clap::Args)]
@@ -71,6 +69,13 @@ pub(super) struct RunArgs {
     pub(super) fail_on: FailOn,
 }
 
+impl RunArgs {
+    /// Whether a stage is to run.
+    pub(super) fn wants(&self, stage: TestStage) -> bool {
+        self.only.is_empty() || self.only.contains(&stage)
+    }
+}
+
 /// How the server is asked.
 #[derive(clap::Args)]
 pub(super) struct ServerArgs {
@@ -106,18 +111,10 @@ pub(super) enum FailOn {
 impl ServerArgs {
     /// Where the model is and how it is asked.
     pub(super) fn settings(&self, service: &Service, model: &str) -> Result<TargetSettings> {
-        let (name, version) = model.split_once('/').map_or((model, None), |(name, version)| (name, Some(version)));
         let template = self.request_template.as_ref();
         let template = template.map(|request| JsonTemplate::parse(None, request, &self.answer)).transpose()?;
-        Ok(TargetSettings {
-            url: service.server.url().to_owned(),
-            grpc: self.grpc.clone(),
-            api_key: service.server.api_key().map(str::to_owned),
-            model: name.into(),
-            version: version.map(Into::into),
-            template: template.map(Arc::new),
-            patience: PATIENCE,
-        })
+        let (grpc, template) = (self.grpc.clone(), template.map(Arc::new));
+        Ok(TargetSettings { grpc, template, ..target::settings(&service.server, model) })
     }
 }
 

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nobat_check::client::{CallProtocol, Served, TargetSettings};
+use nobat_check::client::{CallProtocol, Served};
 use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack};
 use nobat_check::statistical::{DRAWN_ROWS, make_profile};
 use nobat_core::tensor::Tensor;
 use serde_json::json;
 
-use super::args::PATIENCE;
 use super::outputs::progress;
 use crate::client::Service;
+use crate::target;
 
 /// Rows of the golden set.
 const GOLDEN_ROWS: usize = 16;
@@ -46,7 +46,8 @@ pub(super) struct InitArgs {
 }
 
 pub(super) async fn make(args: InitArgs, service: &Service) -> Result<()> {
-    let (name, version) = args.model.split_once('/').map_or((args.model.as_str(), None), |(n, v)| (n, Some(v)));
+    let settings = target::settings(&service.server, &args.model);
+    let name = settings.model.as_str();
     let file = |end: &str| args.into.join(format!("{name}.{end}"));
     let (tests, golden) = (file("toml"), file("golden.json"));
     let profile_file = args.profile.clone().unwrap_or_else(|| file("profile.json"));
@@ -54,15 +55,6 @@ pub(super) async fn make(args: InitArgs, service: &Service) -> Result<()> {
         ensure!(args.force || !path.exists(), "`{}` is there already; --force replaces it", path.display());
     }
     std::fs::create_dir_all(&args.into).with_context(|| format!("cannot make the folder `{}`", args.into.display()))?;
-    let settings = TargetSettings {
-        url: service.server.url().to_owned(),
-        grpc: None,
-        api_key: service.server.api_key().map(str::to_owned),
-        model: name.into(),
-        version: version.map(Into::into),
-        template: None,
-        patience: PATIENCE,
-    };
     let served = match Served::discover(&settings, Some(CallProtocol::V2Binary), None).await {
         Ok(served) => served,
         Err(_) => Served::discover(&settings, None, None).await?,

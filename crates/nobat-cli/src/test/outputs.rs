@@ -1,7 +1,7 @@
 //! Where a run's progress and report go.
 
 use std::fs::File;
-use std::io::{IsTerminal, Seek, Write};
+use std::io::{ErrorKind, IsTerminal, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -21,36 +21,64 @@ pub(crate) fn progress(requests: u64) -> Result<ProgressBar> {
 /// Files of the report, opened before anything is asked: one that cannot be written is told
 /// before a long run, not after it.
 pub(super) struct ReportFiles {
-    html: Option<(PathBuf, File)>,
-    junit: Option<(PathBuf, File)>,
+    html: Option<ReportFile>,
+    junit: Option<ReportFile>,
 }
 
 impl ReportFiles {
     pub(super) fn open(args: &RunArgs) -> Result<ReportFiles> {
-        let open = |path: &Option<PathBuf>| path.as_deref().map(writable).transpose();
+        let open = |path: &Option<PathBuf>| path.as_deref().map(ReportFile::open).transpose();
         Ok(ReportFiles { html: open(&args.report)?, junit: open(&args.junit)? })
     }
 
     /// Writes them all, and says of the first that could not be why.
     pub(super) fn write(self, report: &TestReport) -> Result<()> {
-        let html = self.html.map(|file| (file, report::html(report)));
-        let junit = self.junit.map(|file| (file, report::junit(report)));
-        let done: Vec<Result<()>> =
-            html.into_iter().chain(junit).map(|((path, file), text)| replace(&path, file, &text)).collect();
-        done.into_iter().collect()
+        let html = self.html.map(|file| file.write(&report::html(report)));
+        let junit = self.junit.map(|file| file.write(&report::junit(report)));
+        html.into_iter().chain(junit).collect::<Vec<Result<()>>>().into_iter().collect()
     }
 }
 
-fn writable(path: &Path) -> Result<(PathBuf, File)> {
-    // An older report stays as it is until there is a newer one.
-    let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.with_context(|| format!("cannot write the report `{}`; nothing was asked", path.display()))?;
-    Ok((path.to_owned(), file))
+/// A file that is there before its report is. One that was made for a report which never came
+/// goes again: an empty file would be read as one.
+struct ReportFile {
+    path: PathBuf,
+    file: File,
+    is_waiting: bool,
 }
 
-fn replace(path: &Path, mut file: File, text: &str) -> Result<()> {
-    let done = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(text.as_bytes()));
-    done.with_context(|| format!("cannot write the report `{}`", path.display()))
+impl ReportFile {
+    fn open(path: &Path) -> Result<ReportFile> {
+        let (file, is_waiting) = match File::options().create_new(true).write(true).open(path) {
+            // An older report stays as it is until there is a newer one.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => (File::options().write(true).open(path), false),
+            made => (made, true),
+        };
+        let file = file.with_context(|| format!("cannot write the report `{}`; nothing was asked", path.display()))?;
+        Ok(ReportFile { path: path.to_owned(), file, is_waiting })
+    }
+
+    fn write(mut self, text: &str) -> Result<()> {
+        self.is_waiting = false;
+        let done = self.empty().and_then(|()| self.file.write_all(text.as_bytes()));
+        done.with_context(|| format!("cannot write the report `{}`", self.path.display()))
+    }
+
+    /// What can be emptied; a pipe cannot.
+    fn empty(&mut self) -> std::io::Result<()> {
+        match self.file.metadata()?.is_file() {
+            true => self.file.rewind().and_then(|()| self.file.set_len(0)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for ReportFile {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
 }
 
 /// Prints the report: lines for people, JSON for programs.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nobat_check::data::{GoldenSet, Tolerances};
 use nobat_check::load::{Arrivals, Baseline, Load, LoadSettings, Rate};
+use nobat_check::stage::TestStage;
 use nobat_check::statistical::StatisticalSettings;
 use nobat_statistics::profile::Profile;
 use serde::Deserialize;
@@ -81,7 +82,14 @@ impl Plan {
         });
         let profile = found(&args.profile, &file.profile, "profile.json").map(|path| {
             let profile = Profile::parse(&bytes(&path, "profile")?);
-            profile.map_err(|why| anyhow::anyhow!("`{}` cannot be used: {why}", path.display()))
+            let shown = path.display();
+            let profile = profile.map_err(|why| anyhow::anyhow!("`{shown}` cannot be used: {why}"))?;
+            ensure!(
+                profile.model == model || !args.wants(TestStage::Statistical),
+                "`{shown}` cannot be used: it is the profile of model `{}`, not of `{model}`; `nobat test init {model} --data FILE` makes one",
+                profile.model
+            );
+            Ok(profile)
         });
         let golden: Option<GoldenSet> = golden.transpose()?;
         let own = StatisticalSettings::default();

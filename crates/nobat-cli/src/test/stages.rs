@@ -4,15 +4,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nobat_check::client::{ModelDescription, Served, Target};
-use nobat_check::clock::{StageClock, now_ms};
+use nobat_check::clock::StageClock;
 use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack, synthetic};
 use nobat_check::errors::{self, ErrorSettings};
 use nobat_check::functional::{self, FunctionalSettings};
 use nobat_check::load::{self, Baseline, LoadReport};
 use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
 use nobat_check::statistical;
+use nobat_runtime::now_ms;
 use nobat_statistics::random::seeded;
 
 use super::args::{COULD_NOT_RUN, FailOn, RunArgs};
@@ -32,12 +33,14 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
     let described = plan.golden.as_ref().map(|golden| described(golden, &settings.model));
     let served = Served::discover(&settings, args.server.protocol, described.as_ref()).await?;
     let golden = plan.golden.clone().unwrap_or_else(|| made_up(&served.model, &plan));
-    let is_wanted = |stage: TestStage| args.only.is_empty() || args.only.contains(&stage);
     // What was named and cannot be used is told before anything is asked.
     let inputs = ModelInputs { specs: &served.model.inputs, batched: served.model.batched };
-    let path = plan.data.as_deref().filter(|_| is_wanted(TestStage::Statistical));
+    let path = plan.data.as_deref().filter(|_| args.wants(TestStage::Statistical));
     let data = path.map(|path| Dataset::read(path, inputs)).transpose()?;
-    if is_wanted(TestStage::Load) {
+    if let (Some(path), Some(data)) = (path, &data) {
+        ensure!(!data.is_empty(), "`{}` holds no row", path.display());
+    }
+    if args.wants(TestStage::Load) {
         plan.check_baselines(&settings.model, served.targets[0].protocol().name())?;
     }
     let mut report = TestReport {
@@ -52,7 +55,7 @@ pub(super) async fn run(args: RunArgs, service: &Service) -> Result<ExitCode> {
     };
     // Why the run is no whole one.
     let mut broken: Option<anyhow::Error> = None;
-    for stage in TestStage::ALL.into_iter().filter(|stage| is_wanted(*stage)) {
+    for stage in TestStage::ALL.into_iter().filter(|stage| args.wants(*stage)) {
         tokio::select! {
             done = run_stage(stage, &served, &golden, &plan, data.as_ref()) => match done {
                 Ok((done, error)) => {

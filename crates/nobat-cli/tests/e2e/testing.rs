@@ -123,9 +123,7 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
     let profile = std::fs::read_to_string(folder.path().join("tests/digits.profile.json")).expect("a profile");
     let other = profile.replacen("\"model\": \"digits\"", "\"model\": \"letters\"", 1);
     std::fs::write(folder.path().join("letters.json"), other).expect("writes");
-    let foreign = nobat(&["test", "digits", "--only", "statistical", "--profile", "letters.json"]);
-    assert_eq!(foreign.status.code(), Some(2));
-    assert!(json(&foreign)["stages"][0]["findings"][0]["why"].as_str().expect("why").contains("`letters`"));
+    std::fs::write(folder.path().join("empty.jsonl"), "").expect("writes");
 
     let compared = nobat(&["compare", "digits/1", "digits", "--traffic", "rows.jsonl", "--latency", "1000"]);
     let report = json(&compared);
@@ -137,6 +135,9 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
         (&["compare", "digits", "digits", "--traffic", "none.jsonl"], "none.jsonl"),
         (&["compare", "digits", "digits", "--traffic", "rows.jsonl", "--lost", "0"], "--lost must be over 0"),
         (&["test", "digits", "--profile", "none.json"], "nobat test init"),
+        (&["test", "digits", "--profile", "letters.json"], "is the profile of model `letters`, not of `digits`"),
+        (&["test", "digits", "--data", "empty.jsonl"], "`empty.jsonl` holds no row"),
+        (&["test", "digits", "--only", "load", "--server-pid", "4294967295"], "no process 4294967295"),
         (&["test", "digits", "--report", "no/folder/r.html"], "nothing was asked"),
         (&["test", "digits", "--only", "functionl"], "stages: functional"),
         (&["test", "digits", "--protocol", "v3"], "protocols: v2-binary"),
@@ -148,7 +149,7 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
         (&["test", "digits", "--only", "load", "--rate", "7", "--save-baseline", "baseline.json"], "another load"),
         (&["test", "digits", "--only", "load", "--users", "2", "--save-baseline", "baseline.json"], "another load"),
         (&["test", "nobody"], "nobody"),
-        (&["test", "digits", "--url", "http://127.0.0.1:9"], "is the server running"),
+        (&["test", "digits", "--url", "http://127.0.0.1:9", "--junit", "never.xml"], "is the server running"),
         (&["test", "init", "digits", "--data", "rows.jsonl"], "--force replaces it"),
         (&["test", "init", "digits", "--data", "none.jsonl", "--force"], "none.jsonl"),
     ] {
@@ -160,6 +161,10 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
             refused.status
         );
     }
+    assert!(!folder.path().join("never.xml").exists(), "an empty file would be read as a report");
+    let piped = nobat(&["test", "digits", "--only", "functional", "--grpc", &grpc, "--report", "/dev/stderr"]);
+    let page = String::from_utf8_lossy(&piped.stderr);
+    assert!(piped.status.success() && page.contains("<!doctype html>"), "{:?}: {page}", piped.status);
 }
 
 #[test]
