@@ -38,9 +38,14 @@ model:
 calibration *args:
     NOBAT_STATISTICS_RUNS=10000 cargo test --release --locked -p nobat-statistics --test calibration {{args}} -- --nocapture
 
-# Seeded faults, each in 20 trials, found by the stage that is there for it at the power that is stated (five minutes).
+# Seeded faults, each in 20 trials, found by the stage that is there for it at the power that is stated (six minutes).
 seeded-faults:
-    NOBAT_TRIALS=20 cargo test --locked -p nobat-check --test stages --test statistical trial -- --nocapture
+    NOBAT_TRIALS=20 cargo test --locked -p nobat-check --test stages --test statistical --test load --example load_speed trial -- --nocapture
+
+# A canary whose classes moved by five points and one that is right, by real traffic: requests until the alarm and
+# until `nobat routes promote --wait` decides, in 20 trials each (ten minutes).
+canary-power:
+    NOBAT_TRIALS=20 cargo test --locked -p nobat-cli --test e2e a_canary_that_moved -- --nocapture
 
 # The fault suite in full: hundreds of killed workers, gateways and Redis servers (about half an hour).
 faults *args:
@@ -103,7 +108,7 @@ onnx-suite *args:
 zoo *args:
     scripts/zoo {{args}}
 
-# `nobat test` against LitServe and MLServer, which serve the demo model (a minute, and their installation once).
+# `nobat test` against LitServe and MLServer, which serve the demo model (two minutes, and their installation once).
 peers *args:
     scripts/check_peers {{args}}
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::anytime::{AnytimeVersions, share_bounds};
+use crate::anytime::{AnytimeVersions, CONCENTRATION, share_bounds};
 use crate::intervals::Interval;
 use crate::pairs::{Gate, GateVerdict, overall};
 
@@ -49,8 +49,6 @@ impl RolloutMargins {
 
 /// Chance of a wrong verdict.
 const ALPHA: f64 = 0.05;
-/// How closely the alternatives to "no difference" are gathered around it.
-const CONCENTRATION: f64 = 300.0;
 /// Requests beyond this are not worth naming.
 const MOST_NEEDED: f64 = 1e9;
 

@@ -6,6 +6,7 @@ mod rig;
 mod answers;
 mod bad_input;
 mod bench;
+mod canaries;
 mod chains;
 mod demo;
 mod doctor;
