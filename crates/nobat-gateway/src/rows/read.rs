@@ -86,7 +86,9 @@ fn read_rows(reader: &mut Reader<'_>, signature: &ModelSignature, place: &str) -
     if ahead.peek() == Some(b'{') && !is_element(&ahead, signature) {
         return read_objects(reader, signature, place);
     }
-    let spec = bare_input(signature, place)?;
+    // An object that is a value is a picture's where any is: its bytes or its address.
+    let picture = signature.picture_input().filter(|_| ahead.peek() == Some(b'{'));
+    let spec = picture.map_or_else(|| bare_input(signature, place), Ok)?;
     read_tensor(reader, spec, signature, place).map(|tensor| vec![tensor])
 }
 
@@ -279,6 +281,7 @@ fn invalid(message: String) -> Error {
 mod tests {
     use super::*;
     use crate::test_models::model;
+    use nobat_core::task::{ImageTask, Task, TaskKind};
     use nobat_core::tensor::Datatype;
 
     fn one() -> ModelSignature {
@@ -309,6 +312,18 @@ mod tests {
             assert_eq!(found, form);
             assert_eq!((&request.inputs[0].shape[..], &request.inputs[0].data[..]), (&[2, 2][..], &[1, 2, 3, 4][..]));
         }
+    }
+
+    #[test]
+    fn bare_bytes_are_a_picture_where_texts_may_come_as_well() {
+        let mut both = model(&[("image", Datatype::Bytes, &[-1], true), ("text", Datatype::Bytes, &[-1], true)]);
+        both.task = Some(Task { image: Some(ImageTask::Embed), ..Task::new(TaskKind::Embed) });
+        let body = r#"{"instances": [{"b64": "aGk="}, {"b64": "aGE="}]}"#;
+        let (request, _) = read(body.as_bytes(), &both, "instances").expect("pictures");
+        assert_eq!((request.inputs[0].name.as_str(), &request.inputs[0].shape[..]), ("image", &[2][..]));
+        let (request, _) = read(br#"{"instances": [{"text": "a cat"}]}"#, &both, "instances").expect("a text");
+        assert_eq!((request.inputs.len(), request.inputs[0].name.as_str()), (1, "text"));
+        assert!(message(&both, r#"{"instances": ["a cat"]}"#).contains("name each one"));
     }
 
     #[test]
