@@ -2,8 +2,9 @@
 //! entry. The replay of the corpora in the workspace's tests reads this list.
 
 /// Name and entry.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 20] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 21] = [
     ("csv_body", nobat_gateway::fuzz::csv_body),
+    ("columnar_body", nobat_gateway::fuzz::columnar_body),
     ("native_body", nobat_gateway::fuzz::native_body),
     ("serving_body", nobat_gateway::fuzz::serving_body),
     ("v2_document", nobat_gateway::fuzz::v2_document),

@@ -50,6 +50,18 @@ pub fn csv_body(data: &[u8]) {
     }
 }
 
+/// A table in Arrow's formats or Parquet. The first byte chooses the model's datatype and the format.
+pub fn columnar_body(data: &[u8]) {
+    let Some((&choice, file)) = data.split_first() else { return };
+    let datatype = Datatype::ALL[usize::from(choice & 15) % Datatype::ALL.len()];
+    let spec = |name: &str, optional| TensorSpec { name: name.into(), datatype, shape: vec![-1, 1], optional };
+    let signature = ModelSignature { inputs: vec![spec("a", false), spec("b", true)], ..model(datatype) };
+    let kind = [TableKind::ArrowStream, TableKind::ArrowFile, TableKind::Parquet][usize::from(choice >> 4) % 3];
+    if let Ok(inputs) = table::read(kind, Bytes::copy_from_slice(file), &signature, 1 << 20) {
+        check(&signature, InferRequest { inputs, ..InferRequest::default() });
+    }
+}
+
 /// A body of TensorFlow Serving's `:classify` and `:regress`.
 pub fn serving_body(data: &[u8]) {
     body(data, "examples");

@@ -27,8 +27,21 @@ pub(super) fn read_stream(body: Bytes, signature: &ModelSignature, most: usize) 
 /// # Errors
 /// As [`read_stream`].
 pub(super) fn read_file(body: Bytes, signature: &ModelSignature, most: usize) -> Result<Vec<Tensor>> {
+    check_footer(&body)?;
     let reader = FileReader::try_new(Cursor::new(body), None).map_err(|error| malformed(&error))?;
     read(reader.schema(), reader, signature, most)
+}
+
+/// The reader takes memory for as long a footer as the file claims, before it looks at what there is.
+fn check_footer(body: &Bytes) -> Result<()> {
+    // Its length, and `ARROW1`.
+    let claimed = body.len().checked_sub(10).and_then(|at| body.get(at..)?.first_chunk::<4>().map(|own| (at, *own)));
+    match claimed {
+        Some((before, length)) if i32::from_le_bytes(length) as i64 > before as i64 => {
+            Err(invalid("the Arrow file's footer is longer than the file; send the whole file".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read(

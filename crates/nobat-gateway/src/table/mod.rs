@@ -17,6 +17,8 @@ mod arrow;
 mod batches;
 #[cfg(all(test, feature = "arrow"))]
 mod columnar_tests;
+#[cfg(feature = "arrow")]
+mod contained;
 mod csv;
 mod kind;
 mod layout;
@@ -29,6 +31,8 @@ pub(crate) mod records;
 pub(crate) use kind::TableKind;
 
 use bytes::Bytes;
+#[cfg(feature = "arrow")]
+use contained::contained;
 use nobat_core::Result;
 use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::Tensor;
@@ -55,13 +59,4 @@ pub(crate) fn read(kind: TableKind, body: Bytes, signature: &ModelSignature, mos
             "this build reads no Arrow and no Parquet; send CSV or JSON records, or build with the feature `arrow`",
         )),
     }
-}
-
-/// Reads by a library that panics over some damaged files: they are refused like the others.
-#[cfg(feature = "arrow")]
-fn contained(read: impl FnOnce() -> Result<Vec<Tensor>>) -> Result<Vec<Tensor>> {
-    // What it borrows is read only, and what it made is dropped.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(layout::invalid("the table cannot be read: its parts do not fit together; write it again".into()))
-    })
 }
