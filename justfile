@@ -138,6 +138,12 @@ fuzz-rows *args:
 fuzz *args:
     scripts/fuzz {{args}}
 
+# Pictures with bytes changed: ten thousand against the decoder, a thousand against a server; none may crash or take a second.
+mutate-images:
+    cargo run --release --locked -p nobat-image --example image_mutations
+    cargo build --release --locked --bin nobat
+    scripts/mutate_images
+
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}

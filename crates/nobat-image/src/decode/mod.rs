@@ -87,15 +87,14 @@ fn read(
         )
     };
     // The decoder's pixels, and the RGB that is made of them.
-    let per_pixel = u64::from(decoder.color_type().bytes_per_pixel());
-    bounds.check(format, width, height, if per_pixel == 3 { 3 } else { per_pixel + 3 })?;
+    let (color, per_pixel) = (decoder.color_type(), u64::from(decoder.color_type().bytes_per_pixel()));
+    bounds.check(format, width, height, if convert::is_in_place(color) { per_pixel } else { per_pixel + 3 })?;
     let orientation = match orientation {
         Some(known) => known,
         // A picture whose EXIF cannot be read is as it stands.
         None => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     decoder.set_limits(limits()).map_err(broken)?;
-    let color = decoder.color_type();
     let pixels = pixels(decoder).map_err(broken)?;
     let picture = Picture { width, height, channels: 3, pixels: convert::rgb(color, pixels, bounds.sixteen_bit) };
     Ok(picture.upright(orientation))
