@@ -136,6 +136,9 @@ class JobOptions(TypedDict, total=False):
     retry_delay: Duration
     #: Told of its end, signed.
     webhook: str
+    #: One word of the caller's by which it is found again, or up to eight of them.
+    tag: str
+    tags: Sequence[str]
     version: str
     label: str
 
@@ -151,17 +154,28 @@ class Options:
     max_retries: int | None = None
     retry_delay: Duration | None = None
     webhook: str | None = None
+    tag: str | None = None
+    tags: Sequence[str] = ()
     version: str | None = None
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        # A text is a sequence of letters, and none of them was meant.
+        if isinstance(self.tags, str):
+            raise InvalidInput(f"tags is the text {self.tags!r}; give a list of them, or tag={self.tags!r}")
 
     @property
     def native(self) -> bool:
         """Whether something is asked for that only the native API can say, not the v2 protocol."""
-        given = (self.delay, self.result_ttl, self.max_retries, self.retry_delay, self.webhook)
-        return any(value is not None for value in given)
+        given = (self.delay, self.result_ttl, self.max_retries, self.retry_delay, self.webhook, self.tag)
+        return any(value is not None for value in given) or bool(self.tags)
 
-    def query(self) -> dict[str, str]:
+    def query(self) -> dict[str, str | list[str]]:
         """As the native API's query parameters."""
         durations = {"deadline", "delay", "result_ttl", "retry_delay"}
-        given = ((name, value) for name, value in vars(self).items() if value is not None)
-        return {name: f"{seconds(value) * 1e6:.0f}us" if name in durations else str(value) for name, value in given}
+        given = ((name, value) for name, value in vars(self).items() if value is not None and name not in ("tag", "tags"))
+        query: dict[str, str | list[str]] = {
+            name: f"{seconds(value) * 1e6:.0f}us" if name in durations else str(value) for name, value in given
+        }
+        tags = [*([] if self.tag is None else [self.tag]), *self.tags]
+        return {**query, "tag": tags} if tags else query

@@ -127,7 +127,7 @@ class Client:
         **options: Unpack[JobOptions],
     ) -> Prediction:
         """Predict and wait. Options: priority, deadline, delay, result_ttl, max_retries,
-        retry_delay, webhook, version, label."""
+        retry_delay, webhook, tag, tags, version, label."""
         return self._run(flows.predict(self._known, model, inputs, Options(**options), timeout, outputs, idempotency_key))
 
     def submit(self, model: str, inputs: Inputs, *, idempotency_key: str | None = None, **options: Unpack[JobOptions]) -> Job:

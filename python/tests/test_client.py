@@ -70,6 +70,22 @@ def test_a_job_that_waits_is_cancelled_and_a_wait_ends(client: nobat.Client, dig
     assert (cancelled.value.status, cancelled.value.code, cancelled.value.job_id) == (409, "job_cancelled", job.id)
 
 
+def test_jobs_are_found_by_the_tags_that_they_were_given(client: nobat.Client, digit: list[float]) -> None:
+    one = client.submit("digits", [digit], tag="team=a & b", delay="5m")
+    more = client.submit("digits", np.array([digit]), tags=["team=a & b", "nightly"], tag="first", delay="5m")
+    assert {info.id for info in client.jobs(tag="team=a & b")} >= {one.id, more.id}
+    assert [info.id for info in client.jobs(tag="nightly", model="digits")][:1] == [more.id]
+    assert more.refresh().detail["tags"] == ["first", "team=a & b", "nightly"]
+    answer = client.predict("digits", np.array([digit]), tag="waited for")
+    assert answer["label"].reshape(-1).tolist() == [7] and answer.job_id in {info.id for info in client.jobs(tag="waited for")}
+    with pytest.raises(nobat.InvalidInput, match="tags is the text 'nightly'"):
+        client.submit("digits", [digit], tags="nightly")
+    with pytest.raises(nobat.InvalidRequest, match="too long"):
+        client.submit("digits", [digit], tag="x" * 65)
+    for job in (one, more):
+        job.cancel()
+
+
 def test_a_key_makes_one_job(client: nobat.Client, digit: list[float]) -> None:
     first = client.submit("digits", [digit], idempotency_key="once", delay="5m")
     second = client.submit("digits", [digit], idempotency_key="once", delay="5m")
