@@ -121,9 +121,9 @@ impl RedisStore {
             let list = Place { period: minute, queue: queue.number, hash: 0, left: usize::MAX };
             let Some(mut place) = goes_on(list, from) else { continue };
             let name = queue.own(&format!("at:{minute}"));
-            if place.left == usize::MAX {
-                place.left = self.query(redis::cmd("LLEN").arg(&name), "a length").await?;
-            }
+            // What a cursor says is left may be made up.
+            let length: usize = self.query(redis::cmd("LLEN").arg(&name), "a length").await?;
+            place.left = place.left.min(length);
             while place.left > 0 {
                 let step = place.left.min(most);
                 most = (most * 2).min(STEP);

@@ -100,7 +100,8 @@ impl RedisStore {
         limit: usize,
         jobs: &mut Vec<JobView>,
     ) -> Result<Option<String>> {
-        let from: usize = place.parse().map_err(|_| bad_cursor())?;
+        // No set has so many, and the server counts in signed numbers.
+        let from = place.parse::<u32>().map_err(|_| bad_cursor())? as usize;
         let range = redis::cmd("ZRANGE").arg(queue.own(set)).arg(from).arg(from + limit - 1).clone();
         let members: Vec<Vec<u8>> = self.query(&range, "a range").await?;
         // A lease's member has its token before the key.

@@ -152,6 +152,14 @@ async fn a_page_of_a_tag_goes_on_where_the_one_before_ended(backend: Backend) {
     assert_eq!(page.jobs.len(), 10, "a page is full while there are jobs");
     let here = ListFilter { model: Some("other".into()), ..by_tag("all") };
     assert_eq!(ids(queue, &here, 10).await.len(), 1);
+    let any = ListFilter::default();
+    let own = queue.list(&any, None, 1).await.expect("a page").cursor.expect("more than one");
+    let far = own.rsplit_once(':').map(|(place, _)| format!("{place}:9300000000000000000"));
+    for far in ["0:0:18446744073709551615", "0:3:9223372036854775807"].map(str::to_owned).into_iter().chain(far) {
+        if let Err(error) = queue.list(&any, Some(&far), 10).await {
+            assert_eq!(error.code, ErrorCode::InvalidParameter, "{far}: {error}");
+        }
+    }
     for nonsense in ["no cursor", "x:1", "m:1:1:1:x", "-1"] {
         assert_eq!(
             queue.list(&by_tag("all"), Some(nonsense), 10).await.expect_err("refused").code,
