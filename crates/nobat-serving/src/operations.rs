@@ -382,3 +382,29 @@ impl Run {
         Ok(!stops.iter().any(|(id, _)| *id == self.operation.id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nobat_core::{JobId, OwnerId};
+
+    #[test]
+    fn what_has_died_anew_is_not_retried_again() {
+        let died = |at_ms| JobView {
+            id: JobId { random: 1, tombstone_min: 1, mac: 1, locator: 1 },
+            model: "m".into(),
+            owner: OwnerId::ANONYMOUS,
+            state: JobState::Dead,
+            priority: 0,
+            attempts: 1,
+            created_at_ms: 1,
+            finished_at_ms: Some(at_ms),
+            error: None,
+            result: None,
+            tags: Default::default(),
+        };
+        let takes = |action: OperationAction, at_ms| action.takes(&died(at_ms), 10);
+        assert!(takes(OperationAction::Retry, 10) && !takes(OperationAction::Retry, 11));
+        assert!(takes(OperationAction::Delete, 11) && !takes(OperationAction::Cancel, 9));
+    }
+}
