@@ -13,6 +13,7 @@ use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use futures::stream;
 use nobat_core::{Error, ErrorCode, Result};
+use nobat_runtime::now_ms;
 use nobat_serving::auth::Credential;
 use nobat_serving::{Predictor, RequestContext, shown_model};
 use serde_json::json;
@@ -66,12 +67,13 @@ pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>) -> 
         (None, Some(text)) => Held::Session(text.to_owned()),
         (None, None) => Held::Nothing,
     };
-    let since_ms = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let since_ms: u64 = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     let subscriber = Subscriber {
         predictor,
         context: context::of(&request),
         held,
-        since_ms,
+        // Another gateway's clock may be ahead of this one's.
+        since_ms: since_ms.min(now_ms()),
         told: [0; 2],
         begun: false,
         sent: Instant::now(),
