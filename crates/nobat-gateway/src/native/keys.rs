@@ -188,12 +188,15 @@ pub(crate) async fn rotate(request: HttpRequest, id: Path<String>, predictor: Da
     let mut overlap_s = 86_400;
     query::each(request.query_string(), &["overlap"], |name, value| {
         overlap_s = query::duration(name, value)?.as_secs();
-        Ok(())
+        match overlap_s {
+            0..=OVERLAP_MAX_S => Ok(()),
+            _ => Err(invalid(format!("overlap is `{}`; it takes up to 30 days", clip(value)))),
+        }
     })?;
     let (id, own) = (id.into_inner(), own_id(&request));
     let made = changed(&predictor, move |ring| {
         known(ring, &id)?;
-        let secret = ring.rotate(&id, overlap_s.min(OVERLAP_MAX_S), auth::now_s())?;
+        let secret = ring.rotate(&id, overlap_s, auth::now_s())?;
         Ok(MadeKey { secret, key: shown(known(ring, &id)?, auth::now_s(), &own) })
     });
     Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(made.await?))

@@ -57,6 +57,8 @@ async fn an_administrator_makes_rotates_and_revokes_keys() {
     let second = rotated["secret"].as_str().expect("a secret").to_owned();
     assert_eq!(call(&house, get.clone(), "/api/v1/models", &secret, "").await.status, 401, "no overlap was asked for");
     assert_eq!(call(&house, get.clone(), "/api/v1/models", &second, "").await.status, 200);
+    let long = call(&house, post.clone(), &format!("/api/v1/keys/{id}/rotate?overlap=31d"), &admin, "").await;
+    assert!(long.status == 400 && long.text.contains("up to 30 days"), "{}", long.text);
     let revoked = call(&house, delete.clone(), &format!("/api/v1/keys/{id}"), &admin, "").await.json();
     assert_eq!(revoked["state"], "revoked");
     assert_eq!(call(&house, get.clone(), "/api/v1/models", &second, "").await.status, 401);

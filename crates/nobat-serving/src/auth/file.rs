@@ -70,7 +70,10 @@ pub fn change<T>(
 /// `internal` when the folder cannot be written to.
 pub fn store(path: &Path, ring: &Keyring) -> Result<()> {
     let told = |error: &dyn std::fmt::Display| {
-        Error::internal(format!("cannot write keys file `{}`: {error}", path.display()))
+        Error::internal(format!(
+            "cannot write keys file `{}`: {error}; let the folder be written to, or change the file where it comes from",
+            path.display()
+        ))
     };
     let text = toml::to_string(&Document { keys: ring.records().to_vec() }).map_err(|error| told(&error))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
