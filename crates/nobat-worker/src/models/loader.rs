@@ -17,21 +17,15 @@ use nobat_core::signature::{ModelSignature, ModelState};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use super::chain_load::{self, Fingerprint, KnownModels, NotLoaded};
+use super::chain_load::{Fingerprint, KnownModels, NotLoaded};
 use super::chains;
-use super::files;
-use super::install::{Installer, LoadedVersion};
-use super::load::{Load, PreparedVersion};
+use super::install::Installer;
 use super::manifest::Manifest;
-use super::memory::Memory;
-use super::scan::{FoundModel, FoundVersion, ScanResult, scan};
+use super::scan::{FoundModel, ScanResult, scan};
 use super::settings::{self, ModelSettings};
-use super::transforms;
-use crate::batch::controller::Controller;
+use super::version_loads::VersionLoads;
 use crate::model::{Table, Version};
 use crate::state::{RoutedChains, ServedModel, WorkerState, unready};
-use crate::tune::limit::{LoadLimit, RUN_LIMIT};
-use crate::tune::sizing::{self, Resources};
 
 /// How often the manifest is checked.
 const MANIFEST_EVERY: Duration = Duration::from_secs(1);
@@ -360,83 +354,6 @@ impl Loader {
             served.pending = vec![unready(name, version, ModelState::Failed, reason)];
         }
         self.state.changed.notify_one();
-    }
-}
-
-/// Loads the versions of one model, one after the other.
-struct VersionLoads<'a> {
-    state: &'a WorkerState,
-    name: &'a SmolStr,
-    settings: &'a ModelSettings,
-    /// What the route says, of a chain that is declared as one.
-    routed: Option<&'a ChainDefinition>,
-    /// Load unchanged versions too.
-    reload_all: bool,
-    /// Engines per version; where nothing serves yet, the first version that loads decides.
-    sessions: Option<u32>,
-}
-
-impl VersionLoads<'_> {
-    /// Loads a version; `None` when `current` is the same already.
-    fn load(
-        &mut self,
-        found: &FoundVersion,
-        current: Option<&Arc<Version>>,
-    ) -> Result<Option<LoadedVersion>, NotLoaded> {
-        if chains::is_chain(&found.file) {
-            let current = current.filter(|_| !self.reload_all);
-            let version = chain_load::load(self.state, self.name, found, self.settings, self.routed, current)?;
-            return Ok(version.map(|version| LoadedVersion { version: Arc::new(version), engines: Vec::new() }));
-        }
-        let found = &FoundVersion { file: transforms::graph(found, self.settings)?, ..found.clone() };
-        let files = files::read(&found.file, &transforms::side_files(found, self.settings))?;
-        let loaded_with = self.settings.of_load(found);
-        let unchanged = current.filter(|own| own.signature.digest == files.digest && own.loaded_with == loaded_with);
-        let samples = unchanged.and_then(|own| own.samples.complete());
-        if !self.reload_all && unchanged.is_some() && samples.is_none() {
-            return Ok(None);
-        }
-        let limit = LoadLimit { watchdog: &self.state.watchdog, run: RUN_LIMIT, stop: &self.state.draining };
-        let load = Load {
-            name: self.name,
-            found,
-            files: &files,
-            settings: self.settings,
-            limit: &limit,
-            samples: samples.as_deref(),
-            on_signature: &|signature| self.state.publish_loading(signature),
-        };
-        let prepared = load.prepare()?;
-        let sessions = match self.sessions {
-            Some(sessions) => sessions,
-            None => *self.sessions.insert(self.session_count(&prepared)?),
-        };
-        let PreparedVersion { signature, engine, example, transformed, wants_samples, .. } = prepared;
-        let engines = load.sessions(engine, &signature, transformed.as_ref(), sessions)?;
-        let batching = &self.settings.config.batching;
-        let most = transformed.as_ref().map_or(signature.max_batch_size, |own| own.cost.units_of(own.padded));
-        let controller = Controller::new(batching, most);
-        let stats = self.state.counters.of(self.name, &found.version);
-        let version = Version::new(signature, controller, stats, batching.max_batch_bytes).loaded(
-            loaded_with,
-            example,
-            wants_samples,
-        );
-        let version = version.transformed(transformed);
-        Ok(Some(LoadedVersion { version: Arc::new(version), engines }))
-    }
-
-    /// How many sessions the model gets, by what its first one took.
-    fn session_count(&self, prepared: &PreparedVersion) -> Result<u32, String> {
-        let config = &self.settings.config;
-        let resources = Resources {
-            cores: sizing::cores(),
-            free_bytes: Memory::now(config.loading.memory_limit_bytes).left(),
-            session_bytes: prepared.session_bytes,
-            row_s: prepared.row_s,
-            gpu: prepared.gpu,
-        };
-        sizing::sessions(config.sessions, resources)
     }
 }
 

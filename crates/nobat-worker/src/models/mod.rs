@@ -21,3 +21,4 @@ pub mod rows;
 pub(crate) mod scan;
 pub(crate) mod settings;
 pub(crate) mod transforms;
+mod version_loads;
