@@ -37,7 +37,8 @@ impl RedisStore {
             Some(record) if record.flags & flag::STRIPPED != 0 => Ok(None),
             Some(record) if record.flags & flag::BLOB != 0 => {
                 let payload = redis::cmd("GET").arg(queue.payload(&key_of(id))).clone();
-                Ok(self.query::<Option<Vec<u8>>>(&payload, "a payload").await?.map(Bytes::from))
+                let payload = self.values.send_patiently(&payload).await?;
+                Ok(parse::<Option<Vec<u8>>>(payload, "a payload")?.map(Bytes::from))
             }
             Some(record) => Ok(Some(bytes.slice(record.head_len..record.tail_at))),
             None => Ok(None),
@@ -81,7 +82,8 @@ impl RedisStore {
 
     /// Reads a result that travels beside its record.
     async fn fetch_result(&self, queue: &QueueKeys, mut view: JobView, token: u64) -> Result<JobView> {
-        let packed = match self.send(redis::cmd("GET").arg(queue.result(&key_of(view.id), token))).await? {
+        let get = redis::cmd("GET").arg(queue.result(&key_of(view.id), token)).clone();
+        let packed = match self.values.send_patiently(&get).await? {
             Value::BulkString(packed) => packed.into(),
             // Both have one ttl; its record went a moment later.
             _ => Bytes::new(),

@@ -69,6 +69,7 @@ impl RedisQueue {
         let manager = ConnectionManager::new(endpoint.clone(), Some(handle.clone()))
             .subscribed(channels, on_push)
             .reporting_to(refusals.clone());
+        let values = ConnectionManager::new(endpoint.clone(), Some(handle.clone()));
         let (server, ids) = startup::prepare(&manager, &prefix, &settings).await?;
         let store = Arc::new(RedisStore {
             endpoint,
@@ -76,6 +77,7 @@ impl RedisQueue {
             settings,
             ids,
             manager,
+            values,
             queues: RwLock::default(),
             numbering: tokio::sync::Mutex::default(),
             signals,

@@ -28,6 +28,9 @@ pub(crate) struct RedisStore {
     pub(crate) ids: IdIssuer,
     /// Administration, registry and sweeps; its driver runs on `runtime`.
     pub(crate) manager: ConnectionManager,
+    /// Reads inputs and results of any size, and subscribes to nothing: the server closes a
+    /// connection that does once 32 MiB wait on it (`client-output-buffer-limit pubsub`).
+    pub(crate) values: ConnectionManager,
     pub(crate) queues: RwLock<KnownQueues>,
     /// Held while a model's number is asked for: one asks, the others wait in turn.
     pub(crate) numbering: tokio::sync::Mutex<()>,

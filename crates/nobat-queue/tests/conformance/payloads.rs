@@ -1,6 +1,6 @@
 //! What jobs carry comes through as it was.
 
-use nobat_core::job::{JobState, NewJob};
+use nobat_core::job::{JobOptions, JobState, NewJob};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -10,6 +10,7 @@ on_every_store! {
     every_byte_comes_through
     empty_payloads_and_results_are_fine
     large_tensors_come_through_both_ways
+    a_tensor_of_forty_megabytes_comes_through_both_ways
     rows_and_trace_travel_along
     a_large_payload_survives_retry_and_redrive
     a_large_batch_is_leased_and_settled_at_once
@@ -55,6 +56,19 @@ async fn large_tensors_come_through_both_ways(backend: Backend) {
         let view = client.wait(id, PATIENCE).await.expect("the store answers").expect("it is there");
         assert!(outputs(&view) == bytes, "{len} bytes came back different");
     }
+}
+
+/// Redis closes a connection that is subscribed to a channel once 32 MiB wait on it.
+async fn a_tensor_of_forty_megabytes_comes_through_both_ways(backend: Backend) {
+    let store = backend.open().await;
+    let _echo = Echo::start(&*store.queue, MODEL, 8).await;
+    let (client, bytes) = (store.queue.client(), bytes::Bytes::from(vec![7; 40 << 20]));
+    let later = JobOptions { delay: Some(PATIENCE), ..JobOptions::default() };
+    let waits = client.enqueue(NewJob { payload: bytes.clone(), ..job_with("", later) }).await.expect("accepted").id;
+    assert!(store.queue.input(waits).await.expect("reads") == Some(bytes.clone()), "its input is read");
+    let view = client.call(NewJob { payload: bytes.clone(), ..job("") }, PATIENCE).await.expect("an answer");
+    assert!(outputs(&view) == bytes, "it came back different");
+    assert!(outputs(&get(&*store.queue, view.id).await) == bytes, "it is stored differently");
 }
 
 async fn rows_and_trace_travel_along(backend: Backend) {

@@ -25,6 +25,8 @@ use super::settle_call::{ServerClock, SettleCall};
 use super::wake_token::WakeToken;
 use crate::api::{Consumer, LeaseReply};
 
+/// Bytes of payloads that are read over the process' connection for large values.
+const LARGE: usize = 4 << 20;
 /// Settlements one call carries; the rest go in the next.
 const SETTLE_MAX: usize = 512;
 /// How long one call waits out a fault before it reports it.
@@ -244,7 +246,10 @@ impl RedisConsumer {
             return;
         }
         let names: Vec<_> = wanted.iter().map(|&at| self.queue.payload(&key_of(out.leased[at].id))).collect();
-        let reply = self.manager.send(redis::cmd("MGET").arg(names)).await.map_err(|e| to_error(&e));
+        let bytes: usize = wanted.iter().filter_map(|&at| Some(held(&out.leased[at])?.payload_len)).sum();
+        // What this connection is subscribed to bounds what may wait on it.
+        let manager = if bytes > LARGE { &self.store.values } else { &self.manager };
+        let reply = manager.send(redis::cmd("MGET").arg(names)).await.map_err(|e| to_error(&e));
         let payloads = reply.and_then(|reply| parse::<Vec<Option<Vec<u8>>>>(reply, "payloads"));
         if let Err(e) = &payloads {
             log::warn!(model = self.queue.model.as_str(); "payloads could not be read, their jobs are given back: {e}");
