@@ -87,6 +87,9 @@ pub(crate) struct Filter {
     /// Only with this tag.
     #[arg(long)]
     tag: Option<String>,
+    /// Only those that were made for the job of this id: a chain's steps elsewhere, a route's.
+    #[arg(long, value_name = "JOB")]
+    parent: Option<String>,
     /// Only those whose last error has this code, such as inference_failed.
     #[arg(long, value_name = "CODE")]
     error: Option<String>,
@@ -115,6 +118,7 @@ impl Filter {
             ("model", &self.model),
             ("state", &self.state),
             ("tag", &self.tag),
+            ("parent", &self.parent),
             ("error", &self.error),
             ("priority", &priority),
             ("owner", &self.owner),

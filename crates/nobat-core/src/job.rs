@@ -263,6 +263,7 @@ impl JobResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::IdIssuer;
     use crate::timings::StepTiming;
 
     #[test]
@@ -276,8 +277,10 @@ mod tests {
             run_us: 70_000,
             batch_size: 2,
             worker: "abc".into(),
+            job: None,
         };
-        for steps in [vec![], vec![step.clone()], vec![step.clone(), step]] {
+        let elsewhere = StepTiming { job: Some(IdIssuer::new([1; 16]).issue(7, 8, 9, OwnerId(1))), ..step.clone() };
+        for steps in [vec![], vec![step.clone()], vec![elsewhere, step]] {
             let timings = Timings { attempts: 1, steps, ..Timings::default() };
             let result = JobResult { timings, outputs: outputs.clone().into() };
             assert_eq!(JobResult::decode(result.encode()), Some(result));

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::id::JobId;
 use crate::varint::{put_bytes, put_u64, take_bytes, take_u64};
 
 /// Where a job's time went.
@@ -28,12 +29,13 @@ pub struct Timings {
     pub attempts: u32,
     /// Short id of the worker that ran it.
     pub worker: SmolStr,
-    /// Of a chain, each step that ran, in the order in which they began.
+    /// Of a chain, each step that ran, and of a route, each target that answered, in the order
+    /// in which they began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepTiming>,
 }
 
-/// Where a step of a chain spent its time.
+/// Where a step of a chain, or a target of a route, spent its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepTiming {
     /// The step's name.
@@ -48,6 +50,9 @@ pub struct StepTiming {
     pub batch_size: u32,
     /// Short id of the worker that ran it.
     pub worker: SmolStr,
+    /// The job that it was, where it was one of its own; of several that which ran longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
 }
 
 impl Timings {
@@ -87,6 +92,7 @@ impl Timings {
                 put_u64(out, value);
             }
             put_bytes(out, step.worker.as_bytes());
+            put_bytes(out, step.job.map(|job| job.to_string()).unwrap_or_default().as_bytes());
         }
     }
 
@@ -100,7 +106,8 @@ impl Timings {
             let name = text(rest)?;
             let (start_us, wait_us, run_us) = (take_u64(rest)?, take_u64(rest)?, take_u64(rest)?);
             let batch_size = u32::try_from(take_u64(rest)?).ok()?;
-            steps.push(StepTiming { name, start_us, wait_us, run_us, batch_size, worker: text(rest)? });
+            let (worker, job) = (text(rest)?, text(rest)?.parse().ok());
+            steps.push(StepTiming { name, start_us, wait_us, run_us, batch_size, worker, job });
         }
         rest.is_empty().then_some(steps)
     }

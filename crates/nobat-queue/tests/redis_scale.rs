@@ -15,7 +15,7 @@ use nobat_core::ErrorCode;
 use nobat_core::job::{JobError, JobOptions, JobState, LeasedJob, NewJob, Outcome, Settlement};
 use nobat_core::tags::Tags;
 use nobat_queue::redis::RedisQueue;
-use nobat_queue::{Consumer, Queue, QueueClient, QueueSettings};
+use nobat_queue::{Consumer, ListFilter, Queue, QueueClient, QueueSettings};
 use redis_support::shim::Shim;
 use redis_support::*;
 
@@ -405,6 +405,32 @@ async fn the_index_costs_few_bytes_a_job() {
     let index = bytes[2] - bytes[1];
     println!("{jobs} jobs with two tags: {:.0} bytes each, {index:.0} more with the index", bytes[1]);
     assert!(index <= 140.0, "{index:.0} bytes of index a job");
+}
+
+/// What a storm of errors leaves in the index is bounded, and the newest are found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_errors_leaves_bounded_lists() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let (client, cancelled) = (queue.client(), ErrorCode::JobCancelled);
+    let mut last = None;
+    for _ in 0..9 {
+        let some = futures::future::join_all((0..5_000).map(|_| client.enqueue(job(vec![7; 8])))).await;
+        let ids: Vec<_> = some.into_iter().map(|accepted| accepted.expect("accepted").id).collect();
+        let ended = futures::future::join_all(ids.iter().map(|&id| queue.cancel(id))).await;
+        assert!(ended.iter().all(Result::is_ok));
+        last = ids.last().copied();
+    }
+    let mut connection = server.connection();
+    let code = ErrorCode::ALL.iter().position(|&own| own == cancelled).expect("a code");
+    let lists = format!("*:e:{code}:[0-9]*");
+    let names: Vec<String> = redis::cmd("KEYS").arg(lists).query(&mut connection).expect("the lists");
+    let length = |name: &String| redis::cmd("LLEN").arg(name).query::<u64>(&mut server.connection()).expect("a length");
+    let entries: u64 = names.iter().map(length).sum();
+    assert!(names.len() == 3 && (20_000..=30_000).contains(&entries), "{entries} entries in {names:?}");
+    let filter = ListFilter { error: Some(cancelled), ..ListFilter::default() };
+    let page = queue.list(&filter, None, 10).await.expect("lists");
+    assert_eq!(page.jobs.first().map(|view| view.id), last, "the newest first");
 }
 
 fn keys(server: &Server) -> u64 {

@@ -69,7 +69,8 @@ impl Library {
         let text = |number: u64| number.to_string().into_bytes();
         let mut args = vec![text(call.want as u64), Vec::new(), text(LEASE_US), call.token.to_le_bytes().to_vec()];
         args.extend([text(call.again_us), text(60_000_000), text(1_000), text(60_000)]);
-        args.extend([b"nobat:lane:".to_vec(), b"nobat:keeper:".to_vec(), call.register.clone(), call.withdraw.clone()]);
+        args.extend([b"nobat:lane:".to_vec(), b"nobat:keeper:".to_vec(), text(1)]);
+        args.extend([call.register.clone(), call.withdraw.clone()]);
         args.push(if call.elsewhere { b"another_".to_vec() } else { b"consumer".to_vec() });
         args.extend([text(call.stored.len() as u64), text(call.failed.len() as u64)]);
         for (lease, record) in &call.stored {

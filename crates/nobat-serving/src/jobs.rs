@@ -16,6 +16,8 @@ use crate::state::ServingState;
 /// Calls to the store for a page that is empty so far; a longer search goes on from
 /// the page's cursor.
 const MAX_LOOKS: usize = 20;
+/// And how long such calls go on being made: a page answers soon, whatever it finds.
+const LOOK_FOR: Duration = Duration::from_millis(40);
 /// Models whose idempotency keys a text is looked for among.
 const MODELS_ASKED: usize = 200;
 
@@ -181,10 +183,12 @@ pub(crate) async fn page(
         page.jobs.retain(|job| job.owner == context.owner || context.covers(route_jobs::shown(&job.model)));
         Ok::<_, Error>(page)
     };
+    let began = Instant::now();
     let mut page = look(cursor).await?;
     // A store looks through so many jobs a call, and none of them may be the caller's.
     for _ in 0..MAX_LOOKS {
-        let Some(cursor) = page.cursor.take_if(|_| page.jobs.is_empty()) else { break };
+        let goes_on = page.jobs.is_empty() && began.elapsed() < LOOK_FOR;
+        let Some(cursor) = page.cursor.take_if(|_| goes_on) else { break };
         page = look(Some(&cursor)).await?;
     }
     Ok(page)

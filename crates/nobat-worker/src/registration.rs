@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nobat_core::statistics::WorkerReport;
-use nobat_queue::{LOADS, WorkerCommand, WorkerInfo, drained_workers};
+use nobat_queue::{LEASES, LOADS, RESIDENT_BYTES, WorkerCommand, WorkerInfo, drained_workers};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::models::loader::LoadCommand;
+use crate::models::memory::resident_bytes;
 use crate::state::WorkerState;
 
 /// A worker is forgotten so long after its last heartbeat.
@@ -72,6 +73,8 @@ fn info(state: &WorkerState) -> WorkerInfo {
     let statistics = versions.iter().map(|version| version.stats.counted().statistics).collect();
     let mut report = serde_json::to_value(WorkerReport { nonce, statistics }).unwrap_or_default();
     report[LOADS] = serde_json::to_value(&*state.loads.lock()).unwrap_or_default();
+    report[LEASES] = state.trackers.held().into();
+    report[RESIDENT_BYTES] = resident_bytes().into();
     report["batching"] = versions.iter().map(|version| version.report()).collect();
     WorkerInfo {
         id: state.id.clone(),

@@ -16,6 +16,7 @@ use nobat_serving::timing::server_timing;
 use nobat_serving::{Prediction, Predictor};
 
 use super::job_objects::{ExplainObject, JobList, JobObject, job_url};
+use super::tensor_views;
 use crate::context::SERVER_TIMING;
 use crate::prefer::{PREFER, PREFERENCE_APPLIED};
 use crate::rows::{self, Format};
@@ -33,9 +34,22 @@ pub(super) fn answered(
     signature: Option<&ModelSignature>,
 ) -> HttpResponse {
     let outputs = &prediction.response.outputs;
-    let mut json = Vec::with_capacity(320 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>());
+    let room = 320 + 3 * outputs.iter().map(|output| output.data.len()).sum::<usize>();
+    told(prediction, model, room, |json| rows::members(json, outputs, form, signature))
+}
+
+/// 200 with the first values of each output.
+pub(super) fn previewed(prediction: &Prediction, model: &str) -> HttpResponse {
+    told(prediction, model, 4096, |json| {
+        json.extend_from_slice(b"\"outputs\":");
+        tensor_views::preview(json, &prediction.response.outputs);
+    })
+}
+
+fn told(prediction: &Prediction, model: &str, room: usize, outputs: impl FnOnce(&mut Vec<u8>)) -> HttpResponse {
+    let mut json = Vec::with_capacity(room);
     head(&mut json, prediction.job, model, &prediction.response.version);
-    rows::members(&mut json, outputs, form, signature);
+    outputs(&mut json);
     json.extend_from_slice(b",\"explain\":");
     // Writing to a vector cannot fail, and the struct has no map with odd keys.
     let _ = serde_json::to_writer(&mut json, &ExplainObject::of(&prediction.timings, prediction.cache));
@@ -70,22 +84,29 @@ pub(super) fn pending(view: &JobView) -> HttpResponse {
     accepted_job(&JobObject::from(view))
 }
 
-/// A job's input as JSON: its tensors flat, as v2 takes them.
-pub(super) fn printed(view: &JobView, asked: &InferRequest) -> Vec<u8> {
-    let mut json = Vec::with_capacity(256 + 4 * asked.inputs.iter().map(|tensor| tensor.data.len()).sum::<usize>());
+/// A job's input as JSON: its tensors flat, as v2 takes them, or the beginning of each.
+pub(super) fn printed(view: &JobView, asked: &InferRequest, whole: bool) -> Vec<u8> {
+    let bytes = asked.inputs.iter().map(|tensor| tensor.data.len()).sum::<usize>();
+    let mut json = Vec::with_capacity(256 + if whole { 4 * bytes } else { 4096 });
     json.extend_from_slice(b"{\"id\":");
     encode::string(&mut json, &view.id.to_string());
     json.extend_from_slice(b",\"model\":");
     encode::string(&mut json, shown_model(&view.model));
-    json.extend_from_slice(b",\"inputs\":[");
-    for (at, tensor) in asked.inputs.iter().enumerate() {
-        json.extend_from_slice(if at == 0 { b"{" } else { b",{" });
-        encode::header(&mut json, tensor);
-        json.extend_from_slice(b",\"data\":");
-        encode::flat(&mut json, tensor);
-        json.push(b'}');
+    json.extend_from_slice(b",\"inputs\":");
+    if whole {
+        json.push(b'[');
+        for (at, tensor) in asked.inputs.iter().enumerate() {
+            json.extend_from_slice(if at == 0 { b"{" } else { b",{" });
+            encode::header(&mut json, tensor);
+            json.extend_from_slice(b",\"data\":");
+            encode::flat(&mut json, tensor);
+            json.push(b'}');
+        }
+        json.push(b']');
+    } else {
+        tensor_views::preview(&mut json, &asked.inputs);
     }
-    json.extend_from_slice(b"],\"outputs\":[");
+    json.extend_from_slice(b",\"outputs\":[");
     for (at, name) in asked.outputs.iter().enumerate() {
         json.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
         encode::string(&mut json, name);

@@ -15,6 +15,7 @@ use nobat_core::job::{JobState, JobView};
 use nobat_serving::Predictor;
 use nobat_serving::RequestContext;
 
+use super::held::Held;
 use super::job_objects::{EventObject, JobObject};
 use crate::context;
 use crate::error::ApiResult;
@@ -30,7 +31,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A job's events
 ///
 /// One event per state, named by it, with the job as data; the stream ends
-/// with the job. A heartbeat comment every 15 s. `Last-Event-ID` is honoured.
+/// with the job, and with the key or session that it was asked for with. A heartbeat comment every 15 s. `Last-Event-ID` is honoured.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", tag = "jobs", operation_id = "job_events",
     params(
@@ -44,7 +45,9 @@ pub(crate) async fn events(request: HttpRequest, id: Path<String>, predictor: Da
     let context = context::of(&request);
     let view = predictor.job(&context, &id, Duration::ZERO).await?;
     let seen = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-    let follower = Follower { predictor, context, id: id.into_inner(), seen, sent: Instant::now(), next: Some(view) };
+    let held = Held::of(&request);
+    let (id, sent) = (id.into_inner(), Instant::now());
+    let follower = Follower { predictor, context, held, id, seen, sent, next: Some(view) };
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
@@ -54,6 +57,7 @@ pub(crate) async fn events(request: HttpRequest, id: Path<String>, predictor: Da
 struct Follower {
     predictor: Data<Predictor>,
     context: RequestContext,
+    held: Held,
     id: String,
     /// Id of the last event the client has.
     seen: Option<u64>,
@@ -75,7 +79,7 @@ impl Follower {
     /// The next event or heartbeat; `None` at the end.
     async fn step(&mut self) -> Option<String> {
         loop {
-            let view = self.next.take()?;
+            let view = self.next.take().filter(|_| self.held.stands(&self.predictor))?;
             let event = event_id(&view);
             if self.seen.is_none_or(|seen| seen < event) {
                 self.seen = Some(event);

@@ -32,6 +32,9 @@ pub(crate) struct FilterParameters {
     /// Only those with this tag
     #[param(required = false)]
     tag: Option<String>,
+    /// Only those that were made for the job of this id
+    #[param(required = false)]
+    parent: Option<String>,
     /// Only the job of this id or idempotency key, those with this tag, and those of the
     /// request of this id that its caller gave (`x-request-id`)
     #[param(required = false)]
@@ -93,6 +96,11 @@ impl JobFilter {
             "tag" => {
                 tags::check(value)?;
                 filter.tag = Some(value.into());
+            }
+            "parent" => {
+                let id =
+                    value.parse().map_err(|_| invalid(format!("parent is `{}`; it takes a job's id", clip(value))))?;
+                filter.parent = Some(id);
             }
             "q" if value.trim().is_empty() => {}
             "q" => filter.text = Some(value.trim().into()),

@@ -42,6 +42,8 @@ pub(crate) struct JobObject {
     /// By what it is found again.
     #[schema(example = json!(["team=vision"]))]
     pub tags: Vec<String>,
+    /// The job that it was made for: a chain's, for a step that ran elsewhere, or a route's.
+    pub parent: Option<String>,
     /// Id of the key whose job it is; null where no keys are asked for.
     pub owner: Option<String>,
     /// Its last error.
@@ -118,15 +120,16 @@ pub(crate) struct ExplainObject {
     /// What the model's cache did for this answer: `hit`, `miss`, `coalesced` (an
     /// identical request's run) or `bypass`; `none` without one, and for a job that is read later.
     pub cache: &'static str,
-    /// Of a chain, its steps in the order in which they began.
+    /// Of a chain, its steps in the order in which they began; of a route that asks several,
+    /// those that answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepObject>,
 }
 
-/// Where a step of a chain spent its time.
+/// Where a step of a chain, or a target of a route, spent its time.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StepObject {
-    /// Its name.
+    /// Its name; of a route's, the target's.
     #[schema(value_type = String)]
     pub name: SmolStr,
     /// From the start of the chain to that of the step, microseconds.
@@ -140,12 +143,15 @@ pub(crate) struct StepObject {
     /// Short id of the worker that ran it.
     #[schema(value_type = String)]
     pub worker: SmolStr,
+    /// The job that it was, where it was one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
 }
 
 impl From<&StepTiming> for StepObject {
     fn from(timing: &StepTiming) -> StepObject {
-        let StepTiming { name, start_us, wait_us, run_us, batch_size, worker } = timing.clone();
-        StepObject { name, start_us, wait_us, run_us, batch_size, worker }
+        let StepTiming { name, start_us, wait_us, run_us, batch_size, worker, job } = timing.clone();
+        StepObject { name, start_us, wait_us, run_us, batch_size, worker, job: job.map(|job| job.to_string()) }
     }
 }
 
@@ -182,6 +188,7 @@ impl From<&JobView> for JobObject {
             created_at_ms: view.created_at_ms,
             finished_at_ms: view.finished_at_ms,
             tags: view.tags.iter().map(str::to_owned).collect(),
+            parent: view.tags.parent().map(|parent| parent.to_string()),
             owner: owner(view.owner),
             error: view.error.as_ref().map(|error| JobErrorObject::new(error.code, &error.message)),
             explain: view.result.as_ref().map(|result| ExplainObject::of(&result.timings, CacheOutcome::None)),

@@ -11,10 +11,11 @@ use nobat_serving::{Answer, Predictor};
 use smol_str::SmolStr;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::answers::{accepted_job, answered, bounded, listed, pending, printed};
+use super::answers::{accepted_job, answered, bounded, listed, pending, previewed, printed};
 use super::events::{__path_events, events};
 use super::job_filter::{FilterParameters, JobFilter};
 use super::job_objects::{InputObject, JobList, JobObject, ResultObject};
+use super::tensor_views;
 use crate::access::Access;
 use crate::context;
 use crate::endpoint::endpoint;
@@ -26,7 +27,7 @@ use crate::rows::Format;
 
 const MAX_PAGE: usize = 1_000;
 const LISTED_BY: &[&str] =
-    &["model", "state", "priority", "owner", "error", "tag", "q", "since", "until", "limit", "cursor"];
+    &["model", "state", "priority", "owner", "error", "tag", "parent", "q", "since", "until", "limit", "cursor"];
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
@@ -52,7 +53,7 @@ pub(super) fn configure(config: &mut ServiceConfig) {
     responses((status = 200, description = "The job", body = JobObject), Refusals),
 )]
 pub(crate) async fn get(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    let (wait, _) = wait_and_form(&request, &["wait"])?;
+    let wait = reading(&request, &["wait"])?.wait;
     let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
     Ok(HttpResponse::Ok().json(JobObject::from(&view)))
 }
@@ -66,7 +67,8 @@ pub(crate) async fn get(request: HttpRequest, id: Path<String>, predictor: Data<
     params(
         ("id" = String, Path, description = "The job's id"),
         EndParameter,
-        ("form" = Option<String>, Query, description = "`row` (default), `column`, or `record` as tables are answered", pattern = "^(row|column|record)$"),
+        ("form" = Option<String>, Query, description = "`row` (default), `column`, or `record` as tables are answered; `preview`: the first values of each output, and how many it has", pattern = "^(row|column|record|preview)$"),
+        ("tensor" = Option<String>, Query, description = "Only the output of this name, as a file: NumPy's, or JSON of texts"),
     ),
     responses(
         (status = 200, description = "The result", body = ResultObject),
@@ -75,11 +77,15 @@ pub(crate) async fn get(request: HttpRequest, id: Path<String>, predictor: Data<
     ),
 )]
 pub(crate) async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    let (wait, form) = wait_and_form(&request, &["wait", "form"])?;
+    let Reading { wait, form, tensor } = reading(&request, &["wait", "form", "tensor"])?;
     let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
     let model = SmolStr::from(shown_model(&view.model));
     match Answer::of(view)? {
         Answer::Done(prediction) => {
+            if let Some(name) = tensor {
+                return Ok(tensor_views::file(&prediction.response.outputs, &name)?);
+            }
+            let Some(form) = form else { return Ok(previewed(&prediction, &model)) };
             let version = &prediction.response.version;
             let entry = predictor.entry(&model).ok();
             // The version that answered may be gone: another says as much of its outputs.
@@ -99,13 +105,28 @@ pub(crate) async fn result(request: HttpRequest, id: Path<String>, predictor: Da
 /// is kept.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/input", tag = "jobs", operation_id = "get_input",
-    params(("id" = String, Path, description = "The job's id")),
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("form" = Option<String>, Query, description = "`preview`: the first values of each tensor, and how many it has", pattern = "^preview$"),
+        ("tensor" = Option<String>, Query, description = "Only the input of this name, as a file: NumPy's, or JSON of texts"),
+    ),
     responses((status = 200, description = "The input", body = InputObject), Refusals),
 )]
 pub(crate) async fn input(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
-    query::none(&request)?;
+    let (mut whole, mut tensor) = (true, None);
+    query::each(request.query_string(), &["form", "tensor"], |name, value| {
+        match (name, value) {
+            ("tensor", name) => tensor = Some(name.to_owned()),
+            (_, "preview") => whole = false,
+            _ => return Err(Error::new(ErrorCode::InvalidParameter, "form takes `preview`, or is left out")),
+        }
+        Ok(())
+    })?;
     let (view, asked) = predictor.job_input(&context::of(&request), &id).await?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(printed(&view, &asked)))
+    match tensor {
+        Some(name) => Ok(tensor_views::file(&asked.inputs, &name)?),
+        None => Ok(HttpResponse::Ok().content_type("application/json").body(printed(&view, &asked, whole))),
+    }
 }
 
 /// Cancel a job
@@ -178,21 +199,32 @@ pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> Ap
     Ok(listed(predictor.jobs(&context, &filter, cursor.as_deref(), limit).await?))
 }
 
-fn wait_and_form(request: &HttpRequest, known: &[&'static str]) -> Result<(Option<Duration>, Format)> {
-    let mut wait = Prefer::of(request.headers()).wait;
-    let mut form = Format::Row;
+/// How a job or its result is read.
+struct Reading {
+    wait: Option<Duration>,
+    /// `None`: a preview.
+    form: Option<Format>,
+    /// The one output that is wanted.
+    tensor: Option<String>,
+}
+
+fn reading(request: &HttpRequest, known: &[&'static str]) -> Result<Reading> {
+    let wait = Prefer::of(request.headers()).wait;
+    let mut read = Reading { wait, form: Some(Format::Row), tensor: None };
     query::each(request.query_string(), known, |name, value| {
         match (name, value) {
-            ("wait", value) => wait = Some(query::wait(value)?),
-            (_, "row") => form = Format::Row,
-            (_, "column") => form = Format::Column,
-            (_, "record") => form = Format::Record,
+            ("wait", value) => read.wait = Some(query::wait(value)?),
+            ("tensor", name) => read.tensor = Some(name.to_owned()),
+            (_, "row") => read.form = Some(Format::Row),
+            (_, "column") => read.form = Some(Format::Column),
+            (_, "record") => read.form = Some(Format::Record),
+            (_, "preview") => read.form = None,
             _ => {
-                let message = "form takes `row`, `column` or `record`".to_owned();
+                let message = "form takes `row`, `column`, `record` or `preview`".to_owned();
                 return Err(Error::new(ErrorCode::InvalidParameter, message));
             }
         }
         Ok(())
     })?;
-    Ok((wait, form))
+    Ok(read)
 }

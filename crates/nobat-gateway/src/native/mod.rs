@@ -3,6 +3,7 @@
 mod answers;
 mod audit;
 mod events;
+mod held;
 mod inputs;
 mod job_filter;
 pub(crate) mod job_objects;
@@ -17,6 +18,7 @@ mod queues;
 mod routes;
 mod session;
 mod stream;
+mod tensor_views;
 mod webhooks;
 mod workers;
 

@@ -198,6 +198,10 @@ pub(crate) struct LiveWorkerObject {
     pub started_at_ms: u64,
     /// Sessions it runs.
     pub sessions: u32,
+    /// Jobs that it holds under leases; null of a worker that does not say.
+    pub leases: Option<u64>,
+    /// Resident memory of its process, in bytes; null of a worker that does not say.
+    pub resident_bytes: Option<u64>,
     /// The versions that it has, as far as the caller may see them.
     pub models: Vec<HeldVersionObject>,
 }

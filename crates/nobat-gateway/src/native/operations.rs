@@ -17,8 +17,9 @@ use crate::error::ApiResult;
 use crate::openapi::Refusals;
 use crate::query;
 
-const ASKED_BY: &[&str] =
-    &["action", "dry_run", "all", "model", "state", "priority", "owner", "error", "tag", "q", "since", "until"];
+const ASKED_BY: &[&str] = &[
+    "action", "dry_run", "all", "model", "state", "priority", "owner", "error", "tag", "parent", "q", "since", "until",
+];
 
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {

@@ -214,6 +214,7 @@ fn accepted_response(
         finished_at_ms: None,
         tags: tags.iter().map(str::to_owned).collect(),
         owner: owner(by),
+        parent: None,
         error: None,
         explain: None,
     };

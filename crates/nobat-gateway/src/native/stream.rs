@@ -14,12 +14,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::stream;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_runtime::now_ms;
-use nobat_serving::auth::Credential;
 use nobat_serving::{Predictor, RequestContext, shown_model};
 use serde_json::json;
 use utoipa_actix_web::service_config::ServiceConfig;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::held::Held;
 use super::job_objects::EventObject;
 use super::model_objects::{QueueList, QueueObject};
 use crate::access::Access;
@@ -27,14 +27,12 @@ use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::health::status_of;
 use crate::openapi::Refusals;
-use crate::{context, cookie, middleware, query};
+use crate::{context, query};
 
 /// How often a subscriber is told what has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A comment goes out when nothing else did for this long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often it is looked whether the caller may still see it.
-const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// Subscribers of a gateway at a time.
 const SUBSCRIBERS: usize = 256;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -61,23 +59,16 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     query::none(&request)?;
     let seat = Seat::take()?;
-    let headers = request.headers();
-    let held = match (middleware::text(headers, header::AUTHORIZATION), cookie::session(headers)) {
-        (Some(text), _) => Held::Authorization(text.to_owned()),
-        (None, Some(text)) => Held::Session(text.to_owned()),
-        (None, None) => Held::Nothing,
-    };
-    let since_ms: u64 = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let since_ms: u64 = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     let subscriber = Subscriber {
         predictor,
         context: context::of(&request),
-        held,
+        held: Held::of(&request),
         // Another gateway's clock may be ahead of this one's.
         since_ms: since_ms.min(now_ms()),
         told: [0; 2],
         begun: false,
         sent: Instant::now(),
-        checked: Instant::now(),
         _seat: seat,
     };
     let pieces = stream::unfold(subscriber, |mut subscriber| async move {
@@ -116,13 +107,6 @@ impl Drop for Seat {
     }
 }
 
-/// What the caller came with.
-enum Held {
-    Nothing,
-    Authorization(String),
-    Session(String),
-}
-
 struct Subscriber {
     predictor: Data<Predictor>,
     context: RequestContext,
@@ -133,7 +117,6 @@ struct Subscriber {
     told: [u64; 2],
     begun: bool,
     sent: Instant,
-    checked: Instant,
     _seat: Seat,
 }
 
@@ -146,7 +129,7 @@ impl Subscriber {
             piece.push_str("retry: 2000\n\n");
         }
         loop {
-            if self.predictor.state().is_draining() || !self.may_go_on() {
+            if self.predictor.state().is_draining() || !self.held.stands(&self.predictor) {
                 return None;
             }
             self.look(&mut piece);
@@ -158,20 +141,6 @@ impl Subscriber {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
-
-    /// Whether the key or the session still stands.
-    fn may_go_on(&mut self) -> bool {
-        if self.checked.elapsed() < CHECK_EVERY {
-            return true;
-        }
-        self.checked = Instant::now();
-        let credential = match &self.held {
-            Held::Nothing => Credential::None,
-            Held::Authorization(text) => Credential::Authorization(text),
-            Held::Session(text) => Credential::Session(text),
-        };
-        self.predictor.state().admission.auth.authenticate(credential).is_ok()
     }
 
     /// Prints what has changed.

@@ -38,16 +38,31 @@ struct Enable {
 /// Pending ones first, the next due first; then those that are over, the newest first.
 #[utoipa::path(
     get, path = "/api/v1/webhooks/deliveries", tag = "webhooks", operation_id = "list_deliveries",
-    params(("limit" = Option<u32>, Query, description = "Most deliveries shown", minimum = 1, maximum = 1000)),
+    params(
+        ("limit" = Option<u32>, Query, description = "Most deliveries shown", minimum = 1, maximum = 1000),
+        ("job" = Option<String>, Query, description = "Only those of the job of this id"),
+    ),
     responses((status = 200, description = "`deliveries`, without bodies and paths", body = Value), Refusals),
 )]
 pub(crate) async fn list(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
-    let mut limit = PAGE;
-    query::each(request.query_string(), &["limit"], |name, value| {
-        limit = query::number(name, value, 1, HISTORY_KEPT)?;
+    let (mut limit, mut job) = (PAGE, None);
+    query::each(request.query_string(), &["limit", "job"], |name, value| {
+        match name {
+            "job" => job = Some(value.to_owned()),
+            _ => limit = query::number(name, value, 1, HISTORY_KEPT)?,
+        }
         Ok(())
     })?;
-    let shown = predictor.state().webhooks.deliveries(limit).await?;
+    let webhooks = &predictor.state().webhooks;
+    let shown = match job {
+        None => webhooks.deliveries(limit).await?,
+        Some(job) => {
+            let mut shown = webhooks.deliveries(HISTORY_KEPT).await?;
+            shown.retain(|delivery| delivery["job"] == job.as_str());
+            shown.truncate(limit);
+            shown
+        }
+    };
     Ok(HttpResponse::Ok().json(json!({ "deliveries": shown })))
 }
 

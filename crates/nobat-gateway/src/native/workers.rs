@@ -44,6 +44,8 @@ fn shown(worker: &WorkerInfo, context: &RequestContext) -> LiveWorkerObject {
         started_at: known(worker.started_at_ms),
         started_at_ms: worker.started_at_ms,
         sessions: worker.sessions,
+        leases: worker.leases(),
+        resident_bytes: worker.resident_bytes(),
         models: covered
             .map(|model| HeldVersionObject {
                 name: model.name.to_string(),

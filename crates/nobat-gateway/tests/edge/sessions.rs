@@ -1,13 +1,17 @@
 //! Signing in from a browser: a cookie in a key's place, which ends with the key and
 //! changes nothing at another page's wish.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use nobat_queue::sqlite::SqliteQueue;
+use nobat_queue::{Queue, QueueSettings};
 use nobat_serving::auth::{self, Keyring, Scope};
 use serde_json::json;
 
 use crate::house::{House, Reply, send};
 use crate::keys::{key, with_keys};
+use crate::shared::Redis;
 
 const OWN: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("nobat-console", "1")];
 
@@ -128,6 +132,70 @@ async fn a_session_is_renewed_ends_with_its_key_and_is_taken_back() {
         }
     }
     house.stop().await;
+}
+
+/// Everything that a stream sends until it ends.
+async fn rest_of(mut stream: reqwest::Response) -> String {
+    let mut text = String::new();
+    while let Ok(Some(chunk)) = stream.chunk().await {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    text
+}
+
+async fn streams_end_with_their_session(queue: Arc<dyn Queue>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("keys.toml");
+    let (mut ring, now) = (Keyring::default(), auth::now_s());
+    let own = ring.add(key("own", Scope::Predict, &[], None), now).expect("made");
+    let other = ring.add(key("other", Scope::Predict, &[], None), now).expect("made");
+    let house = House::on(queue, with_keys(&path, &ring), json!({}), Duration::ZERO).await;
+    let post = |path: &str| reqwest::Client::new().post(house.url(path));
+    let (mut streams, mut jobs) = (Vec::new(), Vec::new());
+    for secret in [&own, &other] {
+        let session = cookie(&sign_in(&house, json!({ "key": secret }), &[]).await);
+        let later = post("/api/v1/predict/echo?delay=1h").body(r#"{"instances": [[1, 2]]}"#);
+        let later = send(later, Some(secret), &[]).await;
+        let id = later.json()["id"].as_str().expect("a job").to_owned();
+        for (path, header, value) in [
+            ("/api/v1/events".to_owned(), "cookie", session.clone()),
+            (format!("/api/v1/jobs/{id}/events"), "cookie", session.clone()),
+            (format!("/api/v1/jobs/{id}/events"), "authorization", format!("Bearer {secret}")),
+        ] {
+            let request = reqwest::Client::new().get(house.url(&path)).header(header, value);
+            let mut stream = request.send().await.expect("a stream");
+            assert_eq!(stream.status(), 200, "{path}");
+            assert!(stream.chunk().await.expect("reads").is_some(), "{path} begins");
+            streams.push(stream);
+        }
+        jobs.push(id);
+    }
+    ring.revoke("own").expect("revoked");
+    auth::store(&path, &ring).expect("stored");
+    let others = streams.split_off(3);
+    let ended = futures::future::join_all(streams.into_iter().map(rest_of));
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.expect("they end with their key");
+    assert!(ended.iter().all(|text| !text.contains("event: cancelled")), "{ended:?}");
+    // Those of who may go on are still told.
+    let cancelled = send(post(&format!("/api/v1/jobs/{}/cancel", jobs[1])), Some(&other), &[]).await;
+    assert_eq!(cancelled.status, 200, "{}", cancelled.text);
+    for told in futures::future::join_all(others.into_iter().skip(1).map(rest_of)).await {
+        assert!(told.contains("event: cancelled"), "{told}");
+    }
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_their_session_on_the_embedded_store() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let queue = SqliteQueue::open(dir.path(), QueueSettings::default()).expect("an embedded queue");
+    streams_end_with_their_session(queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_their_session_on_redis() {
+    let redis = Redis::start();
+    streams_end_with_their_session(redis.queue().await).await;
 }
 
 async fn with_body(house: &House, cookie: &str, more: &[(&str, &str)]) -> Reply {

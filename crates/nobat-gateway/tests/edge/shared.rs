@@ -17,14 +17,14 @@ use serde_json::json;
 use crate::house::House;
 
 /// A redis-server of the test's own, killed by its id.
-struct Redis {
+pub(crate) struct Redis {
     process: Child,
     port: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub(crate) fn start() -> Redis {
         let dir = tempfile::tempdir().expect("a folder");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let process = Command::new("redis-server")
@@ -41,7 +41,7 @@ impl Redis {
         Redis { process, port, _dir: dir }
     }
 
-    async fn queue(&self) -> Arc<dyn Queue> {
+    pub(crate) async fn queue(&self) -> Arc<dyn Queue> {
         let url = format!("redis://127.0.0.1:{}", self.port);
         RedisQueue::connect(&url, QueueSettings::default(), "nobat").await.expect("a fresh server is fit")
     }

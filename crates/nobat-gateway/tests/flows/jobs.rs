@@ -34,6 +34,23 @@ async fn a_group_that_nobody_waits_for_is_one_job_with_the_joined_result() {
     let job = house.get(&format!("/api/v1/jobs/{id}")).await.json;
     assert_eq!((&job["state"], &job["model"]), (&json!("succeeded"), &json!("all")));
 
+    // What it was made of: each target with its job, which says whose it is.
+    let steps = job["explain"]["steps"].as_array().expect("steps");
+    assert_eq!(steps.iter().map(|step| &step["name"]).collect::<Vec<_>>(), ["one", "two", "three"]);
+    for step in steps {
+        let own = house.get(&format!("/api/v1/jobs/{}", step["job"].as_str().expect("a job"))).await.json;
+        let told = (&own["state"], &own["model"], &own["parent"], &own["tags"]);
+        assert_eq!(told, (&json!("succeeded"), &step["name"], &json!(id), &json!([])));
+    }
+    let children = house.get(&format!("/api/v1/jobs?parent={id}")).await.json;
+    assert_eq!(children["jobs"].as_array().map(Vec::len), Some(3), "{children}");
+    assert_eq!(job["parent"], Value::Null);
+    for (bad, said) in [("parent=x", "it takes a job's id"), ("tag=nobat:parent%3Dx", "begins as the server's own do")]
+    {
+        let refused = house.get(&format!("/api/v1/jobs?{bad}")).await;
+        assert!(refused.status == 400 && refused.message().contains(said), "{}", refused.json);
+    }
+
     house.behave("one", Manner::Answers(Duration::from_millis(500)));
     house.behave("two", Manner::Answers(Duration::from_millis(500)));
     let first = house.enqueue("first", "?priority=7").await;
@@ -62,6 +79,13 @@ async fn a_child_that_fails_ends_the_parent_by_the_routes_policy() {
     assert_eq!(failed.status, 500, "{}", failed.json);
     assert!(failed.message().contains("target `two`"), "{}", failed.message());
     assert_eq!(house.get(&format!("/api/v1/jobs/{strict}")).await.json["state"], "dead");
+    // A parent without a result has no steps, and its children are found all the same.
+    let children = house.get(&format!("/api/v1/jobs?parent={strict}")).await.json;
+    let state_of = |model: &str| {
+        let jobs = children["jobs"].as_array().expect("jobs");
+        jobs.iter().find(|job| job["model"] == model).map(|job| job["state"].clone())
+    };
+    assert_eq!(state_of("two"), Some(json!("dead")), "{children}");
     let lenient = house.enqueue("lenient", "").await;
     assert_eq!(result(&house, &lenient).await["predictions"][0]["one.y"], json!([1.0, 2.0]));
 }

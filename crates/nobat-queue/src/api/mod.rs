@@ -27,4 +27,4 @@ pub use consumer::{
 pub use metadata::{MetadataStore, Timer};
 pub use queue::{Counts, ListFilter, Page, Queue, RateDecision, StoreHealth};
 pub use settings::{Durability, QueueSettings};
-pub use worker::{LOADS, LoadProgress, WorkerCommand, WorkerInfo};
+pub use worker::{LEASES, LOADS, LoadProgress, RESIDENT_BYTES, WorkerCommand, WorkerInfo};

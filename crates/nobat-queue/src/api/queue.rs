@@ -58,6 +58,8 @@ pub struct ListFilter {
     pub error: Option<ErrorCode>,
     /// Only jobs with this tag.
     pub tag: Option<SmolStr>,
+    /// Only jobs that were made for this one.
+    pub parent: Option<JobId>,
     /// Only jobs with this tag, or of the request of this id that its caller gave.
     pub text: Option<SmolStr>,
     /// Only jobs enqueued then or later, milliseconds since 1970.
@@ -76,18 +78,29 @@ impl ListFilter {
             && self.owner.is_none_or(|owner| owner == job.owner)
             && self.priority.is_none_or(|priority| priority == job.priority)
             && self.error.is_none_or(|code| job.error.as_ref().is_some_and(|error| error.code == code))
+            && (self.error.is_none() || has_failed(job.state))
             && self.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
+            && self.parent.is_none_or(|parent| job.tags.parent() == Some(parent))
             && self.since_ms.is_none_or(|since| at.is_none_or(|at| at >= since))
             && self.until_ms.is_none_or(|until| at.is_none_or(|at| at < until))
     }
 
     /// What the index is asked for: the hashes of which a job has one.
     pub(crate) fn hashes(&self) -> Vec<u64> {
-        match (&self.tag, &self.text) {
-            (Some(tag), _) => vec![tags::hash_of_tag(tag)],
-            (None, Some(text)) => vec![tags::hash_of_tag(text), tags::hash_of_request(text)],
-            (None, None) => Vec::new(),
+        match (self.parent, &self.tag, &self.text) {
+            (Some(parent), ..) => vec![tags::hash_of_tag(&tags::tag_of_parent(parent))],
+            (None, Some(tag), _) => vec![tags::hash_of_tag(tag)],
+            (None, None, Some(text)) => vec![tags::hash_of_tag(text), tags::hash_of_request(text)],
+            (None, None, None) => Vec::new(),
         }
+    }
+}
+
+/// Whether an error is the last that is to be said of a job in this state.
+fn has_failed(state: JobState) -> bool {
+    match state {
+        JobState::Scheduled | JobState::Queued | JobState::Leased | JobState::Succeeded => false,
+        JobState::Failed | JobState::Dead | JobState::Cancelled | JobState::Expired => true,
     }
 }
 

@@ -42,8 +42,22 @@ pub struct LoadProgress {
 /// Name of the [`LoadProgress`] entries in a worker's report; a worker that knows
 /// them has it from its start.
 pub const LOADS: &str = "loads";
+/// Name, in a worker's report, of how many jobs it holds under leases.
+pub const LEASES: &str = "leases";
+/// Name, in a worker's report, of the resident memory of its process, bytes.
+pub const RESIDENT_BYTES: &str = "resident_bytes";
 
 impl WorkerInfo {
+    /// Jobs that it holds under leases; `None` when it is of a build that does not say.
+    pub fn leases(&self) -> Option<u64> {
+        self.report.get(LEASES)?.as_u64()
+    }
+
+    /// Resident memory of its process, bytes; `None` when it does not say.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.report.get(RESIDENT_BYTES)?.as_u64()
+    }
+
     /// Where this worker stands with `model`; `None` when it is of a build that does
     /// not say.
     pub fn load_progress(&self, model: &str) -> Option<LoadProgress> {

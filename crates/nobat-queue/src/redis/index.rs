@@ -1,9 +1,9 @@
-//! Finding jobs by the index that enqueues write (`scripts/index.lua`): by when they came,
-//! by a tag, or by their request's id.
+//! Finding jobs by the index that scripts write (`scripts/index.lua`): by when they came,
+//! by a tag, by their request's id, or by the error with which they ended.
 //!
 //! A list only grows, so a place in it stays what it was, and a page goes on where the one
-//! before ended: `m:minute:queue:place` and `x:hour:queue:hash:place`, the newest first. A
-//! call looks at a bounded number of entries, whatever it finds.
+//! before ended: `m`, `x` or `e` for the kind of list, then `period:queue:hash:place`, the
+//! newest first. A call looks at a bounded number of entries, whatever it finds.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(crate) fn check_of(hash: u64) -> [u8; 4] {
 /// Where a page begins: a list of a queue, and how much of it is still to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    /// A minute or an hour.
+    /// A minute, an hour, or the time (ms) at which a list of errors begins.
     period: u64,
     /// The queue's number.
     queue: u64,
@@ -76,6 +76,15 @@ impl Place {
     fn rank(self) -> (Reverse<u64>, u64, usize) {
         (Reverse(self.period), self.queue, self.hash)
     }
+}
+
+/// A list of entries that begin with the key of a job.
+struct EntryList<'a> {
+    queue: &'a Arc<QueueKeys>,
+    name: String,
+    place: Place,
+    /// What follows the key of an entry that is looked for; `None`: nothing does.
+    check: Option<[u8; 4]>,
 }
 
 /// What a page has, and has cost so far.
@@ -153,7 +162,7 @@ impl RedisStore {
                 && filter.until_ms.is_none_or(|until| *hour <= until / 3_600_000)
                 && from.is_none_or(|from| *hour <= from.period)
         };
-        let mut search = Search { filter, limit, jobs: Vec::new(), looked: 0 };
+        let search = Search { filter, limit, jobs: Vec::new(), looked: 0 };
         let mut lists = Vec::new();
         for queue in queues {
             let range = redis::cmd("ZRANGE").arg(queue.own("hours")).arg(0).arg(-1).clone();
@@ -173,11 +182,52 @@ impl RedisStore {
                 );
             }
         }
-        lists.sort_by_key(|(_, place)| place.rank());
+        let lists = lists.into_iter().map(|(queue, place)| {
+            let hash = hashes[place.hash];
+            EntryList { queue, name: list_of(queue, place.period, hash), place, check: Some(check_of(hash)) }
+        });
+        self.look_through('x', lists.collect(), from, search).await
+    }
+
+    /// Jobs that ended with an error of this code, those that ended last first: as many as the
+    /// lists of a code hold.
+    pub(crate) async fn by_error(
+        &self,
+        queues: &[Arc<QueueKeys>],
+        filter: &ListFilter,
+        code: ErrorCode,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page> {
+        let from = cursor.map(|text| Place::parse(text).ok_or_else(bad_cursor)).transpose()?;
+        let code = record::code_number(code);
+        let mut lists = Vec::new();
+        for queue in queues {
+            let known = redis::cmd("HGET").arg(queue.own("errors")).arg(code).clone();
+            let known: Option<String> = self.query(&known, "lists of errors").await?;
+            for period in known.iter().flat_map(|known| known.split(' ')).filter_map(|at| at.parse().ok()) {
+                let name = queue.own(&format!("e:{code}:{period}"));
+                let left = self.query(redis::cmd("LLEN").arg(&name), "a length").await?;
+                let place = Place { period, queue: queue.number, hash: 0, left };
+                lists.push(EntryList { queue, name, place, check: None });
+            }
+        }
+        self.look_through('e', lists, from, Search { filter, limit, jobs: Vec::new(), looked: 0 }).await
+    }
+
+    /// A page of the jobs that these lists name, the newest first, from where the page before
+    /// ended.
+    async fn look_through(
+        &self,
+        kind: char,
+        mut lists: Vec<EntryList<'_>>,
+        from: Option<Place>,
+        mut search: Search<'_>,
+    ) -> Result<Page> {
+        lists.sort_by_key(|list| list.place.rank());
         let mut entries_looked = 0;
-        for (queue, list) in lists {
-            let Some(mut place) = goes_on(list, from) else { continue };
-            let (name, check) = (list_of(queue, place.period, hashes[place.hash]), check_of(hashes[place.hash]));
+        for EntryList { queue, name, place, check } in lists {
+            let Some(mut place) = goes_on(place, from) else { continue };
             while place.left > 0 {
                 let step = place.left.min(ENTRIES_STEP);
                 let below = place.left - step;
@@ -195,12 +245,12 @@ impl RedisStore {
                     let is_full = self.add(queue, keys, &mut left, &mut search).await?;
                     place.left = places.get(left).copied().unwrap_or(below);
                     if is_full || search.looked >= RECORDS_MAX {
-                        return Ok(Page { jobs: search.jobs, cursor: Some(place.print('x')) });
+                        return Ok(Page { jobs: search.jobs, cursor: Some(place.print(kind)) });
                     }
                 }
                 place.left = below;
                 if entries_looked >= ENTRIES_MAX {
-                    return Ok(Page { jobs: search.jobs, cursor: Some(place.print('x')) });
+                    return Ok(Page { jobs: search.jobs, cursor: Some(place.print(kind)) });
                 }
             }
         }
@@ -315,8 +365,12 @@ fn list_of(queue: &QueueKeys, hour: u64, hash: u64) -> String {
     queue.own(&format!("x:{hour}:{}", bucket(hash)))
 }
 
-fn is_of(entry: &[u8], check: [u8; 4]) -> bool {
-    entry.len() == ENTRY_LEN && entry[KEY_LEN..] == check
+/// Whether an entry is of the hash that is asked for; where there is none, it is a key alone.
+fn is_of(entry: &[u8], check: Option<[u8; 4]>) -> bool {
+    match check {
+        Some(check) => entry.len() == ENTRY_LEN && entry[KEY_LEN..] == check,
+        None => entry.len() == KEY_LEN,
+    }
 }
 
 fn bad_cursor() -> Error {

@@ -31,6 +31,8 @@
 //! | `nobat{m}:i:<hash>` | string | idempotency key -> fingerprint, tombstone expiry, job key; names nothing once that job has no record | enqueue | idempotency ttl |
 //! | `nobat{m}:at:<minute>` | list | keys of the jobs enqueued in a minute | enqueue, unless `queue.index` is off | the longest ttl of its jobs, and an hour |
 //! | `nobat{m}:x:<hour>:<3 hex>` | list | job keys with 4 bytes of a tag's or request id's hash, by 12 other bits of it | enqueue | as above, and a day |
+//! | `nobat{m}:e:<code>:<ms>` | list | keys of the jobs that ended with an error of this code since then | step, tick, cancel, unless `queue.index` is off | the longest of its jobs |
+//! | `nobat{m}:errors` | hash | code -> which of those lists there are | step, tick, cancel | |
 //! | `nobat{m}:minutes`, `hours` | zset | which of those lists there are | enqueue | |
 //! | `nobat{m}:probe` | string | nothing: whether writes are taken again | pulse | a second |
 //! | `nobat{:}secret` | string | 16 random bytes that job ids are keyed with | first process | |

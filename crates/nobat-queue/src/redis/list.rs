@@ -21,6 +21,8 @@ const SCAN: usize = 500;
 
 /// The last of [`STAGES`], which is a scan.
 const SCANNED: usize = STAGES.len() - 1;
+/// Of them the one with the jobs whose last attempt failed.
+const RETRYING: usize = 1;
 
 /// Where jobs of a kind are found, in the order a listing visits them.
 const STAGES: [(&str, &[JobState]); 5] = [
@@ -46,7 +48,18 @@ impl RedisStore {
         if searches {
             return self.by_hash(&queues, filter, index_place(cursor, 'x')?, limit).await;
         }
-        let by_minute = has_index && filter.state.is_none_or(|state| STAGES[SCANNED].1.contains(&state));
+        // What waits to run again stands in its set; all else that has an error has ended.
+        let by_error = filter.error.filter(|_| has_index);
+        let wants_ended = filter.state.is_none_or(JobState::is_terminal);
+        if let Some(code) = by_error.filter(|_| wants_ended && cursor.is_none_or(|cursor| cursor.starts_with('e'))) {
+            let mut page = self.by_error(&queues, filter, code, index_place(cursor, 'e')?, limit).await?;
+            if page.cursor.is_none() && filter.state.is_none() {
+                page.cursor = Some(format!("0:{RETRYING}:0"));
+            }
+            return Ok(page);
+        }
+        let by_minute =
+            has_index && by_error.is_none() && filter.state.is_none_or(|state| STAGES[SCANNED].1.contains(&state));
         let mut cursor = cursor;
         if by_minute && cursor.is_none_or(|cursor| cursor.starts_with('m')) {
             let mut page = self.by_minute(&queues, filter, index_place(cursor, 'm')?, limit).await?;
@@ -66,7 +79,11 @@ impl RedisStore {
             (stage, place) = (0, "0".to_owned());
         }
         let stages = if has_index { SCANNED } else { STAGES.len() };
-        while stage < stages && filter.state.is_some_and(|state| !STAGES[stage].1.contains(&state)) {
+        let skips = |stage: usize| {
+            let of_state = filter.state.is_none_or(|state| STAGES[stage].1.contains(&state));
+            !of_state || (by_error.is_some() && stage != RETRYING)
+        };
+        while stage < stages && skips(stage) {
             (stage, place) = (stage + 1, "0".to_owned());
         }
         let mut page = Page::default();

@@ -170,7 +170,8 @@ impl Queue for RedisQueue {
         let not_found = || errors::not_found(id);
         let queue = self.store.queue_of(id).await?.ok_or_else(not_found)?;
         let mut cmd = scripts::CANCEL.on(&queue.base);
-        cmd.arg("any").arg(self.store.prefix.client_channel()).arg(&key_of(id)[..]);
+        cmd.arg("any").arg(self.store.prefix.client_channel());
+        cmd.arg(u8::from(self.store.settings.index)).arg(&key_of(id)[..]);
         let (verdict, record): (Option<u8>, Vec<u8>) = self.store.query(&cmd, "a cancel's reply").await?;
         let verdict = verdict.ok_or_else(not_found)?;
         let view = self.store.view(&queue, id, record.into()).await?;

@@ -19,8 +19,13 @@ use crate::api::{LAST_CHANCE, MAX_DEATHS, POSTPONED, SILENCE_MIN};
 /// Most leases one call takes, a microsecond apart: a reply stays bounded.
 pub(crate) const LEASES_MAX: usize = 1024;
 
+/// Entries after which a list of the jobs that ended with one code is full, and how many such
+/// lists are kept of a code: three times as many dead letters as a queue keeps by default.
+const ERRORS_A_LIST: u128 = 10_000;
+const ERROR_LISTS: u128 = 3;
+
 /// The first arguments of [`STEP`], by the names under which the script has them.
-const STEP_ARGS: [&str; 15] = [
+const STEP_ARGS: [&str; 16] = [
     "want",
     "above",
     "lease",
@@ -31,6 +36,7 @@ const STEP_ARGS: [&str; 15] = [
     "dead_ttl",
     "client_channel",
     "sweeper_channel",
+    "index",
     "register",
     "withdraw",
     "name",
@@ -63,6 +69,8 @@ fn constants() -> String {
         ("SILENCE_MIN", SILENCE_MIN.as_micros()),
         ("LEASES_MAX", LEASES_MAX as u128),
         ("STRICT_SPAN", STRICT_SPAN as u128),
+        ("ERRORS_A_LIST", ERRORS_A_LIST),
+        ("ERROR_LISTS", ERROR_LISTS),
     ];
     let mut lua = String::new();
     for (name, value) in numbers {

@@ -100,7 +100,8 @@ async fn sweep(store: &RedisStore, queue: &QueueKeys, failing: &mut bool) -> boo
         .arg(settings.max_dead)
         .arg(u64::from(settings.dead_ttl_s) * 1000)
         .arg(store.prefix.client_channel())
-        .arg(u64::from(settings.lease_ms) * 1000);
+        .arg(u64::from(settings.lease_ms) * 1000)
+        .arg(u8::from(settings.index));
     match store.manager.send(&cmd).await {
         Ok(reply) => {
             match redis::from_redis_value::<(u8, u64)>(reply) {

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use nobat_core::job::JobState;
-use nobat_core::{IdIssuer, OwnerId};
+use nobat_core::{ErrorCode, IdIssuer, OwnerId};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
@@ -73,10 +73,12 @@ CREATE TABLE IF NOT EXISTS found (hash INTEGER, row INTEGER, PRIMARY KEY (hash, 
 const INDEXES: &str = "
 CREATE INDEX IF NOT EXISTS results_by_queue ON results (queue, row);
 CREATE INDEX IF NOT EXISTS results_by_state ON results (state, row) WHERE state<>0;
+CREATE INDEX IF NOT EXISTS results_by_error ON results (json_extract(error, '$.code'), row) WHERE error IS NOT NULL;
 ";
 const NO_INDEXES: &str = "
 DROP INDEX IF EXISTS results_by_queue;
 DROP INDEX IF EXISTS results_by_state;
+DROP INDEX IF EXISTS results_by_error;
 ";
 
 const INSERT_JOB: &str =
@@ -397,6 +399,24 @@ impl JournalReader {
     /// An ended job.
     pub(crate) fn result(&self, row: Row, ids: &IdIssuer) -> Result<Option<StoredResult>, JournalError> {
         Ok(self.db.prepare_cached(GET_RESULT)?.query_row([row], |row| read_result(row, ids)).optional()?)
+    }
+
+    /// Up to `limit` ended jobs below `before` that have an error of this code, newest first,
+    /// without results.
+    pub(crate) fn errors(
+        &self,
+        before: Row,
+        limit: usize,
+        code: ErrorCode,
+        ids: &IdIssuer,
+    ) -> Result<Vec<StoredResult>, JournalError> {
+        let sql = format!(
+            "SELECT {LISTED} FROM results WHERE json_extract(error, '$.code')=?3 AND error IS NOT NULL AND row<?1 ORDER BY row DESC LIMIT ?2"
+        );
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let bound = params![before.min(i64::MAX as u64), limit, code.as_str()];
+        let rows = statement.query_map(bound, |row| read_result(row, ids))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Up to `limit` ended jobs below `before`, newest first, without results: of one state,

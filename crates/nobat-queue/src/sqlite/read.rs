@@ -181,20 +181,25 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
     let is_near = is_near && filter.owner.is_none_or(|owner| owner == OwnerId::ANONYMOUS);
     let most = if is_near { (2 * limit + 1).min(SCAN_MAX) } else { SCAN_MAX };
     let ids = store.ids;
+    let by_error = filter.error.filter(|_| store.settings.index);
     // Memory first: a job leaves it after its end is in the journal, so one that ends
     // meanwhile is found in both, never in neither.
     let (live, live_end) = match in_memory {
-        true => store.act(|state, _| state.machine.list(before, limit, SCAN_MAX, wanted)),
+        true => store.act(|state, _| match by_error {
+            Some(code) => state.machine.list_errors(code, before, limit, SCAN_MAX, wanted),
+            None => state.machine.list(before, limit, SCAN_MAX, wanted),
+        }),
         false => (Vec::new(), None),
     };
     let stored = match in_journal {
         true => {
             let state = filter.state;
             let queue = filter.model.as_ref().map(|model| store.state.lock().machine.find_queue(model));
-            match queue {
+            match (queue, by_error) {
                 // Nobody has used it.
-                Some(None) => Vec::new(),
-                queue => {
+                (Some(None), _) => Vec::new(),
+                (_, Some(code)) => blocking(store, move |reader| reader.errors(before, most, code, &ids)).await?,
+                (queue, None) => {
                     blocking(store, move |reader| reader.results(before, most, state, queue.flatten(), &ids)).await?
                 }
             }

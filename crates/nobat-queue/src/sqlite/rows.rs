@@ -5,7 +5,7 @@ use bytes::Bytes;
 use nobat_core::job::{JobResult, JobState, JobView};
 use nobat_core::request_trace::{RequestTrace, is_given};
 use nobat_core::retry::RetryPolicy;
-use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
+use nobat_core::tags::{Tags, hash_of_request};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use rusqlite::{Row as SqlRow, params};
 use smol_str::SmolStr;
@@ -95,7 +95,7 @@ pub(crate) fn tags_of(found_by: &str) -> (Tags, Vec<u64>) {
         Some((tags, request)) => (Tags::of_stored(tags), Some(hash_of_request(request))),
         None => (Tags::of_stored(found_by), None),
     };
-    let hashes = tags.iter().map(hash_of_tag).chain(request).collect();
+    let hashes = tags.hashes().chain(request).collect();
     (tags, hashes)
 }
 

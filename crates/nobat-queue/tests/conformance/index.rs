@@ -15,6 +15,8 @@ on_every_store! {
     a_request_is_found_by_the_id_that_its_caller_gave
     an_idempotency_key_finds_its_job
     filters_are_of_one_mind
+    jobs_that_were_made_for_another_are_found_by_it
+    an_error_finds_its_jobs_however_many_succeed
     a_page_of_a_tag_goes_on_where_the_one_before_ended
     hostile_tags_are_tags
     without_an_index_nothing_is_written_and_a_search_says_so
@@ -111,6 +113,95 @@ async fn an_idempotency_key_finds_its_job(backend: Backend) {
     assert_eq!(find(MODEL, OwnerId(8), "k").await, None);
     assert_eq!(find(MODEL, OwnerId(7), "other").await, None);
     assert_eq!(find("nobody-used-this", OwnerId(7), "k").await, None);
+}
+
+async fn jobs_that_were_made_for_another_are_found_by_it(backend: Backend) {
+    let store = backend.open().await;
+    let queue = &*store.queue;
+    let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
+    let (parent, other) = (enqueue(queue, job("a")).await, enqueue(queue, tagged(&["x"])).await);
+    let child = |of| job_with("child", JobOptions { tags: Tags::of_parent(of), ..JobOptions::default() });
+    let first = enqueue(queue, child(parent)).await;
+    let second = enqueue(queue, NewJob { model: "elsewhere".into(), ..child(parent) }).await;
+    let own = enqueue(queue, child(other)).await;
+    let of = |parent| ListFilter { parent: Some(parent), ..ListFilter::default() };
+    let leased = lease_all(&mut consumer, 4).await;
+    settle(&mut consumer, leased.iter().map(|job| success(job, "x")).collect()).await;
+    let found: std::collections::HashSet<_> = ids(queue, &of(parent), 10).await.into_iter().collect();
+    assert_eq!(found, [first, second].into());
+    assert_eq!(ids(queue, &of(other), 10).await, [own]);
+    assert!(ids(queue, &of(first), 10).await.is_empty());
+    let only = ListFilter { tag: Some("x".into()), ..of(parent) };
+    assert!(ids(queue, &only, 10).await.is_empty(), "all filters count");
+    let read = queue.get(first).await.expect("reads").expect("is there");
+    assert_eq!((read.tags.parent(), read.tags.iter().count()), (Some(parent), 0));
+}
+
+async fn an_error_finds_its_jobs_however_many_succeed(backend: Backend) {
+    let store = backend.open().await;
+    let queue = &*store.queue;
+    let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
+    for payload in ["dead", "dead too", "retries", "late"] {
+        enqueue(queue, job(payload)).await;
+    }
+    let leased = lease_all(&mut consumer, 4).await;
+    let later = Some(std::time::Duration::from_secs(60));
+    let settled = vec![
+        failure(&leased[0], "y", None),
+        failure(&leased[1], "y", None),
+        failure(&leased[2], "z", later),
+        too_late(&leased[3]),
+    ];
+    settle(&mut consumer, settled).await;
+    let cancelled = enqueue(queue, job("cancelled")).await;
+    queue.cancel(cancelled).await.expect("cancelled");
+    // More than a call looks at.
+    let client = queue.client();
+    let many = futures::future::join_all((0..2_500).map(|_| client.enqueue(job("fine")))).await;
+    assert!(many.iter().all(Result::is_ok));
+    for _ in 0..5 {
+        let some = lease_all(&mut consumer, 500).await;
+        settle(&mut consumer, some.iter().map(|job| success(job, "x")).collect()).await;
+    }
+    // A page or two a place where such jobs may be, and none that shows nothing of many.
+    let found = async |code, state| {
+        let filter = ListFilter { error: Some(code), state, ..ListFilter::default() };
+        let (mut found, mut cursor, mut pages) = (Vec::new(), None::<String>, 0);
+        loop {
+            let page = queue.list(&filter, cursor.as_deref(), 50).await.expect("lists");
+            found.extend(page.jobs.iter().map(|view| view.id));
+            (cursor, pages) = (page.cursor, pages + 1);
+            assert!(pages <= 4, "{code:?} in {state:?} took too many pages");
+            if cursor.is_none() {
+                found.sort();
+                return found;
+            }
+        }
+    };
+    let of = |places: &[usize]| {
+        let mut ids: Vec<JobId> = places.iter().map(|&at| leased[at].id).collect();
+        ids.sort();
+        ids
+    };
+    let (failed, dead) = (ErrorCode::InferenceFailed, Some(JobState::Dead));
+    assert_eq!(found(failed, None).await, of(&[0, 1, 2]));
+    assert_eq!(found(failed, dead).await, of(&[0, 1]));
+    assert_eq!(found(failed, Some(JobState::Failed)).await, of(&[2]));
+    assert_eq!(found(failed, Some(JobState::Succeeded)).await, []);
+    assert_eq!(found(ErrorCode::DeadlineExceeded, None).await, of(&[3]));
+    assert_eq!(found(ErrorCode::JobCancelled, None).await, [cancelled]);
+    assert_eq!(found(ErrorCode::Internal, None).await, []);
+
+    // What goes back or is deleted has no error any more.
+    assert_eq!(queue.redrive(MODEL, &of(&[0]), 1).await.expect("redriven"), 1);
+    assert_eq!(found(failed, None).await, of(&[1, 2]));
+    assert_eq!(queue.purge(MODEL, &of(&[1]), 1).await.expect("purged"), 1);
+    assert_eq!(found(failed, None).await, of(&[2]));
+    let again = lease_all(&mut consumer, 1).await;
+    settle(&mut consumer, vec![failure(&again[0], "again", None)]).await;
+    // An end is seen once it is kept.
+    queue.get(again[0].id).await.expect("reads");
+    assert_eq!(found(failed, dead).await.into_iter().collect::<std::collections::HashSet<_>>(), [leased[0].id].into());
 }
 
 async fn filters_are_of_one_mind(backend: Backend) {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::job::{JobError, JobOptions, JobResult, LeaseToken, LeasedJob, Outcome, Settlement};
+use nobat_core::tags::Tags;
 use nobat_core::timings::Timings;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 use nobat_queue::{Consumer, Renewal, Renewer, route_jobs};
@@ -210,11 +211,22 @@ async fn answer(calls: &ModelCalls, route: &str, job: &LeasedJob) -> Result<Pred
     let context = RequestContext::of_job(owner, job.trace.clone(), route_key);
     loop {
         let left = patience.saturating_sub(started.elapsed());
-        let options =
-            JobOptions { priority: job.priority, retry: job.retry, deadline: Some(left), ..JobOptions::default() };
+        let options = JobOptions {
+            priority: job.priority,
+            retry: job.retry,
+            deadline: Some(left),
+            tags: Tags::of_parent(job.id),
+            ..JobOptions::default()
+        };
         let tried = async {
             let plan = run::plan_for(&calls.state, &context, route)?;
-            run::carry_out(calls, &context, &plan, request.clone(), options).await
+            let mut prediction = run::carry_out(calls, &context, &plan, request.clone(), options).await?;
+            // Of one child, whose own steps stand in its own job.
+            if prediction.job.is_some() {
+                let model = plan.models().first().copied().cloned().unwrap_or_default();
+                prediction.timings.steps = run::told_of(&model, &prediction);
+            }
+            Ok::<_, Error>(prediction)
         };
         match tried.await {
             Err(error) if passes(error.code) && started.elapsed() + AWAY < patience => {

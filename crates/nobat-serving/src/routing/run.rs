@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{Idempotency, JobOptions, NewJob};
+use nobat_core::timings::{StepTiming, Timings};
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::{Accepted, route_jobs};
 use nobat_statistics::reading::{class_of_row, score_of_row};
@@ -155,7 +156,10 @@ async fn collect<'a>(
     let mut failure = None;
     while let Some((target, answer)) = running.next().await {
         match answer {
-            Ok(prediction) if how == Join::First => return Ok(Prediction { job: None, ..prediction }),
+            Ok(mut prediction) if how == Join::First => {
+                prediction.timings.steps = told_of(target, &prediction);
+                return Ok(Prediction { job: None, ..prediction });
+            }
             Ok(prediction) => answers.push((target, prediction)),
             Err(error) => {
                 let error = Error { message: format!("target `{target}`: {}", error.message), ..error };
@@ -177,8 +181,31 @@ async fn collect<'a>(
     };
     let place = |target: &SmolStr| children.iter().position(|(name, _)| name == target);
     answers.sort_by_key(|(target, _)| place(target));
+    let steps = answers.iter().flat_map(|(target, answer)| told_of(target, answer)).collect();
+    let timings = Timings { steps, ..timings };
     let answers = answers.into_iter().map(|(target, answer)| (target.clone(), answer.response)).collect();
     Ok(Prediction { job: None, cache, timings, response: join::join(how, answers)? })
+}
+
+/// A child as its route's answer explains it; of a child that is a group, its children. All
+/// begin at once.
+pub(super) fn told_of(target: &str, answer: &Prediction) -> Vec<StepTiming> {
+    let timings = &answer.timings;
+    if answer.job.is_none() && !timings.steps.is_empty() {
+        let own = timings.steps.iter();
+        return own
+            .map(|step| StepTiming { name: format_smolstr!("{target}.{}", step.name), ..step.clone() })
+            .collect();
+    }
+    vec![StepTiming {
+        name: target.into(),
+        start_us: 0,
+        wait_us: timings.queue_us + timings.batch_wait_us,
+        run_us: timings.input_us + timings.infer_us + timings.output_us,
+        batch_size: timings.batch_size,
+        worker: timings.worker.clone(),
+        job: answer.job,
+    }]
 }
 
 /// A child's request; under `all` it is asked only for its own outputs, and not

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobError, JobOptions, JobResult, JobState, JobView, LeasedJob, NewJob};
+use nobat_core::tags::Tags;
 use nobat_core::{Error, ErrorCode, JobId, OwnerId};
 use nobat_queue::{Queue, QueueClient};
 use smol_str::SmolStr;
@@ -35,7 +36,7 @@ pub(super) enum RemoteFailure {
     Queue(Error),
 }
 
-/// Enqueues the step and waits for its end.
+/// Enqueues the step and waits for its end: its job and that one's result.
 ///
 /// # Cancel safety
 /// Dropping the future cancels the step's job.
@@ -43,7 +44,7 @@ pub(super) async fn run(
     queue: &Arc<dyn Queue>,
     client: &Arc<dyn QueueClient>,
     step: RemoteStep<'_>,
-) -> Result<JobResult, RemoteFailure> {
+) -> Result<(JobId, JobResult), RemoteFailure> {
     let left = step.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let options = JobOptions {
         priority: step.of.priority,
@@ -51,6 +52,7 @@ pub(super) async fn run(
         retry: step.of.retry,
         deadline: left,
         result_ttl: ANSWER_TTL,
+        tags: Tags::of_parent(step.of.id),
         ..JobOptions::default()
     };
     let job = NewJob {
@@ -72,7 +74,7 @@ pub(super) async fn run(
         };
         if view.state.is_terminal() {
             cancel.id = None;
-            return ended(view);
+            return ended(view).map(|result| (accepted.id, result));
         }
     }
 }

@@ -8,7 +8,7 @@ use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, Outcome};
 use nobat_core::tensor::Tensor;
 use nobat_core::timings::{StepTiming, Timings};
-use nobat_core::{Error, ErrorCode};
+use nobat_core::{Error, ErrorCode, JobId};
 use smol_str::SmolStr;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -51,7 +51,8 @@ impl StepFailure {
 
 /// What a step came to: its outputs by position, and where its time went.
 pub(super) type StepAnswer = (Vec<Tensor>, StepTiming);
-type Part = (Vec<Tensor>, Timings);
+/// One request's outputs, where its time went, and its job if it was one of its own.
+type Part = (Vec<Tensor>, Timings, Option<JobId>);
 
 /// A step about to run.
 pub(super) struct StepCall {
@@ -68,7 +69,7 @@ impl StepCall {
     /// Runs it, in a chain that began at `began`. Dropping the future cancels what of it runs.
     pub(super) async fn run(self: Arc<Self>, began: Instant) -> Result<StepAnswer, StepFailure> {
         let started = Instant::now();
-        let (tensors, timings) = match &self.step().work {
+        let (tensors, timings, job) = match &self.step().work {
             StepWork::Function { .. } => self.function().await?,
             StepWork::Model { .. } => self.model().await?,
         };
@@ -81,6 +82,7 @@ impl StepCall {
             run_us,
             batch_size: timings.batch_size,
             worker: timings.worker,
+            job,
         };
         Ok((tensors, timing))
     }
@@ -113,7 +115,7 @@ impl StepCall {
         let Some(rows) = self.rows()? else { return self.part(self.inputs.clone(), 1).await };
         let most = self.step().max_rows.max(1);
         if rows == 0 {
-            return Ok((self.no_rows(), Timings::default()));
+            return Ok((self.no_rows(), Timings::default(), None));
         }
         if rows <= most {
             return self.part(self.inputs.clone(), rows).await;
@@ -147,13 +149,13 @@ impl StepCall {
     }
 
     fn joined(&self, parts: Vec<Part>) -> Result<Part, StepFailure> {
-        let mut longest = Timings::default();
+        let (mut longest, mut longest_job) = (Timings::default(), None);
         let mut columns: Vec<Vec<Tensor>> = self.step().outputs.iter().map(|_| Vec::new()).collect();
-        for (tensors, timings) in parts {
+        for (tensors, timings, job) in parts {
             let run = |timings: &Timings| timings.input_us + timings.infer_us + timings.output_us;
             let batch_size = longest.batch_size.max(timings.batch_size);
             if run(&timings) >= run(&longest) {
-                longest = timings;
+                (longest, longest_job) = (timings, job);
             }
             longest.batch_size = batch_size;
             columns.iter_mut().zip(tensors).for_each(|(column, tensor)| column.push(tensor));
@@ -169,7 +171,7 @@ impl StepCall {
                 ))
             })?);
         }
-        Ok((tensors, longest))
+        Ok((tensors, longest, longest_job))
     }
 
     /// One request to the step's model.
@@ -202,7 +204,7 @@ impl StepCall {
                 Outcome::Succeeded(packed) => {
                     let result = JobResult::decode(packed);
                     let malformed = || StepFailure::of(Error::internal("its result is malformed"));
-                    return self.read(result.ok_or_else(malformed)?);
+                    return self.read(result.ok_or_else(malformed)?, None);
                 }
                 Outcome::Failed { error, retry_in } => {
                     return Err(StepFailure::new(error.code, retry_in.is_some(), error.message));
@@ -234,7 +236,7 @@ impl StepCall {
             owner,
         };
         match remote::run(&site.queue, client, step).await {
-            Ok(result) => self.read(result),
+            Ok((id, result)) => self.read(result, Some(id)),
             // It had its own retries.
             Err(RemoteFailure::Ended(error)) => Err(StepFailure::new(error.code, false, error.message)),
             Err(RemoteFailure::Queue(error)) => Err(StepFailure::of(error)),
@@ -242,7 +244,7 @@ impl StepCall {
     }
 
     /// A result's outputs in the step's order.
-    fn read(&self, result: JobResult) -> Result<Part, StepFailure> {
+    fn read(&self, result: JobResult, job: Option<JobId>) -> Result<Part, StepFailure> {
         let response = InferResponse::decode(&result.outputs).map_err(StepFailure::of)?;
         let mut tensors = Vec::new();
         for wire in &self.step().outputs {
@@ -253,7 +255,7 @@ impl StepCall {
             };
             tensors.push(found.cloned().ok_or_else(missing)?);
         }
-        Ok((tensors, result.timings))
+        Ok((tensors, result.timings, job))
     }
 
     async fn function(&self) -> Result<Part, StepFailure> {
@@ -280,6 +282,6 @@ impl StepCall {
             worker: self.site.worker.clone(),
             ..Timings::default()
         };
-        Ok((tensors, timings))
+        Ok((tensors, timings, None))
     }
 }

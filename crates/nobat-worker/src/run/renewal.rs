@@ -23,6 +23,11 @@ impl LeaseTrackers {
         self.0.lock().push((model, Arc::downgrade(tracker)));
     }
 
+    /// Leases that are held now.
+    pub(crate) fn held(&self) -> usize {
+        self.live().iter().map(|(_, tracker)| tracker.leases().len()).sum()
+    }
+
     fn live(&self) -> Vec<(SmolStr, Arc<LeaseTracker>)> {
         let mut trackers = self.0.lock();
         trackers.retain(|(_, tracker)| tracker.strong_count() > 0);

@@ -8,7 +8,7 @@ use nobat_core::ErrorCode;
 use nobat_core::infer::InferRequest;
 use nobat_core::job::{JobOptions, JobState};
 use nobat_core::signature::ModelState;
-use nobat_queue::QueueSettings;
+use nobat_queue::{ListFilter, QueueSettings};
 use nobat_worker::config::Sessions;
 use nobat_worker::{Worker, WorkerConfig};
 
@@ -318,6 +318,17 @@ async fn a_step_of_another_worker_is_a_job_that_ends_with_its_chain() {
     assert_eq!(response.outputs[0].shape.as_slice(), [1, 16]);
     let workers: Vec<&str> = result.timings.steps.iter().map(|step| step.worker.as_str()).collect();
     assert_eq!(workers, [&deployment.worker.id()[..6], &other.id()[..6]]);
+    // The step that ran elsewhere was a job, which says for which one it was made.
+    assert_eq!(result.timings.steps[0].job, None);
+    let step = result.timings.steps[1].job.expect("a job of its own");
+    let view = deployment.queue.get(step).await.expect("reads").expect("is there");
+    let parent = view.tags.parent().expect("a parent");
+    assert_eq!((view.model.as_str(), view.state), ("slow", JobState::Succeeded));
+    let of_parent = ListFilter { parent: Some(parent), ..ListFilter::default() };
+    let children = deployment.queue.list(&of_parent, None, 10).await.expect("lists").jobs;
+    assert_eq!(children.iter().map(|child| child.id).collect::<Vec<_>>(), [step]);
+    let chain = deployment.queue.get(parent).await.expect("reads").expect("is there");
+    assert_eq!((chain.model.as_str(), chain.result), ("both", Some(result)));
 
     // What a step's own job says, its chain says with the step's name.
     let wrong = request(vec![longs("n", &[], &[1]), floats("x", &[1, 3], &[0.5; 3])]);

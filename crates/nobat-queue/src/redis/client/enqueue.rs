@@ -87,7 +87,7 @@ fn by_queue<T>(items: Vec<T>, queue: impl Fn(&T) -> &Arc<QueueKeys>, bytes: impl
 async fn abandon(state: Arc<ClientState>, batch: Vec<(Arc<QueueKeys>, JobId)>) {
     let Some((queue, _)) = batch.first() else { return };
     let mut cmd = scripts::CANCEL.on(&queue.base);
-    cmd.arg("waiting").arg(state.store.prefix.client_channel());
+    cmd.arg("waiting").arg(state.store.prefix.client_channel()).arg(u8::from(state.store.settings.index));
     for (_, id) in &batch {
         cmd.arg(&key_of(*id)[..]);
     }

@@ -186,6 +186,7 @@ impl SettleCall {
             .arg(u64::from(settings.dead_ttl_s) * 1000)
             .arg(store.prefix.client_channel())
             .arg(store.prefix.sweeper_channel())
+            .arg(u8::from(settings.index))
             .arg(self.register.as_ref().map_or(&[][..], |entry| entry))
             .arg(self.withdraw.as_ref().map_or(&[][..], |waiting| &waiting.entry))
             .arg(&self.name[..])

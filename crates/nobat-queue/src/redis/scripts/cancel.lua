@@ -1,7 +1,8 @@
 -- Cancels jobs.
 -- KEYS[1] base
 -- ARGV    1 'any', or 'waiting' to leave leased jobs alone and those that
---         another client waits for, 2 client channel prefix, then their keys
+--         another client waits for, 2 client channel prefix, 3 whether the
+--         index is told (0 or 1), then their keys
 -- result  per key: false when there is no record, 0 when it was left alone, 1 and
 --         its record when this call cancelled it, 2 and its record when it had ended
 -- Atomic: a waiting job leaves the order and ends; a leased one ends at once and
@@ -9,10 +10,10 @@
 
 local function cancel(KEYS, ARGV)
   start(KEYS)
-  channel = ARGV[2]
+  channel, indexes = ARGV[2], ARGV[3] == '1'
   awaited = call('EXISTS', base .. 'watch') == 1
   local now, out = now_us(), {}
-  for i = 3, #ARGV do
+  for i = 4, #ARGV do
     local key = ARGV[i]
     local rec = read(key)
     local verdict, record = false, ''

@@ -19,6 +19,9 @@ local channel, max_dead, dead_ttl, awaited
 local bytes_added, ended, dropped = 0, 0, 0
 -- Dead letters it made: their times and keys.
 local dead_letters = {}
+-- Whether the function tells the index of jobs that end with an error, and by their codes those
+-- it ended: { keys, and the longest that one of them is kept, ms }.
+local indexes, errors = false, {}
 
 -- Opens a call: nothing is left of the one before, which may have failed midway.
 local function start(keys)
@@ -28,7 +31,8 @@ local function start(keys)
     unpack, tonumber = _G.unpack, _G.tonumber
   end
   base = keys[1]
-  bytes_added, ended, dropped, awaited = 0, 0, 0, false
+  bytes_added, ended, dropped, awaited, indexes = 0, 0, 0, false, false
+  if next(errors) then errors = {} end
   if #dead_letters > 0 then dead_letters = {} end
 end
 
@@ -183,12 +187,25 @@ local function stripped(rec, state, tail_bytes)
   return char(state, byte(rec, 2), byte(rec, 3), flags) .. sub(rec, 5, head_len(rec)) .. tail_bytes
 end
 
+-- Notes that a job ended with an error and is kept for so long.
+local function note_error(key, code, ttl)
+  if not indexes then return end
+  local noted = errors[code]
+  if not noted then
+    noted = { keys = {}, ttl = 0 }
+    errors[code] = noted
+  end
+  noted.keys[#noted.keys + 1] = key
+  noted.ttl = math.max(noted.ttl, ttl)
+end
+
 -- Ends a job as cancelled or expired, readable for its result's ttl.
 local function finish(key, rec, state, token, code, message, now)
   local out = stripped(rec, state, tail(token, code, message, now))
   local ttl = format('%d', (unpack_at('<f', rec, header_at(byte(rec, 4)) - 4)))
   call('SET', base .. key, out, 'PX', ttl)
   if band(byte(rec, 4), BLOB) ~= 0 then call('UNLINK', base .. key .. ':in') end
+  note_error(key, code, tonumber(ttl))
   ended, dropped = ended + 1, dropped + 1
   notify(key, out)
 end
@@ -201,6 +218,7 @@ local function dead_letter(key, rec, token, code, message, now)
   call('SET', base .. key, out, 'PX', dead_ttl)
   if band(flags, BLOB) ~= 0 then call('PEXPIRE', base .. key .. ':in', dead_ttl) end
   dead_letters[#dead_letters + 1], dead_letters[#dead_letters + 2] = format('%d', now), key
+  note_error(key, code, tonumber(dead_ttl))
   ended = ended + 1
   if awaited or band(flags, REPLY) ~= 0 then notify(key, stripped(rec, DEAD, tail_bytes)) end
 end
@@ -242,9 +260,33 @@ local function file_dead()
   call('UNLINK', unpack(names))
 end
 
+-- Tells the index of the jobs that the call ended with an error (see index.lua): a list for so
+-- many of a code, and of the lists the newest. So the newest jobs of each code are found,
+-- and what is kept of a storm of errors is bounded.
+local function file_errors()
+  for code, noted in pairs(errors) do
+    local lists = {}
+    for at in string.gmatch(call('HGET', base .. 'errors', code) or '', '%d+') do lists[#lists + 1] = at end
+    local newest = lists[#lists]
+    if not newest or call('LLEN', base .. 'e:' .. code .. ':' .. newest) >= ERRORS_A_LIST then
+      newest = format('%d', math.max(math.floor(now_us() / 1000), (tonumber(newest) or 0) + 1))
+      lists[#lists + 1] = newest
+      while #lists > ERROR_LISTS do call('UNLINK', base .. 'e:' .. code .. ':' .. table.remove(lists, 1)) end
+      call('HSET', base .. 'errors', code, table.concat(lists, ' '))
+    end
+    local name, ttl = base .. 'e:' .. code .. ':' .. newest, format('%d', noted.ttl)
+    if call('RPUSH', name, unpack(noted.keys)) == #noted.keys then
+      call('PEXPIRE', name, ttl)
+    else
+      call('PEXPIRE', name, ttl, 'GT')
+    end
+  end
+end
+
 -- Writes down what the call changed, for a function that changes little.
 local function account()
   file_dead()
+  file_errors()
   if bytes_added ~= 0 then call('HINCRBY', base .. 'meta', 'bytes', format('%d', bytes_added)) end
   if ended ~= 0 then call('HINCRBY', base .. 'meta', 'fin', ended) end
   if dropped ~= 0 then call('HINCRBY', base .. 'meta', 'drop', dropped) end

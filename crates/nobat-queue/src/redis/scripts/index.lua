@@ -7,6 +7,9 @@
 -- buckets an hour by 12 other bits of the hash. A bucket holds many tags, so that a tag of
 -- one job costs little more than its entry, where a list or a set of its own costs 136 bytes.
 -- Whoever reads it looks at the jobs' own tags.
+-- `e:<code>:<time>` has the keys of jobs that ended with an error of a code (its number in
+-- records) since then (ms); `errors` has for each code which of these there are, the oldest
+-- first. Cancelled and expired jobs and dead letters are written there as they end (common.lua).
 --
 -- Lists expire with the results of their jobs, and later: tags are asked for of jobs that
 -- wait for long.

@@ -4,7 +4,7 @@
 --         ranks no higher than this level is leased, '' whatever is next), lease (us), token of
 --         the new leases (8 bytes), again (us since this call was first sent, 0: first
 --         time), aging (step in us), max_dead, dead_ttl (ms), client_channel and
---         sweeper_channel (prefixes), register (what to note the consumer as when nothing
+--         sweeper_channel (prefixes), index (whether errors are told to it: 0 or 1), register (what to note the consumer as when nothing
 --         is ready, '' not), withdraw (what it is noted as, '' not), name (of the
 --         consumer, 8 bytes), successes, others (how many follow),
 --         then per success (sorted by client):
@@ -24,6 +24,7 @@
 -- Notes the bytes and totals that a step changed.
 local function account_step(ask, bytes_before, ended_before, sweeps, now)
   file_dead()
+  file_errors()
   if dropped ~= 0 then call('HINCRBY', own.meta, 'drop', dropped) end
   if bytes_added == 0 and ended == 0 and not sweeps then return end
   local bytes = math.max((tonumber(bytes_before) or 0) + bytes_added, 0)
@@ -52,6 +53,7 @@ local function step(KEYS, ARGV)
   ask.want, ask.again, ask.lease = tonumber(ask.want), tonumber(ask.again), tonumber(ask.lease)
   ask.successes, ask.others = tonumber(ask.successes), tonumber(ask.others)
   max_dead, dead_ttl, channel = tonumber(ask.max_dead), ask.dead_ttl, ask.client_channel
+  indexes = ask.index == '1'
   local now = now_us()
   ask.now = now
   local meta = call('HMGET', own.meta, 'paused', 'bytes', 'fin', 'swept')

@@ -2,7 +2,8 @@
 -- and says when to come again.
 -- KEYS[1] base
 -- ARGV    1 process (8 bytes), 2 longest pause us, 3 most dead letters, 4 their
---         ttl ms, 5 client channel prefix, 6 lease us
+--         ttl ms, 5 client channel prefix, 6 lease us,
+--         7 whether the index is told of errors (0 or 1)
 -- result  0 when another process is the sweeper, else 1 and us until the next call
 -- Atomic: the role is held for as long as the pause, and a little more.
 
@@ -12,7 +13,7 @@ local function tick(KEYS, ARGV)
   start(KEYS)
   local sweeper = call('GET', base .. 'keeper')
   if sweeper and sub(sweeper, 1, 8) ~= ARGV[1] then return { 0 } end
-  max_dead, dead_ttl, channel = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  max_dead, dead_ttl, channel, indexes = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[7] == '1'
   awaited = call('EXISTS', base .. 'watch') == 1
   local now, pause = now_us(), tonumber(ARGV[2])
   local again = now + pause

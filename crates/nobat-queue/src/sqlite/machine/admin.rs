@@ -47,7 +47,7 @@ impl Machine {
     pub(super) fn dead_letter(&mut self, now_us: u64, row: Row, error: JobError) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
         self.index.leave(row, job);
-        job.error = Some(Box::new(error));
+        self.index.set_error(row, job, Some(error));
         job.phase = Phase::Dead { at_us: now_us };
         self.index.enter(row, job);
         let queue = &mut self.index.queues[job.queue as usize];
@@ -111,7 +111,8 @@ impl Machine {
             }
             self.index.leave(row, job);
             job.phase = Phase::Queued;
-            (job.attempts, job.deaths, job.error) = (0, 0, None);
+            (job.attempts, job.deaths) = (0, 0);
+            self.index.set_error(row, job, None);
             job.deadline_us = job.deadline_us.map(|at| now_us + at.saturating_sub(job.created_us));
             (job.queued_us, job.position) = (now_us, position);
             self.index.enter(row, job);
@@ -200,8 +201,32 @@ impl Machine {
         look: usize,
         wanted: impl Fn(&JobView) -> bool,
     ) -> (Vec<JobView>, Option<Row>) {
+        let rows = self.jobs.range(..before).rev().map(|(&row, _)| row);
+        self.page(rows, limit, look, wanted)
+    }
+
+    /// The same of the jobs whose last error has this code.
+    pub(crate) fn list_errors(
+        &self,
+        code: ErrorCode,
+        before: Row,
+        limit: usize,
+        look: usize,
+        wanted: impl Fn(&JobView) -> bool,
+    ) -> (Vec<JobView>, Option<Row>) {
+        let rows = self.index.errors.range((code, 0)..(code, before)).rev().map(|&(_, row)| row);
+        self.page(rows, limit, look, wanted)
+    }
+
+    fn page(
+        &self,
+        rows: impl Iterator<Item = Row>,
+        limit: usize,
+        look: usize,
+        wanted: impl Fn(&JobView) -> bool,
+    ) -> (Vec<JobView>, Option<Row>) {
         let (mut jobs, mut last) = (Vec::new(), None);
-        for &row in self.jobs.range(..before).rev().take(look).map(|(row, _)| row) {
+        for row in rows.take(look) {
             last = Some(row);
             let Some(view) = self.listed(row).filter(&wanted) else { continue };
             jobs.push(view);

@@ -149,7 +149,7 @@ impl Machine {
                 };
                 settled.push(Settled { row: write.row, view, expires_ms });
                 if !matches!(job.phase, Phase::Dead { .. }) {
-                    self.jobs.remove(&write.row);
+                    self.forget(write.row);
                 }
             }
         }
@@ -166,7 +166,7 @@ impl Machine {
                 self.index.leave(write.row, job);
                 self.resident_bytes -= job.payload.resident();
                 self.index.queues[job.queue as usize].enqueued -= 1;
-                self.jobs.remove(&write.row);
+                self.forget(write.row);
                 self.keys.remove(write.row);
                 refused.push(write.row);
             } else {

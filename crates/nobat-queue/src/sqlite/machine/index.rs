@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use nobat_core::job::LeaseToken;
+use nobat_core::ErrorCode;
+use nobat_core::job::{JobError, LeaseToken};
 use smol_str::SmolStr;
 
 use super::idle_consumers::{ConsumerNo, IdleConsumers};
@@ -21,6 +22,8 @@ pub(crate) struct Index {
     pub(crate) deadlines: BTreeSet<(u64, Row)>,
     /// Dead letters of all queues by the time they died.
     pub(crate) dead: BTreeSet<(u64, Row)>,
+    /// Jobs in memory that have an error, by its code.
+    pub(crate) errors: BTreeSet<(ErrorCode, Row)>,
     /// Leases in the order they were given or renewed, which is the order in
     /// which they end. An entry that is no longer true is skipped when it
     /// reaches the front.
@@ -126,6 +129,17 @@ impl Index {
                 self.deadlines.remove(&(deadline_us, row));
             }
         }
+    }
+
+    /// Gives a job another last error, or none.
+    pub(crate) fn set_error(&mut self, row: Row, job: &mut Job, error: Option<JobError>) {
+        if let Some(before) = &job.error {
+            self.errors.remove(&(before.code, row));
+        }
+        if let Some(error) = &error {
+            self.errors.insert((error.code, row));
+        }
+        job.error = error.map(Box::new);
     }
 
     /// When the oldest lease ends (or an entry that is no longer true says so).

@@ -6,7 +6,7 @@ use nobat_core::job::{JobError, JobState, LeaseToken};
 use nobat_core::request_trace::{RequestTrace, is_given};
 use nobat_core::retry::RetryPolicy;
 use nobat_core::score::rank;
-use nobat_core::tags::{Tags, hash_of_request, hash_of_tag};
+use nobat_core::tags::{Tags, hash_of_request};
 use nobat_core::{IdIssuer, JobId, OwnerId};
 use smol_str::SmolStr;
 
@@ -167,7 +167,7 @@ impl Job {
     pub(crate) fn hashes(&self) -> Vec<u64> {
         let request = RequestTrace::from(self.trace.as_str()).request_id;
         let of_request = is_given(&request).then(|| hash_of_request(&request));
-        self.tags.iter().map(hash_of_tag).chain(of_request).collect()
+        self.tags.hashes().chain(of_request).collect()
     }
 
     /// Whether a terminal state has been reached that the journal may not have

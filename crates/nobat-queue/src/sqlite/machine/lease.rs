@@ -174,7 +174,7 @@ impl Machine {
 
     fn retry(&mut self, now_us: u64, row: Row, error: JobError, due_us: u64) {
         let Some(job) = self.jobs.get_mut(&row) else { return };
-        job.error = Some(Box::new(error));
+        self.index.set_error(row, job, Some(error));
         if job.deadline_us.is_some_and(|at| at <= due_us) {
             return self.expire(now_us, row);
         }

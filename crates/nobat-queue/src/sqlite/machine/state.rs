@@ -107,6 +107,8 @@ impl Machine {
         self.restore_row(row);
         self.resident_bytes += job.payload.resident();
         self.index.enter(row, &job);
+        let error = job.error.take();
+        self.index.set_error(row, &mut job, error.map(|error| *error));
         self.jobs.insert(row, Box::new(job));
     }
 
@@ -312,7 +314,7 @@ impl Machine {
 
     /// A job's deadline passed while it waited.
     pub(super) fn expire(&mut self, now_us: u64, row: Row) {
-        let last = self.jobs.get_mut(&row).and_then(|job| job.error.take());
+        let last = self.jobs.get(&row).and_then(|job| job.error.as_deref());
         let last = last.map_or(String::new(), |last| format!("; its last attempt failed: {}", last.message));
         let message = format!("the deadline passed before the job finished{last}");
         self.finish(
@@ -337,7 +339,7 @@ impl Machine {
         self.index.leave(row, job);
         self.resident_bytes -= job.payload.resident();
         job.payload = Payload::Disk(0);
-        job.error = error.map(Box::new);
+        self.index.set_error(row, job, error);
         job.phase = Phase::Finished(Box::new(Finished { state, at_us: now_us, result }));
         if job.keyed {
             self.keys.end(row, now_us / 1_000 + job.result_ttl_ms);
@@ -352,6 +354,15 @@ impl Machine {
                 self.defer_end(row, now_us + within);
             }
             _ => self.mark(row),
+        }
+    }
+
+    /// Lets go of a job that the journal alone is to know.
+    pub(super) fn forget(&mut self, row: Row) {
+        if let Some(job) = self.jobs.remove(&row)
+            && let Some(error) = job.error
+        {
+            self.index.errors.remove(&(error.code, row));
         }
     }
 
