@@ -69,8 +69,11 @@ pub struct ClientCost {
 impl ClientCost {
     /// Why what was measured is the client's and not the server's, where it is: a thread that
     /// is busy for over 80 % of the time, or a lag of over 5 % of the latency, at the median or
-    /// at the 99th percentile.
+    /// at the 99th percentile. A server that answers nothing has no latency to be part of.
     pub fn is_late(&self, latencies: &Latencies) -> Option<String> {
+        if latencies.count() == 0 {
+            return None;
+        }
         if let Some(busiest) = self.busiest.filter(|&busiest| busiest > 0.8) {
             return Some(format!("a thread that sends was busy for {:.0} % of the time", busiest * 100.0));
         }

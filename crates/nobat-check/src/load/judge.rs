@@ -16,6 +16,8 @@ use crate::statistical::words::{count, percent};
 
 /// More failures than one in a thousand are failures of the test.
 const FAILURES: f64 = 0.001;
+/// Under this share of answers right and in time no interval is needed to see that 99 in 100 do not hold.
+const FAR_FROM_GOOD: f64 = 0.9;
 
 /// Why a failure may be the client's: one that is late makes a server look slower, never faster.
 pub(super) fn void(outcome: &LoadOutcome, whole: &Tally) -> Option<Verdict> {
@@ -88,7 +90,8 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
     let bounds = p99_bounds(outcome);
     let void = void(outcome, whole);
     let verdict = match (latencies.lacks(0.99), goal) {
-        (_, Some(goal)) if whole.due > 0 && whole.goodput() < GOOD && latencies.quantile(0.9) > goal => Verdict::Failed,
+        // However few the predictions are: what never came was not in time either.
+        (_, Some(_)) if whole.goodput() < FAR_FROM_GOOD => Verdict::Failed,
         (Some(needed), _) => Verdict::needs(
             format!("{} predictions are too few for a 99th percentile", count(latencies.count())),
             format!("{} of them: a longer --duration or a higher --rate", count(needed)),
@@ -114,13 +117,16 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
     let verdict = void.clone().filter(|_| verdict == Verdict::Failed).unwrap_or(verdict);
     let title = goal.map_or("latency".into(), |goal| format!("99 of 100 requests are answered within {}", ms(goal)));
     let at = |q| ms(latencies.quantile(q));
-    let mut finding = Finding::new("latency", title, verdict).say(format!(
-        "Half of the predictions took {} or less, 90 % {}, 99 % {}; the longest {}.",
-        at(0.5),
-        at(0.9),
-        at(0.99),
-        ms(latencies.max())
-    ));
+    let mut finding = Finding::new("latency", title, verdict).say(match latencies.count() {
+        0 => "No prediction came.".into(),
+        _ => format!(
+            "Half of the predictions took {} or less, 90 % {}, 99 % {}; the longest {}.",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            ms(latencies.max())
+        ),
+    });
     if let Some((low, high)) = bounds {
         let runs = outcome.runs.len();
         finding = finding.say(format!(
@@ -146,18 +152,19 @@ pub(super) fn judge_latency(outcome: &LoadOutcome, whole: &Tally, goal: Option<D
     if latencies.clipped() > 0 {
         finding = finding.say(format!("{} took longer than a minute and count as one.", count(latencies.clipped())));
     }
-    let figures = [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99), ("p999_ms", 0.999), ("max_ms", 1.0)];
-    for (name, q) in figures {
-        finding = finding.figure(name, millis(latencies.quantile(q)));
+    if latencies.count() > 0 {
+        let figures = [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99), ("p999_ms", 0.999), ("max_ms", 1.0)];
+        for (name, q) in figures {
+            finding = finding.figure(name, millis(latencies.quantile(q)));
+        }
+        finding = finding.figure("mean_ms", millis(latencies.mean())).chart(curve(latencies, goal));
     }
     finding
-        .figure("mean_ms", millis(latencies.mean()))
         .figure("goodput", whole.goodput())
         .figure("client_busiest_thread", json!(outcome.client.busiest))
         .figure("client_lag_p50_ms", millis(outcome.client.lag_p50))
         .figure("client_lag_p99_ms", millis(outcome.client.lag_p99))
         .figure("runs", outcome.runs.len())
-        .chart(curve(latencies, goal))
 }
 
 /// Latency over its percentiles.
@@ -281,8 +288,33 @@ fn millis(latency: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::ClientCost;
     use super::super::tally::{Answer, ServerShares};
     use super::*;
+
+    #[test]
+    fn a_server_too_slow_to_answer_anything_fails_and_the_client_is_not_to_blame() {
+        let ms = Duration::from_millis;
+        let mut tally = Tally { due: 400, ..Tally::default() };
+        tally.close();
+        let client = ClientCost { busiest: Some(0.1), lag_p50: ms(1), lag_p99: ms(2), waited: 0.0 };
+        let outcome = LoadOutcome {
+            runs: vec![tally.clone(); 5],
+            run: ms(1_000),
+            warmed_up: ms(0),
+            stable: true,
+            gone: None,
+            client,
+            samples: vec![],
+        };
+        let silent = judge_latency(&outcome, &tally, Some(ms(500)), false);
+        assert_eq!((silent.verdict, silent.words[0].as_str()), (Verdict::Failed, "No prediction came."));
+        // One that answers half of them in time is as far from it.
+        (0..200).for_each(|_| tally.answer(ms(100), &Answer { right: true, ..Answer::default() }, Some(ms(500))));
+        assert_eq!(judge_latency(&outcome, &tally, Some(ms(500)), false).verdict, Verdict::Failed);
+        let no_goal = judge_latency(&outcome, &Tally { due: 400, ..Tally::default() }, None, false);
+        assert!(!no_goal.verdict.is_judged(), "{no_goal:?}");
+    }
 
     #[test]
     fn an_account_of_more_than_the_callers_waited_is_told_beside_answers_without_one() {
