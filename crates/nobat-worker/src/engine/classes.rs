@@ -17,7 +17,7 @@ use crate::engine::stream::Stream;
 mod messages {
     include!("../generated/onnx_classes.rs");
 }
-use messages::Model;
+use messages::{Model, Node};
 
 /// The classes of one output, in the order of its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +35,34 @@ pub(super) fn is_class_map(value: &ValueType) -> bool {
     )
 }
 
-/// By output of the graph, the operator that makes it; nothing where the file cannot be read.
+/// Operators that hand numbers on as they are.
+const HAND_ON: [&str; 5] = ["Identity", "Cast", "Squeeze", "Flatten", "Reshape"];
+/// Most of them in a row that are looked through.
+const MOST_HANDS: usize = 16;
+
+/// By output of the graph, the operator that makes its numbers; nothing where the file cannot be read.
 pub(crate) fn operators(file: &Path) -> BTreeMap<String, String> {
     let model = Stream::open(file, None).ok().and_then(|mut stream| Model::decode(&mut stream).ok());
-    let nodes = model.and_then(|model| model.graph).map(|graph| graph.node).unwrap_or_default();
-    nodes.into_iter().flat_map(|node| node.output.into_iter().map(move |name| (name, node.op_type.clone()))).collect()
+    makers(&model.and_then(|model| model.graph).map(|graph| graph.node).unwrap_or_default())
+}
+
+fn makers(nodes: &[Node]) -> BTreeMap<String, String> {
+    let mut made_by: BTreeMap<&str, &Node> = BTreeMap::new();
+    for node in nodes {
+        made_by.extend(node.output.iter().map(|name| (name.as_str(), node)));
+    }
+    let maker = |(name, node): (&&str, &&Node)| {
+        let mut node = *node;
+        for _ in 0..MOST_HANDS {
+            let before = node.input.first().and_then(|input| made_by.get(input.as_str()));
+            match before.filter(|_| HAND_ON.contains(&node.op_type.as_str())) {
+                Some(before) => node = before,
+                None => break,
+            }
+        }
+        ((*name).to_owned(), node.op_type.clone())
+    };
+    made_by.iter().map(maker).collect()
 }
 
 impl Classes {
@@ -110,6 +133,29 @@ mod tests {
         let names = ["versicolor", "setosa", "virginica"].map(String::from).to_vec();
         assert_eq!(Classes::read(&model("classifier"), "output_probability"), Some(Classes::Names(names)));
         assert_eq!(Classes::read(&model("classifier"), "output_label"), None);
+    }
+
+    #[test]
+    fn what_hands_numbers_on_is_looked_through() {
+        let node = |op: &str, input: &str, output: &str| Node {
+            input: vec![input.to_owned()],
+            output: vec![output.to_owned()],
+            op_type: op.to_owned(),
+            attribute: Vec::new(),
+        };
+        let nodes = [
+            node("Softmax", "x", "p"),
+            node("Cast", "p", "q"),
+            node("Identity", "q", "y"),
+            node("Identity", "x", "z"),
+            node("Add", "p", "w"),
+            // No graph is so, but a file may be.
+            node("Identity", "round", "round"),
+        ];
+        let found = makers(&nodes);
+        let of = |name: &str| found.get(name).map(String::as_str);
+        assert_eq!((of("y"), of("z"), of("w")), (Some("Softmax"), Some("Identity"), Some("Add")));
+        assert_eq!(of("round"), Some("Identity"));
     }
 
     #[test]

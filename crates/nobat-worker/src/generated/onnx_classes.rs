@@ -11,6 +11,8 @@ pub struct Graph {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub input: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "2")]
     pub output: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "4")]
