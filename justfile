@@ -138,11 +138,11 @@ fuzz-rows *args:
 fuzz *args:
     scripts/fuzz {{args}}
 
-# Pictures with bytes changed: ten thousand against the decoder, a thousand against a server; none may crash or take a second.
+# Pictures with bytes changed, ten thousand against the decoder and as many against a server: none may crash or take a second.
 mutate-images:
     cargo run --release --locked -p nobat-image --example image_mutations
     cargo build --release --locked --bin nobat
-    scripts/mutate_images
+    scripts/mutate_images --count 10000
 
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:

@@ -78,8 +78,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Jpeg, String> {
 /// behind it.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
-        let rest = bytes.get(*at..)?;
-        *at += rest.iter().position(|&byte| byte == 0xFF)? + 1;
+        *at += before_ff(bytes.get(*at..)?)? + 1;
         // Any number of fill bytes may stand before a marker.
         while bytes.get(*at) == Some(&0xFF) {
             *at += 1;
@@ -93,10 +92,28 @@ fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     }
 }
 
+/// How many bytes stand before the first 0xFF. A scan's data is most of a file, and `contains` looks at many of its
+/// bytes at once.
+fn before_ff(bytes: &[u8]) -> Option<usize> {
+    const AT_ONCE: usize = 64;
+    let from = bytes.chunks(AT_ONCE).position(|chunk| chunk.contains(&0xFF))? * AT_ONCE;
+    Some(from + bytes[from..].iter().position(|&byte| byte == 0xFF)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn the_first_ff_is_found_wherever_it_stands() {
+        for at in [0, 1, 63, 64, 65, 127, 128, 199] {
+            let mut bytes = [7u8; 200];
+            (bytes[at], bytes[199]) = (0xFF, 0xFF);
+            assert_eq!(before_ff(&bytes), Some(at));
+        }
+        assert_eq!((before_ff(&[7; 200]), before_ff(&[])), (None, None));
+    }
 
     #[test]
     fn the_size_stands_in_the_markers_and_every_cut_is_found() {

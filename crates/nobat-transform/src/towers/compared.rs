@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::{Finished, JobState, SessionOutput, Transform};
 
+/// The input of texts, which labels' sentences become.
+pub(super) const TEXT: &str = "text";
 /// The sentence that transformers puts labels into.
 const TEMPLATE: &str = "This is a photo of {}.";
 /// Most labels of a picture, and of a request.
@@ -87,7 +89,7 @@ pub(super) fn sentences(labels: &Tensor, parameters: &Parameters) -> Result<(Ten
         of_picture.push(placed);
     }
     let shape = Shape::from_slice(&[places.len() as i64]);
-    let sentences = Tensor { name: super::TEXT.into(), datatype: Datatype::Bytes, shape, data: data.into() };
+    let sentences = Tensor { name: TEXT.into(), datatype: Datatype::Bytes, shape, data: data.into() };
     Ok((sentences, of_picture))
 }
 

@@ -16,11 +16,10 @@ use nobat_core::{Error, ErrorCode, Result};
 use smol_str::SmolStr;
 
 use crate::{CallerSignature, Finished, JobState, Prepared, Row, SessionOutput, Transform};
-use compared::{Compared, Similarity};
+use compared::{Compared, Similarity, TEXT};
 
 /// Names of the inputs that callers see.
 const IMAGE: &str = "image";
-const TEXT: &str = "text";
 const LABELS: &str = "labels";
 /// Parameters of texts that pictures have nothing of: their vectors are those of the graph.
 const OF_TEXTS_ALONE: [&str; 3] = ["dimensions", "pooling", "prompt_name"];
