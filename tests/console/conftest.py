@@ -24,6 +24,10 @@ MODELS = ROOT / "crates" / "nobat-worker" / "tests" / "models"
 AXE = (pathlib.Path(axe_playwright_python.__path__[0]) / "axe.min.js").read_text()
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]
 PLAIN = ("fails_on_marked_row", "identity_bytes", "identity_int64", "two_by_two", "slow", "optional_input")
+# A name that would be harm if it were more than text.
+MARK = "<img src=x onerror=\"document.title='owned'\">"
+# Models may be called so; a test loads them.
+STRANGE = ["<img src=x onerror=document.title='owned'>", "a\u202eb", "'; DROP TABLE jobs; --", "{{7*7}}", "\"><b>", "سلام", "%2e%2e", "#?&=+"]
 LIMIT_S = 60
 # The slowest page asks again after ten seconds.
 expect.set_options(timeout=30_000)
@@ -32,6 +36,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]
 CONFIG = """
+[gateway]
+max_body_bytes = 134217728
 [gateway.webhooks]
 secrets = ["whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"]
 [gateway.webhooks.addresses]
@@ -146,6 +152,19 @@ def lay_out(folder):
     for version, model in (("1", "identity_fp32"), ("2", "fixed_batch")):
         (folder / "versioned" / version).mkdir(parents=True)
         shutil.copy(MODELS / f"{model}.onnx", folder / "versioned" / version / "model.onnx")
+    for name, task in {"finds": "detect", "paints": "segment", "names": "classify"}.items():
+        shutil.copytree(ROOT / "tests" / "image_models" / task, folder / name)
+    painted = json.loads((folder / "paints" / "config.json").read_text())
+    painted["id2label"]["1"] = MARK
+    (folder / "paints" / "config.json").write_text(json.dumps(painted))
+    (folder / "digits-too").mkdir()
+    (folder / "digits-too" / "model.toml").write_text('[[chain.steps]]\nmodel = "digits"\n')
+    (folder / "hostile").mkdir()
+    (folder / "hostile" / "model.toml").write_text(f"[[chain.steps]]\nname = {json.dumps(MARK)}\nmodel = \"fails_on_marked_row\"\n")
+    (folder / "twice").mkdir()
+    steps = [("first", "x", "between"), ("second", "between", "y")]
+    chain = "".join(f'[[chain.steps]]\nname = "{name}"\nmodel = "identity_int64"\ninputs = {{ x = "{takes}" }}\noutputs = {{ y = "{gives}" }}\n' for name, takes, gives in steps)
+    (folder / "twice" / "model.toml").write_text(chain)
     (folder / "versioned" / "model.toml").write_text('versions = "all"\nlabels = { stable = 1, canary = 2 }\n')
 
 
@@ -173,6 +192,8 @@ class Console:
         options = {"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", **options}
         self.context = browser.new_context(**options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        if folder := os.environ.get("NOBAT_PAGES"):
+            self.context.route("**/console/**", lambda route: route.fulfill(path=pathlib.Path(folder) / route.request.url.split("/console/", 1)[1]))
         self.complaints = []
         self.expected = []
         self.foreign = []
@@ -199,8 +220,8 @@ class Console:
         return self.page
 
     def sign_in(self):
-        """Gives the page the key that it asks for, if it does."""
-        field = self.page.get_by_label("API key")
+        """Gives the page the key that it asks for, if it does, in whatever language."""
+        field = self.page.locator("form.sign-in input")
         if field.count():
             field.fill(self.house.keys[self.key])
             self.page.locator("form.sign-in button").click()
@@ -213,9 +234,13 @@ class Console:
         found = self.page.evaluate("rules => axe.run(document, { runOnly: rules })", RULES)
         return [(one["id"], one["impact"], [node["target"] for node in one["nodes"]][:3]) for one in found["violations"]]
 
+    @property
+    def takes_pictures(self):
+        return "NOBAT_SCREENSHOTS" in os.environ
+
     def picture(self, name):
-        if folder := os.environ.get("NOBAT_SCREENSHOTS"):
-            self.page.screenshot(path=pathlib.Path(folder) / f"{name}.png")
+        if self.takes_pictures:
+            self.page.screenshot(path=pathlib.Path(os.environ["NOBAT_SCREENSHOTS"]) / f"{name}.png")
 
     def close(self):
         self.context.close()

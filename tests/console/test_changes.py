@@ -1,11 +1,15 @@
 """Finding jobs by their tags, changing many at once, keys, the log of changes, events."""
 
+import contextlib
+import http.server
+import re
+import threading
 import urllib.parse
 
 import wide
 from conftest import Console
 from playwright.sync_api import expect
-from test_pages import DIGIT
+from test_pages import DIGIT, dead_letter, purge
 
 # Texts that pages, stores and terminals have stumbled over.
 HOSTILE = [
@@ -30,7 +34,7 @@ def test_jobs_are_found_by_tag_and_cancelled_together(console):
     page = console.open(f"jobs?tag={tag}")
     expect(page.locator("table[aria-label], table").first.locator("tbody tr")).to_have_count(5)
     expect(page.locator("tbody tr", has_text=other[:6])).to_have_count(0)
-    page.get_by_label("find").fill(ids[0])
+    page.get_by_role("searchbox", name="find").fill(ids[0])
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_contain_text(ids[0])
     expect(page.locator(".facts")).to_contain_text(tag)
@@ -189,3 +193,144 @@ def test_a_job_that_is_looked_at_says_what_becomes_of_it(console):
     house.call("POST", "/api/v1/queues/digits/resume")
     expect(page.locator(".facts .state")).to_contain_text("succeeded")
     expect(page.locator(".tensor", has_text="label").locator("pre")).to_have_text("7")
+
+
+def test_dead_letters_that_a_filter_finds_are_retried_and_deleted_together(console):
+    house = console.house
+    purge(house)
+    dead_letter(house, 3)
+    queue = "/api/v1/queues/fails_on_marked_row"
+    page = console.open("jobs?model=fails_on_marked_row&state=dead&error=invalid_tensor")
+    rows = page.get_by_role("region", name="Jobs", exact=True).locator("tbody tr")
+    expect(rows).to_have_count(3)
+    house.call("POST", f"{queue}/pause")
+    page.get_by_role("button", name="Retry all found").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Go on").click()
+    changes = page.get_by_role("region", name="Changes of many jobs").locator("tbody tr")
+    expect(changes.first).to_contain_text("finished")
+    expect(page.get_by_text("No job is like that.")).to_be_visible()
+    assert house.call("GET", queue)["queued"] == 3
+    house.call("POST", f"{queue}/resume")
+    expect(rows).to_have_count(3)
+    before = changes.count()
+    page.get_by_role("button", name="Delete all found").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Go on").click()
+    expect(changes).to_have_count(before + 1)
+    expect(page.get_by_text("No job is like that.")).to_be_visible()
+    assert house.call("GET", queue)["dead"] == 0
+
+
+def test_every_filter_of_jobs_narrows_and_stands_in_the_address(console):
+    house = console.house
+    purge(house)
+    own = house.ended(house.predict("fails_on_marked_row", {"inputs": [99]}, max_retries=0, priority=7))
+    other = house.ended(house.predict("fails_on_marked_row", {"inputs": [98]}, max_retries=0, priority=3))
+    page = console.open("jobs?model=fails_on_marked_row")
+    rows = page.get_by_role("region", name="Jobs", exact=True).locator("tbody tr")
+    shown, hidden = rows.filter(has_text=own["id"][:6]), rows.filter(has_text=other["id"][:6])
+    expect(hidden).to_be_visible()
+    for label, value, kept in [("priority", "7", False), ("error code", "invalid_tensor", True), ("error code", "deadline_exceeded", None)] + ([("key id", own["owner"], True)] if house.keyed else []):
+        field = page.get_by_label(label, exact=True)
+        field.fill(value)
+        field.press("Enter")
+        expect(shown).to_have_count(0 if kept is None else 1)
+        expect(hidden).to_have_count(1 if kept else 0)
+        assert value in page.url
+        page.get_by_role("button", name="All jobs").click()
+        page.get_by_label("model").select_option("fails_on_marked_row")
+    page.get_by_label("enqueued").select_option("5m")
+    expect(shown).to_be_visible()
+    assert "since=5m" in page.url
+    page.reload()
+    expect(page.get_by_label("enqueued")).to_have_value("5m")
+    purge(house)
+
+
+def test_a_key_gets_a_new_secret_and_the_old_one_stays_for_a_day(house, browser):
+    console = Console(house, browser)
+    page = console.open("keys")
+    if not house.keyed:
+        expect(page.get_by_role("button", name="New secret")).to_have_count(0)
+        return console.close()
+    made = house.call("POST", "/api/v1/keys", {"name": "turns", "scope": "read"})
+    row = page.locator("tbody tr", has_text="turns")
+    row.get_by_role("button", name="New secret").click()
+    page.get_by_role("dialog").get_by_role("button", name="New secret").click()
+    secret = page.get_by_role("region", name="The new key").locator("pre").inner_text()
+    expect(row).to_contain_text("rotating")
+    assert secret != made["secret"]
+    for valid in (secret, made["secret"]):
+        house.keys["turns"] = valid
+        assert house.call("GET", "/api/v1/models", key="turns")["models"]
+    console.close()
+    house.call("DELETE", f"/api/v1/keys/{made['key']['id']}")
+
+
+def test_a_canary_is_judged_before_it_is_promoted_or_rolled_back(console):
+    house = console.house
+    house.call("PUT", "/api/v1/routes/judged", {"weighted": [{"target": "digits", "percent": 90}, {"target": "digits-too", "percent": 10}]})
+    page = console.open("routes")
+    group = page.locator(".group", has_text="judged")
+    for name in ("Promote", "Roll back"):
+        group.get_by_role("button", name=name).click()
+        page.get_by_role("dialog").get_by_role("button", name=name).click()
+        # Nothing was seen of it yet: nothing changes, and the page says why.
+        expect(group.locator(".act", has_text=name).get_by_role("status")).to_contain_text("undecided")
+    shares = house.call("GET", "/api/v1/routes/judged")["weighted"]
+    assert [share["percent"] for share in shares] == [90, 10]
+    house.call("DELETE", "/api/v1/routes/judged")
+
+
+@contextlib.contextmanager
+def receiver(status):
+    """Answers each webhook so; the bodies that came."""
+    got = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/told", got
+    server.shutdown()
+
+
+def test_a_jobs_page_tells_of_its_webhooks(console):
+    house = console.house
+    with receiver(204) as (address, got):
+        job = house.ended(house.predict("digits", DIGIT, webhook=address))
+        page = console.open(f"jobs/{job['id']}")
+        deliveries = page.get_by_role("region", name="Deliveries").locator("tbody tr")
+        expect(deliveries).to_have_count(1)
+        expect(deliveries).to_contain_text("delivered")
+        assert len(got) == 1
+    other = house.ended(house.predict("digits", DIGIT))
+    page = console.open(f"jobs/{other['id']}")
+    expect(page.locator(".timeline")).to_be_visible()
+    expect(page.get_by_role("region", name="Deliveries")).to_have_count(0)
+
+
+def test_an_endpoint_that_wants_no_more_is_enabled_again(console):
+    house = console.house
+    with receiver(410) as (address, _):
+        house.ended(house.predict("digits", DIGIT, webhook=address))
+        page = console.open("webhooks")
+        told = page.locator("p.problem", has_text="answered 410").filter(has_text=address)
+        expect(told).to_be_visible()
+        told.get_by_role("button", name="Enable").click()
+        expect(told).to_have_count(0)
+        assert address not in house.call("GET", "/api/v1/webhooks/endpoints")["disabled"]
+
+
+def test_workers_tell_their_memory_and_leases(console):
+    page = console.open("workers")
+    row = page.locator("tbody tr")
+    expect(row).to_contain_text(re.compile(r"[1-9]\d* MiB"))
+    worker = console.house.call("GET", "/api/v1/workers")["workers"][0]
+    assert worker["resident_bytes"] > 10 << 20 and worker["leases"] >= 0

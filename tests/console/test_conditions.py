@@ -48,6 +48,25 @@ def test_without_a_key_nothing_is_shown_and_a_key_shows_what_it_may(house, brows
     console.close()
 
 
+def test_a_session_that_ends_while_a_page_is_open_asks_for_a_key(house, browser):
+    if not house.keyed:
+        return look_without_keys(house, browser)
+    made = house.call("POST", "/api/v1/keys", {"name": "brief", "scope": "read"})
+    house.keys["brief"] = made["secret"]
+    console = Console(house, browser, key="brief")
+    console.expect_refusals(401)
+    page = console.open("queues")
+    expect(page.locator("tbody tr", has_text="two_by_two")).to_be_visible()
+    house.call("DELETE", f"/api/v1/keys/{made['key']['id']}")
+    expect(page.locator("form.sign-in")).to_be_visible(timeout=60_000)
+    assert "two_by_two" not in page.locator("main").inner_text()
+    page.locator("form.sign-in input").fill(house.keys["admin"])
+    page.locator("form.sign-in button").click()
+    expect(page.locator("tbody tr", has_text="two_by_two")).to_be_visible()
+    assert page.url.endswith("#/queues")
+    console.close()
+
+
 def test_a_form_of_another_origin_changes_nothing(house, browser):
     console = Console(house, browser)
     console.open("queues")

@@ -2,11 +2,14 @@
 
 import http.server
 import json
+import math
 import os
 import pathlib
 import re
 import subprocess
 import threading
+import time
+import urllib.parse
 
 import pytest
 from conftest import Console
@@ -22,9 +25,18 @@ def dead_letter(house, marks=1):
     return [house.ended(job) for job in made]
 
 
+def ask_for_a_while(house, seconds=40):
+    """Some traffic for charts to show: more and less of it."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        for _ in range(1 + int(12 * abs(math.sin(left / 6)))):
+            house.call("POST", "/api/v1/predict/digits?wait=10", DIGIT)
+        time.sleep(0.2)
+
+
 def purge(house):
     for queue in house.call("GET", "/api/v1/queues")["queues"]:
-        house.call("DELETE", f"/api/v1/queues/{queue['model']}/dead?limit=10000")
+        house.call("DELETE", f"/api/v1/queues/{urllib.parse.quote(queue['model'], safe='')}/dead?limit=10000")
 
 
 def test_the_overview_says_what_goes_on_and_what_is_ill(console):
@@ -38,8 +50,12 @@ def test_the_overview_says_what_goes_on_and_what_is_ill(console):
     page.wait_for_function(drawn)
     page.get_by_text("As a table").first.click()
     expect(page.locator(".chart tbody tr").first).to_be_visible()
+    page.get_by_text("As a table").first.click()
     page.get_by_text("What was checked").click()
     expect(page.locator(".verdict li")).to_have_count(6)
+    page.get_by_text("What was checked").click()
+    if console.takes_pictures:
+        ask_for_a_while(console.house)
     console.picture("overview")
 
 
@@ -270,7 +286,7 @@ def test_a_hundred_hostile_strings_are_text(console):
         expect(page.locator(".tensor pre")).to_have_count(50)
         shown = page.locator(".tensor pre").evaluate_all("all => all.map(one => one.textContent)")
         assert [text[:4000] for text in part] == [text[:4000] for text in shown]
-        assert "owned" not in page.title() and page.locator(".tensor script, .tensor iframe, .tensor style, .tensor a").count() == 0
+        assert "owned" not in page.title() and page.locator(".tensor script, .tensor iframe, .tensor style, .tensor pre a").count() == 0
     console.expect_refusals(404)
     page = console.open(f"jobs/{'<script>alert(1)</script>'.replace('<', '%3C').replace('/', '%2F')}")
     expect(page.locator(".problem")).to_contain_text("there is no job")
@@ -363,6 +379,8 @@ def test_axe_finds_nothing_on_any_page(house, browser, look):
         assert wide <= 0, f"{where} is wider than the window"
     if look != "light":
         seen.open("")
+        if seen.takes_pictures:
+            ask_for_a_while(house)
         seen.picture(look)
     seen.close()
     house.call("DELETE", "/api/v1/routes/other")

@@ -1,15 +1,17 @@
 // One job: where its time went, what went in and what came out, and how to ask the same again.
 
-import { html, useEffect, useState } from "./vendor/preact.mjs";
+import { html, useEffect, useMemo, useState } from "./vendor/preact.mjs";
 import { t, number, duration, time } from "./words.js";
-import { get, post, base, segment, server, url } from "./api.js";
+import { get, post, base, may, segment, server, url } from "./api.js";
 import { live, useLive } from "./live.js";
-import { State, Asked, Time, Facts, Act, Copy, Table } from "./ui.js";
-import { TensorView, labelsOf, tensorsOf } from "./tensors.js";
+import { State, Asked, Time, Facts, Act, Copy, Id } from "./ui.js";
+import { TensorView, labelsOf } from "./tensors.js";
 import { nest } from "./json.js";
 import { link, go } from "./router.js";
 import { Tags } from "./jobs.js";
-import { Detections, Photo, detectionsOf, photosOf } from "./photos.js";
+import { Findings, Photo, findingsOf, photosIn, photosOf, remember, remembered } from "./photos.js";
+import { Family } from "./family.js";
+import { DeliveriesOf } from "./webhooks.js";
 
 const ENDED = ["succeeded", "dead", "cancelled", "expired"];
 const STATES = ["scheduled", "queued", "leased", "failed", ...ENDED];
@@ -39,10 +41,12 @@ export function Job({ id }) {
 
 function Known({ job, path, refresh }) {
   const isOver = ENDED.includes(job.state);
-  const result = useLive(`result ${job.id} ${job.state}`, signal => (job.state === "succeeded" ? get(`${path}/result`, { form: "column" }, signal) : Promise.resolve(null)), 0);
+  const result = useLive(`result ${job.id} ${job.state}`, signal => (job.state === "succeeded" ? get(`${path}/result`, { form: "preview" }, signal) : Promise.resolve(null)), 0);
   const model = useLive(`model of ${job.model}`, signal => get(`api/v1/models/${segment(job.model)}`, {}, signal).catch(() => null), 0);
   const [input, setInput] = useState({});
-  const readInput = async () => setInput({ data: await get(`${path}/input`) });
+  const readInput = async () => setInput({ data: await get(`${path}/input`, { form: "preview" }) });
+  const photos = input.data ? photosOf(input.data) : remembered(job.id);
+  const file = (part, name) => url(`${path}/${part}`, { tensor: name }).href;
   const version = model.data?.versions?.find(one => one.version === result.data?.version) ?? model.data?.versions?.[0];
   return html`
     <${Facts} facts=${[
@@ -51,6 +55,7 @@ function Known({ job, path, refresh }) {
       [t("priority"), number(job.priority)],
       [t("attempts"), number(job.attempts)],
       [t("enqueued"), job.created_at_ms ? html`<${Time} ms=${job.created_at_ms} />` : ""],
+      [t("made for"), job.parent ? html`<${Id} id=${job.parent} href=${link(["jobs", job.parent])} />` : ""],
       [t("tags"), job.tags?.length ? html`<${Tags} tags=${job.tags} />` : ""],
       [t("key id"), job.owner ? html`<bdi class="id">${job.owner}</bdi>` : ""],
       [t("finished"), job.finished_at_ms ? html`<${Time} ms=${job.finished_at_ms} />` : ""],
@@ -62,18 +67,28 @@ function Known({ job, path, refresh }) {
     </p>
     ${job.error ? html`<h2>${t("Error")}</h2><p class="problem"><code>${job.error.code}</code> <bdi>${job.error.detail}</bdi></p>` : ""}
     <${Timeline} job=${job} />
+    <${Family} job=${job} />
+    ${isOver && may("admin") ? html`<${DeliveriesOf} job=${job} />` : ""}
     <h2>${t("Result")}</h2>
     ${job.state !== "succeeded" ? html`<p class="empty">${isOver ? t("It has none.") : t("Not there yet.")}</p>` : html`
-      <${Asked} asked=${result}>${data => (data ? html`<${Detections} found=${detectionsOf(data)} />${tensorsOf(data, version?.outputs).map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`)}` : "")}<//>`}
+      <${Asked} asked=${result}>${data => (data ? html`<${Result} outputs=${data.outputs} photos=${photos} version=${version} file=${file} />` : "")}<//>`}
     <h2>${t("Input")}</h2>
-    ${input.data ? html`<${Input} job=${job} input=${input.data} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
+    ${input.data ? html`<${Input} job=${job} input=${input.data} file=${file} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
 }
 
-function Input({ job, input }) {
+function Result({ outputs, photos, version, file }) {
+  const found = useMemo(() => findingsOf(outputs), [outputs]);
+  return html`
+    <${Findings} found=${found} photos=${photos} />
+    ${outputs.map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} file=${file("result", tensor.name)} />`)}`;
+}
+
+function Input({ job, input, file }) {
+  const isWhole = input.inputs.every(tensor => tensor.data.length === tensor.values);
   return html`
     ${photosOf(input).map((photo, at) => html`<${Photo} key=${at} photo=${photo} />`)}
-    ${input.inputs.map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} />`)}
-    <${Again} job=${job} body=${bodyOf(input)} />`;
+    ${input.inputs.map(tensor => html`<${TensorView} key=${tensor.name} tensor=${tensor} file=${file("input", tensor.name)} />`)}
+    ${isWhole ? html`<${Again} job=${job} body=${bodyOf(input)} />` : html`<p><small>${t("It is too large to be sent again from here.")}</small></p>`}`;
 }
 
 // The native body of an input that was read: whole tensors by name.
@@ -86,6 +101,7 @@ export function Again({ job, body, label = t("Run again") }) {
   const path = `api/v1/predict/${segment(job.model)}`;
   const run = async () => {
     const made = await post(path, { priority: job.priority || undefined }, body);
+    remember(made.id, photosIn(body));
     go(["jobs", made.id]);
   };
   const address = new URL(path, base).href;
@@ -106,19 +122,6 @@ export function Again({ job, body, label = t("Run again") }) {
 }
 
 export const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
-
-// The steps of a chain of models, in the order in which they began.
-function Steps({ steps }) {
-  const columns = [
-    { name: "name", label: t("step"), cell: step => html`<bdi>${step.name}</bdi>` },
-    { name: "start", label: t("begun after"), numeric: true, value: step => step.start_us, cell: step => duration(step.start_us / 1000) },
-    { name: "wait", label: t("waited"), numeric: true, value: step => step.wait_us, cell: step => duration(step.wait_us / 1000) },
-    { name: "run", label: t("ran"), numeric: true, value: step => step.run_us, cell: step => duration(step.run_us / 1000) },
-    { name: "batch", label: t("rows of its batch"), numeric: true, value: step => step.batch_size, cell: step => number(step.batch_size) },
-    { name: "worker", label: t("worker"), cell: step => html`<bdi class="id">${step.worker}</bdi>` },
-  ];
-  return html`<${Table} caption=${t("Steps of the chain")} columns=${columns} rows=${[...steps].sort((a, b) => a.start_us - b.start_us)} of=${step => `${step.name} ${step.start_us}`} empty="" />`;
-}
 
 // Its steps, each with when it began and how long it took.
 function Timeline({ job }) {
@@ -149,7 +152,6 @@ function Timeline({ job }) {
         ${step.at ? html`<time datetime=${new Date(step.at).toISOString()}>${time(step.at)}</time>` : ""}
         ${step.tookMs !== undefined ? html`<meter min="0" max=${longest || 1} value=${step.tookMs} aria-label=${step.what}></meter><span class="numeric">${duration(step.tookMs)}</span>` : ""}
       </li>`)}</ol>
-    ${explain?.steps?.length ? html`<${Steps} steps=${explain.steps} />` : ""}
     ${job.finished_at_ms && start ? html`<p><small>${t("From enqueued to finished: {time}.", { time: duration(job.finished_at_ms - start) })}</small></p>` : ""}`;
 }
 

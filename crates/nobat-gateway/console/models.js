@@ -96,6 +96,17 @@ function Caps({ controllers, slo }) {
     <p><small>${t("As this page saw it; {count} back-offs since the workers started.", { count: number(back) })} ${slo ? t("slo: {time}", { time: duration(slo) }) : ""}</small></p>`;
 }
 
+// The share of their sessions' time that runs took, since this page looked first.
+function useBusy(counted, sessions) {
+  const first = useRef(null);
+  if (!counted) return null;
+  const ns = counted.batches.reduce((sum, batch) => sum + (batch.input?.ns ?? 0) + batch.infer.ns + (batch.output?.ns ?? 0), 0);
+  const now = performance.now();
+  if (!first.current || ns < first.current.ns) first.current = { ns, at: now };
+  const passed = now - first.current.at;
+  return passed > 1000 && sessions > 0 ? Math.min(1, (ns - first.current.ns) / 1e6 / passed / sessions) : null;
+}
+
 function Drift({ model, drift, refresh }) {
   const path = `api/v1/models/${segment(model)}/drift/acknowledge`;
   const isOff = drift.state === "drifting";
@@ -108,6 +119,7 @@ function Drift({ model, drift, refresh }) {
 function Version({ model, version, refresh }) {
   const counted = model.statistics.find(one => one.version === version.version);
   const controllers = model.workers.flatMap(worker => (worker.report.batching ?? []).filter(one => one.version === version.version && one.model === model.name).map(one => ({ worker, ...one })));
+  const busy = useBusy(counted, model.workers.reduce((sum, worker) => sum + worker.sessions, 0));
   const mean = tally => (tally?.count ? tally.ns / tally.count / 1e6 : null);
   return html`
     <section class="group">
@@ -120,6 +132,7 @@ function Version({ model, version, refresh }) {
         [t("digest"), html`<bdi class="id">${version.digest}</bdi>`],
         [t("runs"), counted ? number(counted.execution_count) : ""],
         [t("rows per run"), counted?.execution_count ? number(counted.inference_count / counted.execution_count, 2) : ""],
+        [t("busy share of all sessions, here seen"), busy === null ? "" : `${number(100 * busy, 2)} %`],
         [t("mean time of a run"), duration(mean(counted?.infer))],
         [t("mean time in the queue"), duration(mean(counted?.queue))],
         [t("failed attempts"), counted ? number(counted.fail.count) : ""],

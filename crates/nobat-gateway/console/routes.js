@@ -86,7 +86,7 @@ function Drawing({ name, targets, missing }) {
         return html`<g key=${one.target} class=${missing.has(String(one.target)) ? "missing" : ""}>
           <path d=${`M 190 ${middle} C 300 ${middle} 300 ${y} 420 ${y}`} class=${one.copy ? "copy" : ""} stroke-width=${one.share === undefined ? 2 : 1 + 7 * one.share} />
           <rect x="420" y=${y - 15} width="210" height="30" rx="6" /><text x="430" y=${y + 5}>${clipped(String(one.target))}</text>
-          <text class="note" x="330" y=${y - 6} text-anchor="middle">${one.note}</text>
+          <text class="note" x="412" y=${y - 9} text-anchor="end">${one.note}</text>
         </g>`;
       })}
       <rect class="from" x="10" y=${middle - 15} width="180" height="30" rx="6" /><text x="20" y=${middle + 5}>${clipped(name)}</text>

@@ -9,15 +9,17 @@ import { flatten, shapeOf } from "./json.js";
 const SHOWN = 64;
 const MOST_CLASSES = 2000;
 const LARGEST_PICTURE = 1 << 22;
+const MOST_COPIED = 100_000;
 
-// `{name, datatype, shape, data}`, the data flat or nested.
-// `labels` names its classes.
-export function TensorView({ tensor, labels }) {
-  const { flat, count } = flatten(tensor.data, LARGEST_PICTURE);
+// `{name, datatype, shape, data}`, the data flat or nested; of a preview also how many `values`
+// and `bytes` it has in all. `labels` names its classes, `file` is where the whole is.
+export function TensorView({ tensor, labels, file }) {
+  const { flat, count: given } = flatten(tensor.data, LARGEST_PICTURE);
+  const count = tensor.values ?? given;
   const [asPicture, setAsPicture] = useState(false);
   const isText = flat.some(value => typeof value === "object" && value !== null) || tensor.datatype === "BYTES" || (!tensor.datatype && flat.some(value => typeof value === "string" && !/^-?\d+$/.test(value)));
-  const picture = isText ? null : pictureShape(tensor.shape, count);
-  const row = isText ? null : classesOf(tensor.shape, flat);
+  const picture = isText ? null : pictureShape(tensor.shape, flat.length);
+  const row = isText || flat.length < count ? null : classesOf(tensor.shape, flat);
   return html`
     <section class="tensor">
       <h3><bdi>${tensor.name}</bdi> <small><bdi dir="ltr">${tensor.datatype ?? ""} [${tensor.shape.join(", ")}]</bdi></small></h3>
@@ -26,9 +28,10 @@ export function TensorView({ tensor, labels }) {
       ${!isText && (asPicture || picture?.sure) && picture ? html`<${Picture} values=${flat} shape=${picture} />` : ""}
       ${!isText && !row ? html`<pre dir="ltr" tabindex="0" aria-label=${tensor.name}>${preview(flat, tensor.shape)}</pre>` : ""}
       <p class="actions">
-        ${count > SHOWN ? html`<small>${t("{shown} of {count} values", { shown: number(Math.min(SHOWN, count)), count: number(count) })}</small>` : ""}
+        ${count > SHOWN || flat.length < count ? html`<small>${t("{shown} of {count} values", { shown: number(Math.min(SHOWN, flat.length)), count: number(count) })}${tensor.bytes ? ` · ${bytes(tensor.bytes)}` : ""}</small>` : ""}
         ${picture && !picture.sure ? html`<button onClick=${() => setAsPicture(!asPicture)} aria-pressed=${asPicture}>${t("As a picture")}</button>` : ""}
-        <${Download} name=${tensor.name} value=${tensor} />
+        ${file ? html`<a class="button" href=${file} download>${t("Download")}</a>` : html`<${Download} name=${tensor.name} value=${tensor} />`}
+        ${flat.length === count && count <= MOST_COPIED ? html`<${Copy} label=${t("Copy")} text=${JSON.stringify(tensor.data)} />` : ""}
       </p>
     </section>`;
 }
@@ -63,10 +66,12 @@ function Texts({ values }) {
   });
 }
 
-// Height, width and where the channels are, for what may be a picture.
-export function pictureShape(shape, count) {
+// Height, width and where the channels are, for what may be a picture: its first row has to
+// be there whole.
+export function pictureShape(shape, there) {
   const inner = shape.slice(1).map(Number);
-  if (count === 0 || count > LARGEST_PICTURE || shape.some(size => Number(size) < 1)) return null;
+  const needed = inner.reduce((product, size) => product * size, 1);
+  if (there === 0 || needed > Math.min(there, LARGEST_PICTURE) || shape.some(size => Number(size) < 1)) return null;
   const fits = (height, width) => height >= 8 && width >= 8;
   if (inner.length === 3 && [1, 3].includes(inner[0]) && fits(inner[1], inner[2])) return { height: inner[1], width: inner[2], channels: inner[0], first: true, sure: true };
   if (inner.length === 3 && [1, 3].includes(inner[2]) && fits(inner[0], inner[1])) return { height: inner[0], width: inner[1], channels: inner[2], first: false, sure: true };
@@ -105,7 +110,7 @@ function Download({ name, value }) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   };
-  return html`<button onClick=${save}>${t("Download")}</button> <${Copy} label=${t("Copy")} text=${JSON.stringify(value.data)} />`;
+  return html`<button onClick=${save}>${t("Download")}</button>`;
 }
 
 // The names of an output's classes, where the model's settings have them.

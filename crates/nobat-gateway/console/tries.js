@@ -1,6 +1,6 @@
 // Try it: a form made of the model's signature, the answer as it is best seen, its time.
 
-import { html, useState, useEffect, useRef } from "./vendor/preact.mjs";
+import { html, useState, useEffect, useMemo, useRef } from "./vendor/preact.mjs";
 import { t, number, duration } from "./words.js";
 import { get, post, segment } from "./api.js";
 import { useLive } from "./live.js";
@@ -10,7 +10,7 @@ import { Again } from "./job.js";
 import { Pad, padOf } from "./pad.js";
 import { PictureFile, pictureInput } from "./picture.js";
 import { parse, flatten, shapeOf } from "./json.js";
-import { Detections, detectionsOf, photosIn } from "./photos.js";
+import { Findings, findingsOf, photosIn } from "./photos.js";
 import { link, go, refine } from "./router.js";
 
 const MOST_FILLED = 4096;
@@ -131,14 +131,15 @@ function Shape({ text, spec }) {
 }
 
 function Answer({ answer, tookMs, version, photos }) {
+  const tensors = useMemo(() => tensorsOf(answer, version.outputs), [answer, version]);
+  const found = useMemo(() => findingsOf(tensors), [tensors]);
   const explain = answer.explain;
   if (!explain) return html`<p>${t("It goes on without us:")} <${Id} id=${answer.id} href=${link(["jobs", answer.id])} /></p>`;
-  const tensors = tensorsOf(answer, version.outputs);
   const spent = [["queue_us", t("in the queue")], ["batch_wait_us", t("waited for its batch")], ["input_us", t("input filled")], ["infer_us", t("the model ran")], ["output_us", t("output split")]];
   const inside = spent.reduce((sum, [name]) => sum + explain[name], 0) / 1000;
   const bars = [...spent.map(([name, label]) => ({ label, value: explain[name] / 1000 })), { label: t("network, gateway and page"), value: Math.max(0, tookMs - inside) }];
   return html`
-    <${Detections} found=${detectionsOf(answer)} photos=${photos} />
+    <${Findings} found=${found} photos=${photos} />
     ${tensors.map(tensor => tensor.data && flatten(tensor.data).count === 1 ? html`<p key=${tensor.name} class="answer"><small><bdi>${tensor.name}</bdi></small> <strong><bdi>${String(flatten(tensor.data).flat[0])}</bdi></strong></p>` : html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`)}
     <${Bars} caption=${t("{time} in all", { time: duration(tookMs) })} bars=${bars} unit=${duration} />
     <p><small>${t("In a batch of {rows} rows, on worker {worker}; cache: {cache}.", { rows: number(explain.batch_size), worker: explain.worker || "–", cache: explain.cache })}</small> ${answer.id ? html`<${Id} id=${answer.id} href=${link(["jobs", answer.id])} />` : ""}</p>`;

@@ -1,7 +1,7 @@
 // The workers that live: where, since when, with how many sessions, with which models.
 
 import { html } from "./vendor/preact.mjs";
-import { t } from "./words.js";
+import { t, number, bytes } from "./words.js";
 import { get } from "./api.js";
 import { useLive } from "./live.js";
 import { Asked, Table, State } from "./ui.js";
@@ -12,6 +12,8 @@ export function Workers() {
   const asked = useLive("workers", signal => get("api/v1/workers", {}, signal), 3000);
   const columns = () => [
     ...workerColumns(),
+    { name: "leases", label: t("leases"), numeric: true, value: worker => worker.leases ?? -1, cell: worker => number(worker.leases) },
+    { name: "memory", label: t("memory"), numeric: true, value: worker => worker.resident_bytes ?? -1, cell: worker => (worker.resident_bytes ? bytes(worker.resident_bytes) : "–") },
     { name: "models", label: t("models"), cell: worker => worker.models.map(model => html`<span key=${`${model.name} ${model.version}`} class="tag"><a href=${link(["models", model.name])}><bdi>${model.name} ${model.version}</bdi></a> <${State} value=${model.state} /></span> `) },
   ];
   return html`

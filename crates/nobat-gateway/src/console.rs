@@ -46,6 +46,7 @@ const FILES: &[ConsoleFile] = files![
     "audit.js",
     "chart.js",
     "dead.js",
+    "family.js",
     "series.js",
     "icon.svg",
     "job.js",
