@@ -185,9 +185,12 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
     // Memory first: a job leaves it after its end is in the journal, so one that ends
     // meanwhile is found in both, never in neither.
     let (live, live_end) = match in_memory {
-        true => store.act(|state, _| match by_error {
-            Some(code) => state.machine.list_errors(code, before, limit, SCAN_MAX, wanted),
-            None => state.machine.list(before, limit, SCAN_MAX, wanted),
+        true => store.act(|state, _| match (by_error, filter.state) {
+            (Some(code), _) => state.machine.list_errors(code, before, limit, SCAN_MAX, wanted),
+            (None, Some(JobState::Dead)) => {
+                state.machine.list_dead(filter.model.as_deref(), before, limit, SCAN_MAX, wanted)
+            }
+            (None, _) => state.machine.list(before, limit, SCAN_MAX, wanted),
         }),
         false => (Vec::new(), None),
     };

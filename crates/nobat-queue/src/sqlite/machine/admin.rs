@@ -218,6 +218,25 @@ impl Machine {
         self.page(rows, limit, look, wanted)
     }
 
+    /// The same of dead letters, of one queue or of all: these are few, and live jobs may be many.
+    pub(crate) fn list_dead(
+        &self,
+        model: Option<&str>,
+        before: Row,
+        limit: usize,
+        look: usize,
+        wanted: impl Fn(&JobView) -> bool,
+    ) -> (Vec<JobView>, Option<Row>) {
+        let dead = match model.map(|model| self.find_queue(model)) {
+            None => &self.index.dead,
+            Some(Some(queue)) => &self.index.queues[queue as usize].dead,
+            Some(None) => return (Vec::new(), None),
+        };
+        let mut rows: Vec<Row> = dead.iter().map(|&(_, row)| row).filter(|&row| row < before).collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        self.page(rows.into_iter(), limit, look, wanted)
+    }
+
     fn page(
         &self,
         rows: impl Iterator<Item = Row>,
