@@ -30,6 +30,8 @@ pub(super) fn open(settings: &FileSettings) -> Result<(Arc<dyn ObjectStore>, Pat
     let retry = RetryConfig { max_retries: 6, retry_timeout: RETRIES, ..RetryConfig::default() };
     let mut builder =
         AmazonS3Builder::from_env().with_bucket_name(bucket).with_client_options(client).with_retry(retry);
+    // Objects are deleted one by one: not all that speak as S3 does know another way.
+    builder = builder.with_disable_bulk_delete(true);
     if !settings.region.is_empty() {
         builder = builder.with_region(&settings.region);
     }

@@ -65,13 +65,20 @@ impl Files {
     /// `invalid_parameter` for a bucket that is not there or refuses the keys.
     pub async fn in_bucket(metadata: Arc<dyn MetadataStore>, settings: FileSettings) -> Result<Files> {
         let (store, prefix) = s3::open(&settings)?;
-        let refuse = |error: &io::Error| Error::invalid(format!("gateway.files.bucket cannot be used: {error}"));
-        let bucket = Arc::new(Bucket::new(store, prefix, &settings.bucket).map_err(|error| refuse(&error))?);
+        let name = settings.bucket.clone();
+        let refuse = |why: &str| Error::invalid(format!("gateway.files.bucket `{name}` {why}"));
+        let opened = Bucket::new(store, prefix, &name);
+        let bucket = Arc::new(opened.map_err(|error| refuse(&format!("cannot be used: {error}")))?);
         let probed = Arc::clone(&bucket);
         match blocking(move || Ok(probed.probe())).await? {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                return Err(refuse(&error));
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refuse("is not there; make it, or name another"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let why = "refuses the keys, or lets them write nothing; mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                           or gateway.files.credentials_file, or what they may do";
+                return Err(refuse(why));
             }
             Err(error) => log::warn!("batches: files cannot be kept or read now: {error}"),
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::rig::http::{Answer, Http};
-use crate::rig::process::{Bucket, Redis, Service, free_port, root, worker};
+use crate::rig::process::{Bucket, Process, Redis, Service, free_port, root, worker};
 use crate::rig::wait_for;
 use crate::rounds;
 
@@ -50,6 +50,13 @@ fn so_it_is_where_the_files_are_in_a_bucket() {
         ("AWS_SECRET_ACCESS_KEY", "secret"),
     ];
     answered_once(folder.path(), rounds(6_000, 50_000) as usize, &env);
+    let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
+    let model = root().join("tests/text_models/embed").display().to_string();
+    let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
+    let mut refused = Process::start(folder.path(), "nobat", &serve, &missing);
+    let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
+    let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
+    assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
     // What is left is the input and the output.
     let listed = bucket.http().get("/batches?list-type=2").expect("a list").text();
     assert_eq!(listed.matches("<Key>of/one/file-").count(), 2, "{listed}");
