@@ -19,14 +19,20 @@ GOLDEN = ROOT / "models/digits/golden.json"
 JSON = ["--protocol", "json", "--request-template", '{"input": $input[0]}',
         "--answer", "label=/label,probabilities=/probabilities"]
 
+# A load that two interpreters bear beside their client.
+LOAD = ["--rate", "40", "--duration", "12", "--slo", "1000"]
+LOADED = ["load answers", "load latency", "load memory"]
+
 LITSERVE = '''
 import sys
+import time
 import litserve
 import numpy
 import onnxruntime
 from fastapi import HTTPException
 
 FAULT = sys.argv[3]
+KEPT = []
 
 
 class Digits(litserve.LitAPI):
@@ -43,6 +49,11 @@ class Digits(litserve.LitAPI):
         return row
 
     def predict(self, row):
+        # In a process of its own, behind the one that listens.
+        if FAULT == "leaking":
+            KEPT.append(b"x" * 65_536)
+        if FAULT == "slow":
+            time.sleep(0.1)
         label, probabilities = self.session.run(["label", "probabilities"], {"input": row[None]})
         return int(label[0]), probabilities[0].tolist()
 
@@ -179,13 +190,13 @@ def main():
         # MLServer INTERNAL to a raw tensor of gRPC that is cut off.
         for start, own_faults, must_pass in [
             (litserve, ["errors not_json"],
-             ["functional golden", "functional determinism", "errors wrong_datatype", "errors missing_input"]),
+             ["functional golden", "functional determinism", "errors wrong_datatype", "errors missing_input", *LOADED]),
             (mlserver, ["errors ragged"],
-             ["functional golden", "functional batched", "functional protocol.grpc", "errors wrong_rank", "errors unknown_model"]),
+             ["functional golden", "functional batched", "functional protocol.grpc", "errors wrong_rank", "errors unknown_model", *LOADED]),
         ]:
             peer, where = start(folder)
             with peer:
-                code, report = test(nobat, where, "--only", "functional,errors")
+                code, report = test(nobat, where, "--only", "functional,errors,load", *LOAD)
             found = verdicts(report)
             for key, finding in found.items():
                 told = " ".join(finding.get("words", [])) or finding.get("why", "")
@@ -199,6 +210,16 @@ def main():
                 code, report = test(nobat, where, "--only", "functional")
             if code != 1 or verdicts(report)["functional golden"]["verdict"] != "failed":
                 wrong.append(f"{start.__name__}: two swapped classes were not found")
+            if start is not litserve:
+                continue
+            for fault, finding in [("leaking", "load memory"), ("slow", "load latency")]:
+                peer, where = start(folder, fault)
+                with peer:
+                    code, report = test(nobat, where, "--only", "load", *LOAD)
+                found = verdicts(report)[finding]
+                print(f"{start.__name__}, {fault}: {found['verdict']:>10}  {finding}  {textwrap.shorten(' '.join(found['words']), 300)}")
+                if code != 1 or found["verdict"] != "failed":
+                    wrong.append(f"{start.__name__}: {fault} was not found by {finding}")
     if wrong:
         sys.exit("check_peers: " + "; ".join(wrong))
     print("check_peers: both peers' right answers pass, and their faults and ours are found")
