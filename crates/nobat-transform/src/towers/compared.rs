@@ -9,7 +9,7 @@ use nobat_core::tensor::{Datatype, Shape, Tensor, put_bytes_element, take_bytes_
 use nobat_core::{Error, ErrorCode, Result, clip};
 use serde::Serialize;
 
-use crate::{Finished, JobState, SessionOutput, Transform};
+use crate::contract::{Finished, JobState, SessionOutput, Transform};
 
 /// The input of texts, which labels' sentences become.
 pub(super) const TEXT: &str = "text";

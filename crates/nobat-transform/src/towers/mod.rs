@@ -15,7 +15,7 @@ use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
 use smol_str::SmolStr;
 
-use crate::{CallerSignature, Finished, JobState, Prepared, Row, SessionOutput, Transform};
+use crate::contract::{CallerSignature, Finished, JobState, Prepared, Row, SessionOutput, Transform};
 use compared::{Compared, Similarity, TEXT};
 
 /// Names of the inputs that callers see.
