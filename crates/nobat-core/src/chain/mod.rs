@@ -14,7 +14,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use definition::{ChainDefinition, Declared, StepDefinition};
+pub use definition::{ChainDefinition, Declared, FUNCTIONS, StepDefinition};
 pub use draft::{FunctionSpecs, Known};
 pub use plan::{check, plan};
 pub use step::{Chain, PlanError, Step, StepWork, Wire};

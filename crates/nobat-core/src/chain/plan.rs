@@ -23,6 +23,11 @@ const MAX_STEPS: usize = 256;
 /// [`PlanError::Refused`] naming the step, the tensor and what does not fit.
 pub fn check(name: &str, definition: &ChainDefinition) -> Result<(), PlanError> {
     check_steps(name, &definition.steps)?;
+    if definition.max_in_flight == 0 {
+        return refused(
+            "max_in_flight is 0, with which no request is carried out; give 1 or more, or leave it out".into(),
+        );
+    }
     check_maps(definition)
 }
 
@@ -63,7 +68,7 @@ pub fn plan(name: &str, definition: &ChainDefinition, known: &dyn Known) -> Resu
         rows,
         max_rows: if batched { definition.max_rows.unwrap_or(most) } else { 1 },
         max_batch_size: if batched { max_batch_size } else { 1 },
-        max_in_flight: definition.max_in_flight.max(1),
+        max_in_flight: definition.max_in_flight,
     })
 }
 

@@ -126,6 +126,14 @@ fn each_misfit_is_refused_with_step_tensor_and_remedy() {
 }
 
 #[test]
+fn a_chain_that_carries_out_nothing_is_refused() {
+    let definition = json!({ "steps": [step("a", "x", "y")], "max_in_flight": 0 });
+    let definition: ChainDefinition = serde_json::from_value(definition).expect("a definition");
+    let refused = check("chain", &definition).expect_err("none at once").to_string();
+    assert!(refused.contains("max_in_flight is 0"), "{refused}");
+}
+
+#[test]
 fn datatypes_and_shapes_that_do_not_fit_name_both() {
     let mut models = Models::of(&["a"]);
     models.add("whole", Datatype::Int64, &[-1, 4]);

@@ -14,12 +14,10 @@ mod turn;
 
 use std::sync::Arc;
 
+use nobat_core::chain::FUNCTIONS;
 use nobat_transform::StepFunction;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-
-/// The functions that there are, by name.
-const FUNCTIONS: [&str; 4] = ["crop", "picture", "text_boxes", "turn"];
 
 /// The function of this name with these settings.
 ///
