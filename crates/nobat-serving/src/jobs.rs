@@ -17,7 +17,7 @@ use crate::state::ServingState;
 /// the page's cursor.
 const MAX_LOOKS: usize = 20;
 /// And how long such calls go on being made: a page answers soon, whatever it finds.
-const LOOK_FOR: Duration = Duration::from_millis(40);
+const LOOK_FOR: Duration = Duration::from_millis(20);
 /// Models whose idempotency keys a text is looked for among.
 const MODELS_ASKED: usize = 200;
 
