@@ -216,10 +216,15 @@ impl Predictor {
         let registry = self.state().registry.load();
         let routes = self.state().routes.load();
         match (registry.model(name), route_jobs::route_of(name)) {
-            (_, Some(route)) if routes.get(route).is_some() => Ok(name.into()),
+            // The queue of one that was removed is still there, with the jobs that it had.
+            (_, Some(route)) if routes.get(route).is_some() || self.has_queue(route) => Ok(name.into()),
             (Err(_), None) if routes.get(name).is_some() => Ok(route_jobs::queue_of(name)),
             (model, _) => model.map(|_| name.into()),
         }
+    }
+
+    fn has_queue(&self, route: &str) -> bool {
+        self.state().routes.in_use().iter().any(|own| own == route)
     }
 
     /// What a target means for this request.

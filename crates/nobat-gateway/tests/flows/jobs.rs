@@ -86,6 +86,11 @@ async fn a_child_that_fails_ends_the_parent_by_the_routes_policy() {
         jobs.iter().find(|job| job["model"] == model).map(|job| job["state"].clone())
     };
     assert_eq!(state_of("two"), Some(json!("dead")), "{children}");
+    // The queue of a route that is removed has its dead letters still, and is purged by the name it is listed under.
+    let removed = house.send(house.request(Method::DELETE, "/api/v1/routes/strict")).await;
+    assert_eq!(removed.status / 100, 2, "{}", removed.json);
+    let purged = house.send(house.request(Method::DELETE, "/api/v1/queues/route%3Astrict/dead?limit=10")).await;
+    assert_eq!((purged.status, &purged.json["count"]), (200, &json!(1)), "{}", purged.json);
     let lenient = house.enqueue("lenient", "").await;
     assert_eq!(result(&house, &lenient).await["predictions"][0]["one.y"], json!([1.0, 2.0]));
 }
