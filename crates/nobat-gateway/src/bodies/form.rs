@@ -16,18 +16,26 @@ use serde_json::Value;
 
 use super::file;
 
+/// Most fields of a form: nothing else is served by this thread while it reads them.
+const FIELDS_MAX: usize = 65_536;
+
 /// Reads the form that `body` is.
 ///
 /// # Errors
 /// `invalid_parameter` for a form that breaks off, that has no file, or whose field names an
-/// input of numbers; those of the rows.
+/// input of numbers; `payload_too_large` for too many fields; those of the rows.
 pub(super) async fn read(body: Bytes, boundary: String, signature: &ModelSignature) -> Result<InferRequest> {
     let whole = futures::stream::once(std::future::ready(Ok::<_, Infallible>(body)));
     let mut form = Multipart::new(whole, boundary);
     let broken = |error: multer::Error| Error::invalid(format!("the form cannot be read: {error}"));
     let mut columns: Vec<(&TensorSpec, Vec<Bytes>)> = Vec::new();
-    let mut parameters = Parameters::default();
+    let (mut parameters, mut fields) = (Parameters::default(), 0);
     while let Some(field) = form.next_field().await.map_err(broken)? {
+        fields += 1;
+        if fields > FIELDS_MAX {
+            let message = format!("the form has over {FIELDS_MAX} fields; send its rows in several requests");
+            return Err(Error::new(ErrorCode::PayloadTooLarge, message));
+        }
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some();
         let value = field.bytes().await.map_err(broken)?;

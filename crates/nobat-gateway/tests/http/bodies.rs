@@ -90,6 +90,9 @@ async fn a_forms_files_are_rows_and_its_texts_parameters() {
         assert_eq!(reply.refusal(), (400, code.to_owned()), "{}", reply.text);
         assert!(reply.text.contains(named), "{}", reply.text);
     }
+    let many = form(&vec![(r#"name="x""#, &b"1"[..]); 65_537]);
+    let reply = post(&house, "/api/v1/predict/photo?wait=20", "multipart/form-data; boundary=B", many).await;
+    assert_eq!(reply.refusal(), (413, "payload_too_large".to_owned()), "{}", reply.text);
     let reply = post(&house, "/api/v1/predict/photo", "multipart/form-data", form(&[])).await;
     assert_eq!(reply.refusal(), (415, "unsupported_media_type".to_owned()), "{}", reply.text);
     let reply = post(&house, "/api/v1/predict/digits", "image/jpeg", PICTURE).await;
