@@ -36,7 +36,9 @@ enum Victim {
 fn every_line_of_a_batch_is_answered_once_whatever_is_killed() {
     let folder = tempfile::tempdir().expect("a folder");
     let files = folder.path().join("files").display().to_string();
-    answered_once(folder.path(), rounds(12_000, 50_000) as usize, &[("NOBAT_GATEWAY__FILES__FOLDER", files.as_str())]);
+    let env = [("NOBAT_GATEWAY__FILES__FOLDER", files.as_str())];
+    let left = || std::fs::read_dir(&files).map_or(0, Iterator::count);
+    answered_once(folder.path(), rounds(12_000, 50_000) as usize, &env, left);
 }
 
 #[test]
@@ -49,7 +51,27 @@ fn so_it_is_where_the_files_are_in_a_bucket() {
         ("AWS_ACCESS_KEY_ID", "key"),
         ("AWS_SECRET_ACCESS_KEY", "secret"),
     ];
-    answered_once(folder.path(), rounds(6_000, 50_000) as usize, &env);
+    let left = || bucket.http().get("/batches?list-type=2").expect("a list").text().matches("<Key>").count();
+    answered_once(folder.path(), rounds(12_000, 50_000) as usize, &env, left);
+    let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
+    let model = root().join("tests/text_models/embed").display().to_string();
+    let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
+    let mut refused = Process::start(folder.path(), "nobat", &serve, &missing);
+    let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
+    let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
+    assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
+    let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
+    let model = root().join("tests/text_models/embed").display().to_string();
+    let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
+    let mut refused = Process::start(folder.path(), "nobat", &serve, &missing);
+    let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
+    let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
+    assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
+    // Segments are deleted after the batch has ended.
+    wait_for("the input and the output are all that is left", || {
+        let listed = bucket.http().get("/batches?list-type=2").expect("a list").text();
+        listed.matches("<Key>of/one/file-").count() == 2 && listed.matches("<Key>").count() == 2
+    });
     let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
     let model = root().join("tests/text_models/embed").display().to_string();
     let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
@@ -63,8 +85,8 @@ fn so_it_is_where_the_files_are_in_a_bucket() {
     assert_eq!(listed.matches("<Key>").count(), 2, "{listed}");
 }
 
-/// A batch over all kills; `env` says where its files are.
-fn answered_once(folder: &Path, lines: usize, env: &[(&str, &str)]) {
+/// A batch over all kills; `env` says where its files are, and `left` how many of them there are.
+fn answered_once(folder: &Path, lines: usize, env: &[(&str, &str)], left: impl Fn() -> usize) {
     let models = root().join("tests/text_models/embed");
     let mut redis = Redis::start(folder, true);
     let url = redis.url();
@@ -114,6 +136,8 @@ fn answered_once(folder: &Path, lines: usize, env: &[(&str, &str)]) {
         assert!(seen.insert(id), "line {id} is there twice");
     }
     assert!(seen.into_iter().eq(0..lines), "a line is missing");
+    // Segments are deleted after the batch has ended.
+    wait_for("the input and the output are all that is left", || left() == 2);
 }
 
 fn done(batch: &Value) -> u64 {
