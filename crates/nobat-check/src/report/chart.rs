@@ -106,6 +106,10 @@ fn values(unit: &str, bars: &[(String, f64)]) -> String {
 /// Lines in a box that stretches; their letters stand outside of it and do not.
 fn lines(x: &str, y: &str, all: &[(String, Vec<(f64, f64)>)], scale: AxisScale, limit: Option<f64>) -> String {
     let points = || all.iter().flat_map(|(_, points)| points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    // One point is no line.
+    if points().count() < 2 {
+        return String::new();
+    }
     let across = Axis::of(points().map(|point| point.0), scale);
     let (Some(across), Some(up)) = (across, Axis::from_zero(points().map(|point| point.1).chain(limit))) else {
         return String::new();

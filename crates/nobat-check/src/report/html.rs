@@ -63,7 +63,7 @@ fn card(finding: &Finding, stage: &str) -> String {
         _ => finding.verdict.name(),
     };
     let mut out = format!(
-        "<article class=\"{class}\" id=\"{}\">\n<h3>{} <span class=\"verdict\">{}</span></h3>\n",
+        "<article class=\"{class}\" id=\"{}\">\n<h3><span>{}</span> <span class=\"verdict\">{}</span></h3>\n",
         escape(&format!("{stage}.{}", finding.id)),
         prose(&finding.title),
         finding.verdict.name()
@@ -99,7 +99,7 @@ mod tests {
         let page = html(&crate::report::terminal::tests::report());
         for part in [
             "<b>1</b> failed",
-            "classes of <code>label</code>",
+            "<h3><span>classes of <code>label</code></span>",
             "&lt;b&gt;&amp;&quot;dog",
             "class=\"limit\"",
             "needed: --latency",
