@@ -143,16 +143,9 @@ fn of_classes(
         if power < settings.power - 0.005 {
             finding.verdict = StatisticalVerdict::NotJudged;
             finding.tested.push('.');
-            let needed = shift.rows_needed(known, Some(profile.rows), level, settings.power);
-            let remedy = match needed {
-                Some(rows) => format!("{} rows would show it in {}", count(rows), percent(settings.power)),
-                None => profile_too_small(profile),
-            };
-            finding.found = format!(
-                "Not judged: a shift of {} would show in {} of runs; {remedy}.",
-                points(shift.points),
-                percent(power)
-            );
+            let remedy = remedy(shift, known, profile.rows, level, settings.power);
+            finding.found =
+                format!("A shift of {} would show in {} of runs; {remedy}.", points(shift.points), percent(power));
             return Judged { finding, matters: false, blind: None };
         }
     }
@@ -199,15 +192,10 @@ fn of_classes(
         None if known < 2 => "Another class than the profile's one is what would be found.".into(),
         None => {
             let shift = ClassShift::hardest(&shares, LARGE_SHIFT);
-            let needed = shift.and_then(|shift| shift.rows_needed(known, Some(profile.rows), level, settings.power));
-            let remedy = match needed {
-                Some(rows) => format!("{} would show one of {}", count(rows), points(LARGE_SHIFT)),
-                None => profile_too_small(profile),
-            };
-            let answers = count(seen.rows);
-            blind = Some(format!(
-                "Not judged: {answers} answers would not show even a large shift of one class; {remedy}."
-            ));
+            let remedy = shift.map(|shift| remedy(shift, known, profile.rows, level, settings.power));
+            let (answers, large) = (count(seen.rows), points(LARGE_SHIFT));
+            let remedy = remedy.map(|remedy| format!("; of {large}, {remedy}")).unwrap_or_default();
+            blind = Some(format!("{answers} answers would not show even a large shift of one class{remedy}."));
             String::new()
         }
     };
@@ -216,8 +204,19 @@ fn of_classes(
     Judged { finding, matters: test.shift.w >= least, blind }
 }
 
-fn profile_too_small(profile: &AnswerProfile) -> String {
-    format!("the profile's {} rows are too few for any number of answers; make it from more", count(profile.rows))
+/// How many rows a shift takes, or how large a profile where no number of rows would do.
+fn remedy(shift: ClassShift, classes: usize, profile_rows: u64, level: f64, power: f64) -> String {
+    if let Some(rows) = shift.rows_needed(classes, Some(profile_rows), level, power) {
+        return format!("{} rows would show it in {}", count(rows), percent(power));
+    }
+    let too_few = format!("the profile's {} rows are too few for any number of answers", count(profile_rows));
+    // Two samples of the same size have to be twice as large as one against exact shares, or a little more.
+    let twice = shift.rows_needed(classes, None, level, power).map(|rows| rows * 2);
+    let mut sizes = std::iter::successors(twice, |rows| Some(rows + rows / 20 + 1));
+    match sizes.find(|&rows| shift.power(classes, rows, Some(rows), level) >= power) {
+        Some(rows) => format!("{too_few}; one of about {0} would do, with {0} answers", count(rows)),
+        None => format!("{too_few}; make it from more"),
+    }
 }
 
 #[cfg(test)]
@@ -301,13 +300,15 @@ mod tests {
         let found = one(classes_of(&[100_000; 10]), classes_of(&[100; 10]), &asked);
         assert_eq!((found.verdict, found.p), (StatisticalVerdict::NotJudged, 1.0));
         assert!(
-            found.found.contains("a shift of 2.0 points would show in")
+            found.found.contains("A shift of 2.0 points would show in")
                 && found.found.contains(" rows would show it in 90.0 %"),
             "{}",
             found.found
         );
         let small = one(classes_of(&[100; 10]), classes_of(&[100; 10]), &asked);
         assert!(small.found.contains("the profile's 1,000 rows are too few"), "{}", small.found);
+        // Two points of ten even classes: 5,880 rows against exact shares.
+        assert!(small.found.contains("one of about 12,") && small.found.ends_with(" answers."), "{}", small.found);
     }
 
     #[test]
@@ -372,7 +373,7 @@ mod tests {
         let settings = StatisticalSettings::default();
         let few = one(classes_of(&[1_000; 2]), classes_of(&[1, 1]), &settings);
         assert_eq!(few.verdict, StatisticalVerdict::NotJudged, "{few:?}");
-        assert!(few.found.contains("2 answers would not show") && few.found.contains("one of 10.0 points"), "{few:?}");
+        assert!(few.found.contains("2 answers would not show") && few.found.contains("of 10.0 points, "), "{few:?}");
         // What is that far off shows all the same.
         let far = one(classes_of(&[9_990, 10]), classes_of(&[0, 6]), &settings);
         assert_eq!(far.verdict, StatisticalVerdict::Failed, "{far:?}");

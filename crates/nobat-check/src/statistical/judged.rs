@@ -17,7 +17,7 @@ pub(super) struct Judged {
 impl Judged {
     /// Without an answer there is nothing to say and nothing to draw.
     pub(super) fn of_nothing(finding: StatisticalFinding) -> Judged {
-        let blind = Some("Not judged: no row was answered.".into());
+        let blind = Some("no row was answered".into());
         Judged { finding: StatisticalFinding { chart: vec![], ..finding }, matters: false, blind }
     }
 }
