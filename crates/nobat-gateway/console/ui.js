@@ -167,7 +167,7 @@ export function Bars({ caption, bars, unit }) {
   const most = Math.max(...bars.map(bar => bar.value), 0) || 1;
   return html`
     <table class="bars"><caption>${caption}</caption><tbody>
-      ${bars.map(bar => html`<tr key=${bar.label}><th scope="row">${bar.colour ? html`<span class="swatch" style=${{ background: bar.colour }}></span> ` : ""}<bdi>${bar.label}</bdi></th>
+      ${bars.map(bar => html`<tr key=${bar.label}><th scope="row">${bar.colour ? html`<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" fill=${bar.colour} /></svg> ` : ""}<bdi>${bar.label}</bdi></th>
         <td><meter min="0" max=${most} value=${bar.value} aria-label=${bar.label}></meter></td>
         <td class="numeric">${unit ? unit(bar.value) : number(bar.value, 4)}</td></tr>`)}
     </tbody></table>`;
