@@ -42,7 +42,7 @@ def test_jobs_are_found_by_tag_and_cancelled_together(console):
     assert f"tag={tag}" in page.url
     page.get_by_role("button", name="Cancel all found").click()
     sure = page.get_by_role("alertdialog")
-    expect(sure).to_contain_text("Cancel 5 jobs?")
+    expect(sure).to_contain_text("Cancel what is found (jobs: 5)?")
     sure.get_by_role("button", name="Go on").click()
     row = page.get_by_role("region", name="Changes of many jobs").locator("tbody tr").first
     expect(row).to_contain_text("finished")
@@ -61,7 +61,7 @@ def test_over_a_hundred_jobs_want_their_number_typed_in(console):
     page = console.open("jobs?tag=crowd&state=scheduled")
     page.get_by_role("button", name="Cancel all found").click()
     sure = page.get_by_role("alertdialog")
-    expect(sure).to_contain_text("Cancel 130 jobs?")
+    expect(sure).to_contain_text("Cancel what is found (jobs: 130)?")
     expect(sure.get_by_role("button", name="Go on")).to_be_disabled()
     sure.locator("input").fill("13")
     expect(sure.get_by_role("button", name="Go on")).to_be_disabled()

@@ -25,7 +25,7 @@ def test_a_chains_steps_are_told_with_their_batches_and_times(console):
     expect(tree(page).locator("> li")).to_have_count(2)
     expect(tree(page).locator("> li").first).to_contain_text("first")
     expect(tree(page).locator("> li").last).to_contain_text("second")
-    expect(tree(page).locator("> li").last).to_contain_text(re.compile(r"waited .*ran .*in a batch of 1 rows"))
+    expect(tree(page).locator("> li").last).to_contain_text(re.compile(r"waited .*ran .*in a 1-row batch"))
     # Steps of a chain on one worker are no jobs of their own.
     assert tree(page).locator("a, details").count() == 0
     console.picture("chain")

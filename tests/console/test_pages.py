@@ -121,7 +121,7 @@ def test_a_job_shows_its_way_its_result_and_its_error(console):
     house = console.house
     done = house.ended(house.predict("digits", DIGIT))
     page = console.open(f"jobs/{done['id']}")
-    expect(page.locator(".timeline")).to_contain_text("ran in a batch of")
+    expect(page.locator(".timeline")).to_contain_text("ran in a")
     expect(page.locator(".timeline li").first).to_contain_text("accepted")
     expect(page.locator(".tensor", has_text="label").locator("pre")).to_have_text("7")
     expect(page.locator(".tensor", has_text="probabilities").locator("th").first).to_have_text("seven")

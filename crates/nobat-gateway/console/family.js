@@ -44,7 +44,7 @@ function Branch({ branch: { name, step, id, state, error }, whole, depth }) {
     t("begun after {time}", { time: duration(step.start_us / 1000) }),
     t("waited {time}", { time: duration(step.wait_us / 1000) }),
     t("ran {time}", { time: duration(step.run_us / 1000) }),
-    ...(step.batch_size ? [t("in a batch of {rows} rows", { rows: number(step.batch_size) })] : []),
+    ...(step.batch_size ? [t("in a {rows}-row batch", { rows: number(step.batch_size) })] : []),
     ...(step.worker ? [t("on worker {worker}", { worker: step.worker })] : []),
   ] : [];
   return html`

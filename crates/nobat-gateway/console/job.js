@@ -134,7 +134,7 @@ function Timeline({ job }) {
       [t("queued"), explain.queue_us, ""],
       [t("leased by {worker}, waiting for its batch", { worker: explain.worker || "–" }), explain.batch_wait_us, ""],
       [t("input filled"), explain.input_us, ""],
-      [t("ran in a batch of {rows} rows", { rows: number(explain.batch_size) }), explain.infer_us, "run"],
+      [t("ran in a {rows}-row batch", { rows: number(explain.batch_size) }), explain.infer_us, "run"],
       [t("output split"), explain.output_us, ""],
     ];
     for (const [what, us, kind] of phases) steps.push({ what, tookMs: us / 1000, kind });

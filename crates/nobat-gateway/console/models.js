@@ -112,7 +112,7 @@ function Drift({ model, drift, refresh }) {
   const isOff = drift.state === "drifting";
   return html`
     <h3>${t("Drift from the profile")} <${State} value=${drift.state} /></h3>
-    <p class=${isOff ? "problem" : ""}><bdi>${drift.words}</bdi> <small>${t("{count} rows counted", { count: number(drift.rows) })}</small></p>
+    <p class=${isOff ? "problem" : ""}><bdi>${drift.words}</bdi> <small>${t("rows counted: {count}", { count: number(drift.rows) })}</small></p>
     ${isOff ? html`<p><${Act} label=${t("Acknowledge")} run=${() => post(path)} done=${refresh} /></p>` : ""}`;
 }
 

@@ -9,7 +9,7 @@ import { Act, State, Table, Time } from "./ui.js";
 // From so many on, their number is typed in.
 const TYPED_FROM = 100;
 const ACTIONS = [["cancel", "Cancel all found"], ["retry", "Retry all found"], ["delete", "Delete all found"]];
-const ASKED = { cancel: "Cancel {count} jobs?", retry: "Retry {count} jobs?", delete: "Delete {count} jobs?" };
+const ASKED = { cancel: "Cancel what is found (jobs: {count})?", retry: "Retry what is found (jobs: {count})?", delete: "Delete what is found (jobs: {count})?" };
 
 // Buttons for all that the filters find.
 export function Many({ given }) {

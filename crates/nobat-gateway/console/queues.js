@@ -64,7 +64,7 @@ function Changes({ queue, refresh }) {
   };
   const question = {
     title: t("Delete the dead letters of {name}?", { name: queue.model }),
-    text: t("{count} jobs and their inputs are deleted for good.", { count: number(queue.dead) }),
+    text: t("Jobs deleted for good, with their inputs: {count}.", { count: number(queue.dead) }),
     typed: queue.model,
   };
   return html`

@@ -142,5 +142,5 @@ function Answer({ answer, tookMs, version, photos }) {
     <${Findings} found=${found} photos=${photos} />
     ${tensors.map(tensor => tensor.data && flatten(tensor.data).count === 1 ? html`<p key=${tensor.name} class="answer"><small><bdi>${tensor.name}</bdi></small> <strong><bdi>${String(flatten(tensor.data).flat[0])}</bdi></strong></p>` : html`<${TensorView} key=${tensor.name} tensor=${tensor} labels=${labelsOf(version, tensor.name)} />`)}
     <${Bars} caption=${t("{time} in all", { time: duration(tookMs) })} bars=${bars} unit=${duration} />
-    <p><small>${t("In a batch of {rows} rows, on worker {worker}; cache: {cache}.", { rows: number(explain.batch_size), worker: explain.worker || "–", cache: explain.cache })}</small> ${answer.id ? html`<${Id} id=${answer.id} href=${link(["jobs", answer.id])} />` : ""}</p>`;
+    <p><small>${t("In a {rows}-row batch, on worker {worker}; cache: {cache}.", { rows: number(explain.batch_size), worker: explain.worker || "–", cache: explain.cache })}</small> ${answer.id ? html`<${Id} id=${answer.id} href=${link(["jobs", answer.id])} />` : ""}</p>`;
 }

@@ -85,12 +85,13 @@ impl ListFilter {
             && self.until_ms.is_none_or(|until| at.is_none_or(|at| at < until))
     }
 
-    /// What the index is asked for: the hashes of which a job has one.
+    /// What the index is asked for: the hashes of which a job has one. A text goes first, as a
+    /// job itself tells of its tags and not of its request.
     pub(crate) fn hashes(&self) -> Vec<u64> {
-        match (self.parent, &self.tag, &self.text) {
-            (Some(parent), ..) => vec![tags::hash_of_tag(&tags::tag_of_parent(parent))],
-            (None, Some(tag), _) => vec![tags::hash_of_tag(tag)],
-            (None, None, Some(text)) => vec![tags::hash_of_tag(text), tags::hash_of_request(text)],
+        match (&self.text, self.parent, &self.tag) {
+            (Some(text), ..) => vec![tags::hash_of_tag(text), tags::hash_of_request(text)],
+            (None, Some(parent), _) => vec![tags::hash_of_tag(&tags::tag_of_parent(parent))],
+            (None, None, Some(tag)) => vec![tags::hash_of_tag(tag)],
             (None, None, None) => Vec::new(),
         }
     }

@@ -220,6 +220,10 @@ async fn filters_are_of_one_mind(backend: Backend) {
     assert_eq!(ids(queue, &until(created + 1), 10).await.len(), 2);
     assert!(ids(queue, &until(created - 120_000), 10).await.is_empty());
     assert!(ids(queue, &ListFilter { error: Some(ErrorCode::Internal), ..ListFilter::default() }, 10).await.is_empty());
+    let both = enqueue(queue, tagged(&["one", "two"])).await;
+    let narrowed = |text| ListFilter { text: Some(text), ..by_tag("one") };
+    assert_eq!(ids(queue, &narrowed("two".into()), 10).await, [both]);
+    assert!(ids(queue, &narrowed("absent".into()), 10).await.is_empty(), "a tag does not do for a text");
 }
 
 async fn a_page_of_a_tag_goes_on_where_the_one_before_ended(backend: Backend) {
