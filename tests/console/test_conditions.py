@@ -220,3 +220,11 @@ def test_every_word_of_the_pages_has_a_persian_one():
     pages = re.search(r"PAGES = \[(.*?)\n\];", (PAGES_FOLDER / "app.js").read_text(), re.DOTALL).group(1)
     words |= set(re.findall(r'^  \["[^"]*", "([^"]+)"', pages, re.MULTILINE))
     assert words - known == set()
+
+
+def test_a_page_whose_first_frame_comes_late_is_shown_all_the_same(console):
+    """What the server says before that is not missed."""
+    late = "window.requestAnimationFrame = () => 0; { const real = setTimeout; window.setTimeout = (f, ms, ...rest) => real(f, (ms || 0) + 1500, ...rest); }"
+    console.page.add_init_script(late)
+    page = console.open("models")
+    expect(page.get_by_role("heading", name="Models", level=1)).to_be_visible()

@@ -1,7 +1,7 @@
 // The frame around every page: where one is, how the gateway does, language and light, and
 // the key where one is asked for.
 
-import { html, render, useState, useEffect, useRef, useErrorBoundary } from "./vendor/preact.mjs";
+import { html, render, useState, useEffect, useLayoutEffect, useRef, useErrorBoundary } from "./vendor/preact.mjs";
 import { t, choice, choose, onChoice, apply, LANGUAGES } from "./words.js";
 import { look, may, server, signIn, signOut } from "./api.js";
 import { live, setPaused, useChanges } from "./live.js";
@@ -40,7 +40,7 @@ const PAGES = [
 function App() {
   const route = useRoute();
   const [, draw] = useState(0);
-  useEffect(() => onChoice(() => draw(count => count + 1)), []);
+  useLayoutEffect(() => onChoice(() => draw(count => count + 1)), []);
   useChanges(server, live);
   const [name = "", ...names] = route.names;
   const page = PAGES.find(([path]) => path === name);

@@ -2,7 +2,7 @@
 // seldom while the gateway cannot be reached. What the gateway tells by itself is not asked for
 // while it does.
 
-import { useState, useEffect, useRef, useCallback } from "./vendor/preact.mjs";
+import { useState, useEffect, useLayoutEffect, useRef, useCallback } from "./vendor/preact.mjs";
 import { server } from "./api.js";
 import { close, follow, open, stream } from "./stream.js";
 
@@ -27,7 +27,9 @@ server.listeners.add(steer);
 // Draws again whenever one of these stores changes.
 export function useChanges(...stores) {
   const [, draw] = useState(0);
-  useEffect(() => {
+  // Before anything else may run: what changes until the next frame would be missed, and with it
+  // the only word of who is signed in.
+  useLayoutEffect(() => {
     const listener = () => draw(count => count + 1);
     stores.forEach(store => store.listeners.add(listener));
     return () => stores.forEach(store => store.listeners.delete(listener));

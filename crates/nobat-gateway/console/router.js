@@ -1,7 +1,7 @@
 // Pages by the part of the address after `#`, so that they can be shared and no proxy has
 // to know them: `#/jobs?state=dead`.
 
-import { useState, useEffect } from "./vendor/preact.mjs";
+import { useState, useLayoutEffect } from "./vendor/preact.mjs";
 
 export function parts() {
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
@@ -35,7 +35,7 @@ export function refine(query) {
 
 export function useRoute() {
   const [route, setRoute] = useState(parts);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const read = () => setRoute(parts());
     addEventListener("hashchange", read);
     return () => removeEventListener("hashchange", read);
