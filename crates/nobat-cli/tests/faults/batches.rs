@@ -60,25 +60,6 @@ fn so_it_is_where_the_files_are_in_a_bucket() {
     let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
     let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
     assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
-    let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
-    let model = root().join("tests/text_models/embed").display().to_string();
-    let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
-    let mut refused = Process::start(folder.path(), "nobat", &serve, &missing);
-    let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
-    let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
-    assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
-    // Segments are deleted after the batch has ended.
-    wait_for("the input and the output are all that is left", || {
-        let listed = bucket.http().get("/batches?list-type=2").expect("a list").text();
-        listed.matches("<Key>of/one/file-").count() == 2 && listed.matches("<Key>").count() == 2
-    });
-    let missing = [&env[1..], &[("NOBAT_GATEWAY__FILES__BUCKET", "s3://nobodys")]].concat();
-    let model = root().join("tests/text_models/embed").display().to_string();
-    let serve = ["serve", &model, "--data", "data", "--listen", "127.0.0.1:0", "--grpc", "", "--metrics", ""];
-    let mut refused = Process::start(folder.path(), "nobat", &serve, &missing);
-    let status = refused.wait(Duration::from_secs(60)).expect("it does not start");
-    let says = "gateway.files.bucket `s3://nobodys` is not there; make it, or name another";
-    assert!(!status.success() && refused.output().contains(says), "{}", refused.output());
     // What is left is the input and the output.
     let listed = bucket.http().get("/batches?list-type=2").expect("a list").text();
     assert_eq!(listed.matches("<Key>of/one/file-").count(), 2, "{listed}");
