@@ -3,6 +3,7 @@
 //! The engine is that of `nobat test`'s load stage. Here it is a measurement, with its figures
 //! in lines; there it is a test among others.
 
+use nobat_runtime::streams::{print, print_bytes};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use nobat_check::load::{Load, LoadReport, LoadSettings, Pause, Sample, Tally, ru
 use nobat_check::stage::{Finding, Verdict};
 use serde_json::json;
 
-use crate::client::{Server, block_on, print};
+use crate::client::{Server, block_on};
 use crate::input;
 use crate::load::LoadOptions;
 use crate::target;
@@ -119,8 +120,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
             write_samples(file, &report.outcome.samples).with_context(|| cannot(path))?;
         }
         match args.json {
-            true => print(format!("{}\n", serde_json::to_string_pretty(&json!(report.stage))?).as_bytes())?,
-            false => print(in_lines(&report).as_bytes())?,
+            true => print(serde_json::to_string_pretty(&json!(report.stage))?)?,
+            false => print_bytes(in_lines(&report).as_bytes())?,
         }
         let failed: Vec<String> = report
             .stage

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nobat_runtime::now_ms;
+use nobat_runtime::{now_ms, streams};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -97,11 +97,11 @@ impl Service {
     /// Prints an answer: JSON for programs, a table or lines for people.
     pub(crate) fn print(&self, answer: &Value, columns: Option<&Columns>) -> Result<()> {
         if !self.is_for_people() {
-            return write(&serde_json::to_string_pretty(answer)?);
+            return Ok(streams::print(serde_json::to_string_pretty(answer)?)?);
         }
         print_lines(answer, columns)?;
         if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
-            write(&format!("there are more: add --cursor {cursor}"))?;
+            streams::print(format_args!("there are more: add --cursor {cursor}"))?;
         }
         Ok(())
     }
@@ -113,20 +113,7 @@ pub(crate) fn print_lines(answer: &Value, columns: Option<&Columns>) -> Result<(
         true => terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0)),
         false => usize::MAX,
     };
-    write(table::render(answer, columns, width, now_ms()).trim_end())
-}
-
-fn write(text: &str) -> Result<()> {
-    print(format!("{text}\n").as_bytes())
-}
-
-/// Writes to standard output.
-pub(crate) fn print(bytes: &[u8]) -> Result<()> {
-    match std::io::Write::write_all(&mut std::io::stdout(), bytes) {
-        // The reader had enough (`nobat jobs list | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    Ok(streams::print(table::render(answer, columns, width, now_ms()).trim_end())?)
 }
 
 /// A connection pool to one service.

@@ -1,5 +1,6 @@
 //! `nobat compare`: two versions of a model on the same requests.
 
+use nobat_runtime::streams::tell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -105,7 +106,7 @@ fn replay(args: Args) -> Result<ExitCode> {
         if args.service.is_for_people() {
             args.service.print(&json!({"examples": shown["examples"]}), Some(&EXAMPLES))?;
         }
-        eprintln!("nobat: {}", report.summary);
+        tell(format_args!("nobat: {}", report.summary));
         Ok(if report.verdict == GateVerdict::Safe { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
@@ -213,6 +214,9 @@ async fn shadow_route(args: &Args, client: &Client) -> Result<(String, bool)> {
     let rule = json!({"shadow": {"primary": args.old, "copies": [args.new]}}).to_string();
     let request = client.request(Method::PUT, &path(model)).header(header::CONTENT_TYPE, "application/json");
     client.json(request.body(rule)).await?;
-    eprintln!("nobat: requests to `{model}` go to `{}`, copies of them to `{}`, until this ends", args.old, args.new);
+    tell(format_args!(
+        "nobat: requests to `{model}` go to `{}`, copies of them to `{}`, until this ends",
+        args.old, args.new
+    ));
     Ok((model.to_owned(), true))
 }

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use clap::Command;
 use clap_complete::{Shell, generate};
-
-use crate::client::print;
+use nobat_runtime::streams::print_bytes;
 
 /// Print a shell's completions of this command.
 #[derive(clap::Args)]
@@ -21,5 +20,5 @@ pub(crate) fn run(args: Args, mut command: Command) -> Result<()> {
     // Whole before it is written: a reader that goes early is no fault of ours.
     let mut text = Vec::new();
     generate(args.shell, &mut command, "nobat", &mut text);
-    print(&text)
+    Ok(print_bytes(&text)?)
 }

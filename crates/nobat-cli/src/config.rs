@@ -1,5 +1,6 @@
 //! All settings of a deployment, and `nobat config`, which shows them.
 
+use nobat_runtime::streams::print_bytes;
 use std::path::Path;
 
 use anyhow::Result;
@@ -76,8 +77,7 @@ pub(crate) struct Args {}
 pub(crate) fn run(_: Args, file: Option<&Path>) -> Result<()> {
     let settings = Settings::read(file)?;
     settings.validate()?;
-    print!("{}", shown(&settings)?);
-    Ok(())
+    Ok(print_bytes(shown(&settings)?.as_bytes())?)
 }
 
 /// The settings as they may be shown. Those that are secret hide themselves; in the

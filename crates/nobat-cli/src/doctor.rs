@@ -1,5 +1,6 @@
 //! `nobat doctor`: is this machine fit to serve, and is the store well?
 
+use nobat_runtime::streams::print;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
@@ -36,45 +37,46 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, file: Option<&Path>) -> Result<()> {
     let mut unfit = 0;
-    let mut tell = |what: &str, found: Result<String>| match found {
-        Ok(good) => println!("ok      {what:14}{good}"),
+    let mut judge = |what: &str, found: Result<String>| match found {
+        Ok(good) => print(format_args!("ok      {what:14}{good}")),
         Err(error) => {
-            println!("unfit   {what:14}{error:#}");
             unfit += 1;
+            print(format_args!("unfit   {what:14}{error:#}"))
         }
     };
     let settings = Settings::read(file).and_then(|mut settings| {
         args.redis.into_iter().for_each(|url| settings.store.redis = url.into());
         settings.validate().map(|()| settings)
     });
-    tell("settings", settings.as_ref().map(|_| "read".to_owned()).map_err(|error| anyhow::anyhow!("{error}")));
+    judge("settings", settings.as_ref().map(|_| "read".to_owned()).map_err(|error| anyhow::anyhow!("{error}")))?;
     let provider =
         settings.as_ref().map_or_else(|_| ProviderConfig::default(), |settings| settings.worker.provider.clone());
-    tell("onnx runtime", look_at_runtime());
+    judge("onnx runtime", look_at_runtime())?;
     if let Some(gpu) = look_at_gpu(&provider) {
         match (gpu, provider.kind) {
-            (Err(error), ProviderKind::Cpu) => println!("warning {:14}{error:#}", "cuda"),
-            (found, _) => tell("cuda", found),
+            (Err(error), ProviderKind::Cpu) => print(format_args!("warning {:14}{error:#}", "cuda"))?,
+            (found, _) => judge("cuda", found)?,
         }
     }
     if let Ok(settings) = settings {
         let (found, warnings) = look_at_store(&settings);
-        tell("store", found);
-        warnings.iter().for_each(|warning| println!("warning               {warning}"));
+        judge("store", found)?;
+        for warning in warnings {
+            print(format_args!("warning               {warning}"))?;
+        }
         if args.queue {
             let findings = block_on(audit(&settings, args.model, args.repair));
-            findings
-                .iter()
-                .flatten()
-                .for_each(|finding| println!("{}  {finding}", if args.repair { "mended" } else { "found " }));
-            tell(
+            for finding in findings.iter().flatten() {
+                print(format_args!("{}  {finding}", if args.repair { "mended" } else { "found " }))?;
+            }
+            judge(
                 "queues",
                 findings.and_then(|findings| match findings.len() {
                     0 => Ok("in order".to_owned()),
                     count if args.repair => Ok(format!("{count} things set right")),
                     count => bail!("{count} things are out of order; --repair sets them right"),
                 }),
-            );
+            )?;
         }
     }
     match unfit {

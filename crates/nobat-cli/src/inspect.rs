@@ -1,5 +1,6 @@
 //! `nobat inspect`: what a model's files say of it, and the settings to start from.
 
+use nobat_runtime::streams::{print, print_bytes, tell};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -28,9 +29,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let found = inspect(&args.path).map_err(|error| anyhow!("{error}"))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        print(serde_json::to_string_pretty(&found)?)?;
     } else {
-        print!("{found}");
+        print_bytes(found.to_string().as_bytes())?;
     }
     if args.write {
         let path = &found.settings_file;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             })?;
         file.write_all(found.model_toml.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))?;
         // Beside JSON, standard output is the JSON's alone.
-        eprintln!("wrote {}", path.display());
+        tell(format_args!("wrote {}", path.display()));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `nobat keys`: API keys in the file that the gateway reads.
 
+use nobat_runtime::streams::{print, tell};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -93,16 +94,16 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 tokens_per_min,
                 max_priority,
             };
-            shown_once(&change(path, auth::load_or_none, |ring| ring.add(new, now_s))?);
+            shown_once(&change(path, auth::load_or_none, |ring| ring.add(new, now_s))?)?;
         }
         Command::List => list(&auth::load(path)?, now_s)?,
         Command::Rotate { key, overlap_hours } => {
             let overlap_s = overlap_hours.saturating_mul(3_600);
-            shown_once(&change(path, auth::load, |ring| ring.rotate(&key, overlap_s, now_s))?);
+            shown_once(&change(path, auth::load, |ring| ring.rotate(&key, overlap_s, now_s))?)?;
         }
         Command::Revoke { key } => {
             change(path, auth::load, |ring| ring.revoke(&key))?;
-            println!("revoked `{key}`");
+            print(format_args!("revoked `{key}`"))?;
         }
     }
     Ok(())
@@ -121,9 +122,10 @@ fn change<T>(
     Ok(changed)
 }
 
-fn shown_once(key: &str) {
-    println!("{key}");
-    eprintln!("this is the only time the key is shown; send it as `Authorization: Bearer <key>`");
+fn shown_once(key: &str) -> Result<()> {
+    print(key)?;
+    tell("this is the only time the key is shown; send it as `Authorization: Bearer <key>`");
+    Ok(())
 }
 
 fn list(ring: &Keyring, now_s: u64) -> Result<()> {

@@ -5,6 +5,8 @@
 //! 2 misused; of tests and comparisons 1 is a bad outcome, 2 what could not be run). It does not own how anything works: serving is the gateway's and
 //! the worker's, and the tools are clients of the public API like any other.
 
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 mod audit;
 mod bench;
 mod client;

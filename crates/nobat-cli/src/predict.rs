@@ -1,5 +1,6 @@
 //! `nobat predict`: one request, its answer on standard output.
 
+use nobat_runtime::streams::tell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         args.service.print(&answer, None)?;
         if status == reqwest::StatusCode::ACCEPTED && !args.fire {
             let id = answer.get("id").and_then(Value::as_str).unwrap_or("ID");
-            eprintln!("nobat: still running after {} s; `nobat jobs wait {id}` waits for it", args.wait);
+            tell(format_args!("nobat: still running after {} s; `nobat jobs wait {id}` waits for it", args.wait));
         }
         Ok(())
     })

@@ -1,5 +1,6 @@
 //! `nobat routes`: routes shown, declared and removed.
 
+use nobat_runtime::streams::tell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ fn promote(args: &Promote, service: &Service) -> Result<()> {
     let text = |key: &str| answer[key].as_str().unwrap_or_default();
     let (candidate, current, words) = (text("candidate"), text("current"), text("words"));
     match text("outcome") {
-        "promoted" => eprintln!("nobat: `{}` goes to `{candidate}`: {words}", args.name),
+        "promoted" => tell(format_args!("nobat: `{}` goes to `{candidate}`: {words}", args.name)),
         "rolled_back" => bail!("`{}` goes back to `{current}`: `{candidate}` is {words}", args.name),
         "refused" => bail!("`{}` stays as it is: `{candidate}` is {words}", args.name),
         _ => bail!("`{}` stays as it is: it is {words}", args.name),

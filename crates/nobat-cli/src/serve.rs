@@ -1,5 +1,6 @@
 //! `nobat serve`: a gateway and a worker in one process.
 
+use nobat_runtime::streams::{print_bytes, tell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -110,9 +111,12 @@ async fn serve(mut settings: Settings, greeting: Greeting, started: Instant, mut
             bail!("no model could be loaded: {}", failed.join("; "));
         }
         for reason in &failed {
-            eprintln!("nobat: a model could not be loaded and is not served: {reason}");
+            tell(format_args!("nobat: a model could not be loaded and is not served: {reason}"));
         }
-        print!("{}", greeting(&serving.gateway, &serving.worker, &models, started.elapsed()));
+        let words = greeting(&serving.gateway, &serving.worker, &models, started.elapsed());
+        if let Err(error) = print_bytes(words.as_bytes()) {
+            log::warn!("the greeting could not be printed: {error}");
+        }
         notify::ready();
     }
 

@@ -7,6 +7,7 @@ mod outputs;
 mod plan;
 mod stages;
 
+use nobat_runtime::streams::tell;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -60,7 +61,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 /// The exit code of a test or a comparison; what could not be run is told on stderr.
 pub(crate) fn exit(done: Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
-        eprintln!("nobat: {error:#}");
+        tell(format_args!("nobat: {error:#}"));
         ExitCode::from(COULD_NOT_RUN)
     })
 }

@@ -7,6 +7,7 @@
 mod draw;
 mod look;
 
+use nobat_runtime::streams::print_bytes;
 use std::io::IsTerminal;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use nobat_runtime::Stop;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use crate::client::{Server, block_on, print};
+use crate::client::{Server, block_on};
 use look::{Look, Past};
 
 /// How long keys are waited for between two pictures.
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let client = args.server.client(TIMEOUT)?;
     if args.once || !std::io::stdout().is_terminal() {
         let look = block_on(async { Look::take(&client, &mut Past::default()).await })?;
-        return print(draw::plain(&look).as_bytes());
+        return Ok(print_bytes(draw::plain(&look).as_bytes())?);
     }
     let (sender, receiver) = mpsc::channel();
     let every = Duration::from_secs_f64(args.every);

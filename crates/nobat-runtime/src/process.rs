@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::logging::LogSettings;
 use crate::stop::Stop;
+use crate::streams::tell;
 
 /// The flags of every program about its log.
 #[derive(clap::Args, Clone, Debug)]
@@ -46,7 +47,7 @@ pub fn end<E: Display>(program: &str, done: Result<(), E>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error:#}");
+            tell(format_args!("{program}: {error:#}"));
             ExitCode::FAILURE
         }
     }

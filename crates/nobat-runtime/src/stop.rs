@@ -4,6 +4,7 @@
 //! leaves it to be heard by the next part. A second signal is another question,
 //! [`Stop::again`].
 
+use crate::streams::tell;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,7 +63,7 @@ impl Stop {
         tokio::select! {
             done = work => done,
             () = self.again() => {
-                eprintln!("{program}: ended by a second signal before the drain was done{what}");
+                tell(format_args!("{program}: ended by a second signal before the drain was done{what}"));
                 exit_now(1)
             }
         }

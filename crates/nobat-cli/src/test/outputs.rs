@@ -1,5 +1,6 @@
 //! Where a run's progress and report go.
 
+use nobat_runtime::streams::print_bytes;
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use nobat_check::report;
 use nobat_check::stage::TestReport;
 
 use super::args::RunArgs;
-use crate::client::{Service, print};
+use crate::client::Service;
 
 /// A bar over so many requests.
 pub(crate) fn progress(requests: u64) -> Result<ProgressBar> {
@@ -84,7 +85,7 @@ impl Drop for ReportFile {
 /// Prints the report: lines for people, JSON for programs.
 pub(super) fn show(report: &TestReport, service: &Service) -> Result<()> {
     match service.is_for_people() {
-        true => print(report::terminal(report, has_colours()).as_bytes()),
+        true => Ok(print_bytes(report::terminal(report, has_colours()).as_bytes())?),
         false => service.print(&serde_json::to_value(report)?, None),
     }
 }

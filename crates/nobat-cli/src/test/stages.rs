@@ -1,5 +1,6 @@
 //! Runs the stages one after the other, whatever becomes of any of them.
 
+use nobat_runtime::streams::tell;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -95,16 +96,16 @@ fn code(report: &TestReport, fail_on: FailOn, asks_for_a_shift: bool) -> ExitCod
         .map(|(stage, finding)| format!("{stage} {}", finding.id))
         .collect();
     if !failing.is_empty() {
-        eprintln!("nobat: {}; {}", report.summary(), failing.join(", "));
+        tell(format_args!("nobat: {}; {}", report.summary(), failing.join(", ")));
         return ExitCode::FAILURE;
     }
     let statistical = report.stages.iter().find(|stage| stage.stage == TestStage::Statistical);
     if asks_for_a_shift && statistical.is_some_and(|stage| stage.count(|verdict| !verdict.is_judged()) > 0) {
-        eprintln!("nobat: {}: whether shares shifted by so much could not be judged", report.model);
+        tell(format_args!("nobat: {}: whether shares shifted by so much could not be judged", report.model));
         return ExitCode::from(COULD_NOT_RUN);
     }
     if report.count(Verdict::is_judged) == 0 {
-        eprintln!("nobat: {}: nothing could be judged", report.model);
+        tell(format_args!("nobat: {}: nothing could be judged", report.model));
         return ExitCode::from(COULD_NOT_RUN);
     }
     ExitCode::SUCCESS

@@ -1,6 +1,7 @@
 //! The tools against a real service, and the settings that people write.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -123,4 +124,45 @@ fn a_port_alone_and_values_with_units_are_taken_and_the_others_told_what_to_writ
     assert!(told.contains("max_body_bytes") && told.contains("64MiB"), "{told}");
     let told = said(&["serve", models, "--redis", "http://me:secret@127.0.0.1"], none);
     assert!(told.contains("redis://[user:password@]host:port/db") && !told.contains("secret"), "{told}");
+}
+
+#[test]
+fn a_reader_that_had_enough_is_no_fault() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 0);
+    let model = models.join("echo").display().to_string();
+    for (code, args) in [
+        (0, &["inspect", &model][..]),
+        (0, &["inspect", "--json", &model]),
+        (0, &["inspect", "--write", &model]),
+        (0, &["keys", "new", "ci"]),
+        (0, &["keys", "list"]),
+        (0, &["keys", "revoke", "ci"]),
+        (0, &["config"]),
+        (0, &["doctor"]),
+        (0, &["completions", "bash"]),
+        (0, &["--help"]),
+        (1, &["inspect", "nothing.onnx"]),
+        (2, &["test", "echo", "--url", "http://127.0.0.1:9"]),
+    ] {
+        let ended = Process::unread(folder.path(), "nobat", args, &[]).wait(Duration::from_secs(60));
+        assert_eq!(ended.and_then(|status| status.code()), Some(code), "{args:?}");
+    }
+}
+
+#[test]
+fn a_service_outlives_the_terminal_that_it_was_started_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = onnx::echo(folder.path(), 64, 0).display().to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let args = ["serve", "--models", &models, "--listen", &listen, "--log-level", "debug"];
+    let env = [("NOBAT_GRPC", "127.0.0.1:0"), ("NOBAT_METRICS", "127.0.0.1:0")];
+    let process = Process::unread(folder.path(), "nobat", &args, &env);
+    let mut service = Service { process, address: listen.parse().expect("an address") };
+    service.wait_for_model("echo");
+    let answer = service.http().post("/v1/models/echo:predict", &onnx::body(7, 1)).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    service.process.signal("-TERM");
+    let ended = service.process.wait(Duration::from_secs(60));
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
 }

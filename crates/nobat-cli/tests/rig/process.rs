@@ -39,6 +39,17 @@ impl Process {
     pub(crate) fn start(folder: &Path, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let log = (0..).map(|n| folder.join(format!("{name}-{n}.log"))).find(|path| !path.exists()).expect("a name");
         let out = File::create(&log).expect("the log file");
+        let both = [out.try_clone().expect("a second handle").into(), out.into()];
+        Process { child: Process::spawn(folder, name, args, env, both), log, started: Instant::now() }
+    }
+
+    /// One that writes to a terminal that was closed: whoever read its output is gone.
+    pub(crate) fn unread(folder: &Path, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let both = [(); 2].map(|()| std::io::pipe().expect("a pipe").1.into());
+        Process { child: Process::spawn(folder, name, args, env, both), log: PathBuf::new(), started: Instant::now() }
+    }
+
+    fn spawn(folder: &Path, name: &str, args: &[&str], env: &[(&str, &str)], [out, err]: [Stdio; 2]) -> Child {
         let mut command = match name {
             "redis-server" => Command::new(name),
             "bucket" => Command::new(root().join(".nobat/bucket/bin/moto_server")),
@@ -48,16 +59,15 @@ impl Process {
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("NOBAT_") && key != "NOBAT_ORT_LIB") {
             command.env_remove(key);
         }
-        let child = command
+        command
             .args(args)
             .envs(env.iter().copied())
             .current_dir(folder)
             .stdin(Stdio::null())
-            .stdout(out.try_clone().expect("a second handle"))
-            .stderr(out)
+            .stdout(out)
+            .stderr(err)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name}: {error}; run scripts/test-deps"));
-        Process { child, log, started: Instant::now() }
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}; run scripts/test-deps"))
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! A log4rs logger out of a configuration file and the settings over it.
 
+use crate::streams::tell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -32,7 +33,7 @@ pub(super) fn build(program: &str, settings: &LogSettings, extra: usize) -> Resu
         .insert("daily_file", daily::DailyFileDeserializer { dir: settings.dir.clone(), program: program.to_owned() });
     let (appenders, mut errors) = raw.appenders_lossy(&deserializers);
     if !errors.is_empty() {
-        eprintln!("{program}: part of the logging could not be set up; going on with the rest");
+        tell(format_args!("{program}: part of the logging could not be set up; going on with the rest"));
         errors.handle();
     }
 
@@ -68,7 +69,7 @@ fn report_rarely(program: String) -> impl Fn(&anyhow::Error) + Send + Sync {
         if now_s.abs_diff(before) >= 60
             && last_s.compare_exchange(before, now_s, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            eprintln!("{program}: a log line could not be written: {error}");
+            tell(format_args!("{program}: a log line could not be written: {error}"));
         }
     }
 }
