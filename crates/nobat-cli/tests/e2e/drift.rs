@@ -49,6 +49,11 @@ fn drift(http: &mut Http, model: &str) -> Value {
     answer.json()["drift"][0].clone()
 }
 
+/// Rows that come before are served and not counted.
+fn wait_until_followed(http: &mut Http, model: &str) {
+    wait_for("the profile is followed", || drift(http, model)["state"] == "as_profiled");
+}
+
 fn is_failing(http: &mut Http) -> Option<bool> {
     let status = http.get("/api/v1/status").expect("an answer").json();
     let checks = status["checks"].as_array().cloned().unwrap_or_default();
@@ -63,6 +68,7 @@ fn a_stream_that_leaves_the_profile_alarms_and_a_right_one_does_not() {
     let (mut http, mut random) = (service.http(), Random::new(3));
     let all = digits();
     let right: Vec<&Digit> = all.iter().collect();
+    wait_until_followed(&mut http, "digits");
     send(&mut http, &right, 600, &mut random);
     // A repetition is no row, and a batch is one.
     let keyed = [("Content-Type", "application/json"), ("Idempotency-Key", "once")];
@@ -108,6 +114,9 @@ fn gateways_add_their_rows_up_and_one_acknowledgement_is_for_all() {
     let (right, few): (Vec<&Digit>, Vec<&Digit>) =
         (all.iter().collect(), all.iter().filter(|digit| class(digit) < 3).collect());
     let [mut first, mut second] = [0, 1].map(|at| gateways[at].http());
+    for http in [&mut first, &mut second] {
+        wait_until_followed(http, "digits");
+    }
     send(&mut first, &right, 200, &mut random);
     send(&mut second, &right, 100, &mut random);
     wait_for("each sees the rows of both", || {
