@@ -4,12 +4,13 @@
 //!
 //!     cargo run --release --workspace --example fanout_speed [REQUESTS]
 
+use nobat_testkit::signatures::{ready, spec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, LeasedJob, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig};
@@ -100,24 +101,6 @@ fn settlement(job: &LeasedJob) -> Option<Settlement> {
 }
 
 fn signature(name: &str) -> ModelSignature {
-    let spec =
-        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
-    ModelSignature {
-        name: name.into(),
-        version: "1".into(),
-        digest: name.into(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![spec("x")],
-        outputs: vec![spec("y")],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 64,
-        finite: true,
-        default: false,
-        labels: vec![],
-        settings: serde_json::Map::new(),
-        task: None,
-    }
+    let tensor = |name| spec(name, Datatype::Fp32, &[-1, 2]);
+    ready(name, vec![tensor("x")], vec![tensor("y")])
 }

@@ -1,10 +1,11 @@
 //! How fast a 3 x 224 x 224 image of JSON numbers becomes a tensor, against
 //! `serde_json`'s tree and the digits body. Run in release mode.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::hint::black_box;
 use std::time::Instant;
 
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_gateway::rows::{self, Format};
 
@@ -57,22 +58,5 @@ fn body(count: u32, dims: &[u32], number: impl Fn(u32) -> String) -> Vec<u8> {
 }
 
 fn signature(shape: &[i64]) -> ModelSignature {
-    ModelSignature {
-        name: "image".into(),
-        version: "1".into(),
-        digest: String::new(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: shape.to_vec(), optional: false }],
-        outputs: vec![],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 8,
-        finite: false,
-        default: false,
-        labels: vec![],
-        settings: serde_json::Map::new(),
-        task: None,
-    }
+    ModelSignature { max_rows: 8, ..ready("image", vec![spec("x", Datatype::Fp32, shape)], vec![]) }
 }

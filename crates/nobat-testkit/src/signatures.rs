@@ -22,7 +22,7 @@ pub fn ready(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> M
         rows: Default::default(),
         max_batch_size: 8,
         max_rows: 64,
-        finite: true,
+        finite: false,
         default: false,
         labels: Vec::new(),
         settings: Default::default(),

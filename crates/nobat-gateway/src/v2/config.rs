@@ -112,32 +112,13 @@ fn data_type(datatype: Datatype) -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nobat_core::signature::ModelState;
+    use nobat_testkit::signatures::{ready, spec};
 
     fn signature(batched: bool) -> ModelSignature {
-        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
-            name: name.into(),
-            datatype,
-            shape: shape.to_vec(),
-            optional: false,
-        };
         ModelSignature {
-            name: "m".into(),
-            version: "1".into(),
-            digest: String::new(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: vec![spec("x", Datatype::Fp32, &[-1, 64])],
-            outputs: vec![spec("label", Datatype::Bytes, &[-1])],
             batched,
-            rows: Default::default(),
             max_batch_size: 32,
-            max_rows: 64,
-            finite: false,
-            default: false,
-            labels: vec![],
-            settings: serde_json::Map::new(),
-            task: None,
+            ..ready("m", vec![spec("x", Datatype::Fp32, &[-1, 64])], vec![spec("label", Datatype::Bytes, &[-1])])
         }
     }
 

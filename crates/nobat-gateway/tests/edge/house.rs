@@ -1,13 +1,14 @@
 //! A gateway over a queue (embedded unless a test brings one), and a worker whose one model gives back
 //! its input after a while and counts its runs.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec, digest_mark};
+use nobat_core::signature::{ModelSignature, digest_mark};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
 use nobat_gateway::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -197,25 +198,13 @@ pub(crate) async fn send(request: reqwest::RequestBuilder, key: Option<&str>, he
 }
 
 pub(crate) fn info(settings: &serde_json::Value, version: &str) -> WorkerInfo {
-    let spec =
-        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
+    let tensor = |name| spec(name, Datatype::Fp32, &[-1, 2]);
     let model = ModelSignature {
-        name: MODEL.into(),
+        finite: true,
         version: version.into(),
         digest: digest(version),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![spec("in")],
-        outputs: vec![spec("out")],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 64,
-        finite: true,
-        default: false,
-        labels: vec![],
         settings: settings.as_object().cloned().unwrap_or_default(),
-        task: None,
+        ..ready(MODEL, vec![tensor("in")], vec![tensor("out")])
     };
     let mut statistics = nobat_core::statistics::ModelStatistics::new(MODEL, version);
     let times = nobat_core::statistics::BatchTimes { rows: 1, ..Default::default() };

@@ -2,6 +2,7 @@
 //! scripted models: each multiplies its input `x` by a factor of its own and gives
 //! it as floats `y`; those called `int-…` as integers `n`.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use nobat_core::ErrorCode;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::ModelSignature;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
 use nobat_gateway::{Gateway, GatewayConfig, GatewayHandle};
@@ -178,28 +179,19 @@ fn info(id: &str, models: Vec<ModelSignature>) -> WorkerInfo {
 }
 
 pub(crate) fn signature(name: &str) -> ModelSignature {
-    let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1, 2], optional: false };
+    let tensor = |name, datatype| spec(name, datatype, &[-1, 2]);
     let input = if name == "other" { Datatype::Fp64 } else { Datatype::Fp32 };
     let mut settings = serde_json::Map::new();
     let kind = if matches!(name, "one" | "two" | "three") { "float" } else { "else" };
     settings.insert("routing_key".into(), format!("math.{kind}.{name}").into());
     ModelSignature {
-        name: name.into(),
-        version: "1".into(),
-        digest: name.into(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![spec("x", input)],
-        outputs: vec![if is_integer(name) { spec("n", Datatype::Int64) } else { spec("y", Datatype::Fp32) }],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 64,
         finite: true,
-        default: false,
-        labels: vec![],
         settings,
-        task: None,
+        ..ready(
+            name,
+            vec![tensor("x", input)],
+            vec![if is_integer(name) { tensor("n", Datatype::Int64) } else { tensor("y", Datatype::Fp32) }],
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! A gateway on a free port, an embedded queue in a temporary folder, and a
 //! worker whose models are a few lines of Rust.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use nobat_core::ErrorCode;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::task::{Task, TaskKind};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
@@ -126,28 +127,12 @@ pub(crate) fn instance(values: [f32; 4]) -> String {
     serde_json::json!({ "instances": [values] }).to_string()
 }
 
-fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false }
-}
-
 fn model(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelSignature {
     ModelSignature {
-        name: name.into(),
-        version: "1".into(),
-        digest: "00ff".into(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs,
-        outputs,
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 64,
         finite: true,
-        default: false,
+        digest: "00ff".into(),
         labels: vec!["stable".into()],
-        settings: serde_json::Map::new(),
-        task: None,
+        ..ready(name, inputs, outputs)
     }
 }
 

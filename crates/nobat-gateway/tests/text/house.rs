@@ -2,6 +2,7 @@
 //! task, whose answers tests can foretell: a text's embedding is its length, its first
 //! byte and 1, and it has as many tokens as words.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use nobat_core::ErrorCode;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::{ModelSignature, TensorSpec};
 use nobat_core::task::{Task, TaskKind};
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
 use nobat_core::timings::Timings;
@@ -132,13 +133,7 @@ impl House {
 }
 
 fn signature(name: &str) -> ModelSignature {
-    let spec = |name: &str, datatype, shape: &[i64], optional| TensorSpec {
-        name: name.into(),
-        datatype,
-        shape: shape.to_vec(),
-        optional,
-    };
-    let texts = |name: &str, optional| spec(name, Datatype::Bytes, &[-1], optional);
+    let texts = |name, optional| TensorSpec { optional, ..spec(name, Datatype::Bytes, &[-1]) };
     let kind = match name {
         "rerank" => TaskKind::Rerank,
         "classify" => TaskKind::Classify,
@@ -147,19 +142,19 @@ fn signature(name: &str) -> ModelSignature {
     };
     let (inputs, outputs) = match kind {
         TaskKind::Rerank => {
-            (vec![texts("text", false), texts("text_pair", false)], vec![spec("score", Datatype::Fp32, &[-1], false)])
+            (vec![texts("text", false), texts("text_pair", false)], vec![spec("score", Datatype::Fp32, &[-1])])
         }
         TaskKind::Classify => (
             vec![texts("text", false), texts("text_pair", true)],
-            vec![spec("scores", Datatype::Fp32, &[-1, 2], false), texts("label", false)],
+            vec![spec("scores", Datatype::Fp32, &[-1, 2]), texts("label", false)],
         ),
         TaskKind::Sparse => (vec![texts("text", false)], vec![texts("sparse", false)]),
         _ => (
             vec![texts("text", false)],
-            vec![spec("embedding", Datatype::Fp32, &[-1, 3], false), texts("token_embeddings", true)],
+            vec![spec("embedding", Datatype::Fp32, &[-1, 3]), texts("token_embeddings", true)],
         ),
     };
-    let outputs = [outputs, vec![texts("result", true), spec("tokens", Datatype::Int32, &[-1], false)]].concat();
+    let outputs = [outputs, vec![texts("result", true), spec("tokens", Datatype::Int32, &[-1])]].concat();
     let parameters = match kind {
         TaskKind::Embed => vec!["dimensions", "normalize", "pooling", "prompt_name"],
         _ => vec!["raw_scores"],
@@ -173,24 +168,7 @@ fn signature(name: &str) -> ModelSignature {
         parameters: parameters.into_iter().chain(common).map(Into::into).collect(),
         ..Task::new(kind)
     };
-    ModelSignature {
-        name: name.into(),
-        version: "1".into(),
-        digest: name.into(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs,
-        outputs,
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 16,
-        max_rows: 64,
-        finite: false,
-        default: false,
-        labels: vec![],
-        settings: serde_json::Map::new(),
-        task: Some(task),
-    }
+    ModelSignature { max_batch_size: 16, task: Some(task), ..ready(name, inputs, outputs) }
 }
 
 async fn work(queue: Arc<SqliteQueue>, model: &'static str, script: Arc<Script>) {

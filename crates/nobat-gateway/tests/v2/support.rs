@@ -1,6 +1,7 @@
 //! A gateway on free ports over the embedded queue, and a scripted worker in
 //! this process: identity models, a small classifier, a queue nobody serves.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nobat_core::ErrorCode;
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobError, JobResult, LeasedJob, Outcome, Settlement};
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::{ModelSignature, ModelState};
 use nobat_core::statistics::{BatchTimes, ModelStatistics, WorkerReport};
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::timings::Timings;
@@ -51,25 +52,7 @@ fn signatures() -> Vec<ModelSignature> {
 }
 
 fn signature(name: &str, datatype: Datatype, shape: Vec<i64>) -> ModelSignature {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype, shape: shape.clone(), optional: false };
-    ModelSignature {
-        name: name.into(),
-        version: "1".into(),
-        digest: String::new(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![spec("x")],
-        outputs: vec![spec("y")],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size: 8,
-        max_rows: 64,
-        finite: false,
-        default: false,
-        labels: vec![],
-        settings: serde_json::Map::new(),
-        task: None,
-    }
+    ready(name, vec![spec("x", datatype, &shape)], vec![spec("y", datatype, &shape)])
 }
 
 struct Worker {

@@ -1,8 +1,9 @@
 //! Workers: who is alive, what they serve, what they are told.
 
+use nobat_testkit::signatures::ready;
 use std::time::{Duration, Instant};
 
-use nobat_core::signature::{ModelSignature, ModelState};
+use nobat_core::signature::ModelSignature;
 use nobat_queue::{WorkerCommand, WorkerInfo};
 
 use crate::on_every_store;
@@ -23,22 +24,10 @@ on_every_store! {
 
 fn worker(id: &str, models: &[&str]) -> WorkerInfo {
     let signature = |name: &&str| ModelSignature {
-        name: (*name).into(),
-        version: "1".into(),
         digest: "0123".into(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        batched: true,
-        rows: Default::default(),
         max_batch_size: 32,
         max_rows: 1_024,
-        finite: false,
-        default: false,
-        labels: Vec::new(),
-        settings: serde_json::Map::new(),
-        task: None,
+        ..ready(name, Vec::new(), Vec::new())
     };
     WorkerInfo {
         id: id.into(),

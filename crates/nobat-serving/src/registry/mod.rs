@@ -194,29 +194,13 @@ fn newest_first(a: &str, b: &str) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+    use nobat_core::signature::{ModelSignature, ModelState};
     use nobat_core::tensor::Datatype;
+    use nobat_testkit::signatures::{ready, spec};
 
     fn signature(name: &str, version: &str, state: ModelState) -> ModelSignature {
-        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: vec![-1, 2], optional: false };
-        ModelSignature {
-            name: name.into(),
-            version: version.into(),
-            digest: String::new(),
-            state,
-            reason: String::new(),
-            inputs: vec![spec.clone()],
-            outputs: vec![spec],
-            batched: true,
-            rows: Default::default(),
-            max_batch_size: 8,
-            max_rows: 64,
-            finite: false,
-            default: false,
-            labels: vec![],
-            settings: serde_json::Map::new(),
-            task: None,
-        }
+        let x = spec("x", Datatype::Fp32, &[-1, 2]);
+        ModelSignature { version: version.into(), state, ..ready(name, vec![x.clone()], vec![x]) }
     }
 
     fn worker(id: &str, models: Vec<ModelSignature>) -> WorkerInfo {

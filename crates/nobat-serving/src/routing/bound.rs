@@ -177,38 +177,14 @@ impl BoundTable {
 mod tests {
     use super::*;
     use crate::routing::Join;
-    use nobat_core::signature::{ModelState, TensorSpec};
     use nobat_core::tensor::Datatype;
+    use nobat_testkit::signatures::{ready, spec};
     use proptest::prelude::*;
 
     pub(crate) fn model(name: &str, inputs: &[(&str, Datatype)], outputs: &[(&str, Datatype)]) -> ModelSignature {
-        let specs = |named: &[(&str, Datatype)]| {
-            let spec = |&(name, datatype): &(&str, Datatype)| TensorSpec {
-                name: name.into(),
-                datatype,
-                shape: vec![-1, 2],
-                optional: false,
-            };
-            named.iter().map(spec).collect()
-        };
-        ModelSignature {
-            name: name.into(),
-            version: "1".into(),
-            digest: String::new(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: specs(inputs),
-            outputs: specs(outputs),
-            batched: true,
-            rows: Default::default(),
-            max_batch_size: 8,
-            max_rows: 64,
-            finite: false,
-            default: false,
-            labels: vec![],
-            settings: serde_json::Map::new(),
-            task: None,
-        }
+        let specs =
+            |named: &[(&str, Datatype)]| named.iter().map(|&(name, datatype)| spec(name, datatype, &[-1, 2])).collect();
+        ready(name, specs(inputs), specs(outputs))
     }
 
     fn plain(name: &str) -> ModelSignature {

@@ -233,7 +233,8 @@ mod tests {
     use super::super::signature::ServedModel;
     use super::super::table::Table;
     use super::*;
-    use nobat_core::signature::{ModelSignature, ModelState, digest_mark};
+    use nobat_core::signature::{ModelSignature, digest_mark};
+    use nobat_testkit::signatures::ready;
 
     /// The scope of a route's rule with the models `a` and `b`, of these files.
     fn scope(rule: serde_json::Value, files: [&str; 2]) -> EvidenceScope {
@@ -241,22 +242,9 @@ mod tests {
         rule["name"] = "r".into();
         let table = Table::build([serde_json::from_value::<Route>(rule).expect("a route")]).expect("a table");
         let signatures = ["a", "b"].iter().zip(files).map(|(name, digest)| ModelSignature {
-            name: (*name).into(),
-            version: "1".into(),
             digest: digest.into(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: vec![],
-            outputs: vec![],
-            batched: true,
-            rows: Default::default(),
-            max_batch_size: 8,
-            max_rows: 64,
-            finite: false,
             default: true,
-            labels: vec![],
-            settings: Default::default(),
-            task: None,
+            ..ready(name, vec![], vec![])
         });
         let signatures: Vec<ModelSignature> = signatures.collect();
         let models: Vec<_> = signatures.iter().map(|signature| ServedModel { signature, live: true }).collect();

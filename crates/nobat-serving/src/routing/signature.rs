@@ -314,27 +314,16 @@ fn spell(specs: &[TensorSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nobat_testkit::signatures::{ready, spec};
 
     fn model(name: &str, inputs: usize, output: Datatype) -> ModelSignature {
-        let spec =
-            |name: String, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1], optional: false };
         ModelSignature {
-            name: name.into(),
-            version: "1".into(),
-            digest: String::new(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: (0..inputs).map(|n| spec(format!("x{n}"), Datatype::Fp32)).collect(),
-            outputs: vec![spec("y".into(), output)],
-            batched: true,
-            rows: Default::default(),
             max_batch_size: inputs as u32 * 4,
-            max_rows: 64,
-            finite: false,
-            default: false,
-            labels: vec![],
-            settings: serde_json::Map::new(),
-            task: None,
+            ..ready(
+                name,
+                (0..inputs).map(|n| spec(&format!("x{n}"), Datatype::Fp32, &[-1])).collect(),
+                vec![spec("y", output, &[-1])],
+            )
         }
     }
 

@@ -56,31 +56,13 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nobat_core::signature::{ModelState, TensorSpec};
     use nobat_core::tensor::{Datatype, Tensor};
     use nobat_statistics::building::ProfileBuilder;
+    use nobat_testkit::signatures::{ready, spec};
 
     fn signature() -> ModelSignature {
-        let spec =
-            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1], optional: false };
-        ModelSignature {
-            name: "m".into(),
-            version: "1".into(),
-            digest: String::new(),
-            state: ModelState::Ready,
-            reason: String::new(),
-            inputs: vec![spec("x")],
-            outputs: vec![spec("y")],
-            batched: true,
-            rows: Default::default(),
-            max_batch_size: 1,
-            max_rows: 1,
-            finite: false,
-            default: false,
-            labels: vec![],
-            task: None,
-            settings: serde_json::Map::new(),
-        }
+        let [x, y] = ["x", "y"].map(|name| spec(name, Datatype::Fp32, &[-1]));
+        ModelSignature { max_batch_size: 1, max_rows: 1, ..ready("m", vec![x], vec![y]) }
     }
 
     fn profile(model: &str) -> String {

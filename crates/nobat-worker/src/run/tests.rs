@@ -1,13 +1,14 @@
 //! The executor over a scripted engine that fails, panics and drops its batch
 //! axis on cue.
 
+use nobat_testkit::signatures::{ready, spec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nobat_core::infer::{InferRequest, InferResponse};
 use nobat_core::job::{JobResult, LeaseToken, LeasedJob, Outcome};
 use nobat_core::retry::RetryPolicy;
-use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
+use nobat_core::signature::ModelSignature;
 use nobat_core::statistics::ModelStatistics;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{ErrorCode, JobId};
@@ -73,26 +74,8 @@ fn bench(max_batch_size: u32, batch_axis: bool) -> Bench {
 }
 
 pub(super) fn bench_of(config: BatchingConfig, max_batch_size: u32, batch_axis: bool) -> Bench {
-    let spec =
-        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, shape: vec![-1, 1], optional: false };
-    let signature = ModelSignature {
-        name: "scripted".into(),
-        version: "1".into(),
-        digest: String::new(),
-        state: ModelState::Ready,
-        reason: String::new(),
-        inputs: vec![spec("x")],
-        outputs: vec![spec("y")],
-        batched: true,
-        rows: Default::default(),
-        max_batch_size,
-        max_rows: 1024,
-        finite: false,
-        default: false,
-        labels: vec![],
-        settings: serde_json::Map::new(),
-        task: None,
-    };
+    let [x, y] = ["x", "y"].map(|name| spec(name, Datatype::Fp32, &[-1, 1]));
+    let signature = ModelSignature { max_batch_size, max_rows: 1024, ..ready("scripted", vec![x], vec![y]) };
     let controller = Controller::new(&config, max_batch_size);
     let stats = Stats::new(ModelStatistics::new("scripted", "1"));
     let version = Arc::new(Version::new(signature, controller, stats, config.max_batch_bytes));
