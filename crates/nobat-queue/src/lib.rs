@@ -19,6 +19,7 @@
 
 mod api;
 pub mod backend;
+mod count;
 pub mod drained_workers;
 mod errors;
 #[doc(hidden)]
@@ -31,4 +32,5 @@ mod store;
 mod worker_signals;
 
 pub use api::*;
+pub use count::{CountBounds, JobCount, count};
 pub use store::StoreSettings;

@@ -126,7 +126,7 @@ impl Predictor {
         if cursor.is_none()
             && let Some(job) = self.named(context, filter).await?
         {
-            return Ok(Page { jobs: vec![job], cursor: None });
+            return Ok(Page { jobs: vec![job], looked: 1, ..Page::default() });
         }
         page(self.state(), context, filter, cursor, limit).await
     }

@@ -112,6 +112,8 @@ pub struct Page {
     pub jobs: Vec<JobView>,
     /// Pass back for the next page; `None` at the end.
     pub cursor: Option<String>,
+    /// Jobs that were looked at for it, about: what it cost the store.
+    pub looked: usize,
 }
 
 /// What the store says about itself.

@@ -93,6 +93,19 @@ struct Search<'a> {
     limit: usize,
     jobs: Vec<JobView>,
     looked: usize,
+    entries_looked: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(filter: &'a ListFilter, limit: usize) -> Search<'a> {
+        Search { filter, limit, jobs: Vec::new(), looked: 0, entries_looked: 0 }
+    }
+
+    /// What it found. Entries of a bucket are read many for the price of one record.
+    fn page(self, cursor: Option<String>) -> Page {
+        let looked = self.looked.max(self.entries_looked / (ENTRIES_MAX / RECORDS_MAX));
+        Page { jobs: self.jobs, cursor, looked }
+    }
 }
 
 impl RedisStore {
@@ -109,7 +122,7 @@ impl RedisStore {
         let newest = filter.until_ms.map_or(u64::MAX, |until| until / 60_000);
         let newest = from.map_or(newest, |from| newest.min(from.period));
         let oldest = filter.since_ms.map_or(0, |since| since / 60_000);
-        let mut search = Search { filter, limit, jobs: Vec::new(), looked: 0 };
+        let mut search = Search::new(filter, limit);
         let mut lists = Vec::new();
         // Below the last that one queue has shown, it may have more that come first.
         let mut shown_to = 0;
@@ -139,12 +152,12 @@ impl RedisStore {
                 let range = redis::cmd("LRANGE").arg(&name).arg(place.left - step).arg(place.left - 1).clone();
                 let keys: Vec<Vec<u8>> = self.query(&range, "keys").await?;
                 if self.add(queue, keys, &mut place.left, &mut search).await? || search.looked >= RECORDS_MAX {
-                    return Ok(Page { jobs: search.jobs, cursor: Some(place.print('m')) });
+                    return Ok(search.page(Some(place.print('m'))));
                 }
             }
         }
         let more = (shown_to > 0).then(|| Place { period: shown_to - 1, queue: 0, hash: 0, left: usize::MAX });
-        Ok(Page { jobs: search.jobs, cursor: more.map(|place| place.print('m')) })
+        Ok(search.page(more.map(|place| place.print('m'))))
     }
 
     /// Jobs that have one of these hashes, the newest first.
@@ -162,7 +175,7 @@ impl RedisStore {
                 && filter.until_ms.is_none_or(|until| *hour <= until / 3_600_000)
                 && from.is_none_or(|from| *hour <= from.period)
         };
-        let search = Search { filter, limit, jobs: Vec::new(), looked: 0 };
+        let search = Search::new(filter, limit);
         let mut lists = Vec::new();
         for queue in queues {
             let range = redis::cmd("ZRANGE").arg(queue.own("hours")).arg(0).arg(-1).clone();
@@ -212,7 +225,7 @@ impl RedisStore {
                 lists.push(EntryList { queue, name, place, check: None });
             }
         }
-        self.look_through('e', lists, from, Search { filter, limit, jobs: Vec::new(), looked: 0 }).await
+        self.look_through('e', lists, from, Search::new(filter, limit)).await
     }
 
     /// A page of the jobs that these lists name, the newest first, from where the page before
@@ -225,7 +238,6 @@ impl RedisStore {
         mut search: Search<'_>,
     ) -> Result<Page> {
         lists.sort_by_key(|list| list.place.rank());
-        let mut entries_looked = 0;
         for EntryList { queue, name, place, check } in lists {
             let Some(mut place) = goes_on(place, from) else { continue };
             while place.left > 0 {
@@ -233,7 +245,7 @@ impl RedisStore {
                 let below = place.left - step;
                 let range = redis::cmd("LRANGE").arg(&name).arg(below).arg(place.left - 1).clone();
                 let entries: Vec<Vec<u8>> = self.query(&range, "entries").await?;
-                entries_looked += step;
+                search.entries_looked += step;
                 // Where each stands, the newest first.
                 let mut own: Vec<(usize, Vec<u8>)> =
                     (below..).zip(entries).filter(|(_, entry)| is_of(entry, check)).collect();
@@ -245,16 +257,16 @@ impl RedisStore {
                     let is_full = self.add(queue, keys, &mut left, &mut search).await?;
                     place.left = places.get(left).copied().unwrap_or(below);
                     if is_full || search.looked >= RECORDS_MAX {
-                        return Ok(Page { jobs: search.jobs, cursor: Some(place.print(kind)) });
+                        return Ok(search.page(Some(place.print(kind))));
                     }
                 }
                 place.left = below;
-                if entries_looked >= ENTRIES_MAX {
-                    return Ok(Page { jobs: search.jobs, cursor: Some(place.print(kind)) });
+                if search.entries_looked >= ENTRIES_MAX {
+                    return Ok(search.page(Some(place.print(kind))));
                 }
             }
         }
-        Ok(Page { jobs: search.jobs, cursor: None })
+        Ok(search.page(None))
     }
 
     /// Adds the jobs of these keys that the filter takes, from the last to the first, until

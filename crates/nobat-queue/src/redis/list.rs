@@ -92,6 +92,7 @@ impl RedisStore {
             Some(("", _)) => self.scan(queue, &place, &mut page.jobs).await?,
             Some((set, states)) => self.range(queue, set, states[0], &place, limit, &mut page.jobs).await?,
         };
+        page.looked = page.jobs.len();
         page.jobs.retain(|job| filter.takes(job));
         if by_minute {
             let mut listed = self.listed(queue, &page.jobs).await?.into_iter();

@@ -9,7 +9,7 @@ use nobat_core::job::{JobState, JobView};
 use nobat_core::{Error, ErrorCode, JobId, OwnerId, Result};
 
 use super::journal::{JournalError, JournalReader};
-use super::machine::{Payload, Row};
+use super::machine::{Looked, Payload, Row};
 use super::rows::StoredResult;
 use super::store::{EmbeddedStore, committed};
 use crate::api::{ListFilter, Page};
@@ -107,13 +107,14 @@ pub(super) async fn list(
         hashes => by_hash(store, filter, hashes, before, limit).await?,
     };
     let cursor = page.next.filter(|&row| row > floor);
-    Ok(Page { jobs: page.jobs, cursor: cursor.map(|row| row.to_string()) })
+    Ok(Page { jobs: page.jobs, cursor: cursor.map(|row| row.to_string()), looked: page.looked })
 }
 
 /// Jobs, and the row below which to go on.
 struct Rows {
     jobs: Vec<JobView>,
     next: Option<Row>,
+    looked: usize,
 }
 
 /// The rows from which on all jobs were enqueued at `at_ms` or later, and from which on
@@ -152,7 +153,7 @@ async fn by_hash(
     let (ids, now_ms) = (store.ids, store.clock.now_us() / 1_000);
     let rows = blocking(store, move |reader| reader.found(&hashes, before, SCAN_MAX)).await?;
     let mut jobs = Vec::new();
-    for &row in &rows {
+    for (at, &row) in rows.iter().enumerate() {
         let view = match store.act(|state, _| state.machine.listed(row)) {
             Some(view) => Some(view),
             // It may have ended since, but is not in both, nor in neither.
@@ -164,12 +165,12 @@ async fn by_hash(
         if let Some(view) = view.filter(|view| filter.takes(view)) {
             jobs.push(view);
             if jobs.len() == limit {
-                return Ok(Rows { jobs, next: Some(row) });
+                return Ok(Rows { jobs, next: Some(row), looked: at + 1 });
             }
         }
     }
     let next = rows.last().copied().filter(|_| rows.len() == SCAN_MAX);
-    Ok(Rows { jobs, next })
+    Ok(Rows { jobs, next, looked: rows.len() })
 }
 
 /// Jobs in the order they came in, newest first.
@@ -184,7 +185,7 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
     let by_error = filter.error.filter(|_| store.settings.index);
     // Memory first: a job leaves it after its end is in the journal, so one that ends
     // meanwhile is found in both, never in neither.
-    let (live, live_end) = match in_memory {
+    let Looked { jobs: live, last: live_end, looked } = match in_memory {
         true => store.act(|state, _| match (by_error, filter.state) {
             (Some(code), _) => state.machine.list_errors(code, before, limit, SCAN_MAX, wanted),
             (None, Some(JobState::Dead)) => {
@@ -192,7 +193,7 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
             }
             (None, _) => state.machine.list(before, limit, SCAN_MAX, wanted),
         }),
-        false => (Vec::new(), None),
+        false => Looked::default(),
     };
     let stored = match in_journal {
         true => {
@@ -210,6 +211,7 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
         false => Vec::new(),
     };
     // Below the end of a source that was cut off, only that source knows less.
+    let looked = looked + stored.len();
     let stored_end = (stored.len() == most).then(|| stored.last().map(|found| found.row)).flatten();
     let end = stored_end.into_iter().chain(live_end).max();
     let now_ms = store.clock.now_us() / 1_000;
@@ -225,7 +227,7 @@ async fn by_row(store: &Arc<EmbeddedStore>, filter: &ListFilter, before: Row, li
         Some(last) if full => Some(last.id.locator),
         _ => end,
     };
-    Ok(Rows { jobs, next })
+    Ok(Rows { jobs, next, looked })
 }
 
 /// Reads the journal off this thread: a page may have to come from disk.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nobat_core::OwnerId;
 use nobat_core::job::{JobOptions, JobState, JobView, NewJob};
-use nobat_queue::{Counts, ListFilter, Queue};
+use nobat_queue::{CountBounds, Counts, JobCount, ListFilter, Queue, count};
 
 use crate::on_every_store;
 use crate::play::*;
@@ -19,6 +19,8 @@ on_every_store! {
     a_paused_queue_settles_what_runs
     a_list_finds_jobs_by_state_model_and_owner
     pages_cover_everything_once
+    a_count_is_exact_up_to_a_bound_and_by_counters_beyond_it
+    a_count_looks_at_no_more_than_it_may
     the_store_says_what_it_is
 }
 
@@ -182,4 +184,82 @@ async fn the_store_says_what_it_is(backend: Backend) {
     };
     assert!(health.store.starts_with(name), "{}", health.store);
     assert_eq!(store.queue.settings().max_dead, 10_000);
+}
+
+const UNFINISHED: &[JobState] = &[JobState::Scheduled, JobState::Queued, JobState::Leased, JobState::Failed];
+
+fn exactly(count: u64) -> JobCount {
+    JobCount { count, more: false }
+}
+
+fn at_least(count: u64) -> JobCount {
+    JobCount { count, more: true }
+}
+
+async fn a_count_is_exact_up_to_a_bound_and_by_counters_beyond_it(backend: Backend) {
+    let store = backend.open().await;
+    let queue = &*store.queue;
+    let mut consumer = queue.consumer(MODEL, "w").await.expect("a consumer");
+    for payload in ["done", "dead", "retries", "runs"] {
+        queue.client().enqueue(job(payload)).await.expect("accepted");
+    }
+    let leased = lease_all(&mut consumer, 4).await;
+    let later = Some(Duration::from_secs(60));
+    let settled = vec![success(&leased[0], "x"), failure(&leased[1], "y", None), failure(&leased[2], "z", later)];
+    settle(&mut consumer, settled).await;
+    reaches(queue, leased[0].id, JobState::Succeeded).await;
+    let scheduled = JobOptions { delay: later, ..JobOptions::default() };
+    queue.client().enqueue(job_with("later", scheduled)).await.expect("accepted");
+    for _ in 0..30 {
+        queue.client().enqueue(urgent("waits", 9)).await.expect("accepted");
+    }
+    queue.client().enqueue(NewJob { model: "other".into(), ..job("waits") }).await.expect("accepted");
+
+    let few = CountBounds { counted: 20, ..CountBounds::default() };
+    let of = async |filter: &ListFilter, states: &[JobState], bounds| {
+        count(queue, filter, states, None, bounds).await.expect("counts")
+    };
+    let own = ListFilter { model: Some(MODEL.into()), ..ListFilter::default() };
+    // Of one queue and by state the counters know, without a bound.
+    assert_eq!(of(&own, UNFINISHED, few).await, exactly(33));
+    assert_eq!(of(&own, &[JobState::Dead], few).await, exactly(1));
+    let queued = ListFilter { state: Some(JobState::Queued), ..own.clone() };
+    assert_eq!(of(&queued, UNFINISHED, few).await, exactly(30));
+    assert_eq!(of(&queued, &[JobState::Dead], few).await, exactly(0), "a state that is not asked for");
+    // Whatever else is asked for is counted, to a bound.
+    let urgent = ListFilter { priority: Some(9), ..ListFilter::default() };
+    assert_eq!(of(&urgent, UNFINISHED, CountBounds::default()).await, exactly(30));
+    assert_eq!(of(&urgent, UNFINISHED, few).await, at_least(20));
+    assert_eq!(of(&ListFilter::default(), UNFINISHED, CountBounds::default()).await, exactly(34));
+    let failed = ListFilter { state: Some(JobState::Failed), ..own.clone() };
+    assert_eq!(of(&failed, UNFINISHED, few).await, exactly(1));
+    let sees = |job: &JobView| job.priority == 9;
+    let seen = count(queue, &own, UNFINISHED, Some(&sees), CountBounds::default()).await.expect("counts");
+    assert_eq!(seen, exactly(30), "counters tell nothing of what a caller may see");
+}
+
+async fn a_count_looks_at_no_more_than_it_may(backend: Backend) {
+    let store = backend.open().await;
+    let queue = &*store.queue;
+    let client = queue.client();
+    client.enqueue(urgent("rare", 9)).await.expect("accepted");
+    let many = futures::future::join_all((0..3_000).map(|_| client.enqueue(job("waits")))).await;
+    assert!(many.iter().all(Result::is_ok));
+    let rare = ListFilter { priority: Some(9), ..ListFilter::default() };
+    let bounds = |looked| CountBounds { looked, ..CountBounds::default() };
+    // The oldest of all: whoever does not look at every job does not find it, and says so.
+    let of = async |looked| count(queue, &rare, UNFINISHED, None, bounds(looked)).await.expect("counts");
+    assert_eq!(of(1_000).await, at_least(0));
+    assert_eq!(of(100_000).await, exactly(1));
+    let (mut cursor, mut looked) = (None::<String>, 0);
+    loop {
+        let page = queue.list(&rare, cursor.as_deref(), 500).await.expect("a page");
+        assert!(page.looked <= 2_000, "a page looks at {}", page.looked);
+        looked += page.looked;
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert!((3_001..10_000).contains(&looked), "looked at {looked} of 3001, and at some twice");
 }

@@ -9,6 +9,14 @@ use super::state::Machine;
 use crate::api::{Counts, SWEEP_LIMIT};
 use crate::errors::{already_finished, not_found};
 
+/// Jobs of a page, the row looked at last, and how many were looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    pub(crate) jobs: Vec<JobView>,
+    pub(crate) last: Option<Row>,
+    pub(crate) looked: usize,
+}
+
 impl Machine {
     /// Cancels a job that is not terminal.
     ///
@@ -193,14 +201,8 @@ impl Machine {
     }
 
     /// Up to `limit` live and dead jobs below `before` that `wanted` takes,
-    /// newest first, after looking at no more than `look`; with the row looked at last.
-    pub(crate) fn list(
-        &self,
-        before: Row,
-        limit: usize,
-        look: usize,
-        wanted: impl Fn(&JobView) -> bool,
-    ) -> (Vec<JobView>, Option<Row>) {
+    /// newest first, after looking at no more than `look`.
+    pub(crate) fn list(&self, before: Row, limit: usize, look: usize, wanted: impl Fn(&JobView) -> bool) -> Looked {
         let rows = self.jobs.range(..before).rev().map(|(&row, _)| row);
         self.page(rows, limit, look, wanted)
     }
@@ -213,7 +215,7 @@ impl Machine {
         limit: usize,
         look: usize,
         wanted: impl Fn(&JobView) -> bool,
-    ) -> (Vec<JobView>, Option<Row>) {
+    ) -> Looked {
         let rows = self.index.errors.range((code, 0)..(code, before)).rev().map(|&(_, row)| row);
         self.page(rows, limit, look, wanted)
     }
@@ -226,11 +228,11 @@ impl Machine {
         limit: usize,
         look: usize,
         wanted: impl Fn(&JobView) -> bool,
-    ) -> (Vec<JobView>, Option<Row>) {
+    ) -> Looked {
         let dead = match model.map(|model| self.find_queue(model)) {
             None => &self.index.dead,
             Some(Some(queue)) => &self.index.queues[queue as usize].dead,
-            Some(None) => return (Vec::new(), None),
+            Some(None) => return Looked::default(),
         };
         let mut rows: Vec<Row> = dead.iter().map(|&(_, row)| row).filter(|&row| row < before).collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));
@@ -243,17 +245,18 @@ impl Machine {
         limit: usize,
         look: usize,
         wanted: impl Fn(&JobView) -> bool,
-    ) -> (Vec<JobView>, Option<Row>) {
-        let (mut jobs, mut last) = (Vec::new(), None);
+    ) -> Looked {
+        let mut found = Looked::default();
         for row in rows.take(look) {
-            last = Some(row);
+            found.last = Some(row);
+            found.looked += 1;
             let Some(view) = self.listed(row).filter(&wanted) else { continue };
-            jobs.push(view);
-            if jobs.len() == limit {
+            found.jobs.push(view);
+            if found.jobs.len() == limit {
                 break;
             }
         }
-        (jobs, last)
+        found
     }
 
     pub(super) fn view_of(&self, row: Row, job: &Job) -> JobView {

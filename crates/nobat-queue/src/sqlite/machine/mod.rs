@@ -26,6 +26,7 @@ mod state;
 mod tests;
 mod write_behind;
 
+pub(crate) use admin::Looked;
 pub(crate) use idempotency::{KeyScope, KnownKey};
 pub(crate) use idle_consumers::ConsumerNo;
 pub(crate) use job::{Dirty, Finished, Job, Payload, Persisted, Phase, QueueNo, Row};
