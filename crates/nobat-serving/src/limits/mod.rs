@@ -20,6 +20,7 @@ mod limiter;
 mod lookups;
 mod quota;
 mod settings;
+mod share;
 mod shared_rate;
 mod tokens;
 
@@ -29,3 +30,4 @@ pub use gcra::{Decision, Rate};
 pub use limiter::{AdmissionPermit, Limits};
 pub use quota::{Quota, QuotaCell};
 pub use settings::LimitsConfig;
+pub use share::{Holder, NoPlace, Seat, Seats, judge};
