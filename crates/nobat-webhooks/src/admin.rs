@@ -7,7 +7,7 @@ use nobat_core::{Error, ErrorCode, Result};
 use serde_json::{Value, json};
 
 use crate::delivery::{DELIVERIES, DISABLED, Delivery, HISTORY, HISTORY_KEPT, Outcome, rfc3339};
-use crate::outbound::host_of;
+use crate::outbound::endpoint_of;
 use crate::webhooks::Webhooks;
 use nobat_runtime::now_ms;
 
@@ -101,7 +101,7 @@ impl Delivery {
             "id": self.id,
             "event": self.event,
             "job": self.job,
-            "endpoint": host_of(&self.url),
+            "endpoint": endpoint_of(&self.url),
             "attempts": self.attempts,
             "outcome": self.outcome,
             "last": self.last,

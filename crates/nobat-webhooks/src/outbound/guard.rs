@@ -92,9 +92,9 @@ impl std::fmt::Debug for WebhookUrl {
     }
 }
 
-/// What may be shown of a URL: scheme and host.
-pub fn host_of(url: &str) -> String {
-    Url::parse(url).map_or_else(|_| "unreadable".to_owned(), |url| WebhookUrl { url }.to_string())
+/// What may be shown of a URL: scheme, host and port.
+pub fn endpoint_of(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| "unreadable".to_owned(), |url| WebhookUrl { url }.endpoint())
 }
 
 /// Whether `ip` is a globally reachable unicast address.

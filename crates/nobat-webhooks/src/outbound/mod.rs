@@ -20,5 +20,5 @@ pub mod signature;
 
 pub use client::{Outbound, PostOutcome};
 pub use fetch::{FetchSettings, Fetcher};
-pub use guard::{AddressPolicy, WebhookUrl, host_of};
+pub use guard::{AddressPolicy, WebhookUrl, endpoint_of};
 pub use signature::WebhookSecret;
