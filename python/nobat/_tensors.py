@@ -93,14 +93,37 @@ def pack(value: Any, spec: TensorSpec) -> tuple[list[int], bytes | memoryview]:
     except ValueError as error:
         raise InvalidInput(f"input {spec.name!r} is no tensor: {error}") from None
     if spec.datatype == "BYTES":
-        items = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
+        items = [_element(item, spec.name) for item in array.reshape(-1).tolist()]
         return list(array.shape), b"".join(struct.pack("<I", len(item)) + item for item in items)
     if spec.datatype not in DTYPES:
         raise InvalidInput(f"input {spec.name!r} is {spec.datatype}, which numpy has not; give lists instead of arrays")
     dtype = np.dtype(DTYPES[spec.datatype])
     if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise InvalidInput(f"input {spec.name!r} takes {spec.datatype}, not {array.dtype}; convert it with astype()")
-    return list(array.shape), np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8).data
+    if dtype.kind in "iu" and array.size and not np.can_cast(array.dtype, dtype):
+        # numpy wraps what does not fit.
+        most = np.iinfo(dtype)
+        for value in (int(array.min()), int(array.max())):
+            if not most.min <= value <= most.max:
+                raise InvalidInput(f"input {spec.name!r} has {value}, beyond the range of {spec.datatype}")
+    try:
+        with np.errstate(over="raise"):
+            packed = np.ascontiguousarray(array, dtype=dtype)
+    except FloatingPointError:
+        raise InvalidInput(f"input {spec.name!r} has numbers beyond the range of {spec.datatype}") from None
+    return list(array.shape), packed.reshape(-1).view(np.uint8).data
+
+
+def _element(item: object, name: str) -> bytes:
+    """An element of a BYTES tensor."""
+    if isinstance(item, bytes):
+        return item
+    if item is None:
+        raise InvalidInput(f"input {name!r} has an element that is None; give a text, which may be empty")
+    try:
+        return str(item).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"input {name!r} has a text that cannot be sent: {error}") from None
 
 
 def unpack(described: Mapping[str, Any], blob: memoryview | None) -> Any:
