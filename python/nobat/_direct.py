@@ -34,7 +34,11 @@ class Direct(httpx.BaseTransport):
             connection.putrequest(request.method, request.url.raw_path.decode("ascii"), skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.raw:
                 connection.putheader(name, value)
-            connection.endheaders(request.read())
+            try:
+                connection.endheaders(request.read())
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that has refused reads no further: why is there to be read.
+                pass
             answer = connection.getresponse()
             content = answer.read()
         except BaseException as error:
@@ -73,6 +77,8 @@ def _raise(error: BaseException) -> NoReturn:
     match error:
         case http.client.RemoteDisconnected():
             raise httpx.RemoteProtocolError("server disconnected") from error
+        case http.client.IncompleteRead():
+            raise httpx.ReadError(f"the answer ends after {len(error.partial)} bytes") from error
         case TimeoutError():
             raise httpx.ReadTimeout(str(error)) from error
         case OSError():

@@ -13,6 +13,8 @@ from ._wire import Answer, Call, Failed
 from .errors import InvalidInput, NobatError, ProtocolError, Timeout, TransportError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+#: How httpx says that the connection ended before the answer, or in the middle of it.
+_BROKE_OFF = ("disconnect", "peer closed connection")
 
 
 class Settings:
@@ -67,7 +69,7 @@ class Settings:
                 return Timeout, f"{self.url} did not answer in time", sent
             case httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
                 return InvalidInput, f"the request cannot be sent: {error}", False
-            case httpx.RemoteProtocolError() | httpx.DecodingError() if "disconnect" not in str(error).lower():
+            case httpx.RemoteProtocolError() | httpx.DecodingError() if not any(said in str(error).lower() for said in _BROKE_OFF):
                 return ProtocolError, f"{self.url} does not speak HTTP as nobat does ({error})", True
         return TransportError, f"the connection to {self.url} broke ({error})", True
 

@@ -162,6 +162,36 @@ def test_a_binary_call_under_a_key_is_sent_again_as_it_was(fake: Fake, client: n
     assert fake.bodies[0] == fake.bodies[1] and fake.bodies[1][at:] == np.array([1.5, 2.5], dtype="<f4").tobytes()
 
 
+def test_an_answer_that_breaks_off_is_a_broken_connection(fake: Fake, client: nobat.Client) -> None:
+    cut: Reply = (202, {"content-length": "1000", "connection": "close"}, JOB)
+    chunk = b"%x\r\n%b\r\n" % (len(JOB), JOB)
+    chunked: Reply = (202, {"transfer-encoding": "chunked", "connection": "close"}, chunk)
+    for broken in (cut, chunked):
+        fake.replies, fake.asked = [broken, (202, {}, JOB)], []
+        assert client.submit("m", [1.0]).id == "j"
+        assert len(fake.asked) == 2
+
+
+def test_why_a_body_is_not_read_to_its_end_is_told(client: nobat.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            status, _, body = refusal(413, "payload_too_large")
+            connection.sendall(f"HTTP/1.1 {status} Too Large\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+            # What is not read when it is closed ends the connection at once.
+            connection.recv(1)
+            connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(client._settings, "url", url)
+        client._settings.address.cache_clear()
+        with pytest.raises(nobat.InvalidRequest) as refused:
+            client.submit("m", ["x" * (64 << 20)])
+        assert refused.value.code == "payload_too_large"
+
+
 def test_a_job_that_failed_for_good_says_so(fake: Fake, client: nobat.Client) -> None:
     takes = {"name": "m", "inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}]}
     fake.replies = [(202, {}, JOB), (200, {}, json.dumps(takes).encode()), refusal(500, "inference_failed")]
