@@ -1,7 +1,8 @@
-"""The client for programs without an event loop. Several threads may share one."""
+"""The client for programs without an event loop. Several threads may share one, and processes that are forked."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,10 +102,14 @@ class Client:
         self, url: str | None = None, *, key: str | None = None, timeout: float = 30.0, retries: int = 2, **httpx_options: Any
     ) -> None:
         self._settings = Settings(url, key, timeout, retries, httpx_options)
-        if not httpx_options and suits(self._settings.url):
-            self._settings.http["transport"] = Direct()
-        self._http = httpx.Client(**self._settings.http)
+        self._direct = not httpx_options and suits(self._settings.url)
         self._known = flows.Known()
+        self._open()
+
+    def _open(self) -> None:
+        if self._direct:
+            self._settings.http["transport"] = Direct()
+        self._http, self._process = httpx.Client(**self._settings.http), os.getpid()
 
     def __enter__(self) -> Client:
         return self
@@ -254,6 +259,9 @@ class Client:
         if not isinstance(step, Call):
             time.sleep(step)
             return None
+        if self._process != os.getpid() and not self._http.is_closed:
+            # After a fork the connections are the parent's: each would read the other's answers.
+            self._open()
         try:
             return answered(self._http.send(self._settings.request(self._http, step)))
         except httpx.HTTPError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import threading
 import time
@@ -190,6 +191,18 @@ def test_why_a_body_is_not_read_to_its_end_is_told(client: nobat.Client, monkeyp
         with pytest.raises(nobat.InvalidRequest) as refused:
             client.submit("m", ["x" * (64 << 20)])
         assert refused.value.code == "payload_too_large"
+
+
+def test_processes_that_are_forked_share_no_connection(fake: Fake, client: nobat.Client) -> None:
+    fake.replies = [(202, {}, JOB)] * 4
+    assert client.submit("m", [1.0]).id == "j"
+    child = os.fork()
+    if child == 0:
+        done = [client.submit("m", [1.0]).id for _ in range(2)] == ["j", "j"]
+        os._exit(0 if done else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert client.submit("m", [1.0]).id == "j"
+    assert len(fake.open) == 2, "one of each process, kept open"
 
 
 def test_a_job_that_failed_for_good_says_so(fake: Fake, client: nobat.Client) -> None:
