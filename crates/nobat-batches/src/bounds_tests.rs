@@ -136,6 +136,51 @@ async fn answers_that_the_folder_has_no_room_for_are_refused_line_by_line() {
 }
 
 #[tokio::test]
+async fn a_file_of_so_many_lines_that_their_refusals_have_no_room_is_refused_before_one_is_written() {
+    let house = house(FileSettings { max_file_bytes: 1 << 20, max_bytes: 2 << 20, ..FileSettings::default() });
+    let file = house.file("x\n".repeat(50_000)).await;
+    let batch = house.batches.create(House::new_batch(OWNER, &file.id)).await.expect("made");
+    let running = RunningBatches::start(house.batches.clone(), Arc::new(Long(1)));
+    wait_for("the batch is over", async || {
+        house.batches.find(OWNER, &batch.id).await.is_ok_and(|batch| batch.status.is_terminal())
+    })
+    .await;
+    running.stop().await;
+    let batch = house.batches.find(OWNER, &batch.id).await.expect("kept");
+    assert_eq!((batch.status, batch.errors[0].code.as_str()), (Status::Failed, "no_room"), "{:?}", batch.errors);
+    assert!(batch.errors[0].message.contains("50000 lines"), "{:?}", batch.errors);
+    assert_eq!(house.names(), [file.id]);
+}
+
+#[tokio::test]
+async fn each_line_of_a_file_is_in_one_of_the_two_files_under_the_number_that_editors_show() {
+    let house = house(FileSettings::default());
+    let long = format!("{}{{}}", " ".repeat(17 << 20));
+    let file = house.file(format!("\u{feff}{}\r\n\n{long}\nx\n{}", lines(1).trim_end(), lines(2))).await;
+    let batch = house.batches.create(House::new_batch(OWNER, &file.id)).await.expect("made");
+    let running = RunningBatches::start(house.batches.clone(), Arc::new(Long(1)));
+    wait_for("the batch is over", async || {
+        house.batches.find(OWNER, &batch.id).await.is_ok_and(|batch| batch.status.is_terminal())
+    })
+    .await;
+    running.stop().await;
+    let batch = house.batches.find(OWNER, &batch.id).await.expect("kept");
+    let counts = batch.counts;
+    assert_eq!((batch.status, counts.total, counts.completed, counts.failed), (Status::Completed, 5, 2, 3));
+    let text = fs::read_to_string(house.folder.path().join("files").join(batch.error_file_id.expect("refusals")));
+    let text = text.expect("read");
+    let mut refused: Vec<(u64, String)> = (text.lines())
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .map(|line| (line["error"]["line"].as_u64().unwrap_or(0), line["error"]["code"].to_string()))
+        .collect();
+    refused.sort();
+    let code = |code: &str| format!("\"{code}\"");
+    let expected = [(3, code("line_too_long")), (4, code("invalid_json_line")), (5, code("duplicate_custom_id"))];
+    assert_eq!(refused, expected);
+    assert!(text.contains("stands in line 1 already"), "{text}");
+}
+
+#[tokio::test]
 async fn a_file_whose_time_is_over_stays_while_a_batch_reads_it() {
     let house = house(FileSettings { keep_s: 1, ..FileSettings::default() });
     let (read, other) = (house.file(lines(1)).await, house.file(lines(1)).await);

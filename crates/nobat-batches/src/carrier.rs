@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::answer::AnswerLine;
+use crate::asked::Asked;
 use crate::batch::line;
 use crate::batch::record::{Counts, Fault};
 use crate::batch::segments::{Kind, Segments};
@@ -23,17 +24,18 @@ use crate::batch::store::Batches;
 use crate::batch::{Batch, Status};
 use crate::files::contents::blocking;
 use crate::held::{Held, Left};
-use crate::input::{count_lines, read_lines};
+use crate::input::{count_lines, is_blank, read_lines};
 use crate::written::{Writer, Written};
 
-/// Pause before what could not be done is tried again.
-const AWAY: Duration = Duration::from_secs(1);
 /// Lines in flight, and bytes of them.
 const WINDOW: usize = 128;
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// Bytes of answers after which it is looked again how much room there is.
 const LOOK_BYTES: u64 = 16 << 20;
+
+/// Bytes that a refusal takes, beside its custom id.
+const REFUSAL_BYTES: u64 = 256;
 
 const NO_ROOM: &str = "the deployment's files have no room for more answers; delete some, or have `gateway.files.max_bytes` \
                        raised, and send this line again";
@@ -43,6 +45,13 @@ const EXPIRED: &str = "the completion window ended before this line was answered
 /// held until the line is answered.
 fn weight(line: &[u8]) -> usize {
     line.len() + line.iter().filter(|&&byte| byte == b',').count() * 256
+}
+
+fn too_many_lines(lines: u64, room: u64) -> String {
+    format!(
+        "the file has {lines} lines, and the deployment's files have room for the answers to {room}; split it, delete files, \
+         or have `gateway.files.max_bytes` raised"
+    )
 }
 
 /// One batch, to be carried out.
@@ -152,7 +161,10 @@ impl Carrier {
         let found = match opened {
             Ok(contents) => match self.held.beside(blocking(move || count_lines(contents.reader))).await? {
                 0 => Err(fault("empty_file", "the file has no lines; give at least one request".to_owned())),
-                lines => Ok(lines),
+                lines => match self.room_for(lines).await? {
+                    room if room < lines => Err(fault("no_room", too_many_lines(lines, room))),
+                    _ => Ok(lines),
+                },
             },
             Err(error) if matches!(error.code, ErrorCode::JobNotFound | ErrorCode::ResultExpired) => {
                 Err(fault("missing_file", error.message))
@@ -170,6 +182,15 @@ impl Carrier {
         }
     }
 
+    /// How many of so many lines there is room for if all are refused: a line of two bytes is refused in a hundred.
+    async fn room_for(&self, lines: u64) -> Result<u64, Left> {
+        match self.held.batch.status {
+            // Putting them together takes as much again.
+            Status::Validating => Ok(self.held.batches.files().room().await? / (2 * REFUSAL_BYTES)),
+            _ => Ok(lines),
+        }
+    }
+
     fn keep(&self) -> Duration {
         Duration::from_secs(u64::from(self.held.batches.files().settings().keep_s))
     }
@@ -182,9 +203,9 @@ impl Carrier {
         let mut lines = read_lines(self.held.batches.files().read(&file).await?.reader);
         let mut ids: HashMap<u128, u64> = HashMap::new();
         let mut asked: FuturesUnordered<BoxFuture<'static, (usize, Written)>> = FuturesUnordered::new();
-        // Those that are asked: their number and custom id.
-        let mut open: HashMap<u64, String> = HashMap::new();
-        let (mut number, mut bytes, mut more, mut in_time) = (0u64, 0usize, true, true);
+        // Those that are asked: their number, their place in the file and their custom id.
+        let mut open: HashMap<u64, (u64, String)> = HashMap::new();
+        let (mut number, mut place, mut bytes, mut more, mut in_time) = (0u64, 0u64, 0usize, true, true);
         let now = self.held.now().await?;
         let expires = Instant::now() + Duration::from_secs(self.held.batch.expires_at.saturating_sub(now));
         let mut stop = self.stopped.clone();
@@ -197,8 +218,8 @@ impl Carrier {
             if !in_time && !open.is_empty() {
                 asked.clear();
                 bytes = 0;
-                for (at, custom_id) in open.drain() {
-                    writer.put(&Written::refused(at, Some(&custom_id), "batch_expired", EXPIRED));
+                for (at, (place, custom_id)) in open.drain() {
+                    writer.put(&Written::refused(at, place, Some(&custom_id), "batch_expired", EXPIRED));
                 }
             }
             if !more && asked.is_empty() {
@@ -224,52 +245,52 @@ impl Carrier {
                 () = tokio::time::sleep_until(expires), if in_time => in_time = false,
                 Some((size, written)) = asked.next() => {
                     bytes -= size;
-                    let custom_id = open.remove(&written.number);
+                    let (place, custom_id) = open.remove(&written.number).unwrap_or_default();
                     if self.has_room(written.bytes(), writer.bytes()).await? {
                         writer.put(&written);
                     } else {
-                        writer.put(&Written::refused(written.number, custom_id.as_deref(), "no_room", NO_ROOM));
+                        writer.put(&Written::refused(written.number, place, Some(&custom_id), "no_room", NO_ROOM));
                     }
                 }
                 line = lines.recv(), if more && asked.len() < WINDOW && bytes < WINDOW_BYTES => {
                     let Some(line) = line else { more = false; continue };
                     let line = line.map_err(|error| Error::internal(format!("the file cannot be read: {error}")))?;
-                    let at = number;
-                    number += 1;
-                    if line.iter().all(u8::is_ascii_whitespace) {
-                        number -= 1;
+                    place += 1;
+                    if is_blank(&line) {
                         continue;
                     }
+                    let at = number;
+                    number += 1;
                     let is_done = self.done.get(at as usize).copied().unwrap_or_default();
                     let read = match line::read(&line, &self.held.batch.endpoint) {
                         Ok(read) => read,
                         Err(bad) if !is_done => {
-                            writer.put(&Written::refused(at, bad.custom_id.as_deref(), bad.code, &bad.message));
+                            writer.put(&Written::refused(at, place, bad.custom_id.as_deref(), bad.code, &bad.message));
                             continue;
                         }
                         Err(_) => continue,
                     };
                     // The first line of an id has it, whoever carries the batch out.
-                    let first = *ids.entry(xxh3_128(read.custom_id.as_bytes())).or_insert(at);
+                    let first = *ids.entry(xxh3_128(read.custom_id.as_bytes())).or_insert(place);
                     if is_done {
                         continue;
                     }
-                    if first != at {
-                        let message = format!("custom_id `{}` stands in line {} already; give each line one of its own", nobat_core::clip(&read.custom_id), first + 1);
-                        writer.put(&Written::refused(at, Some(&read.custom_id), "duplicate_custom_id", &message));
+                    if first != place {
+                        let message = format!("custom_id `{}` stands in line {} already; give each line one of its own", nobat_core::clip(&read.custom_id), first);
+                        writer.put(&Written::refused(at, place, Some(&read.custom_id), "duplicate_custom_id", &message));
                         continue;
                     }
                     if !in_time {
-                        writer.put(&Written::refused(at, Some(&read.custom_id), "batch_expired", EXPIRED));
+                        writer.put(&Written::refused(at, place, Some(&read.custom_id), "batch_expired", EXPIRED));
                         continue;
                     }
                     if self.is_full {
-                        writer.put(&Written::refused(at, Some(&read.custom_id), "no_room", NO_ROOM));
+                        writer.put(&Written::refused(at, place, Some(&read.custom_id), "no_room", NO_ROOM));
                         continue;
                     }
                     let size = weight(&line);
                     bytes += size;
-                    open.insert(at, read.custom_id.clone());
+                    open.insert(at, (place, read.custom_id.clone()));
                     let asking = Asked {
                         answer: self.answer.clone(),
                         caller: self.held.batch.caller.clone(),
@@ -370,32 +391,6 @@ impl Carrier {
         })
         .await?;
         Ok(())
-    }
-}
-
-/// A line that is asked.
-struct Asked {
-    answer: Arc<dyn AnswerLine>,
-    caller: serde_json::Value,
-    endpoint: String,
-    key: String,
-    at: u64,
-    custom_id: String,
-    body: String,
-    expires: Instant,
-}
-
-impl Asked {
-    /// Asks until the deployment takes it; the window's end drops it.
-    async fn until_answered(self) -> Written {
-        loop {
-            let left = self.expires.saturating_duration_since(Instant::now());
-            let answer = self.answer.answer(&self.caller, &self.endpoint, &self.body, &self.key, left).await;
-            if !answer.is_passing() {
-                return Written::answered(self.at, &self.custom_id, &answer);
-            }
-            tokio::time::sleep(AWAY).await;
-        }
     }
 }
 

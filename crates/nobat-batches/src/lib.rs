@@ -16,6 +16,7 @@
 //!   everything an end.
 
 mod answer;
+mod asked;
 pub mod batch;
 #[cfg(test)]
 mod bounds_tests;

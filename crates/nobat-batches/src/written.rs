@@ -48,9 +48,9 @@ impl Written {
         self.text.len() as u64 + 1
     }
 
-    pub(crate) fn refused(number: u64, custom_id: Option<&str>, code: &str, message: &str) -> Written {
-        // From 1, as editors count.
-        let error = json!({ "code": code, "message": message, "line": number + 1 });
+    /// `number` counts the lines that ask for something, from 0; `line` all of them from 1, as editors do.
+    pub(crate) fn refused(number: u64, line: u64, custom_id: Option<&str>, code: &str, message: &str) -> Written {
+        let error = json!({ "code": code, "message": message, "line": line });
         let id = json!(custom_id);
         let text = format!("{{\"id\":\"{LINE_ID}{number}\",\"custom_id\":{id},\"response\":null,\"error\":{error}}}");
         Written { kind: Kind::Errors, number, text: text.into_bytes() }

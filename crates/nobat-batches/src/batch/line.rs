@@ -47,7 +47,7 @@ pub fn read<'a>(text: &'a [u8], endpoint: &str) -> Result<Line<'a>, BadLine> {
         return Err(bad(
             None,
             "line_too_long",
-            format!("the line has {} bytes and {MAX_LINE} is the most; split it", text.len()),
+            format!("the line has over {MAX_LINE} bytes, the most there may be; split it"),
         ));
     }
     let text = std::str::from_utf8(text).map_err(|error| {
