@@ -14,7 +14,7 @@ from . import _tensors as tensors
 from . import _wire as wire
 from ._retry import Retry
 from ._types import Inputs, JobInfo, Model, Options, Prediction, TensorSpec
-from .errors import DeadlineExceeded, InvalidRequest, NobatError, NotFound, ProtocolError, Timeout, TransportError, Unavailable
+from .errors import DeadlineExceeded, InvalidInput, InvalidRequest, NobatError, NotFound, ProtocolError, Timeout, TransportError, Unavailable
 
 T = TypeVar("T")
 Flow = Generator[wire.Call, wire.Answer, T]
@@ -22,6 +22,8 @@ Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 #: Longest one call waits for a result; further ones follow until the time is up.
 LONG_POLL = 30.0
+#: What may be refused because the model takes something else than it did.
+REFUSED = (InvalidInput, InvalidRequest, NotFound)
 
 
 def attempts(flow: Flow[T], retry: Retry) -> Generator[Union[wire.Call, float], Union[wire.Answer, wire.Failed, None], T]:
@@ -101,13 +103,10 @@ def predict(
                 prediction = yield from result(wire.read_job(answer.json()).id, names, convert, end)
             else:
                 prediction = wire.read_result(answer.json(), names, convert)
-    except (InvalidRequest, NotFound):
+        return prediction.only(outputs) if outputs else prediction
+    except REFUSED:
         known.forget(model)
         raise
-    if not outputs:
-        return prediction
-    chosen = {name: prediction.outputs[name] for name in outputs}
-    return Prediction(chosen, prediction.model, prediction.version, prediction.timings, prediction.job_id)
 
 
 def patiently(
@@ -175,7 +174,7 @@ def submit(known: Known, model: str, inputs: Inputs, options: Options, key: str 
         if tensors.has_arrays(inputs):
             takes, _ = yield from known.of(model, options)
         return wire.read_job((yield wire.enqueue(model, inputs, options, key, takes=takes)).json())
-    except (InvalidRequest, NotFound):
+    except REFUSED:
         known.forget(model)
         raise
 

@@ -24,9 +24,15 @@ class Settings:
         self.url = (url or os.environ.get("NOBAT_URL") or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise InvalidInput(f"url is {self.url!r}; write it whole, such as {DEFAULT_URL!r}")
+        try:
+            httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"url is {self.url!r}: {error}; write it as {DEFAULT_URL!r}") from None
         self.timeout = timeout
         self.retry = Retry(times=retries)
-        key = key or os.environ.get("NOBAT_API_KEY")
+        key = key or os.environ.get("NOBAT_API_KEY") or ""
+        if not key.isascii():
+            raise InvalidInput("the key has characters that no key has; copy it again")
         # Tensors hardly shrink, and to pack them takes longer than to send them.
         headers = {"user-agent": "nobat-python", "accept-encoding": "identity", **({"authorization": f"Bearer {key}"} if key else {})}
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)

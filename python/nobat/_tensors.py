@@ -49,7 +49,7 @@ def to_json(inputs: Inputs) -> bytes:
     """The native API's column form."""
     try:
         return json.dumps({"inputs": inputs}, allow_nan=False, separators=(",", ":"), default=_item).encode()
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"the inputs cannot be written as JSON: {error}; NaN and infinity travel only in arrays") from None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, Union
 
@@ -34,10 +35,14 @@ def seconds(value: Duration) -> float:
     if isinstance(value, str):
         unit = next((unit for unit in _UNITS if value.endswith(unit)), "")
         try:
-            return float(value.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+            number = float(value.removesuffix(unit)) * _UNITS.get(unit, 1.0)
         except ValueError:
-            raise InvalidInput(f"{value!r} is no duration; write seconds, or such as '500ms', '3s', '5m'") from None
-    return float(value)
+            number = math.nan
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise InvalidInput(f"{value!r} is no duration; write seconds, or such as '500ms', '3s', '5m'")
+    return number
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,13 @@ class Prediction:
 
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
+
+    def only(self, names: Sequence[str]) -> Prediction:
+        """The same with these outputs and no others."""
+        for name in names:
+            if name not in self.outputs:
+                raise InvalidInput(f"model {self.model!r} has no output {name!r}; outputs: {', '.join(self.outputs)}")
+        return replace(self, outputs={name: self.outputs[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -163,6 +175,9 @@ class Options:
         # A text is a sequence of letters, and none of them was meant.
         if isinstance(self.tags, str):
             raise InvalidInput(f"tags is the text {self.tags!r}; give a list of them, or tag={self.tags!r}")
+        # The v2 protocol counts the other way, and would name another number.
+        if self.priority is not None and self.priority not in range(256):
+            raise InvalidInput(f"priority is {self.priority!r}; it takes a whole number from 0 to 255")
 
     @property
     def native(self) -> bool:

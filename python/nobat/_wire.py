@@ -166,7 +166,9 @@ def infer(
     headers = {"idempotency-key": key} if key else {}
     content = _binary(headers, tensors.by_name(model, inputs, takes), takes, document)
     return Call(
-        "POST", v2_path(model, options, "/infer"), headers=headers, content=content, keyed=keyed or key is not None, timeout=timeout
+        "POST", v2_path(model, options, "/infer"), headers=headers, content=content, keyed=keyed or key is not None,
+        # A socket takes 0 for not waiting at all, and nothing below.
+        timeout=max(timeout, 0.001),
     )  # fmt: skip
 
 

@@ -327,6 +327,56 @@ def test_silence_and_rubbish_are_told_apart(fake: Fake) -> None:
         client.models()
 
 
+def test_what_cannot_be_sent_is_one_typed_error(fake: Fake, client: nobat.Client) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    takes = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}], "outputs": []}
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("cannot be written as JSON", lambda: client.submit("m", {("x",): [1.0]})),  # type: ignore[dict-item]
+        ("cannot be written as JSON", lambda: client.submit("m", deep)),
+        ("is no duration", lambda: client.submit("m", [1.0], deadline=float("inf"))),
+        ("is no duration", lambda: client.submit("m", [1.0], delay="nan s")),
+        ("priority is 256", lambda: client.submit("m", [1.0], priority=256)),
+        ("priority is -1", lambda: client.submit("m", [1.0], priority=-1)),
+        ("characters that no key has", lambda: nobat.Client(key="ключ")),
+        ("url is", lambda: nobat.Client("http://[::1")),
+    ]
+    for told, call in calls:
+        with pytest.raises(nobat.InvalidInput, match=told):
+            call()
+    assert fake.asked == []
+    answer = {"id": "j", "model": "m", "version": "1", "outputs": [1.0]}
+    gives = {**takes, "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}]}
+    fake.replies = [(200, {}, json.dumps(gives).encode()), (200, {}, json.dumps(answer).encode())]
+    with pytest.raises(nobat.InvalidInput, match="no output 'z'; outputs: y"):
+        client.predict("m", [1.0], outputs=["z"])
+
+
+def test_a_model_that_takes_something_else_by_now_is_asked_again(fake: Fake, client: nobat.Client) -> None:
+    np = pytest.importorskip("numpy")
+
+    def takes(name: str, datatype: str) -> Reply:
+        return 200, {}, json.dumps({"name": "m", "inputs": [{"name": name, "datatype": datatype, "shape": [-1]}]}).encode()
+
+    for inputs in ({"new": np.zeros(1)}, np.array([300])):
+        fake.replies = [takes("old", "INT8"), takes("new", "INT64"), (202, {}, JOB)]
+        with pytest.raises(nobat.InvalidInput):
+            client.submit("m", inputs)
+        assert client.submit("m", {"new": np.array([300])}).id == "j"
+        client._known.forget("m")
+
+
+def test_no_time_to_wait_is_time_that_is_up() -> None:
+    np = pytest.importorskip("numpy")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with nobat.Client(f"http://127.0.0.1:{silent.getsockname()[1]}") as waiting:
+            waiting._known._specs[("m", "")] = ((nobat.TensorSpec("x", "FP32", (-1,)),), ())
+            for timeout in (0, -1):
+                with pytest.raises(nobat.Timeout):
+                    waiting.predict("m", np.zeros(1), timeout=timeout)
+
+
 def test_a_key_is_shown_and_never_printed(fake: Fake) -> None:
     with nobat.Client(fake.url, key="secret") as client:
         fake.replies = [refusal(401, "unauthenticated")]
