@@ -2,12 +2,14 @@
 
 import contextlib
 import http.server
+import json
 import re
+import shutil
 import threading
 import urllib.parse
 
 import wide
-from conftest import Console
+from conftest import ROOT, Console
 from playwright.sync_api import expect
 from test_pages import DIGIT, dead_letter, purge
 
@@ -334,3 +336,63 @@ def test_workers_tell_their_memory_and_leases(console):
     expect(row).to_contain_text(re.compile(r"[1-9]\d* MiB"))
     worker = console.house.call("GET", "/api/v1/workers")["workers"][0]
     assert worker["resident_bytes"] > 10 << 20 and worker["leases"] >= 0
+
+
+def test_a_change_at_work_is_stopped_and_leaves_the_rest_as_it_was(console):
+    house = console.house
+    crowd = 20_000
+    for _ in range(crowd // 2_000):
+        house.call("POST", "/api/v1/predict/identity_int64/many?tag=endless&delay=1h", {"requests": [{"inputs": [[7]]}] * 2_000})
+    page = console.open("jobs?tag=endless&state=scheduled")
+    page.get_by_role("button", name="Cancel all found").click()
+    sure = page.get_by_role("alertdialog")
+    # More than are counted: it says so, and wants the number that it has typed in.
+    expect(sure).to_contain_text("Cancel what is found (jobs: at least 10,000)?")
+    expect(sure).to_contain_text("not counted to the end")
+    sure.locator("input").fill("10000")
+    sure.get_by_role("button", name="Go on").click()
+    row = page.get_by_role("region", name="Changes of many jobs").locator("tbody tr", has_text="tag=endless").first
+    row.get_by_role("button", name="Stop").click()
+    expect(row.locator(".state")).to_contain_text("stopped")
+    expect(row.get_by_role("button", name="Stop")).to_have_count(0)
+    (stopped,) = [one for one in house.call("GET", "/api/v1/jobs/operations")["operations"] if "tag=endless" in one["filter"]]
+    assert (stopped["state"], stopped["failed"]) == ("cancelled", 0) and 0 < stopped["done"] < crowd, stopped
+    expect(row).to_contain_text(f"{stopped['done']:,}")
+    console.picture("stopped")
+    # It does not go on: what it had not come to waits as before.
+    assert sum(one["scheduled"] for one in house.call("GET", "/api/v1/queues")["queues"] if one["model"] == "identity_int64") == crowd - stopped["done"]
+    rest = house.call("POST", "/api/v1/jobs/operations?action=cancel&tag=endless")
+    expect(page.get_by_role("region", name="Changes of many jobs").locator("tbody tr", has_text="tag=endless").first.locator(".state")).to_contain_text("finished", timeout=120_000)
+    assert house.call("GET", f"/api/v1/jobs/operations/{rest['id']}")["done"] == crowd - stopped["done"]
+
+
+def test_a_drift_is_told_and_watched_anew_once_it_is_acknowledged(console):
+    house = console.house
+    folder = house.models / "profiled"
+    shutil.copytree(ROOT / "models" / "digits" / "1", folder / "1")
+    classes = {str(digit): 100 for digit in range(10)}
+    answer = {"output": "label", "reading": "class", "classes": classes, "without": 0, "rows": 1000}
+    profile = {"model": "profiled", "version": "1", "rows": 1000, "inputs": [], "answers": [answer]}
+    (folder / "profile.json").write_text(json.dumps(profile))
+    house.call("POST", "/v2/repository/models/profiled/load", {})
+    page = console.open("models/profiled")
+    drift = page.locator("h3", has_text="Drift from the profile")
+    expect(drift.locator(".state")).to_contain_text("as profiled")
+    expect(page.get_by_role("button", name="Acknowledge")).to_have_count(0)
+    # Every row is a seven, and one in ten should be.
+    for _ in range(300):
+        house.call("POST", "/v1/models/profiled:predict", DIGIT)
+    expect(drift.locator(".state")).to_contain_text("drifting")
+    expect(page.locator("p.problem", has_text="in the profile")).to_contain_text("rows counted: 300")
+    console.picture("drift")
+    overview = console.open("")
+    expect(overview.locator(".verdict")).to_contain_text("The rows of models are like their profiles")
+    page = console.open("models/profiled")
+    page.get_by_role("button", name="Acknowledge").click()
+    expect(drift.locator(".state")).to_contain_text("as profiled")
+    expect(page.get_by_text("rows counted: 0")).to_be_visible()
+    expect(page.get_by_role("button", name="Acknowledge")).to_have_count(0)
+    assert house.call("GET", "/api/v1/models/profiled")["drift"][0]["state"] == "as_profiled"
+    shutil.rmtree(folder)
+    house.call("POST", "/v2/repository/models/profiled/unload", {})
+    expect(console.open("").locator(".verdict")).to_contain_text("All 6 checks are good")

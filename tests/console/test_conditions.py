@@ -9,6 +9,7 @@ import threading
 
 from conftest import Console
 from playwright.sync_api import expect
+from test_changes import receiver
 from test_pages import DIGIT
 
 PAGES_FOLDER = pathlib.Path(__file__).resolve().parents[2] / "crates/nobat-gateway/console"
@@ -228,3 +229,25 @@ def test_a_page_whose_first_frame_comes_late_is_shown_all_the_same(console):
     console.page.add_init_script(late)
     page = console.open("models")
     expect(page.get_by_role("heading", name="Models", level=1)).to_be_visible()
+
+
+def test_what_comes_late_finds_its_place_on_the_page(console):
+    house = console.house
+    with receiver(204) as (address, _):
+        job = house.ended(house.predict("digits", DIGIT, webhook=address))
+    page = console.open("dead")
+    for where, late, early in [("webhooks", "webhooks/endpoints", "table"), (f"jobs/{job['id']}", "/result", ".timeline")]:
+        page.goto(f"{house.url}/#/dead")
+        expect(page.locator("main .filters")).to_be_visible()
+        held = []
+        page.route(re.compile(late), lambda route: route.continue_() if held else held.append(route))
+        with page.expect_request(re.compile(late)):
+            page.goto(f"{house.url}/#/{where}")
+        expect(page.locator(f"main {early}").first).to_be_visible()
+        assert held, "it is still asked for"
+        held[0].continue_()
+        expect(page.get_by_text("Loading …")).to_have_count(0)
+        parts = page.locator("main").locator("h1, h2, table, .timeline").evaluate_all("all => all.map(one => [one.tagName, one.textContent])")
+        assert parts[0][0] == "H1", parts
+        page.unroute(re.compile(late))
+    assert [text for tag, text in parts if tag == "H2"][-1] == "Input", parts

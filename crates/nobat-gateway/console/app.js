@@ -52,6 +52,8 @@ function App() {
     // A new page begins at its heading, for readers too.
     if (!first.current) main.current?.focus();
     first.current = false;
+    // Where pages stand in a row that is wider than the window.
+    document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }, [where, choice.language]);
   return html`
     <a class="skip" href="#main" onClick=${event => { event.preventDefault(); main.current.focus(); }}>${t("To the page")}</a>

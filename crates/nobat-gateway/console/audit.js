@@ -17,9 +17,9 @@ export function Audit() {
     { name: "status", label: t("answer"), numeric: true, value: row => row.status, cell: row => number(row.status) },
     { name: "request", label: t("request"), cell: row => html`<bdi class="id">${row.request_id}</bdi>` },
   ];
-  return html`
+  return html`<div>
     <h1>${t("Audit")}</h1>
     <${Asked} asked=${asked}>${data => html`
       ${data.lost ? html`<p class="problem">${t("{count} changes could not be written down by this gateway.", { count: number(data.lost) })}</p>` : ""}
-      <${Table} caption=${t("Audit")} columns=${columns} rows=${data.entries} of=${row => `${row.at_ms} ${row.request_id} ${row.action}`} empty=${t("Nothing was changed yet, or nobody writes it down.")} />`}<//>`;
+      <${Table} caption=${t("Audit")} columns=${columns} rows=${data.entries} of=${row => `${row.at_ms} ${row.request_id} ${row.action}`} empty=${t("Nothing was changed yet, or nobody writes it down.")} />`}<//></div>`;
 }

@@ -32,7 +32,7 @@ export function Chart({ title, times, series, format, whole }) {
       legend: { show: false },
       cursor: { show: false },
       padding: [8, 8, 0, 0],
-      scales: { x: { range: (_, low, high) => (high - low < SHORTEST_S ? [high - SHORTEST_S, high] : [low, high]) }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      scales: { x: { range: ({ data: [all] }) => [Math.min(all[0], all.at(-1) - SHORTEST_S), all.at(-1)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [{ ...axis, space: 90, size: 24, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 56, ...(whole ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map(tick => format(tick)) }],
       series: [{}, ...series.map((line, at) => ({ label: line.label, stroke: colour(COLOURS[at], place.current), width: 1.5, points: { show: false } }))],
     };

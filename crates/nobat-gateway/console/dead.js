@@ -24,13 +24,13 @@ async function read(model, signal) {
 export function Dead({ query }) {
   const model = query.model ?? "";
   const asked = useLive(`dead ${model}`, signal => read(model, signal), 5000);
-  return html`
+  return html`<div>
     <h1>${t("Dead letters")}</h1>
     <${Asked} asked=${asked}>${data => html`
       <div class="filters"><${Choice} label=${t("queue")} value=${model} options=${[["", t("all")], ...data.queues.map(queue => [queue.model, queue.model])]} onChange=${value => refine({ model: value })} /></div>
-      <p>${data.shown < data.total ? t("Groups of {shown} dead letters out of {count}.", { shown: number(data.shown), count: number(data.total) }) : t("{count} dead letters.", { count: number(data.total) })}</p>
+      <p hidden=${data.total === 0}>${data.shown < data.total ? t("Groups of {shown} dead letters out of {count}.", { shown: number(data.shown), count: number(data.total) }) : t("{count} dead letters.", { count: number(data.total) })}</p>
       ${data.groups.map(group => html`<${Group} key=${`${group.model} ${group.id}`} group=${group} refresh=${asked.refresh} />`)}
-      ${data.groups.length === 0 ? html`<p class="empty">${t("No job died. Those that do are kept here, to be looked at and sent back.")}</p>` : ""}`}<//>`;
+      ${data.groups.length === 0 ? html`<p class="empty">${t("No job died. Those that do are kept here, to be looked at and sent back.")}</p>` : ""}`}<//></div>`;
 }
 
 function Group({ group, refresh }) {

@@ -35,7 +35,7 @@ export function Family({ job, depth = 0 }) {
   if (branches.length === 0) return depth > 0 ? html`<p class="empty">${t("It is made of nothing else.")}</p>` : "";
   const whole = Math.max(...branches.map(({ step }) => (step ? step.start_us + step.wait_us + step.run_us : 0)), 1);
   const tree = html`<ul class="tree" aria-label=${t("What it is made of")}>${branches.map(branch => html`<${Branch} key=${branch.key} branch=${branch} whole=${whole} depth=${depth} />`)}</ul>`;
-  return depth > 0 ? tree : html`<h2>${t("What it is made of")}</h2>${tree}`;
+  return depth > 0 ? tree : html`<section><h2>${t("What it is made of")}</h2>${tree}</section>`;
 }
 
 function Branch({ branch: { name, step, id, state, error }, whole, depth }) {

@@ -34,9 +34,9 @@ export function Job({ id }) {
     }
     return () => source.close();
   }, [path, isOver, isKnown]);
-  return html`
+  return html`<div>
     <h1>${t("Job")} <bdi class="id whole">${id}</bdi></h1>
-    <${Asked} asked=${asked}>${job => html`<${Known} job=${job} path=${path} refresh=${asked.refresh} />`}<//>`;
+    <${Asked} asked=${asked}>${job => html`<${Known} job=${job} path=${path} refresh=${asked.refresh} />`}<//></div>`;
 }
 
 function Known({ job, path, refresh }) {
@@ -48,7 +48,7 @@ function Known({ job, path, refresh }) {
   const photos = input.data ? photosOf(input.data) : remembered(job.id);
   const file = (part, name) => url(`${path}/${part}`, { tensor: name }).href;
   const version = model.data?.versions?.find(one => one.version === result.data?.version) ?? model.data?.versions?.[0];
-  return html`
+  return html`<div>
     <${Facts} facts=${[
       [t("state"), html`<${State} value=${job.state} />`],
       [t("model"), html`<a href=${link(["models", job.model])}><bdi>${job.model}</bdi></a>`],
@@ -73,7 +73,7 @@ function Known({ job, path, refresh }) {
     ${job.state !== "succeeded" ? html`<p class="empty">${isOver ? t("It has none.") : t("Not there yet.")}</p>` : html`
       <${Asked} asked=${result}>${data => (data ? html`<${Result} outputs=${data.outputs} photos=${photos} version=${version} file=${file} />` : "")}<//>`}
     <h2>${t("Input")}</h2>
-    ${input.data ? html`<${Input} job=${job} input=${input.data} file=${file} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}`;
+    ${input.data ? html`<${Input} job=${job} input=${input.data} file=${file} />` : html`<p><${Act} label=${t("Show the input")} needs="read" run=${readInput} /> <small>${t("It is kept until the job ends, and of a dead letter as long as that is.")}</small></p>`}</div>`;
 }
 
 function Result({ outputs, photos, version, file }) {
@@ -144,14 +144,14 @@ function Timeline({ job }) {
   if (job.error) steps.push({ what: job.error.code, kind: "bad" });
   if (job.finished_at_ms) steps.push({ what: t(job.state), at: job.finished_at_ms, kind: job.state === "succeeded" ? "good" : "bad" });
   const longest = Math.max(...steps.map(step => step.tookMs ?? 0), 0);
-  return html`
+  return html`<div>
     <h2>${t("Timeline")}</h2>
     <ol class="timeline">${steps.map((step, at) => html`
       <li key=${at} class=${step.kind ?? ""}>
         <span><bdi>${step.what}</bdi></span>
-        ${step.at ? html`<time datetime=${new Date(step.at).toISOString()}>${time(step.at)}</time>` : ""}
+        ${step.at ? html`<time class="at" datetime=${new Date(step.at).toISOString()}>${time(step.at)}</time>` : ""}
         ${step.tookMs !== undefined ? html`<meter min="0" max=${longest || 1} value=${step.tookMs} aria-label=${step.what}></meter><span class="numeric">${duration(step.tookMs)}</span>` : ""}
       </li>`)}</ol>
-    ${job.finished_at_ms && start ? html`<p><small>${t("From enqueued to finished: {time}.", { time: duration(job.finished_at_ms - start) })}</small></p>` : ""}`;
+    ${job.finished_at_ms && start ? html`<p><small>${t("From enqueued to finished: {time}.", { time: duration(job.finished_at_ms - start) })}</small></p>` : ""}</div>`;
 }
 

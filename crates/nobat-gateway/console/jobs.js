@@ -35,9 +35,11 @@ const taken = job => (job.finished_at_ms && job.created_at_ms ? job.finished_at_
 
 export function Jobs({ query }) {
   const [trail, setTrail] = useState([]);
+  const [begun, setBegun] = useState(0);
   const { cursor = "" } = query;
   const given = Object.fromEntries(FILTERS.map(name => [name, query[name] ?? ""]));
   const { model, state } = given;
+  const isNarrowed = FILTERS.some(name => given[name]);
   const models = useLive("names", signal => get("api/v1/queues", {}, signal), 10_000);
   const asked = useLive(`jobs ${JSON.stringify(given)} ${cursor}`, signal => get("api/v1/jobs", { ...given, cursor, limit: PAGE }, signal), 3000);
   const filter = values => {
@@ -56,17 +58,17 @@ export function Jobs({ query }) {
       <${Word} name="error" label=${t("error code")} value=${given.error} onSet=${filter} />
       <${Word} name="priority" label=${t("priority")} value=${given.priority} onSet=${filter} />
       ${server.keys && may("admin") ? html`<${Word} name="owner" label=${t("key id")} value=${given.owner} onSet=${filter} />` : ""}
-      ${FILTERS.some(name => given[name]) ? html`<button onClick=${() => filter(Object.fromEntries(FILTERS.map(name => [name, ""])))}>${t("All jobs")}</button>` : ""}
+      ${isNarrowed ? html`<button onClick=${() => filter(Object.fromEntries(FILTERS.map(name => [name, ""])))}>${t("All jobs")}</button>` : ""}
     </div>
-    <${Many} given=${given} />
+    <${Many} given=${given} begun=${() => setBegun(begun + 1)} />
     <${Asked} asked=${asked}>${data => html`
-      <${Table} caption=${t("Jobs")} columns=${columnsOfJobs()} rows=${data.jobs} of=${job => job.id} empty=${data.cursor ? t("None on this page; there is more to look through.") : t("No job is like that.")} />
+      <${Table} caption=${t("Jobs")} columns=${columnsOfJobs()} rows=${data.jobs} of=${job => job.id} empty=${data.cursor ? t("None on this page; there is more to look through.") : isNarrowed || cursor ? t("No job is like that.") : t("There is no job yet. Send one under Try it, or with any client.")} />
       <p class="actions">
         ${cursor ? html`<button onClick=${() => { refine({ ...given, cursor: trail.at(-1) ?? "" }); setTrail(trail.slice(0, -1)); }}>${t("Back")}</button>` : ""}
         ${data.cursor ? html`<button onClick=${() => { setTrail([...trail, cursor]); refine({ ...given, cursor: data.cursor }); }}>${t("Next page")}</button>` : ""}
-        <small>${t("{count} on this page", { count: number(data.jobs.length) })}</small>
+        ${data.jobs.length ? html`<small>${t("{count} on this page", { count: number(data.jobs.length) })}</small>` : ""}
       </p>`}<//>
-    <${Operations} />
+    <${Operations} begun=${begun} />
   </div>`;
 }
 

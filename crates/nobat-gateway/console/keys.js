@@ -23,12 +23,12 @@ export function Keys() {
       <${Act} label=${t("New secret")} run=${async () => setMade(await post(`api/v1/keys/${segment(key.id)}/rotate`))} done=${refresh} question=${{ title: t("Give {name} a new secret?", { name: key.name }), text: t("The secret before stays valid for a day.") }} />
       ${key.own ? "" : html`<${Act} label=${t("Revoke")} danger run=${() => call(`api/v1/keys/${segment(key.id)}`, { method: "DELETE" })} done=${refresh} question=${{ title: t("Revoke {name}?", { name: key.name }), text: t("Whoever uses it is refused from then on."), typed: key.name }} />`}</span>`) },
   ];
-  return html`
+  return html`<div>
     <h1>${t("Keys")}</h1>
     ${made ? html`<${Secret} made=${made} done=${() => setMade(null)} />` : ""}
     <${Asked} asked=${asked}>${data => (data.on ? html`
       <${Make} made=${key => { setMade(key); asked.refresh(); }} />
-      <${Table} caption=${t("Keys")} columns=${columns(asked.refresh)} rows=${data.keys} of=${key => key.id} empty=${t("There is no key.")} />` : html`<p class="empty">${t("This server asks for no keys. Make one with `nobat keys new`, and name the file in auth.keys.")}</p>`)}<//>`;
+      <${Table} caption=${t("Keys")} columns=${columns(asked.refresh)} rows=${data.keys} of=${key => key.id} empty=${t("There is no key.")} />` : html`<p class="empty">${t("This server asks for no keys. Make one with `nobat keys new`, and name the file in auth.keys.")}</p>`)}<//></div>`;
 }
 
 function Secret({ made, done }) {

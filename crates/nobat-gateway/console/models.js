@@ -30,9 +30,9 @@ export function Models() {
     { name: "workers", label: t("workers"), numeric: true, value: row => row.version.workers.length, cell: row => number(row.version.workers.length) },
     { name: "try", label: t("try"), cell: row => html`<a class="button" href=${link(["try", row.model.name], { version: row.version.version === row.model.default_version ? "" : row.version.version })}>${t("Try it")}</a>` },
   ];
-  return html`
+  return html`<div>
     <h1>${t("Models")}</h1>
-    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Models")} columns=${columns} rows=${rowsOf(data)} of=${row => `${row.model.name} ${row.version.version}`} empty=${t("No worker serves a model yet.")} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Models")} columns=${columns} rows=${rowsOf(data)} of=${row => `${row.model.name} ${row.version.version}`} empty=${t("No worker serves a model yet.")} />`}<//></div>`;
 }
 
 export function Model({ name }) {
@@ -41,7 +41,7 @@ export function Model({ name }) {
   // One that was unloaded is nobody's, and can be loaded by its name.
   const isGone = asked.error?.code === "model_not_found";
   const path = `v2/repository/models/${segment(name)}`;
-  return html`
+  return html`<div>
     <h1><bdi>${name}</bdi></h1>
     <p class="actions">
       <a class="button" href=${link(["try", name])}>${t("Try it")}</a>
@@ -61,7 +61,7 @@ export function Model({ name }) {
       </dl>
       ${model.versions.map(version => html`<${Version} key=${version.version} model=${model} version=${version} refresh=${asked.refresh} />`)}
       <h2>${t("Workers")}</h2>
-      <${Table} caption=${t("Workers")} columns=${workerColumns()} rows=${model.workers} of=${worker => worker.id} empty=${t("No live worker has it.")} />`}<//>`}`;
+      <${Table} caption=${t("Workers")} columns=${workerColumns()} rows=${model.workers} of=${worker => worker.id} empty=${t("No live worker has it.")} />`}<//>`}</div>`;
 }
 
 function Cache({ stats }) {
@@ -108,12 +108,15 @@ function useBusy(counted, sessions) {
 }
 
 function Drift({ model, drift, refresh }) {
-  const path = `api/v1/models/${segment(model)}/drift/acknowledge`;
+  const acknowledge = async () => {
+    await post(`api/v1/models/${segment(model)}/drift/acknowledge`);
+    return t("it is watched anew");
+  };
   const isOff = drift.state === "drifting";
   return html`
     <h3>${t("Drift from the profile")} <${State} value=${drift.state} /></h3>
     <p class=${isOff ? "problem" : ""}><bdi>${drift.words}</bdi> <small>${t("rows counted: {count}", { count: number(drift.rows) })}</small></p>
-    ${isOff ? html`<p><${Act} label=${t("Acknowledge")} run=${() => post(path)} done=${refresh} /></p>` : ""}`;
+    ${isOff ? html`<p><small>${t("Where the new rows are right, acknowledge them and make a new profile.")}</small></p><p><${Act} label=${t("Acknowledge")} run=${acknowledge} done=${refresh} /></p>` : ""}`;
 }
 
 function Version({ model, version, refresh }) {

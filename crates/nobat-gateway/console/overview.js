@@ -16,15 +16,16 @@ export const CHECKS = {
   queue_age: ["No job waits too long", "Add workers or sessions, or let callers send fewer requests; a paused queue does not count."],
   errors: ["Few predictions fail on our side", "Look at the dead letters: they are grouped by error."],
   latency: ["p99 is within the slo", "Lower max_queue_delay, set policy aimd, or add workers."],
+  drift: ["The rows of models are like their profiles", "The page of the model says what has moved; acknowledge it there once it is seen."],
   disk: ["There is room to write", "Free space where the store and the logs are."],
 };
 
 export function Overview() {
   const asked = useLive("status", signal => get("api/v1/status", {}, signal), 2000, ["status", data => data]);
   const series = useLive("series", readSeries, 2000, ["timeseries", addSeries]);
-  return html`
+  return html`<div>
     <h1>${t("Overview")}</h1>
-    <${Asked} asked=${asked}>${status => html`<${Known} status=${status} past=${series.data} refusal=${series.error?.status === 403 ? series.error : null} />`}<//>`;
+    <${Asked} asked=${asked}>${status => html`<${Known} status=${status} past=${series.data} refusal=${series.error?.status === 403 ? series.error : null} />`}<//></div>`;
 }
 
 function Known({ status, past, refusal }) {

@@ -17,9 +17,9 @@ function kindOf(task) {
 
 export function Periodic() {
   const asked = useLive("periodic", signal => get("api/v1/periodic", {}, signal), 3000);
-  return html`
+  return html`<div>
     <h1>${t("Periodic tasks")}</h1>
-    <${Asked} asked=${asked}>${data => (data.tasks.length === 0 ? html`<p class="empty">${t("None is declared. They stand in the configuration, under scheduler.periodic.")}</p>` : data.tasks.map(task => html`<${Task} key=${task.name} task=${task} refresh=${asked.refresh} />`))}<//>`;
+    <${Asked} asked=${asked}>${data => (data.tasks.length === 0 ? html`<p class="empty">${t("None is declared. They stand in the configuration, under scheduler.periodic.")}</p>` : data.tasks.map(task => html`<${Task} key=${task.name} task=${task} refresh=${asked.refresh} />`))}<//></div>`;
 }
 
 function Task({ task, refresh }) {

@@ -20,9 +20,9 @@ export function rates(before, now, seconds) {
 export function Queues() {
   const asked = useLive("queues", signal => get("api/v1/queues", {}, signal), 2000, ["queues", data => data]);
   const seen = useRef({});
-  return html`
+  return html`<div>
     <h1>${t("Queues")}</h1>
-    <${Asked} asked=${asked}>${data => html`<${QueueTable} queues=${withRates(seen.current, data.queues, asked.at)} refresh=${asked.refresh} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${QueueTable} queues=${withRates(seen.current, data.queues, asked.at)} refresh=${asked.refresh} />`}<//></div>`;
 }
 
 // Holds each queue against what it was some seconds ago.

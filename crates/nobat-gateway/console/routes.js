@@ -8,7 +8,7 @@ import { Asked, State, Act, Table } from "./ui.js";
 import { link } from "./router.js";
 
 const HEIGHT = 44;
-const WIDTH = 640;
+const WIDTH = 480;
 
 // The targets of a route: {target, note, copy, share}.
 export function targetsOf(route) {
@@ -31,9 +31,9 @@ export function ruleOf(route) {
 
 export function Routes() {
   const asked = useLive("routes", signal => get("api/v1/routes", {}, signal), 3000);
-  return html`
+  return html`<div>
     <h1>${t("Routes")}</h1>
-    <${Asked} asked=${asked}>${data => (data.routes.length === 0 ? html`<p class="empty">${t("There is no route. One is declared in the configuration, by nobat routes, or by PUT /api/v1/routes.")}</p>` : data.routes.map(route => html`<${Route} key=${route.name} route=${route} refresh=${asked.refresh} />`))}<//>`;
+    <${Asked} asked=${asked}>${data => (data.routes.length === 0 ? html`<p class="empty">${t("There is no route. One is declared in the configuration, by nobat routes, or by PUT /api/v1/routes.")}</p>` : data.routes.map(route => html`<${Route} key=${route.name} route=${route} refresh=${asked.refresh} />`))}<//></div>`;
 }
 
 function Route({ route, refresh }) {
@@ -84,13 +84,13 @@ function Drawing({ name, targets, missing }) {
       ${targets.map((one, at) => {
         const y = at * HEIGHT + HEIGHT / 2;
         return html`<g key=${one.target} class=${missing.has(String(one.target)) ? "missing" : ""}>
-          <path d=${`M 190 ${middle} C 300 ${middle} 300 ${y} 420 ${y}`} class=${one.copy ? "copy" : ""} stroke-width=${one.share === undefined ? 2 : 1 + 7 * one.share} />
-          <rect x="420" y=${y - 15} width="210" height="30" rx="6" /><text x="430" y=${y + 5}>${clipped(String(one.target))}</text>
-          <text class="note" x="412" y=${y - 9} text-anchor="end">${one.note}</text>
+          <path d=${`M 180 ${middle} C 240 ${middle} 240 ${y} 300 ${y}`} class=${one.copy ? "copy" : ""} stroke-width=${one.share === undefined ? 2 : 1 + 7 * one.share} />
+          <rect x="300" y=${y - 15} width="178" height="30" rx="6" /><text x="310" y=${y + 5}>${clipped(String(one.target))}</text>
+          <text class="note" x="292" y=${y - 9} text-anchor="end">${one.note}</text>
         </g>`;
       })}
-      <rect class="from" x="10" y=${middle - 15} width="180" height="30" rx="6" /><text x="20" y=${middle + 5}>${clipped(name)}</text>
+      <rect class="from" x="2" y=${middle - 15} width="178" height="30" rx="6" /><text x="12" y=${middle + 5}>${clipped(name)}</text>
     </svg>`;
 }
 
-const clipped = text => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
+const clipped = text => (text.length > 19 ? `${text.slice(0, 18)}…` : text);

@@ -17,9 +17,9 @@ const MOST_FILLED = 4096;
 
 export function Try({ name, query }) {
   const asked = useLive("models to try", signal => get("api/v1/models", {}, signal), 10_000);
-  return html`
+  return html`<div>
     <h1>${t("Try a model")}</h1>
-    <${Asked} asked=${asked}>${data => html`<${Chosen} models=${data.models} name=${name} query=${query} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${Chosen} models=${data.models} name=${name} query=${query} />`}<//></div>`;
 }
 
 function Chosen({ models, name, query }) {

@@ -36,13 +36,13 @@ const MARKS = {
   ok: "●", ready: "●", succeeded: "●", running: "●", as_profiled: "●", delivered: "●", finished: "●", active: "●",
   failing: "▲", failed: "▲", dead: "▲", unavailable: "▲", missed: "▲", drifting: "▲", interrupted: "▲",
   queued: "○", scheduled: "◷", leased: "◐", loading: "◐", pending: "○",
-  paused: "‖", cancelled: "✕", expired: "✕", revoked: "✕", rotating: "◐", draining: "‖",
+  paused: "‖", cancelled: "✕", expired: "✕", revoked: "✕", stopped: "✕", rotating: "◐", draining: "‖",
 };
 const TONES = { "●": "good", "▲": "bad", "‖": "warn", "✕": "dim" };
 
 export function State({ value }) {
   const mark = MARKS[value] ?? "○";
-  return html`<span class=${`state ${TONES[mark] ?? ""}`}><span aria-hidden="true">${mark}</span> ${t(value)}</span>`;
+  return html`<span class=${`state ${TONES[mark] ?? ""}`}><span aria-hidden="true">${mark}</span> ${t(value).replaceAll("_", " ")}</span>`;
 }
 
 export function Time({ ms, exact }) {
@@ -53,7 +53,7 @@ export function Time({ ms, exact }) {
 
 export function Id({ id, href }) {
   const short = id.length > 14 ? `${id.slice(0, 6)}…${id.slice(-4)}` : id;
-  const shown = html`<bdi class="id" title=${id}>${short}</bdi>`;
+  const shown = html`<bdi class="id line" title=${id}>${short}</bdi>`;
   return href ? html`<a href=${href} aria-label=${id}>${shown}</a>` : shown;
 }
 
@@ -63,10 +63,11 @@ export function Problem({ error }) {
   return html`<p class="problem" role="alert"><bdi>${text}</bdi>${error.requestId ? html` <small><bdi>${t("request")} ${error.requestId}</bdi></small>` : ""}</p>`;
 }
 
-// What a page shows of a question: its answer, its refusal, or that it waits.
+// What a page shows of a question: its answer, its refusal, or that it waits. In an element of its
+// own, as every page is: several without one lose their place among the others when they come later.
 export function Asked({ asked, children }) {
-  if (asked.data === undefined && !asked.error) return html`<p class="empty" role="status">${t("Loading …")}</p>`;
-  return html`<${Problem} error=${asked.error} />${asked.data === undefined ? "" : children(asked.data)}`;
+  if (asked.data === undefined && !asked.error) return html`<div><p class="empty" role="status">${t("Loading …")}</p></div>`;
+  return html`<div><${Problem} error=${asked.error} />${asked.data === undefined ? "" : children(asked.data)}</div>`;
 }
 
 export function Facts({ facts }) {

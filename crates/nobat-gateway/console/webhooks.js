@@ -11,7 +11,7 @@ import { link } from "./router.js";
 export function DeliveriesOf({ job }) {
   const asked = useLive(`deliveries of ${job.id}`, signal => get("api/v1/webhooks/deliveries", { job: job.id }, signal), 5000);
   const rows = asked.data?.deliveries ?? [];
-  return rows.length ? html`<h2>${t("Webhooks")}</h2><${Deliveries} rows=${rows} refresh=${asked.refresh} />` : "";
+  return rows.length ? html`<section><h2>${t("Webhooks")}</h2><${Deliveries} rows=${rows} refresh=${asked.refresh} /></section>` : "";
 }
 
 function Deliveries({ rows, refresh, named }) {
@@ -31,10 +31,10 @@ function Deliveries({ rows, refresh, named }) {
 export function Webhooks() {
   const asked = useLive("deliveries", signal => get("api/v1/webhooks/deliveries", {}, signal), 3000);
   const endpoints = useLive("endpoints", signal => get("api/v1/webhooks/endpoints", {}, signal), 5000);
-  return html`
+  return html`<div>
     <h1>${t("Webhooks")}</h1>
     <${Asked} asked=${endpoints}>${data => html`
       ${data.left_alone_by_this_gateway.map(one => html`<p key=${one.endpoint} class="problem"><bdi>${one.endpoint}</bdi> ${t("is left alone for {time}: it failed too often", { time: duration(one.seconds * 1000) })}</p>`)}
       ${data.disabled.map(address => html`<p key=${address} class="problem"><bdi>${address}</bdi> ${t("answered 410 and is sent to no more")} <${Act} label=${t("Enable")} run=${() => post("api/v1/webhooks/endpoints/enable", {}, JSON.stringify({ url: address }))} done=${endpoints.refresh} /></p>`)}`}<//>
-    <${Asked} asked=${asked}>${data => html`<${Deliveries} named rows=${data.deliveries} refresh=${asked.refresh} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${Deliveries} named rows=${data.deliveries} refresh=${asked.refresh} />`}<//></div>`;
 }

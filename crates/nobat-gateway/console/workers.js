@@ -16,7 +16,7 @@ export function Workers() {
     { name: "memory", label: t("memory"), numeric: true, value: worker => worker.resident_bytes ?? -1, cell: worker => (worker.resident_bytes ? bytes(worker.resident_bytes) : "–") },
     { name: "models", label: t("models"), cell: worker => worker.models.map(model => html`<span key=${`${model.name} ${model.version}`} class="tag"><a href=${link(["models", model.name])}><bdi>${model.name} ${model.version}</bdi></a> <${State} value=${model.state} /></span> `) },
   ];
-  return html`
+  return html`<div>
     <h1>${t("Workers")}</h1>
-    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Workers")} columns=${columns()} rows=${data.workers} of=${worker => worker.id} empty=${t("No worker lives. Jobs are kept until one does: nobat worker.")} />`}<//>`;
+    <${Asked} asked=${asked}>${data => html`<${Table} caption=${t("Workers")} columns=${columns()} rows=${data.workers} of=${worker => worker.id} empty=${t("No worker lives. Jobs are kept until one does: nobat worker.")} />`}<//></div>`;
 }
