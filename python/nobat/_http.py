@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from typing import Any
 
 import httpx
@@ -35,9 +36,11 @@ class Settings:
             raise InvalidInput("the key has characters that no key has; copy it again")
         # Tensors hardly shrink, and to pack them takes longer than to send them.
         headers = {"user-agent": "nobat-python", "accept-encoding": "identity", **({"authorization": f"Bearer {key}"} if key else {})}
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        limits = options.get("limits") or httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        #: Calls that have a connection each.
+        self.most_calls: int = limits.max_connections or sys.maxsize
         #: Arguments of an httpx client.
-        self.http: dict[str, Any] = {"limits": limits, **options, "headers": {**headers, **options.get("headers", {})}}
+        self.http: dict[str, Any] = {**options, "limits": limits, "headers": {**headers, **options.get("headers", {})}}
         self.address = functools.lru_cache(256)(lambda path: httpx.URL(self.url + path))
 
     def request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:

@@ -84,6 +84,8 @@ class AsyncClient:
         self._settings = Settings(url, key, timeout, retries, httpx_options)
         self._http = httpx.AsyncClient(**self._settings.http)
         self._known = flows.Known()
+        # httpx looks through all calls that wait for a connection, with each that comes and goes: a thousand took minutes.
+        self._turns = asyncio.Semaphore(self._settings.most_calls)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -233,7 +235,8 @@ class AsyncClient:
             await asyncio.sleep(step)
             return None
         try:
-            return answered(await self._http.send(self._settings.request(self._http, step)))
+            async with self._turns:
+                return answered(await self._http.send(self._settings.request(self._http, step)))
         except httpx.HTTPError as error:
             return self._settings.failed(error, step)
 

@@ -3,6 +3,7 @@ where repeating is safe."""
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 import nobat
@@ -375,6 +377,38 @@ def test_no_time_to_wait_is_time_that_is_up() -> None:
             for timeout in (0, -1):
                 with pytest.raises(nobat.Timeout):
                     waiting.predict("m", np.zeros(1), timeout=timeout)
+
+
+def test_calls_that_have_no_connection_yet_wait_in_a_line_of_the_client_s_own() -> None:
+    inside = most = 0
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            try:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            finally:
+                inside -= 1
+            return httpx.Response(200, content=JOB)
+
+    async def ask() -> None:
+        limits = httpx.Limits(max_connections=4)
+        async with nobat.AsyncClient("http://127.0.0.1:1", transport=Transport(), limits=limits) as client:
+            jobs = await asyncio.gather(*(client.job("j") for _ in range(30)))
+            assert [job.id for job in jobs] == ["j"] * 30
+            gone = [asyncio.create_task(client.job("j")) for _ in range(30)]
+            await asyncio.sleep(0)
+            for task in gone[::2]:
+                task.cancel()
+            ended = await asyncio.gather(*gone, return_exceptions=True)
+            assert [isinstance(one, asyncio.CancelledError) for one in ended] == [True, False] * 15
+            assert (await client.job("j")).id == "j"
+
+    asyncio.run(ask())
+    assert most == 4
 
 
 def test_a_key_is_shown_and_never_printed(fake: Fake) -> None:
