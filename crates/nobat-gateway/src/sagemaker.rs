@@ -5,8 +5,8 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode};
-use nobat_serving::Predictor;
 use nobat_serving::registry::Want;
+use nobat_serving::{Predictor, RequestContext};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::access::Access;
@@ -64,13 +64,14 @@ async fn invocations(request: HttpRequest, payload: Payload, predictor: Data<Pre
     responses((status = 200, description = "It does", body = Value), PlainRefusals),
 )]
 async fn ping(predictor: Data<Predictor>) -> ApiResult {
-    let ready = predictor.resolve(None, Want::Default).and_then(|target| target.require_live());
-    match ready {
-        Ok(()) => Ok(HttpResponse::Ok().content_type("application/json").body("{}")),
-        // To this contract a container without its model is not healthy yet.
-        Err(error) if error.code == ErrorCode::ModelNotFound => {
-            Err(Error { code: ErrorCode::ModelNotReady, ..error }.into())
-        }
-        Err(error) => Err(error.into()),
-    }
+    let ready =
+        predictor.resolve(&RequestContext::anonymous(), None, Want::Default).and_then(|target| target.require_live());
+    // To this contract a container without its model is not healthy yet. Anybody may ask, so nobody
+    // is told what models there are.
+    let code = match ready.map_err(|error| error.code) {
+        Ok(()) => return Ok(HttpResponse::Ok().content_type("application/json").body("{}")),
+        Err(ErrorCode::ModelNotFound) => ErrorCode::ModelNotReady,
+        Err(code) => code,
+    };
+    Err(Error::new(code, "the only or default model does not serve; with a key GET /api/v1/models says why").into())
 }

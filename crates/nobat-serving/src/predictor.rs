@@ -55,18 +55,22 @@ impl Predictor {
     }
 
     /// Finds the model version a caller asks for; `None` for the model means
-    /// the default one.
+    /// the default one. Who may not use a model learns nothing of it here: neither its
+    /// signature, by which a body is read, nor whether there is one.
     ///
     /// # Errors
-    /// `model_not_found`, `version_not_found`, `model_not_ready`, `draining`.
-    pub fn resolve(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
+    /// `permission_denied`, `model_not_found`, `version_not_found`, `model_not_ready`, `draining`.
+    pub fn resolve(&self, context: &RequestContext, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
         if self.state().is_draining() {
             return Err(Error::new(ErrorCode::Draining, "this gateway is shutting down; send to another one"));
+        }
+        if let Some(model) = model {
+            context.require_model(model)?;
         }
         if let Some(target) = model.and_then(|model| self.route(model, want)) {
             return target;
         }
-        self.ask(model, |entry| entry.resolve(want))
+        self.ask(context, model, |entry| entry.resolve(want))
     }
 
     /// As [`Predictor::resolve`], for a request that is to be answered: waits up to
@@ -76,11 +80,12 @@ impl Predictor {
     /// As [`Predictor::resolve`].
     pub async fn resolve_loaded(
         &self,
+        context: &RequestContext,
         model: Option<&str>,
         want: Want<'_>,
         patience: Duration,
     ) -> Result<ResolvedModel> {
-        self.patiently(model, want, patience, Predictor::resolve_served).await
+        self.patiently(context, model, want, patience, Predictor::resolve_served).await
     }
 
     /// As [`Predictor::resolve_loaded`], for a job that is only put into the queue: it
@@ -90,16 +95,17 @@ impl Predictor {
     /// As [`Predictor::resolve`].
     pub async fn resolve_known(
         &self,
+        context: &RequestContext,
         model: Option<&str>,
         want: Want<'_>,
         patience: Duration,
     ) -> Result<ResolvedModel> {
-        self.patiently(model, want, patience, Predictor::resolve_for_queue).await
+        self.patiently(context, model, want, patience, Predictor::resolve_for_queue).await
     }
 
     /// A route's models may be known before they are loaded.
-    fn resolve_served(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
-        let target = self.resolve(model, want)?;
+    fn resolve_served(&self, context: &RequestContext, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
+        let target = self.resolve(context, model, want)?;
         if !target.live && target.route.is_some() && !self.state().readiness.is_started() {
             let message = format!("the models of route `{}` are loading", target.signature.name);
             return Err(Error::new(ErrorCode::ModelNotReady, message));
@@ -107,10 +113,15 @@ impl Predictor {
         Ok(target)
     }
 
-    fn resolve_for_queue(&self, model: Option<&str>, want: Want<'_>) -> Result<ResolvedModel> {
-        match self.resolve(model, want) {
+    fn resolve_for_queue(
+        &self,
+        context: &RequestContext,
+        model: Option<&str>,
+        want: Want<'_>,
+    ) -> Result<ResolvedModel> {
+        match self.resolve(context, model, want) {
             Err(error) if error.code == ErrorCode::ModelNotReady && !self.is_route(model, want) => {
-                self.ask(model, |entry| entry.resolve_for_queue(want))
+                self.ask(context, model, |entry| entry.resolve_for_queue(want))
             }
             resolved => resolved,
         }
@@ -119,13 +130,14 @@ impl Predictor {
     /// Resolves at once, or boxed while what is asked for is on its way.
     async fn patiently(
         &self,
+        context: &RequestContext,
         model: Option<&str>,
         want: Want<'_>,
         patience: Duration,
-        resolve: impl Fn(&Predictor, Option<&str>, Want<'_>) -> Result<ResolvedModel>,
+        resolve: impl Fn(&Predictor, &RequestContext, Option<&str>, Want<'_>) -> Result<ResolvedModel>,
     ) -> Result<ResolvedModel> {
-        let is_coming = |error: &Error| self.is_coming(model, want, error);
-        match resolve(self, model, want) {
+        let is_coming = |error: &Error| self.is_coming(context, model, want, error);
+        match resolve(self, context, model, want) {
             Err(error) if is_coming(&error) => {}
             resolved => return resolved,
         }
@@ -136,7 +148,7 @@ impl Predictor {
             let mut views = self.state().registry.changes();
             loop {
                 views.borrow_and_update();
-                let last = match resolve(self, model, want) {
+                let last = match resolve(self, context, model, want) {
                     Err(error) if is_coming(&error) => error,
                     resolved => return Ok(ResolvedModel { waited: started.elapsed(), ..resolved? }),
                 };
@@ -151,12 +163,14 @@ impl Predictor {
 
     /// Whether what could not be resolved will be, or will have failed, without
     /// anybody doing anything: it is loading, or this gateway has just been started.
-    pub fn is_coming(&self, model: Option<&str>, want: Want<'_>, error: &Error) -> bool {
+    pub fn is_coming(&self, context: &RequestContext, model: Option<&str>, want: Want<'_>, error: &Error) -> bool {
         let starting = !self.state().readiness.is_started();
         match error.code {
             ErrorCode::ModelNotFound => starting,
             ErrorCode::ModelNotReady if self.is_route(model, want) => starting,
-            ErrorCode::ModelNotReady => self.ask(model, |entry| Ok(entry.is_loading(want))).unwrap_or(starting),
+            ErrorCode::ModelNotReady => {
+                self.ask(context, model, |entry| Ok(entry.is_loading(want))).unwrap_or(starting)
+            }
             _ => false,
         }
     }
@@ -166,11 +180,24 @@ impl Predictor {
     }
 
     /// Asks a model, or the default one, of the registry.
-    fn ask<T>(&self, model: Option<&str>, ask: impl FnOnce(&ModelEntry) -> Result<T>) -> Result<T> {
+    fn ask<T>(
+        &self,
+        context: &RequestContext,
+        model: Option<&str>,
+        ask: impl FnOnce(&ModelEntry) -> Result<T>,
+    ) -> Result<T> {
         let registry = self.state().registry.load();
+        let covers = |name: &str| context.covers(name);
         match model {
-            Some(model) => ask(registry.model(model)?),
-            None => ask(registry.default_model(&self.state().settings.default_model)?),
+            Some(model) => ask(registry.model_among(model, covers)?),
+            None => {
+                let entry = registry.default_model(&self.state().settings.default_model, covers)?;
+                if !covers(&entry.name) {
+                    let message = "the API key does not cover the default model; name another in the path";
+                    return Err(Error::new(ErrorCode::PermissionDenied, message));
+                }
+                ask(entry)
+            }
         }
     }
 
@@ -187,8 +214,8 @@ impl Predictor {
     ///
     /// # Errors
     /// `model_not_found`; `model_not_ready` for a route that cannot serve.
-    pub fn entry(&self, model: &str) -> Result<ModelEntry> {
-        match self.state().registry.load().model(model) {
+    pub fn entry(&self, context: &RequestContext, model: &str) -> Result<ModelEntry> {
+        match self.state().registry.load().model_among(model, |name| context.covers(name)) {
             Ok(entry) => Ok(entry.clone()),
             Err(error) => match self.state().routes.target(model) {
                 Some(target) => target.map(ModelEntry::of_route),
@@ -201,8 +228,13 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::entry`] and [`ModelEntry::resolve`].
-    pub fn describe(&self, model: &str, want: Want<'_>) -> Result<(ModelEntry, ResolvedModel)> {
-        let entry = self.entry(model)?;
+    pub fn describe(
+        &self,
+        context: &RequestContext,
+        model: &str,
+        want: Want<'_>,
+    ) -> Result<(ModelEntry, ResolvedModel)> {
+        let entry = self.entry(context, model)?;
         let target = self.route(model, want).unwrap_or_else(|| entry.resolve(want))?;
         Ok((entry, target))
     }
@@ -212,10 +244,10 @@ impl Predictor {
     ///
     /// # Errors
     /// `model_not_found`.
-    pub fn queue_named(&self, name: &str) -> Result<SmolStr> {
+    pub fn queue_named(&self, context: &RequestContext, name: &str) -> Result<SmolStr> {
         let registry = self.state().registry.load();
         let routes = self.state().routes.load();
-        match (registry.model(name), route_jobs::route_of(name)) {
+        match (registry.model_among(name, |name| context.covers(name)), route_jobs::route_of(name)) {
             // The queue of one that was removed is still there, with the jobs that it had.
             (_, Some(route)) if routes.get(route).is_some() || self.has_queue(route) => Ok(name.into()),
             (Err(_), None) if routes.get(name).is_some() => Ok(route_jobs::queue_of(name)),
@@ -231,7 +263,9 @@ impl Predictor {
     fn answerer<'a>(&self, context: &RequestContext, target: &'a ResolvedModel) -> Result<Answerer<'a>> {
         let Some(route) = &target.route else { return Ok(Answerer::Model(Cow::Borrowed(target))) };
         Ok(match run::plan_for(self.state(), context, route)? {
-            Plan::Model { model, version } => Answerer::Model(Cow::Owned(run::leaf(self.state(), &model, &version)?)),
+            Plan::Model { model, version } => {
+                Answerer::Model(Cow::Owned(run::leaf(self.state(), context, &model, &version)?))
+            }
             plan => Answerer::Route(route, plan),
         })
     }

@@ -88,6 +88,6 @@ impl Predictor {
     /// The queue that `name` means, where the caller's key covers its model or route.
     fn queue_seen(&self, context: &RequestContext, name: &str) -> Result<SmolStr> {
         context.require_model(route_jobs::shown(name))?;
-        self.queue_named(name)
+        self.queue_named(context, name)
     }
 }

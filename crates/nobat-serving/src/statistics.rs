@@ -58,7 +58,7 @@ impl Statistics {
         if !model.is_empty() {
             context.require_model(model)?;
             let view = registry.load();
-            let entry = view.model(model)?;
+            let entry = view.model_among(model, |name| context.covers(name))?;
             if !version.is_empty() {
                 entry.find(Want::Version(version))?;
             }

@@ -142,7 +142,7 @@ impl Service {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let patience = [options.deadline, left].into_iter().flatten().min();
         let patience = patience.unwrap_or_else(|| self.predictor.state().settings.sync_timeout);
-        let target = self.predictor.resolve_loaded(named(&model)?, want(&version), patience).await?;
+        let target = self.predictor.resolve_loaded(context, named(&model)?, want(&version), patience).await?;
         options = target.after_wait(options);
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN);
@@ -195,8 +195,7 @@ impl GrpcInferenceService for Service {
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let context = entered(&request)?;
         let ModelReadyRequest { name, version } = request.into_inner();
-        context.require_model(&name).map_err(status)?;
-        let ready = match self.predictor.resolve(Some(&name), want(&version)) {
+        let ready = match self.predictor.resolve(&context, Some(&name), want(&version)) {
             Ok(target) => target.live,
             Err(error) if error.code == ErrorCode::ModelNotReady => false,
             Err(error) => return Err(status(error)),
@@ -213,7 +212,7 @@ impl GrpcInferenceService for Service {
         let context = entered(&request)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
         context.require_model(&name).map_err(status)?;
-        let (entry, target) = self.predictor.describe(&name, want(&version)).map_err(status)?;
+        let (entry, target) = self.predictor.describe(&context, &name, want(&version)).map_err(status)?;
         Ok(Response::new(metadata::model(&entry, &target)))
     }
 
@@ -258,8 +257,7 @@ impl GrpcInferenceService for Service {
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
         let context = entered(&request)?;
         let ModelConfigRequest { name, version } = request.into_inner();
-        context.require_model(&name).map_err(status)?;
-        let target = self.predictor.resolve(Some(&name), want(&version)).map_err(status)?;
+        let target = self.predictor.resolve(&context, Some(&name), want(&version)).map_err(status)?;
         Ok(Response::new(ModelConfigResponse { config: Some(config::message(&target.signature)) }))
     }
 
@@ -297,7 +295,7 @@ impl GrpcInferenceService for Service {
         let model_name = request.into_inner().model_name;
         let unloaded = async {
             context.require_model(&model_name)?;
-            repository::unload(self.predictor.state(), &model_name).await
+            repository::unload(self.predictor.state(), &context, &model_name).await
         };
         self.changed(&context, "RepositoryModelUnload", &model_name, unloaded.await)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))

@@ -48,17 +48,16 @@ pub(crate) struct FilterParameters {
 }
 
 /// A filter as it is read.
-pub(crate) struct JobFilter {
+pub(crate) struct JobFilter<'a> {
     filter: ListFilter,
-    administers: bool,
+    context: &'a RequestContext,
 }
 
-impl JobFilter {
+impl<'a> JobFilter<'a> {
     /// All jobs that this caller may see.
-    pub(crate) fn of(context: &RequestContext) -> JobFilter {
-        let administers = context.administers();
-        let owner = (!administers).then_some(context.owner);
-        JobFilter { filter: ListFilter { owner, ..ListFilter::default() }, administers }
+    pub(crate) fn of(context: &'a RequestContext) -> JobFilter<'a> {
+        let owner = (!context.administers()).then_some(context.owner);
+        JobFilter { filter: ListFilter { owner, ..ListFilter::default() }, context }
     }
 
     /// Reads one parameter.
@@ -69,10 +68,10 @@ impl JobFilter {
         let filter = &mut self.filter;
         match name {
             // A name that is neither lists nothing, as it always did.
-            "model" => filter.model = Some(predictor.queue_named(value).unwrap_or_else(|_| value.into())),
+            "model" => filter.model = Some(predictor.queue_named(self.context, value).unwrap_or_else(|_| value.into())),
             "state" => filter.state = Some(state(value)?),
             "priority" => filter.priority = Some(query::number(name, value, 0, u8::MAX)?),
-            "owner" if !self.administers => {
+            "owner" if !self.context.administers() => {
                 let message = "owner is for keys of scope `admin`; a list has your own jobs without it";
                 return Err(Error::new(ErrorCode::PermissionDenied, message));
             }

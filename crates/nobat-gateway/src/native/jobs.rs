@@ -78,7 +78,8 @@ pub(crate) async fn get(request: HttpRequest, id: Path<String>, predictor: Data<
 )]
 pub(crate) async fn result(request: HttpRequest, id: Path<String>, predictor: Data<Predictor>) -> ApiResult {
     let Reading { wait, form, tensor } = reading(&request, &["wait", "form", "tensor"])?;
-    let view = predictor.job(&context::of(&request), &id, bounded(&predictor, wait)).await?;
+    let context = context::of(&request);
+    let view = predictor.job(&context, &id, bounded(&predictor, wait)).await?;
     let model = SmolStr::from(shown_model(&view.model));
     match Answer::of(view)? {
         Answer::Done(prediction) => {
@@ -87,7 +88,7 @@ pub(crate) async fn result(request: HttpRequest, id: Path<String>, predictor: Da
             }
             let Some(form) = form else { return Ok(previewed(&prediction, &model)) };
             let version = &prediction.response.version;
-            let entry = predictor.entry(&model).ok();
+            let entry = predictor.entry(&context, &model).ok();
             // The version that answered may be gone: another says as much of its outputs.
             let known = entry.as_ref().map(|entry| {
                 entry.find(Want::Version(version)).unwrap_or_else(|_| entry.default_version()).signature.clone()

@@ -57,11 +57,11 @@ pub(crate) async fn get(request: HttpRequest, name: Path<String>, predictor: Dat
     let shared = predictor.state();
     let (model, workers): (ModelObject, Vec<WorkerInfo>) = {
         let registry = shared.registry.load();
-        let entry = predictor.entry(&name)?;
+        let entry = predictor.entry(&context::of(&request), &name)?;
         let has = |worker: &&WorkerInfo| entry.versions.iter().any(|version| version.workers.contains(&worker.id));
         (describe(&predictor, &entry), registry.workers.iter().filter(has).cloned().collect())
     };
-    let counts = shared.queue.counts(&predictor.queue_named(&name)?).await?;
+    let counts = shared.queue.counts(&predictor.queue_named(&context::of(&request), &name)?).await?;
     Ok(HttpResponse::Ok().json(ModelDetail {
         model,
         queue: QueueObject::new(&name, counts),
@@ -84,7 +84,7 @@ pub(crate) async fn acknowledge(request: HttpRequest, name: Path<String>, predic
     query::none(&request)?;
     context::require(&request, &name)?;
     let shared = predictor.state();
-    predictor.entry(&name)?;
+    predictor.entry(&context::of(&request), &name)?;
     drift::acknowledge(shared, &name).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -255,11 +255,11 @@ async fn read(
     let target = match wait.map(|wait| wait.min(config.max_wait)) {
         Some(wait) => {
             let patience = query.options.deadline.map_or(wait, |deadline| deadline.min(wait));
-            predictor.resolve_loaded(Some(model), want, patience).await?
+            predictor.resolve_loaded(&context::of(request), Some(model), want, patience).await?
         }
         None => {
             let patience = query.options.deadline.unwrap_or(config.sync_timeout);
-            predictor.resolve_known(Some(model), want, patience).await?
+            predictor.resolve_known(&context::of(request), Some(model), want, patience).await?
         }
     };
     query.options = target.after_wait(query.options);

@@ -52,7 +52,7 @@ pub(crate) async fn find(
     context.notes.set_model(&name.into());
     context.require_model(name)?;
     let patience = predictor.state().settings.sync_timeout;
-    let target = predictor.resolve_loaded(Some(name), Want::Default, patience).await?;
+    let target = predictor.resolve_loaded(context, Some(name), Want::Default, patience).await?;
     match &target.signature.task {
         Some(task) if kinds.contains(&task.kind) => Ok(TaskModel { task: task.clone(), target }),
         other => {

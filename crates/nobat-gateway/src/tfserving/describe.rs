@@ -6,8 +6,8 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::signature::{ModelSignature, ModelState, TensorSpec};
 use nobat_core::tensor::Datatype;
-use nobat_serving::Predictor;
 use nobat_serving::registry::{VersionEntry, Want};
+use nobat_serving::{Predictor, RequestContext};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -49,8 +49,8 @@ async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse 
     params(("model" = String, Path, description = "The model's name", example = "digits")),
     responses((status = 200, description = "The status", body = Value), PlainRefusals),
 )]
-pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> ApiResult {
-    let entry = predictor.entry(model)?;
+pub(super) fn status(context: &RequestContext, predictor: &Predictor, model: &str, want: Want<'_>) -> ApiResult {
+    let entry = predictor.entry(context, model)?;
     let versions: Vec<&VersionEntry> = match want {
         Want::Default => entry.versions.iter().collect(),
         want => vec![entry.find(want)?],
@@ -74,8 +74,8 @@ pub(super) fn status(predictor: &Predictor, model: &str, want: Want<'_>) -> ApiR
     params(("model" = String, Path, description = "The model's name", example = "digits")),
     responses((status = 200, description = "The signature", body = Value), PlainRefusals),
 )]
-pub(super) fn metadata(predictor: &Predictor, model: &str, want: Want<'_>) -> ApiResult {
-    let entry = predictor.entry(model)?;
+pub(super) fn metadata(context: &RequestContext, predictor: &Predictor, model: &str, want: Want<'_>) -> ApiResult {
+    let entry = predictor.entry(context, model)?;
     let route = predictor.route(model, want).transpose()?;
     let signature = match (&route, want) {
         (Some(route), _) => &route.signature,

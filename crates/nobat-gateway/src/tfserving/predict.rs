@@ -128,7 +128,7 @@ impl PredictCall {
         let wait = query.wait.or_else(preferred);
         options.deadline = options.deadline.into_iter().chain(wait).min();
         let patience = options.deadline.unwrap_or_else(|| predictor.state().settings.sync_timeout);
-        let target = predictor.resolve_loaded(model, want, patience).await?;
+        let target = predictor.resolve_loaded(&context::of(request), model, want, patience).await?;
         let options = target.after_wait(options);
         Ok((target, options))
     }

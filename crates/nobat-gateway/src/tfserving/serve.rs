@@ -36,7 +36,7 @@ async fn serve(request: HttpRequest, payload: Payload, predictor: Data<Predictor
         // Boxed: the future of the hot route is small without them.
         Action::Classify => Box::pin(rank::classify(&request, payload, &predictor, model, call.want)).await,
         Action::Regress => Box::pin(rank::regress(&request, payload, &predictor, model, call.want)).await,
-        Action::Status => describe::status(&predictor, call.model, call.want),
-        Action::Metadata => describe::metadata(&predictor, call.model, call.want),
+        Action::Status => describe::status(&context::of(&request), &predictor, call.model, call.want),
+        Action::Metadata => describe::metadata(&context::of(&request), &predictor, call.model, call.want),
     }
 }

@@ -51,8 +51,9 @@ pub(super) fn configure(routes: &mut ServiceConfig) {
 async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     let named = named(&request)?;
     // What cannot be served is refused before its body is read.
-    let early = match predictor.resolve(Some(&named.model), named.want()) {
-        Err(error) if predictor.is_coming(Some(&named.model), named.want(), &error) => None,
+    let context = context::of(&request);
+    let early = match predictor.resolve(&context, Some(&named.model), named.want()) {
+        Err(error) if predictor.is_coming(&context, Some(&named.model), named.want(), &error) => None,
         resolved => Some(resolved?),
     };
     let body = body::read(&request, payload, &predictor).await?;
@@ -61,7 +62,7 @@ async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor
         Some(target) => Ok(target),
         None => {
             let patience = patience.unwrap_or_else(|| predictor.state().settings.sync_timeout);
-            predictor.resolve_loaded(Some(&named.model), named.want(), patience).await
+            predictor.resolve_loaded(&context, Some(&named.model), named.want(), patience).await
         }
     };
     let (document, target) = match binary::split(request.headers(), body)? {
@@ -87,7 +88,7 @@ async fn infer(request: HttpRequest, payload: Payload, predictor: Data<Predictor
     };
     outputs::check_json_can_carry(signature, &requested, all_binary)?;
     let options = JobOptions { idempotency, ..target.after_wait(parameters.job_options()) };
-    let prediction = predictor.predict(&context::of(&request), &target, wanted, options).await?;
+    let prediction = predictor.predict(&context, &target, wanted, options).await?;
     let version = prediction.version(&target);
     let timing = server_timing(&prediction);
     let outputs = outputs::select(prediction.response, &requested, signature)?;

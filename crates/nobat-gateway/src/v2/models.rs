@@ -50,7 +50,7 @@ async fn list(request: HttpRequest, predictor: Data<Predictor>) -> HttpResponse 
 )]
 async fn describe(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     let named = named(&request)?;
-    let (entry, target) = predictor.describe(&named.model, named.want())?;
+    let (entry, target) = predictor.describe(&context::of(&request), &named.model, named.want())?;
     Ok(HttpResponse::Ok().json(metadata::model(&entry, &target)))
 }
 
@@ -66,7 +66,7 @@ async fn describe(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult
 )]
 async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     let named = named(&request)?;
-    let ready = match predictor.resolve(Some(&named.model), named.want()) {
+    let ready = match predictor.resolve(&context::of(&request), Some(&named.model), named.want()) {
         Ok(target) => target.live,
         Err(error) if error.code == ErrorCode::ModelNotReady => false,
         Err(error) => return Err(error.into()),
@@ -83,7 +83,7 @@ async fn ready(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
 )]
 async fn configuration(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
     let named = named(&request)?;
-    let target = predictor.resolve(Some(&named.model), named.want())?;
+    let target = predictor.resolve(&context::of(&request), Some(&named.model), named.want())?;
     Ok(HttpResponse::Ok().json(config::json(&target.signature)))
 }
 

@@ -59,9 +59,9 @@ pub(crate) async fn load(shared: &ServingState, model: &str) -> Result<()> {
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) async fn unload(shared: &ServingState, model: &str) -> Result<()> {
+pub(crate) async fn unload(shared: &ServingState, context: &RequestContext, model: &str) -> Result<()> {
     check_name(model)?;
-    shared.registry.load().model(model)?;
+    shared.registry.load().model_among(model, |name| context.covers(name))?;
     loading::carry_out(shared, model, LoadCommand::Unload).await
 }
 

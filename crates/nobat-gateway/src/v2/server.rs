@@ -132,7 +132,7 @@ async fn load(request: HttpRequest, payload: Payload, predictor: Data<Predictor>
 )]
 async fn unload(request: HttpRequest, payload: Payload, predictor: Data<Predictor>) -> ApiResult {
     let _: LoadRequest = small_body(&request, payload, &predictor).await?;
-    repository::unload(predictor.state(), &named(&request)?.model).await?;
+    repository::unload(predictor.state(), &context::of(&request), &named(&request)?.model).await?;
     Ok(nothing())
 }
 

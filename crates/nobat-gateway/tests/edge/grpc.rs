@@ -61,6 +61,14 @@ async fn a_key_in_metadata_goes_as_far_as_over_http() {
         assert_eq!(status.code(), code, "{status}");
         assert!(key.is_none_or(|key| !status.message().contains(key)), "a key is never repeated");
     }
+    // Nothing is told of a model that the key does not cover: not whether it has a version, nor its name.
+    let version = ModelInferRequest { model_version: "9".into(), ..infer() };
+    let status = client.model_infer(with_key(version, Some(&elsewhere))).await.expect_err("refused");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    let absent = ModelInferRequest { model_name: "other".into(), ..infer() };
+    let status = client.model_infer(with_key(absent, Some(&elsewhere))).await.expect_err("there is none");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    assert!(!status.message().contains(MODEL), "{status}");
     let load = RepositoryModelLoadRequest { model_name: MODEL.into(), ..Default::default() };
     let status = client.repository_model_load(with_key(load, Some(&good))).await.expect_err("not an administrator");
     assert_eq!(status.code(), Code::PermissionDenied);

@@ -10,7 +10,7 @@ use nobat_queue::sqlite::SqliteQueue;
 use nobat_serving::auth::{self, AuthConfig, Keyring, NewKey, Scope};
 use serde_json::json;
 
-use crate::house::House;
+use crate::house::{House, MODEL, send};
 
 pub(crate) fn key(name: &str, scope: Scope, models: &[&str], valid_s: Option<u64>) -> NewKey {
     NewKey {
@@ -68,6 +68,66 @@ async fn each_key_is_let_in_as_far_as_it_goes() {
         assert_eq!((reply.status, reply.header("www-authenticate")), (401, "Bearer realm=\"nobat\""), "{header:?}");
         assert!(reply.text.contains(says), "{header:?}: {}", reply.text);
     }
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_learns_nothing_of_models_that_it_does_not_cover() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut ring = Keyring::default();
+    let elsewhere = ring.add(key("elsewhere", Scope::Predict, &["other*"], None), auth::now_s()).expect("made");
+    let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
+    let ask = async |path: &str, body: &'static str| {
+        let request = match body {
+            "" => reqwest::Client::new().get(house.url(path)),
+            body => reqwest::Client::new().post(house.url(path)).body(body),
+        };
+        send(request, Some(&elsewhere), &[]).await
+    };
+    // Neither a version, nor the shape of an input, tells that there is such a model.
+    let short = r#"{"instances": [[1.0]]}"#;
+    for (path, body) in [
+        ("/api/v1/predict/NAME", short),
+        ("/api/v1/predict/NAME?version=9", short),
+        ("/api/v1/predict/NAME?wait=1&label=none", short),
+        ("/api/v1/predict/NAME/many", r#"{"requests": [{"instances": [[1.0]]}]}"#),
+        ("/v1/models/NAME/versions/9:predict", short),
+        ("/v2/models/NAME/versions/9/infer", r#"{"inputs": []}"#),
+        ("/v2/models/NAME/versions/9", ""),
+        ("/api/v1/queues/NAME", ""),
+    ] {
+        let there = ask(&path.replace("NAME", MODEL), body).await;
+        let absent = ask(&path.replace("NAME", "none"), body).await;
+        assert_eq!((there.status, absent.status), (403, 403), "{path}: {} {}", there.text, absent.text);
+    }
+    // What it may ask for is not there; what is there is not named.
+    for (path, body) in [
+        ("/api/v1/predict/other", short),
+        ("/v1/models/other:predict", short),
+        ("/v1/models/other", ""),
+        ("/v2/models/other/infer", r#"{"inputs": []}"#),
+        ("/v2/models/other/stats", ""),
+        ("/api/v1/models/other", ""),
+        ("/api/v1/queues/other", ""),
+        ("/v1/embeddings", r#"{"model": "other", "input": "a"}"#),
+    ] {
+        let reply = ask(path, body).await;
+        assert_eq!(reply.status, 404, "{path}: {}", reply.text);
+        assert!(!reply.text.contains(MODEL), "{path}: {}", reply.text);
+    }
+    let default = ask("/invocations", short).await;
+    assert_eq!(default.status, 403, "{}", default.text);
+    assert!(!default.text.contains(MODEL), "{}", default.text);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn whether_the_default_model_serves_is_told_without_its_name() {
+    let config = GatewayConfig { default_model: "missing".into(), ..GatewayConfig::default() };
+    let house = House::start(config, json!({}), Duration::ZERO).await;
+    let reply = house.get("/ping", None).await;
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (503, Some("model_not_ready")), "{}", reply.text);
+    assert!(!reply.text.contains(MODEL) && !reply.text.contains("missing"), "{}", reply.text);
     house.stop().await;
 }
 

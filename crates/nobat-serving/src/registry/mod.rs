@@ -109,13 +109,22 @@ impl Snapshot {
     /// # Errors
     /// `model_not_found`, naming what there is.
     pub fn model(&self, name: &str) -> Result<&ModelEntry> {
+        self.model_among(name, |_| true)
+    }
+
+    /// As [`Snapshot::model`], for a caller who may know of the models that it `covers` alone.
+    ///
+    /// # Errors
+    /// `model_not_found`, naming what there is of those.
+    pub fn model_among(&self, name: &str, covers: impl Fn(&str) -> bool) -> Result<&ModelEntry> {
         self.models.get(name).ok_or_else(|| {
-            let mut names: Vec<_> = self.models.keys().map(SmolStr::as_str).collect();
+            let mut names: Vec<_> = self.models.keys().map(SmolStr::as_str).filter(|name| covers(name)).collect();
             names.sort_unstable();
             let more = if names.len() > NAMES_SHOWN { ", …" } else { "" };
             names.truncate(NAMES_SHOWN);
             let known = match &names[..] {
-                [] => "no worker has registered a model yet".to_owned(),
+                [] if self.models.is_empty() => "no worker has registered a model yet".to_owned(),
+                [] => "none that the API key covers is served".to_owned(),
                 names => format!("models: {}{more}", names.join(", ")),
             };
             Error::new(ErrorCode::ModelNotFound, format!("there is no model `{}`; {known}", clip(name)))
@@ -127,9 +136,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// `model_not_found` when there is none, or more than one to choose from.
-    pub fn default_model(&self, preferred: &str) -> Result<&ModelEntry> {
+    pub fn default_model(&self, preferred: &str, covers: impl Fn(&str) -> bool) -> Result<&ModelEntry> {
         if !preferred.is_empty() {
-            return self.model(preferred);
+            return self.model_among(preferred, covers);
         }
         let mut models = self.models.values();
         match (models.next(), models.next()) {
@@ -322,9 +331,9 @@ mod tests {
     #[test]
     fn the_only_model_is_the_default_and_a_choice_is_refused() {
         let one = Snapshot::default().next(vec![worker("a", vec![signature("m", "1", ModelState::Ready)])]);
-        assert_eq!(one.default_model("").expect("the only one").name, "m");
+        assert_eq!(one.default_model("", |_| true).expect("the only one").name, "m");
         let two = one.next(vec![worker("b", vec![signature("n", "1", ModelState::Ready)])]);
-        assert!(two.default_model("").is_err());
-        assert_eq!(two.default_model("n").expect("the set one").name, "n");
+        assert!(two.default_model("", |_| true).is_err());
+        assert_eq!(two.default_model("n", |_| true).expect("the set one").name, "n");
     }
 }

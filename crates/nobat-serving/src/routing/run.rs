@@ -49,9 +49,14 @@ pub(crate) fn plan_for(state: &ServingState, context: &RequestContext, route: &s
 ///
 /// # Errors
 /// As the registry's resolve.
-pub(crate) fn leaf(state: &ServingState, model: &str, version: &str) -> Result<ResolvedModel> {
-    let entry = state.registry.load();
-    let entry = entry.model(model)?;
+pub(crate) fn leaf(
+    state: &ServingState,
+    context: &RequestContext,
+    model: &str,
+    version: &str,
+) -> Result<ResolvedModel> {
+    let registry = state.registry.load();
+    let entry = registry.model_among(model, |name| context.covers(name))?;
     match version {
         "" => entry.resolve(Want::Default),
         version => entry.resolve(Want::Version(version)).or_else(|error| {
@@ -102,7 +107,7 @@ pub(crate) fn carry_out<'a>(
     Box::pin(async move {
         match plan {
             Plan::Model { model, version } => {
-                let target = leaf(&calls.state, model, version)?;
+                let target = leaf(&calls.state, context, model, version)?;
                 calls.predict(context, &target, request, options).await
             }
             Plan::Group { children, join, on_failure } => {
