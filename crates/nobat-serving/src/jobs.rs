@@ -22,7 +22,7 @@ const LOOK_FOR: Duration = Duration::from_millis(20);
 const MODELS_ASKED: usize = 200;
 
 impl Predictor {
-    /// Reads the job as it stands, after up to `wait` for its end. A made-up id, another
+    /// Reads the job as it stands, after up to `wait` for its end, or for this gateway's. A made-up id, another
     /// caller's and a malformed one look the same. Another's is told by the id's check
     /// before the store is asked, and by the record once it is there; an administrator
     /// reads everybody's, which the record alone can tell.
@@ -49,9 +49,9 @@ impl Predictor {
         }
         let found = match wait {
             Duration::ZERO => queue.get(id).await?,
-            wait if is_own => self.queue_client().wait(id, wait).await?,
+            wait if is_own => self.until_end(id, wait).await?,
             wait => match queue.get(id).await? {
-                Some(view) if self.may_see(context, id, &view) => self.queue_client().wait(id, wait).await?,
+                Some(view) if self.may_see(context, id, &view) => self.until_end(id, wait).await?,
                 _ => None,
             },
         };
@@ -59,6 +59,15 @@ impl Predictor {
             Some(view) if self.may_see(context, id, &view) => Ok(view),
             None if is_own => Err(absent(id, SystemTime::now())),
             _ => Err(not_found(text)),
+        }
+    }
+
+    /// The job at its end, or as it stands when the wait is over. A gateway that drains is no
+    /// longer waited at: a job may run when no one of today's processes does.
+    async fn until_end(&self, id: JobId, wait: Duration) -> Result<Option<JobView>> {
+        tokio::select! {
+            found = self.queue_client().wait(id, wait) => found,
+            () = self.state().drain_begins() => self.state().queue.get(id).await,
         }
     }
 

@@ -9,6 +9,7 @@ use nobat_queue::{Condition, Queue};
 use nobat_runtime::Metrics;
 use nobat_webhooks::outbound::Fetcher;
 use nobat_webhooks::{ResultView, Webhooks};
+use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::audit::Audit;
@@ -67,6 +68,8 @@ pub struct ServingState {
     /// Whether it can serve.
     pub readiness: Readiness,
     draining: AtomicBool,
+    /// Tells those who wait for what may not come that it drains.
+    drains: watch::Sender<bool>,
 }
 
 impl ServingState {
@@ -105,6 +108,7 @@ impl ServingState {
             shared_counts: SharedCounts::new(queue.metadata()),
             readiness,
             draining: AtomicBool::new(false),
+            drains: watch::Sender::new(false),
             settings,
             queue,
         })
@@ -115,9 +119,16 @@ impl ServingState {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Resolves when the gateway begins to shut down.
+    pub(crate) async fn drain_begins(&self) {
+        // The sender lives as long as this state.
+        let _ = self.drains.subscribe().wait_for(|drains| *drains).await;
+    }
+
     /// Starts to refuse new predictions; those in flight go on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.drains.send_replace(true);
         self.readiness.tell(false);
         // Who waits for a model hears of it.
         self.registry.look_again();

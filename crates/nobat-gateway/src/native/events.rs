@@ -31,7 +31,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A job's events
 ///
 /// One event per state, named by it, with the job as data; the stream ends
-/// with the job, and with the key or session that it was asked for with. A heartbeat comment every 15 s. `Last-Event-ID` is honoured.
+/// with the job, with the key or session that it was asked for with, and when the gateway stops. A heartbeat comment every 15 s. `Last-Event-ID` is honoured.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", tag = "jobs", operation_id = "job_events",
     params(
@@ -87,7 +87,8 @@ impl Follower {
                 self.next = (!view.state.is_terminal()).then_some(view);
                 return Some(text);
             }
-            if view.state.is_terminal() {
+            // A job's end may be far: the client goes on at another gateway.
+            if view.state.is_terminal() || self.predictor.state().is_draining() {
                 return None;
             }
             let idle = self.sent.elapsed();

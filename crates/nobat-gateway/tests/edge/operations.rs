@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nobat_core::job::JobState;
 use nobat_gateway::GatewayConfig;
 use nobat_serving::auth::now_s;
 use nobat_serving::monitor::MonitorConfig;
+use nobat_serving::{Predictor, RequestContext};
 use nobat_webhooks::outbound::{AddressPolicy, WebhookSecret};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -151,4 +153,27 @@ async fn a_worker_that_dies_beside_another_is_missed_and_one_that_leaves_is_not(
     house.queue.register_worker(&worker("comes"), long).await.expect("registered");
     workers_say(&house, "2 live workers serve every").await;
     house.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_kept_waiting_for_a_job_by_a_gateway_that_drains() {
+    let config = GatewayConfig { drain_s: 600, ..GatewayConfig::default() };
+    let house = House::start(config, json!({}), Duration::ZERO).await;
+    let id = house.enqueue_and("?delay=1h").await.json()["id"].as_str().expect("an id").to_owned();
+    let mut events = reqwest::get(house.url(&format!("/api/v1/jobs/{id}/events"))).await.expect("an answer");
+    let mut seen = events.chunk().await.expect("a stream").expect("an event").to_vec();
+    let predictor = Predictor::new(house.gateway.serving().clone());
+    let long = Duration::from_secs(300);
+    let poll = async {
+        let view = predictor.job(&RequestContext::anonymous(), &id, long).await.expect("as it stands");
+        assert_eq!(view.state, JobState::Scheduled);
+    };
+    let follow = async {
+        while let Some(more) = events.chunk().await.expect("the stream ends and is not cut") {
+            seen.extend_from_slice(&more);
+        }
+    };
+    let all = async { tokio::join!(poll, follow, house.stop()) };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("the drain ends long before its limit");
+    assert!(String::from_utf8_lossy(&seen).contains("event: scheduled"));
 }
