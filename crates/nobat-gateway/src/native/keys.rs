@@ -148,10 +148,15 @@ pub(crate) async fn make(request: HttpRequest, payload: Payload, predictor: Data
     if days.is_some_and(|days| days == 0 || days > DAYS_MAX) {
         return Err(invalid(format!("days takes 1 to {DAYS_MAX}; leave it out for a key without an end")).into());
     }
+    // A name that was left blank means no model; a key of none of them would be one of all.
+    if models.iter().any(|model| model.trim().is_empty()) {
+        let message = "models has an empty name; name models, or leave `models` out for a key of all";
+        return Err(invalid(message.to_owned()).into());
+    }
     let new = NewKey {
         name: name.trim().into(),
         scope,
-        models: models.into_iter().filter(|model| !model.is_empty()).map(Into::into).collect(),
+        models: models.into_iter().map(Into::into).collect(),
         valid_s: days.map(|days| days * 86_400),
         rate_per_s: 0.0,
         burst: 0,

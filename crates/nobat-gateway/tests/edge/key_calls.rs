@@ -159,3 +159,20 @@ async fn an_administrator_of_some_models_makes_no_key_for_more_and_takes_none_ov
     let made = call(&house, post, "/api/v1/keys", &whole, r#"{"name": "more", "scope": "read"}"#).await;
     assert_eq!(made.status, 201, "{}", made.text);
 }
+
+#[actix_web::test]
+async fn a_blank_name_of_a_model_makes_no_key_of_all() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut ring = Keyring::default();
+    let admin = ring.add(key("admin", Scope::Admin, &[], None), auth::now_s()).expect("made");
+    let house = House::start(with_keys(&dir.path().join("keys.toml"), &ring), json!({}), Duration::ZERO).await;
+    for models in [json!([""]), json!(["echo", " "])] {
+        let asked = json!({ "name": "blank", "scope": "predict", "models": models }).to_string();
+        let refused = call(&house, reqwest::Method::POST, "/api/v1/keys", &admin, &asked).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert!(refused.text.contains("leave `models` out"), "{}", refused.text);
+    }
+    let listed = call(&house, reqwest::Method::GET, "/api/v1/keys", &admin, "").await.json();
+    assert_eq!(listed["keys"].as_array().map(Vec::len), Some(1), "{listed}");
+    house.stop().await;
+}
