@@ -81,7 +81,7 @@ impl Follower {
         loop {
             let view = self.next.take().filter(|_| self.held.stands(&self.predictor))?;
             let event = event_id(&view);
-            if self.seen.is_none_or(|seen| seen < event) {
+            if self.seen.is_none_or(|seen| is_news(seen, event)) {
                 self.seen = Some(event);
                 let text = print(&view, event);
                 self.next = (!view.state.is_terminal()).then_some(view);
@@ -104,20 +104,68 @@ impl Follower {
     }
 }
 
-/// Grows over a job's life: attempts first, then how far the state is.
+/// Grows over a job's life: attempts first, then how far the state is. A dead letter that is
+/// sent back begins anew, so its end is told from all others.
 fn event_id(view: &JobView) -> u64 {
     let progress = match view.state {
         JobState::Scheduled => 0,
         JobState::Queued => 1,
         JobState::Leased => 2,
         JobState::Failed => 3,
-        JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired => 9,
+        JobState::Dead => DEAD,
+        JobState::Succeeded | JobState::Cancelled | JobState::Expired => 9,
     };
     u64::from(view.attempts) * 10 + progress
+}
+
+/// The last digit of a dead letter's event.
+const DEAD: u64 = 8;
+
+/// Whether a client that has seen one event has not seen the other. What follows a dead letter
+/// is a life of its own.
+fn is_news(seen: u64, event: u64) -> bool {
+    seen < event || (seen % 10 == DEAD && seen != event)
 }
 
 fn print(view: &JobView, event: u64) -> String {
     // A struct of plain fields always serializes.
     let data = serde_json::to_string(&JobObject::from(view)).unwrap_or_default();
     format!("id: {event}\nevent: {}\ndata: {data}\n\n", view.state.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nobat_core::{JobId, OwnerId};
+
+    fn event(attempts: u32, state: JobState) -> u64 {
+        event_id(&JobView {
+            id: JobId { random: 1, tombstone_min: 1, mac: 1, locator: 1 },
+            model: "m".into(),
+            owner: OwnerId::ANONYMOUS,
+            state,
+            priority: 0,
+            attempts,
+            created_at_ms: 1,
+            finished_at_ms: None,
+            error: None,
+            result: None,
+            tags: Default::default(),
+        })
+    }
+
+    #[test]
+    fn who_saw_a_dead_letter_is_told_what_becomes_of_it_when_it_is_sent_back() {
+        let dead = event(3, JobState::Dead);
+        let life = [(0, JobState::Queued), (1, JobState::Leased), (1, JobState::Failed), (3, JobState::Succeeded)];
+        let mut seen = dead;
+        for (attempts, state) in life {
+            let event = event(attempts, state);
+            assert!(is_news(seen, event), "{state:?} after {seen}");
+            assert!(!is_news(event, event));
+            seen = event;
+        }
+        assert!(is_news(event(1, JobState::Dead), event(1, JobState::Succeeded)));
+        assert!(!is_news(event(1, JobState::Leased), event(1, JobState::Queued)), "a lease that was given back");
+    }
 }
