@@ -24,6 +24,9 @@ use crate::{body, context, query};
 /// Bytes that an owner's notes may have.
 const METADATA_BYTES: usize = 16 << 10;
 
+/// Bytes that a body may have: all of it is escaped at most.
+const BODY_BYTES: usize = 8 * METADATA_BYTES;
+
 /// Adds the routes.
 pub(super) fn configure(config: &mut ServiceConfig) {
     config
@@ -67,6 +70,11 @@ async fn create(
     query::none(&request)?;
     let context = context::of(&request);
     let body = body::read_json(&request, payload, &predictor).await?;
+    // Read as values, a body takes up to a hundred times its bytes.
+    if body.len() > BODY_BYTES {
+        let message = format!("the body has {} bytes; one of a batch has at most {BODY_BYTES}", body.len());
+        return Err(Error::new(ErrorCode::PayloadTooLarge, message).into());
+    }
     let asked: BatchBody = body::object(&body)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is no batch: {error}")))?;
     if asked.endpoint != embeddings::PATH {

@@ -4,19 +4,19 @@ use actix_web::HttpRequest;
 use actix_web::web::Payload;
 use nobat_core::parameters::Parameters;
 use nobat_core::task::TaskKind;
-use nobat_core::{Error, ErrorCode, Result, clip};
+use nobat_core::{Error, ErrorCode, Result};
 use nobat_serving::Predictor;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::documents;
 use crate::text::model::find;
 use crate::text::ranking::{Ranking, rank};
 use crate::text::texts::{Texts, empty};
 use crate::{body, context, query};
 
 /// Documents to rank for a query.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "query": "what is it?", "documents": ["this", "that"] }))]
 pub(super) struct RerankBody {
@@ -26,8 +26,9 @@ pub(super) struct RerankBody {
     /// What is asked.
     query: String,
     /// What may answer it, as texts or as objects with `text`; any number.
-    #[schema(min_items = 1)]
-    documents: Vec<Value>,
+    #[schema(min_items = 1, value_type = Vec<Value>)]
+    #[serde(deserialize_with = "documents::read")]
+    documents: Texts,
     /// How many of the best are answered; all when left out.
     #[schema(required = false, minimum = 1)]
     top_n: Option<u64>,
@@ -68,20 +69,11 @@ pub(super) async fn ranked(
     let body = body::read_json(request, payload, predictor).await?;
     let asked: RerankBody = body::object(&body)
         .map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body is no rerank request: {error}")))?;
-    if asked.documents.is_empty() {
+    if asked.documents.rows == 0 {
         return Err(empty("documents"));
     }
     if asked.top_n == Some(0) {
         return Err(Error::invalid("top_n is 0; it takes 1 or more"));
-    }
-    let mut texts = Texts::default();
-    for (at, document) in asked.documents.iter().enumerate() {
-        let text = document.as_str().or_else(|| document.get("text")?.as_str()).ok_or_else(|| {
-            let shown = document.to_string();
-            let message = format!("documents[{at}] is {}; it takes a text, or an object with `text`", clip(&shown));
-            Error::new(ErrorCode::InvalidJson, message)
-        })?;
-        texts.push(text);
     }
     let mut parameters = Parameters::default();
     if let Some(truncation) = asked.truncation {
@@ -89,8 +81,8 @@ pub(super) async fn ranked(
     }
     let model =
         find(predictor, &context, asked.model.as_deref(), &[TaskKind::Rerank], ErrorCode::InvalidParameter).await?;
-    let documents = asked.return_documents.unwrap_or(returns_documents).then(|| texts.to_list());
-    let mut ranking = rank(predictor, &context, &model, &asked.query, texts, parameters).await?;
+    let documents = asked.return_documents.unwrap_or(returns_documents).then(|| asked.documents.to_list());
+    let mut ranking = rank(predictor, &context, &model, &asked.query, asked.documents, parameters).await?;
     ranking.ranked.truncate(asked.top_n.map_or(usize::MAX, |most| most as usize));
     Ok(Ranked { model: model.name().to_owned(), ranking, documents })
 }

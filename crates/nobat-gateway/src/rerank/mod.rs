@@ -2,6 +2,7 @@
 
 mod call;
 mod cohere;
+mod documents;
 mod jina;
 
 use utoipa_actix_web::service_config::ServiceConfig;
