@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nobat_core::job::{JobError, JobOptions, JobState, Outcome, Settlement};
 use nobat_core::{ErrorCode, OwnerId};
-use nobat_queue::{Queue, QueueSettings, Renewal};
+use nobat_queue::{ListFilter, Queue, QueueSettings, Renewal};
 use redis_support::*;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -70,6 +70,32 @@ async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
         redis::cmd("KEYS").arg("nobat{digits}:*:in").query(&mut server.connection()).expect("listed");
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn whoever_looks_for_a_name_makes_no_queue_of_it() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    let mut id = queue.client().enqueue(job("one")).await.expect("accepted").id;
+    id.random += 1;
+    for tag in [None, Some("t")] {
+        let filter = ListFilter { model: Some("no-such".into()), tag: tag.map(Into::into), ..ListFilter::default() };
+        let mut page = queue.list(&filter, None, 10).await.expect("listed");
+        while let Some(cursor) = page.cursor.take() {
+            assert!(page.jobs.is_empty());
+            page = queue.list(&filter, Some(&cursor), 10).await.expect("listed");
+        }
+        assert!(page.jobs.is_empty());
+    }
+    assert_eq!(queue.find_idempotent("no-such", OwnerId::ANONYMOUS, "k").await.expect("answered"), None);
+    assert_eq!(queue.redrive("no-such", &[], 10).await.expect("answered"), 0);
+    assert_eq!(queue.purge("no-such", &[id], 10).await.expect("answered"), 0);
+    assert_eq!(queue.counts("no-such").await.expect("counted"), Default::default());
+    let mut connection = server.connection();
+    let queues: Vec<String> = redis::cmd("HKEYS").arg("nobat{:}queues").query(&mut connection).expect("listed");
+    assert_eq!(queues, ["digits"]);
+    let own: Vec<String> = redis::cmd("KEYS").arg("nobat{no-such}*").query(&mut connection).expect("listed");
+    assert_eq!(own, Vec::<String>::new());
 }
 
 #[tokio::test]

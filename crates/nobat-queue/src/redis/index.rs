@@ -351,7 +351,7 @@ impl RedisStore {
 
     /// The job of an idempotency key.
     pub(crate) async fn job_of_key(&self, model: &str, owner: OwnerId, key: &str) -> Result<Option<JobId>> {
-        let queue = self.queue(model).await?;
+        let Some(queue) = self.existing_queue(model).await? else { return Ok(None) };
         let name = queue.own(&format!("i:{:032x}", super::keys::idempotency_key(owner, key)));
         let known: Option<Vec<u8>> = self.query(redis::cmd("GET").arg(name), "an idempotency key").await?;
         let Some((_, known)) = known.as_deref().and_then(|known| known.split_first_chunk::<16>()) else {

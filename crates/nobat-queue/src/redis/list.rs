@@ -37,7 +37,7 @@ impl RedisStore {
     pub(crate) async fn list(&self, filter: &ListFilter, cursor: Option<&str>, limit: usize) -> Result<Page> {
         let limit = limit.clamp(1, SCAN);
         let mut queues = match &filter.model {
-            Some(model) => vec![self.queue(model).await?],
+            Some(model) => self.existing_queue(model).await?.into_iter().collect(),
             None => self.all_queues().await?,
         };
         queues.sort_by_key(|queue| queue.number);

@@ -191,14 +191,14 @@ impl Queue for RedisQueue {
     }
 
     async fn redrive(&self, model: &str, ids: &[JobId], limit: usize) -> Result<u64> {
-        let queue = self.store.queue(model).await?;
+        let Some(queue) = self.store.existing_queue(model).await? else { return Ok(0) };
         let step_us = self.store.settings.aging().step_us();
         let call = |count| scripts::REDRIVE.on(&queue.base).arg(step_us).arg(count).clone();
         self.store.move_dead(ids, limit, call).await
     }
 
     async fn purge(&self, model: &str, ids: &[JobId], limit: usize) -> Result<u64> {
-        let queue = self.store.queue(model).await?;
+        let Some(queue) = self.store.existing_queue(model).await? else { return Ok(0) };
         self.store.move_dead(ids, limit, |count| scripts::PURGE.on(&queue.base).arg(count).clone()).await
     }
 

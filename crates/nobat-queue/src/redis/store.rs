@@ -96,16 +96,23 @@ impl RedisStore {
             return Ok(known);
         }
         let _turn = self.numbering.lock().await;
-        if let Some(known) = self.known_queue(model) {
+        // Asked first: also a server that refuses writes can tell a known one.
+        if let Some(known) = self.existing_queue(model).await? {
             return Ok(known);
         }
-        // Asked first: also a server that refuses writes can tell a known one.
-        let known = redis::cmd("HGET").arg(self.prefix.global("queues")).arg(model).clone();
-        let number = match self.query::<Option<u64>>(&known, "a queue number").await? {
-            Some(number) => number,
-            None => self.query(scripts::NUMBER.on(self.prefix.global("")).arg(model), "a queue number").await?,
-        };
+        let number = self.query(scripts::NUMBER.on(self.prefix.global("")).arg(model), "a queue number").await?;
         Ok(self.remember(model, number))
+    }
+
+    /// The queue of a model if it has a number. Whoever only looks asks so: a queue is kept and
+    /// swept for good, and callers look for whatever name they like.
+    pub(crate) async fn existing_queue(&self, model: &str) -> Result<Option<Arc<QueueKeys>>> {
+        if let Some(known) = self.known_queue(model) {
+            return Ok(Some(known));
+        }
+        let number = redis::cmd("HGET").arg(self.prefix.global("queues")).arg(model).clone();
+        let number: Option<u64> = self.query(&number, "a queue number").await?;
+        Ok(number.map(|number| self.remember(model, number)))
     }
 
     /// The queue of a public id; `None` when there is none of that number.
