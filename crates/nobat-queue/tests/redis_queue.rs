@@ -5,7 +5,7 @@ mod redis_support;
 
 use std::time::Duration;
 
-use nobat_core::job::{JobError, JobOptions, JobState, Outcome, Settlement};
+use nobat_core::job::{JobError, JobOptions, JobState, NewJob, Outcome, Settlement};
 use nobat_core::{ErrorCode, OwnerId};
 use nobat_queue::{ListFilter, Queue, QueueSettings, Renewal};
 use redis_support::*;
@@ -70,6 +70,46 @@ async fn a_large_tensor_travels_beside_the_scripts_and_leaves_nothing_behind() {
         redis::cmd("KEYS").arg("nobat{digits}:*:in").query(&mut server.connection()).expect("listed");
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(queue.counts("digits").await.expect("counted").queued_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_data_is_told_again_what_ids_mean() {
+    let server = Server::start(&[]);
+    let first = queue(&server, QueueSettings::default()).await;
+    let client = first.client();
+    for model in ["other", "digits"] {
+        client.enqueue(NewJob { model: model.into(), ..job("before") }).await.expect("accepted");
+    }
+    let mut connection = server.connection();
+    let () = redis::cmd("FLUSHALL").query(&mut connection).expect("flushed");
+    let mut numbered = || redis::cmd("HLEN").arg("nobat{:}queues").query::<u64>(&mut connection).expect("answers");
+    until_async("the queues have their numbers again", async || numbered() == 2).await;
+    let id = client.enqueue(job("after")).await.expect("accepted").id;
+
+    let second = queue(&server, QueueSettings::default()).await;
+    let found = second.get(id).await.expect("the store answers").expect("is there");
+    assert_eq!((found.state, found.model.as_str()), (JobState::Queued, "digits"));
+    assert!(second.ids().verify(id, OwnerId::ANONYMOUS), "both key their ids alike");
+    for queue in [&first, &second] {
+        let page = queue.list(&ListFilter::default(), None, 10).await.expect("listed");
+        assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+    }
+}
+
+#[tokio::test]
+async fn a_new_queue_takes_no_number_that_another_has() {
+    let server = Server::start(&[]);
+    let queue = queue(&server, QueueSettings::default()).await;
+    for model in ["a", "b"] {
+        drop(queue.consumer(model, "w").await.expect("opens"));
+    }
+    let mut connection = server.connection();
+    let () = redis::cmd("HDEL").arg("nobat{:}queues").arg("a").query(&mut connection).expect("gone");
+    drop(queue.consumer("c", "w").await.expect("opens"));
+    let number = |model: &str, connection: &mut redis::Connection| {
+        redis::cmd("HGET").arg("nobat{:}queues").arg(model).query::<u64>(connection).expect("a number")
+    };
+    assert_eq!((number("b", &mut connection), number("c", &mut connection)), (2, 3));
 }
 
 #[tokio::test]

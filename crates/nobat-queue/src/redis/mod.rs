@@ -28,6 +28,7 @@ mod audit;
 mod client;
 mod connection;
 mod consumer;
+mod identity;
 mod index;
 mod jobs;
 mod keys;

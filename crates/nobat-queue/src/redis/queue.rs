@@ -70,12 +70,14 @@ impl RedisQueue {
             .subscribed(channels, on_push)
             .reporting_to(refusals.clone());
         let values = ConnectionManager::new(endpoint.clone(), Some(handle.clone()));
-        let (server, ids) = startup::prepare(&manager, &prefix, &settings).await?;
+        let (server, secret) = startup::prepare(&manager, &prefix, &settings).await?;
         let store = Arc::new(RedisStore {
             endpoint,
             prefix,
             settings,
-            ids,
+            ids: IdIssuer::new(secret),
+            secret,
+            displaced: AtomicBool::new(false),
             manager,
             values,
             queues: RwLock::default(),

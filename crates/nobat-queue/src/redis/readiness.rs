@@ -18,6 +18,7 @@ use std::time::Duration;
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::connection::{CONNECT_TIMEOUT, ConnectionManager, RefusalCause, unavailable};
+use super::identity;
 use super::store::RedisStore;
 
 /// Between two signs of life.
@@ -47,6 +48,8 @@ pub(crate) async fn run(store: Weak<RedisStore>) {
         // Who only works needs no readiness for jobs.
         if strong.accepts.load(Ordering::Relaxed) {
             ping(&strong.manager, &mut missed).await;
+            // What cannot be asked now is asked again.
+            let _ = tokio::time::timeout(PATIENCE, identity::keep(&strong)).await;
             for cause in strong.refusals.causes() {
                 if let RefusalCause::Writes(base) = &cause
                     && write_probe(&strong, base).await.is_ok()

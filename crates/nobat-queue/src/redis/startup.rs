@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nobat_core::retry::Backoff;
-use nobat_core::{Error, ErrorCode, IdIssuer, Result};
+use nobat_core::{Error, ErrorCode, Result};
 use redis::{RedisError, RedisResult, Value};
 
 use super::connection::{ConnectionManager, to_error, unavailable};
@@ -31,7 +31,7 @@ pub(crate) async fn prepare(
     manager: &ConnectionManager,
     prefix: &Prefix,
     settings: &QueueSettings,
-) -> Result<(ServerInfo, IdIssuer)> {
+) -> Result<(ServerInfo, [u8; 16])> {
     let nodes = reach(manager).await?;
     if let Some(advice) = nodes.first().and_then(|node| manager.advice(field(&node.info, "redis_mode"))) {
         return Err(refuse(advice));
@@ -58,7 +58,7 @@ pub(crate) async fn prepare(
         _ => None,
     };
     let secret = secret.ok_or_else(|| refuse(format!("redis key `{secret_key}` is not a secret of 16 bytes; delete it (all job ids become invalid) or use another prefix")))?;
-    Ok((ServerInfo { version, append_only, waits_for_file, value_max }, IdIssuer::new(secret)))
+    Ok((ServerInfo { version, append_only, waits_for_file, value_max }, secret))
 }
 
 /// A server of the deployment: one, or each master of a cluster.

@@ -26,6 +26,10 @@ pub(crate) struct RedisStore {
     pub(crate) prefix: Prefix,
     pub(crate) settings: QueueSettings,
     pub(crate) ids: IdIssuer,
+    /// What ids are keyed with.
+    pub(crate) secret: [u8; 16],
+    /// Whether it was said that the server has another secret by now.
+    pub(crate) displaced: AtomicBool,
     /// Administration, registry and sweeps; its driver runs on `runtime`.
     pub(crate) manager: ConnectionManager,
     /// Reads inputs and results of any size, and subscribes to nothing: the server closes a
@@ -83,6 +87,11 @@ impl RedisStore {
     /// As [`RedisStore::send`], for an answer of this type; `what` names it where it is of another.
     pub(crate) async fn query<T: FromRedisValue>(&self, cmd: &Cmd, what: &str) -> Result<T> {
         parse(self.send(cmd).await?, what)
+    }
+
+    /// Every queue that was met.
+    pub(crate) fn known_queues(&self) -> Vec<Arc<QueueKeys>> {
+        self.queues.read().by_model.values().cloned().collect()
     }
 
     /// The queue of a model that was met before.

@@ -9,7 +9,9 @@ local function number(KEYS, ARGV)
   local queues = base .. 'queues'
   local known = call('HGET', queues, ARGV[1])
   if known then return tonumber(known) end
-  local number = call('HLEN', queues) + 1
+  -- Some may be known to processes alone, of a server that lost its data.
+  local number = 1
+  for _, taken in ipairs(call('HVALS', queues)) do number = math.max(number, tonumber(taken) + 1) end
   call('HSET', queues, ARGV[1], number)
   return number
 end
