@@ -1,5 +1,7 @@
 //! What people do to queues: cancel, redrive, purge, pause, count, look.
 
+use std::collections::HashSet;
+
 use nobat_core::job::{JobError, JobState, JobView};
 use nobat_core::{ErrorCode, JobId, Result};
 
@@ -103,7 +105,10 @@ impl Machine {
             return self.index.queues[queue as usize].dead.iter().take(limit).map(|&(_, row)| row).collect();
         }
         let is_dead = |job: &Job| job.queue == queue && matches!(job.phase, Phase::Dead { .. });
-        ids.iter().filter(|&&id| self.find(id).is_some_and(is_dead)).map(|id| id.locator).collect()
+        let named = ids.iter().filter(|&&id| self.find(id).is_some_and(is_dead)).map(|id| id.locator);
+        // One that is named twice goes once, in the order of the names.
+        let mut seen = HashSet::new();
+        named.filter(|&row| seen.insert(row)).collect()
     }
 
     /// Sends dead letters to the end of their queue, their attempts forgotten and
