@@ -67,7 +67,7 @@ pub(crate) async fn get(request: HttpRequest, name: Path<String>, predictor: Dat
         queue: QueueObject::new(&name, counts),
         statistics: statistics(&name, &workers),
         drift: shared.drift.statuses(&name),
-        workers: workers.into_iter().map(worker_object).collect(),
+        workers: workers.into_iter().map(|worker| worker_object(worker, &name)).collect(),
     }))
 }
 
@@ -124,13 +124,8 @@ fn statistics(model: &str, workers: &[WorkerInfo]) -> Vec<ModelStatistics> {
     sums
 }
 
-fn worker_object(worker: WorkerInfo) -> WorkerObject {
-    let mut report = worker.report;
-    if let Some(members) = report.as_object_mut() {
-        members.remove("statistics");
-    } else {
-        report = serde_json::json!({});
-    }
+fn worker_object(worker: WorkerInfo, model: &str) -> WorkerObject {
+    let report = report_of(worker.report, model);
     WorkerObject {
         id: worker.id.to_string(),
         host: worker.host,
@@ -138,5 +133,45 @@ fn worker_object(worker: WorkerInfo) -> WorkerObject {
         started_at_ms: worker.started_at_ms,
         sessions: worker.sessions,
         report,
+    }
+}
+
+/// What a worker reports of one model, beside its statistics: whoever may see that one may not see
+/// all that the worker serves.
+fn report_of(mut report: serde_json::Value, model: &str) -> serde_json::Value {
+    let Some(members) = report.as_object_mut() else { return serde_json::json!({}) };
+    members.remove("statistics");
+    if let Some(controllers) = members.get_mut("batching").and_then(|all| all.as_array_mut()) {
+        controllers.retain(|controller| controller["model"] == model);
+    }
+    if let Some(loads) = members.get_mut("loads").and_then(|all| all.as_object_mut()) {
+        loads.retain(|name, _| name == model);
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::report_of;
+
+    #[test]
+    fn a_report_tells_of_no_other_model() {
+        let report = json!({
+            "nonce": 1,
+            "statistics": [{ "model": "other" }],
+            "batching": [{ "model": "one", "cap": 8 }, { "model": "other", "cap": 9 }],
+            "loads": { "one": { "done": 1 }, "other": { "done": 2 } },
+            "leases": 3,
+        });
+        let own = json!({
+            "nonce": 1,
+            "batching": [{ "model": "one", "cap": 8 }],
+            "loads": { "one": { "done": 1 } },
+            "leases": 3,
+        });
+        assert_eq!(report_of(report, "one"), own);
+        assert_eq!(report_of(json!(null), "one"), json!({}));
     }
 }
