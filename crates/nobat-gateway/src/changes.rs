@@ -22,6 +22,9 @@ const CHANGED: &[&str] = &[
     "/v2/repository/models",
 ];
 
+/// Answers 200 where it only counted: what it begins it answers 202.
+const COUNTED: &str = "/api/v1/jobs/operations";
+
 /// Notes an answered change.
 pub(crate) fn note<B>(response: &ServiceResponse<B>) {
     let request = response.request();
@@ -40,6 +43,9 @@ pub(crate) fn note<B>(response: &ServiceResponse<B>) {
     // A refusal is rendered after this.
     let refused = response.response().error().and_then(|error| error.as_error::<ApiError>());
     let status = refused.map_or(response.status(), |refused| http_status(refused.0.code)).as_u16();
+    if pattern == COUNTED && status == 200 {
+        return;
+    }
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let is_ours = header(header::USER_AGENT.as_str()).is_some_and(|agent| agent.starts_with("nobat-cli/"));
     let by = match header(cookie::OWN_PAGE) {
@@ -50,5 +56,11 @@ pub(crate) fn note<B>(response: &ServiceResponse<B>) {
     let extensions = request.extensions();
     let Some(context) = extensions.get::<RequestContext>() else { return };
     let action = format!("{} {pattern}", request.method());
-    predictor.state().audit.note(AuditEntry::of(context, by, action, request.path(), status));
+    let mut target = request.path().to_owned();
+    // Which of many jobs stands in the query. What was refused may hold anything.
+    if status < 400 && !request.query_string().is_empty() {
+        target.push('?');
+        target.push_str(request.query_string());
+    }
+    predictor.state().audit.note(AuditEntry::of(context, by, action, &target, status));
 }

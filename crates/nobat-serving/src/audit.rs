@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nobat_core::{Error, Result, clip};
+use nobat_core::{Error, Result};
 use nobat_queue::MetadataStore;
 use nobat_runtime::now_ms;
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ const WAITING: usize = 1_000;
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Most entries that may be kept.
 const KEPT_MAX: usize = 100_000;
+/// Most bytes of what an entry is about.
+const TARGET_MAX: usize = 400;
 const DAY_MS: u64 = 86_400_000;
 
 /// How long the log of changes is kept.
@@ -73,7 +75,7 @@ pub struct AuditEntry {
     pub by: SmolStr,
     /// Method and pattern of the path, or the gRPC call.
     pub action: String,
-    /// The path, or what the call names.
+    /// The path, with the query of what was done, or what the call names.
     pub target: String,
     /// HTTP status of the answer, or the one that its gRPC status stands for.
     pub status: u16,
@@ -90,7 +92,7 @@ impl AuditEntry {
             name: context.grant.as_ref().map(|grant| grant.name.clone()),
             by: by.into(),
             action,
-            target: clip(target).to_string(),
+            target: target[..target.floor_char_boundary(TARGET_MAX)].to_owned(),
             status,
             request_id: context.request_id.clone(),
         }

@@ -276,9 +276,8 @@ async fn forget_oldest(metadata: &dyn MetadataStore, mut known: Vec<Operation>) 
 }
 
 /// How many jobs a change of this one changed.
-async fn change_one(queue: &dyn Queue, action: OperationAction, started_at_ms: u64, job: &JobView) -> Result<u64> {
+async fn change_one(queue: &dyn Queue, action: OperationAction, job: &JobView) -> Result<u64> {
     match action {
-        _ if !action.takes(job, started_at_ms) => Ok(0),
         OperationAction::Cancel => queue.cancel(job.id).await.map(|_| 1),
         OperationAction::Retry => queue.redrive(&job.model, &[job.id], 1).await,
         OperationAction::Delete => queue.purge(&job.model, &[job.id], 1).await,
@@ -316,16 +315,15 @@ impl Run {
     /// Whether it went to its end.
     async fn rounds(&mut self) -> Result<bool> {
         if let Some(job) = self.named.take() {
-            return self.change(&[job]).await.map(|()| true);
+            return self.change(&[job], true).await.map(|()| true);
         }
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let before = self.operation.done;
-            self.operation.skipped = 0;
             let mut cursor: Option<String> = None;
             loop {
                 let found = page(&self.state, &self.context, &self.filter, cursor.as_deref(), PAGE).await?;
                 for some in found.jobs.chunks(TOGETHER) {
-                    self.change(some).await?;
+                    self.change(some, round == 0).await?;
                 }
                 if !self.tell(false).await? {
                     return Ok(false);
@@ -343,11 +341,16 @@ impl Run {
     }
 
     /// Changes some jobs together. What the store says of one is counted; a store that is away
-    /// ends the operation.
-    async fn change(&mut self, jobs: &[JobView]) -> Result<()> {
+    /// ends the operation. Which of them are none that it changes is counted the `first` time
+    /// alone: later it meets those that it has changed.
+    async fn change(&mut self, jobs: &[JobView], first: bool) -> Result<()> {
         let (queue, action) = (self.state.queue.clone(), self.operation.action);
         let started_at_ms = self.operation.started_at_ms;
-        let changes = jobs.iter().map(|job| change_one(&*queue, action, started_at_ms, job));
+        let own: Vec<&JobView> = jobs.iter().filter(|job| action.takes(job, started_at_ms)).collect();
+        if first {
+            self.operation.skipped += (jobs.len() - own.len()) as u64;
+        }
+        let changes = own.iter().map(|job| change_one(&*queue, action, job));
         for changed in futures::future::join_all(changes).await {
             match changed {
                 Ok(0) => self.operation.skipped += 1,

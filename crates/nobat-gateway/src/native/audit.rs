@@ -39,7 +39,7 @@ pub(crate) struct AuditObject {
     /// Method and pattern of the path, or the gRPC call.
     #[schema(example = "POST /api/v1/queues/{model}/pause")]
     pub action: String,
-    /// The path, or what the gRPC call names.
+    /// The path, with the query of what was done, or what the gRPC call names.
     #[schema(example = "/api/v1/queues/digits/pause")]
     pub target: String,
     /// HTTP status of the answer, or the one that its gRPC status stands for.

@@ -106,8 +106,8 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     assert_eq!(begun.status, 202, "{}", begun.text);
     let ended = over(&house, &begun.json()).await;
     assert_eq!(
-        (&ended["state"], &ended["done"], &ended["failed"]),
-        (&json!("finished"), &json!(30), &json!(0)),
+        (&ended["state"], &ended["done"], &ended["skipped"], &ended["failed"]),
+        (&json!("finished"), &json!(30), &json!(0), &json!(0)),
         "{ended}"
     );
     assert_eq!(ended["filter"], "tag=old");
@@ -115,6 +115,9 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     assert_eq!(found(&house, "tag=old&state=scheduled").await, [late]);
     assert_eq!(found(&house, "tag=old&state=cancelled&limit=1000").await.len(), 30);
     assert_eq!(found(&house, "tag=other&state=scheduled").await.len(), 1);
+    let again = house.post(path, "").await.json();
+    let again = over(&house, &again).await;
+    assert_eq!((&again["done"], &again["skipped"]), (&json!(1), &json!(30)), "those of before had ended: {again}");
 
     let request = house.client.post(house.url("/api/v1/predict/digits?delay=1h")).header("idempotency-key", "order-7");
     let named = house.send(request.body(instance(VALUES))).await.json()["id"].as_str().expect("an id").to_owned();
@@ -143,7 +146,7 @@ async fn many_jobs_are_counted_then_cancelled_and_later_ones_left_alone() {
     let listed = house.get("/api/v1/jobs/operations").await.json();
     let actions: Vec<_> =
         listed["operations"].as_array().expect("a list").iter().map(|one| one["action"].clone()).collect();
-    assert_eq!(actions, ["delete", "retry", "cancel", "cancel"], "the newest first");
+    assert_eq!(actions, ["delete", "retry", "cancel", "cancel", "cancel"], "the newest first");
     let id = begun.json()["id"].as_str().expect("an id").to_owned();
     let stopped = house.send(house.client.delete(house.url(&format!("/api/v1/jobs/operations/{id}")))).await;
     assert_eq!(stopped.refusal(), (409, "job_already_finished".into()));
@@ -172,8 +175,12 @@ async fn what_was_changed_is_written_down_and_predictions_are_not() {
     let request = house.client.delete(house.url(&format!("/api/v1/jobs/{id}"))).header("user-agent", "nobat-cli/1");
     house.send(request).await;
     house.post("/api/v1/queues/nonsense/pause", "").await;
+    // To count changes nothing; what is changed of many is said.
+    house.post("/api/v1/jobs/operations?action=cancel&tag=a&dry_run=true", "").await;
+    house.post("/api/v1/jobs/operations?action=cancel&tag=a%20b", "").await;
+    house.post("/api/v1/jobs/operations?action=nonsense&tag=a", "").await;
     let entries = async || house.get("/api/v1/audit").await.json()["entries"].as_array().expect("a list").clone();
-    poll(SOON, async || (entries().await.len() == 4).then_some(())).await;
+    poll(SOON, async || (entries().await.len() == 6).then_some(())).await;
     let shown: Vec<_> = entries()
         .await
         .iter()
@@ -186,14 +193,18 @@ async fn what_was_changed_is_written_down_and_predictions_are_not() {
     assert_eq!(
         shown,
         [
+            entry("api", "POST /api/v1/jobs/operations", 400),
+            entry("api", "POST /api/v1/jobs/operations", 202),
             entry("api", "POST /api/v1/queues/{model}/pause", 404),
             entry("cli", "DELETE /api/v1/jobs/{id}", 200),
             entry("console", "POST /api/v1/queues/{model}/resume", 200),
             entry("api", "POST /api/v1/queues/{model}/pause", 200),
         ]
     );
-    assert_eq!(entries().await[2]["request_id"], "click-1");
-    assert_eq!(entries().await[1]["target"], format!("/api/v1/jobs/{id}"));
+    assert_eq!(entries().await[4]["request_id"], "click-1");
+    assert_eq!(entries().await[3]["target"], format!("/api/v1/jobs/{id}"));
+    assert_eq!(entries().await[1]["target"], "/api/v1/jobs/operations?action=cancel&tag=a%20b");
+    assert_eq!(entries().await[0]["target"], "/api/v1/jobs/operations", "what is refused may hold anything");
     assert_eq!(house.get("/api/v1/audit?limit=1").await.json()["entries"].as_array().map(Vec::len), Some(1));
     assert_eq!(house.get("/api/v1/audit?limit=0").await.refusal(), (400, "invalid_parameter".into()));
     house.stop().await;
