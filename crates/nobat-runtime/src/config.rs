@@ -63,10 +63,18 @@ impl Layers {
 
     fn check(figment: Figment) -> Result<Layers> {
         let top: Dict = figment.extract().map_err(|error| tell(error, None))?;
-        match top.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
-            Some(key) => Err(unknown("section", key, SECTIONS)),
-            None => Ok(Layers { figment }),
+        if let Some(key) = top.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
+            return Err(unknown("section", key, SECTIONS));
         }
+        // Laid over its defaults, what is no table would be passed over.
+        if let Some((key, value)) = top.iter().find(|(_, value)| !matches!(value, Value::Dict(..))) {
+            let is = value.to_actual();
+            let is = if matches!(is, Actual::Str(_)) { "some text".to_owned() } else { is.to_string() };
+            let message =
+                format!("configuration section `{key}` is {is}; it is a table: write its keys under `[{key}]`");
+            return Err(Error::invalid(message));
+        }
+        Ok(Layers { figment })
     }
 
     /// A section over its compiled-in defaults.
@@ -209,6 +217,18 @@ mod tests {
         ] {
             let said = refused(toml);
             assert!(said.contains(key) && said.contains("such as") && said.contains("TOML"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_section_that_is_no_table_is_refused_and_not_passed_over() {
+        for (toml, says) in [
+            ("store = \"redis://user:hidden@db\"", "`store` is some text"),
+            ("queue = 5", "`queue` is "),
+            ("[[gateway]]\nlisten = \"x\"", "`gateway` is "),
+        ] {
+            let said = layers(toml).expect_err(toml).message;
+            assert!(said.contains(says) && said.contains("table") && !said.contains("hidden"), "{said}");
         }
     }
 
