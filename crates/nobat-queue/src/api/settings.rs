@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nobat_core::score::Aging;
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::consumer::LEASE;
@@ -54,6 +55,20 @@ impl Default for QueueSettings {
 }
 
 impl QueueSettings {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// `invalid_parameter`, naming the key and the remedy.
+    pub fn validate(&self) -> Result<()> {
+        // Nothing can be stored for no time at all: what is to be kept so would fail.
+        for (key, seconds) in [("dead_ttl_s", self.dead_ttl_s), ("idempotency_ttl_s", self.idempotency_ttl_s)] {
+            if seconds == 0 {
+                return Err(Error::invalid(format!("queue.{key} is 0; take 1 s or more")));
+            }
+        }
+        Ok(())
+    }
+
     /// The aging rule these settings state.
     pub fn aging(&self) -> Aging {
         match self.aging_s {
@@ -77,4 +92,22 @@ pub enum Durability {
     /// file and are Redis 7.2 or later (WAITAOF), else in the replica's memory (WAIT).
     /// Redis only.
     Replicated,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_kept_for_a_while() {
+        let default = QueueSettings::default;
+        assert!(default().validate().is_ok());
+        for (settings, key) in [
+            (QueueSettings { dead_ttl_s: 0, ..default() }, "dead_ttl_s"),
+            (QueueSettings { idempotency_ttl_s: 0, ..default() }, "idempotency_ttl_s"),
+        ] {
+            let said = settings.validate().expect_err(key).message;
+            assert!(said.contains(&format!("queue.{key} is 0")), "{said}");
+        }
+    }
 }

@@ -41,6 +41,7 @@ impl RedisQueue {
     /// old, evicting, lacking what `durability` asks for, denying a command);
     /// `invalid_parameter` for a URL or prefix that cannot be used.
     pub async fn connect(url: &str, settings: QueueSettings, prefix: &str) -> Result<Arc<RedisQueue>> {
+        settings.validate()?;
         if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)) {
             return Err(Error::new(
                 ErrorCode::InvalidParameter,

@@ -41,6 +41,7 @@ impl SqliteQueue {
     /// `queue_unavailable` when another process holds the folder, when it cannot
     /// be written, or when a newer version wrote it.
     pub fn open(dir: &Path, settings: QueueSettings) -> Result<Arc<SqliteQueue>> {
+        settings.validate()?;
         if settings.durability == Durability::Replicated {
             return Err(Error::new(
                 ErrorCode::InvalidParameter,
