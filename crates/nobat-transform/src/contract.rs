@@ -73,14 +73,10 @@ pub trait Transform: fmt::Debug + Send + Sync {
 /// Pure, as a [`Transform`] is; may be called from several threads at once. The rows of what
 /// it gives may be others than those of what it takes, or none.
 pub trait StepFunction: fmt::Debug + Send + Sync {
-    /// What it takes; -1 for any size.
-    fn inputs(&self) -> Vec<TensorSpec>;
-
-    /// What it gives.
-    fn outputs(&self) -> Vec<TensorSpec>;
-
-    /// Computes the outputs, in the order of [`StepFunction::outputs`], of the inputs in that of
-    /// [`StepFunction::inputs`]; `None` where an optional one is not there.
+    /// Computes the outputs of the inputs, both in the order of [`Function::specs`]; `None` where
+    /// an optional input is not there.
+    ///
+    /// [`Function::specs`]: nobat_core::chain::Function::specs
     ///
     /// # Errors
     /// `invalid_tensor`: it cannot compute these, with the remedy.

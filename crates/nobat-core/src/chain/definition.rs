@@ -10,9 +10,6 @@ use crate::tensor::Datatype;
 /// Requests of a chain that a worker carries out at once, where nothing else says.
 pub const MAX_IN_FLIGHT: u32 = 64;
 
-/// The functions that a step may run in the place of a model.
-pub const FUNCTIONS: [&str; 4] = ["crop", "picture", "text_boxes", "turn"];
-
 /// A chain as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

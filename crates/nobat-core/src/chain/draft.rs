@@ -5,22 +5,14 @@ use std::collections::BTreeMap;
 use smol_str::SmolStr;
 
 use super::definition::StepDefinition;
+use super::function::Function;
 use super::step::{PlanError, Planned, Step, StepWork, Wire, refused};
 use crate::signature::{ModelSignature, TensorSpec};
-
-/// What a function takes and gives.
-pub type FunctionSpecs = (Vec<TensorSpec>, Vec<TensorSpec>);
 
 /// What is known of a chain's steps.
 pub trait Known {
     /// The signature of a ready version of a model; empty asks for the default.
     fn model(&self, name: &str, version: &str) -> Option<ModelSignature>;
-
-    /// What the function of a step takes and gives.
-    ///
-    /// # Errors
-    /// One line: there is no such function, or a setting that it cannot take.
-    fn function(&self, step: &StepDefinition) -> std::result::Result<FunctionSpecs, String>;
 }
 
 /// A step with its tensors.
@@ -52,7 +44,7 @@ pub(super) fn drafts<'a>(name: &str, steps: &'a [StepDefinition], known: &dyn Kn
                     continue;
                 }
             },
-            _ => (None, known.function(written).map_err(|why| named(written, &why))?),
+            _ => (None, function(written)?.specs()),
         };
         if let Some(signature) = signature.as_ref().filter(|own| runs(own, name)) {
             return refused(format!(
@@ -84,8 +76,9 @@ pub(super) fn drafts<'a>(name: &str, steps: &'a [StepDefinition], known: &dyn Kn
     }
 }
 
-fn named(step: &StepDefinition, why: &str) -> PlanError {
-    PlanError::Refused(format!("{}: {why}", step.title()))
+/// The function of a step, with its settings.
+pub(super) fn function(step: &StepDefinition) -> Planned<Function> {
+    Function::of(step).map_err(|why| PlanError::Refused(format!("{}: {why}", step.title())))
 }
 
 fn named_model(step: &StepDefinition, signature: &ModelSignature) -> String {

@@ -6,6 +6,7 @@
 
 pub mod definition;
 mod draft;
+pub mod function;
 mod order;
 pub mod plan;
 pub mod step;
@@ -14,7 +15,8 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use definition::{ChainDefinition, Declared, FUNCTIONS, StepDefinition};
-pub use draft::{FunctionSpecs, Known};
+pub use definition::{ChainDefinition, Declared, StepDefinition};
+pub use draft::Known;
+pub use function::{FUNCTIONS, Function, FunctionSpecs};
 pub use plan::{check, plan};
 pub use step::{Chain, PlanError, Step, StepWork, Wire};

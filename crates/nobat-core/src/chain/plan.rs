@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 
 use super::definition::{ChainDefinition, StepDefinition};
-use super::draft::{Draft, Known, drafts};
+use super::draft::{Draft, Known, drafts, function};
 use super::order::{check_maps, order};
 use super::step::{Chain, PlanError, Planned, refused};
 use super::tensors::{inputs, outputs, types};
+use crate::error::clip;
 use crate::signature::ModelSignature;
 
 /// Most steps of a chain.
@@ -83,12 +84,34 @@ fn check_steps(name: &str, steps: &[StepDefinition]) -> Planned<()> {
             (Some(model), None) if model == name => {
                 return refused(format!("{} is the chain itself; name another model", step.title()));
             }
+            (Some(_), None) if !step.settings.is_empty() => {
+                let keys: Vec<&str> = step.settings.keys().map(|key| clip(key)).collect();
+                return refused(format!(
+                    "{} has settings ({}), which are for functions; set them at the model, or leave them out",
+                    step.title(),
+                    keys.join(", ")
+                ));
+            }
             (Some(_), None) => {}
             (None, Some(_)) if step.each => {
-                return refused(format!("{} has `each`, which is for models", step.title()));
+                return refused(format!("{} has `each`, which is for models; leave it out", step.title()));
             }
-            (None, Some(_)) => {}
+            (None, Some(_)) if !step.version.is_empty() => {
+                return refused(format!(
+                    "{} has version `{}`, which is for models; leave it out",
+                    step.title(),
+                    clip(&step.version)
+                ));
+            }
+            (None, Some(_)) => drop(function(step)?),
             _ => return refused(format!("step {at} needs `model` or `use`, and not both")),
+        }
+        if step.name().is_empty() {
+            return refused(format!("step {at} has an empty name; name its model, or give it a `name`"));
+        }
+        let mut wires = [&step.inputs, &step.outputs].into_iter().flatten().flatten();
+        if let Some((own, _)) = wires.find(|(_, tensor)| tensor.is_empty()) {
+            return refused(format!("{} maps `{own}` to a tensor without a name; give it one", step.title()));
         }
         if !names.insert(step.name()) {
             return refused(format!("two steps are called `{}`; give each a `name` of its own", step.name()));

@@ -42,15 +42,6 @@ impl Known for Models {
     fn model(&self, name: &str, version: &str) -> Option<ModelSignature> {
         self.0.get(name).filter(|own| version.is_empty() || own.version == version).cloned()
     }
-
-    fn function(&self, step: &StepDefinition) -> Result<FunctionSpecs, String> {
-        match step.function.as_deref() {
-            Some("double") => {
-                Ok((vec![spec("in", Datatype::Fp32, &[-1, 4])], vec![spec("out", Datatype::Fp32, &[-1, 4])]))
-            }
-            _ => Err("there is no such function; functions: double".into()),
-        }
-    }
 }
 
 fn definition(text: serde_json::Value) -> ChainDefinition {
@@ -86,13 +77,13 @@ fn steps_are_ordered_by_what_they_need_whatever_the_files_order() {
 #[test]
 fn a_chain_branches_and_joins_and_names_what_callers_get() {
     let chain = definition(json!({
-        "steps": [step("a", "x", "left"), step("b", "x", "right"), { "use": "double", "inputs": { "in": "left" }, "outputs": { "out": "twice" } }],
-        "outputs": ["right", "twice", "left"],
+        "steps": [step("a", "x", "left"), step("b", "x", "right"), { "use": "picture", "outputs": { "pixels": "pixels" } }],
+        "outputs": ["right", "pixels", "left"],
     }));
     let chain = plan("chain", &chain, &Models::of(&["a", "b"])).expect("a chain");
     let names: Vec<&str> = chain.outputs.iter().map(|spec| spec.name.as_str()).collect();
-    assert_eq!(names, ["right", "twice", "left"]);
-    assert_eq!(chain.inputs.len(), 1);
+    assert_eq!(names, ["right", "pixels", "left"]);
+    assert_eq!(chain.inputs.len(), 2);
     assert!(!chain.batched && chain.max_rows == 1, "a function may change the rows");
 }
 
@@ -116,7 +107,18 @@ fn each_misfit_is_refused_with_step_tensor_and_remedy() {
         (vec![step("chain", "x", "y")], "step `chain` (model `chain`) is the chain itself"),
         (vec![step("a", "x", "y"), step("a", "y", "z")], "two steps are called `a`"),
         (vec![json!({ "name": "s" })], "needs `model` or `use`"),
-        (vec![json!({ "use": "half" })], "step `half` (function `half`): there is no such function"),
+        (vec![json!({ "use": "half" })], "step `half` (function `half`): there is no function `half`; functions: crop"),
+        (
+            vec![json!({ "name": "cut", "use": "crop", "settings": { "turn_above": -1 } })],
+            "step `cut` (function `crop`): setting `turn_above` is `-1`; it can be more than 0",
+        ),
+        (vec![json!({ "use": "crop", "version": "2" })], "has version `2`, which is for models"),
+        (
+            vec![json!({ "model": "a", "settings": { "threshold": 1 } })],
+            "has settings (threshold), which are for functions",
+        ),
+        (vec![json!({ "name": "", "model": "a" })], "step 0 has an empty name"),
+        (vec![step("a", "x", "")], "step `a` (model `a`) maps `y` to a tensor without a name"),
         (vec![], "1 to 256 steps"),
     ];
     for (steps, says) in cases {

@@ -26,7 +26,7 @@ use crate::settings::SixteenBit;
 pub(crate) use sniff::Format;
 
 /// Most pixels of a picture where nothing else is said, as Pillow has it.
-pub(crate) const DEFAULT_MOST_PIXELS: u64 = 89_478_485;
+pub(crate) use nobat_core::chain::function::MOST_PIXELS as DEFAULT_MOST_PIXELS;
 /// Most bytes that a decoder may hold for one picture.
 const MOST_BYTES: u64 = 512 << 20;
 /// Longest side of a picture.

@@ -3,44 +3,25 @@
 //! is lost and little time is.
 
 use image::{ImageFormat, RgbImage};
-use nobat_core::signature::TensorSpec;
+use nobat_core::chain::function;
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element};
 use nobat_core::{Error, Result};
 use nobat_transform::StepFunction;
-use serde::Deserialize;
 
 use super::geometry::{Point, Projection};
 use super::pixels::Pixels;
-use super::tensors::{as_floats, input, invalid, spec, tensor};
+use super::tensors::{as_floats, input, invalid, tensor};
 
 /// Most boxes of a picture.
 const MOST_BOXES: usize = 4_096;
 
-/// Settings of the function.
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Crop {
-    /// What is so many times as high as it is wide is turned to the left: a line that stands on end.
-    turn_above: f64,
-}
-
-impl Default for Crop {
-    fn default() -> Crop {
-        Crop { turn_above: 1.5 }
-    }
-}
+/// The function.
+#[derive(Debug)]
+pub(super) struct Crop(pub(super) function::Crop);
 
 impl StepFunction for Crop {
-    fn inputs(&self) -> Vec<TensorSpec> {
-        vec![spec("pixels", Datatype::Uint8, &[-1, -1, 3]), spec("boxes", Datatype::Fp32, &[-1, 4, 2])]
-    }
-
-    fn outputs(&self) -> Vec<TensorSpec> {
-        vec![spec("crops", Datatype::Bytes, &[-1])]
-    }
-
     fn run(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        let specs = self.inputs();
+        let specs = function::Crop::inputs();
         let pixels = Pixels::of(input(inputs, 0, &specs[0])?)?;
         let boxes = input(inputs, 1, &specs[1])?;
         let [_, 4, 2] = boxes.shape[..] else {
@@ -91,7 +72,7 @@ impl Crop {
             let (x, y) = projection.of((f64::from(x), f64::from(y)));
             image::Rgb(pixels.between(x, y))
         });
-        let tall = height / width >= self.turn_above;
+        let tall = height / width >= self.0.turn_above;
         Ok(if tall { image::imageops::rotate270(&crop) } else { crop })
     }
 }
@@ -110,7 +91,7 @@ mod tests {
             Some(tensor("pixels", Datatype::Uint8, &[10, 20, 3], data)),
             Some(floats("boxes", &[boxes.len() as i64, 4, 2], boxes.as_flattened())),
         ];
-        let outputs = Crop::default().run(&inputs)?;
+        let outputs = Crop(function::Crop::default()).run(&inputs)?;
         outputs[0].check().expect("whole");
         let mut rest = &outputs[0].data[..];
         let elements = std::iter::from_fn(|| take_bytes_element(&mut rest));

@@ -4,10 +4,6 @@ use nobat_core::signature::TensorSpec;
 use nobat_core::tensor::{Datatype, Tensor};
 use nobat_core::{Error, ErrorCode, Result};
 
-pub(super) fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false }
-}
-
 pub(super) fn tensor(name: &str, datatype: Datatype, shape: &[i64], data: Vec<u8>) -> Tensor {
     Tensor { name: name.into(), datatype, shape: shape.into(), data: data.into() }
 }

@@ -3,53 +3,26 @@
 //! bottom and from left to right.
 
 use nobat_core::Result;
-use nobat_core::signature::TensorSpec;
-use nobat_core::tensor::{Datatype, Tensor};
+use nobat_core::chain::function;
+use nobat_core::tensor::Tensor;
 use nobat_transform::StepFunction;
-use serde::Deserialize;
 
 use super::geometry::{Point, Rectangle, holds, upright};
 use super::pixels::Pixels;
-use super::tensors::{as_floats, floats, input, invalid, spec};
+use super::tensors::{as_floats, floats, input, invalid};
 
 /// Least shorter side of what is text, in pixels of the map.
 const LEAST_SIDE: f64 = 3.0;
 /// A box begins a new line where it is so much lower, in pixels of the picture.
 const LINE: f64 = 10.0;
 
-/// Settings of the function.
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct TextBoxes {
-    /// Above it a place of the map is text.
-    threshold: f32,
-    /// Least mean of the map in a box.
-    box_threshold: f64,
-    /// By how much boxes grow: the map shows the middle of lines.
-    unclip: f64,
-    /// Whether text grows by a pixel of the map first.
-    dilate: bool,
-    /// Most regions that are looked at.
-    max_candidates: usize,
-}
-
-impl Default for TextBoxes {
-    fn default() -> TextBoxes {
-        TextBoxes { threshold: 0.3, box_threshold: 0.5, unclip: 1.6, dilate: true, max_candidates: 1_000 }
-    }
-}
+/// The function.
+#[derive(Debug)]
+pub(super) struct TextBoxes(pub(super) function::TextBoxes);
 
 impl StepFunction for TextBoxes {
-    fn inputs(&self) -> Vec<TensorSpec> {
-        vec![spec("map", Datatype::Fp32, &[1, 1, -1, -1]), spec("pixels", Datatype::Uint8, &[-1, -1, 3])]
-    }
-
-    fn outputs(&self) -> Vec<TensorSpec> {
-        vec![spec("boxes", Datatype::Fp32, &[-1, 4, 2]), spec("box_scores", Datatype::Fp32, &[-1])]
-    }
-
     fn run(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        let specs = self.inputs();
+        let specs = function::TextBoxes::inputs();
         let (map, pixels) = (input(inputs, 0, &specs[0])?, Pixels::of(input(inputs, 1, &specs[1])?)?);
         let [1, 1, height, width] = map.shape[..] else {
             return Err(invalid(format!(
@@ -78,18 +51,18 @@ struct Map<'a> {
 
 impl TextBoxes {
     fn boxes(&self, map: &Map<'_>, pixels: &Pixels<'_>) -> Vec<TextBox> {
-        let regions = map.regions(self.threshold, self.dilate);
-        regions.iter().take(self.max_candidates).filter_map(|region| self.of_region(region, map, pixels)).collect()
+        let regions = map.regions(self.0.threshold, self.0.dilate);
+        regions.iter().take(self.0.max_candidates).filter_map(|region| self.of_region(region, map, pixels)).collect()
     }
 
     fn of_region(&self, region: &[(i64, i64)], map: &Map<'_>, pixels: &Pixels<'_>) -> Option<TextBox> {
         let rectangle = Rectangle::around(region).filter(|own| own.shorter_side() >= LEAST_SIDE)?;
         let score = map.mean(&rectangle.corners());
-        if score < self.box_threshold {
+        if score < self.0.box_threshold {
             return None;
         }
         let (width, height) = rectangle.sides;
-        let grown = rectangle.grown(width * height * self.unclip / (2.0 * (width + height)));
+        let grown = rectangle.grown(width * height * self.0.unclip / (2.0 * (width + height)));
         if grown.shorter_side() < LEAST_SIDE + 2.0 {
             return None;
         }
@@ -179,6 +152,7 @@ fn in_reading_order(boxes: &mut Vec<TextBox>) {
 
 #[cfg(test)]
 mod tests {
+    use nobat_core::tensor::Datatype;
     use proptest::prelude::*;
 
     use super::super::tensors::tensor;
@@ -198,7 +172,7 @@ mod tests {
             Some(floats("map", &[1, 1, height as i64, width as i64], &values)),
             Some(tensor("pixels", Datatype::Uint8, &[picture.1, picture.0, 3], pixels)),
         ];
-        let mut outputs = TextBoxes::default().run(&inputs).expect("a map");
+        let mut outputs = TextBoxes(function::TextBoxes::default()).run(&inputs).expect("a map");
         let scores = outputs.pop().expect("scores");
         assert_eq!(scores.shape[0], outputs[0].shape[0]);
         (as_floats(&outputs[0]), scores)
@@ -238,7 +212,7 @@ mod tests {
                 Some(floats("map", &[1, 1, height as i64, width as i64], &values[..width * height])),
                 Some(tensor("pixels", Datatype::Uint8, &[3, 5, 3], vec![7; 45])),
             ];
-            TextBoxes::default().run(&inputs).expect("a map");
+            TextBoxes(function::TextBoxes::default()).run(&inputs).expect("a map");
         }
     }
 }

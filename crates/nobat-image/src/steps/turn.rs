@@ -4,47 +4,21 @@
 use std::io::Cursor;
 
 use image::ImageFormat;
-use nobat_core::signature::TensorSpec;
+use nobat_core::chain::function;
 use nobat_core::tensor::{Datatype, Tensor, put_bytes_element, take_bytes_element};
 use nobat_core::{Error, Result};
 use nobat_transform::StepFunction;
-use serde::Deserialize;
 
-use super::tensors::{as_floats, input, invalid, spec, tensor};
-use crate::decode::{Bounds, DEFAULT_MOST_PIXELS, decode};
+use super::tensors::{as_floats, input, invalid, tensor};
+use crate::decode::{Bounds, decode};
 
-/// Settings of the function.
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Turn {
-    /// The label of what is to be turned.
-    label: String,
-    /// Only what is labelled with a score over this is turned.
-    above: f32,
-    max_pixels: u64,
-}
-
-impl Default for Turn {
-    fn default() -> Turn {
-        Turn { label: "180".to_owned(), above: 0.9, max_pixels: DEFAULT_MOST_PIXELS }
-    }
-}
+/// The function.
+#[derive(Debug)]
+pub(super) struct Turn(pub(super) function::Turn);
 
 impl StepFunction for Turn {
-    fn inputs(&self) -> Vec<TensorSpec> {
-        vec![
-            spec("crops", Datatype::Bytes, &[-1]),
-            spec("label", Datatype::Bytes, &[-1]),
-            spec("score", Datatype::Fp32, &[-1]),
-        ]
-    }
-
-    fn outputs(&self) -> Vec<TensorSpec> {
-        vec![spec("turned", Datatype::Bytes, &[-1])]
-    }
-
     fn run(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        let specs = self.inputs();
+        let specs = function::Turn::inputs();
         let [crops, labels] = [0, 1].map(|at| input(inputs, at, &specs[at]).map(elements));
         let (crops, labels, scores) = (crops?, labels?, as_floats(input(inputs, 2, &specs[2])?));
         if crops.len() != labels.len() || crops.len() != scores.len() {
@@ -57,7 +31,7 @@ impl StepFunction for Turn {
         }
         let mut turned = Vec::with_capacity(crops.iter().map(|crop| crop.len() + 4).sum());
         for (at, crop) in crops.iter().enumerate() {
-            match labels[at] == self.label.as_bytes() && scores[at] > self.above {
+            match labels[at] == self.0.label.as_bytes() && scores[at] > self.0.above {
                 true => put_bytes_element(&mut turned, &self.turned(at, crop)?),
                 false => put_bytes_element(&mut turned, crop),
             }
@@ -68,7 +42,7 @@ impl StepFunction for Turn {
 
 impl Turn {
     fn turned(&self, at: usize, encoded: &[u8]) -> Result<Vec<u8>> {
-        let bounds = Bounds { most_pixels: self.max_pixels, ..Bounds::default() };
+        let bounds = Bounds { most_pixels: self.0.max_pixels, ..Bounds::default() };
         let mut picture =
             decode(encoded, &bounds).map_err(|wrong| invalid(format!("element {at} of input `crops` {wrong}")))?;
         picture.pixels.as_chunks_mut::<3>().0.reverse();
@@ -112,16 +86,28 @@ mod tests {
         let file = file.into_inner();
         let (labels, scores) = ([&b"180"[..], b"180", b"0"], [0.95, 0.9, 0.99]);
         let inputs = [bytes("crops", &[&file; 3]), bytes("label", &labels), Some(floats("score", &[3], &scores))];
-        let outputs = Turn::default().run(&inputs).expect("pictures");
+        let outputs = Turn(function::Turn::default()).run(&inputs).expect("pictures");
         let found = elements(&outputs[0]);
         assert_eq!(found[1..], [&file[..]; 2], "the score is not over 0.9; the label is another");
         let turned = image::load_from_memory(found[0]).expect("a picture").into_rgb8();
         assert_eq!((turned.get_pixel(0, 0).0, turned.get_pixel(2, 1).0), ([2, 1, 7], [0, 0, 7]));
         let few = [bytes("crops", &[&file]), bytes("label", &labels), Some(floats("score", &[3], &scores))];
-        assert!(Turn::default().run(&few).expect_err("three labels").message.contains("1 pictures, 3 labels"));
+        assert!(
+            Turn(function::Turn::default())
+                .run(&few)
+                .expect_err("three labels")
+                .message
+                .contains("1 pictures, 3 labels")
+        );
         let none = [bytes::<&[u8]>("crops", &[]), bytes::<&[u8]>("label", &[]), Some(floats("score", &[0], &[]))];
-        assert_eq!(Turn::default().run(&none).expect("no rows")[0].shape[..], [0]);
+        assert_eq!(Turn(function::Turn::default()).run(&none).expect("no rows")[0].shape[..], [0]);
         let rubbish = [bytes("crops", &[b"text"; 3]), bytes("label", &labels), Some(floats("score", &[3], &scores))];
-        assert!(Turn::default().run(&rubbish).expect_err("no picture").message.contains("element 0 of input `crops`"));
+        assert!(
+            Turn(function::Turn::default())
+                .run(&rubbish)
+                .expect_err("no picture")
+                .message
+                .contains("element 0 of input `crops`")
+        );
     }
 }

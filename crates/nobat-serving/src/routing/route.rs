@@ -1,7 +1,7 @@
 //! What a route is, as configuration and the admin call write it.
 
 use nobat_core::chain::{self, ChainDefinition};
-use nobat_core::{Error, Result, clip};
+use nobat_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -253,7 +253,7 @@ impl Route {
             Rule::Direct(_) | Rule::Topic(_) => {}
             Rule::Chain(chain) => {
                 chain::check(&self.name, chain).map_err(|error| self.invalid(&format!("is no chain: {error}")))?;
-                self.check_functions(chain)?;
+                self.check_models(chain)?;
             }
             Rule::FanOut(fanout) => self.check_group("fanout.targets", &fanout.targets)?,
             Rule::Shadow(shadow) => {
@@ -283,16 +283,8 @@ impl Route {
         Ok(())
     }
 
-    /// What workers would never carry out: functions that there are not, and functions alone, since a worker
-    /// takes up the chains of whose models it has one.
-    fn check_functions(&self, chain: &ChainDefinition) -> Result<()> {
-        let unknown = |name: &&SmolStr| !chain::FUNCTIONS.contains(&name.as_str());
-        if let Some(name) = chain.steps.iter().filter_map(|step| step.function.as_ref()).find(unknown) {
-            let known = chain::FUNCTIONS.join(", ");
-            return Err(
-                self.invalid(&format!("is no chain: there is no function `{}`; functions: {known}", clip(name)))
-            );
-        }
+    /// A worker takes up the chains of whose models it has one.
+    fn check_models(&self, chain: &ChainDefinition) -> Result<()> {
         match chain.steps.iter().any(|step| step.model.is_some()) {
             true => Ok(()),
             false => Err(self.invalid(
@@ -352,6 +344,11 @@ mod tests {
         let chain = |steps: serde_json::Value| serde_json::json!({"name": "r", "chain": {"steps": steps}});
         let unknown = refused(chain(serde_json::json!([{"model": "m"}, {"use": "nothing"}])));
         assert!(unknown.contains("no function `nothing`; functions: crop, picture"), "{unknown}");
+        let step = serde_json::json!({"name": "cut", "use": "crop", "settings": {"turn_above": "tall"}});
+        let setting = refused(chain(serde_json::json!([{"model": "m"}, step])));
+        let says =
+            "route `r` is no chain: step `cut` (function `crop`): setting `turn_above` is `\"tall\"`; expected f64";
+        assert!(setting.starts_with(says), "{setting}");
         let alone = refused(chain(serde_json::json!([{"use": "picture"}])));
         assert!(alone.contains("functions alone"), "{alone}");
         let direct = serde_json::json!({"name": "r", "direct": "m", "on_missing": "fail"});

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use nobat_core::chain::{FunctionSpecs, Known, StepDefinition, plan};
+use nobat_core::chain::{Known, plan};
 use nobat_core::signature::ModelSignature;
 use nobat_core::{Error, ErrorCode, Result};
 use nobat_queue::MetadataStore;
@@ -160,7 +160,11 @@ impl Routes {
                 continue;
             }
             match serde_json::from_slice::<Option<Route>>(&value) {
-                Ok(Some(route)) => drop(routes.insert(route.name.clone(), route)),
+                // One that an earlier gateway took is no reason to serve none of the others.
+                Ok(Some(route)) => match route.check() {
+                    Ok(()) => drop(routes.insert(route.name.clone(), route)),
+                    Err(error) => log::warn!(route = name.as_str(); "routes: leaving out one: {}", error.message),
+                },
                 Ok(None) => drop(routes.remove(name.as_str())),
                 Err(error) => log::warn!(route = name.as_str(); "routes: leaving out one that cannot be read: {error}"),
             }
@@ -314,10 +318,7 @@ impl Routes {
         let bound = bound(&table, registry).after(&self.current.load());
         if let Some(chain) = &route.chain {
             let known = KnownModels(registry);
-            // Workers know functions; they say of such a chain what does not fit.
-            if chain.steps.iter().all(|step| step.function.is_none()) {
-                plan(&route.name, chain, &known).map_err(|error| route.invalid(&format!("is no chain: {error}")))?;
-            }
+            plan(&route.name, chain, &known).map_err(|error| route.invalid(&format!("is no chain: {error}")))?;
         }
         // Workers make a chain's model of what is about to be stored.
         let unfit = bound.get(&route.name).filter(|_| route.chain.is_none()).and_then(|route| match &route.signature {
@@ -372,10 +373,6 @@ impl Known for KnownModels<'_> {
             _ => view.resolve(name, Want::Version(version)).or_else(|_| view.resolve(name, Want::Label(version))),
         };
         found.ok().map(|model| ModelSignature::clone(&model.signature))
-    }
-
-    fn function(&self, _: &StepDefinition) -> std::result::Result<FunctionSpecs, String> {
-        Err("functions are known to workers".into())
     }
 }
 

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nobat_core::chain::{
-    Chain, ChainDefinition, FunctionSpecs, Known, PlanError, StepDefinition, StepWork, Wire, plan,
-};
+use nobat_core::chain::{Chain, ChainDefinition, Function, Known, PlanError, StepDefinition, StepWork, Wire, plan};
 use nobat_core::signature::{CHAIN, ModelSignature, ModelState};
 use nobat_transform::StepFunction;
 use serde_json::json;
@@ -70,15 +68,6 @@ impl Known for KnownModels {
     fn model(&self, name: &str, version: &str) -> Option<ModelSignature> {
         self.find(name, version).cloned()
     }
-
-    fn function(&self, step: &StepDefinition) -> Result<FunctionSpecs, String> {
-        let function = function(step)?;
-        Ok((function.inputs(), function.outputs()))
-    }
-}
-
-fn function(step: &StepDefinition) -> Result<Arc<dyn StepFunction>, String> {
-    nobat_image::steps::function(step.function.as_deref().unwrap_or_default(), &step.settings)
 }
 
 /// Loads a chain; `None` when `current` is the same already.
@@ -139,7 +128,9 @@ pub(crate) fn load(
 type Functions = (BTreeMap<usize, Arc<dyn StepFunction>>, Option<TransformThreads>);
 
 fn functions(state: &WorkerState, definition: &ChainDefinition) -> Result<Functions, String> {
-    let of_step = |(at, step): (usize, &StepDefinition)| step.function.as_ref().map(|_| Ok((at, function(step)?)));
+    let of_step = |(at, step): (usize, &StepDefinition)| {
+        step.function.as_ref().map(|_| Ok((at, nobat_image::steps::function(Function::of(step)?))))
+    };
     let functions: BTreeMap<usize, Arc<dyn StepFunction>> =
         definition.steps.iter().enumerate().filter_map(of_step).collect::<Result<_, String>>()?;
     let threads = (!functions.is_empty()).then(|| state.transform_threads()).transpose();
