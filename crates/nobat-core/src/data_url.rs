@@ -2,17 +2,13 @@
 //!
 //! Source: RFC 2397.
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::borrow::Cow;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::lenient_base64;
 
-/// Padding may be left out, as some writers do.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// How much of a URL a message repeats.
+const SHOWN: usize = 40;
 
 /// Whether bytes begin as a `data:` URL does.
 pub fn is_one(bytes: &[u8]) -> bool {
@@ -24,18 +20,43 @@ pub fn is_one(bytes: &[u8]) -> bool {
 /// # Errors
 /// `invalid_tensor` for one that is not in base64, or is cut.
 pub fn decode(url: &[u8]) -> Result<Vec<u8>> {
-    let refused = || Error::new(ErrorCode::InvalidTensor, "is no data URL in base64, such as data:image/png;base64,…");
-    let comma = url.iter().take(256).position(|&byte| byte == b',').ok_or_else(refused)?;
+    let refused = |what: &str| {
+        let shown = String::from_utf8_lossy(&url[..url.len().min(SHOWN)]);
+        let more = if url.len() > SHOWN { "…" } else { "" };
+        Error::new(ErrorCode::InvalidTensor, format!("is `{shown}{more}`, {what}"))
+    };
+    let no_base64 = || refused("no data URL in base64, such as data:image/png;base64,…");
+    let comma = url.iter().take(256).position(|&byte| byte == b',').ok_or_else(no_base64)?;
     let (head, data) = (&url[..comma], &url[comma + 1..]);
     if !head.to_ascii_lowercase().ends_with(b";base64") {
-        return Err(refused());
+        return Err(no_base64());
     }
-    LENIENT.decode(data.trim_ascii()).map_err(|_| refused())
+    let broken = || refused("a data URL of which what follows the comma is no base64; encode the bytes again");
+    lenient_base64::decode(&unescaped(data)).ok_or_else(broken)
+}
+
+/// Without percent-encoding, which some writers put over `+`, `/` and `=`.
+fn unescaped(data: &[u8]) -> Cow<'_, [u8]> {
+    if !data.contains(&b'%') {
+        return Cow::Borrowed(data);
+    }
+    let (mut plain, mut rest) = (Vec::with_capacity(data.len()), data);
+    while let Some((&first, others)) = rest.split_first() {
+        let hex = |at: usize| others.get(at).and_then(|&digit| char::from(digit).to_digit(16));
+        let (byte, left) = match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => ((high * 16 + low) as u8, &others[2..]),
+            _ => (first, others),
+        };
+        plain.push(byte);
+        rest = left;
+    }
+    Cow::Owned(plain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
     use proptest::prelude::*;
 
     #[test]
@@ -45,6 +66,11 @@ mod tests {
         for bad in [&b"data:text/plain,hi"[..], b"data:image/png;base64", b"data:;base64,?!", b"data:,"] {
             assert!(decode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
+        assert_eq!(decode(b"data:;base64,AA\r\nE%3d").expect("in lines, escaped"), [0, 1]);
+        let message = |url: &[u8]| decode(url).expect_err("refused").message;
+        assert!(message(b"data:text/plain,hi").starts_with("is `data:text/plain,hi`, no data URL in base64"));
+        let broken = message(&[&b"data:image/png;base64,"[..], &[b'?'; 100]].concat());
+        assert!(broken.contains("??…`, a data URL of which what follows the comma is no base64"), "{broken}");
         assert!(is_one(b"Data:x") && !is_one(b"dat") && !is_one(b"\xff\xd8\xff\xe0\0"));
     }
 

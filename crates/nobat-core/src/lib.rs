@@ -22,6 +22,7 @@ pub mod id;
 pub mod infer;
 pub mod job;
 pub mod json;
+mod lenient_base64;
 pub mod model_name;
 pub mod oip;
 pub mod parameters;

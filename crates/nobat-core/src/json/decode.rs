@@ -5,14 +5,13 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::number::Number;
 use super::reader::Reader;
 use crate::error::{Error, ErrorCode, Result};
+use crate::lenient_base64;
 use crate::tensor::{Datatype, Shape, Tensor, put_bytes_element};
 
 /// Most axes a tensor may have.
@@ -213,7 +212,7 @@ fn refuse<E: Element>(refusal: Refusal, mut value: Reader<'_>, place: &str) -> E
         Refusal::Kind => format!("not a value of {name}"),
         Refusal::Range => format!("beyond the range of {name}"),
         Refusal::Fraction => format!("not an integer; {name} takes integers"),
-        Refusal::Base64 => "not of the form {\"b64\": \"padded base64\"}".to_owned(),
+        Refusal::Base64 => "not of the form {\"b64\": \"…\"} with base64 in it".to_owned(),
         Refusal::Url => "not of the form {\"url\": \"https://…\"}".to_owned(),
     };
     Error::new(ErrorCode::InvalidTensor, format!("{place} is `{}`, {why}", value.shown()))
@@ -299,7 +298,7 @@ impl Element for BytesElement {
             return Ok(());
         }
         let text = only_member(reader, "b64").ok_or(Refusal::Base64)?;
-        let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| Refusal::Base64)?;
+        let bytes = lenient_base64::decode(text.as_bytes()).ok_or(Refusal::Base64)?;
         put_bytes_element(data, &bytes);
         Ok(())
     }
@@ -355,7 +354,7 @@ mod tests {
         assert_eq!(parse(Datatype::Fp32, "[[], []]").expect("empty rows"), (vec![2, 0], vec![]));
         assert_eq!(parse(Datatype::Bool, "[true,false]").expect("booleans").1, [1, 0]);
         assert_eq!(parse(Datatype::Fp16, "[1, -2]").expect("halves").1, [0, 0x3c, 0, 0xc0]);
-        let (shape, data) = parse(Datatype::Bytes, r#"["hé", {"b64": "AAE="}]"#).expect("bytes");
+        let (shape, data) = parse(Datatype::Bytes, r#"["hé", {"b64": "AA\nE"}]"#).expect("bytes, base64 in lines");
         assert_eq!((shape, &data[..]), (vec![2], &b"\x03\0\0\0h\xc3\xa9\x02\0\0\0\0\x01"[..]));
     }
 
@@ -408,7 +407,7 @@ mod tests {
             (
                 Datatype::Bytes,
                 "[{\"b64\":\"?\"}]",
-                "x[0] is `{\"b64\":\"?\"`, not of the form {\"b64\": \"padded base64\"}",
+                "x[0] is `{\"b64\":\"?\"`, not of the form {\"b64\": \"…\"} with base64 in it",
             ),
             (
                 Datatype::Fp32,

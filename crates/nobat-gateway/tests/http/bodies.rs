@@ -159,7 +159,7 @@ async fn an_address_that_may_not_be_fetched_is_refused_by_name() {
         ("https://10.0.0.1/cat.jpg", 400, "`10.0.0.1` is private or reserved"),
         ("https://localhost/cat.jpg", 400, "`localhost`"),
         ("http://example.com/cat.jpg", 400, "scheme `http`"),
-        ("data:image/png,notbase64", 400, "element 0 is no data URL in base64"),
+        ("data:image/png,notbase64", 400, "element 0 is `data:image/png,notbase64`, no data URL in base64"),
     ] {
         let reply = house.post("/api/v1/predict/photo?wait=20", json!({ "instances": [url] }).to_string()).await;
         assert_eq!(reply.status, status, "{url}: {}", reply.text);
