@@ -100,7 +100,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let cannot = |path: &Path| format!("cannot write `{}`", path.display());
     let samples = args.samples.as_deref().map(|path| File::create(path).with_context(|| cannot(path))).transpose()?;
     block_on(async {
-        let (target, model) = args.open().await?;
+        let (target, model, is_nobat) = args.open().await?;
+        let settings = LoadSettings { has_workers: is_nobat, ..settings };
         if let (Some((_, Some(earlier))), Some(load)) = (&kept, &settings.load) {
             earlier.check(&target.settings().model, target.protocol().name(), &load.words())?;
         }
@@ -145,8 +146,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
-    /// The model, and what its server says of it.
-    async fn open(&self) -> Result<(Target, ModelDescription)> {
+    /// The model, what its server says of it, and whether that is nobat.
+    async fn open(&self) -> Result<(Target, ModelDescription, bool)> {
         let grpc = self.grpc.clone().or_else(|| grpc_beside(self.server.url()));
         let settings = TargetSettings { grpc, ..target::settings(&self.server, &self.model) };
         let target = Target::new(settings.clone(), self.protocol)?;
@@ -155,6 +156,7 @@ impl Args {
             Ok(native) => native.describe().await,
             Err(error) => Err(error.message),
         };
+        let is_nobat = own.is_ok();
         let model = match own {
             Ok(model) => Ok(model),
             Err(_) => target::described(&target).await,
@@ -162,7 +164,7 @@ impl Args {
         // A body as it is needs no description.
         let bare = || ModelDescription { name: target.settings().model.clone(), ..ModelDescription::default() };
         let model = model.or_else(|error| if self.input.is_some() { Ok(bare()) } else { Err(error) })?;
-        Ok((target, model))
+        Ok((target, model, is_nobat))
     }
 
     fn requests(&self, target: &Target, model: &ModelDescription) -> Result<Arc<[Prepared]>> {

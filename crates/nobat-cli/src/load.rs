@@ -66,8 +66,8 @@ pub(crate) struct LoadOptions {
     /// the machine does in between is part of a comparison.
     #[arg(long, value_name = "FILE")]
     save_baseline: Option<PathBuf>,
-    /// The server's processes on this machine, whose memory is watched, such as a gateway's and its
-    /// workers'; without, those that listen at an address of this machine. What they started is theirs.
+    /// The server's processes on this machine, whose memory is watched together; without, those that
+    /// listen at an address of this machine. What they started is theirs. nobat's workers report their own.
     #[arg(long, value_name = "PIDS", value_delimiter = ',')]
     server_pid: Vec<u32>,
 }

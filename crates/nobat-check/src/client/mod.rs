@@ -20,6 +20,7 @@ mod protocol;
 mod reply;
 mod target;
 mod template;
+mod workers;
 
 pub use call::{HttpCall, Prepared};
 pub use description::ModelDescription;
@@ -28,3 +29,4 @@ pub use protocol::CallProtocol;
 pub use reply::{Reply, ReplyStatus, ServerTimings};
 pub use target::{Target, TargetSettings};
 pub use template::JsonTemplate;
+pub use workers::{HeldVersion, ServingWorker};

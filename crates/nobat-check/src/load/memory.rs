@@ -6,18 +6,11 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use nobat_statistics::runs::trend;
-
+use super::growth::{Growth, LEVEL, chart, too_few};
 use super::words::size;
-use crate::stage::{AxisScale, Chart, Finding, Verdict};
+use crate::stage::{Finding, Verdict};
 use crate::statistical::words::count;
 
-/// How sure a rise must be.
-const LEVEL: f64 = 0.99;
-/// A rise over all runs that is too small to tell from an allocator's own.
-const SMALLEST: (f64, f64) = (4.0 * 1_048_576.0, 0.02);
-/// Readings without which nothing is said.
-const READINGS: usize = 5;
 /// The process that starts all others.
 const INIT: u32 = 1;
 
@@ -70,11 +63,20 @@ impl ServerProcesses {
 
     /// Their memory now; `None` where none of them is left.
     pub(super) fn read(&self) -> Option<MemoryReading> {
-        let parents: Vec<(u32, u32)> = processes().filter_map(|process| Some((process, parent(process)?))).collect();
-        let own = with_descendants(&self.roots, &parents);
-        let readings: Vec<u64> = own.into_iter().filter_map(resident_bytes).collect();
+        let readings: Vec<u64> = self.all().into_iter().filter_map(resident_bytes).collect();
         let reading = MemoryReading { bytes: readings.iter().sum(), processes: readings.len() };
         (reading.processes > 0).then_some(reading)
+    }
+
+    fn all(&self) -> BTreeSet<u32> {
+        let parents: Vec<(u32, u32)> = processes().filter_map(|process| Some((process, parent(process)?))).collect();
+        with_descendants(&self.roots, &parents)
+    }
+
+    /// Those that there are now, as workers name theirs: host name and process id.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        self.all().into_iter().map(|process| format!("{}:{process}", host.trim())).collect()
     }
 
     /// The first that is not there, or whose memory this machine does not tell.
@@ -134,59 +136,45 @@ pub(super) fn memory_finding(verdict: Verdict) -> Finding {
 /// in all.
 pub(super) fn judge_memory(readings: &[MemoryReading], requests: u64) -> Finding {
     let values: Vec<f64> = readings.iter().map(|reading| reading.bytes as f64).collect();
-    let (Some(rise), [first, .., last]) = (trend(&values, LEVEL).filter(|_| values.len() >= READINGS), &values[..])
-    else {
-        let verdict = Verdict::needs(format!("{} readings are too few", values.len()), "five runs (--runs 5)");
-        return memory_finding(verdict);
-    };
-    let rounds = values.len() - 1;
-    let smallest = SMALLEST.0.max(first * SMALLEST.1);
-    let late = last - values[rounds / 2];
-    let goes_on = late >= 0.5 * rise.slope * (rounds - rounds / 2) as f64;
-    let leaks = rise.low > 0.0 && rise.slope * rounds as f64 >= smallest && goes_on;
+    let Some(growth) = Growth::of(&values, LEVEL) else { return memory_finding(too_few(values.len())) };
     let each = |bytes: f64| bytes / requests.max(1) as f64;
-    let found = match leaks {
+    let found = match growth.leaks {
         true => format!(
             "It grew from {} to {}, run by run: about {} a request.",
-            size(*first),
-            size(*last),
-            size(each(rise.slope * rounds as f64))
+            size(growth.first),
+            size(growth.last),
+            size(each(growth.risen()))
         ),
-        false => format!("It went from {} to {}.", size(*first), size(*last)),
-    };
-    let points = values.iter().enumerate().map(|(at, bytes)| (at as f64, bytes / 1_048_576.0)).collect();
-    let chart = Chart::Lines {
-        x: "runs".into(),
-        y: "MiB".into(),
-        lines: vec![("resident".into(), points)],
-        scale: AxisScale::Linear,
-        limit: None,
+        false => format!("It went from {} to {}.", size(growth.first), size(growth.last)),
     };
     let processes = || readings.iter().map(|reading| reading.processes);
     let (fewest, most) = (processes().min().unwrap_or(0), processes().max().unwrap_or(0));
-    let verdict = match leaks && fewest != most {
+    let verdict = match growth.leaks && fewest != most {
         // What a new process takes is no leak.
         true => Verdict::needs(
             format!("it grew while its processes went from {fewest} to {most}"),
             "a longer --warm-up, until all of them have started",
         ),
-        false => Verdict::of(!leaks),
+        false => Verdict::of(!growth.leaks),
     };
     let whose = if most == 1 { "its process".into() } else { format!("its {most} processes") };
     memory_finding(verdict)
-        .say(format!("The server's resident memory, of {whose}, was read before and after each of {rounds} runs."))
+        .say(format!(
+            "The server's resident memory, of {whose}, was read before and after each of {} runs.",
+            growth.runs
+        ))
         .say(found)
         .say(format!(
             "Over {} requests a leak of less than about {} a request would not be seen.",
             count(requests),
-            size(each(smallest))
+            size(each(growth.smallest))
         ))
         .figure("processes", most)
-        .figure("first_bytes", readings[0].bytes)
-        .figure("last_bytes", readings[rounds].bytes)
-        .figure("rise_bytes_per_run", rise.slope)
-        .figure("rise_at_least_bytes_per_run", rise.low)
-        .chart(chart)
+        .figure("first_bytes", growth.first as u64)
+        .figure("last_bytes", growth.last as u64)
+        .figure("rise_bytes_per_run", growth.slope)
+        .figure("rise_at_least_bytes_per_run", growth.slope_at_least)
+        .chart(chart(vec![("resident".into(), (0..).zip(values).collect())]))
 }
 
 #[cfg(test)]

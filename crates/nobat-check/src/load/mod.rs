@@ -10,6 +10,7 @@ mod baseline;
 mod calling;
 mod cost;
 mod engine;
+mod growth;
 mod judge;
 mod knee;
 mod latencies;
@@ -24,6 +25,7 @@ mod shared;
 mod tally;
 mod warm_up;
 mod words;
+mod workers;
 
 pub use baseline::{Baseline, BaselineComparison, RunFigures, Session};
 pub use calling::TargetCaller;

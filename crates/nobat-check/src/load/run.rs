@@ -15,6 +15,7 @@ use super::progress::{StageTeller, knee_in_words};
 use super::schedule::{Arrivals, Pause, Rate};
 use super::search::find_knee;
 use super::words::{capital, rate};
+use super::workers::{WorkerReadings, judge_workers, workers_finding};
 use crate::client::{ModelDescription, Prepared, Target};
 use crate::clock::StageClock;
 use crate::stage::{StageProgress, StageReport, TestStage, Verdict};
@@ -51,6 +52,8 @@ pub struct LoadSettings {
     /// The server's processes, where they are on this machine; without, those that listen on
     /// the port, where the address is of this machine. What they started is theirs.
     pub processes: Vec<u32>,
+    /// Whether the server is nobat's, whose gateway tells the memory of its workers.
+    pub has_workers: bool,
     /// Whether to search for the knee afterwards.
     pub knee: bool,
     /// Of all that is drawn.
@@ -72,6 +75,7 @@ impl Default for LoadSettings {
             baseline: None,
             change: 0.2,
             processes: Vec::new(),
+            has_workers: false,
             knee: false,
             seed: 1,
             samples: false,
@@ -259,11 +263,13 @@ pub async fn run(
     let closed = load.is_closed();
     let processes = ServerProcesses::named(&settings.processes).or_else(|| local_processes(target));
     let mut readings: Vec<MemoryReading> = Vec::new();
+    let mut workers = settings.has_workers.then(|| WorkerReadings::new(target));
     let plan = settings.plan(load.clone(), goal);
     let teller = StageTeller::new("load", progress);
     let outcome = measure(&plan, caller.clone(), |event| {
         if matches!(event, LoadEvent::Begin | LoadEvent::RunEnded(_)) {
             readings.extend(processes.as_ref().and_then(ServerProcesses::read));
+            workers.iter_mut().for_each(|workers| workers.read(processes.as_ref()));
         }
         teller.hear(&event);
     })
@@ -288,12 +294,26 @@ pub async fn run(
         let comparisons = baseline.compare(&session, settings.change, closed);
         findings.extend(comparisons.iter().map(|one| judge::judge_baseline(one, settings.change, void.as_ref())));
     }
+    // What piles up in a server that is asked too much is no leak.
+    let too_much = (whole.failed() * 100 > whole.due)
+        .then(|| Verdict::needs("too many requests failed", "a rate that the server can bear"));
+    let requests = whole.latencies.count();
     if processes.is_some() && outcome.gone.is_none() {
-        findings.push(match whole.failed() * 100 > whole.due {
-            // What piles up in a server that is asked too much is no leak.
-            true => memory_finding(Verdict::needs("too many requests failed", "a rate that the server can bear")),
-            false => judge_memory(&readings, whole.latencies.count()),
+        findings.push(match &too_much {
+            Some(verdict) => memory_finding(verdict.clone()),
+            None => judge_memory(&readings, requests),
         });
+    }
+    if let Some(workers) = workers.filter(|_| outcome.gone.is_none()) {
+        match workers.all().await {
+            Ok(readings) => findings.extend(judge_workers(&readings, &target.settings().model, requests).map(
+                |found| match too_much {
+                    Some(verdict) => workers_finding(verdict),
+                    None => found,
+                },
+            )),
+            Err(why) => notes.push(format!("What memory its workers take is not told: {why}.")),
+        }
     }
     if let Some(goal) = settings.goal.filter(|_| settings.knee && outcome.gone.is_none()) {
         let reached = whole.latencies.count() as f64 / outcome.measured().as_secs_f64().max(1e-9);

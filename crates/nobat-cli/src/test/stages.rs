@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nobat_check::client::{ModelDescription, Served, Target};
+use nobat_check::client::{ModelDescription, Served, ServerKind, Target};
 use nobat_check::clock::StageClock;
 use nobat_check::data::{Dataset, GoldenSet, ModelInputs, stack, synthetic};
 use nobat_check::errors::{self, ErrorSettings};
 use nobat_check::functional::{self, FunctionalSettings};
-use nobat_check::load::{self, Baseline, LoadReport};
+use nobat_check::load::{self, Baseline, LoadReport, LoadSettings};
 use nobat_check::stage::{Finding, StageReport, TestReport, TestStage, Verdict};
 use nobat_check::statistical;
 use nobat_runtime::now_ms;
@@ -201,7 +201,8 @@ async fn load_stage(
     if !first.is_success() {
         return not_judged(clock, first.in_words());
     }
-    let report = match load::run(target, model, requests.into(), &plan.load, told).await {
+    let settings = LoadSettings { has_workers: served.kind == ServerKind::Nobat, ..plan.load.clone() };
+    let report = match load::run(target, model, requests.into(), &settings, told).await {
         Ok(report) => report,
         Err(error) => return not_judged(clock, error.message),
     };

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::rig::golden::digits;
-use crate::rig::process::{Redis, Service, binary, free_port, root, worker};
+use crate::rig::process::{Process, Redis, Service, binary, free_port, root, worker};
 use crate::rig::wait_for;
 
 fn nobat(folder: &Path, url: &str, arguments: &[&str]) -> Output {
@@ -98,6 +98,8 @@ fn the_demo_model_passes_everything_on_the_embedded_store() {
     let loaded = nobat(&[&load[..], &["--save-baseline", "baseline.json", "--fail-on", "never"]].concat());
     let report = json(&loaded);
     assert!(loaded.status.success() && report["stages"][0]["stage"] == "load", "{report:#}");
+    let told = verdicts(&report);
+    assert!(told.iter().all(|(id, _)| id != "load memory.workers"), "the worker is the process that listens: {told:?}");
     assert!(folder.path().join("baseline.json").is_file(), "{report:#}");
     let alone = nobat(&["test", "digits", "--only", "functional", "--fail-on", "not-judged"]);
     assert_eq!(alone.status.code(), Some(1), "the gRPC port is another, and there is no limit");
@@ -176,6 +178,41 @@ fn the_demo_model_passes_everything_on_redis() {
     let _worker = worker(folder.path(), &redis.url(), &root().join("models"), &[]);
     service.wait_for_model("digits");
     passes_everything(folder.path(), &service, &grpc);
+}
+
+/// What the load stage says of the workers' memory, after 1,000 requests.
+fn memory_of_workers(folder: &Path, service: &Service) -> Value {
+    let url = format!("http://{}", service.address);
+    let load = ["--only", "load", "--rate", "200", "--evenly", "--duration", "5", "--warm-up", "0.5"];
+    let report = json(&nobat(folder, &url, &[&["test", "digits", "--fail-on", "never"], &load[..]].concat()));
+    let findings = report["stages"][0]["findings"].as_array().expect("findings");
+    findings.iter().find(|finding| finding["id"] == "memory.workers").unwrap_or(&Value::Null).clone()
+}
+
+#[test]
+fn a_worker_apart_from_the_gateway_that_leaks_is_found_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let redis = Redis::start(folder.path(), false);
+    let mut service = Service::gateway(folder.path(), &redis.url(), free_port(), &[]);
+    let steady = worker(folder.path(), &redis.url(), &root().join("models"), &[]);
+    service.wait_for_model("digits");
+    let found = memory_of_workers(folder.path(), &service);
+    assert_eq!(found["verdict"], "passed", "{found:#}");
+    let words = found["words"].to_string();
+    assert!(words.contains(&format!(":{}`", steady.id())), "{words}");
+
+    // It answers some of the requests; the stage says that it does not see less than 819 KiB a run.
+    let models = root().join("models").display().to_string();
+    let leaking = Process::start(folder.path(), "examples/leaking_worker", &[&redis.url(), &models, "131072"], &[]);
+    wait_for("both workers have loaded it", || {
+        let workers = service.http().get("/api/v1/workers").expect("an answer").text();
+        workers.matches(r#""name":"digits","version":"1","state":"ready""#).count() == 2
+    });
+    let found = memory_of_workers(folder.path(), &service);
+    assert_eq!(found["verdict"], "failed", "{found:#}");
+    let grew: Vec<&str> = found["words"].as_array().expect("words").iter().filter_map(Value::as_str).collect();
+    let grew: Vec<&&str> = grew.iter().filter(|words| words.contains(" grew from ")).collect();
+    assert!(grew.len() == 1 && grew[0].contains(&format!(":{}` grew", leaking.id())), "{found:#}");
 }
 
 #[test]

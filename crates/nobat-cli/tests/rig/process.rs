@@ -37,7 +37,8 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `name` with `args` and `env`, in `folder`, logging to `folder/name-N.log`.
     pub(crate) fn start(folder: &Path, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
-        let log = (0..).map(|n| folder.join(format!("{name}-{n}.log"))).find(|path| !path.exists()).expect("a name");
+        let stem = name.trim_start_matches("examples/");
+        let log = (0..).map(|n| folder.join(format!("{stem}-{n}.log"))).find(|path| !path.exists()).expect("a name");
         let out = File::create(&log).expect("the log file");
         let both = [out.try_clone().expect("a second handle").into(), out.into()];
         Process { child: Process::spawn(folder, name, args, env, both), log, started: Instant::now() }
