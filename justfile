@@ -144,6 +144,10 @@ mutate-images:
     cargo build --release --locked --bin nobat
     scripts/mutate_images --count 10000
 
+# Texts and text models' folders with bytes changed, for so many seconds each, on any toolchain: `just mutate-texts SECONDS SEED`.
+mutate-texts *args:
+    cargo run --locked -p nobat-text --example text_mutations -- {{args}}
+
 # Measures a running service, or one started for the purpose; see docs/BENCHMARKS.md.
 bench *args:
     cargo run --release --locked --bin nobat -- bench {{args}}
