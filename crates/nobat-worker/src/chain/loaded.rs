@@ -159,7 +159,7 @@ impl LoadedChain {
 
 #[cfg(test)]
 mod tests {
-    use nobat_core::chain::{ChainDefinition, FunctionSpecs, Known, StepDefinition, plan};
+    use nobat_core::chain::{ChainDefinition, Known, plan};
     use nobat_core::signature::ModelSignature;
     use serde_json::json;
 
@@ -175,10 +175,6 @@ mod tests {
                 "batched": true, "max_batch_size": 8, "max_rows": 8,
             });
             serde_json::from_value(signature).ok()
-        }
-
-        fn function(&self, _: &StepDefinition) -> Result<FunctionSpecs, String> {
-            Err("there is none".into())
         }
     }
 
