@@ -88,12 +88,21 @@ pub fn require_json(headers: &HeaderMap, body: &[u8]) -> Result<()> {
         None => "it came without a Content-Type".to_owned(),
         Some(given) => format!("its Content-Type is `{}`", given.chars().take(60).collect::<String>()),
     };
-    Err(Error::new(
-        ErrorCode::UnsupportedMediaType,
-        format!(
-            "the body is not JSON, and {given}; send a JSON object with `Content-Type: application/json`, or a file or a table with its own type, such as `image/jpeg` or `text/csv`"
-        ),
-    ))
+    // What takes such a body does not ask here.
+    let remedy = if is_file_or_table(&essence) {
+        "this path takes JSON alone: send a JSON object, or this body to `/api/v1/predict/MODEL`"
+    } else {
+        "send a JSON object with `Content-Type: application/json`, or a file or a table with its own type, such as `image/jpeg` or `text/csv`"
+    };
+    Err(Error::new(ErrorCode::UnsupportedMediaType, format!("the body is not JSON, and {given}; {remedy}")))
+}
+
+fn is_file_or_table(essence: &str) -> bool {
+    ["image/", "audio/", "video/", "multipart/"].iter().any(|kind| essence.starts_with(kind))
+        || ["text/csv", "application/csv", "application/x-image"].contains(&essence)
+        || ["application/vnd.apache.arrow.", "application/vnd.apache.parquet"]
+            .iter()
+            .any(|kind| essence.starts_with(kind))
 }
 
 /// Reads one JSON object. By itself serde takes a list of a struct's members in their order
@@ -342,6 +351,21 @@ mod tests {
         let (request, mut payload) = request.to_http_parts();
         let payload = web::Payload::from_request(&request, &mut payload).await.expect("a payload");
         read_counted(request.headers(), payload, &LIMITS, &|_| Ok(())).await
+    }
+
+    #[test]
+    fn a_file_where_json_is_read_is_told_where_it_is_taken() {
+        let refused = |kind: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            require_json(&headers, b"\x89PNG").expect_err(kind).message
+        };
+        for kind in ["image/png", "Text/CSV; header=absent", "application/vnd.apache.arrow.file", "multipart/form-data"]
+        {
+            let message = refused(kind);
+            assert!(message.contains(kind) && message.contains("to `/api/v1/predict/MODEL`"), "{message}");
+        }
+        assert!(refused("text/plain").contains("with its own type, such as `image/jpeg`"));
     }
 
     #[actix_web::test]

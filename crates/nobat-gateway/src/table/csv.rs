@@ -12,6 +12,11 @@ use super::layout::{Layout, invalid};
 /// # Errors
 /// `invalid_tensor`, naming line and column.
 pub(super) fn read(body: &[u8], signature: &ModelSignature, header: bool) -> Result<Vec<Tensor>> {
+    if let Some(line) = open_quote(body) {
+        return Err(invalid(format!(
+            "the CSV cannot be read: line {line} opens a quote that nothing closes; send the whole file, with `\"` in a value as `\"\"`"
+        )));
+    }
     let mut lines = ::csv::ReaderBuilder::new().has_headers(false).from_reader(body);
     let mut line = ::csv::StringRecord::new();
     let malformed = |error: ::csv::Error| invalid(format!("the CSV cannot be read: {}", told(&error)));
@@ -43,6 +48,33 @@ pub(super) fn read(body: &[u8], signature: &ModelSignature, header: bool) -> Res
     layout.finish(rows)
 }
 
+/// The line of a quote that is still open where the body ends: the reader would take the rest for one value.
+fn open_quote(body: &[u8]) -> Option<usize> {
+    enum At {
+        Begin,
+        Plain,
+        Quoted,
+        Closed,
+    }
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let (mut at, mut line, mut opened) = (At::Begin, 1, 1);
+    for &byte in body {
+        at = match (at, byte) {
+            (At::Begin, b'"') => {
+                opened = line;
+                At::Quoted
+            }
+            (At::Closed, b'"') => At::Quoted,
+            (At::Quoted, b'"') => At::Closed,
+            (At::Quoted, _) => At::Quoted,
+            (_, b',' | b'\n' | b'\r') => At::Begin,
+            _ => At::Plain,
+        };
+        line += usize::from(byte == b'\n');
+    }
+    matches!(at, At::Quoted).then_some(opened)
+}
+
 /// Names of columns that have none: the inputs', in their order, where there are as many.
 fn unnamed(signature: &ModelSignature, columns: usize) -> Vec<String> {
     match signature.inputs.len() {
@@ -56,7 +88,10 @@ fn told(error: &::csv::Error) -> String {
     let line = |position: &Option<::csv::Position>| position.as_ref().map_or(0, ::csv::Position::line);
     match error.kind() {
         ::csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            format!("line {} has {len} fields, where the first line has {expected_len}", line(pos))
+            format!(
+                "line {} has {len} fields, where the first line has {expected_len}; give every line as many",
+                line(pos)
+            )
         }
         ::csv::ErrorKind::Utf8 { pos, .. } => format!("line {} is not UTF-8; write it so", line(pos)),
         _ => error.to_string(),
@@ -122,11 +157,19 @@ mod tests {
         );
         assert_eq!(
             message(&people, "age,city\n1,Rome\n2\n"),
-            "the CSV cannot be read: line 3 has 1 fields, where the first line has 2"
+            "the CSV cannot be read: line 3 has 1 fields, where the first line has 2; give every line as many"
         );
-        assert_eq!(message(&people, "age,age,city\n1,1,a\n"), "the table has column `age` twice");
+        assert_eq!(message(&people, "age,age,city\n1,1,a\n"), "the table has column `age` twice; name it once");
         assert_eq!(message(&people, "age,city\n"), "the table has no rows; send at least one");
         assert!(message(&people, "").starts_with("the table is empty"));
+        let open = "the CSV cannot be read: line 2 opens a quote that nothing closes";
+        for cut in ["age,city\n1,\"Ro", "age,city\n1,\"Rome\n2,Bonn\n", "\u{feff}\"age\",city\r\n1,\"a \"\"b\"\"\n"] {
+            assert!(message(&people, cut).starts_with(open), "{cut:?}");
+        }
+        for whole in ["age,city\n1,\"Ro\"", "age,city\n1,3\"\n", "age,city\n1,\"\"\n", "age,city\n1,\"a\"\"\"\n"] {
+            assert!(read(whole.as_bytes(), &people, true).is_ok(), "{whole:?}");
+        }
+        assert!(message(&people, ",age,city\n0,1,a\n").contains("a column without a name (pandas: index=False)"));
         let strict = ModelSignature { finite: true, ..people };
         assert_eq!(
             message(&strict, "age,city\n,Rome\n"),

@@ -57,7 +57,7 @@ impl<'a> Layout<'a> {
         let (mut unknown, mut seen) = (Vec::new(), HashSet::with_capacity(names.len()));
         for &name in names {
             if !seen.insert(name) {
-                return Err(invalid(format!("the table has column `{}` twice", clip(name))));
+                return Err(invalid(format!("the table has column `{}` twice; name it once", clip(name))));
             }
             let slot = signature.inputs.iter().find(|spec| spec.name == name).map(|spec| {
                 layout.inputs.push(Filling::new(spec));
@@ -83,7 +83,10 @@ impl<'a> Layout<'a> {
             return Err(invalid(format!(
                 "model `{}` does not take {}; it takes {}. Leave them out, or set extra_columns = \"ignore\" under [settings] of its model.toml",
                 signature.name,
-                columns(&unknown),
+                match unknown[..] {
+                    [""] => "a column without a name (pandas: index=False)".to_owned(),
+                    _ => columns(&unknown),
+                },
                 takes(signature)
             )));
         }

@@ -58,5 +58,5 @@ fn viewed(schema: &Schema) -> Schema {
 
 fn malformed(told: &str) -> Error {
     let told: String = told.chars().take(200).collect();
-    invalid(format!("the Parquet data cannot be read: {told}"))
+    invalid(format!("the Parquet data cannot be read: {told}; send the whole file, or write it again"))
 }

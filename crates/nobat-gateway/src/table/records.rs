@@ -243,7 +243,7 @@ mod tests {
             refused(r#"[{"age": 1, "city": "a"}, {"age": 2, "town": "b"}]"#),
             "records[1] has column `town`, which the rows before it lack"
         );
-        assert_eq!(refused(r#"[{"age": 1, "city": "a", "age": 2}]"#), "the table has column `age` twice");
+        assert_eq!(refused(r#"[{"age": 1, "city": "a", "age": 2}]"#), "the table has column `age` twice; name it once");
         assert_eq!(refused("[]"), "records has no rows; send at least one");
         assert!(refused(r#"{"age": 1}"#).contains("a list of objects"));
         let refused = |text: &str| split(&people(), text).expect_err(text).message;

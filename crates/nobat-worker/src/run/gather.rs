@@ -43,10 +43,16 @@ pub(super) fn fill<'a>(
                 let mut rest = &tensor.data[..];
                 while let Some(element) = take_bytes_element(&mut rest) {
                     let (input, at) = (&spec.name, elements.len());
-                    elements.push(std::str::from_utf8(element).map_err(|_| {
-                        let what = "is not UTF-8, which ONNX string tensors hold";
-                        Failure::invalid(format!("input `{input}` element {at} {what}"))
-                    })?);
+                    let refused = |what: &str| Failure::invalid(format!("input `{input}` element {at} {what}"));
+                    let text = std::str::from_utf8(element)
+                        .map_err(|_| refused("is not UTF-8, which ONNX string tensors hold; write it so"))?;
+                    // The runtime's texts end at the first.
+                    if let Some(place) = element.iter().position(|&byte| byte == 0) {
+                        let what =
+                            format!("has a NUL at byte {place}, which no text of the runtime holds; leave it out");
+                        return Err(refused(&what));
+                    }
+                    elements.push(text);
                 }
                 texts.extend_from_slice(&elements[part_of(elements.len(), own_rows)]);
             }

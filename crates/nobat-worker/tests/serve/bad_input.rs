@@ -55,6 +55,11 @@ async fn failures_at_run_time_are_contained_and_the_neighbour_model_serves_on() 
         nobat_core::tensor::put_bytes_element(&mut data, &[0xff, 0xfe]);
         request(vec![tensor("x", nobat_core::tensor::Datatype::Bytes, &[1, 1], data)])
     };
+    let with_nul = {
+        let mut data = Vec::new();
+        nobat_core::tensor::put_bytes_element(&mut data, b"a\0b");
+        request(vec![tensor("x", nobat_core::tensor::Datatype::Bytes, &[1, 1], data)])
+    };
     let cases = [
         (
             "integer_division",
@@ -79,6 +84,7 @@ async fn failures_at_run_time_are_contained_and_the_neighbour_model_serves_on() 
              of size 17592186044416; send fewer or smaller rows, or give the worker more memory",
         ),
         ("identity_bytes", not_text, ErrorCode::InvalidTensor, "element 0 is not UTF-8"),
+        ("identity_bytes", with_nul, ErrorCode::InvalidTensor, "input `x` element 0 has a NUL at byte 1"),
         ("identity_fp32", request(vec![floats("nope", &[1, 1], &[0.0])]), ErrorCode::InvalidTensor, "`x` is missing"),
     ];
     for (model, asked, code, says) in cases {
