@@ -43,7 +43,7 @@ class Graph:
     def weight(self, *shape, scale=0.3):
         return self.constant(self.random.normal(0, scale, shape))
 
-    def save(self, folder, inputs, outputs, metadata=None, datatype=TensorProto.FLOAT):
+    def save(self, folder, inputs, outputs, metadata=None, datatype=TensorProto.FLOAT, name="model.onnx"):
         made = lambda tensor, kind: tensor if len(tensor) == 3 else (*tensor, kind)
         info = lambda kind, tensors: [
             helper.make_tensor_value_info(name, kind, shape) for name, shape, kind in (made(own, kind) for own in tensors)
@@ -55,7 +55,7 @@ class Graph:
         helper.set_model_props(model, metadata or {})
         onnx.checker.check_model(model, full_check=True)
         folder.mkdir(parents=True, exist_ok=True)
-        onnx.save(model, folder / "model.onnx")
+        onnx.save(model, folder / name)
 
 
 def write(folder, **files):
@@ -197,19 +197,45 @@ def normalized(graph, x, name):
 WORDS = ["<pad>", "<|startoftext|>", "<|endoftext|>", "<unk>", "a", "an", "is", "of", "photo", "picture", "this", ".", *COLOURS]
 
 
-def clip(folder):
-    """Both towers in one graph, as optimum exports CLIP: rows of texts and of pictures are axes of their own."""
-    graph = Graph()
-    colours = graph.add("ReduceMean", ["pixel_values"], axes=[2, 3], keepdims=0)
-    pictures = normalized(graph, colours, "image_embeds")
+def pictures_of_clip(graph):
+    return graph.add("ReduceMean", ["pixel_values"], axes=[2, 3], keepdims=0)
+
+
+def texts_of_clip(graph):
     # What a word weighs in each colour: padding that counted would show as white.
     table = np.zeros((len(WORDS), 3), np.float32)
     table[0] = 1
     table[-3:] = np.eye(3)
     words = graph.add("Gather", [graph.constant(table), "input_ids"])
     mask = graph.add("Unsqueeze", [graph.add("Cast", ["attention_mask"], to=TensorProto.FLOAT), graph.constant([2], np.int64)])
-    texts = graph.add("ReduceSum", [graph.add("Mul", [words, mask]), graph.constant([1], np.int64)], keepdims=0)
-    texts = normalized(graph, texts, "text_embeds")
+    return words, graph.add("ReduceSum", [graph.add("Mul", [words, mask]), graph.constant([1], np.int64)], keepdims=0)
+
+
+def clip_apart(folder):
+    """The towers of clip in a file each, as many folders of the hub have them: vectors keep their lengths, and both
+    files have an output of one name."""
+    text = ["text_batch_size", "sequence_length"]
+    inputs = [("input_ids", text, TensorProto.INT64), ("attention_mask", text, TensorProto.INT64)]
+    graph = Graph()
+    words, texts = texts_of_clip(graph)
+    graph.add("Identity", [texts], name="text_embeds")
+    graph.add("Identity", [words], name="last_hidden_state")
+    outputs = [("text_embeds", ["text_batch_size", 3]), ("last_hidden_state", [*text, 3])]
+    graph.save(folder / "onnx", inputs, outputs, name="text_model.onnx")
+    graph = Graph()
+    graph.add("Identity", [pictures_of_clip(graph)], name="image_embeds")
+    graph.add("Flatten", ["pixel_values"], name="last_hidden_state")
+    pictures = [("pixel_values", ["image_batch_size", 3, 24, 24])]
+    outputs = [("image_embeds", ["image_batch_size", 3]), ("last_hidden_state", ["image_batch_size", 3 * 24 * 24])]
+    graph.save(folder / "onnx", pictures, outputs, name="vision_model.onnx")
+    folder_of_clip(folder)
+
+
+def clip(folder):
+    """Both towers in one graph, as optimum exports CLIP: rows of texts and of pictures are axes of their own."""
+    graph = Graph()
+    pictures = normalized(graph, pictures_of_clip(graph), "image_embeds")
+    texts = normalized(graph, texts_of_clip(graph)[1], "text_embeds")
     alike = graph.add("MatMul", [pictures, graph.add("Transpose", [texts], perm=[1, 0])])
     graph.add("Mul", [alike, graph.constant(10.0)], name="logits_per_image")
     graph.add("Transpose", ["logits_per_image"], perm=[1, 0], name="logits_per_text")
@@ -226,6 +252,10 @@ def clip(folder):
         ("image_embeds", ["image_batch_size", 3]),
     ]
     graph.save(folder, inputs, outputs)
+    folder_of_clip(folder)
+
+
+def folder_of_clip(folder):
     special = lambda token: {
         "id": WORDS.index(token), "content": token, "single_word": False, "lstrip": False, "rstrip": False,
         "normalized": False, "special": True,
@@ -263,7 +293,7 @@ def clip(folder):
 
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    for make in [classify, embed, detect, segment, read, clip]:
+    for make in [classify, embed, detect, segment, read, clip, clip_apart]:
         make(folder / make.__name__)
     bytes_of_files(folder / "bytes")
 

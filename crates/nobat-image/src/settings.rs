@@ -218,4 +218,6 @@ pub struct ImageSettings {
     pub blank: Option<Blank>,
     /// Whether vectors are brought to length 1.
     pub normalize: Option<bool>,
+    /// What the cosine of picture and text is multiplied by before labels are scored, of towers in two files.
+    pub logit_scale: Option<f64>,
 }

@@ -165,6 +165,11 @@ pub enum Reading {
 }
 
 impl TextFolder {
+    /// What its makers call a folder's family: `model_type` of `config.json`.
+    pub fn family(folder: &Path) -> Option<String> {
+        ModelConfig::read(&Files::open(folder).ok()?).ok()??.model_type
+    }
+
     /// Reads a folder's files, all but the graph.
     ///
     /// # Errors

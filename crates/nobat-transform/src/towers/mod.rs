@@ -2,7 +2,7 @@
 //!
 //! A job has texts, or pictures, or pictures with labels that are compared with them. A run has rows of
 //! both kinds, each on an axis of its own; a graph wants both inputs, so where a run has rows of one kind alone,
-//! a made-up row stands for the other.
+//! a made-up row stands for the other. Towers of a graph each are not run without rows.
 
 mod compared;
 
@@ -28,18 +28,29 @@ const OF_LABELS: [&str; 4] = ["hypothesis_template", "normalize", "truncate", "t
 /// The costliest text that is told apart from a picture.
 const MOST_TEXT: u32 = 511;
 
-/// Two transformations of one graph.
+/// Two transformations, of one graph or of one each.
 #[derive(Debug)]
 pub struct Towers {
     texts: Arc<dyn Transform>,
     pictures: Arc<dyn Transform>,
     /// The graph's inputs, in its order.
     inputs: Vec<SmolStr>,
-    /// How alike the graph finds pictures and texts; none where it does not say.
-    similarity: Option<Similarity>,
+    /// How alike pictures and texts are found; none where nothing says.
+    likeness: Option<Likeness>,
+    /// Inputs of texts and of pictures without rows, where each tower has its own graph.
+    without_rows: Option<[Vec<Tensor>; 2]>,
     /// Every picture costs so much, and no text does.
     picture_cost: u32,
     signature: CallerSignature,
+}
+
+/// What says by how much likeness is scaled.
+#[derive(Clone, Copy, Debug)]
+enum Likeness {
+    /// The graph's outputs.
+    Shown(Similarity),
+    /// Whoever serves it.
+    Told(f32),
 }
 
 /// A row of either tower.
@@ -78,6 +89,40 @@ impl Towers {
         outputs: &[TensorSpec],
         family: Option<&str>,
     ) -> Result<Towers> {
+        // SigLIP scores each pair by itself, not labels against each other.
+        let each = family.is_some_and(|family| family.starts_with("siglip"));
+        let likeness = if each { None } else { Similarity::find(outputs).map(Likeness::Shown) };
+        Towers::of(texts, pictures, inputs, likeness)
+    }
+
+    /// Joins two transformations of a graph each; `inputs` are those of texts and then those of pictures, `scale`
+    /// is what the cosine of a picture and a text is multiplied by.
+    ///
+    /// # Errors
+    /// As [`Towers::new`]; `invalid_parameter` for a scale that is none.
+    pub fn apart(
+        texts: Arc<dyn Transform>,
+        pictures: Arc<dyn Transform>,
+        inputs: &[TensorSpec],
+        scale: Option<f32>,
+    ) -> Result<Towers> {
+        if let Some(scale) = scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+            let message =
+                format!("`logit_scale` in `[image]` of model.toml is {scale}; it takes a number over 0, often 100");
+            return Err(Error::invalid(message));
+        }
+        let without_rows = [&texts, &pictures].map(|transform| without_rows(&**transform));
+        let [of_texts, of_pictures] = without_rows;
+        let towers = Towers::of(texts, pictures, inputs, scale.map(Likeness::Told))?;
+        Ok(Towers { without_rows: Some([of_texts?, of_pictures?]), ..towers })
+    }
+
+    fn of(
+        texts: Arc<dyn Transform>,
+        pictures: Arc<dyn Transform>,
+        inputs: &[TensorSpec],
+        likeness: Option<Likeness>,
+    ) -> Result<Towers> {
         let (text, picture) = (&texts.signature().task, &pictures.signature().task);
         if text.kind != TaskKind::Embed || picture.image != Some(ImageTask::Embed) {
             let other = picture.image.map_or("none", ImageTask::as_str);
@@ -97,14 +142,11 @@ impl Towers {
                  export the graph with `text_embeds` and `image_embeds`"
             )));
         }
-        // SigLIP scores each pair by itself, not labels against each other.
-        let each = family.is_some_and(|family| family.starts_with("siglip"));
-        let similarity = if each { None } else { Similarity::find(outputs) };
         let dimensions = of_text.or(of_picture);
-        let signature = signature(&texts.signature().task, dimensions, similarity.is_some());
+        let signature = signature(&texts.signature().task, dimensions, likeness.is_some());
         let picture_cost = texts.max_cost().min(MOST_TEXT) + 1;
         let inputs = inputs.iter().map(|spec| spec.name.clone()).collect();
-        Ok(Towers { texts, pictures, inputs, similarity, picture_cost, signature })
+        Ok(Towers { texts, pictures, inputs, likeness, without_rows: None, picture_cost, signature })
     }
 
     fn text_row(&self, row: Row) -> Row {
@@ -166,7 +208,7 @@ impl Transform for Towers {
             (Some(image), None, Some(labels)) => self.compared(image, labels, parameters),
             (None, Some(text), None) => self.texts_of(&[Some(text.clone())], parameters),
             _ => {
-                let labels = if self.similarity.is_some() { ", or `image` with `labels`" } else { "" };
+                let labels = if self.likeness.is_some() { ", or `image` with `labels`" } else { "" };
                 let message = format!("a request of this model has `image`, or `text`{labels}; send one of these");
                 Err(Error::new(ErrorCode::InvalidTensor, message))
             }
@@ -181,25 +223,25 @@ impl Transform for Towers {
     }
 
     fn collate(&self, rows: &[&Row]) -> Result<Vec<Tensor>> {
-        let (mut texts, mut pictures) = apart(rows)?;
-        let (text, picture);
-        if texts.is_empty() {
-            text = self.texts.example(1);
-            texts.push((0, &text));
-        }
-        if pictures.is_empty() {
-            picture = self.pictures.example(1);
-            pictures.push((0, &picture));
-        }
-        let mut tensors = self.texts.collate(&of(&texts))?;
-        tensors.extend(self.pictures.collate(&of(&pictures))?);
+        let (texts, pictures) = apart(rows)?;
+        let of_tower = |transform: &dyn Transform, rows: Placed<'_>, tower: usize| match &self.without_rows {
+            _ if !rows.is_empty() => transform.collate(&of(&rows)),
+            Some(without_rows) => Ok(without_rows[tower].clone()),
+            None => transform.collate(&[&transform.example(1)]),
+        };
+        let mut tensors = of_tower(&*self.texts, texts, 0)?;
+        tensors.extend(of_tower(&*self.pictures, pictures, 1)?);
         let place = |tensor: &Tensor| self.inputs.iter().position(|name| *name == tensor.name);
         tensors.sort_by_key(place);
         Ok(tensors)
     }
 
     fn finish(&self, rows: &[&Row], outputs: &[SessionOutput<'_>]) -> Result<Vec<Finished>> {
-        let scale = self.similarity.and_then(|own| own.scale(outputs));
+        let scale = match self.likeness {
+            Some(Likeness::Shown(own)) => own.scale(outputs),
+            Some(Likeness::Told(scale)) => Some(scale),
+            None => None,
+        };
         let mut finished: Vec<Option<Finished>> = rows.iter().map(|_| None).collect();
         let (texts, pictures) = apart(rows)?;
         for (transform, own) in [(&self.texts, texts), (&self.pictures, pictures)] {
@@ -240,6 +282,18 @@ fn apart<'a>(rows: &[&'a Row]) -> Result<(Placed<'a>, Placed<'a>)> {
         }
     }
     Ok((texts, pictures))
+}
+
+/// A graph's inputs, with no row in them.
+fn without_rows(transform: &dyn Transform) -> Result<Vec<Tensor>> {
+    let mut tensors = transform.collate(&[&transform.example(1)])?;
+    for tensor in &mut tensors {
+        if let Some(rows) = tensor.shape.first_mut() {
+            *rows = 0;
+        }
+        tensor.data = Default::default();
+    }
+    Ok(tensors)
 }
 
 fn of<'a>(placed: &Placed<'a>) -> Vec<&'a Row> {

@@ -13,6 +13,7 @@ pub mod numbers;
 pub(crate) mod onnx;
 pub(crate) mod stream;
 pub(crate) mod tensors;
+pub(crate) mod towers;
 
 pub use onnx::check_provider;
 

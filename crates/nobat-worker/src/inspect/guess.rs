@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::facts::{Facts, Input};
 use crate::config::WorkerConfig;
+use crate::engine::towers::joined;
 use crate::models::scan::{FoundModel, FoundVersion};
 use crate::models::settings::{self, ModelSettings};
 use crate::models::transforms::{self, OpenedTransform};
@@ -149,7 +150,14 @@ fn opened(
     settings: &ModelSettings,
 ) -> Result<Option<OpenedTransform>, String> {
     let Some(graph) = facts.description() else { return Ok(None) };
-    let served = FoundVersion { file: transforms::graph(version, settings)?, ..version.clone() };
+    let served = transforms::graphs(version, settings)?;
+    let graph = match served.pictures.as_deref() {
+        None => graph,
+        Some(file) => match Facts::read(file, None)?.description() {
+            Some(pictures) => joined(graph, pictures)?,
+            None => return Ok(None),
+        },
+    };
     transforms::open(&model.name, &served, settings, &graph)
 }
 

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::config::WorkerConfig;
 use crate::models::scan::scan;
+use crate::models::transforms;
 
 pub use facts::{Facts, Input};
 pub use guess::{Guess, Kind};
@@ -59,7 +61,15 @@ pub fn inspect(path: &Path) -> Result<Inspection, String> {
         }
     };
     let version = model.versions.last().ok_or_else(|| format!("`{}` has no version", path.display()))?;
-    let facts = Facts::read(&version.file, model.folder.as_deref())?;
+    // The scan names a file that may not be there, of a folder whose settings or names say which is.
+    let served = crate::models::settings::read(&model, &WorkerConfig::default())
+        .and_then(|settings| transforms::graphs(version, &settings));
+    let file = match &served {
+        Ok(served) => &served.file,
+        Err(reason) if !version.file.is_file() => return Err(reason.clone()),
+        Err(_) => &version.file,
+    };
+    let facts = Facts::read(file, model.folder.as_deref())?;
     let guess = Guess::of(&facts, &model, version);
     let settings_file = match &model.folder {
         Some(folder) => folder.join("model.toml"),
@@ -104,6 +114,7 @@ mod tests {
         assert_eq!((text.guess.kind, text.guess.task.as_deref()), (Kind::Text, Some("embed")));
         assert!(text.guess.found.iter().any(|line| line.contains("pooling")), "{:?}", text.guess);
         assert_eq!(of("image_models/clip").guess.kind, Kind::TextAndImage);
+        assert_eq!(of("image_models/clip_apart").guess.kind, Kind::TextAndImage);
         assert_eq!(of("image_models/bytes").guess.kind, Kind::Files);
 
         // Without its `[image]` the detector would be served as tensors; what an empty one finds is shown.
@@ -119,6 +130,35 @@ mod tests {
         std::fs::write(folder.path().join("boxes.toml"), "[image]\ntask = \"paint\"\n").expect("a file");
         let refused = inspect(&file).expect("a model").guess.needed.join(" ");
         assert!(refused.contains("task `paint` is unknown"), "{refused}");
+    }
+
+    #[test]
+    fn towers_in_two_files_are_one_model_unless_the_settings_name_one_of_them() {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/image_models/clip_apart");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("onnx")).expect("a folder");
+        let names = ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"];
+        for name in names.into_iter().chain(["onnx/text_model.onnx", "onnx/vision_model.onnx"]) {
+            std::fs::copy(from.join(name), folder.path().join(name)).expect("a copy");
+        }
+        let with = |settings: &str| {
+            std::fs::write(folder.path().join("model.toml"), settings).expect("a file");
+            inspect(folder.path())
+        };
+        let kind = |settings: &str| with(settings).expect("a model").guess.kind;
+        assert_eq!(kind("[image]\nlogit_scale = 20.0\n"), Kind::TextAndImage);
+        assert_eq!(kind("[text]\nvariant = \"text_model\"\n"), Kind::Text);
+        assert_eq!(kind("[image]\nvariant = \"vision_model\"\n"), Kind::Image);
+        let needed = |settings: &str| with(settings).expect("a model").guess.needed.join(" ");
+        let zero = needed("[image]\nlogit_scale = 0\n");
+        assert!(zero.contains("`logit_scale` in `[image]` of model.toml is 0; it takes a number over 0"), "{zero}");
+        let alone = needed("[image]\nvariant = \"vision_model\"\nlogit_scale = 20.0\n");
+        assert!(alone.contains("is 20, and it is for models with their towers in two files"), "{alone}");
+        let task = needed("[text]\ntask = \"tensors\"\n");
+        assert!(task.contains("name one of the files as `variant`"), "{task}");
+        std::fs::remove_file(folder.path().join("preprocessor_config.json")).expect("a file");
+        let refused = with("").expect_err("no processor");
+        assert!(refused.contains("no preprocessor_config.json, with which they are one model"), "{refused}");
     }
 
     #[test]

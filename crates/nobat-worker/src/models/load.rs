@@ -2,6 +2,7 @@
 //! find the batch size, open its further sessions.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::transforms::{self, OpenedTransform};
 use crate::config::{PolicyKind, ProviderKind};
 use crate::engine::Engine;
 use crate::engine::onnx::{Description, OnnxEngine};
+use crate::engine::towers::{Graphs, TowerEngines};
 use crate::gpu;
 use crate::model::Transformed;
 use crate::tune::autotune;
@@ -175,7 +177,7 @@ impl Load<'_> {
             }
             engines.push(Box::new(engine));
         }
-        match files::read(&self.found.file, &transforms::side_files(self.found, self.settings))? == *self.files {
+        match files::read(&self.found.graphs(), &transforms::side_files(self.found, self.settings))? == *self.files {
             true => Ok(engines),
             false => Err(self.refusal(
                 "or its external data changed while it was loaded; reload the models when the files are complete",
@@ -209,7 +211,7 @@ impl Load<'_> {
     /// What runs of a transformed model cost, and the run time of a row of an everyday length.
     fn row_costs(
         &self,
-        engine: &mut OnnxEngine,
+        engine: &mut Graphs,
         opened: &OpenedTransform,
         joins: bool,
     ) -> Result<(Transformed, f64), String> {
@@ -245,13 +247,13 @@ impl Load<'_> {
     }
 
     /// A request of one text that the model answers, if one text is all that it takes.
-    fn text_example(&self, engine: &mut OnnxEngine, transformed: &Transformed) -> Option<Example> {
+    fn text_example(&self, engine: &mut Graphs, transformed: &Transformed) -> Option<Example> {
         let example = Example::of_texts(&transformed.transform.signature().inputs)?;
         let mut runner = self.row_runner(engine, &*transformed.transform);
         runner.answers(&example.inputs).then_some(example)
     }
 
-    fn row_runner<'r>(&'r self, engine: &'r mut OnnxEngine, transform: &'r dyn Transform) -> RowRunner<'r> {
+    fn row_runner<'r>(&'r self, engine: &'r mut Graphs, transform: &'r dyn Transform) -> RowRunner<'r> {
         RowRunner { engine, transform, limit: self.limit }
     }
 
@@ -261,16 +263,27 @@ impl Load<'_> {
         (provider.kind == ProviderKind::Cuda).then(|| gpu::free_bytes(provider.device_id)).flatten()
     }
 
-    /// Opens a session. The guard comes first each time: the files may have changed.
-    fn open(&self) -> Result<OnnxEngine, String> {
-        let (file, config) = (&self.found.file, &self.settings.config);
-        guard::check(file).map_err(|reason| self.refusal(reason))?;
+    /// Opens a session, of two graphs one of each. The guard comes first each time: the files may
+    /// have changed.
+    fn open(&self) -> Result<Graphs, String> {
+        let config = &self.settings.config;
+        let named = |file: &Path, what: &dyn Display| format!("`{}` {what}", file.display());
+        for file in self.found.graphs() {
+            guard::check(file).map_err(|reason| named(file, &reason))?;
+        }
         let memory = Memory::now(config.loading.memory_limit_bytes);
         memory.fits(self.files).map_err(|reason| self.refusal(format_args!("is not opened: {reason}")))?;
-        OnnxEngine::open(file, &config.provider, self.limit.next()).map_err(|error| self.not_served(error))
+        let open = |file: &Path| {
+            OnnxEngine::open(file, &config.provider, self.limit.next())
+                .map_err(|error| named(file, &format_args!("cannot be served: {error}")))
+        };
+        let first = open(&self.found.file)?;
+        let Some(pictures) = &self.found.pictures else { return Ok(Graphs::One(Box::new(first))) };
+        let both = TowerEngines::new(first, open(pictures)?).map_err(|error| self.not_served(error))?;
+        Ok(Graphs::Two(Box::new(both)))
     }
 
-    fn runner<'r>(&'r self, engine: &'r mut OnnxEngine, inputs: &'r [TensorSpec]) -> SyntheticRunner<'r> {
+    fn runner<'r>(&'r self, engine: &'r mut Graphs, inputs: &'r [TensorSpec]) -> SyntheticRunner<'r> {
         SyntheticRunner { engine, inputs, limit: self.limit }
     }
 
@@ -345,7 +358,7 @@ fn class_labels(classes: Vec<(SmolStr, Vec<String>)>) -> serde_json::Map<String,
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
@@ -378,7 +391,7 @@ mod tests {
         let (watchdog, stop) = (Watchdog::start().expect("a thread"), AtomicBool::new(false));
         let limit = LoadLimit { watchdog: &watchdog, run: Duration::from_millis(200), stop: &stop };
         let found = FoundVersion::new("1".into(), file.to_owned());
-        let files = files::read(file, &[]).expect("a model");
+        let files = files::read(&[file], &[]).expect("a model");
         let (samples, on_signature) = (None, &|_| {});
         let load = Load { name: "m", found: &found, files: &files, settings, limit: &limit, samples, on_signature };
         then(&load, load.prepare())

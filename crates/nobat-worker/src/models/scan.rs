@@ -43,6 +43,8 @@ pub(crate) struct FoundVersion {
     pub(crate) version: SmolStr,
     /// Its model file, or the settings that make a chain of others.
     pub(crate) file: PathBuf,
+    /// The graph of pictures, where `file` is that of texts alone.
+    pub(crate) pictures: Option<PathBuf>,
     /// The Hugging Face folder that the file is of, whose other files say what it does.
     pub(crate) text_folder: Option<PathBuf>,
     /// The folder that says how its pictures are prepared.
@@ -56,7 +58,12 @@ impl FoundVersion {
         let folders = || file.ancestors().skip(1).take(2).filter(|_| !chains::is_chain(&file));
         let text_folder = folders().find(|folder| nobat_text::is_model_folder(folder)).map(Path::to_owned);
         let image_folder = folders().find(|folder| nobat_image::has_processor(folder)).map(Path::to_owned);
-        FoundVersion { text_folder, image_folder, version, file }
+        FoundVersion { text_folder, image_folder, version, file, pictures: None }
+    }
+
+    /// Its graphs, one or two.
+    pub(crate) fn graphs(&self) -> Vec<&Path> {
+        std::iter::once(&self.file).chain(&self.pictures).map(PathBuf::as_path).collect()
     }
 }
 

@@ -43,8 +43,8 @@ impl VersionLoads<'_> {
             let version = chain_load::load(self.state, self.name, found, self.settings, self.routed, current)?;
             return Ok(version.map(|version| LoadedVersion { version: Arc::new(version), engines: Vec::new() }));
         }
-        let found = &FoundVersion { file: transforms::graph(found, self.settings)?, ..found.clone() };
-        let files = files::read(&found.file, &transforms::side_files(found, self.settings))?;
+        let found = &transforms::graphs(found, self.settings)?;
+        let files = files::read(&found.graphs(), &transforms::side_files(found, self.settings))?;
         let loaded_with = self.settings.of_load(found);
         let unchanged = current.filter(|own| own.signature.digest == files.digest && own.loaded_with == loaded_with);
         let samples = unchanged.and_then(|own| own.samples.complete());

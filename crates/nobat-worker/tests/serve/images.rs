@@ -27,14 +27,19 @@ fn folder_of(task: &str) -> PathBuf {
 /// A deployment of copies of these folders.
 pub(crate) async fn serving(tasks: &[&str]) -> Deployment {
     let models = tempfile::tempdir().expect("a folder");
-    for task in tasks {
-        let to = models.path().join(task);
-        std::fs::create_dir_all(&to).expect("a folder");
-        for entry in std::fs::read_dir(folder_of(task)).expect("a folder").flatten() {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    tasks.iter().for_each(|task| copy(&folder_of(task), &models.path().join(task)));
+    Deployment::start(models, quick(), QueueSettings::default()).await
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("a copy")),
         }
     }
-    Deployment::start(models, quick(), QueueSettings::default()).await
 }
 
 /// A BMP of a colour for each pixel.
@@ -174,6 +179,42 @@ async fn texts_and_pictures_of_two_towers_have_vectors_of_one_space() {
     let mut labels = pictures(&[plain(RED)]);
     labels.inputs.push(texts("labels", &["red"]));
     assert!(refused(&labels).await.contains("a JSON list of labels"));
+    deployment.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn towers_in_two_files_are_one_model_that_answers_as_one_graph_does() {
+    let deployment = serving(&["clip", "clip_apart"]).await;
+    let (whole, apart) = (deployment.signature("clip"), deployment.signature("clip_apart"));
+    assert_eq!((&apart.inputs, &apart.outputs, &apart.task), (&whole.inputs, &whole.outputs, &whole.task));
+    assert_eq!((apart.rows.verdict, apart.batched), (RowsVerdict::Tried, true), "{:?}", apart.rows);
+    let found = apart.settings["found"].to_string();
+    assert!(found.contains("likeness is scaled by 100, a guess") && found.contains("vectors have length 1"), "{found}");
+    let plain = |colour: Rgb| bmp(40, 30, move |_, _| colour);
+    let mixed = bmp(31, 40, |x, y| if (x + y) % 3 == 0 { RED } else { BLUE });
+    let of_texts = request(vec![texts("text", &["a photo of an red red blue picture", "blue"])]);
+    let of_pictures = pictures(&[mixed, plain(GREEN)]);
+    for asked in [&of_texts, &of_pictures] {
+        let (one, _) = deployment.answer("clip", asked).await;
+        let (two, _) = deployment.answer("clip_apart", asked).await;
+        assert_eq!(one.outputs.len(), two.outputs.len());
+        let (one, two) = (output(&one.outputs, "embedding"), output(&two.outputs, "embedding"));
+        assert_eq!(one.shape, two.shape);
+        let (one, two) = (as_floats(one), as_floats(two));
+        assert!(one.iter().zip(&two).all(|(one, two)| (one - two).abs() < 1e-5), "{one:?} {two:?}");
+    }
+    // What a tower gives is as long as it is, where that is asked for.
+    let mut asked = of_texts.clone();
+    asked.parameters.set("normalize", Parameter::Bool(false));
+    let (answer, _) = deployment.answer("clip_apart", &asked).await;
+    let longest = as_floats(output(&answer.outputs, "embedding")).into_iter().fold(0f32, f32::max);
+    assert!(longest > 1.5, "two reds: {longest}");
+
+    let mut asked = pictures(&[plain(RED), plain(GREEN)]);
+    asked.inputs.push(texts("labels", &[r#"["blue", "red"]"#, r#"["red", "blue", "green"]"#]));
+    let (answer, _) = deployment.answer("clip_apart", &asked).await;
+    let found = json(output(&answer.outputs, "scores"));
+    assert_eq!((&found[0][0]["label"], &found[1][0]["label"]), (&"red".into(), &"green".into()), "{found:?}");
     deployment.drain().await;
 }
 
