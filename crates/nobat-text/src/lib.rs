@@ -29,6 +29,7 @@ mod options;
 mod outputs;
 mod pool;
 mod row;
+mod row_encoder;
 mod scores;
 mod settings;
 mod signature;
