@@ -4,10 +4,14 @@ use std::net::ToSocketAddrs;
 
 use nobat_batches::Batches;
 use nobat_runtime::Metrics;
+use nobat_serving::limits::Seats;
 
 use crate::config::GatewayConfig;
 use crate::metrics::RequestMetrics;
 use crate::origin::Origins;
+
+/// Subscribers to the events of a gateway at a time.
+pub(crate) const SUBSCRIBERS: usize = 256;
 
 /// Settings of the servers, and what they count.
 pub struct HttpState {
@@ -17,6 +21,8 @@ pub struct HttpState {
     pub origins: Origins,
     /// Requests by protocol and status.
     pub requests: RequestMetrics,
+    /// Places of those who follow events.
+    pub subscribers: Seats,
     /// Files and batches; none where there is no folder for them.
     pub batches: Option<Batches>,
 }
@@ -28,6 +34,7 @@ impl HttpState {
         HttpState {
             origins: Origins::new(config.cors.clone(), &config.hosts, &config.listen, is_local),
             requests: RequestMetrics::new(metrics),
+            subscribers: Seats::new(SUBSCRIBERS),
             batches,
             config,
         }

@@ -51,7 +51,7 @@ pub mod tokens;
 
 pub use context::RequestContext;
 pub use nobat_queue::route_jobs::{queue_of as queue_of_route, shown as shown_model};
-pub use nobat_queue::{Accepted, Counts, ListFilter, Page, WorkerInfo};
+pub use nobat_queue::{Accepted, Counts, JobCount, ListFilter, Page, WorkerInfo};
 pub use prediction::{Answer, Prediction};
 pub use predictor::Predictor;
 pub use serving::Serving;

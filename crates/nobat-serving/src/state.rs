@@ -67,6 +67,8 @@ pub struct ServingState {
     pub(crate) fetcher: Fetcher,
     /// Whether it can serve.
     pub readiness: Readiness,
+    /// Held while an operation over jobs begins.
+    pub(crate) beginning: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     /// Tells those who wait for what may not come that it drains.
     drains: watch::Sender<bool>,
@@ -107,6 +109,7 @@ impl ServingState {
             drift: Drift::default(),
             shared_counts: SharedCounts::new(queue.metadata()),
             readiness,
+            beginning: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
             drains: watch::Sender::new(false),
             settings,

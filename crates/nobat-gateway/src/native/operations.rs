@@ -3,8 +3,9 @@
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use nobat_core::{Error, ErrorCode, clip};
-use nobat_serving::Predictor;
-use nobat_serving::operations::{COUNTED, Operation, OperationAction, OperationState};
+use nobat_serving::limits::Holder;
+use nobat_serving::operations::{Operation, OperationAction, OperationState};
+use nobat_serving::{JobCount, Predictor};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -79,9 +80,10 @@ impl From<Operation> for OperationObject {
 /// What an operation would change.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OperationCount {
-    /// Jobs that it would change now; at most 10000 are counted.
+    /// Jobs that it would change now: all of them, or those that were counted.
     pub count: u64,
-    /// Whether there are more than those.
+    /// Whether there may be more than those: over 10000 are counted only where the filter is a
+    /// model and a state, and no more than some 100000 are looked at.
     pub more: bool,
 }
 
@@ -97,7 +99,8 @@ pub(crate) struct OperationList {
 /// Cancels, retries or deletes whatever the filter finds, in the background: `cancel` those
 /// that have not ended, `retry` and `delete` dead letters. Jobs enqueued after the call are
 /// not touched. With `dry_run=true` they are counted, and nothing is changed. The operation
-/// ends with its gateway; asking anew does what is left.
+/// ends with its gateway; asking anew does what is left. Four are at work at a time, over all
+/// gateways, and no caller has more of them than are free for others.
 #[utoipa::path(
     post, path = "/api/v1/jobs/operations", tag = "jobs", operation_id = "begin_operation",
     params(
@@ -140,11 +143,11 @@ pub(crate) async fn begin(request: HttpRequest, predictor: Data<Predictor>) -> A
     }
     let filter = filter.into_inner();
     if dry_run {
-        let (count, more) = predictor.count_jobs(&context, &filter, action).await?;
-        debug_assert!(count <= COUNTED);
+        let JobCount { count, more } = predictor.count_jobs(&context, &filter, action).await?;
         return Ok(HttpResponse::Ok().json(OperationCount { count, more }));
     }
-    let operation = predictor.begin_operation(&context, &filter, text, action).await?;
+    let holder = Holder::of(context.grant.as_deref(), request.peer_addr().map(|peer| peer.ip()));
+    let operation = predictor.begin_operation(&context, holder, &filter, text, action).await?;
     Ok(HttpResponse::Accepted().json(OperationObject::from(operation)))
 }
 

@@ -5,15 +5,15 @@
 //! none costs the store a call. An event's id is the time of the newest point: one that
 //! reconnects with `Last-Event-ID` misses no point that is still kept.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{self, HeaderName};
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use futures::stream;
-use nobat_core::{Error, ErrorCode, Result};
+use nobat_core::{Error, ErrorCode};
 use nobat_runtime::now_ms;
+use nobat_serving::limits::{Holder, NoPlace, Seat};
 use nobat_serving::{Predictor, RequestContext, shown_model};
 use serde_json::json;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -27,14 +27,13 @@ use crate::endpoint::endpoint;
 use crate::error::ApiResult;
 use crate::health::status_of;
 use crate::openapi::Refusals;
+use crate::state::{HttpState, SUBSCRIBERS};
 use crate::{context, query};
 
 /// How often a subscriber is told what has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A comment goes out when nothing else did for this long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Subscribers of a gateway at a time.
-const SUBSCRIBERS: usize = 256;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// By what proxies that hold answers back are told not to.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -50,19 +49,22 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 /// them) and `timeseries` (new points, for keys that cover every model), each with its JSON as
 /// data and only when it has changed; a comment every 15 s. `Last-Event-ID` is honoured for
 /// points. The stream ends with the key or session that it was asked for with, and when the
-/// gateway stops; at most 256 of them are open at a time.
+/// gateway stops; at most 256 of them are open at a time, and no caller has more of them than
+/// are free for others.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "health", operation_id = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "The last event seen before")),
     responses((status = 200, description = "The events", body = EventObject, content_type = "text/event-stream"), Refusals),
 )]
-pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>) -> ApiResult {
+pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>, http: Data<HttpState>) -> ApiResult {
     query::none(&request)?;
-    let seat = Seat::take()?;
+    let context = context::of(&request);
+    let holder = Holder::of(context.grant.as_deref(), request.peer_addr().map(|peer| peer.ip()));
+    let seat = http.subscribers.take(holder).map_err(refused)?;
     let since_ms: u64 = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     let subscriber = Subscriber {
         predictor,
-        context: context::of(&request),
+        context,
         held: Held::of(&request),
         // Another gateway's clock may be ahead of this one's.
         since_ms: since_ms.min(now_ms()),
@@ -83,28 +85,19 @@ pub(crate) async fn events(request: HttpRequest, predictor: Data<Predictor>) -> 
         .streaming(pieces))
 }
 
-/// One of the places for subscribers, given back when it is dropped.
-struct Seat;
-
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
-
-impl Seat {
-    fn take() -> Result<Seat> {
-        if TAKEN.fetch_add(1, Ordering::Relaxed) >= SUBSCRIBERS {
-            TAKEN.fetch_sub(1, Ordering::Relaxed);
-            let message = format!(
-                "{SUBSCRIBERS} callers follow events of this gateway; ask for what you need now and then instead"
-            );
-            return Err(Error::new(ErrorCode::RateLimited, message).retry_after(Duration::from_secs(30)));
-        }
-        Ok(Seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        TAKEN.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What a caller is told for whom there is no place.
+fn refused(why: NoPlace) -> Error {
+    let (code, message) = match why {
+        NoPlace::Full => (ErrorCode::RateLimited, format!("{SUBSCRIBERS} callers follow events of this gateway")),
+        NoPlace::Share(held) => (
+            ErrorCode::QuotaExceeded,
+            format!(
+                "{held} of the {SUBSCRIBERS} streams of events that this gateway has are this caller's, and no more are free for others; close some"
+            ),
+        ),
+    };
+    let message = format!("{message}; ask for what you need now and then instead");
+    Error::new(code, message).retry_after(Duration::from_secs(30))
 }
 
 struct Subscriber {

@@ -11,5 +11,6 @@ mod operations;
 mod origins;
 mod sessions;
 mod shared;
+mod shares;
 mod timing;
 mod tls;

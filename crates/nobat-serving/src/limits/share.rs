@@ -10,7 +10,8 @@ use std::sync::Arc;
 use nobat_core::OwnerId;
 use parking_lot::Mutex;
 
-use crate::context::RequestContext;
+use super::limiter::owner_of;
+use crate::auth::keyring::Grant;
 
 /// Whose a place is: a key's, or an address's where callers have no keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,9 +24,8 @@ pub struct Holder {
 
 impl Holder {
     /// That of a request from `peer`.
-    pub fn of(context: &RequestContext, peer: Option<IpAddr>) -> Holder {
-        let address = peer.filter(|_| context.grant.is_none()).map(network);
-        Holder { owner: context.owner, address }
+    pub fn of(grant: Option<&Grant>, peer: Option<IpAddr>) -> Holder {
+        Holder { owner: owner_of(grant), address: peer.filter(|_| grant.is_none()).map(network) }
     }
 }
 
@@ -142,8 +142,7 @@ mod tests {
         assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
         assert_eq!(at("::ffff:10.0.0.7"), at("10.0.0.7"));
         assert_ne!(at("10.0.0.7"), at("10.0.0.8"));
-        let context = RequestContext::anonymous();
-        let of = |text: &str| Holder::of(&context, text.parse().ok());
+        let of = |text: &str| Holder::of(None, text.parse().ok());
         assert_ne!(of("10.0.0.7"), of("10.0.0.8"));
     }
 
