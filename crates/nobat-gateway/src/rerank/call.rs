@@ -19,6 +19,7 @@ use crate::{body, context, query};
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "query": "what is it?", "documents": ["this", "that"] }))]
+#[allow(dead_code, reason = "Cohere's clients send what is not looked at")]
 pub(super) struct RerankBody {
     /// The model; the only one, or the default one, of this task when left out.
     #[schema(required = false)]
