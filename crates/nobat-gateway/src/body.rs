@@ -90,7 +90,7 @@ pub fn require_json(headers: &HeaderMap, body: &[u8]) -> Result<()> {
     };
     // What takes such a body does not ask here.
     let remedy = if is_file_or_table(&essence) {
-        "this path takes JSON alone: send a JSON object, or this body to `/api/v1/predict/MODEL`"
+        "this path takes `application/json` alone: send a JSON object, or this body to `/api/v1/predict/MODEL`"
     } else {
         "send a JSON object with `Content-Type: application/json`, or a file or a table with its own type, such as `image/jpeg` or `text/csv`"
     };

@@ -135,15 +135,16 @@ mod tests {
     #[test]
     fn towers_in_two_files_are_one_model_unless_the_settings_name_one_of_them() {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/image_models/clip_apart");
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(folder.path().join("onnx")).expect("a folder");
+        let around = tempfile::tempdir().expect("a folder");
+        let folder = around.path().join("clip");
+        std::fs::create_dir_all(folder.join("onnx")).expect("a folder");
         let names = ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"];
         for name in names.into_iter().chain(["onnx/text_model.onnx", "onnx/vision_model.onnx"]) {
-            std::fs::copy(from.join(name), folder.path().join(name)).expect("a copy");
+            std::fs::copy(from.join(name), folder.join(name)).expect("a copy");
         }
         let with = |settings: &str| {
-            std::fs::write(folder.path().join("model.toml"), settings).expect("a file");
-            inspect(folder.path())
+            std::fs::write(folder.join("model.toml"), settings).expect("a file");
+            inspect(&folder)
         };
         let kind = |settings: &str| with(settings).expect("a model").guess.kind;
         assert_eq!(kind("[image]\nlogit_scale = 20.0\n"), Kind::TextAndImage);
@@ -156,7 +157,7 @@ mod tests {
         assert!(alone.contains("is 20, and it is for models with their towers in two files"), "{alone}");
         let task = needed("[text]\ntask = \"tensors\"\n");
         assert!(task.contains("name one of the files as `variant`"), "{task}");
-        std::fs::remove_file(folder.path().join("preprocessor_config.json")).expect("a file");
+        std::fs::remove_file(folder.join("preprocessor_config.json")).expect("a file");
         let refused = with("").expect_err("no processor");
         assert!(refused.contains("no preprocessor_config.json, with which they are one model"), "{refused}");
     }
