@@ -25,6 +25,7 @@ mod errors;
 #[doc(hidden)]
 pub mod fuzz;
 mod index;
+mod lease_tracker;
 pub mod redis;
 pub mod route_jobs;
 pub mod sqlite;

@@ -6,18 +6,16 @@
 //! process that was stopped writes later comes after what was measured, as in a folder.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::runtime::{Builder, Runtime};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
+use super::bucket_requests::{BucketRequests, number};
 use super::contents::{Contents, Draft, FileContents, Segment, is_ours};
 use crate::random_id::random_id;
 
@@ -27,43 +25,16 @@ const PART: usize = 5 << 20;
 const PIECE: u64 = 1 << 20;
 /// How often segments are written to at the most: each time is an object.
 const PACE: Duration = Duration::from_secs(10);
-/// Objects that are deleted at the same time.
-const DELETES: usize = 8;
 
 /// A bucket, or what is under one prefix of it.
 pub(crate) struct Bucket {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    /// As it is set, for messages.
-    name: String,
-    /// Bytes of files that this process is writing: no listing has them.
-    writing: AtomicU64,
-    runtime: OwnRuntime,
-}
-
-/// Carries the requests out: connections outlive the threads that use them.
-struct OwnRuntime(Option<Runtime>);
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        // Dropped in a future, a runtime may not be waited for.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
+    inner: Arc<BucketRequests>,
 }
 
 impl Bucket {
     /// What is under `prefix` in a store.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, name: &str) -> io::Result<Bucket> {
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("nobat-files").enable_all().build()?;
-        let runtime = OwnRuntime(Some(runtime));
-        let inner = Inner { store, prefix, name: name.to_owned(), writing: AtomicU64::new(0), runtime };
-        Ok(Bucket { inner: Arc::new(inner) })
+        Ok(Bucket { inner: Arc::new(BucketRequests::new(store, prefix, name)?) })
     }
 
     /// Writes and deletes an object.
@@ -73,68 +44,6 @@ impl Bucket {
         self.inner.wait(self.inner.store.put(&path, PutPayload::new()))?;
         self.inner.delete(vec![path])
     }
-}
-
-impl Inner {
-    /// Waits for a request, on a thread that may.
-    fn wait<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
-        let Some(runtime) = &self.runtime.0 else { return Err(io::Error::other("the bucket is closed")) };
-        runtime.block_on(request).map_err(|error| self.failed(error))
-    }
-
-    fn failed(&self, error: object_store::Error) -> io::Error {
-        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-        let kind = match &error {
-            NotFound { .. } => io::ErrorKind::NotFound,
-            PermissionDenied { .. } | Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
-            _ => io::ErrorKind::Other,
-        };
-        self.say(kind, &error)
-    }
-
-    fn say(&self, kind: io::ErrorKind, what: &dyn Display) -> io::Error {
-        io::Error::new(kind, format!("bucket `{}`: {what}", self.name))
-    }
-
-    fn path(&self, name: &str) -> Path {
-        self.prefix.clone().join(name)
-    }
-
-    fn list(&self, under: &Path) -> io::Result<Vec<ObjectMeta>> {
-        // An empty prefix is the whole bucket.
-        self.wait(self.store.list(Some(under).filter(|under| !under.is_root())).try_collect())
-    }
-
-    /// What counts of a segment: its objects in order, up to the first that is missing.
-    fn objects(&self, segment: &str) -> io::Result<Vec<ObjectMeta>> {
-        let mut objects = self.list(&self.path(segment))?;
-        objects.sort_by(|a, b| a.location.cmp(&b.location));
-        let counts =
-            objects.iter().enumerate().take_while(|(at, object)| object.location.filename() == Some(&number(*at)));
-        let count = counts.count();
-        objects.truncate(count);
-        Ok(objects)
-    }
-
-    fn delete(&self, paths: Vec<Path>) -> io::Result<()> {
-        let delete = |path: Path| async move {
-            match self.store.delete(&path).await {
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                deleted => deleted,
-            }
-        };
-        self.wait(futures::stream::iter(paths).map(delete).buffer_unordered(DELETES).try_collect())
-    }
-
-    /// The name of a file or a segment that an object is, or belongs to.
-    fn name_of(&self, path: &Path) -> Option<String> {
-        path.prefix_match(&self.prefix)?.next().map(|part| part.as_ref().to_owned())
-    }
-}
-
-/// The name of a segment's object.
-fn number(at: usize) -> String {
-    format!("{at:08}")
 }
 
 impl Contents for Bucket {
@@ -203,7 +112,7 @@ impl Contents for Bucket {
 }
 
 struct BucketDraft {
-    inner: Arc<Inner>,
+    inner: Arc<BucketRequests>,
     path: Path,
     buffer: Vec<u8>,
     /// Once it is larger than a part.
@@ -262,14 +171,14 @@ impl Drop for BucketDraft {
     fn drop(&mut self) {
         self.inner.writing.fetch_sub(self.bytes, Ordering::Relaxed);
         // What a process that ends here leaves of an upload is the bucket's to delete, by a rule.
-        if let (Some(mut upload), Some(runtime)) = (self.upload.take(), &self.inner.runtime.0) {
-            runtime.spawn(async move { upload.abort().await });
+        if let Some(mut upload) = self.upload.take() {
+            self.inner.spawn(async move { drop(upload.abort().await) });
         }
     }
 }
 
 struct BucketSegment {
-    inner: Arc<Inner>,
+    inner: Arc<BucketRequests>,
     name: String,
     objects: usize,
 }
@@ -289,7 +198,7 @@ impl Segment for BucketSegment {
 
 /// An object, read piece by piece.
 struct Ranges {
-    inner: Arc<Inner>,
+    inner: Arc<BucketRequests>,
     path: Path,
     at: u64,
     end: u64,
@@ -312,7 +221,7 @@ impl Read for Ranges {
 
 /// Objects, one after the other.
 struct Objects {
-    inner: Arc<Inner>,
+    inner: Arc<BucketRequests>,
     objects: std::vec::IntoIter<Path>,
     piece: Bytes,
 }

@@ -17,9 +17,10 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 use tokio::sync::Notify;
 
+use super::held_rows::{RowBatch, Seat};
 use super::judge::{judge, limits, too_late};
 use super::planner::{Plan, PlannedBatch, Slot, plan};
-use super::row_pool::{NewRowJob, RowBatch, RowPool, Seat};
+use super::row_pool::{NewRowJob, RowPool};
 use crate::chain::runner::ChainRunner;
 use crate::chain::site::{ChainJob, Site};
 use crate::chain::step_queue::{StepSeat, is_step};

@@ -19,9 +19,9 @@ use smol_str::SmolStr;
 
 use super::answer::{failed, micros, pack_tensors, timings, waits};
 use super::failure::{Failure, panic_text};
+use crate::batch::held_rows::RowBatch;
 use crate::batch::latency::Run;
 use crate::batch::row_job::{AllFinished, RowJob, RowsFinished};
-use crate::batch::row_pool::RowBatch;
 use crate::engine::tensors::{TensorInputs, lend_outputs};
 use crate::engine::{Engine, RunError, RunLimit};
 use crate::model::{Transformed, Version};
