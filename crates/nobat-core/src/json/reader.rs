@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// How much of an unexpected value a message repeats.
 const SHOWN: usize = 24;
+/// Longest text, in bytes, of a value that is read as `serde_json` reads it: a list of objects
+/// becomes a hundred times its text in memory.
+const MAX_PARSED: usize = 256 << 10;
 
 /// A cursor over JSON text. Copying it is looking ahead.
 #[derive(Clone, Copy, Debug)]
@@ -154,11 +157,27 @@ impl<'a> Reader<'a> {
         self.literal(b"null")
     }
 
-    /// Takes any value as `serde_json` reads it.
+    /// Takes a value of at most 256 KiB as `serde_json` reads it.
     ///
     /// # Errors
     /// `invalid_json`.
     pub fn parse<T: Deserialize<'a>>(&mut self, place: &str) -> Result<T> {
+        let length = Reader { ..*self }.raw(place)?.get().len();
+        if length > MAX_PARSED {
+            return Err(Error::new(
+                ErrorCode::InvalidJson,
+                format!("{place} is {length} bytes of JSON; at most {MAX_PARSED} are read there"),
+            ));
+        }
+        self.parse_long(place)
+    }
+
+    /// Takes a value of any length as `serde_json` reads it: into what takes no more memory
+    /// than the value's text, or a few times as much.
+    ///
+    /// # Errors
+    /// `invalid_json`.
+    pub fn parse_long<T: Deserialize<'a>>(&mut self, place: &str) -> Result<T> {
         let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter();
         let value = values.next().ok_or_else(|| self.ends_inside(place))?;
         let value = value.map_err(|error| self.refused_by_serde(&error, place))?;
@@ -171,7 +190,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// `invalid_json`.
     pub fn skip_value(&mut self, place: &str) -> Result<()> {
-        self.parse::<&RawValue>(place).map(drop)
+        self.raw(place).map(drop)
+    }
+
+    /// Takes any value as it is written, checking its syntax.
+    ///
+    /// # Errors
+    /// `invalid_json`.
+    pub fn raw(&mut self, place: &str) -> Result<&'a RawValue> {
+        self.parse_long(place)
     }
 
     /// Takes the end of the text.
@@ -261,6 +288,21 @@ mod tests {
         let deep = [b"[".repeat(1_000_000), b"]".repeat(1_000_000)].concat();
         assert!(is_json(&deep));
         assert!(!is_json(&deep[..deep.len() - 1]));
+    }
+
+    #[test]
+    fn what_takes_more_memory_than_its_text_is_read_up_to_a_bound() {
+        let list = |bytes: usize| format!("[{}0]", "0,".repeat((bytes - 3) / 2));
+        let mut reader_of = |text: &str| Reader::new(text.as_bytes()).parse::<serde_json::Value>("x").map(drop);
+        reader_of(&list(MAX_PARSED - 1)).expect("within the bound");
+        let refused = reader_of(&list(MAX_PARSED + 1)).expect_err("too long").message;
+        assert_eq!(refused, "x is 262145 bytes of JSON; at most 262144 are read there");
+        // What was read before it and comes after it does not count.
+        let text = format!("[{}, {{}}, 1]", list(MAX_PARSED));
+        let mut reader = Reader::new(text.as_bytes());
+        assert!(reader.take(b'[') && reader.skip_value("x").is_ok() && reader.take(b','));
+        assert_eq!(reader.parse::<serde_json::Value>("x").expect("an object"), serde_json::json!({}));
+        assert!(reader.take(b',') && reader.rest() == b" 1]");
     }
 
     #[test]

@@ -98,11 +98,11 @@ impl Inputs {
                 ahead.take(b'[');
                 if ahead.peek() == Some(b'"') {
                     inputs.is_alone = true;
-                    let texts: Vec<String> = reader.parse("inputs")?;
+                    let texts: Vec<String> = reader.parse_long("inputs")?;
                     inputs.push(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
                 } else {
                     reader.list("inputs", |reader, at| {
-                        let texts: Vec<String> = reader.parse(&format!("inputs[{at}]"))?;
+                        let texts: Vec<String> = reader.parse_long(&format!("inputs[{at}]"))?;
                         inputs.push(&texts.iter().map(String::as_str).collect::<Vec<_>>())
                     })?;
                 }

@@ -69,7 +69,7 @@ async fn similarity(request: HttpRequest, payload: Payload, predictor: Data<Pred
         match member {
             "inputs" => read_inputs(reader, &mut source, &mut sentences)?,
             "parameters" if reader.null() => {}
-            "parameters" => settings = Some(reader.parse::<&serde_json::value::RawValue>("parameters")?),
+            "parameters" => settings = Some(reader.raw("parameters")?),
             _ => return Ok(false),
         }
         Ok(true)

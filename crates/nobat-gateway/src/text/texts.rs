@@ -80,7 +80,7 @@ impl Texts {
     }
 
     fn push_ids(&mut self, reader: &mut Reader<'_>, place: &str) -> Result<()> {
-        let ids: Vec<u32> = reader.parse(place)?;
+        let ids: Vec<u32> = reader.parse_long(place)?;
         if ids.is_empty() {
             return Err(empty(place));
         }

@@ -122,3 +122,25 @@ async fn the_document_says_that_keys_are_a_way_in() {
     assert!(document["paths"]["/api/v1/jobs"]["get"]["security"].is_null());
     house.stop().await;
 }
+
+#[tokio::test]
+async fn what_takes_far_more_memory_than_its_text_is_read_up_to_a_bound() {
+    let house = House::start().await;
+    let many = format!("{{\"a\":[{}0]}}", "{},".repeat(200_000));
+    let rows = format!("{{\"instances\":[[1,2,3,4]],\"parameters\":{many}}}");
+    let tensors = format!("{{\"inputs\":[],\"parameters\":{many}}}");
+    for (path, body) in [
+        ("/api/v1/predict/digits?wait=10", &rows),
+        ("/v1/models/digits:predict", &rows),
+        ("/v2/models/digits/infer", &tensors),
+    ] {
+        let reply = house.post(path, body.clone()).await;
+        assert_eq!(reply.status, 400, "{path}: {}", reply.text);
+        assert!(
+            reply.text.contains("`parameters` is 600009 bytes of JSON; at most 262144 are read there"),
+            "{}",
+            reply.text
+        );
+    }
+    house.stop().await;
+}
