@@ -1,6 +1,6 @@
 //! Files in a folder: written under another name, synced, and renamed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::contents::{Contents, Draft, FileContents, Segment, is_ours};
 use crate::random_id::random_id;
 
-/// A folder of files.
+/// A folder of files. What callers sent and were answered is for the service's user alone.
 pub(crate) struct Folder {
     path: Arc<Path>,
 }
@@ -17,9 +17,12 @@ pub(crate) struct Folder {
 impl Folder {
     /// The folder at `path`, which is made where it is missing, and tried.
     pub(crate) fn open(path: PathBuf) -> io::Result<Folder> {
-        fs::create_dir_all(&path)?;
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.recursive(true).create(&path)?;
         let probe = path.join(random_id("probe-").map_err(|error| io::Error::other(error.message))?);
-        File::create(&probe).and_then(|_| fs::remove_file(&probe))?;
+        own_file().truncate(true).open(&probe).and_then(|_| fs::remove_file(&probe))?;
         Ok(Folder { path: path.into() })
     }
 
@@ -31,7 +34,7 @@ impl Folder {
 impl Contents for Folder {
     fn create(&self, name: &str, meanwhile: &str) -> io::Result<Box<dyn Draft>> {
         let (draft, path) = (self.at(meanwhile), self.at(name));
-        let writer = BufWriter::with_capacity(256 << 10, File::create(&draft)?);
+        let writer = BufWriter::with_capacity(256 << 10, own_file().truncate(true).open(&draft)?);
         Ok(Box::new(FolderDraft { writer, draft: Some(draft), path, folder: Arc::clone(&self.path), bytes: 0 }))
     }
 
@@ -41,7 +44,7 @@ impl Contents for Folder {
     }
 
     fn begin_segment(&self, name: &str) -> io::Result<Box<dyn Segment>> {
-        Ok(Box::new(FolderSegment(OpenOptions::new().create(true).append(true).open(self.at(name))?)))
+        Ok(Box::new(FolderSegment(own_file().append(true).open(self.at(name))?)))
     }
 
     fn measure_segment(&self, name: &str) -> io::Result<u64> {
@@ -138,6 +141,15 @@ impl Segment for FolderSegment {
     }
 }
 
+/// How a file is made that nobody else reads.
+fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// Bytes of a file up to the end of its last whole line.
 fn whole_lines(path: &Path) -> io::Result<u64> {
     let file = match File::open(path) {
@@ -177,5 +189,24 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn what_callers_sent_is_for_the_services_user_alone() {
+        let around = tempfile::tempdir().expect("a folder");
+        let path = around.path().join("deep/files");
+        let folder = Folder::open(path.clone()).expect("a folder");
+        let mut draft = folder.create("whole", "draft").expect("a draft");
+        draft.write_all(b"text").expect("written");
+        draft.finish().expect("kept");
+        folder.begin_segment("segment").expect("begun").append(b"line\n").expect("written");
+        let mode = |name: &str| fs::metadata(path.join(name)).expect("there").mode() & 0o777;
+        assert_eq!(["", "whole", "segment"].map(mode), [0o700, 0o600, 0o600]);
     }
 }
