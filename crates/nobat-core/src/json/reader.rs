@@ -162,7 +162,8 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// `invalid_json`.
     pub fn parse<T: Deserialize<'a>>(&mut self, place: &str) -> Result<T> {
-        let length = Reader { ..*self }.raw(place)?.get().len();
+        let mut ahead = *self;
+        let length = ahead.raw(place)?.get().len();
         if length > MAX_PARSED {
             return Err(Error::new(
                 ErrorCode::InvalidJson,
@@ -293,7 +294,7 @@ mod tests {
     #[test]
     fn what_takes_more_memory_than_its_text_is_read_up_to_a_bound() {
         let list = |bytes: usize| format!("[{}0]", "0,".repeat((bytes - 3) / 2));
-        let mut reader_of = |text: &str| Reader::new(text.as_bytes()).parse::<serde_json::Value>("x").map(drop);
+        let reader_of = |text: &str| Reader::new(text.as_bytes()).parse::<serde_json::Value>("x").map(drop);
         reader_of(&list(MAX_PARSED - 1)).expect("within the bound");
         let refused = reader_of(&list(MAX_PARSED + 1)).expect_err("too long").message;
         assert_eq!(refused, "x is 262145 bytes of JSON; at most 262144 are read there");
