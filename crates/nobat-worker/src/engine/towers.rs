@@ -177,19 +177,12 @@ pub(crate) fn joined(texts: Description, pictures: Description) -> Result<Descri
 #[cfg(test)]
 mod tests {
     use nobat_core::signature::TensorSpec;
+    use nobat_testkit::signatures::spec;
 
     use super::*;
 
     fn description(inputs: &[&str], outputs: &[&str]) -> Description {
-        let specs = |names: &[&str]| {
-            let spec = |name: &&str| TensorSpec {
-                name: SmolStr::new(name),
-                datatype: Datatype::Fp32,
-                shape: vec![-1, 3],
-                optional: false,
-            };
-            names.iter().map(spec).collect()
-        };
+        let specs = |names: &[&str]| names.iter().map(|name| spec(name, Datatype::Fp32, &[-1, 3])).collect();
         Description {
             inputs: specs(inputs),
             outputs: specs(outputs),
